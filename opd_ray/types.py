@@ -1,0 +1,218 @@
+"""The nouns that travel between the actors.
+
+Letters of the axes: P prompt tokens, m response tokens of one rollout, N response tokens of a batch
+(flat, ragged), K top-k, n kept rows of one rollout, V vocabulary, D hidden size.
+
+Alignment, everywhere: row t of a per-token array belongs to response token t; it describes the
+distribution that *predicted* that token, at the context before it.
+Everything here is numpy, so that the coordinator needs no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+SignalKind = Literal["topk", "hidden", "sampled"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the student samples. Greedy decoding is temperature 0."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int = 128
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """One response wanted from the student."""
+
+    rollout_id: str
+    prompt_id: str
+    sample: int
+    prompt_ids: np.ndarray  # [P] int32
+    seed: int
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The K most likely tokens of a distribution, row by row, in descending order of probability."""
+
+    ids: np.ndarray  # [m, K] int32
+    logprobs: np.ndarray  # [m, K] float32, nats
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One finished response with what the sampler knew of every token."""
+
+    rollout_id: str
+    prompt_id: str
+    sample: int
+    prompt_ids: np.ndarray  # [P] int32
+    response_ids: np.ndarray  # [m] int32
+    response_mask: np.ndarray  # [m] uint8; 1 = written by the student
+    entropy: np.ndarray  # [m] float32, nats, over the full vocabulary
+    logprob: np.ndarray  # [m] float32, nats, of the sampled token at temperature 1
+    finish_reason: str  # "stop" | "length"
+    weights_version: int
+    # A TopK, or the Ray object reference to one: the coordinator passes it on unread.
+    topk: Any = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and response tokens together."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True)
+class TeacherInfo:
+    """What a teacher says about itself; pairing checks and plans are made from this alone."""
+
+    name: str
+    vocab_size: int  # rows of its distribution, padding rows included
+    context_length: int
+    signals: tuple[SignalKind, ...]
+    hidden_size: int | None = None  # needed for the hidden signal only
+    max_topk: int | None = None  # None: up to the vocabulary
+    tokenizer_hash: str | None = None  # see opd_ray.pairing; None: unknown
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One rollout to be judged. The prompt may differ from the student's own."""
+
+    rollout_id: str
+    prompt_ids: np.ndarray  # [P] int32, the teacher's prompt
+    response_ids: np.ndarray  # [m] int32
+    student_topk: TopK
+
+
+@dataclass(frozen=True)
+class TopKSignal:
+    """The teacher's k most likely tokens; the mass they leave is one tail bucket."""
+
+    ids: np.ndarray  # [n, k] int32
+    logprobs: np.ndarray  # [n, k] float32, nats
+
+    def rows(self, index: np.ndarray) -> TopKSignal:
+        """The rows at ``index`` (copied, so that the rest can be freed)."""
+        return TopKSignal(self.ids[index], self.logprobs[index])
+
+    @property
+    def nbytes(self) -> int:
+        return self.ids.nbytes + self.logprobs.nbytes
+
+
+@dataclass(frozen=True)
+class HiddenSignal:
+    """The teacher's last hidden states; with its output head they give its exact distribution."""
+
+    hidden: np.ndarray  # [n, D] float32, or uint16 holding bfloat16 bits
+
+    def rows(self, index: np.ndarray) -> HiddenSignal:
+        """The rows at ``index`` (copied, so that the rest can be freed)."""
+        return HiddenSignal(self.hidden[index])
+
+    @property
+    def nbytes(self) -> int:
+        return self.hidden.nbytes
+
+
+@dataclass(frozen=True)
+class SampledSignal:
+    """The teacher's log-probability of the sampled token alone."""
+
+    logprobs: np.ndarray  # [n] float32, nats
+
+    def rows(self, index: np.ndarray) -> SampledSignal:
+        """The rows at ``index`` (copied, so that the rest can be freed)."""
+        return SampledSignal(self.logprobs[index])
+
+    @property
+    def nbytes(self) -> int:
+        return self.logprobs.nbytes
+
+
+Signal = TopKSignal | HiddenSignal | SampledSignal
+
+
+@dataclass(frozen=True)
+class TeacherAnswer:
+    """What a teacher returns for one rollout."""
+
+    rollout_id: str
+    logprob: np.ndarray  # [m] float32, nats, of the sampled token
+    at_student_topk: np.ndarray  # [m, K] float32, nats, of the student's top-K ids
+    signal: Signal  # all m rows
+    entropy: np.ndarray | None = None  # [m] float32, nats; None: the teacher cannot know it
+    topk: TopK | None = None  # its own top-k, where a rule needs it
+
+
+@dataclass(frozen=True)
+class RolloutScores:
+    """The small per-token scores of one rollout: all that the coordinator ever reads of a teacher."""
+
+    rollout_id: str
+    reverse_kl: np.ndarray  # [m] float32, nats
+    forward_kl: np.ndarray  # [m] float32, nats
+    jsd: np.ndarray  # [m] float32, nats
+    teacher_logprob: np.ndarray  # [m] float32, nats
+    teacher_mass: np.ndarray  # [m] float32, teacher's probability of the student's top-K
+    teacher_entropy: np.ndarray | None = None  # [m] float32, nats
+    union_forward_kl: np.ndarray | None = None  # [m] float32, nats
+
+
+@dataclass(frozen=True)
+class TrainItem:
+    """One rollout's share of a gradient step: the whole text for the trunk, the kept rows for the loss."""
+
+    rollout_id: str
+    prompt_ids: np.ndarray  # [P] int32
+    response_ids: np.ndarray  # [m] int32
+    rows: np.ndarray  # [n] int32, kept response positions, ascending
+    weights: np.ndarray  # [n] float32, > 0
+    rollout_logprob: np.ndarray  # [n] float32, what vLLM said of the sampled tokens at those rows
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True)
+class TrainStats:
+    """One rank's account of one gradient step. Sums, so that ranks add up; the coordinator divides."""
+
+    loss_sum: float  # sum of weight x divergence over this rank's kept tokens, nats
+    weight_sum: float
+    kept_tokens: int
+    trunk_tokens: int  # tokens the trunk read, padding included
+    padding_tokens: int
+    grad_norm: float  # of the whole model, before clipping; 0 when the step was skipped
+    learning_rate: float
+    gap_sum: float  # sum of |trainer log-prob - vLLM log-prob| over kept tokens, nats
+    gap_max: float
+    skipped: bool  # no rank kept a token
+    seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class ExactItemScores:
+    """Full-vocabulary scores of one rollout from a no-grad pass in the trainer ([n] float32 each)."""
+
+    rollout_id: str
+    entropy: np.ndarray
+    reverse_kl: np.ndarray
+    forward_kl: np.ndarray
+    jsd: np.ndarray
+    logprob: np.ndarray  # student's, of the sampled token
+    teacher_logprob: np.ndarray
+    teacher_entropy: np.ndarray
+    top1_agree: np.ndarray  # [n] bool
