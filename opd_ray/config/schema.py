@@ -1,0 +1,280 @@
+"""Every key of a run's configuration: name, type, default and one line on what it does.
+
+Plain dataclasses for OmegaConf structured configs; no torch, no engine is imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from opd_ray.data.settings import DataSettings
+from opd_ray.tip.settings import TipSettings
+
+
+class Dtype(StrEnum):
+    """Number format of weights and matrix products."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Scoring(StrEnum):
+    """Where the scores of the token filter come from."""
+
+    streamed = "streamed"
+    exact = "exact"
+
+
+class Divergence(StrEnum):
+    """Loss between the student's and the teacher's distribution."""
+
+    reverse_kl = "reverse_kl"
+    forward_kl = "forward_kl"
+    jsd = "jsd"
+
+
+class SignalChoice(StrEnum):
+    """What of the teacher's distribution reaches the loss."""
+
+    topk = "topk"
+    hidden = "hidden"
+    sampled = "sampled"
+
+
+class LrSchedule(StrEnum):
+    """Course of the learning rate after the warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class SyncBackend(StrEnum):
+    """How new weights reach the rollout engines."""
+
+    ray = "ray"
+    nccl = "nccl"
+
+
+@dataclass
+class RunSettings:
+    # Folder of everything this run writes: config, versions, metrics, plots, checkpoints.
+    output_dir: str = "outputs/run"
+    # Seed from which every random draw of the run is derived.
+    seed: int = 0
+    # Optimizer steps in total.
+    steps: int = 100
+    # "auto" continues from the newest readable checkpoint in output_dir, "never" starts anew, or a checkpoint folder.
+    resume: str = "auto"
+    # A checkpoint every so many steps (0: only at the end and on Ctrl-C).
+    checkpoint_every: int = 50
+    # How many of the newest checkpoints stay on disk.
+    keep_checkpoints: int = 2
+    # Export the final student as a Hugging Face folder when the run ends.
+    export_at_end: bool = True
+    # Weights & Biases project; null logs to JSONL and TensorBoard only.
+    wandb_project: str | None = None
+
+
+@dataclass
+class ClusterSettings:
+    # Ray address: null starts a local Ray, "auto" joins the one on this machine, or HOST:PORT.
+    address: str | None = None
+    # CPUs that a locally started Ray offers to actors; null counts the machine's.
+    num_cpus: int | None = None
+    # Object store of a locally started Ray, bytes; null lets Ray choose.
+    object_store_bytes: int | None = None
+    # Seconds an actor may take to come up (imports, model loading, compiling) before the run gives up.
+    start_timeout_s: float = 600.0
+    # Seconds without any progress in a step before the run gives up, naming what it waits for.
+    stall_timeout_s: float = 1800.0
+
+
+@dataclass
+class StudentSettings:
+    # Hugging Face folder (or hub name) of the student's weights and tokenizer.
+    path: str = "???"
+    # Longest prompt plus response, tokens.
+    context_length: int = 1024
+    # Run model code that comes with the checkpoint.
+    trust_remote_code: bool = False
+
+
+@dataclass
+class RolloutSettings:
+    # Rollout actors, each with its own vLLM engine.
+    actors: int = 1
+    # Ray CPUs each actor reserves; 0 shares cores with the other stages, right on small machines.
+    cpus_per_actor: float = 1.0
+    # GPUs each actor reserves (a multiple of tensor_parallel_size); 0 runs vLLM on the CPU.
+    gpus_per_actor: int = 0
+    # CPU threads of an actor's matrix products.
+    threads: int = 1
+    # GPUs (or CPU processes) one vLLM engine is split over.
+    tensor_parallel_size: int = 1
+    # Prompts of one step.
+    prompts_per_step: int = 32
+    # Responses per prompt.
+    samples_per_prompt: int = 4
+    # Sampling temperature; scores always describe the distribution at temperature 1.
+    temperature: float = 1.0
+    # Nucleus sampling mass; 1 samples from the whole vocabulary.
+    top_p: float = 1.0
+    # Sample from the k likeliest tokens only; 0 from all.
+    top_k: int = 0
+    # Longest response, tokens.
+    max_new_tokens: int = 128
+    # How many of the student's likeliest tokens are recorded per position for the streamed scores.
+    record_topk: int = 16
+    # Responses an engine writes at once.
+    max_num_seqs: int = 64
+    # Tokens an engine processes in one forward pass.
+    max_num_batched_tokens: int = 2048
+    # Bytes of KV cache of an engine on the CPU.
+    kv_cache_bytes: int = 1 << 28
+    # Share of a GPU's memory vLLM may take.
+    gpu_memory_utilization: float = 0.9
+    # Number format of the student inside vLLM.
+    dtype: Dtype = Dtype.float32
+    # Let vLLM skip CUDA graphs (always so on the CPU).
+    enforce_eager: bool = True
+
+
+@dataclass
+class TeacherSettings:
+    # Kind of teacher: "hf" runs a Hugging Face model.
+    kind: str = "hf"
+    # Hugging Face folder (or hub name) of the teacher.
+    path: str | None = None
+    # Copies of the teacher; rollouts go to the least loaded.
+    replicas: int = 1
+    # Ray CPUs each replica reserves.
+    cpus_per_replica: float = 1.0
+    # GPUs each replica reserves; 0 runs on the CPU.
+    gpus_per_replica: float = 0
+    # CPU threads of a replica's matrix products.
+    threads: int = 1
+    # Number format of the teacher's weights.
+    dtype: Dtype = Dtype.float32
+    # What reaches the loss: top-k with tail, hidden states (exact), or the sampled token alone.
+    signal: SignalChoice = SignalChoice.topk
+    # k of the top-k signal.
+    topk: int = 32
+    # Prompt and response tokens scored in one forward pass.
+    batch_tokens: int = 8192
+    # Run model code that comes with the checkpoint.
+    trust_remote_code: bool = False
+
+
+@dataclass
+class LossSettings:
+    # Divergence that is minimised; the paper's is the reverse KL.
+    divergence: Divergence = Divergence.reverse_kl
+    # Weight of the teacher in the mixture of the JSD.
+    beta: float = 0.5
+    # Temperature of both distributions inside the loss.
+    temperature: float = 1.0
+    # Kept rows projected to the vocabulary at once; bounds the loss's memory.
+    chunk_rows: int = 128
+
+
+@dataclass
+class TrainerSettings:
+    # Data-parallel trainer processes.
+    ranks: int = 1
+    # Ray CPUs each rank reserves.
+    cpus_per_rank: float = 1.0
+    # GPUs each rank reserves (0 or 1); 0 trains on the CPU.
+    gpus_per_rank: int = 0
+    # CPU threads of a rank's matrix products.
+    threads: int = 1
+    # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
+    zero_stage: int = 0
+    # Keep optimizer state and master weights in host memory (needs a GPU and ZeRO 1-3).
+    offload_optimizer: bool = False
+    # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
+    dtype: Dtype = Dtype.float32
+    # Padded tokens the trunk reads in one micro-batch; a longer rollout goes alone.
+    micro_batch_tokens: int = 8192
+    # Recompute activations in the backward pass instead of keeping them.
+    gradient_checkpointing: bool = False
+    # Peak learning rate.
+    learning_rate: float = 1.0e-6
+    # Course after the warm-up.
+    lr_schedule: LrSchedule = LrSchedule.cosine
+    # Steps over which the learning rate rises from 0.
+    warmup_steps: int = 0
+    # Learning rate at the end, as a share of the peak.
+    min_lr_ratio: float = 0.0
+    # AdamW's weight decay.
+    weight_decay: float = 0.1
+    # AdamW's first decay rate.
+    adam_beta1: float = 0.9
+    # AdamW's second decay rate.
+    adam_beta2: float = 0.999
+    # AdamW's epsilon.
+    adam_eps: float = 1.0e-8
+    # Gradients are scaled down to this global norm; 0 leaves them.
+    max_grad_norm: float = 1.0
+
+
+@dataclass
+class SyncSettings:
+    # Transport of new weights: the Ray object store (CPU, GPU, any node) or vLLM's NCCL engine (GPUs).
+    backend: SyncBackend = SyncBackend.ray
+    # Bytes of weights that travel in one piece.
+    chunk_bytes: int = 1 << 28
+    # Mean |log-prob difference| between trainer and vLLM, nats, above which the run stops.
+    max_gap: float = 0.05
+
+
+@dataclass
+class EvalTask:
+    # Name under which its figures appear.
+    name: str = "heldout"
+    # Where its problems come from.
+    data: DataSettings = field(default_factory=DataSettings)
+    # Verifier: a task's name or "package.module:object".
+    task: str = "chain_sum"
+    # Problems asked; the first so many of the data.
+    problems: int = 256
+    # Sampled responses per problem; 0 evaluates greedily only.
+    samples: int = 0
+    # Sampling temperature of those responses.
+    temperature: float = 1.0
+    # Nucleus mass of those responses.
+    top_p: float = 1.0
+    # Longest response, tokens; null uses the rollout's.
+    max_new_tokens: int | None = None
+
+
+@dataclass
+class EvalSettings:
+    # Evaluate every so many steps (0: only before the first step and at the end).
+    every: int = 50
+    # What is evaluated.
+    tasks: list[EvalTask] = field(default_factory=list)
+    # Held-out prompts whose sampled responses give KL(teacher||student) and top-1 agreement; 0 leaves it out.
+    kl_prompts: int = 64
+    # Evaluate the teacher's accuracy once too (a Hugging Face teacher; its answers come from a vLLM engine).
+    teacher_accuracy: bool = False
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    student: StudentSettings = field(default_factory=StudentSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    # Scores of the filter: by-products of rollout and teacher, or an exact pass in the trainer.
+    scoring: Scoring = Scoring.streamed
+    tip: TipSettings = field(default_factory=TipSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    sync: SyncSettings = field(default_factory=SyncSettings)
+    eval: EvalSettings = field(default_factory=EvalSettings)
