@@ -1,0 +1,46 @@
+"""The kinds of error a user can act on, and the exit code of each.
+
+Every error class of opd-ray derives from ValueError (bad input, found before or without a run) or
+RuntimeError (a run that failed). Those that derive from OpdError too are recognised anywhere.
+"""
+
+from __future__ import annotations
+
+BAD_INPUT = 2
+RUN_FAILED = 1
+INTERRUPTED = 130
+
+
+class OpdError(Exception):
+    """Base of the errors whose message alone tells the user what to do."""
+
+
+class ConfigError(OpdError, ValueError):
+    """A key, a value or a combination of values that no run can have."""
+
+
+class OutputFolderError(OpdError, ValueError):
+    """An output folder that cannot be written, is in use, or holds another run."""
+
+
+class PlacementError(OpdError, ValueError):
+    """Actors that do not fit the cluster."""
+
+
+class RunError(OpdError, RuntimeError):
+    """A run that started and could not go on; the message names what failed and its last error."""
+
+
+def is_known(error: BaseException) -> bool:
+    """Whether the message is meant for the user: an OpdError, or a class of this project's own."""
+    return isinstance(error, OpdError) or type(error).__module__.split(".")[0] in (
+        "opd_ray",
+        "actors",
+    )
+
+
+def exit_code(error: BaseException) -> int:
+    """130 for Ctrl-C, 2 for a known error of bad input, 1 for everything else."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return BAD_INPUT if is_known(error) and isinstance(error, ValueError) else RUN_FAILED
