@@ -1,0 +1,141 @@
+"""Checkpoints of a run: written beside, renamed into place, the newest whole one found again.
+
+Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank), ``run.json``
+(step, seed, filter state) and ``manifest.json`` (every file's size, written last: a checkpoint
+without it, or whose files do not match it, is not whole and is passed over).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from opd_ray.errors import OpdError
+
+_NAME = re.compile(r"step_(\d{8})$")
+_FORMAT = 1
+
+
+class CheckpointError(OpdError):
+    """A checkpoint cannot be read or does not belong to this run."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What the run itself must remember; prompts, seeds and learning rate follow from the step."""
+
+    step: int  # optimizer steps done
+    seed: int
+    total_steps: int  # the schedule's length
+    filter_state: dict[str, Any]
+    format: int = _FORMAT
+
+
+class CheckpointStore:
+    """The checkpoints folder of one run.
+
+    Args:
+        folder: where checkpoints live; made when the first one is written.
+        keep: how many of the newest stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def save(self, state: RunState, write_trainer: Callable[[str], None]) -> Path:
+        """Write one checkpoint; ``write_trainer`` fills the folder it is given. Returns its path.
+
+        A crash at any moment leaves the older checkpoints untouched and no half-written one in place.
+        """
+        final = self._folder / f"step_{state.step:08d}"
+        draft = self._folder / f"{final.name}.tmp"
+        if draft.exists():
+            shutil.rmtree(draft)
+        (draft / "trainer").mkdir(parents=True)
+        write_trainer(str(draft / "trainer"))
+        _write_json(draft / "run.json", asdict(state))
+        _write_json(draft / "manifest.json", _sizes(draft))
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(draft, final)
+        _sync_folder(self._folder)
+        for old in self._all()[: -self._keep]:
+            shutil.rmtree(old)
+        return final
+
+    def newest(self) -> tuple[Path, RunState] | None:
+        """The newest whole checkpoint, or None; broken ones are passed over."""
+        for folder in reversed(self._all()):
+            try:
+                return folder, read_state(folder)
+            except CheckpointError:
+                continue
+        return None
+
+    def _all(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(path for path in self._folder.iterdir() if _NAME.search(path.name))
+
+
+def read_state(folder: Path) -> RunState:
+    """The run's state in a checkpoint, after checking that every file is there in full.
+
+    Raises:
+        CheckpointError: names the file that is missing or cut short, or the unknown format.
+    """
+    manifest = _read_json(folder / "manifest.json")
+    found = _sizes(folder)
+    for name, size in manifest.items():
+        if found.get(name) != size:
+            raise CheckpointError(
+                f"checkpoint {folder} is not whole: {name} should have {size} bytes, "
+                f"has {found.get(name, 'none (missing)')}; use an older checkpoint"
+            )
+    fields = _read_json(folder / "run.json")
+    if fields.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"checkpoint {folder} has format {fields.get('format')}, this version reads {_FORMAT}"
+        )
+    return RunState(**fields)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {
+        str(path.relative_to(folder)): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint file {path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"checkpoint file {path} does not hold an object")
+    return content
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

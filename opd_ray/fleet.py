@@ -1,0 +1,127 @@
+"""The run's actors by name: calls to them, and the death of any of them noticed wherever the run waits.
+
+Each actor offers a method ``lifeline`` that never returns. Its reference becomes ready only when the
+process is gone, so waiting on it beside the real work finds a dead process at once, even an idle one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from opd_ray.errors import ActorFailure, Interrupted, StallError
+
+# How long after a task's error the fleet looks for a dead process, which is then the real cause:
+# the peers of a dead trainer rank fail with "connection closed", often before Ray reports the death.
+_ROOT_CAUSE_SECONDS = 3.0
+_SLICE_SECONDS = 0.5
+
+
+class Fleet:
+    """Named actors, their lifelines, and every wait of the coordinator.
+
+    Args:
+        stall_timeout_s: seconds without any event after which a wait gives up.
+    """
+
+    def __init__(self, stall_timeout_s: float) -> None:
+        self._stall_timeout_s = stall_timeout_s
+        self._actors: dict[str, Any] = {}
+        self._lifelines: dict[ray.ObjectRef, str] = {}
+        self.stop_requested = False
+
+    def enlist(self, name: str, handle: Any) -> None:
+        """Add an actor; from now on its death ends any wait."""
+        if name in self._actors:
+            raise ValueError(f"an actor named {name!r} is enlisted already")
+        self._actors[name] = handle
+        self._lifelines[handle.lifeline.remote()] = name
+
+    def dismiss(self, name: str) -> None:
+        """End one actor on purpose."""
+        handle = self._actors.pop(name)
+        self._lifelines = {ref: owner for ref, owner in self._lifelines.items() if owner != name}
+        ray.kill(handle)
+
+    def shutdown(self) -> None:
+        """End every actor."""
+        for name in list(self._actors):
+            self.dismiss(name)
+
+    def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool = False) -> Any:
+        """The first of ``pending`` (object references or streaming generators) to be ready.
+
+        Raises:
+            ActorFailure: a process of the run died.
+            StallError: nothing happened for ``stall_timeout_s``.
+            Interrupted: a stop was requested and this wait may be left.
+        """
+        deadline = time.monotonic() + self._stall_timeout_s
+        while True:
+            if interruptible and self.stop_requested:
+                raise Interrupted(f"stopped while waiting for {what}")
+            ready, _ = ray.wait(
+                [*pending, *self._lifelines],
+                num_returns=1,
+                timeout=_SLICE_SECONDS,
+                fetch_local=False,
+            )
+            if ready:
+                owner = None if ready[0] in pending else self._lifelines.get(ready[0])
+                if owner is None:
+                    return ready[0]
+                raise self._death(ready[0], owner)
+            if time.monotonic() > deadline:
+                raise StallError(
+                    f"nothing happened for {self._stall_timeout_s:.0f} s while waiting for {what} "
+                    "(cluster.stall_timeout_s sets this limit)"
+                )
+
+    def get(self, ref: ray.ObjectRef, owner: str) -> Any:
+        """The value of a ready or pending reference; errors name ``owner``, or the process that caused them."""
+        self.wait([ref], owner)
+        try:
+            return ray.get(ref)
+        except RayError as error:
+            raise self._root_cause(error, owner) from error
+
+    def get_all(self, refs: Iterable[tuple[ray.ObjectRef, str]]) -> list[Any]:
+        """The values of several (reference, owner) pairs, in order; the first failure ends the wait."""
+        pairs = list(refs)
+        owners = {ref: owner for ref, owner in pairs}
+        values: dict[ray.ObjectRef, Any] = {}
+        while len(values) < len(owners):
+            pending = [ref for ref in owners if ref not in values]
+            ref = self.wait(pending, ", ".join(owners[ref] for ref in pending))
+            values[ref] = self.get(ref, owners[ref])
+        return [values[ref] for ref, _ in pairs]
+
+    def _root_cause(self, error: RayError, owner: str) -> ActorFailure:
+        """A dead process if there is one, else the error itself."""
+        if self._lifelines:
+            ready, _ = ray.wait(
+                list(self._lifelines), num_returns=1, timeout=_ROOT_CAUSE_SECONDS, fetch_local=False
+            )
+            if ready:
+                return self._death(ready[0], self._lifelines[ready[0]])
+        return ActorFailure(owner, _short(error))
+
+    def _death(self, lifeline: ray.ObjectRef, owner: str) -> ActorFailure:
+        try:
+            ray.get(lifeline)
+        except RayError as error:
+            return ActorFailure(owner, _short(error))
+        return ActorFailure(owner, "its lifeline ended although the process lives")
+
+
+def _short(error: RayError) -> str:
+    """The part of a Ray error that says what happened, without Ray's general advice."""
+    if isinstance(error, RayTaskError):
+        return str(error).strip()
+    if isinstance(error, RayActorError):
+        return str(error).split("Some common causes include")[0].strip()
+    return f"{type(error).__name__}: {error}"

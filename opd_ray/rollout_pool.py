@@ -1,0 +1,86 @@
+"""The rollout actors as one source of finished responses, shared by load."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from opd_ray.types import Rollout, RolloutRequest, Sampling
+
+
+class RolloutPool:
+    """Feeds a batch of requests to several rollout actors and hands back streams of finished rollouts.
+
+    An actor never has more than ``max_in_flight`` unfinished requests: what its engine could not run
+    yet waits here, and goes to whichever actor has room first. Requests of one prompt lie side by side,
+    so an engine's prefix cache serves its samples.
+
+    Args:
+        actors: (name, Ray actor handle) pairs.
+        max_in_flight: requests an engine runs at once (``rollout.max_num_seqs``).
+    """
+
+    def __init__(self, actors: Sequence[tuple[str, Any]], max_in_flight: int) -> None:
+        self._actors = list(actors)
+        self._max_in_flight = max_in_flight
+        self._waiting: deque[RolloutRequest] = deque()
+        self._in_flight: dict[int, int] = {}
+        self._closed: set[int] = set()
+        self.streams: dict[Any, int] = {}
+
+    def start(self, requests: Sequence[RolloutRequest], sampling: Sampling, *, record: bool) -> None:
+        """Begin a batch; :attr:`streams` then holds one Ray generator per busy actor."""
+        if self.streams:
+            raise RuntimeError("the rollouts of the last batch have not all been collected")
+        self._waiting = deque(requests)
+        self._in_flight, self._closed = {}, set()
+        share = -(-len(requests) // len(self._actors))
+        for index, (_, handle) in enumerate(self._actors):
+            first = self._take(min(share, self._max_in_flight))
+            if not first:
+                break
+            self._in_flight[index] = len(first)
+            more = bool(self._waiting)
+            if not more:
+                self._closed.add(index)
+            stream = handle.generate.remote(first, sampling, record, more)
+            self.streams[stream] = index
+        if not self._waiting:
+            self._close_all()
+
+    def owner(self, stream: Any) -> str:
+        """The name of the actor behind a stream."""
+        return self._actors[self.streams[stream]][0]
+
+    def finished(self, stream: Any, rollouts: Sequence[Rollout]) -> None:
+        """Note what a stream brought, and give its actor as many waiting requests."""
+        index = self.streams[stream]
+        self._in_flight[index] -= len(rollouts)
+        refill = self._take(self._max_in_flight - self._in_flight[index])
+        if refill:
+            self._in_flight[index] += len(refill)
+            self._actors[index][1].add.remote(refill, True)
+        if not self._waiting:
+            self._close_all()
+
+    def ended(self, stream: Any) -> None:
+        """Note that a stream is exhausted.
+
+        Raises:
+            RuntimeError: it ended with requests unanswered.
+        """
+        owner = self.owner(stream)
+        missing = self._in_flight[self.streams.pop(stream)]
+        if missing:
+            raise RuntimeError(f"{owner} ended its stream with {missing} requests unanswered")
+
+    def _take(self, count: int) -> list[RolloutRequest]:
+        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+
+    def _close_all(self) -> None:
+        """Tell every actor that has not heard so that no more requests come."""
+        for index in self._in_flight:
+            if index not in self._closed:
+                self._closed.add(index)
+                self._actors[index][1].add.remote([], False)

@@ -1,0 +1,125 @@
+"""The trainer ranks as one: the same call to every rank, their accounts added up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from opd_ray.balance import plan_micro_batches
+from opd_ray.fleet import Fleet
+from opd_ray.types import ExactItemScores, TrainItem, TrainStats
+
+# Gives references to the signals of the named rollouts' rows; a trainer resolves them itself.
+SignalSource = Callable[[Mapping[str, np.ndarray]], Sequence[ray.ObjectRef]]
+
+
+@dataclass(frozen=True)
+class StepAccount:
+    """One gradient step over all ranks."""
+
+    loss: float  # mean divergence over the kept tokens, nats
+    kept_tokens: int
+    padding_share: float  # of the tokens the trunks read
+    grad_norm: float
+    learning_rate: float
+    gap_mean: float  # |trainer log-prob - vLLM log-prob| over kept tokens, nats
+    gap_max: float
+    skipped: bool
+    seconds: float  # of the slowest rank
+    peak_memory_bytes: tuple[int, ...]  # by rank
+
+
+class TrainerGroup:
+    """All trainer ranks. Every method is a collective: all ranks are called, all must answer."""
+
+    def __init__(self, fleet: Fleet, ranks: Sequence[tuple[str, Any]], micro_batch_tokens: int) -> None:
+        self._fleet = fleet
+        self._ranks = list(ranks)
+        self._micro_batch_tokens = micro_batch_tokens
+
+    def step(
+        self, items: Sequence[TrainItem], learning_rate: float, signals: SignalSource
+    ) -> StepAccount:
+        """One optimizer step on the kept rows of ``items``; rollouts that keep nothing are left out."""
+        kept = [item for item in items if len(item.rows)]
+        total_weight = float(sum(item.weights.sum(dtype=np.float64) for item in kept))
+        plan = self._plan(kept)
+        refs = []
+        for (_, handle), micro_batches in zip(self._ranks, plan, strict=True):
+            wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
+            refs.append(
+                handle.train_step.remote(
+                    micro_batches, total_weight, learning_rate, *signals(wanted)
+                )
+            )
+        return _add_up(self._gather(refs, "a training step"))
+
+    def score(self, items: Sequence[TrainItem], signals: SignalSource) -> list[ExactItemScores]:
+        """Exact scores of the rows of ``items``, in the order of ``items``."""
+        plan = self._plan(items)
+        refs = []
+        for (_, handle), micro_batches in zip(self._ranks, plan, strict=True):
+            wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
+            refs.append(handle.score.remote(micro_batches, *signals(wanted)))
+        found = {
+            scores.rollout_id: scores
+            for answer in self._gather(refs, "exact scoring")
+            for scores in answer
+        }
+        return [found[item.rollout_id] for item in items]
+
+    def weights(self) -> list[ray.ObjectRef]:
+        """References to the chunks of the current weights (gathered from all ranks, held by rank 0)."""
+        refs = [handle.weights.remote() for _, handle in self._ranks]
+        return self._gather(refs, "gathering weights")[0]
+
+    def set_teacher_head(self, head: ray.ObjectRef) -> None:
+        """Give every rank the teacher's output head, with which hidden states become distributions."""
+        self._call_all("set_teacher_head", head)
+
+    def save(self, folder: str) -> None:
+        """Write DeepSpeed's checkpoint of every rank below ``folder``."""
+        self._call_all("save", folder)
+
+    def load(self, folder: str) -> None:
+        """Read what :meth:`save` wrote."""
+        self._call_all("load", folder)
+
+    def export(self, folder: str) -> None:
+        """Write the student as a plain Hugging Face folder."""
+        self._call_all("export", folder)
+
+    def _call_all(self, method: str, *args: Any) -> None:
+        refs = [getattr(handle, method).remote(*args) for _, handle in self._ranks]
+        self._gather(refs, method)
+
+    def _gather(self, refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
+        owners = [f"{name} ({what})" for name, _ in self._ranks]
+        return self._fleet.get_all(zip(refs, owners, strict=True))
+
+    def _plan(self, items: Sequence[TrainItem]) -> list[list[list[TrainItem]]]:
+        lengths = [item.num_tokens for item in items]
+        plan = plan_micro_batches(lengths, len(self._ranks), self._micro_batch_tokens)
+        return [[[items[i] for i in micro] for micro in rank] for rank in plan]
+
+
+def _add_up(stats: Sequence[TrainStats]) -> StepAccount:
+    kept = sum(s.kept_tokens for s in stats)
+    weight = sum(s.weight_sum for s in stats)
+    trunk = sum(s.trunk_tokens for s in stats)
+    return StepAccount(
+        loss=sum(s.loss_sum for s in stats) / weight if weight else 0.0,
+        kept_tokens=kept,
+        padding_share=sum(s.padding_tokens for s in stats) / trunk if trunk else 0.0,
+        grad_norm=max(s.grad_norm for s in stats),
+        learning_rate=stats[0].learning_rate,
+        gap_mean=sum(s.gap_sum for s in stats) / kept if kept else 0.0,
+        gap_max=max(s.gap_max for s in stats),
+        skipped=stats[0].skipped,
+        seconds=max(s.seconds for s in stats),
+        peak_memory_bytes=tuple(s.peak_memory_bytes for s in stats),
+    )
