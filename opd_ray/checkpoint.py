@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from opd_ray.errors import OpdError
+from opd_ray.errors import RunError
 
 _NAME = re.compile(r"step_(\d{8})$")
 _FORMAT = 1
 
 
-class CheckpointError(OpdError):
+class CheckpointError(RunError):
     """A checkpoint cannot be read or does not belong to this run."""
 
 

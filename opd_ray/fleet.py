@@ -13,12 +13,28 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from opd_ray.errors import ActorFailure, Interrupted, StallError
+from opd_ray.errors import RunError
 
 # How long after a task's error the fleet looks for a dead process, which is then the real cause:
 # the peers of a dead trainer rank fail with "connection closed", often before Ray reports the death.
 _ROOT_CAUSE_SECONDS = 3.0
 _SLICE_SECONDS = 0.5
+
+
+class ActorFailure(RunError):
+    """A process of the run died or raised; names it and gives its last error."""
+
+    def __init__(self, owner: str, cause: str) -> None:
+        super().__init__(f"{owner} failed: {cause}")
+        self.owner = owner
+
+
+class StallError(RunError):
+    """Nothing happened for longer than the run allows."""
+
+
+class Interrupted(RunError):
+    """The user asked the run to stop."""
 
 
 class Fleet:
