@@ -1,0 +1,101 @@
+"""Where a run's numbers go: JSONL and TensorBoard always, Weights & Biases when asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Sink(Protocol):
+    """One destination of the numbers."""
+
+    def write(self, step: int, values: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlSink:
+    """One JSON object a line: ``{"step": 3, "loss": 0.41, ...}``.
+
+    Args:
+        path: the file; rows of steps after ``resume_step`` are dropped first, since a resumed run
+            writes them again.
+        resume_step: the last step whose rows stay.
+    """
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        if path.exists():
+            kept = [
+                line
+                for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+                if line.endswith("\n") and json.loads(line)["step"] <= resume_step
+            ]
+            draft = path.with_suffix(".tmp")
+            draft.write_text("".join(kept), encoding="utf-8")
+            draft.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardSink:
+    """Scalars in a TensorBoard event file; a resumed run hides the rows it writes again."""
+
+    def __init__(self, folder: Path, resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """Weights & Biases; the package is imported here only."""
+
+    def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:
+        import wandb
+
+        self._run = wandb.init(project=project, dir=str(folder), config=config)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Metrics:
+    """All sinks as one."""
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Write the values of one step (numbers only; names are ``group/name``)."""
+        for sink in self._sinks:
+            sink.write(step, values)
+
+    def close(self) -> None:
+        """Flush and close every sink."""
+        for sink in self._sinks:
+            sink.close()
+
+
+def read_jsonl(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics file; rows of one step (training and evaluation) are merged."""
+    rows: dict[int, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        rows.setdefault(row["step"], {}).update(row)
+    return [rows[step] for step in sorted(rows)]
