@@ -1,0 +1,1 @@
+"""Prompt sources: reading, checking, shuffling and tokenising the prompts of a run."""

@@ -1,0 +1,144 @@
+"""The `data` section of a run's configuration: where prompts come from and what becomes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from opd_ray.errors import ConfigError
+
+PLACEHOLDER = "{prompt}"
+
+
+class DataKind(StrEnum):
+    """Kind of prompt source."""
+
+    jsonl = "jsonl"
+    parquet = "parquet"
+    datasets = "datasets"
+    python = "python"
+    chain_sum = "chain_sum"
+
+
+class ChatTemplate(StrEnum):
+    """When a prompt is wrapped in the tokenizer's chat template."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class OverLength(StrEnum):
+    """What happens to prompts longer than `max_prompt_tokens`."""
+
+    refuse = "refuse"
+    drop = "drop"
+
+
+class ChainSumSplit(StrEnum):
+    """Side of the chain_sum problems; the two never share one."""
+
+    train = "train"
+    heldout = "heldout"
+
+
+@dataclass
+class FieldSettings:
+    """Which column holds what; a dotted name reaches into nested columns."""
+
+    # Column of the prompt: text, or a list of chat messages.
+    prompt: str = "prompt"
+    # Column of the gold answer; null for prompts without one.
+    answer: str | None = "answer"
+    # Column of the prompt's id; null numbers the rows by file and line.
+    id: str | None = None
+    # Column that says which data set a row is from; null uses the file's name.
+    source: str | None = None
+    # Column of the text the teacher reads in place of the prompt; null shows it the student's.
+    teacher_prompt: str | None = None
+
+
+@dataclass
+class ChainSumSettings:
+    """The generated chain_sum problems."""
+
+    # Terms of a sum.
+    terms: int = 3
+    # Digits of a term.
+    digits: int = 2
+    # Side of the problems: train or heldout.
+    split: ChainSumSplit = ChainSumSplit.train
+    # Different problems to make.
+    count: int = 4096
+    # Seed of the choice of problems.
+    seed: int = 0
+
+
+@dataclass
+class DataSettings:
+    """One prompt source and its preparation."""
+
+    # Kind of source: jsonl, parquet, datasets, python or chain_sum.
+    kind: DataKind = DataKind.chain_sum
+    # File or glob pattern (jsonl, parquet), data set name or folder (datasets), "module:attr" (python).
+    path: str = ""
+    # Configuration of a Hugging Face data set; null takes its default.
+    subset: str | None = None
+    # Split of a Hugging Face data set.
+    split: str = "train"
+    # Keyword arguments of a python source.
+    arguments: dict[str, Any] = field(default_factory=dict)
+    # Which column is what.
+    fields: FieldSettings = field(default_factory=FieldSettings)
+    # The problems of the chain_sum source.
+    chain_sum: ChainSumSettings = field(default_factory=ChainSumSettings)
+    # System message put before every prompt; null for none.
+    system_prompt: str | None = None
+    # Text around the prompt; {prompt} stands for it.
+    instruction: str = PLACEHOLDER
+    # Wrap prompts in the tokenizer's chat template: auto (when it has one), always or never.
+    chat_template: ChatTemplate = ChatTemplate.auto
+    # Options of the chat template, for example enable_thinking.
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    # Longest prompt, tokens, after the template.
+    max_prompt_tokens: int = 2048
+    # What to do with longer prompts: refuse to start, or drop them.
+    over_length: OverLength = OverLength.refuse
+    # Keep only the first of rows whose prompts are equal.
+    deduplicate: bool = True
+    # Use only the first so many rows; null uses all.
+    limit: int | None = None
+    # Shuffle anew every epoch; false keeps the order of the source.
+    shuffle: bool = True
+    # Seed of the shuffling; null uses the run's seed.
+    seed: int | None = None
+
+    def validate(self, section: str = "data") -> None:
+        """Raise `ConfigError` naming key, value and remedy for anything no run can have."""
+        if self.kind != DataKind.chain_sum and not self.path:
+            wanted = {
+                DataKind.jsonl: "a file or glob pattern",
+                DataKind.parquet: "a file or glob pattern",
+                DataKind.datasets: "a data set name or folder",
+                DataKind.python: '"module:attr" of a function that returns rows',
+            }[self.kind]
+            raise ConfigError(f"{section}.path is empty: kind {self.kind.value} needs {wanted}")
+        if self.kind == DataKind.python and self.path.count(":") != 1:
+            raise ConfigError(f'{section}.path = {self.path!r}: write it as "module:attr"')
+        if PLACEHOLDER not in self.instruction:
+            raise ConfigError(
+                f"{section}.instruction = {self.instruction!r} does not contain {PLACEHOLDER}: "
+                "put it where the prompt goes"
+            )
+        if not self.fields.prompt:
+            raise ConfigError(f"{section}.fields.prompt is empty: name the prompt's column")
+        for name, value, least in (
+            ("max_prompt_tokens", self.max_prompt_tokens, 1),
+            ("limit", self.limit, 1),
+            ("chain_sum.terms", self.chain_sum.terms, 2),
+            ("chain_sum.digits", self.chain_sum.digits, 1),
+            ("chain_sum.count", self.chain_sum.count, 1),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"{section}.{name} = {value}: use at least {least}")
