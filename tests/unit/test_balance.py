@@ -1,0 +1,78 @@
+"""Plans of micro-batches: complete, within budget, balanced, little padded."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opd_ray.balance import plan_micro_batches
+
+
+def padded(lengths, micro):
+    return max((lengths[i] for i in micro), default=0) * len(micro)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), max_size=60),
+    ranks=st.integers(1, 5),
+    budget=st.integers(1, 1000),
+)
+def test_every_plan_keeps_its_promises(lengths, ranks, budget):
+    plan = plan_micro_batches(lengths, ranks, budget)
+    assert len(plan) == ranks
+    assert len({len(rank) for rank in plan}) == 1
+    assert sorted(i for rank in plan for micro in rank for i in micro) == list(range(len(lengths)))
+    costs = [[padded(lengths, micro) for micro in rank] for rank in plan]
+    for rank, rank_costs in zip(plan, costs, strict=True):
+        for micro, cost in zip(rank, rank_costs, strict=True):
+            assert cost <= budget or len(micro) == 1
+    totals = [sum(rank_costs) for rank_costs in costs]
+    dearest = max((cost for rank_costs in costs for cost in rank_costs), default=0)
+    assert max(totals) - min(totals) <= dearest
+    assert plan == plan_micro_batches(lengths, ranks, budget)
+
+
+def test_hand_computed():
+    # Sorted 9 8 | 3 2 2 1 with at most 18 tokens; two groups for two ranks.
+    assert plan_micro_batches([2, 9, 1, 3, 8, 2], ranks=2, micro_batch_tokens=18) == [
+        [[1, 4]],
+        [[0, 2, 3, 5]],
+    ]
+
+
+def test_ranks_share_what_one_micro_batch_could_hold():
+    plan = plan_micro_batches([10] * 8, ranks=4, micro_batch_tokens=1000)
+    assert [[len(micro) for micro in rank] for rank in plan] == [[2]] * 4
+
+
+def test_no_text_gives_no_micro_batch():
+    assert plan_micro_batches([], ranks=3, micro_batch_tokens=10) == [[], [], []]
+
+
+def test_fewer_texts_than_ranks_leave_some_ranks_an_empty_micro_batch():
+    plan = plan_micro_batches([5, 7], ranks=3, micro_batch_tokens=10)
+    assert sorted(plan) == [[[]], [[0]], [[1]]]
+
+
+def test_padding_is_small_on_ragged_lengths():
+    """Reasoning lengths: log-normal, many times longer at the top than in the middle."""
+    rng = np.random.default_rng(0)
+    for ranks in (1, 2, 4, 8):
+        lengths = np.clip(rng.lognormal(6.0, 0.7, 512), 20, 8192).astype(int).tolist()
+        plan = plan_micro_batches(lengths, ranks, 16384)
+        costs = np.array([[padded(lengths, micro) for micro in rank] for rank in plan])
+        assert costs.sum() <= 1.10 * sum(lengths)
+        assert costs.sum(axis=1).max() <= 1.05 * costs.sum(axis=1).mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([3, 0], 1, 10), "text 1 has 0 tokens"),
+        (([3], 0, 10), "ranks must be at least 1, not 0"),
+        (([3], 1, 0), "micro_batch_tokens must be at least 1, not 0"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plan_micro_batches(*arguments)
