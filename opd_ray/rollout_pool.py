@@ -6,6 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+import ray
+
+from opd_ray.fleet import Fleet
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 
@@ -17,11 +20,15 @@ class RolloutPool:
     so an engine's prefix cache serves its samples.
 
     Args:
+        fleet: watches every wait.
         actors: (name, Ray actor handle) pairs.
         max_in_flight: requests an engine runs at once (``rollout.max_num_seqs``).
     """
 
-    def __init__(self, actors: Sequence[tuple[str, Any]], max_in_flight: int) -> None:
+    def __init__(
+        self, fleet: Fleet, actors: Sequence[tuple[str, Any]], max_in_flight: int
+    ) -> None:
+        self._fleet = fleet
         self._actors = list(actors)
         self._max_in_flight = max_in_flight
         self._waiting: deque[RolloutRequest] = deque()
@@ -74,6 +81,19 @@ class RolloutPool:
         missing = self._in_flight[self.streams.pop(stream)]
         if missing:
             raise RuntimeError(f"{owner} ended its stream with {missing} requests unanswered")
+
+    def sync(self, chunks: Sequence[ray.ObjectRef], version: int) -> None:
+        """Load new weights into every engine, from references to their chunks."""
+        refs = [
+            (handle.update_weights.remote(version, *chunks), f"{name} (weight update)")
+            for name, handle in self._actors
+        ]
+        self._fleet.get_all(refs)
+
+    def peak_memory(self) -> dict[str, int]:
+        """Peak memory of every actor's process, bytes, by name."""
+        pairs = [(handle.peak_memory.remote(), name) for name, handle in self._actors]
+        return dict(zip((name for _, name in pairs), self._fleet.get_all(pairs), strict=True))
 
     def _take(self, count: int) -> list[RolloutRequest]:
         return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]

@@ -1,0 +1,192 @@
+"""The main loop: prompts -> rollouts -> teacher -> TIP filter -> trainers -> new weights.
+
+The coordinator holds scores and references; whatever is as large as tokens x vocabulary or
+tokens x hidden size goes from the actor that made it straight to the one that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from actors.teacher.dispatch import TeacherPool
+from opd_ray.checkpoint import CheckpointStore, RunState
+from opd_ray.clock import StageClock
+from opd_ray.config.schema import Config, Scoring
+from opd_ray.errors import RunError
+from opd_ray.evaluation.evaluator import Evaluator, whole
+from opd_ray.fleet import Interrupted
+from opd_ray.judge import Judge, Judged
+from opd_ray.metrics import Metrics
+from opd_ray.progress import Progress
+from opd_ray.prompts import PromptFeed
+from opd_ray.rollout_pool import RolloutPool
+from opd_ray.schedule import learning_rate
+from opd_ray.seeds import derive_seed
+from opd_ray.step_metrics import StepSnapshot, step_metrics
+from opd_ray.tip import Selection, TipFilter, TokenScores
+from opd_ray.token_scores import streamed_token_scores, with_exact_scores
+from opd_ray.trainer_group import StepAccount, TrainerGroup
+from opd_ray.types import RolloutRequest, Sampling, TrainItem
+
+
+class SyncGapError(RunError):
+    """Trainer and rollout engine disagree about the student's log-probabilities."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a coordinator works with, ready to use."""
+
+    rollouts: RolloutPool
+    teachers: TeacherPool
+    trainers: TrainerGroup
+    judge: Judge
+    prompts: PromptFeed
+    tip: TipFilter
+    evaluator: Evaluator
+    checkpoints: CheckpointStore
+    metrics: Metrics
+    progress: Progress
+
+
+class Coordinator:
+    """Runs the steps of one training run."""
+
+    def __init__(self, config: Config, parts: Parts, vocab_size: int) -> None:
+        self._config = config
+        self._vocab_size = vocab_size
+        self._parts = parts
+        rollout = config.rollout
+        self.last_step: StepSnapshot | None = None
+        self._sampling = Sampling(
+            rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens
+        )
+
+    def run(self, done: int) -> None:
+        """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
+
+        Raises:
+            Interrupted: a stop was asked for; a checkpoint of the last finished step has been written.
+        """
+        total, every = self._config.run.steps, self._config.eval.every
+        saved = done
+        try:
+            self._parts.rollouts.sync(self._parts.trainers.weights(), version=done)
+            if done == 0:
+                self._evaluate(0)
+            while done < total:
+                self.step(done)
+                done += 1
+                if done == total or (every and done % every == 0):
+                    self._evaluate(done)
+                if done == total or self._checkpoint_due(done):
+                    self._save(done)
+                    saved = done
+        except Interrupted:
+            if done > saved:
+                self._save(done)
+            raise
+
+    def step(self, step: int) -> None:
+        """One turn of the loop."""
+        parts, clock = self._parts, StageClock()
+        with clock.stage("rollout_and_teacher"):
+            requests, teacher_prompts = self._requests(step)
+            judged = parts.judge.judge(requests, self._sampling, teacher_prompts)
+        scores = self._scores(judged, clock)
+        with clock.stage("filter"):
+            seeds = [derive_seed(self._config.run.seed, step, j.rollout.rollout_id) for j in judged]
+            selection = parts.tip.select(scores, np.array(seeds, dtype=np.int64), step)
+        with clock.stage("train"):
+            account = self._train(judged, selection, step)
+        clock.worked("train", account.seconds)
+        with clock.stage("sync"):
+            if not account.skipped:
+                parts.rollouts.sync(parts.trainers.weights(), version=step + 1)
+        self.last_step = StepSnapshot(judged, scores, selection)
+        values = step_metrics(self.last_step, account, clock.report())
+        parts.metrics.write(step + 1, values)
+        parts.progress.step(step + 1, values)
+        self._check_gap(account, step)
+
+    def _requests(self, step: int) -> tuple[list[RolloutRequest], dict[str, np.ndarray]]:
+        """This step's prompts, each asked ``samples_per_prompt`` times."""
+        rollout = self._config.rollout
+        prompts = self._parts.prompts.batch(step, rollout.prompts_per_step)
+        requests = [
+            RolloutRequest(
+                rollout_id=f"{step}/{prompt.key}/{sample}",
+                prompt_id=prompt.key,
+                sample=sample,
+                prompt_ids=prompt.student_ids,
+                seed=derive_seed(self._config.run.seed, step, prompt.key, sample),
+            )
+            for prompt in prompts
+            for sample in range(rollout.samples_per_prompt)
+        ]
+        return requests, {prompt.key: prompt.teacher_ids for prompt in prompts}
+
+    def _scores(self, judged: Sequence[Judged], clock: StageClock) -> TokenScores:
+        """The filter's input: what streamed in, or an exact pass over the vocabulary in the trainers."""
+        with clock.stage("filter"):
+            streamed = streamed_token_scores(judged, self._vocab_size)
+        if self._config.scoring == Scoring.streamed:
+            return streamed
+        with clock.stage("exact_scores"):
+            look = partial(self._parts.teachers.take, forget=False)
+            exact = self._parts.trainers.score([whole(j) for j in judged], look)
+        return with_exact_scores(streamed, exact)
+
+    def _train(self, judged: Sequence[Judged], selection: Selection, step: int) -> StepAccount:
+        """Hand the kept rows to the trainers; the teachers forget the rest."""
+        parts, config = self._parts, self._config
+        lengths = [len(j.rollout.response_ids) for j in judged]
+        weights_by_rollout = np.split(selection.weights_N, np.cumsum(lengths)[:-1])
+        items = [_kept(j, w) for j, w in zip(judged, weights_by_rollout, strict=True)]
+        rate = learning_rate(step, config.run.steps, config.trainer)
+        account = parts.trainers.step(items, rate, parts.teachers.take)
+        parts.teachers.drop([item.rollout_id for item in items if not len(item.rows)])
+        return account
+
+    def _check_gap(self, account: StepAccount, step: int) -> None:
+        limit = self._config.sync.max_gap
+        if account.gap_mean > limit:
+            raise SyncGapError(
+                f"step {step + 1}: trainer and vLLM differ by {account.gap_mean:.4f} nats a token on "
+                f"average (largest {account.gap_max:.4f}) about the log-probabilities of the sampled "
+                f"tokens, above sync.max_gap = {limit}: the engines do not hold the same weights, or "
+                "compute too coarsely; use float32 in both, or raise sync.max_gap"
+            )
+
+    def _evaluate(self, step: int) -> None:
+        values = self._parts.evaluator.run()
+        self._parts.metrics.write(step, values)
+        self._parts.progress.evaluation(step, values)
+
+    def _checkpoint_due(self, done: int) -> bool:
+        every = self._config.run.checkpoint_every
+        return bool(every) and done % every == 0
+
+    def _save(self, done: int) -> Path:
+        run = self._config.run
+        state = RunState(done, run.seed, run.steps, self._parts.tip.state_dict())
+        return self._parts.checkpoints.save(state, self._parts.trainers.save)
+
+
+def _kept(judged: Judged, weights: np.ndarray) -> TrainItem:
+    """The rows of one rollout that the filter kept."""
+    rollout = judged.rollout
+    rows = np.flatnonzero(weights).astype(np.int32)
+    return TrainItem(
+        rollout_id=rollout.rollout_id,
+        prompt_ids=rollout.prompt_ids,
+        response_ids=rollout.response_ids,
+        rows=rows,
+        weights=weights[rows].astype(np.float32),
+        rollout_logprob=rollout.logprob[rows],
+    )

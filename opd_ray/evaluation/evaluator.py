@@ -1,0 +1,177 @@
+"""Evaluation during a run: accuracy per task, and the student's distance from the teacher on held-out prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from actors.teacher.dispatch import TeacherPool
+from opd_ray.config.schema import EvalTask
+from opd_ray.evaluation.estimators import mean_at_n, pass_at_n
+from opd_ray.judge import Judge, Judged
+from opd_ray.prompts import Prompt
+from opd_ray.seeds import derive_seed
+from opd_ray.tasks import Task, verify_many
+from opd_ray.trainer_group import TrainerGroup
+from opd_ray.types import Rollout, RolloutRequest, Sampling, TrainItem
+
+
+@dataclass(frozen=True)
+class HeldOutTask:
+    """A task ready to be asked."""
+
+    settings: EvalTask
+    task: Task
+    prompts: Sequence[Prompt]
+
+
+class Evaluator:
+    """Measures the student as vLLM now holds it.
+
+    Args:
+        judge: writes and judges responses.
+        teachers: hold the signals of judged responses.
+        trainers: compute exact divergences from them.
+        tasks: what accuracy is measured on.
+        kl_prompts: held-out prompts for KL(teacher || student) and top-1 agreement.
+        tokenizer: decodes responses for the verifiers.
+        max_new_tokens: longest response, where a task does not set its own.
+        seed: the run's seed.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        teachers: TeacherPool,
+        trainers: TrainerGroup,
+        tasks: Sequence[HeldOutTask],
+        kl_prompts: Sequence[Prompt],
+        tokenizer: PreTrainedTokenizerBase,
+        max_new_tokens: int,
+        seed: int,
+    ) -> None:
+        self._judge = judge
+        self._teachers = teachers
+        self._trainers = trainers
+        self._tasks = tasks
+        self._kl_prompts = kl_prompts
+        self._tokenizer = tokenizer
+        self._max_new_tokens = max_new_tokens
+        self._seed = seed
+
+    def run(self) -> dict[str, float]:
+        """Every figure, by name: ``eval/<task>/accuracy`` (greedy), ``.../mean@n`` with ``_se``,
+        ``.../pass@n``, ``.../tokens``, ``.../truncated``, and ``eval/kl``, ``eval/top1`` and their
+        like. The same prompts and seeds at every call, so that figures of two calls compare."""
+        begin = time.perf_counter()
+        values: dict[str, float] = {}
+        for held_out in self._tasks:
+            values |= accuracy(
+                self._judge, held_out, self._tokenizer, self._max_new_tokens, self._seed
+            )
+        if self._kl_prompts:
+            values |= self._distance()
+        values["seconds/eval"] = time.perf_counter() - begin
+        return values
+
+    def _distance(self) -> dict[str, float]:
+        """KL(teacher || student), KL(student || teacher) and top-1 agreement on fresh student rollouts."""
+        requests = _requests(self._kl_prompts, 1, self._seed, "kl")
+        sampling = Sampling(max_tokens=self._max_new_tokens)
+        teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
+        judged = self._judge.judge(requests, sampling, teacher_prompts)
+        scores = self._trainers.score([whole(j) for j in judged], self._teachers.take)
+        gaps = [
+            np.abs(found.logprob - j.rollout.logprob[j.rollout.response_mask > 0])
+            for found, j in zip(scores, judged, strict=True)
+        ]
+        return {
+            "eval/kl": float(np.concatenate([s.forward_kl for s in scores]).mean()),
+            "eval/reverse_kl": float(np.concatenate([s.reverse_kl for s in scores]).mean()),
+            "eval/top1": float(np.concatenate([s.top1_agree for s in scores]).mean()),
+            "eval/entropy": float(np.concatenate([s.entropy for s in scores]).mean()),
+            "eval/sync_gap": float(np.concatenate(gaps).mean()),
+        }
+
+
+def accuracy(
+    judge: Judge,
+    held_out: HeldOutTask,
+    tokenizer: PreTrainedTokenizerBase,
+    max_new_tokens: int,
+    seed: int,
+) -> dict[str, float]:
+    """One task's figures: greedy accuracy, and mean@n and pass@n where it asks for samples."""
+    settings = held_out.settings
+    name = f"eval/{settings.name}"
+    max_tokens = settings.max_new_tokens or max_new_tokens
+    greedy = judge.write(
+        _requests(held_out.prompts, 1, seed, settings.name),
+        Sampling(temperature=0.0, max_tokens=max_tokens),
+    )
+    correct_P1 = _verify(held_out, greedy, tokenizer)
+    lengths = [len(rollout.response_ids) for rollout in greedy]
+    values = {
+        f"{name}/accuracy": float(correct_P1.mean()),
+        f"{name}/tokens": float(np.mean(lengths)),
+        f"{name}/truncated": float(np.mean([r.finish_reason == "length" for r in greedy])),
+    }
+    if settings.samples:
+        sampled = judge.write(
+            _requests(held_out.prompts, settings.samples, seed, settings.name),
+            Sampling(settings.temperature, settings.top_p, max_tokens=max_tokens),
+        )
+        correct_PS = _verify(held_out, sampled, tokenizer)
+        mean = mean_at_n(correct_PS)
+        values[f"{name}/mean@{settings.samples}"] = mean.value
+        values[f"{name}/mean@{settings.samples}_se"] = mean.standard_error
+        values[f"{name}/pass@{settings.samples}"] = pass_at_n(correct_PS, settings.samples)
+    return values
+
+
+def whole(judged: Judged) -> TrainItem:
+    """All the student's own tokens of a rollout, as rows to be scored or trained on."""
+    rollout = judged.rollout
+    rows = np.flatnonzero(rollout.response_mask).astype(np.int32)
+    return TrainItem(
+        rollout_id=rollout.rollout_id,
+        prompt_ids=rollout.prompt_ids,
+        response_ids=rollout.response_ids,
+        rows=rows,
+        weights=np.ones(len(rows), dtype=np.float32),
+        rollout_logprob=rollout.logprob[rows],
+    )
+
+
+def _requests(
+    prompts: Sequence[Prompt], samples: int, seed: int, purpose: str
+) -> list[RolloutRequest]:
+    return [
+        RolloutRequest(
+            rollout_id=f"eval/{purpose}/{prompt.key}/{sample}",
+            prompt_id=prompt.key,
+            sample=sample,
+            prompt_ids=prompt.student_ids,
+            seed=derive_seed(seed, "eval", purpose, prompt.key, sample),
+        )
+        for prompt in prompts
+        for sample in range(samples)
+    ]
+
+
+def _verify(
+    held_out: HeldOutTask, rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
+    """Whether each response is right, [problems, samples] bool."""
+    texts = tokenizer.batch_decode(
+        [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
+    )
+    samples = len(rollouts) // len(held_out.prompts)
+    pairs = [
+        (text, held_out.prompts[index // samples].answer) for index, text in enumerate(texts)
+    ]
+    return np.array(verify_many(held_out.task, pairs), dtype=bool).reshape(-1, samples)

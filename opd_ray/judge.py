@@ -1,0 +1,87 @@
+"""Rollouts judged as they stream: the first half of the design's picture, shared by training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from actors.teacher.dispatch import TeacherPool
+from opd_ray.fleet import Fleet
+from opd_ray.rollout_pool import RolloutPool
+from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A finished rollout and the teacher's scores of it; its signal stays with the teacher."""
+
+    rollout: Rollout
+    scores: RolloutScores
+
+
+class Judge:
+    """Streams a batch of requests through the student and the teacher, with no barrier between them."""
+
+    def __init__(self, fleet: Fleet, rollouts: RolloutPool, teachers: TeacherPool) -> None:
+        self._fleet = fleet
+        self._rollouts = rollouts
+        self._teachers = teachers
+
+    def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Rollout]:
+        """The responses alone, in the order of the requests (no scores, no teacher)."""
+        self._rollouts.start(requests, sampling, record=False)
+        found: dict[str, Rollout] = {}
+        while self._rollouts.streams:
+            stream = self._fleet.wait(
+                list(self._rollouts.streams), "rollouts", interruptible=True
+            )
+            for rollout in self._next(stream):
+                found[rollout.rollout_id] = rollout
+        return [found[request.rollout_id] for request in requests]
+
+    def judge(
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: Sampling,
+        teacher_prompts: Mapping[str, np.ndarray],
+    ) -> list[Judged]:
+        """Every response with its scores, in the order of the requests.
+
+        Args:
+            requests: the responses wanted.
+            sampling: how the student samples.
+            teacher_prompts: the teacher's prompt of each prompt id ([P] int32).
+        """
+        self._rollouts.start(requests, sampling, record=True)
+        rollouts: dict[str, Rollout] = {}
+        scores: dict[str, RolloutScores] = {}
+        while len(scores) < len(requests) or self._rollouts.streams:
+            self._teachers.pump()
+            scoring = self._teachers.pending_refs()
+            ready = self._fleet.wait(
+                [*self._rollouts.streams, *scoring],
+                "rollouts and the teacher's scores",
+                interruptible=True,
+            )
+            if ready in self._rollouts.streams:
+                for rollout in self._next(ready):
+                    rollouts[rollout.rollout_id] = rollout
+                    self._teachers.submit(rollout, teacher_prompts[rollout.prompt_id])
+            else:
+                for found in self._teachers.collect(ready):
+                    scores[found.rollout_id] = found
+        return [Judged(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests]
+
+    def _next(self, stream: object) -> list[Rollout]:
+        """What a ready stream brings: finished rollouts, or nothing when it has ended."""
+        owner = self._rollouts.owner(stream)
+        try:
+            ref = next(stream)  # type: ignore[call-overload]
+        except StopIteration:
+            self._rollouts.ended(stream)
+            return []
+        rollouts = self._fleet.get(ref, owner)
+        self._rollouts.finished(stream, rollouts)
+        return rollouts

@@ -1,0 +1,162 @@
+"""What a run leaves for people to look at: plots, a closing table, and a response with its kept tokens marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from opd_ray.step_metrics import StepSnapshot
+
+_COLOURS = {"Q1": "#d62728", "Q2": "#ff7f0e", "Q3": "#9467bd", "Q4": "#1f77b4"}
+_MOST_POINTS = 20_000
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the closing table says beyond the metrics file."""
+
+    teacher: dict[str, float]  # eval/... figures of the teacher; empty where it was not asked
+    peak_memory_bytes: dict[str, int]  # by process
+    outputs: dict[str, Path]  # what is where
+
+
+def closing_table(rows: Sequence[dict[str, float]], figures: Figures) -> Table:
+    """Before, after and teacher, then the run's totals, from the rows of ``metrics.jsonl``."""
+    evaluations = [row for row in rows if any(name.startswith("eval/") for name in row)]
+    steps = [row for row in rows if "train/loss" in row]
+    table = Table(title="on-policy distillation, held-out figures", title_justify="left")
+    for column in ("figure", "student before", "student after", "teacher"):
+        table.add_column(column, justify="left" if column == "figure" else "right")
+    if evaluations:
+        first, last = evaluations[0], evaluations[-1]
+        for name in sorted(n for n in last if n.startswith("eval/") and not n.endswith("_se")):
+            table.add_row(
+                name.removeprefix("eval/"),
+                _number(first.get(name)),
+                _number(last[name]),
+                _number(figures.teacher.get(name)),
+            )
+        table.add_section()
+    seen = sum(row["rollout/tokens"] for row in steps)
+    trained = sum(row["train/kept_tokens"] for row in steps)
+    table.add_row("tokens written and judged", "", f"{seen:,.0f}", "")
+    share = f" ({trained / seen:.0%})" if seen else ""
+    table.add_row("tokens trained on", "", f"{trained:,.0f}{share}", "")
+    for stage in ("rollout_and_teacher", "train", "step"):
+        seconds = sum(row[f"seconds/{stage}"] for row in steps)
+        if seconds:
+            table.add_row(f"tokens/s, {stage.replace('_', ' ')}", "", f"{seen / seconds:,.0f}", "")
+    step_seconds = sum(row["seconds/step"] for row in steps)
+    if step_seconds:
+        idle = sum(row["seconds/idle"] for row in steps) / step_seconds
+        table.add_row("time in which no stage worked", "", f"{idle:.1%}", "")
+    table.add_section()
+    for process, peak in figures.peak_memory_bytes.items():
+        table.add_row(f"peak memory, {process}", "", f"{peak / 2**30:.2f} GiB", "")
+    for name, path in figures.outputs.items():
+        table.add_row(name, "", str(path), "")
+    return table
+
+
+def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """The first response of a step; kept tokens are highlighted, dropped ones dim."""
+    rollout = snapshot.judged[0].rollout
+    kept = snapshot.selection.weights_N[: len(rollout.response_ids)] > 0
+    text = Text()
+    text.append(tokenizer.decode(rollout.prompt_ids.tolist(), skip_special_tokens=True))
+    for token, keep in zip(rollout.response_ids.tolist(), kept, strict=True):
+        piece = tokenizer.decode([token]).replace("\n", "\\n\n")
+        text.append(f"[{piece}]" if keep else piece, style="bold reverse" if keep else "dim")
+    return text
+
+
+def print_report(table: Table, response: Text | None, path: Path) -> None:
+    """The report on the terminal, and as plain text in ``path``."""
+    with path.open("w", encoding="utf-8") as file:
+        for console in (Console(), Console(file=file, width=120)):
+            console.print(table)
+            if response is not None:
+                console.print(
+                    "one response of the last step, kept tokens in [brackets]:", markup=False
+                )
+                console.print(response)
+
+
+def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """Held-out accuracy and KL, training loss and kept share over the steps, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2)
+    names = {name for row in rows for name in row}
+    accuracies = sorted(n for n in names if n.startswith("eval/") and n.endswith("/accuracy"))
+    panels = (
+        (axes[0, 0], "held-out accuracy, greedy", accuracies),
+        (axes[0, 1], "held-out divergence, nats", ["eval/kl", "eval/reverse_kl"]),
+        (axes[1, 0], "training loss, nats a kept token", ["train/loss"]),
+        (
+            axes[1, 1],
+            "student entropy and kept share",
+            ["scores/entropy_mean", "tip/kept_fraction"],
+        ),
+    )
+    for axis, title, wanted in panels:
+        for name in wanted:
+            points = [(row["step"], row[name]) for row in rows if name in row]
+            if points:
+                axis.plot(
+                    *zip(*points, strict=True), marker="." if len(points) < 30 else "", label=name
+                )
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def plot_quadrants(snapshot: StepSnapshot, path: Path) -> None:
+    """Entropy against divergence of the last step's tokens, coloured by quadrant, as a PNG."""
+    from matplotlib.figure import Figure
+
+    report = snapshot.selection.quadrants
+    if report is None:
+        return
+    tokens = snapshot.scores.student_tokens()
+    h_N = tokens.get("entropy", "the report") / np.log(tokens.vocab_size)
+    divergence_N = tokens.get(report.divergence, "the report")
+    shown = np.linspace(0, len(h_N) - 1, min(len(h_N), _MOST_POINTS)).astype(int)
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    axis = figure.subplots()
+    for number, (name, quadrant) in enumerate(report.quadrants.items()):
+        at = shown[report.quadrant_M[shown] == number]
+        axis.scatter(
+            h_N[at],
+            divergence_N[at],
+            s=6,
+            alpha=0.5,
+            color=_COLOURS[name],
+            label=f"{name}: {quadrant.share:.0%} of the tokens",
+        )
+    axis.set_xlabel("h = entropy / ln V of the student")
+    axis.set_ylabel(f"{report.divergence.replace('_', ' ')}, nats")
+    axis.set_yscale("symlog", linthresh=1e-3)
+    axis.set_ylim(bottom=0)
+    axis.set_title(
+        f"last step; cuts on the normalised scores: h {report.h_cut:.3f}, "
+        f"divergence {report.divergence_cut:.3g}",
+        fontsize=10,
+    )
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

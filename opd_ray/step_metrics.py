@@ -1,0 +1,68 @@
+"""The numbers of one training step, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from opd_ray.judge import Judged
+from opd_ray.tip import Selection, TokenScores
+from opd_ray.trainer_group import StepAccount
+
+_QUANTILES = (0.1, 0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class StepSnapshot:
+    """What one step saw and chose; the last one of a run is drawn in its report."""
+
+    judged: Sequence[Judged]
+    scores: TokenScores
+    selection: Selection
+
+
+def step_metrics(
+    snapshot: StepSnapshot, account: StepAccount, seconds: dict[str, float]
+) -> dict[str, float]:
+    """All metrics of a step: its snapshot, its gradient step and the stage clock's report."""
+    judged, scores, selection = snapshot.judged, snapshot.scores, snapshot.selection
+    lengths = np.array([len(j.rollout.response_ids) for j in judged])
+    tokens = int(lengths.sum())
+    student = scores.student_tokens()
+    values: dict[str, float] = {
+        "train/loss": account.loss,
+        "train/grad_norm": account.grad_norm,
+        "train/learning_rate": account.learning_rate,
+        "train/kept_tokens": account.kept_tokens,
+        "train/padding_share": account.padding_share,
+        "train/skipped": float(account.skipped),
+        "rollout/tokens": tokens,
+        "rollout/length_mean": float(lengths.mean()),
+        "rollout/length_max": float(lengths.max()),
+        "rollout/truncated": float(np.mean([j.rollout.finish_reason == "length" for j in judged])),
+        "rollout/weights_version": min(j.rollout.weights_version for j in judged),
+        "sync/gap_mean": account.gap_mean,
+        "sync/gap_max": account.gap_max,
+        "tokens_per_second/step": tokens / seconds["seconds/step"],
+        "idle_share": seconds["seconds/idle"] / seconds["seconds/step"],
+        **seconds,
+        **{f"tip/{name}": value for name, value in selection.as_metrics().items()},
+    }
+    for name in ("entropy", "reverse_kl", "forward_kl"):
+        if student.has(name):
+            values |= _spread(f"scores/{name}", student.get(name, "the step's metrics"))
+    for rank, peak in enumerate(account.peak_memory_bytes):
+        values[f"memory/trainer_{rank}_bytes"] = peak
+    return values
+
+
+def _spread(name: str, values_N: np.ndarray) -> dict[str, float]:
+    """Mean and quantiles."""
+    quantiles = np.quantile(values_N, _QUANTILES)
+    named = {
+        f"{name}_q{round(share * 100):02d}": float(value)
+        for share, value in zip(_QUANTILES, quantiles, strict=True)
+    }
+    return {f"{name}_mean": float(values_N.mean()), **named}
