@@ -1,0 +1,233 @@
+"""The TIP filter: from the scores of a batch to a weight for each token, with an account of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from opd_ray.tip.quadrants import QuadrantReport, jaccard, quadrant_report
+from opd_ray.tip.ragged import count_per_rollout
+from opd_ray.tip.rule import Rule, RuleInputs
+from opd_ray.tip.rules import find_rule, rule_names
+from opd_ray.tip.running import RunningQuantiles
+from opd_ray.tip.sampling import race_keys, uniforms
+from opd_ray.tip.schedule import rho_at
+from opd_ray.tip.scores import MissingScoreError, TokenScores
+from opd_ray.tip.select import keep_greatest, share_counts
+from opd_ray.tip.settings import TipSettings
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the filter decided for one batch."""
+
+    weights_N: np.ndarray  # [N] float32, 0 = dropped; 1 = kept, unless the selection is soft
+    rho: float  # the share asked for at this step
+    kept_fraction: float  # tokens with a weight above 0, of the tokens the student wrote
+    quadrants: QuadrantReport | None = None  # None: entropy or divergence is missing, or no tokens
+    overlaps: dict[str, float] = field(default_factory=dict)  # rule -> Jaccard overlap, in [0, 1]
+
+    def as_metrics(self) -> dict[str, float]:
+        """Flat figures for a metrics log: ``rho``, ``Q1/share``, ``overlap/RULE`` and so on."""
+        metrics = {"rho": self.rho, "kept_fraction": self.kept_fraction}
+        if self.quadrants is not None:
+            metrics |= self.quadrants.as_metrics()
+        return metrics | {f"overlap/{name}": value for name, value in self.overlaps.items()}
+
+
+class TipFilter:
+    """Applies one rule, step after step. Its only state is that of normalising over the stream."""
+
+    def __init__(self, settings: TipSettings, loss_score: str = "reverse_kl") -> None:
+        """``loss_score`` names the score that is the run's loss, for the quadrants' mean loss.
+
+        Raises ValueError if there is no such rule, or it does not go with ``selection``.
+        """
+        self.settings = settings
+        self.rule = find_rule(settings.rule)
+        self._loss_score = loss_score
+        self._running = RunningQuantiles(settings.stream_decay)
+        if settings.selection == "threshold" and self.rule.keeps == "sampled":
+            raise ValueError(
+                f"tip.selection=threshold: rule {self.rule.name} samples, so no threshold applies; "
+                "use selection=top_share, or a rule that ranks"
+            )
+        if settings.selection == "soft" and self.rule.keeps == "bottom":
+            raise ValueError(
+                f"tip.selection=soft: rule {self.rule.name} keeps the least scores, which are no "
+                "weights; use selection=top_share or threshold"
+            )
+
+    @property
+    def required_scores(self) -> tuple[str, ...]:
+        """Names of the scores without which the rule cannot work, "divergence" resolved."""
+        return tuple(
+            self.settings.divergence if need == "divergence" else need for need in self.rule.needs
+        )
+
+    def select(self, scores: TokenScores, seeds_R: np.ndarray, step: int) -> Selection:
+        """Decide on every token of a batch.
+
+        Args:
+            scores: of N tokens in R rollouts.
+            seeds_R: an integer seed for each rollout, from which sampling rules draw; equal seeds
+                give equal draws, whichever batch the rollout is in.
+            step: from 0; sets rho by its schedule.
+
+        Raises MissingScoreError if the rule needs a score that is None, ValueError if ``seeds_R``
+        has the wrong length or the rule gives scores that are not finite (or, as weights,
+        negative).
+        """
+        settings = self.settings
+        if np.shape(seeds_R) != scores.lengths_R.shape:
+            raise ValueError(
+                f"seeds_R has shape {np.shape(seeds_R)} for {len(scores.lengths_R)} rollouts; "
+                "give one seed for each"
+            )
+        for name in self.required_scores:
+            if not scores.has(name):
+                raise MissingScoreError(name, wanted_by=f"tip.rule={self.rule.name}")
+        rho = rho_at(
+            step,
+            settings.rho_schedule,
+            settings.rho,
+            settings.rho_end or 0.0,
+            settings.rho_schedule_steps,
+        )
+        tokens = scores.student_tokens()
+        weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
+        if len(tokens.response_mask_N) == 0:
+            return Selection(weights_N, rho, kept_fraction=0.0)
+        streaming = settings.normalise_over == "stream"
+        if streaming:
+            self._running.begin_step(step)
+        inputs = RuleInputs(tokens, settings, self._running if streaming else None)
+        weights_M = self._weights(tokens, inputs, seeds_R, rho)
+        kept_M = weights_M > 0
+        weights_N[scores.response_mask_N] = weights_M
+        selection = Selection(
+            weights_N,
+            rho,
+            kept_fraction=float(np.mean(kept_M)),
+            quadrants=self._quadrants(tokens, inputs, kept_M),
+            overlaps=self._overlaps(tokens, inputs, seeds_R, kept_M) if settings.overlap else {},
+        )
+        if streaming:
+            for name in inputs.normalised_names():
+                self._running.observe(name, inputs.raw(name))
+        return selection
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold, fit for JSON; figures only if normalise_over=stream."""
+        return self._running.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`."""
+        self._running.load_state_dict(state)
+
+    def _weights(
+        self, tokens: TokenScores, inputs: RuleInputs, seeds_R: np.ndarray, rho: float
+    ) -> np.ndarray:
+        """The weight of every student token, [M] float32."""
+        settings = self.settings
+        scores_M = _scores(self.rule, inputs)
+        if self.rule.keeps == "all":
+            return np.ones(len(inputs), dtype=np.float32)
+        if settings.selection == "soft":
+            if np.any(scores_M < 0):
+                raise ValueError(
+                    f"rule {self.rule.name} gives {scores_M.min()}; soft weights must not "
+                    "be negative: use selection=top_share, or shift the score"
+                )
+            return scores_M
+        if settings.selection == "threshold":
+            limit = np.float32(settings.threshold)
+            kept_M = scores_M <= limit if self.rule.keeps == "bottom" else scores_M >= limit
+            return kept_M.astype(np.float32)
+        counts = share_counts(self._groups(tokens.lengths_R), rho)
+        return self._chosen(self.rule, scores_M, tokens, seeds_R, counts).astype(np.float32)
+
+    def _groups(self, lengths_R: np.ndarray) -> np.ndarray:
+        """Sizes of the groups of tokens of which a share is taken: rollouts, or one batch."""
+        return lengths_R if self.settings.share_of == "rollout" else lengths_R.sum(keepdims=True)
+
+    def _chosen(
+        self,
+        rule: Rule,
+        scores_M: np.ndarray,
+        tokens: TokenScores,
+        seeds_R: np.ndarray,
+        counts: np.ndarray,
+    ) -> np.ndarray:
+        """The ``counts`` tokens of each group that ``rule`` prefers, [M] bool."""
+        if rule.keeps == "sampled":
+            # Salted by name, so that two rules do not agree by drawing the same numbers.
+            uniforms_M = uniforms(
+                seeds_R,
+                tokens.lengths_R,
+                tokens.get("position", wanted_by=rule.name),
+                salt=crc32(rule.name.encode()),
+            )
+            scores_M = race_keys(scores_M, uniforms_M)
+        elif rule.keeps == "bottom":
+            scores_M = -scores_M
+        return keep_greatest(scores_M, self._groups(tokens.lengths_R), counts)
+
+    def _quadrants(
+        self, tokens: TokenScores, inputs: RuleInputs, kept_M: np.ndarray
+    ) -> QuadrantReport | None:
+        settings = self.settings
+        if not (tokens.has("entropy") and tokens.has(settings.divergence)):
+            return None
+        return quadrant_report(
+            inputs.normalised("entropy"),
+            inputs.normalised("divergence"),
+            inputs.raw("entropy"),
+            inputs.raw("divergence"),
+            kept_M,
+            cut_kind=settings.quadrant_cut,
+            h_cut=settings.quadrant_h_cut,
+            divergence_cut=settings.quadrant_divergence_cut,
+            loss_M=inputs.raw(self._loss_score) if tokens.has(self._loss_score) else None,
+        )
+
+    def _overlaps(
+        self, tokens: TokenScores, inputs: RuleInputs, seeds_R: np.ndarray, kept_M: np.ndarray
+    ) -> dict[str, float]:
+        """Overlap with each other rule whose scores are there, keeping as many tokens a group.
+
+        Equal numbers keep the overlap from telling of size what it should tell of choice.
+        """
+        counts = count_per_rollout(kept_M, self._groups(tokens.lengths_R))
+        overlaps = {}
+        for name in rule_names():
+            rule = find_rule(name)
+            needs = [inputs.resolve(need) for need in rule.needs]
+            if name == self.rule.name or not all(tokens.has(need) for need in needs):
+                continue
+            if rule.keeps == "all":
+                other_M = np.ones(len(inputs), dtype=np.bool_)
+            else:
+                scores_M = _scores(rule, inputs)
+                other_M = self._chosen(rule, scores_M, tokens, seeds_R, counts)
+            overlaps[name] = jaccard(kept_M, other_M)
+        return overlaps
+
+
+def _scores(rule: Rule, inputs: RuleInputs) -> np.ndarray:
+    """What ``rule`` says of every token, [M] float32; ValueError on a wrong shape or NaN."""
+    scores_M = np.asarray(rule.score(inputs), dtype=np.float32)
+    if scores_M.shape != (len(inputs),):
+        raise ValueError(
+            f"rule {rule.name} gives scores of shape {scores_M.shape} for {len(inputs)} tokens"
+        )
+    if not np.all(np.isfinite(scores_M)):
+        index = int(np.argmin(np.isfinite(scores_M)))
+        raise ValueError(
+            f"rule {rule.name} gives a score of {scores_M[index]} for token {index} of the batch; "
+            "scores must be finite"
+        )
+    return scores_M

@@ -1,0 +1,120 @@
+"""What a selection rule is: a function from scores to a number a token, and a declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opd_ray.tip.normalise import normalise
+from opd_ray.tip.running import RunningQuantiles
+from opd_ray.tip.scores import SCORE_SOURCES, TokenScores
+
+if TYPE_CHECKING:
+    from opd_ray.tip.settings import TipSettings
+
+KEEPS = ("top", "bottom", "sampled", "all")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A selection rule. Make one with the decorator :func:`selection_rule`."""
+
+    name: str
+    score: Callable[[RuleInputs], np.ndarray]  # -> [M], one finite number a token
+    needs: tuple[str, ...]  # names of scores; "divergence" is the one chosen in the settings
+    # "top" keeps the greatest scores, "bottom" the least, "sampled" draws in proportion to them
+    # without replacement, "all" keeps every token.
+    keeps: str
+
+    def __post_init__(self) -> None:
+        known = (*SCORE_SOURCES, "divergence")
+        for need in self.needs:
+            if need not in known:
+                raise ValueError(f"rule {self.name}: no score is called {need!r}; known: {known}")
+        if self.keeps not in KEEPS:
+            raise ValueError(f"rule {self.name}: keeps={self.keeps!r} must be one of {KEEPS}")
+
+
+def selection_rule(
+    *, needs: tuple[str, ...], keeps: str = "top"
+) -> Callable[[Callable[[RuleInputs], np.ndarray]], Rule]:
+    """Turn a function of :class:`RuleInputs` into a :class:`Rule`; arguments as its fields."""
+
+    def declare(score: Callable[[RuleInputs], np.ndarray]) -> Rule:
+        return Rule(name=score.__name__, score=score, needs=needs, keeps=keeps)
+
+    return declare
+
+
+class RuleInputs:
+    """The scores of a batch as rules see them: M tokens that the student wrote, raw or normalised.
+
+    Normalised scores are worked out once and shared by all rules of a step.
+    """
+
+    def __init__(
+        self, scores: TokenScores, settings: TipSettings, earlier: RunningQuantiles | None = None
+    ) -> None:
+        """``scores`` must hold tokens of mask 1 only (:meth:`TokenScores.student_tokens`)."""
+        self._scores = scores
+        self._settings = settings
+        self._earlier = earlier
+        self._normalised: dict[tuple[str, str], np.ndarray] = {}
+        self.lengths_R = scores.lengths_R
+
+    def __len__(self) -> int:
+        return int(self.lengths_R.sum())
+
+    @property
+    def alpha(self) -> float:
+        """Exponent of the entropy in ``product``."""
+        return self._settings.alpha
+
+    @property
+    def gamma(self) -> float:
+        """Exponent of the divergence in ``product``."""
+        return self._settings.gamma
+
+    def raw(self, name: str) -> np.ndarray:
+        """A score as it is, [M]; nats, save "entropy", which is h = H / ln V in [0, 1].
+
+        "divergence" is the divergence chosen in the settings. Raises MissingScoreError if the batch
+        does not have the score.
+        """
+        values_M = self._scores.get(self.resolve(name), wanted_by=f"rule={self._settings.rule}")
+        return (
+            values_M / np.float32(log(self._scores.vocab_size)) if name == "entropy" else values_M
+        )
+
+    def normalised(self, name: str, method: str | None = None) -> np.ndarray:
+        """A score in [0, 1], [M] float32, over the scope of the settings.
+
+        ``method`` None takes that of the settings, with their quantile clip: ``h_clip`` for the
+        entropy, ``divergence_clip`` for all else.
+        """
+        name = self.resolve(name)
+        method = method or self._settings.normalisation
+        if (name, method) not in self._normalised:
+            clip = self._settings.h_clip if name == "entropy" else self._settings.divergence_clip
+            self._normalised[name, method] = normalise(
+                self.raw(name),
+                self.lengths_R,
+                method=method,
+                scope=self._settings.normalise_over,
+                clip=clip,
+                earlier=self._earlier,
+                name=name,
+            )
+        return self._normalised[name, method]
+
+    def normalised_names(self) -> set[str]:
+        """The scores of which a normalised form has been asked for."""
+        return {name for name, _ in self._normalised}
+
+    def resolve(self, name: str) -> str:
+        """The name of a score, with "divergence" replaced by the one chosen in the settings."""
+        return self._settings.divergence if name == "divergence" else name

@@ -1,0 +1,43 @@
+"""Choose tokens by score: a share of each rollout or of the batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from opd_ray.tip.ragged import order_code, rollout_starts, sorted_codes
+
+SELECTIONS = ("top_share", "threshold", "soft")
+SHARE_SCOPES = ("rollout", "batch")
+
+
+def share_counts(lengths_R: np.ndarray, rho: float) -> np.ndarray:
+    """floor(rho m) for each length m, [R] int64.
+
+    In binary, 0.29 * 100 is 28.999999999999996: products are raised by one part in 10^12, a
+    thousand times their rounding error, so that the floor is that of the decimal product.
+    """
+    return np.floor(rho * lengths_R * (1.0 + 1e-12)).astype(np.int64)
+
+
+def keep_greatest(scores_M: np.ndarray, lengths_R: np.ndarray, counts_R: np.ndarray) -> np.ndarray:
+    """The ``counts_R`` greatest scores of each rollout, [M] bool; ties go to the earlier position.
+
+    Scores are compared as float32. ``counts_R`` must not exceed ``lengths_R``.
+    """
+    if len(scores_M) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    codes_M = order_code(scores_M)
+    sorted_M = sorted_codes(codes_M, lengths_R)
+    starts_R = rollout_starts(lengths_R)
+    # The least code that is kept in each rollout; of a rollout that keeps nothing, any will do.
+    last_R = np.minimum(starts_R + lengths_R - np.maximum(counts_R, 1), len(sorted_M) - 1)
+    least_M = np.repeat(sorted_M[np.maximum(last_R, 0)], lengths_R)
+    keep_M = codes_M > least_M
+    tied_M = codes_M == least_M
+    # What the greater ones leave of the count goes to the ties, in order of position.
+    sums = np.concatenate(([0], np.cumsum(keep_M, dtype=np.int64)))
+    room_R = counts_R - (sums[starts_R + lengths_R] - sums[starts_R])
+    ties_M = np.cumsum(tied_M, dtype=np.int64)
+    ties_before_R = np.concatenate(([0], ties_M))[starts_R]
+    keep_M |= tied_M & (ties_M <= np.repeat(room_R + ties_before_R, lengths_R))
+    return keep_M & np.repeat(counts_R > 0, lengths_R)

@@ -1,0 +1,111 @@
+"""Settings of the TIP filter: the ``tip`` section of a run's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from opd_ray.tip.normalise import METHODS, SCOPES
+from opd_ray.tip.quadrants import CUT_KINDS
+from opd_ray.tip.rules import rule_names
+from opd_ray.tip.schedule import SCHEDULES
+from opd_ray.tip.select import SELECTIONS, SHARE_SCOPES
+
+DIVERGENCES = ("reverse_kl", "forward_kl", "jsd")
+
+
+@dataclass(frozen=True)
+class TipSettings:
+    """Which tokens are trained on. A bad value raises ValueError, naming field and remedy."""
+
+    # Name of a rule (all, random, entropy_sample, entropy_topk, soft_or, q3_only, divergence_topk,
+    # bottom_soft_or, teachability, product) or import path "package.module:rule" of your own.
+    rule: str = "soft_or"
+    # Share of the tokens that is kept, in [0, 1]; the rule "all" keeps everything whatever it is.
+    rho: float = 0.5
+    # How rho moves over the steps, from rho to rho_end: constant, linear or cosine.
+    rho_schedule: str = "constant"
+    # rho at the end of a linear or cosine schedule.
+    rho_end: float | None = None
+    # Steps from rho to rho_end; afterwards it stays there.
+    rho_schedule_steps: int = 0
+    # top_share keeps the share rho, threshold keeps scores from the threshold on, soft weighs every
+    # token by its score and drops those of score 0.
+    selection: str = "top_share"
+    # What the share is taken of: each rollout by itself (the paper) or the whole batch.
+    share_of: str = "rollout"
+    # With selection=threshold: least score that is kept (greatest, for a rule that keeps the
+    # bottom).
+    threshold: float | None = None
+    # How scores are brought to [0, 1]: min_max (the paper), q05_q95 or rank.
+    normalisation: str = "min_max"
+    # Over what: the batch (the paper), each rollout, or stream (quantiles of earlier steps).
+    normalise_over: str = "batch"
+    # With normalise_over=stream: what an earlier step still counts for, one step later.
+    stream_decay: float = 0.9
+    # Quantile at which h is clipped before min-max; 1 clips nothing.
+    h_clip: float = 0.98
+    # Quantile at which every other score is clipped before min-max; 1 (the paper) clips nothing.
+    divergence_clip: float = 1.0
+    # The divergence of soft_or, divergence_topk and the quadrants: reverse_kl, forward_kl or jsd.
+    divergence: str = "reverse_kl"
+    # Exponent of the entropy in the rule "product".
+    alpha: float = 1.0
+    # Exponent of the divergence in the rule "product".
+    gamma: float = 1.0
+    # Quadrant cuts as a quantile of the batch's normalised scores, or as a value of them in [0, 1].
+    quadrant_cut: str = "quantile"
+    # Tokens whose h lies above this cut are high in h (0.5 as a quantile: the median).
+    quadrant_h_cut: float = 0.5
+    # Tokens whose divergence lies above this cut are high in divergence.
+    quadrant_divergence_cut: float = 0.5
+    # Report, at every step, how far the other rules would have chosen the same tokens.
+    overlap: bool = True
+
+    def __post_init__(self) -> None:
+        if ":" not in self.rule:
+            _check_choice("rule", self.rule, rule_names(), 'or "package.module:rule" of your own')
+        _check_choice("rho_schedule", self.rho_schedule, SCHEDULES)
+        _check_choice("selection", self.selection, SELECTIONS)
+        _check_choice("share_of", self.share_of, SHARE_SCOPES)
+        _check_choice("normalisation", self.normalisation, METHODS)
+        _check_choice("normalise_over", self.normalise_over, SCOPES)
+        _check_choice("divergence", self.divergence, DIVERGENCES)
+        _check_choice("quadrant_cut", self.quadrant_cut, CUT_KINDS)
+        _check_share("rho", self.rho)
+        _check_share("stream_decay", self.stream_decay)
+        _check_share("h_clip", self.h_clip)
+        _check_share("divergence_clip", self.divergence_clip)
+        _check_share("quadrant_h_cut", self.quadrant_h_cut)
+        _check_share("quadrant_divergence_cut", self.quadrant_divergence_cut)
+        for name in ("alpha", "gamma"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"tip.{name}={getattr(self, name)} must be a number of at least 0")
+        if self.rho_schedule != "constant":
+            if self.rho_end is None:
+                raise ValueError(
+                    f"tip.rho_schedule={self.rho_schedule} needs tip.rho_end, the share it ends at"
+                )
+            _check_share("rho_end", self.rho_end)
+            if self.rho_schedule_steps < 1:
+                raise ValueError(
+                    f"tip.rho_schedule_steps={self.rho_schedule_steps} must be at least 1 with "
+                    f"tip.rho_schedule={self.rho_schedule}"
+                )
+        if (self.selection == "threshold") != (self.threshold is not None):
+            raise ValueError(
+                f"tip.threshold={self.threshold} with tip.selection={self.selection}: "
+                "give a threshold with selection=threshold, and only then"
+            )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...], more: str = "") -> None:
+    if value not in choices:
+        near = get_close_matches(value, choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"tip.{name}={value!r} must be one of {', '.join(choices)} {more}{hint}")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"tip.{name}={value} must lie in [0, 1]")

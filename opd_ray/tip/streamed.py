@@ -1,0 +1,178 @@
+"""Divergences of one rollout from what streams past anyway: log-probabilities on top-Ks.
+
+The student gives its K most likely ids and their log-probabilities, the teacher its
+log-probabilities of the same ids. What is left of either distribution is one tail bucket. A
+divergence between the two coarser distributions never exceeds that between the full ones (data
+processing inequality), so each value here is a lower bound, which grows to the exact one as K grows
+to V.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Log-probabilities are float32: their sum is known to about 1e-6, hence so is the tail. Taking the
+# tail to be at least this much keeps every value finite, and lowers a divergence rather than raises
+# it.
+TAIL_FLOOR = 1e-6
+# Probabilities of distinct tokens may add up to this much more than 1 before it counts as an error.
+_EXCESS = 1e-2
+
+
+@dataclass(frozen=True)
+class StreamedScores:
+    """Scores of one rollout's m tokens, float32; divergences in nats, lower bounds (to 1e-6)."""
+
+    reverse_kl_m: np.ndarray  # KL(student || teacher)
+    forward_kl_m: np.ndarray  # KL(teacher || student)
+    jsd_m: np.ndarray  # Jensen-Shannon divergence, at most ln 2
+    teacher_mass_m: np.ndarray  # teacher's probability of the student's top-K
+    union_forward_kl_m: np.ndarray | None  # None where the teacher's own top-k is not given
+
+
+def streamed_scores(
+    student_ids_mK: np.ndarray,
+    student_logprobs_mK: np.ndarray,
+    teacher_at_student_mK: np.ndarray,
+    teacher_ids_mk: np.ndarray | None = None,
+    teacher_logprobs_mk: np.ndarray | None = None,
+    student_at_teacher_mk: np.ndarray | None = None,
+) -> StreamedScores:
+    """Scores of one rollout of m tokens; row t is the distribution that predicted token t.
+
+    Args:
+        student_ids_mK: the student's K most likely ids, distinct within a row.
+        student_logprobs_mK: the student's log-probabilities of them, nats.
+        teacher_at_student_mK: the teacher's log-probabilities of the same ids, nats.
+        teacher_ids_mk: the teacher's own k most likely ids, for ``union_forward_kl_m``.
+        teacher_logprobs_mk: the teacher's log-probabilities of ``teacher_ids_mk``, nats.
+        student_at_teacher_mk: the student's log-probabilities of ``teacher_ids_mk``, nats, where
+            the source knows them. Then the union is exact; without them it is a lower bound, see
+            :func:`union_forward_kl`.
+
+    Raises ValueError, naming argument, row and column, on differing shapes, log-probabilities that
+    are not finite or above 0, ids repeated within a row, or rows whose probabilities exceed 1
+    together.
+    """
+    _check_logprobs("student", student_ids_mK, student_logprobs_mK)
+    _check_logprobs("teacher at student", student_ids_mK, teacher_at_student_mK)
+    student_mB = _with_tail(student_logprobs_mK)
+    teacher_mB = _with_tail(teacher_at_student_mK)
+    middle_mB = (student_mB + teacher_mB) / 2.0
+    jsd_m = (_kl(student_mB, middle_mB) + _kl(teacher_mB, middle_mB)) / 2.0
+    union_m = None
+    if teacher_ids_mk is not None:
+        if teacher_logprobs_mk is None:
+            raise ValueError("teacher_ids_mk needs teacher_logprobs_mk beside it")
+        _check_logprobs("teacher", teacher_ids_mk, teacher_logprobs_mk)
+        if student_at_teacher_mk is not None:
+            _check_logprobs("student at teacher", teacher_ids_mk, student_at_teacher_mk)
+        union_m = union_forward_kl(
+            student_ids_mK,
+            student_logprobs_mK,
+            teacher_at_student_mK,
+            teacher_ids_mk,
+            teacher_logprobs_mk,
+            student_at_teacher_mk,
+        )
+    mass_m = np.exp(teacher_at_student_mK.astype(np.float64)).sum(axis=1)
+    return StreamedScores(
+        reverse_kl_m=_kl(student_mB, teacher_mB).astype(np.float32),
+        forward_kl_m=_kl(teacher_mB, student_mB).astype(np.float32),
+        jsd_m=jsd_m.astype(np.float32),
+        teacher_mass_m=np.minimum(mass_m, 1.0).astype(np.float32),
+        union_forward_kl_m=None if union_m is None else union_m.astype(np.float32),
+    )
+
+
+def union_forward_kl(
+    student_ids_mK: np.ndarray,
+    student_logprobs_mK: np.ndarray,
+    teacher_at_student_mK: np.ndarray,
+    teacher_ids_mk: np.ndarray,
+    teacher_logprobs_mk: np.ndarray,
+    student_at_teacher_mk: np.ndarray | None = None,
+) -> np.ndarray:
+    """Forward KL renormalised on U, the union of both top-Ks (arXiv 2605.26844), [m] nats.
+
+    U falls into the student's top-K, S, and the teacher's ids beyond it, O. The teacher is known on
+    all of U. The student's log-probabilities on O are known only if ``student_at_teacher_mk`` gives
+    them; then the value is exact. Otherwise all that is known of the student there is the sum P(O):
+    at most its tail mass, and at most |O| times the least probability of its top-K. In that case O
+    is taken as one bucket, and P(O) as the value within those limits that lies nearest to the
+    teacher's. So the result is the least value that a student with this top-K can have: a lower
+    bound, exact where O is empty, and never negative. Spreading the tail mass over all V - K other
+    tokens instead would put P(O) near zero and overstate the divergence just where the teacher
+    disagrees.
+    """
+    outside_mk = ~_rows_contain(teacher_ids_mk, student_ids_mK)
+    student_mK = np.exp(student_logprobs_mK.astype(np.float64))
+    teacher_mK = np.exp(teacher_at_student_mK.astype(np.float64))
+    teacher_outside_mk = np.exp(teacher_logprobs_mk.astype(np.float64)) * outside_mk
+    if student_at_teacher_mk is not None:
+        student_outside_mk = np.exp(student_at_teacher_mk.astype(np.float64)) * outside_mk
+    else:
+        student_m = student_mK.sum(axis=1)
+        teacher_m = np.maximum(teacher_mK.sum(axis=1), np.finfo(np.float64).tiny)
+        teacher_outside_mk = teacher_outside_mk.sum(axis=1, keepdims=True)
+        limit_m = np.minimum(
+            np.maximum(1.0 - student_m, TAIL_FLOOR), outside_mk.sum(axis=1) * student_mK.min(axis=1)
+        )
+        nearest_m = student_m * teacher_outside_mk[:, 0] / teacher_m
+        student_outside_mk = np.minimum(nearest_m, limit_m)[:, None]
+    student_mU = np.concatenate((student_mK, student_outside_mk), axis=1)
+    teacher_mU = np.concatenate((teacher_mK, teacher_outside_mk), axis=1)
+    student_mU /= student_mU.sum(axis=1, keepdims=True)
+    teacher_mU /= teacher_mU.sum(axis=1, keepdims=True)
+    return _kl(teacher_mU, student_mU)
+
+
+def _with_tail(logprobs_mK: np.ndarray) -> np.ndarray:
+    """Probabilities of the K ids and of the tail, [m, K + 1] float64, rows summing to 1 exactly."""
+    top_mK = np.exp(logprobs_mK.astype(np.float64))
+    tail_m = np.maximum(1.0 - top_mK.sum(axis=1), TAIL_FLOOR)
+    all_mB = np.concatenate((top_mK, tail_m[:, None]), axis=1)
+    return all_mB / all_mB.sum(axis=1, keepdims=True)
+
+
+def _kl(p_mB: np.ndarray, q_mB: np.ndarray) -> np.ndarray:
+    """KL(p || q) of each row, [m]; a bucket with p = 0 adds nothing."""
+    tiny = np.finfo(np.float64).tiny
+    terms_mB = p_mB * (np.log(np.maximum(p_mB, tiny)) - np.log(np.maximum(q_mB, tiny)))
+    return np.maximum(terms_mB.sum(axis=1), 0.0)
+
+
+def _rows_contain(wanted_mk: np.ndarray, ids_mK: np.ndarray) -> np.ndarray:
+    """Whether each wanted id is among the ids of its own row, [m, k] bool."""
+    # Row and id as one number, so that one sorted search serves all rows.
+    stride = int(max(wanted_mk.max(initial=0), ids_mK.max(initial=0))) + 1
+    offset_m1 = np.arange(len(ids_mK), dtype=np.int64)[:, None] * stride
+    return np.isin(wanted_mk + offset_m1, ids_mK + offset_m1, kind="sort")
+
+
+def _check_logprobs(whose: str, ids_mK: np.ndarray, logprobs_mK: np.ndarray) -> None:
+    if ids_mK.ndim != 2 or ids_mK.shape != logprobs_mK.shape or ids_mK.shape[1] == 0:
+        raise ValueError(
+            f"{whose}: log-probabilities of shape {logprobs_mK.shape}, ids {ids_mK.shape}; "
+            "both must be [m, K] with K at least 1"
+        )
+    wrong_mK = ~np.isfinite(logprobs_mK) | (logprobs_mK > _EXCESS)
+    if wrong_mK.any():
+        row, column = np.argwhere(wrong_mK)[0]
+        raise ValueError(
+            f"{whose}: log-probability {logprobs_mK[row, column]} of token "
+            f"{ids_mK[row, column]} at row {row}, column {column}; it must be finite and at most 0"
+        )
+    sorted_mK = np.sort(ids_mK, axis=1)
+    repeated_m = (sorted_mK[:, 1:] == sorted_mK[:, :-1]).any(axis=1)
+    if repeated_m.any():
+        raise ValueError(f"{whose}: an id appears twice in row {int(np.argmax(repeated_m))}")
+    mass_m = np.exp(logprobs_mK.astype(np.float64)).sum(axis=1)
+    if np.any(mass_m > 1.0 + _EXCESS):
+        row = int(np.argmax(mass_m))
+        raise ValueError(
+            f"{whose}: the probabilities of row {row} add up to {mass_m[row]:.4f}; "
+            "give log-probabilities normalised over the whole vocabulary"
+        )
