@@ -1,0 +1,65 @@
+"""Metric files, the stage clock and seeds."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from opd_ray.clock import StageClock
+from opd_ray.metrics import JsonlSink, Metrics, read_jsonl
+from opd_ray.prompts import unique_keys
+from opd_ray.seeds import derive_seed
+
+
+def test_rows_of_one_step_are_merged_and_a_resumed_run_rewrites_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics([JsonlSink(path, resume_step=0)])
+    for step in (1, 2, 3):
+        metrics.write(step, {"train/loss": float(step)})
+    metrics.write(3, {"eval/kl": 0.5})
+    metrics.close()
+    with path.open("a") as file:
+        file.write('{"step": 4, "train/lo')  # what a killed process may leave
+    resumed = Metrics([JsonlSink(path, resume_step=2)])
+    resumed.write(3, {"train/loss": 30.0})
+    resumed.close()
+    assert read_jsonl(path) == [
+        {"step": 1, "train/loss": 1.0},
+        {"step": 2, "train/loss": 2.0},
+        {"step": 3, "train/loss": 30.0},
+    ]
+
+
+def test_the_clock_splits_a_step_into_stages_and_idle_time() -> None:
+    clock = StageClock()
+    with clock.stage("train"):
+        time.sleep(0.02)
+    clock.worked("train", 0.005)
+    time.sleep(0.01)
+    report = clock.report()
+    assert report["seconds/train"] >= 0.02
+    assert report["seconds/idle"] >= 0.02  # 0.01 outside and 0.015 inside the stage
+    assert report["seconds/step"] >= report["seconds/train"] + 0.01
+    with clock.stage("a"), pytest.raises(RuntimeError, match="'b' began inside stage 'a'"):
+        with clock.stage("b"):
+            pass
+
+
+def test_seeds_depend_on_every_part_and_its_place() -> None:
+    seeds = {
+        derive_seed(0, 1, "p", 2),
+        derive_seed(1, 0, "p", 2),
+        derive_seed(0, 1, "p", 3),
+        derive_seed(0, 1, "q", 2),
+        derive_seed(0, 1, "p2"),
+        derive_seed(0, "1", "p", 2),
+    }
+    assert len(seeds) == 6
+    assert derive_seed(0, 1, "p", 2) == derive_seed(0, 1, "p", 2)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_prompts_that_repeat_within_a_batch_get_keys_of_their_own() -> None:
+    assert unique_keys(["a", "b", "a", "a"]) == ["a", "b", "a#1", "a#2"]

@@ -1,0 +1,99 @@
+"""The rollout pool shares a batch by load; the actors are recorders, no Ray is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opd_ray.rollout_pool import RolloutPool
+from opd_ray.types import Rollout, RolloutRequest, Sampling
+
+
+class _Method:
+    def __init__(self, call: Any) -> None:
+        self.remote = call
+
+
+class _Actor:
+    """Records what it was given; its stream is a plain object."""
+
+    def __init__(self) -> None:
+        self.given: list[RolloutRequest] = []
+        self.closed = False
+        self.generate = _Method(self._generate)
+        self.add = _Method(self._add)
+
+    def _generate(
+        self, requests: list[RolloutRequest], sampling: Sampling, record: bool, more: bool
+    ) -> object:
+        self._add(requests, more)
+        return object()
+
+    def _add(self, requests: list[RolloutRequest], more: bool) -> None:
+        assert not self.closed, "requests came after the end was announced"
+        self.given += requests
+        self.closed = not more
+
+
+def _requests(count: int) -> list[RolloutRequest]:
+    prompt = np.zeros(1, dtype=np.int32)
+    return [RolloutRequest(f"r{i}", f"p{i // 2}", i % 2, prompt, i) for i in range(count)]
+
+
+def _rollouts(count: int) -> list[Rollout]:
+    empty = np.zeros(0)
+    return [Rollout("r", "p", 0, empty, empty, empty, empty, empty, "stop", 0)] * count
+
+
+def _pool(actors: list[_Actor], max_in_flight: int) -> RolloutPool:
+    named = [(f"rollout {i}", actor) for i, actor in enumerate(actors)]
+    return RolloutPool(None, named, max_in_flight)  # type: ignore[arg-type]
+
+
+def test_a_small_batch_is_split_evenly_at_once() -> None:
+    actors = [_Actor(), _Actor()]
+    pool = _pool(actors, max_in_flight=8)
+    pool.start(_requests(8), Sampling(), record=True)
+    assert [len(actor.given) for actor in actors] == [4, 4]
+    assert all(actor.closed for actor in actors)
+    assert [r.rollout_id for r in actors[0].given + actors[1].given] == [f"r{i}" for i in range(8)]
+
+
+def test_what_does_not_fit_goes_to_whoever_finishes_first() -> None:
+    actors = [_Actor(), _Actor()]
+    pool = _pool(actors, max_in_flight=2)
+    pool.start(_requests(10), Sampling(), record=True)
+    streams = list(pool.streams)
+    assert [len(actor.given) for actor in actors] == [2, 2]
+    for _ in range(5):
+        pool.finished(streams[1], _rollouts(1))
+    assert [len(actor.given) for actor in actors] == [2, 7]
+    pool.finished(streams[0], _rollouts(2))
+    assert [len(actor.given) for actor in actors] == [3, 7]
+    assert all(actor.closed for actor in actors)
+
+
+def test_fewer_requests_than_actors_leave_some_idle() -> None:
+    actors = [_Actor(), _Actor(), _Actor()]
+    pool = _pool(actors, max_in_flight=4)
+    pool.start(_requests(2), Sampling(), record=True)
+    assert [len(actor.given) for actor in actors] == [1, 1, 0]
+    assert len(pool.streams) == 2
+
+
+def test_a_stream_that_ends_early_is_an_error() -> None:
+    pool = _pool([_Actor()], max_in_flight=4)
+    pool.start(_requests(2), Sampling(), record=True)
+    (stream,) = pool.streams
+    pool.finished(stream, _rollouts(1))
+    with pytest.raises(RuntimeError, match="rollout 0 ended its stream with 1 requests unanswered"):
+        pool.ended(stream)
+
+
+def test_a_second_batch_waits_for_the_first() -> None:
+    pool = _pool([_Actor()], max_in_flight=4)
+    pool.start(_requests(1), Sampling(), record=True)
+    with pytest.raises(RuntimeError, match="not all been collected"):
+        pool.start(_requests(1), Sampling(), record=True)
