@@ -105,12 +105,12 @@ class StudentSettings:
 class RolloutSettings:
     # Rollout actors, each with its own vLLM engine.
     actors: int = 1
-    # Ray CPUs each actor reserves; 0 shares cores with the other stages, right on small machines.
-    cpus_per_actor: float = 1.0
+    # Ray CPUs each actor reserves; 0 takes one, or a share where there are more actors than cores.
+    cpus_per_actor: float = 0.0
     # GPUs each actor reserves (a multiple of tensor_parallel_size); 0 runs vLLM on the CPU.
     gpus_per_actor: int = 0
-    # CPU threads of an actor's matrix products.
-    threads: int = 1
+    # CPU threads of an actor's matrix products; 0 shares a node's cores with its teachers.
+    threads: int = 0
     # GPUs (or CPU processes) one vLLM engine is split over.
     tensor_parallel_size: int = 1
     # Prompts of one step.
@@ -149,12 +149,12 @@ class TeacherSettings:
     path: str | None = None
     # Copies of the teacher; rollouts go to the least loaded.
     replicas: int = 1
-    # Ray CPUs each replica reserves.
-    cpus_per_replica: float = 1.0
+    # Ray CPUs each replica reserves; 0 takes one, or a share where there are more actors than cores.
+    cpus_per_replica: float = 0.0
     # GPUs each replica reserves; 0 runs on the CPU.
     gpus_per_replica: float = 0
-    # CPU threads of a replica's matrix products.
-    threads: int = 1
+    # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
+    threads: int = 0
     # Number format of the teacher's weights.
     dtype: Dtype = Dtype.float32
     # What reaches the loss: top-k with tail, hidden states (exact), or the sampled token alone.
@@ -163,6 +163,11 @@ class TeacherSettings:
     topk: int = 32
     # Prompt and response tokens scored in one forward pass.
     batch_tokens: int = 8192
+    # Bytes of signals a replica may hold until the filter says which rows are kept.
+    store_bytes: int = 1 << 33
+    # Differences to the student's model that are accepted: "extra_tokens", "merges",
+    # "special_tokens", "probes", "eos", "pad", "chat_template".
+    accept_mismatch: list[str] = field(default_factory=list)
     # Run model code that comes with the checkpoint.
     trust_remote_code: bool = False
 
@@ -183,12 +188,12 @@ class LossSettings:
 class TrainerSettings:
     # Data-parallel trainer processes.
     ranks: int = 1
-    # Ray CPUs each rank reserves.
-    cpus_per_rank: float = 1.0
+    # Ray CPUs each rank reserves; 0 takes one, or a share where there are more actors than cores.
+    cpus_per_rank: float = 0.0
     # GPUs each rank reserves (0 or 1); 0 trains on the CPU.
     gpus_per_rank: int = 0
-    # CPU threads of a rank's matrix products.
-    threads: int = 1
+    # CPU threads of a rank's matrix products; 0 shares a node's cores with its other ranks.
+    threads: int = 0
     # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
     zero_stage: int = 0
     # Keep optimizer state and master weights in host memory (needs a GPU and ZeRO 1-3).

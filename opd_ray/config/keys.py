@@ -1,0 +1,205 @@
+"""Which keys a configuration has, what each may hold, and what a misspelt one was meant to be."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any, Literal, Union
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+SIBLING_CUTOFF = 0.6
+ELSEWHERE_CUTOFF = 0.75
+
+
+def editable(schema: type) -> DictConfig:
+    """OmegaConf's form of a dataclass; frozen sections can be written to until they are made."""
+    section = OmegaConf.structured(schema)
+    _set_writable(section)
+    return section
+
+
+def layer_problems(schema: type, values: Mapping[str, Any], source: str) -> list[str]:
+    """Every unknown key and every value of the wrong type in ``values``, one message each.
+
+    ``schema`` is the dataclass the values are for; ``source`` (a file, or "command line") opens
+    each message.
+    """
+    return [f"{source}: {text}" for text in _section_problems(schema, schema, values, "")]
+
+
+def override_problems(schema: type, key: str, value: Any, source: str) -> list[str]:
+    """The same for one value at a dotted key such as ``eval.tasks[0].samples``."""
+    found = _placed_problems(schema, schema, key_parts(key), value, "")
+    return [f"{source}: {text}" for text in found]
+
+
+def key_parts(key: str) -> list[str | int]:
+    """``eval.tasks[0].samples`` as ["eval", "tasks", 0, "samples"]; ``tasks.0`` counts as an index."""
+    parts = key.replace("[", ".").replace("]", "").split(".")
+    return [int(part) if part.isdigit() else part for part in parts]
+
+
+def all_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    """The full keys of all single values, lists of sections included as ``tasks[].name``."""
+    for name, hint in _hints(schema).items():
+        inner, suffix = _section_of(hint)
+        if inner is None:
+            yield prefix + name
+        else:
+            yield from all_keys(inner, f"{prefix}{name}{suffix}.")
+
+
+def _placed_problems(
+    root: type, hint: Any, parts: list[str | int], value: Any, prefix: str
+) -> Iterator[str]:
+    """``value`` checked at ``parts`` below a place of type ``hint``; what a mapping holds is free."""
+    hint = _without_none(hint)
+    key = _join(prefix, parts[0])
+    if is_dataclass(hint):
+        name = str(parts[0])
+        if name not in _hints(hint):
+            yield _unknown(root, hint, prefix, name)
+        elif len(parts) == 1:
+            yield from _value_problems(root, hint, name, value, key)
+        else:
+            yield from _placed_problems(root, _hints(hint)[name], parts[1:], value, key)
+    elif typing.get_origin(hint) is list:
+        entry = typing.get_args(hint)[0]
+        if not isinstance(parts[0], int):
+            yield f"{prefix} is a list: write {prefix}[0] for its first entry"
+        elif len(parts) > 1:
+            yield from _placed_problems(root, entry, parts[1:], value, key)
+        elif is_dataclass(entry):
+            yield from _entry_problems(root, entry, value, key)
+    elif typing.get_origin(hint) is not dict:
+        yield f"unknown key {key}: {prefix} is a single value"
+
+
+def _section_problems(
+    root: type, schema: type, values: Mapping[str, Any], prefix: str
+) -> Iterator[str]:
+    for name, value in values.items():
+        key = _join(prefix, name)
+        if name not in _hints(schema):
+            yield _unknown(root, schema, prefix, str(name))
+        else:
+            yield from _value_problems(root, schema, str(name), value, key)
+
+
+def _value_problems(
+    root: type, schema: type, name: str, value: Any, key: str
+) -> Iterator[str]:
+    hint = _hints(schema)[name]
+    inner, suffix = _section_of(hint)
+    if inner is None or (value is None and _without_none(hint) is not hint):
+        yield from _leaf_problems(schema, name, value, key)
+    elif suffix:
+        if not isinstance(value, list):
+            yield f"{key} = {shown(value)}: expected a list of sections"
+            return
+        for number, entry in enumerate(value):
+            yield from _entry_problems(root, inner, entry, f"{key}[{number}]")
+    else:
+        yield from _entry_problems(root, inner, value, key)
+
+
+def _entry_problems(root: type, schema: type, value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from _section_problems(root, schema, value, key)
+    else:
+        keys = ", ".join(_hints(schema))
+        yield f"{key} = {shown(value)}: expected a section with keys {keys}"
+
+
+def _leaf_problems(schema: type, name: str, value: Any, key: str) -> Iterator[str]:
+    try:
+        OmegaConf.update(editable(schema), name, value)
+    except (OmegaConfBaseException, TypeError, ValueError):
+        yield f"{key} = {shown(value)}: expected {described(_hints(schema)[name])}"
+
+
+def _unknown(root: type, owner: type, prefix: str, name: str) -> str:
+    key = _join(prefix, name)
+    if "." in name and key in set(all_keys(root)):
+        return f"{key}: dotted keys are for the command line, in a file nest it by indentation"
+    shortened = [full for full in _hints(owner) if name == "".join(w[0] for w in full.split("_"))]
+    siblings = shortened or difflib.get_close_matches(name, _hints(owner), n=1, cutoff=SIBLING_CUTOFF)
+    if siblings:
+        return f"unknown key {key}: did you mean {_join(prefix, siblings[0])}?"
+    by_leaf = {full.rsplit(".", 1)[-1]: full for full in reversed(list(all_keys(root)))}
+    leaf = name.rsplit(".", 1)[-1]
+    elsewhere = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=ELSEWHERE_CUTOFF)
+    if elsewhere:
+        return f"unknown key {key}: did you mean {by_leaf[elsewhere[0]]}?"
+    where = f"the keys of {prefix}" if prefix else "the top-level keys"
+    return f"unknown key {key}: {where} are {', '.join(_hints(owner))}"
+
+
+def _set_writable(section: DictConfig) -> None:
+    OmegaConf.set_readonly(section, False)
+    for name in section:
+        if not OmegaConf.is_missing(section, name) and OmegaConf.is_dict(section[name]):
+            _set_writable(section[name])
+
+
+@cache
+def _hints(schema: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(schema)
+    return {field.name: hints[field.name] for field in fields(schema)}
+
+
+def _section_of(hint: Any) -> tuple[Any, str]:
+    """(dataclass, "") for a section, (dataclass, "[]") for a list of sections, else (None, "")."""
+    hint = _without_none(hint)
+    if is_dataclass(hint):
+        return hint, ""
+    if typing.get_origin(hint) is list and is_dataclass(typing.get_args(hint)[0]):
+        return typing.get_args(hint)[0], "[]"
+    return None, ""
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        kept = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]
+        if len(kept) == 1:
+            return kept[0]
+    return hint
+
+
+def _join(prefix: str, part: str | int) -> str:
+    if isinstance(part, int):
+        return f"{prefix}[{part}]"
+    return f"{prefix}.{part}" if prefix else str(part)
+
+
+def shown(value: Any) -> str:
+    """A value as a user would write it in YAML."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value.value if isinstance(value, Enum) else value)
+
+
+def described(hint: Any) -> str:
+    """A type in words: "an integer", "one of topk, hidden, sampled or null"."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(described(arg) for arg in args)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if origin in (list, tuple):
+        return "a list" + (f" of {described(args[0])} entries" if args else "")
+    if origin is dict or hint is dict:
+        return "a mapping"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(member.name for member in hint)
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return names.get(hint, "null" if hint is types.NoneType else str(hint))

@@ -1,0 +1,104 @@
+"""From a config's name and command-line overrides to a typed Config, and back to YAML.
+
+Files are laid over the defaults of schema.py in the order of ``inherit``, overrides come last; a
+list replaces the list it inherits. Paths are relative to the current directory. Besides OmegaConf's
+own ``${section.key}`` and ``${oc.env:NAME}``, ``${opd:demo_pair}`` is the folder that holds the
+demo's ``teacher`` and ``student``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from opd_ray.config.files import layers
+from opd_ray.config.keys import editable, key_parts, layer_problems, override_problems, shown
+from opd_ray.config.schema import Config
+from opd_ray.errors import ConfigError
+
+COMMAND_LINE = "command line"
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
+    """The configuration ``name_or_path`` (see files.find) with ``key=value`` overrides applied.
+
+    Raises ConfigError that names file, key and value for: a missing file, bad YAML, an unknown key
+    (with the nearest valid one), a value of the wrong type, a required key without a value.
+    """
+    merged = editable(Config)
+    problems: list[str] = []
+    for layer in layers(name_or_path):
+        wrong = layer_problems(Config, layer.values, layer.source)
+        problems += wrong
+        if not wrong:
+            merged = OmegaConf.merge(merged, layer.values)
+    for override in overrides:
+        problems += _apply(merged, override)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return _typed(merged, name_or_path)
+
+
+def to_yaml(config: Config) -> str:
+    """All keys and values as YAML; ``load_config`` of that text gives an equal Config."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _apply(merged: Any, override: str) -> list[str]:
+    """Set one ``key=value`` in ``merged``; the problems that prevent it, if any."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        return [f"{COMMAND_LINE}: {override!r}: expected key=value, e.g. trainer.ranks=2"]
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    except YAMLError:
+        return [f"{COMMAND_LINE}: {key} = {text!r}: not valid YAML; quote it"]
+    problems = override_problems(Config, key, value, COMMAND_LINE)
+    parts = key_parts(key)
+    for depth, part in enumerate(parts):
+        above = ".".join(map(str, parts[:depth]))
+        entries = OmegaConf.select(merged, above) if isinstance(part, int) else None
+        if OmegaConf.is_list(entries) and part >= len(entries):
+            problems.append(
+                f"{COMMAND_LINE}: {key}: {above} has {len(entries)} entries, counted from 0"
+            )
+    if not problems:
+        try:
+            OmegaConf.update(merged, key, value, merge=True)
+        except (OmegaConfBaseException, IndexError) as error:
+            reason = str(error).splitlines()[0]
+            problems = [f"{COMMAND_LINE}: {key} = {shown(value)}: {reason}"]
+    return problems
+
+
+def _typed(merged: Any, source: str) -> Config:
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise ConfigError(
+            f"{source}: no value for {', '.join(missing)}: set it in the file, "
+            f"or on the command line as {missing[0]}=VALUE"
+        )
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{source}: {error.full_key}: {reason}") from error
+    except ValueError as error:  # a section that checks itself, such as tip
+        raise ConfigError(f"{source}: {error}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _packaged(what: str) -> str:
+    if what != "demo_pair":
+        raise ConfigError(f"${{opd:{what}}}: only demo_pair is known")
+    from opd_ray.demo import pair_folder
+
+    return str(pair_folder())
+
+
+OmegaConf.register_resolver("opd", _packaged, replace=True)

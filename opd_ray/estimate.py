@@ -1,0 +1,179 @@
+"""Memory of every process and bytes between the stages, worked out from config and model shapes alone.
+
+Estimates, not limits: allocators, kernels and libraries add to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from opd_ray.config.schema import Config, Dtype, SignalChoice
+from opd_ray.model_shape import ModelShape
+
+# Resident size of a process that has imported torch, vLLM or DeepSpeed and Ray (measured: 0.63 GB).
+PROCESS_BYTES = 650 << 20
+FP32_BYTES = 4
+ELEMENT_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
+# AdamW's two moments, and the float32 master copy that ZeRO and bfloat16 keep beside the weights.
+MOMENT_BYTES, MASTER_BYTES = 8, 4
+# Rows of the vocabulary alive at once in the sampler (logits, log-probabilities, entropy terms) and
+# in the loss (both distributions, their difference, the gradient).
+SAMPLER_COPIES, LOSS_COPIES = 3, 4
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one process by purpose, in main memory and on each of its GPUs."""
+
+    host: Mapping[str, int] = field(default_factory=dict)
+    device: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def host_bytes(self) -> int:
+        return sum(self.host.values())
+
+    @property
+    def device_bytes(self) -> int:
+        return sum(self.device.values())
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What one stage sends another in one step, at most."""
+
+    source: str
+    target: str
+    what: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class StepTokens:
+    """Tokens of one step if every prompt and response is as long as allowed."""
+
+    rollouts: int
+    prompt: int
+    response: int
+    kept: int
+
+
+def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
+    """One rollout actor, per GPU where it has several."""
+    settings = config.rollout
+    width = ELEMENT_BYTES[settings.dtype]
+    on_gpu = settings.gpus_per_actor > 0
+    longest = config.student.context_length * student.kv_bytes_per_token(width)
+    split = settings.tensor_parallel_size
+    model = {
+        "weights": student.parameters * width // split,
+        "KV cache": longest // split if on_gpu else settings.kv_cache_bytes,
+        "sampler": SAMPLER_COPIES * settings.max_num_seqs * student.vocab_size * FP32_BYTES,
+        "activations": settings.max_num_batched_tokens * _live_elements(student) * width // split,
+    }
+    return _placed(model, on_gpu)
+
+
+def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
+    """One Hugging Face teacher replica, with the signals it holds until training."""
+    settings = config.teacher
+    width = ELEMENT_BYTES[settings.dtype]
+    tokens = step_tokens(config)
+    held = tokens.response * signal_bytes_per_token(config, teacher) // settings.replicas
+    gpu_share = max(1, int(settings.gpus_per_replica))
+    model = {
+        "weights": teacher.parameters * width // gpu_share,
+        "activations": settings.batch_tokens * _live_elements(teacher) * width // gpu_share,
+        "logits": 2 * config.loss.chunk_rows * teacher.vocab_size * FP32_BYTES,
+    }
+    return _placed(model, settings.gpus_per_replica > 0, host={"signals": held})
+
+
+def trainer_memory(
+    config: Config, student: ModelShape, teacher: ModelShape | None
+) -> MemoryEstimate:
+    """One trainer rank under its ZeRO stage."""
+    settings = config.trainer
+    width, ranks, stage = ELEMENT_BYTES[settings.dtype], settings.ranks, settings.zero_stage
+    count = student.parameters
+    keeps_master = stage > 0 or settings.dtype is not Dtype.float32
+    optimizer = count * (MOMENT_BYTES + MASTER_BYTES * keeps_master) // (ranks if stage else 1)
+    layer = student.layer_activation_elements()
+    if settings.gradient_checkpointing:
+        kept_per_token = student.layers * student.hidden_size + layer
+    else:
+        kept_per_token = student.layers * layer
+    rows = config.loss.chunk_rows
+    model = {
+        "weights": count * width // (ranks if stage >= 3 else 1),
+        "gradients": count * width // (ranks if stage >= 2 else 1),
+        "activations": settings.micro_batch_tokens * kept_per_token * width,
+        "loss": LOSS_COPIES * rows * student.vocab_size * FP32_BYTES,
+    }
+    if teacher is not None and config.teacher.signal is SignalChoice.hidden:
+        model["teacher head"] = (
+            teacher.embedding_parameters * ELEMENT_BYTES[config.teacher.dtype]
+        )
+    on_gpu = settings.gpus_per_rank > 0
+    if settings.offload_optimizer:
+        return _placed(model, on_gpu, host={"optimizer": optimizer})
+    return _placed(model | {"optimizer": optimizer}, on_gpu)
+
+
+def step_tokens(config: Config) -> StepTokens:
+    """The most tokens one step can have."""
+    rollouts = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    prompt = min(config.data.max_prompt_tokens, config.student.context_length)
+    response = rollouts * config.rollout.max_new_tokens
+    return StepTokens(rollouts, rollouts * prompt, response, response)
+
+
+def signal_bytes_per_token(config: Config, teacher: ModelShape | None) -> int:
+    """Bytes of the teacher's signal for one response token."""
+    settings = config.teacher
+    if settings.signal is SignalChoice.topk:
+        return settings.topk * (4 + FP32_BYTES)
+    if settings.signal is SignalChoice.hidden:
+        return teacher.hidden_size * ELEMENT_BYTES[settings.dtype] if teacher else 0
+    return FP32_BYTES
+
+
+def step_flows(
+    config: Config, student: ModelShape | None, teacher: ModelShape | None
+) -> list[Flow]:
+    """Bytes between the stages in one step, at most; flows whose size is unknown are left out."""
+    tokens = step_tokens(config)
+    # Response id, mask, entropy and log-probability of the sampled token; prompt ids.
+    written = tokens.response * (4 + 1 + 4 + 4) + tokens.prompt * 4
+    flows = [
+        Flow("rollout", "coordinator", "text and scores", written),
+        Flow(
+            "rollout",
+            "teacher",
+            "student top-k",
+            tokens.response * config.rollout.record_topk * (4 + FP32_BYTES),
+        ),
+        # Reverse and forward KL, JSD, log-probability, mass, entropy.
+        Flow("teacher", "coordinator", "scores", tokens.response * 6 * FP32_BYTES),
+    ]
+    signal = signal_bytes_per_token(config, teacher)
+    if signal:
+        flows.append(Flow("teacher", "trainer", "signal of kept tokens", tokens.kept * signal))
+    if student is not None:
+        weights = student.parameters * ELEMENT_BYTES[config.rollout.dtype]
+        flows.append(Flow("trainer", "rollout", "weights, to each actor", weights))
+    return flows
+
+
+def _live_elements(shape: ModelShape) -> int:
+    """Elements per token alive at once in a forward pass without gradients: one layer's widest point."""
+    return 2 * shape.hidden_size + max(
+        3 * shape.intermediate_size, (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    )
+
+
+def _placed(
+    model: dict[str, int], on_gpu: bool, host: dict[str, int] | None = None
+) -> MemoryEstimate:
+    own = {"process": PROCESS_BYTES, **(host or {})}
+    return MemoryEstimate(own, model) if on_gpu else MemoryEstimate(own | model)

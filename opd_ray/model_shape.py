@@ -1,0 +1,144 @@
+"""A causal language model's shape from its config.json alone: parameters and bytes, no weights read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opd_ray.errors import OpdError
+
+KNOWN_TYPES = ("llama", "qwen2", "qwen3")
+
+
+class ModelShapeError(OpdError, ValueError):
+    """A config.json that cannot be read, or of an architecture that is not known here."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes from which parameter counts and memory follow."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    context_length: int
+    tied: bool  # input embedding and output head are one tensor
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> ModelShape:
+        """The shape that a Hugging Face config describes.
+
+        Raises ModelShapeError when the architecture is not one of KNOWN_TYPES or a size is missing.
+        """
+        kind = config.get("model_type")
+        if kind not in KNOWN_TYPES:
+            raise ModelShapeError(
+                f"{source}: model_type {kind!r} has no known shape; known are "
+                f"{', '.join(KNOWN_TYPES)}"
+            )
+        try:
+            heads = config["num_attention_heads"]
+            hidden = config["hidden_size"]
+            biased = bool(config.get("attention_bias", False))
+            return cls(
+                model_type=kind,
+                vocab_size=config["vocab_size"],
+                hidden_size=hidden,
+                intermediate_size=config["intermediate_size"],
+                layers=config["num_hidden_layers"],
+                heads=heads,
+                kv_heads=config.get("num_key_value_heads") or heads,
+                head_dim=config.get("head_dim") or (128 if kind == "qwen3" else hidden // heads),
+                context_length=config["max_position_embeddings"],
+                tied=bool(config.get("tie_word_embeddings", False)),
+                qkv_bias=kind == "qwen2" or biased,
+                output_bias=kind != "qwen2" and biased,
+                mlp_bias=kind == "llama" and bool(config.get("mlp_bias", False)),
+                qk_norm=kind == "qwen3",
+            )
+        except KeyError as error:
+            raise ModelShapeError(f"{source}: has no {error.args[0]}") from None
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Of the input embedding, and as many again of an output head that is not tied to it."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of one transformer layer: attention, gated MLP, two norms."""
+        hidden, wide = self.hidden_size, self.intermediate_size
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = 2 * hidden * query + 2 * hidden * key
+        attention += (query + 2 * key) * self.qkv_bias + hidden * self.output_bias
+        attention += 2 * self.head_dim * self.qk_norm
+        mlp = 3 * hidden * wide + (2 * wide + hidden) * self.mlp_bias
+        return attention + mlp + 2 * hidden
+
+    @property
+    def parameters(self) -> int:
+        """All distinct parameters; a tied head counts once."""
+        embeddings = self.embedding_parameters * (1 if self.tied else 2)
+        return embeddings + self.layers * self.layer_parameters + self.hidden_size
+
+    def kv_bytes_per_token(self, element_bytes: int) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes
+
+    def layer_activation_elements(self) -> int:
+        """Elements one layer keeps for its backward pass, per token.
+
+        Inputs of both norms and of the matrix products they feed, attention's query, key, value
+        (twice where they are normalised) and output, both MLP branches, their activation and product.
+        """
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = (2 * query + 2 * key) + (query + key) * self.qk_norm
+        return 4 * self.hidden_size + attention + 4 * self.intermediate_size
+
+
+def config_json(path: str) -> dict[str, Any] | None:
+    """The config.json of a model folder, or of a hub model whose config this machine has cached.
+
+    None when it is not on this machine; nothing is downloaded. Raises ModelShapeError for a folder
+    without a readable config.json.
+    """
+    folder = Path(path)
+    file = folder / "config.json"
+    if not folder.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(path, "config.json")
+        except HFValidationError:
+            raise ModelShapeError(f"{path}: no such folder, and no name of a hub model") from None
+        if not isinstance(cached, str):
+            return None
+        file = Path(cached)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelShapeError(f"{path}: the folder holds no config.json") from None
+    except (OSError, ValueError) as error:
+        raise ModelShapeError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelShapeError(f"{file}: does not hold an object")
+    return config
+
+
+def read_shape(path: str) -> ModelShape | None:
+    """The shape of the model at ``path``; None when its config.json is not on this machine."""
+    config = config_json(path)
+    return None if config is None else ModelShape.from_config(config, f"{path}/config.json")

@@ -1,0 +1,286 @@
+"""The placement plan: which actor gets which CPUs, GPUs, threads and memory, on which node.
+
+CPUs are Ray's bookkeeping, threads are what a process really uses. The stages alternate: trainers
+wait while rollouts and teachers work, and these two overlap. So rollout actors and teacher replicas
+of one node share its cores, and trainer ranks of one node divide all of them again: stages that run
+at the same time never have more threads than there are cores, on two cores as on two hundred.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from opd_ray.cluster import Cluster, Node
+from opd_ray.config.schema import Config
+from opd_ray.errors import PlacementError
+from opd_ray.estimate import MemoryEstimate, rollout_memory, teacher_memory, trainer_memory
+from opd_ray.model_shape import ModelShape
+
+Role = Literal["trainer", "rollout", "teacher"]
+
+_COUNT_KEY = {"trainer": "trainer.ranks", "rollout": "rollout.actors", "teacher": "teacher.replicas"}
+_CPUS_KEY = {
+    "trainer": "trainer.cpus_per_rank",
+    "rollout": "rollout.cpus_per_actor",
+    "teacher": "teacher.cpus_per_replica",
+}
+_GPUS_KEY = {role: key.replace("cpus", "gpus") for role, key in _CPUS_KEY.items()}
+# What to change when a process needs more memory than there is.
+_MEMORY_KEYS = {
+    "trainer": "trainer.micro_batch_tokens, trainer.gradient_checkpointing or trainer.zero_stage",
+    "rollout": "rollout.kv_cache_bytes, rollout.max_num_seqs or rollout.dtype",
+    "teacher": "teacher.batch_tokens, teacher.dtype or rollout.prompts_per_step",
+}
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one actor asks for; ``cpus`` 0 shares the cores that are there."""
+
+    role: Role
+    index: int
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True)
+class PlacedActor:
+    """One actor of the plan."""
+
+    role: Role
+    index: int
+    node: str  # where the plan expects it; Ray may choose another node with the same room
+    cpus: float
+    gpus: float
+    threads: int
+    memory: MemoryEstimate | None  # None: the model's shape is not known here
+
+    @property
+    def name(self) -> str:
+        """E.g. "rollout-0"."""
+        return f"{self.role}-{self.index}"
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """Its resources in Ray's names."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Keyword arguments for the Ray actor's ``options``."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """All actors: trainers, then rollouts, then teachers."""
+
+    actors: tuple[PlacedActor, ...]
+    cluster: Cluster
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """One placement-group bundle an actor, in the order of ``actors`` (strategy PACK)."""
+        return [actor.bundle for actor in self.actors]
+
+    def of(self, role: Role) -> list[tuple[int, PlacedActor]]:
+        """(bundle index, actor) of every actor of a role, in the order of their numbers."""
+        return [(at, actor) for at, actor in enumerate(self.actors) if actor.role == role]
+
+    def settle(self, config: Config) -> Config:
+        """The config with the CPUs and threads of this plan in place of every 0.
+
+        Where nodes differ, a role's threads are those of its smallest share.
+        """
+        settled = {}
+        for role, cpus_key in _CPUS_KEY.items():
+            actors = [actor for _, actor in self.of(role)]
+            settled[role] = replace(
+                getattr(config, role),
+                threads=min(actor.threads for actor in actors),
+                **{cpus_key.partition(".")[2]: actors[0].cpus},
+            )
+        return replace(config, **settled)
+
+    def memory_problems(self) -> list[str]:
+        """Nodes and GPUs whose estimated use exceeds what they have, with the keys to change."""
+        return [
+            problem
+            for node in self.cluster.nodes
+            for problem in _memory_problems(
+                node, [actor for actor in self.actors if actor.node == node.name]
+            )
+        ]
+
+    def render(self) -> str:
+        """The plan as a table."""
+        head = ("actor", "node", "CPUs", "GPUs", "threads", "memory", "GPU memory")
+        rows = [head, *(_row(actor) for actor in self.actors)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        )
+
+
+def plan_placement(
+    config: Config,
+    cluster: Cluster,
+    student: ModelShape | None = None,
+    teacher: ModelShape | None = None,
+) -> Placement:
+    """Place every actor of a run.
+
+    ``student`` and ``teacher`` shapes, where known, give the memory estimates. Raises PlacementError
+    that names the key to change when the actors do not fit.
+    """
+    needs = _needs(config)
+    for role in ("trainer", "rollout", "teacher"):
+        count = sum(need.role == role and not need.gpus for need in needs)
+        if count > cluster.cpus:
+            raise PlacementError(
+                f"{_COUNT_KEY[role]} = {count}: more than the {cluster.cpus:g} CPUs there are; "
+                f"use at most {int(cluster.cpus)}, or GPUs ({_GPUS_KEY[role]})"
+            )
+    shared, nodes = _fit(needs, cluster)
+    together = Counter((node, _overlaps(need.role)) for need, node in zip(needs, nodes, strict=True))
+    memory = {
+        "trainer": student and trainer_memory(config, student, teacher),
+        "rollout": student and rollout_memory(config, student),
+        "teacher": teacher and teacher_memory(config, teacher),
+    }
+    threads = {
+        "trainer": config.trainer.threads,
+        "rollout": config.rollout.threads,
+        "teacher": config.teacher.threads,
+    }
+    actors = [
+        PlacedActor(
+            need.role,
+            need.index,
+            node.name,
+            need.cpus or shared,
+            need.gpus,
+            threads[need.role] or max(1, node.cores // together[node, _overlaps(need.role)]),
+            memory[need.role],
+        )
+        for need, node in zip(needs, nodes, strict=True)
+    ]
+    return Placement(tuple(actors), cluster)
+
+
+def _needs(config: Config) -> list[Need]:
+    rollout, teacher, trainer = config.rollout, config.teacher, config.trainer
+    return [
+        *(
+            Need("trainer", rank, trainer.cpus_per_rank, trainer.gpus_per_rank)
+            for rank in range(trainer.ranks)
+        ),
+        *(
+            Need("rollout", index, rollout.cpus_per_actor, rollout.gpus_per_actor)
+            for index in range(rollout.actors)
+        ),
+        *(
+            Need("teacher", index, teacher.cpus_per_replica, teacher.gpus_per_replica)
+            for index in range(teacher.replicas)
+        ),
+    ]
+
+
+def _overlaps(role: Role) -> bool:
+    """Rollouts and teachers work at the same time; trainers only when both are done."""
+    return role != "trainer"
+
+
+def _fit(needs: list[Need], cluster: Cluster) -> tuple[float, list[Node]]:
+    """The CPUs of an actor that shares (1, or 1/2, 1/3... where cores are few) and every actor's node."""
+    for sharers in range(1, len(needs) + 1):
+        shared = int(100 / sharers) / 100
+        nodes = _first_fit(needs, shared, cluster)
+        if nodes is not None:
+            return shared, nodes
+    raise PlacementError(_why_not(needs, cluster))
+
+
+def _first_fit(needs: list[Need], shared: float, cluster: Cluster) -> list[Node] | None:
+    free = {node: [float(node.cpus), float(node.gpus)] for node in cluster.nodes}
+    placed: dict[tuple[Role, int], Node] = {}
+    for need in sorted(needs, key=lambda need: -need.gpus):
+        cpus = need.cpus or shared
+        for node, room in free.items():
+            if room[0] + _EPSILON >= cpus and room[1] + _EPSILON >= need.gpus:
+                room[0] -= cpus
+                room[1] -= need.gpus
+                placed[need.role, need.index] = node
+                break
+        else:
+            return None
+    return [placed[need.role, need.index] for need in needs]
+
+
+def _why_not(needs: list[Need], cluster: Cluster) -> str:
+    for what, keys, there in (
+        ("GPUs", _GPUS_KEY, cluster.gpus),
+        ("CPUs", _CPUS_KEY, cluster.cpus),
+    ):
+        asked = [(need.role, need.gpus if what == "GPUs" else need.cpus) for need in needs]
+        total = sum(amount for _, amount in asked)
+        if total > there + _EPSILON:
+            counts = Counter((role, amount) for role, amount in asked if amount)
+            sums = " + ".join(
+                f"{count} x {keys[role]} {amount:g}" for (role, amount), count in counts.items()
+            )
+            hint = "" if what == "GPUs" else "; 0 shares the CPUs that are there"
+            return (
+                f"{sums} = {total:g} {what}, the cluster has {there:g}: "
+                f"lower {', '.join(dict.fromkeys(keys[role] for role, _ in counts))} or "
+                f"{', '.join(dict.fromkeys(_COUNT_KEY[role] for role, _ in counts))}{hint}"
+            )
+    largest = max(needs, key=lambda need: (need.gpus, need.cpus))
+    rooms = ", ".join(f"{node.name}: {node.cpus:g} CPUs {node.gpus} GPUs" for node in cluster.nodes)
+    return (
+        f"{_GPUS_KEY[largest.role]} = {largest.gpus:g} with {_CPUS_KEY[largest.role]} = "
+        f"{largest.cpus:g} finds no node with that much room beside the other actors ({rooms}): "
+        "an actor lies on one node, so lower these or add nodes"
+    )
+
+
+def _memory_problems(node: Node, actors: list[PlacedActor]) -> list[str]:
+    problems = []
+    known = [actor for actor in actors if actor.memory is not None]
+    total = sum(actor.memory.host_bytes for actor in known)
+    if total > node.memory_bytes:
+        largest = max(known, key=lambda actor: actor.memory.host_bytes)
+        problems.append(
+            f"node {node.name}: its actors need about {gigabytes(total)}, it has "
+            f"{gigabytes(node.memory_bytes)}; most of it for {largest.name} "
+            f"({gigabytes(largest.memory.host_bytes)}): lower {_MEMORY_KEYS[largest.role]}"
+        )
+    for actor in known if node.gpu_memory_bytes else []:
+        if actor.memory.device_bytes > node.gpu_memory_bytes:
+            problems.append(
+                f"{actor.name}: needs about {gigabytes(actor.memory.device_bytes)} a GPU, one has "
+                f"{gigabytes(node.gpu_memory_bytes)}: change {_MEMORY_KEYS[actor.role]}"
+            )
+    return problems
+
+
+def _row(actor: PlacedActor) -> tuple[str, ...]:
+    memory = actor.memory
+    return (
+        actor.name,
+        actor.node,
+        f"{actor.cpus:g}",
+        f"{actor.gpus:g}",
+        str(actor.threads),
+        gigabytes(memory.host_bytes) if memory else "unknown",
+        gigabytes(memory.device_bytes) if memory and memory.device else "-",
+    )
+
+
+def gigabytes(nbytes: float) -> str:
+    """Bytes for people: "1.53 GB", or "12.4 MB" below one hundredth of that."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
