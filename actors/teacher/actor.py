@@ -1,0 +1,91 @@
+"""The Ray actor around one teacher replica, and how replicas are started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import ray
+import torch
+
+from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.teacher.registry import make_teacher
+from actors.teacher.server import TeacherServer, TeacherStats
+from opd_ray.config.schema import TeacherSettings
+from opd_ray.types import RolloutScores, ScoreRequest, Signal, TeacherInfo
+
+
+# Signals are handed out beside the scoring: a trainer never waits for a batch to end.
+@ray.remote(concurrency_groups={**LIFELINE_GROUP, "signals": 1})
+class TeacherActor(Lifeline):
+    """One replica of a teacher, loaded on construction; :class:`TeacherServer` has the details.
+
+    Args: as :func:`actors.teacher.registry.make_teacher`.
+    """
+
+    def __init__(
+        self, settings: TeacherSettings, vocab_size: int | None = None, own_topk: int = 0
+    ) -> None:
+        torch.set_num_threads(settings.threads)
+        self._server = TeacherServer(
+            make_teacher(settings, vocab_size=vocab_size, own_topk=own_topk), settings
+        )
+
+    def ready(self) -> TeacherInfo:
+        """Returns once the teacher is loaded."""
+        return self._server.info()
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:
+        """Scores of each request, in order; ``student_topk`` may be a reference to a TopK."""
+        refs = [r.student_topk for r in requests if isinstance(r.student_topk, ray.ObjectRef)]
+        found = dict(zip(refs, ray.get(refs), strict=True))
+        return self._server.score(
+            [
+                replace(r, student_topk=found[r.student_topk])
+                if isinstance(r.student_topk, ray.ObjectRef)
+                else r
+                for r in requests
+            ]
+        )
+
+    @ray.method(concurrency_group="signals")
+    def take(self, keep: Mapping[str, np.ndarray], forget: bool = True) -> dict[str, Signal]:
+        """Kept rows by rollout id; the reference to them goes to a trainer unread."""
+        return self._server.take(keep, forget=forget)
+
+    @ray.method(concurrency_group="signals")
+    def forget(self, rollout_ids: Sequence[str]) -> None:
+        """Free signals that nobody will ask for."""
+        self._server.forget(rollout_ids)
+
+    @ray.method(concurrency_group="signals")
+    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Weight [V, D] and bias [V] or None of the output layer, in wire form."""
+        return self._server.output_head()
+
+    @ray.method(concurrency_group="signals")
+    def stats(self) -> TeacherStats:
+        """The replica's account since its start."""
+        return self._server.stats()
+
+
+def start_replicas(
+    settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
+) -> list[tuple[str, Any]]:
+    """Start ``settings.replicas`` actors; their names and handles come at once, before they load.
+
+    Wait for ``handle.ready.remote()`` of each. ``vocab_size`` and ``own_topk``: as for
+    :func:`actors.teacher.registry.make_teacher`.
+    """
+    options = cast(Any, TeacherActor).options(
+        num_cpus=settings.cpus_per_replica,
+        num_gpus=settings.gpus_per_replica,
+        # Read when a process starts its thread pools, so it cannot be set from inside.
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}},
+    )
+    return [
+        (f"teacher {number}", options.remote(settings, vocab_size, own_topk))
+        for number in range(settings.replicas)
+    ]

@@ -1,0 +1,248 @@
+"""A Hugging Face causal LM as teacher.
+
+The trunk runs once over prompts and responses; only rows that predict a response token are
+projected to the vocabulary, a chunk of rows at a time, so memory does not grow with tokens x
+vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from actors.teacher.alignment import predicting_positions
+from actors.teacher.batching import batches_by_length
+from actors.teacher.protocol import TeacherError
+from opd_ray.config.schema import SignalChoice, TeacherSettings
+from opd_ray.model_facts import tokenizer_hash
+from opd_ray.types import (
+    HiddenSignal,
+    SampledSignal,
+    ScoreRequest,
+    Signal,
+    TeacherAnswer,
+    TeacherInfo,
+    TopK,
+    TopKSignal,
+)
+from opd_ray.wire import to_wire
+
+# Float32 logits of one chunk of rows. Their exponentials take as much again, and half as much the
+# original logits of bfloat16 weights.
+CHUNK_BYTES = 1 << 27
+
+
+class HfTeacher:
+    """Scores with a Hugging Face causal LM (see :class:`actors.teacher.protocol.Teacher`).
+
+    Log-probabilities and entropies are float32 whatever the weights' format.
+
+    Args:
+        settings: ``path``, ``dtype``, ``signal``, ``topk``, ``batch_tokens`` (padded tokens of one
+            forward pass; a longer sequence goes alone), ``gpus_per_replica``.
+        vocab_size: tokens that are real; rows of the output head beyond them are left out of the
+            distribution. None: all rows.
+        own_topk: how many of its own likeliest tokens each answer names beside the signal.
+        chunk_bytes: float32 logits alive at once.
+
+    Raises:
+        TeacherError: a model whose logits are not its output head times its last hidden states
+            (soft-capped or scaled logits), or a vocabulary smaller than ``vocab_size``.
+    """
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        *,
+        vocab_size: int | None = None,
+        own_topk: int = 0,
+        chunk_bytes: int = CHUNK_BYTES,
+    ) -> None:
+        if settings.path is None:
+            raise TeacherError("teacher.path is not set: the hf teacher needs a model folder")
+        if settings.gpus_per_replica > 1:
+            raise TeacherError(
+                f"teacher.gpus_per_replica is {settings.gpus_per_replica}: an hf teacher runs on "
+                "one device"
+            )
+        self._settings = settings
+        self._device = torch.device("cuda" if settings.gpus_per_replica else "cpu")
+        model = AutoModelForCausalLM.from_pretrained(
+            settings.path,
+            dtype=getattr(torch, settings.dtype.value),
+            trust_remote_code=settings.trust_remote_code,
+        )
+        self._model = model.to(self._device).eval().requires_grad_(False)
+        self._trunk = self._model.get_decoder()
+        self._head = self._model.get_output_embeddings()
+        rows = self._head.weight.shape[0]
+        self._vocab_size = rows if vocab_size is None else vocab_size
+        if self._vocab_size > rows:
+            raise TeacherError(
+                f"{settings.path}: its output head has {rows} rows for {self._vocab_size} tokens"
+            )
+        self._own_topk = own_topk
+        self._chunk_rows = max(1, chunk_bytes // (4 * self._vocab_size))
+        self._require_plain_head()
+        self._info = self._describe()
+
+    def info(self) -> TeacherInfo:
+        """What this teacher is; the vocabulary without padding rows."""
+        return self._info
+
+    def close(self) -> None:
+        """Free the weights."""
+        del self._model, self._trunk, self._head
+
+    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Weight [V, D] and bias [V] or None of the output layer, padding left out, wire form."""
+        bias = getattr(self._head, "bias", None)
+        return (
+            to_wire(self._head.weight[: self._vocab_size]),
+            None if bias is None else to_wire(bias[: self._vocab_size]),
+        )
+
+    @torch.inference_mode()
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        """One answer a request, in the order of the requests."""
+        lengths = [len(r.prompt_ids) + len(r.response_ids) for r in requests]
+        answers: dict[int, TeacherAnswer] = {}
+        for batch in batches_by_length(lengths, self._settings.batch_tokens):
+            for index, answer in zip(
+                batch, self._score_batch([requests[i] for i in batch]), strict=True
+            ):
+                answers[index] = answer
+        return [answers[index] for index in range(len(requests))]
+
+    def _score_batch(self, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
+        hidden_ND = self._hidden_rows(requests)
+        flat = self._project(
+            hidden_ND,
+            np.concatenate([r.response_ids for r in requests]),
+            np.concatenate([r.student_topk.ids for r in requests]),
+        )
+        if self._settings.signal is SignalChoice.hidden:
+            flat["hidden"] = to_wire(hidden_ND)
+        ends = np.cumsum([len(r.response_ids) for r in requests])[:-1]
+        parts = {name: np.split(values, ends) for name, values in flat.items()}
+        # Copies: a view would keep the whole batch alive as long as one rollout's signal is held.
+        return [
+            self._answer(r.rollout_id, {name: values[i].copy() for name, values in parts.items()})
+            for i, r in enumerate(requests)
+        ]
+
+    def _answer(self, rollout_id: str, rows: dict[str, np.ndarray]) -> TeacherAnswer:
+        return TeacherAnswer(
+            rollout_id=rollout_id,
+            logprob=rows["logprob"],
+            at_student_topk=rows["at_student_topk"],
+            signal=self._signal(rows),
+            entropy=rows["entropy"],
+            topk=TopK(*_likeliest(rows, self._own_topk)) if self._own_topk else None,
+        )
+
+    def _signal(self, rows: dict[str, np.ndarray]) -> Signal:
+        match self._settings.signal:
+            case SignalChoice.hidden:
+                return HiddenSignal(rows["hidden"])
+            case SignalChoice.sampled:
+                return SampledSignal(rows["logprob"])
+            case SignalChoice.topk:
+                return TopKSignal(*_likeliest(rows, self._settings.topk))
+
+    def _hidden_rows(self, requests: list[ScoreRequest]) -> torch.Tensor:
+        """Last hidden states of the positions that predict the responses, flat [N, D]."""
+        # The last response token predicts nothing that anyone asked for: it is not read.
+        texts = [np.concatenate((r.prompt_ids, r.response_ids))[:-1] for r in requests]
+        ids_BL = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+        mask_BL = torch.zeros_like(ids_BL)
+        for row, text in enumerate(texts):
+            ids_BL[row, : len(text)] = torch.from_numpy(text)
+            mask_BL[row, : len(text)] = 1
+        hidden_BLD = self._trunk(
+            input_ids=ids_BL.to(self._device),
+            attention_mask=mask_BL.to(self._device),
+            use_cache=False,
+        ).last_hidden_state
+        return torch.cat(
+            [
+                hidden_BLD[row, predicting_positions(len(r.prompt_ids), len(r.response_ids))]
+                for row, r in enumerate(requests)
+            ]
+        )
+
+    def _project(
+        self, hidden_ND: torch.Tensor, sampled_N: np.ndarray, student_NK: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """What the vocabulary is needed for, by name, [N, ...]; a chunk of rows at a time."""
+        sampled = torch.from_numpy(sampled_N).long().to(self._device)
+        student = torch.from_numpy(student_NK).long().to(self._device)
+        topk = self._settings.signal is SignalChoice.topk
+        widest = max(self._settings.topk if topk else 0, self._own_topk)
+        chunks: dict[str, list[torch.Tensor]] = {}
+        for start in range(0, len(hidden_ND), self._chunk_rows):
+            rows = slice(start, start + self._chunk_rows)
+            for name, values in self._chunk(
+                hidden_ND[rows], sampled[rows], student[rows], widest
+            ).items():
+                chunks.setdefault(name, []).append(values.cpu())
+        return {name: torch.cat(values).numpy() for name, values in chunks.items()}
+
+    def _chunk(
+        self,
+        hidden_CD: torch.Tensor,
+        sampled_C: torch.Tensor,
+        student_CK: torch.Tensor,
+        widest: int,
+    ) -> dict[str, torch.Tensor]:
+        logits_CV = self._head(hidden_CD)[:, : self._vocab_size].float()
+        logprobs_CV = logits_CV.sub_(logits_CV.logsumexp(dim=-1, keepdim=True))
+        values = {
+            "logprob": logprobs_CV.gather(1, sampled_C[:, None])[:, 0],
+            "at_student_topk": logprobs_CV.gather(1, student_CK),
+        }
+        if widest:
+            top = logprobs_CV.topk(widest, dim=-1)
+            values["top_logprobs"], values["top_ids"] = top.values, top.indices.int()
+        values["entropy"] = -torch.einsum("cv,cv->c", logprobs_CV.exp(), logprobs_CV)
+        return values
+
+    @torch.inference_mode()
+    def _require_plain_head(self) -> None:
+        """Refuse models that do more to their logits than multiply by the output head."""
+        ids = torch.arange(min(8, self._head.weight.shape[0]), device=self._device)[None]
+        expected = self._model(input_ids=ids, use_cache=False).logits.float()
+        hidden = self._trunk(input_ids=ids, use_cache=False).last_hidden_state
+        error = float((self._head(hidden).float() - expected).abs().max())
+        if error > 1e-2 * float(expected.abs().max()):
+            raise TeacherError(
+                f"{self._settings.path}: the logits of {type(self._model).__name__} are not its "
+                f"output head times its last hidden states (they differ by {error:.3g}), as with "
+                "soft-capped or scaled logits; an hf teacher cannot score with such a model"
+            )
+
+    def _describe(self) -> TeacherInfo:
+        path, trust = str(self._settings.path), self._settings.trust_remote_code
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust).get_text_config()
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        return TeacherInfo(
+            name=Path(path).name,
+            vocab_size=self._vocab_size,
+            context_length=config.max_position_embeddings,
+            signals=(self._settings.signal.value,),
+            hidden_size=self._head.weight.shape[1],
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            meta={"kind": "hf", "dtype": self._settings.dtype.value, "path": path},
+        )
+
+
+def _likeliest(rows: dict[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first k of the ids and log-probabilities of the likeliest tokens, each [m, k]."""
+    return (
+        np.ascontiguousarray(rows["top_ids"][:, :k]),
+        np.ascontiguousarray(rows["top_logprobs"][:, :k]),
+    )

@@ -1,0 +1,68 @@
+"""What a teacher is: anything that says of given responses how likely every token was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from opd_ray.errors import RunError
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+
+
+class TeacherError(RunError):
+    """A teacher that cannot serve a run, or an answer that breaks the contract of Teacher."""
+
+
+class Teacher(Protocol):
+    """A teacher of any kind.
+
+    One process calls it, one call at a time. Requests have been checked before: prompts are not
+    empty, ids are below ``info().vocab_size``, no sequence exceeds ``info().context_length``.
+    Answers are checked after (:mod:`actors.teacher.answer_check`); whatever breaks the contract
+    ends the run with an error that names teacher, rollout and position.
+    """
+
+    def info(self) -> TeacherInfo:
+        """Name, vocabulary, context length and signals; cheap, and the same at every call."""
+        ...
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        """One answer a request, in the order of the requests; no requests, no answers.
+
+        For a request with m response tokens and the student's top-K, row t describes the teacher's
+        distribution *before* response token t was seen: given the prompt and response tokens
+        0..t-1, at temperature 1, over all ``info().vocab_size`` tokens. Each answer holds
+
+        - ``rollout_id``: the request's;
+        - ``logprob`` [m] float32: log-probability of response token t, nats;
+        - ``at_student_topk`` [m, K] float32: log-probabilities of ``student_topk.ids[t]``, in their
+          order;
+        - ``signal``, all m rows, of the kind the run asks for: a ``TopKSignal`` of exactly k
+          distinct ids a row in descending order of probability ([m, k] int32 and float32), a
+          ``HiddenSignal`` ([m, D] float32, or uint16 with the bits of bfloat16: what the output
+          head multiplies), or a ``SampledSignal`` (``logprob`` again);
+        - ``entropy`` [m] float32, nats, or None if it cannot be known;
+        - ``topk``: a ``TopK`` of the teacher's own likeliest tokens where a rule needs it, or None.
+
+        Log-probabilities are finite and at most 0; as probabilities, a row's sum to at most 1.
+        The same request gives the same answer, whatever it is batched with, up to float rounding.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of memory, processes and connections; nothing is called after it."""
+        ...
+
+
+@runtime_checkable
+class HeadTeacher(Protocol):
+    """A teacher that can serve the ``hidden`` signal too."""
+
+    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Its output layer: weight [V, D] and bias [V] or None, in wire form (:mod:`opd_ray.wire`).
+
+        ``softmax(hidden @ weight.T + bias)`` over V = ``info().vocab_size`` is its distribution.
+        """
+        ...

@@ -1,0 +1,102 @@
+"""What a model's config and tokenizer files say, read without its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from opd_ray.errors import OpdError
+
+
+class ModelFactsError(OpdError, ValueError):
+    """A model whose config or tokenizer cannot be read."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model's config and tokenizer files say; no weights are read."""
+
+    path: str
+    tokens: dict[int, str]  # id -> token, added tokens included
+    merges: tuple[str, ...]  # in order; empty where the tokenizer has none
+    special_tokens: dict[str, str]  # role -> token, without end of sequence and padding
+    eos_ids: tuple[int, ...]
+    pad_id: int | None
+    rows: int  # of the embedding, padding rows included
+    context_length: int
+    chat_template: str | None
+    tokenizer_hash: str
+    tokenizer: Any
+
+    @property
+    def vocab_size(self) -> int:
+        """Real tokens: one more than the highest id."""
+        return max(self.tokens) + 1
+
+
+def describe_model(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
+    """Facts of the model in a folder (or of a hub name).
+
+    Raises:
+        ModelFactsError: its config or tokenizer cannot be read.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelFactsError(
+            f"{path}: no readable config and tokenizer there ({str(error).splitlines()[0]}); give "
+            "a Hugging Face folder that holds config.json and the tokenizer's files"
+        ) from error
+    text_config = config.get_text_config()
+    return ModelFacts(
+        path=path,
+        tokens={number: token for token, number in tokenizer.get_vocab().items()},
+        merges=_merges(tokenizer),
+        special_tokens={
+            role: str(token)
+            for role, token in tokenizer.special_tokens_map.items()
+            if role not in ("eos_token", "pad_token")
+        },
+        eos_ids=_eos_ids(path, text_config, tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        rows=text_config.vocab_size,
+        context_length=text_config.max_position_embeddings,
+        chat_template=tokenizer.chat_template,
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        tokenizer=tokenizer,
+    )
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Fingerprint of a loaded tokenizer: vocabulary, merges and which tokens are special."""
+    special = sorted(
+        number for number, token in tokenizer.added_tokens_decoder.items() if token.special
+    )
+    content = (sorted(tokenizer.get_vocab().items()), _merges(tokenizer), special)
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+
+def _merges(tokenizer: Any) -> tuple[str, ...]:
+    if not tokenizer.is_fast:
+        return ()
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("merges", [])
+    return tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in merges)
+
+
+def _eos_ids(path: str, config: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Where generation stops: generation config, else model config; and the tokenizer's own."""
+    from transformers import GenerationConfig
+
+    try:
+        named = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:  # a model without generation_config.json: its config holds the ids
+        named = config.eos_token_id
+    ids = {named} if isinstance(named, int) else set(named or ())
+    if tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    return tuple(sorted(ids))
