@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Train on this machine:
+#     bash launch/single_node.sh CONFIG [key=value ...]      CONFIG: a packaged name or a .yaml file
+#
+# Joins the Ray cluster that $RAY_ADDRESS names, or one started here with "ray start"; otherwise the
+# run starts a Ray of its own and ends it afterwards. An explicit cluster.address=... decides alone.
+set -euo pipefail
+if (($# == 0)) || [[ "$1" == -h || "$1" == --help ]]; then
+    sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+fi
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+env="$(bash "$here/setup_env.sh")"
+config="$1"
+shift
+
+address="${RAY_ADDRESS:-}"
+started="${RAY_TMPDIR:-/tmp}/ray/ray_current_cluster" # "ray start" leaves its address here
+if [[ " $*" == *" cluster.address="* ]]; then
+    address=
+elif [[ -z "$address" && -s "$started" ]] &&
+    "$env/bin/ray" status --address "$(< "$started")" > /dev/null 2>&1; then
+    address="$(< "$started")"
+fi
+if [[ -n "$address" ]]; then
+    echo "joining the Ray cluster at $address" >&2
+    set -- "$@" "cluster.address=$address"
+fi
+exec "$env/bin/opd-ray" train --config "$config" "$@"

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Set everything up and run the checks and tests:
+#     bash launch/test.sh [all | checks | unit | actors | runs] [pytest arguments]
+#
+# checks: ruff and mypy; unit: the pure core, no engine; actors: every actor on its real engine;
+# runs: whole runs. Every part is run even if one before it failed; the exit code tells.
+set -uo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+env="$(bash "$here/setup_env.sh")" || exit 1
+cd "$here/.." || exit 1
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # engines share the cores; more threads only contend
+
+part=all
+case "${1:-}" in
+    all | checks | unit | actors | runs)
+        part="$1"
+        shift
+        ;;
+esac
+
+failed=0
+step() { # step NAME COMMAND...: run it, tell how long it took, remember a failure
+    local name="$1" start=$SECONDS status=0
+    shift
+    "$@" || status=$?
+    if ((status)); then
+        failed=1
+        printf '== %s: FAILED (exit code %d) after %d s\n' "$name" "$status" "$((SECONDS - start))"
+    else
+        printf '== %s: passed in %d s\n' "$name" "$((SECONDS - start))"
+    fi
+}
+
+if [[ "$part" == all || "$part" == checks ]]; then
+    step "ruff check" "$env/bin/ruff" check .
+    step "ruff format" "$env/bin/ruff" format --check .
+    step "mypy" "$env/bin/mypy"
+    [[ "$part" == checks ]] && exit "$failed"
+fi
+
+# One pytest for all of them, in this order, so that its summary is the last line and counts everything.
+case "$part" in
+    all) folders=(tests/unit tests/actors tests/runs) ;;
+    *) folders=("tests/$part") ;;
+esac
+present=()
+for folder in "${folders[@]}"; do [[ -d "$folder" ]] && present+=("$folder"); done
+"$env/bin/python" -m pytest --durations=15 "${present[@]}" "$@" || failed=1
+exit "$failed"
