@@ -1,0 +1,143 @@
+"""The Ray actor around a rollout engine, and the options it must be started with."""
+
+from __future__ import annotations
+
+import os
+import queue
+import resource
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import ray
+
+from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.rollout.environment import engine_environment
+from actors.weights.chunks import WeightChunk
+from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
+from opd_ray.types import Rollout, RolloutRequest, Sampling
+
+
+# The engine is only ever touched by the one thread of its group; the inbox stays open meanwhile.
+@ray.remote(concurrency_groups={"engine": 1, "inbox": 1, **LIFELINE_GROUP})
+class RolloutActor(Lifeline):
+    """Streams rollouts; :class:`actors.rollout.engine.RolloutEngine` has the details.
+
+    Args: as the engine's.
+    """
+
+    def __init__(
+        self,
+        student: StudentSettings,
+        rollout: RolloutSettings,
+        sync: SyncSettings,
+        model_path: str | None = None,
+    ) -> None:
+        from actors.rollout.engine import RolloutEngine
+
+        self._engine = RolloutEngine(student, rollout, sync, model_path)
+        self._inbox: queue.SimpleQueue[tuple[Sequence[RolloutRequest], bool]] = queue.SimpleQueue()
+
+    @ray.method(concurrency_group="engine")
+    def ready(self) -> dict[str, Any]:
+        """Returns once the engine is up: sizes of the model, versions, and where it runs."""
+        return {
+            "vocab_size": self._engine.vocab_size,
+            "context_length": self._engine.context_length,
+            "weights_version": self._engine.weights_version,
+            "versions": {package: version(package) for package in ("torch", "transformers")}
+            | {"vllm": self._engine.vllm_version},
+            "pid": os.getpid(),
+            "node": ray.util.get_node_ip_address(),
+        }
+
+    @ray.method(concurrency_group="engine", num_returns="streaming")
+    def generate(
+        self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool, more: bool
+    ) -> Iterator[list[Rollout]]:
+        """Stream the rollouts of one batch, those of a step together, the moment they end.
+
+        ``topk`` of each is a reference to its TopK in the object store of this node. The stream
+        ends when every response is written and no more requests are announced.
+
+        Args:
+            requests: the first ones.
+            sampling: for all of the batch.
+            record: see :meth:`actors.rollout.engine.RolloutEngine.add`.
+            more: further requests come through :meth:`add`.
+
+        Raises:
+            RuntimeError: the last stream failed, or requests came after the last ones.
+            ValueError: see :meth:`actors.rollout.engine.RolloutEngine.add`.
+        """
+        if self._engine.has_unfinished:
+            raise RuntimeError("the last stream of this rollout actor did not come to its end")
+        self._engine.add(requests, sampling, record)
+        while True:
+            while more and not (self._engine.has_unfinished and self._inbox.empty()):
+                requests, more = self._inbox.get()
+                self._engine.add(requests, sampling, record)
+            if not self._engine.has_unfinished:
+                break
+            finished = self._engine.step()
+            if finished:
+                yield [_with_topk_by_reference(rollout) for rollout in finished]
+        if not self._inbox.empty():
+            raise RuntimeError("requests were added to a batch after its last ones")
+
+    @ray.method(concurrency_group="inbox")
+    def add(self, requests: Sequence[RolloutRequest], more: bool) -> None:
+        """Hand further requests to the running stream; ``more`` False: these were the last.
+
+        It may overtake the call that opens the stream. What is wrong with them comes out of the stream.
+        """
+        self._inbox.put((requests, more))
+
+    @ray.method(concurrency_group="engine")
+    def update_weights(self, version: int, *chunks: WeightChunk) -> None:
+        """Replace all weights; give references to the chunks. Waits for a running stream to end."""
+        self._engine.update_weights(version, chunks)
+
+    @ray.method(concurrency_group="engine")
+    def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        """See :meth:`actors.rollout.engine.RolloutEngine.init_weight_transfer`."""
+        self._engine.init_weight_transfer(init_info)
+
+    @ray.method(concurrency_group="engine")
+    def start_weight_update(self) -> None:
+        """See :meth:`actors.rollout.engine.RolloutEngine.start_weight_update`."""
+        self._engine.start_weight_update()
+
+    @ray.method(concurrency_group="engine")
+    def receive_weights(self, update_info: dict[str, Any]) -> None:
+        """See :meth:`actors.rollout.engine.RolloutEngine.receive_weights`."""
+        self._engine.receive_weights(update_info)
+
+    @ray.method(concurrency_group="engine")
+    def finish_weight_update(self, version: int) -> None:
+        """See :meth:`actors.rollout.engine.RolloutEngine.finish_weight_update`."""
+        self._engine.finish_weight_update(version)
+
+    @ray.method(concurrency_group="inbox")
+    def peak_memory(self) -> int:
+        """Most main memory this process ever held, bytes."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    @ray.method(concurrency_group="engine")
+    def shutdown(self) -> None:
+        """Release the engine; the actor is of no use afterwards."""
+        self._engine.shutdown()
+
+
+def rollout_options(rollout: RolloutSettings) -> dict[str, Any]:
+    """Keyword arguments for ``RolloutActor.options``: resources, and the process's environment."""
+    return {
+        "num_cpus": rollout.cpus_per_actor,
+        "num_gpus": rollout.gpus_per_actor,
+        "runtime_env": {"env_vars": engine_environment(rollout)},
+    }
+
+
+def _with_topk_by_reference(rollout: Rollout) -> Rollout:
+    return rollout if rollout.topk is None else replace(rollout, topk=ray.put(rollout.topk))

@@ -1,0 +1,272 @@
+"""The student's vLLM engine: requests in, finished rollouts with scores out, new weights between."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from actors.rollout.environment import engine_environment, engine_threads
+from actors.weights.chunks import WeightChunk
+from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncBackend, SyncSettings
+from opd_ray.types import Rollout, RolloutRequest, Sampling, TopK
+
+_NOTHING = np.empty(0, dtype=np.float32)
+
+
+class RolloutEngine:
+    """One vLLM engine in this process (its workers too, unless it is tensor parallel).
+
+    Built on ``vllm.v1.engine.llm_engine.LLMEngine`` with synchronous scheduling and prefix caching,
+    so that the samples of one prompt share its keys and values.
+
+    Args:
+        student: model folder, context length.
+        rollout: sizes, threads, K of the recorded top-K.
+        sync: transport of new weights.
+        model_path: loads this folder in place of ``student.path``.
+
+    Raises:
+        ValueError: ``rollout.record_topk`` exceeds the vocabulary.
+    """
+
+    def __init__(
+        self,
+        student: StudentSettings,
+        rollout: RolloutSettings,
+        sync: SyncSettings,
+        model_path: str | None = None,
+    ) -> None:
+        self._student, self._rollout, self._sync = student, rollout, sync
+        self._model_path = model_path or student.path
+        self._requests: dict[str, tuple[RolloutRequest, bool]] = {}
+        self._weights_complete = True
+
+        os.environ.update(engine_environment(rollout))
+        # Would overrule kv_cache_bytes.
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+        import torch
+
+        # vLLM's CPU worker forbids this later on.
+        torch.set_num_threads(engine_threads(rollout))
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**self.engine_args()))
+        if rollout.record_topk > self.vocab_size:
+            raise ValueError(
+                f"rollout.record_topk is {rollout.record_topk}, but the student's vocabulary has "
+                f"{self.vocab_size} tokens; lower it"
+            )
+        if sync.backend is SyncBackend.ray:
+            self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+        self._engine.set_weight_version("0")
+
+    def engine_args(self) -> dict[str, Any]:
+        """Arguments of vLLM's ``EngineArgs``."""
+        from actors.rollout.score_recorder import TOPK_CONFIG, ScoreRecorder
+        from actors.rollout.worker_extension import RolloutWorkerExtension
+        from actors.weights.ray_engine import BACKEND
+
+        rollout = self._rollout
+        args: dict[str, Any] = {
+            "model": self._model_path,
+            "trust_remote_code": self._student.trust_remote_code,
+            "max_model_len": self._student.context_length,
+            "dtype": rollout.dtype.value,
+            "tensor_parallel_size": rollout.tensor_parallel_size,
+            # Workers of a tensor-parallel engine are children of this process, on this node.
+            "distributed_executor_backend": "mp" if rollout.tensor_parallel_size > 1 else "uni",
+            "max_num_seqs": rollout.max_num_seqs,
+            "max_num_batched_tokens": rollout.max_num_batched_tokens,
+            "enforce_eager": rollout.enforce_eager or not rollout.gpus_per_actor,
+            "enable_prefix_caching": True,
+            "async_scheduling": False,
+            "logits_processors": [_path(ScoreRecorder, ":")],
+            "worker_extension_cls": _path(RolloutWorkerExtension, "."),
+            "additional_config": {TOPK_CONFIG: rollout.record_topk},
+            "weight_transfer_config": {
+                "backend": BACKEND if self._sync.backend is SyncBackend.ray else "nccl"
+            },
+            "disable_log_stats": True,
+        }
+        if rollout.gpus_per_actor:
+            args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+        else:
+            args["kv_cache_memory_bytes"] = rollout.kv_cache_bytes
+            # vLLM rewinds a seeded generator when a partly prefilled prompt's sample is thrown away,
+            # which a CPU generator cannot do (it raises). So prompts are prefilled whole there.
+            args["enable_chunked_prefill"] = False
+            args["max_num_batched_tokens"] = max(
+                rollout.max_num_batched_tokens, self._student.context_length
+            )
+        return args
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the student's distribution, padding rows included."""
+        return self._engine.model_config.get_vocab_size()
+
+    @property
+    def context_length(self) -> int:
+        """Longest prompt plus response, tokens."""
+        return self._engine.model_config.max_model_len
+
+    @property
+    def vllm_version(self) -> str:
+        """Version of the installed vLLM, whatever its package is called."""
+        import vllm
+
+        return vllm.__version__
+
+    @property
+    def weights_version(self) -> int:
+        """Version of the weights in use; 0 are those loaded from the folder."""
+        return int(self._engine.get_weight_version())
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether :meth:`step` has anything to do."""
+        return bool(self._requests)
+
+    def add(self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool) -> None:
+        """Take on requests; :meth:`step` brings their rollouts.
+
+        Equal seeds give equal responses, whatever else is in the batch and in whatever order, except
+        where two tokens lie within rounding error of each other (matrix products round by batch
+        shape).
+
+        Args:
+            requests: with ids unlike those of all unfinished ones.
+            sampling: for all of them. A response ends at the context length at the latest.
+            record: keep entropy, log-probability and top-K of every token; else these stay empty.
+
+        Raises:
+            ValueError: a prompt is empty or leaves no room for a response, or an id is in use.
+            RuntimeError: the last weight update failed half-way.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        from actors.rollout.score_recorder import RECORD_KEY
+
+        if not self._weights_complete:
+            raise RuntimeError(
+                "the last weight update failed, so this engine's weights are incomplete; "
+                "start it anew"
+            )
+        for request in requests:
+            self._check(request)
+            params = SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_tokens,
+                seed=request.seed,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                extra_args={RECORD_KEY: request.rollout_id} if record else None,
+            )
+            prompt = tokens_input(request.prompt_ids.tolist())
+            self._engine.add_request(request.rollout_id, prompt, params)
+            self._requests[request.rollout_id] = (request, record)
+
+    def step(self) -> list[Rollout]:
+        """One forward pass for everything in the batch; the rollouts that it finished."""
+        finished = [output for output in self._engine.step() if output.finished]
+        recorded = [o.request_id for o in finished if self._requests[o.request_id][1]]
+        scores = {}
+        if recorded:
+            first_worker, *_ = self._engine.collective_rpc("pop_scores", args=(recorded,))
+            scores = dict(zip(recorded, first_worker, strict=True))
+        return [self._rollout_of(output, scores.get(output.request_id)) for output in finished]
+
+    def update_weights(self, version: int, chunks: Iterable[WeightChunk]) -> None:
+        """Replace all weights and forget everything computed with the old ones.
+
+        Args:
+            version: carried by every later rollout.
+            chunks: together every tensor of :func:`actors.weights.chunks.named_weights`.
+
+        Raises:
+            RuntimeError: requests are unfinished, or weights of a layer are missing.
+        """
+        self.start_weight_update()
+        for chunk in chunks:
+            self.receive_weights({"chunk": chunk})
+        self.finish_weight_update(version)
+
+    def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        """Connect the workers to the trainer (vLLM's own transports; see actors.weights.nccl)."""
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        """First of three calls of an update; see :meth:`update_weights`."""
+        if self._requests:
+            raise RuntimeError(
+                f"new weights came while {len(self._requests)} requests are unfinished; "
+                "collect their rollouts first"
+            )
+        self._weights_complete = False
+        self._engine.collective_rpc("start_weight_update")
+
+    def receive_weights(self, update_info: dict[str, Any]) -> None:
+        """Second call of an update, once or more often; the backend defines ``update_info``."""
+        self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
+
+    def finish_weight_update(self, version: int) -> None:
+        """Last call of an update: drops the prefix cache and sets the version."""
+        self._engine.collective_rpc("finish_weight_update")
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache over a weight update")
+        self._engine.set_weight_version(str(version))
+        self._weights_complete = True
+
+    def shutdown(self) -> None:
+        """Release the engine's memory and processes."""
+        self._engine.engine_core.shutdown()
+
+    def _check(self, request: RolloutRequest) -> None:
+        length, longest = len(request.prompt_ids), self.context_length - 1
+        if not 1 <= length <= longest:
+            raise ValueError(
+                f"prompt {request.prompt_id!r} has {length} tokens; it must have 1 to {longest}, so "
+                f"that a response fits into student.context_length = {self.context_length}"
+            )
+        if request.rollout_id in self._requests:
+            raise ValueError(f"rollout id {request.rollout_id!r} is already being written")
+
+    def _rollout_of(self, output: Any, scores: Any) -> Rollout:
+        request, record = self._requests.pop(output.request_id)
+        completion = output.outputs[0]
+        response_ids = np.asarray(completion.token_ids, dtype=np.int32)
+        if completion.finish_reason not in ("stop", "length"):
+            raise RuntimeError(
+                f"vLLM ended rollout {request.rollout_id!r} with {completion.finish_reason!r}"
+            )
+        if record and len(scores.entropy_N) != len(response_ids):
+            raise RuntimeError(
+                f"rollout {request.rollout_id!r} has {len(response_ids)} tokens but "
+                f"{len(scores.entropy_N)} recorded scores"
+            )
+        (span,) = completion.weight_versions
+        return Rollout(
+            rollout_id=request.rollout_id,
+            prompt_id=request.prompt_id,
+            sample=request.sample,
+            prompt_ids=request.prompt_ids,
+            response_ids=response_ids,
+            response_mask=np.ones(len(response_ids), dtype=np.uint8),
+            entropy=scores.entropy_N if record else _NOTHING,
+            logprob=scores.logprob_N if record else _NOTHING,
+            finish_reason=completion.finish_reason,
+            weights_version=int(span.version),
+            topk=TopK(scores.topk_ids_NK, scores.topk_logprobs_NK) if record else None,
+        )
+
+
+def _path(cls: type, separator: str) -> str:
+    return f"{cls.__module__}{separator}{cls.__qualname__}"

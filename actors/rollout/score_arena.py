@@ -1,0 +1,64 @@
+"""Rows of per-token scores in tensors that grow: written by the step, read by the response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scores of N sampled tokens, in nats, of the model's distribution at temperature 1."""
+
+    entropy_N: np.ndarray  # float32, over the full vocabulary
+    logprob_N: np.ndarray  # float32, of the sampled token
+    topk_ids_NK: np.ndarray  # int32, likeliest first
+    topk_logprobs_NK: np.ndarray  # float32
+
+
+class ScoreArena:
+    """Storage of 8 + 8 K bytes a row on the engine's device; rows are handed out and given back.
+
+    Args:
+        topk: K.
+        device: of the tensors.
+        rows: rows to begin with; doubled whenever they run out.
+    """
+
+    def __init__(self, topk: int, device: torch.device, rows: int = 4096) -> None:
+        self._free = list(range(rows))
+        self.entropy_R = torch.empty(rows, dtype=torch.float32, device=device)
+        self.logprob_R = torch.empty(rows, dtype=torch.float32, device=device)
+        self.topk_ids_RK = torch.empty(rows, topk, dtype=torch.int32, device=device)
+        self.topk_logprobs_RK = torch.empty(rows, topk, dtype=torch.float32, device=device)
+
+    @property
+    def rows_in_use(self) -> int:
+        return len(self.entropy_R) - len(self._free)
+
+    def take_row(self) -> int:
+        """A free row."""
+        if not self._free:
+            self._double()
+        return self._free.pop()
+
+    def take(self, rows: Sequence[int]) -> TokenScores:
+        """What the given rows hold, in that order; the rows are free afterwards."""
+        index_N = torch.tensor(rows, dtype=torch.long, device=self.entropy_R.device)
+        self._free.extend(rows)
+        return TokenScores(
+            entropy_N=self.entropy_R[index_N].cpu().numpy(),
+            logprob_N=self.logprob_R[index_N].cpu().numpy(),
+            topk_ids_NK=self.topk_ids_RK[index_N].cpu().numpy(),
+            topk_logprobs_NK=self.topk_logprobs_RK[index_N].cpu().numpy(),
+        )
+
+    def _double(self) -> None:
+        rows = len(self.entropy_R)
+        self._free.extend(range(rows, 2 * rows))
+        for name in ("entropy_R", "logprob_R", "topk_ids_RK", "topk_logprobs_RK"):
+            old = getattr(self, name)
+            setattr(self, name, torch.cat([old, torch.empty_like(old)]))

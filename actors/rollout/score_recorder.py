@@ -1,0 +1,158 @@
+"""Per-token scores as a by-product of sampling: a vLLM logits processor that only takes notes.
+
+One log-softmax a step gives the entropy, the top-K and, once the sampler has spoken, the sampled
+token's log-probability. It does without vLLM's own ``logprobs``, which would repeat the log-softmax
+and build Python objects for every token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from vllm.distributed.parallel_state import get_tp_group
+from vllm.v1.sample.logits_processor.interface import (
+    BatchUpdate,
+    LogitsProcessor,
+    MoveDirectionality,
+)
+
+from actors.rollout.score_arena import ScoreArena, TokenScores
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+# The keys under which the engine tells the recorder K (additional_config) and which requests to
+# record under what name (SamplingParams.extra_args).
+TOPK_CONFIG = "opd_ray_record_topk"
+RECORD_KEY = "opd_ray_record"
+
+_ENTROPY_ELEMENTS = 1 << 24  # probabilities held at once while entropies are summed: 64 MB
+
+
+@dataclass
+class _Recording:
+    """One request: the live list of its output tokens, and the arena row of every position."""
+
+    output_ids: Sequence[int]
+    rows: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step whose sampled tokens were not known yet when its logits passed by."""
+
+    logprobs_BV: torch.Tensor
+    recordings: list[_Recording]
+    positions: list[int]
+
+
+class ScoreRecorder(LogitsProcessor):
+    """Records entropy, sampled log-probability and top-K of every sampled token (float32, nats).
+
+    A row of logits is recorded under the number of output tokens its request has at that moment, and
+    the last write wins. So a row whose sample is thrown away (a partly prefilled prompt) is
+    overwritten by the right one, and a preempted request goes on where it was. This relies on vLLM's
+    promise that ``output_tok_ids`` is the request's live list; with asynchronous scheduling the list
+    holds placeholders when a response ends, so the engine must schedule synchronously.
+
+    It runs before temperature, top-p and top-k, and so describes the distribution at temperature 1.
+    In a tensor-parallel engine every worker sees the same logits; only the first records.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        if vllm_config.scheduler_config.async_scheduling:
+            raise ValueError("ScoreRecorder needs async_scheduling=False")
+        self._topk = int(vllm_config.additional_config[TOPK_CONFIG])
+        self._device = device
+        self._records = get_tp_group().rank_in_group == 0
+        self.arena = ScoreArena(self._topk, device)
+        self._recordings: dict[str, _Recording] = {}
+        self._batch: dict[int, _Recording] = {}  # batch row -> request
+        self._last_step: _Step | None = None
+
+    def is_argmax_invariant(self) -> bool:
+        """False, so that greedy requests pass by too."""
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow requests through the batch's rows: removed, added, moved, in this order."""
+        if batch_update is None or not self._records:
+            return
+        for row in batch_update.removed:
+            self._batch.pop(row, None)
+        for row, params, _, output_ids in batch_update.added:
+            self._batch.pop(row, None)
+            key = (params.extra_args or {}).get(RECORD_KEY)
+            if key is not None:
+                recording = self._recordings.setdefault(key, _Recording(output_ids))
+                recording.output_ids = output_ids
+                self._batch[row] = recording
+        for source, target, direction in batch_update.moved:
+            moved, replaced = self._batch.pop(source, None), self._batch.pop(target, None)
+            if moved is not None:
+                self._batch[target] = moved
+            if replaced is not None and direction is MoveDirectionality.SWAP:
+                self._batch[source] = replaced
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Record the rows of requests that asked for it; returns the logits untouched."""
+        self._note_sampled_tokens()
+        if not self._batch:
+            return logits
+        batch_rows = list(self._batch)
+        recordings = list(self._batch.values())
+        positions = [len(recording.output_ids) for recording in recordings]
+        for recording, position in zip(recordings, positions, strict=True):
+            if position == len(recording.rows):
+                recording.rows.append(self.arena.take_row())
+        rows_B = self._index([r.rows[t] for r, t in zip(recordings, positions, strict=True)])
+
+        recorded_BV = logits[self._index(batch_rows)]
+        logprobs_BV = torch.log_softmax(recorded_BV, dim=-1, dtype=torch.float32)
+        topk = torch.topk(logprobs_BV, self._topk, dim=-1)
+        self.arena.entropy_R[rows_B] = _entropy_B(logprobs_BV)
+        self.arena.topk_ids_RK[rows_B] = topk.indices.to(torch.int32)
+        self.arena.topk_logprobs_RK[rows_B] = topk.values
+        self._last_step = _Step(logprobs_BV, recordings, positions)
+        return logits
+
+    def pop(self, keys: Sequence[str]) -> list[TokenScores] | None:
+        """The scores of finished requests, one row an output token; forgets the requests.
+
+        None in workers that do not record.
+
+        Raises:
+            KeyError: nothing was recorded under a key.
+        """
+        if not self._records:
+            return None
+        self._note_sampled_tokens()
+        return [self.arena.take(self._recordings.pop(key).rows) for key in keys]
+
+    def _note_sampled_tokens(self) -> None:
+        """Write the log-probabilities of the tokens drawn from the last step's logits."""
+        if self._last_step is None:
+            return
+        step, self._last_step = self._last_step, None
+        batch_rows, tokens, arena_rows = [], [], []
+        for batch_row, (recording, position) in enumerate(
+            zip(step.recordings, step.positions, strict=True)
+        ):
+            if position < len(recording.output_ids):  # else the sample was thrown away
+                batch_rows.append(batch_row)
+                tokens.append(recording.output_ids[position])
+                arena_rows.append(recording.rows[position])
+        sampled_B = step.logprobs_BV[self._index(batch_rows), self._index(tokens)]
+        self.arena.logprob_R[self._index(arena_rows)] = sampled_B
+
+    def _index(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+def _entropy_B(logprobs_BV: torch.Tensor) -> torch.Tensor:
+    """Entropies in nats; a few rows at a time, so that a large vocabulary costs little memory."""
+    rows = max(1, _ENTROPY_ELEMENTS // logprobs_BV.shape[1])
+    return torch.cat([-(part.exp() * part).sum(dim=-1) for part in logprobs_BV.split(rows)])

@@ -1,0 +1,27 @@
+"""What the rollout engine adds to vLLM's workers: recorded scores and a weight-transfer backend.
+
+vLLM imports this module in every worker process before it loads the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors.rollout.score_arena import TokenScores
+from actors.rollout.score_recorder import ScoreRecorder
+from actors.weights import ray_engine
+
+ray_engine.register()
+
+
+class RolloutWorkerExtension:
+    """Methods that ``collective_rpc`` reaches (vLLM mixes them into its worker class)."""
+
+    def pop_scores(self, keys: Sequence[str]) -> list[TokenScores] | None:
+        """See :meth:`ScoreRecorder.pop`."""
+        recorder = next(
+            processor
+            for processor in self.model_runner.input_batch.logitsprocs.all
+            if isinstance(processor, ScoreRecorder)
+        )
+        return recorder.pop(keys)

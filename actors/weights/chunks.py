@@ -1,0 +1,99 @@
+"""Weights in pieces that cross processes: which tensors go, and how they share flat buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from opd_ray.wire import from_wire, to_wire
+
+_ALIGNMENT = (
+    16  # bytes; every tensor starts at a multiple, so that any dtype can be viewed in place
+)
+
+
+@dataclass(frozen=True)
+class WeightChunk:
+    """Some named tensors in one flat buffer. Cheap to put into an object store: one array."""
+
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]  # numpy names; "uint16" holds bfloat16 bits
+    shapes: tuple[tuple[int, ...], ...]
+    buffer: np.ndarray  # [bytes] uint8
+
+    @property
+    def nbytes(self) -> int:
+        return self.buffer.nbytes
+
+
+def named_weights(
+    model: nn.Module, full: Callable[[nn.Parameter], torch.Tensor] = nn.Parameter.detach
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every weight under every name it has, in the order of the layers.
+
+    A tied output head comes twice, as the embedding and as ``lm_head.weight``: during an update
+    vLLM holds the two apart, and one that does not arrive keeps its old values (on the CPU the head
+    is a re-packed copy). ``named_parameters()`` alone would leave it out.
+
+    Args:
+        model: the trained model, with Hugging Face's parameter names.
+        full: makes a whole tensor of a parameter. Under ZeRO stage 3 it gathers the shards, a
+            collective: then every rank must iterate to the end.
+    """
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, full(parameter)
+
+
+def pack(
+    named_tensors: Iterable[tuple[str, torch.Tensor]], chunk_bytes: int
+) -> Iterator[WeightChunk]:
+    """Chunks of at most ``chunk_bytes`` bytes, in order; a larger tensor is a chunk alone.
+
+    Raises:
+        ValueError: if ``chunk_bytes`` is not positive.
+    """
+    if chunk_bytes <= 0:
+        raise ValueError(f"chunk_bytes must be positive, got {chunk_bytes}")
+    waiting: list[tuple[str, np.ndarray]] = []
+    size = 0
+    for name, tensor in named_tensors:
+        array = to_wire(tensor)
+        if waiting and size + array.nbytes > chunk_bytes:
+            yield _join(waiting)
+            waiting, size = [], 0
+        waiting.append((name, array))
+        size += _aligned(array.nbytes)
+    if waiting:
+        yield _join(waiting)
+
+
+def unpack(chunk: WeightChunk) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors that :func:`pack` put into the chunk (copies where its buffer is read-only)."""
+    start = 0
+    for name, dtype, shape in zip(chunk.names, chunk.dtypes, chunk.shapes, strict=True):
+        count = int(np.prod(shape, dtype=np.int64))
+        stop = start + count * np.dtype(dtype).itemsize
+        yield name, from_wire(chunk.buffer[start:stop].view(dtype).reshape(shape))
+        start = _aligned(stop)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _join(named_arrays: list[tuple[str, np.ndarray]]) -> WeightChunk:
+    buffer = np.zeros(sum(_aligned(array.nbytes) for _, array in named_arrays), np.uint8)
+    start = 0
+    for _, array in named_arrays:
+        buffer[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+        start += _aligned(array.nbytes)
+    return WeightChunk(
+        names=tuple(name for name, _ in named_arrays),
+        dtypes=tuple(array.dtype.name for _, array in named_arrays),
+        shapes=tuple(array.shape for _, array in named_arrays),
+        buffer=buffer,
+    )

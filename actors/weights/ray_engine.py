@@ -1,0 +1,90 @@
+"""vLLM's end of a weight transfer in chunks: a backend of its weight-transfer interface.
+
+The chunks arrive as arrays. On the way from the trainer they lie in Ray's object store; the rollout
+actor fetches them, so that neither the engine nor its workers need to know of Ray.
+Follows ``vllm.distributed.weight_transfer.base.WeightTransferEngine`` and the order of calls of
+vLLM's own NCCL engine (start: layerwise reload on; update: load; finish: layerwise reload off).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.attention import is_deferred_attention_layer
+from vllm.model_executor.model_loader.reload.layerwise import (
+    finalize_layerwise_reload,
+    get_layerwise_info,
+    initialize_layerwise_reload,
+)
+
+from actors.weights.chunks import WeightChunk, unpack
+
+BACKEND = "opd_ray"
+
+
+@dataclass
+class ChunkInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on beforehand."""
+
+
+@dataclass
+class ChunkUpdateInfo(WeightTransferUpdateInfo):
+    """One call of ``update_weights`` carries one chunk."""
+
+    chunk: WeightChunk
+
+
+class ChunkWeightTransferEngine(WeightTransferEngine[ChunkInitInfo, ChunkUpdateInfo]):
+    """Loads chunks of named tensors into the model, layer by layer, re-packing where vLLM packs."""
+
+    init_info_cls = ChunkInitInfo
+    update_info_cls = ChunkUpdateInfo
+
+    def init_transfer_engine(self, init_info: ChunkInitInfo) -> None:
+        """No connection is needed."""
+
+    def start_weight_update(self) -> None:
+        """Detach the model's tensors, so that arriving ones are collected layer by layer."""
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: ChunkUpdateInfo) -> None:
+        """Load one chunk."""
+        self.model.load_weights(unpack(update_info.chunk))
+
+    def finish_weight_update(self) -> None:
+        """Put the model together again.
+
+        Raises:
+            RuntimeError: if a layer with weights received none: vLLM would keep its old ones.
+                The engine is unusable afterwards.
+        """
+        missing = [
+            name
+            for name, layer in self.model.named_modules()
+            if any(parameter is not None for parameter in layer._parameters.values())
+            and not is_deferred_attention_layer(layer)
+            and get_layerwise_info(layer).can_load()
+            and get_layerwise_info(layer).load_numel == 0
+        ]
+        if missing:
+            raise RuntimeError(
+                f"weight update without weights for {', '.join(missing)}: these layers would keep "
+                "their old values. Send every name that actors.weights.chunks.named_weights gives, "
+                "a tied head too."
+            )
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Nothing to release."""
+
+
+def register() -> None:
+    """Make the backend known to vLLM in this process (once)."""
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, ChunkWeightTransferEngine)
