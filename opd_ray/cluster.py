@@ -75,6 +75,13 @@ def total_memory() -> int:
     return machine if text == "max" else min(machine, int(text))
 
 
+def available_memory() -> int:
+    """Bytes that new processes can take now, on this machine or within its container's limit."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    return min(free, total_memory())
+
+
 def _gpus() -> tuple[int, int | None]:
     """GPUs this process may use and the memory of the smallest, as nvidia-smi tells."""
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]

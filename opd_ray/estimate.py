@@ -1,4 +1,4 @@
-"""Memory of every process and bytes between the stages, worked out from config and model shapes alone.
+"""Memory of every process and bytes between the stages, from config and model shapes alone.
 
 Estimates, not limits: allocators, kernels and libraries add to them.
 """
@@ -111,9 +111,7 @@ def trainer_memory(
         "loss": LOSS_COPIES * rows * student.vocab_size * FP32_BYTES,
     }
     if teacher is not None and config.teacher.signal is SignalChoice.hidden:
-        model["teacher head"] = (
-            teacher.embedding_parameters * ELEMENT_BYTES[config.teacher.dtype]
-        )
+        model["teacher head"] = teacher.embedding_parameters * ELEMENT_BYTES[config.teacher.dtype]
     on_gpu = settings.gpus_per_rank > 0
     if settings.offload_optimizer:
         return _placed(model, on_gpu, host={"optimizer": optimizer})
@@ -125,7 +123,15 @@ def step_tokens(config: Config) -> StepTokens:
     rollouts = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
     prompt = min(config.data.max_prompt_tokens, config.student.context_length)
     response = rollouts * config.rollout.max_new_tokens
-    return StepTokens(rollouts, rollouts * prompt, response, response)
+    share = 1.0 if config.tip.rule == "all" else config.tip.rho
+    return StepTokens(rollouts, rollouts * prompt, response, round(share * response))
+
+
+def checkpoint_bytes(config: Config, student: ModelShape) -> int:
+    """Disk for the checkpoints that are kept, one more being written, and the exported model."""
+    state = student.parameters * (FP32_BYTES + MASTER_BYTES + MOMENT_BYTES)
+    exported = student.parameters * ELEMENT_BYTES[config.trainer.dtype]
+    return (config.run.keep_checkpoints + 1) * state + exported * config.run.export_at_end
 
 
 def signal_bytes_per_token(config: Config, teacher: ModelShape | None) -> int:
@@ -166,7 +172,7 @@ def step_flows(
 
 
 def _live_elements(shape: ModelShape) -> int:
-    """Elements per token alive at once in a forward pass without gradients: one layer's widest point."""
+    """Elements per token alive at once without gradients: the widest point of one layer."""
     return 2 * shape.hidden_size + max(
         3 * shape.intermediate_size, (2 * shape.heads + 2 * shape.kv_heads) * shape.head_dim
     )

@@ -1,4 +1,4 @@
-"""A causal language model's shape from its config.json alone: parameters and bytes, no weights read."""
+"""A causal language model's shape from its config.json alone: parameters and bytes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class ModelShape:
         """Elements one layer keeps for its backward pass, per token.
 
         Inputs of both norms and of the matrix products they feed, attention's query, key, value
-        (twice where they are normalised) and output, both MLP branches, their activation and product.
+        (twice where they are normalised) and output; both MLP branches, activation and product.
         """
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         attention = (2 * query + 2 * key) + (query + key) * self.qk_norm

@@ -20,7 +20,11 @@ from opd_ray.model_shape import ModelShape
 
 Role = Literal["trainer", "rollout", "teacher"]
 
-_COUNT_KEY = {"trainer": "trainer.ranks", "rollout": "rollout.actors", "teacher": "teacher.replicas"}
+_COUNT_KEY = {
+    "trainer": "trainer.ranks",
+    "rollout": "rollout.actors",
+    "teacher": "teacher.replicas",
+}
 _CPUS_KEY = {
     "trainer": "trainer.cpus_per_rank",
     "rollout": "rollout.cpus_per_actor",
@@ -134,8 +138,8 @@ def plan_placement(
 ) -> Placement:
     """Place every actor of a run.
 
-    ``student`` and ``teacher`` shapes, where known, give the memory estimates. Raises PlacementError
-    that names the key to change when the actors do not fit.
+    ``student`` and ``teacher`` shapes, where known, give the memory estimates. Raises
+    PlacementError that names the key to change when the actors do not fit.
     """
     needs = _needs(config)
     for role in ("trainer", "rollout", "teacher"):
@@ -146,7 +150,9 @@ def plan_placement(
                 f"use at most {int(cluster.cpus)}, or GPUs ({_GPUS_KEY[role]})"
             )
     shared, nodes = _fit(needs, cluster)
-    together = Counter((node, _overlaps(need.role)) for need, node in zip(needs, nodes, strict=True))
+    together = Counter(
+        (node, _overlaps(need.role)) for need, node in zip(needs, nodes, strict=True)
+    )
     memory = {
         "trainer": student and trainer_memory(config, student, teacher),
         "rollout": student and rollout_memory(config, student),
@@ -196,7 +202,7 @@ def _overlaps(role: Role) -> bool:
 
 
 def _fit(needs: list[Need], cluster: Cluster) -> tuple[float, list[Node]]:
-    """The CPUs of an actor that shares (1, or 1/2, 1/3... where cores are few) and every actor's node."""
+    """CPUs of an actor that shares (1; 1/2, 1/3... where cores are few), and every actor's node."""
     for sharers in range(1, len(needs) + 1):
         shared = int(100 / sharers) / 100
         nodes = _first_fit(needs, shared, cluster)

@@ -41,7 +41,7 @@ def override_problems(schema: type, key: str, value: Any, source: str) -> list[s
 
 
 def key_parts(key: str) -> list[str | int]:
-    """``eval.tasks[0].samples`` as ["eval", "tasks", 0, "samples"]; ``tasks.0`` counts as an index."""
+    """``eval.tasks[0].samples`` as ["eval", "tasks", 0, "samples"]; ``tasks.0`` is the same."""
     parts = key.replace("[", ".").replace("]", "").split(".")
     return [int(part) if part.isdigit() else part for part in parts]
 
@@ -59,7 +59,7 @@ def all_keys(schema: type, prefix: str = "") -> Iterator[str]:
 def _placed_problems(
     root: type, hint: Any, parts: list[str | int], value: Any, prefix: str
 ) -> Iterator[str]:
-    """``value`` checked at ``parts`` below a place of type ``hint``; what a mapping holds is free."""
+    """``value`` checked at ``parts`` below a place of type ``hint``; mappings are free inside."""
     hint = _without_none(hint)
     key = _join(prefix, parts[0])
     if is_dataclass(hint):
@@ -93,9 +93,7 @@ def _section_problems(
             yield from _value_problems(root, schema, str(name), value, key)
 
 
-def _value_problems(
-    root: type, schema: type, name: str, value: Any, key: str
-) -> Iterator[str]:
+def _value_problems(root: type, schema: type, name: str, value: Any, key: str) -> Iterator[str]:
     hint = _hints(schema)[name]
     inner, suffix = _section_of(hint)
     if inner is None or (value is None and _without_none(hint) is not hint):
@@ -130,7 +128,9 @@ def _unknown(root: type, owner: type, prefix: str, name: str) -> str:
     if "." in name and key in set(all_keys(root)):
         return f"{key}: dotted keys are for the command line, in a file nest it by indentation"
     shortened = [full for full in _hints(owner) if name == "".join(w[0] for w in full.split("_"))]
-    siblings = shortened or difflib.get_close_matches(name, _hints(owner), n=1, cutoff=SIBLING_CUTOFF)
+    siblings = shortened or difflib.get_close_matches(
+        name, _hints(owner), n=1, cutoff=SIBLING_CUTOFF
+    )
     if siblings:
         return f"unknown key {key}: did you mean {_join(prefix, siblings[0])}?"
     by_leaf = {full.rsplit(".", 1)[-1]: full for full in reversed(list(all_keys(root)))}

@@ -65,7 +65,8 @@ class RunSettings:
     seed: int = 0
     # Optimizer steps in total.
     steps: int = 100
-    # "auto" continues from the newest readable checkpoint in output_dir, "never" starts anew, or a checkpoint folder.
+    # "auto" continues from the newest readable checkpoint in output_dir, "never" starts anew, or a
+    # checkpoint folder.
     resume: str = "auto"
     # A checkpoint every so many steps (0: only at the end and on Ctrl-C).
     checkpoint_every: int = 50
@@ -85,7 +86,7 @@ class ClusterSettings:
     num_cpus: int | None = None
     # Object store of a locally started Ray, bytes; null lets Ray choose.
     object_store_bytes: int | None = None
-    # Seconds an actor may take to come up (imports, model loading, compiling) before the run gives up.
+    # Seconds an actor may take to come up (imports, loading, compiling) before the run gives up.
     start_timeout_s: float = 600.0
     # Seconds without any progress in a step before the run gives up, naming what it waits for.
     stall_timeout_s: float = 1800.0
@@ -105,7 +106,7 @@ class StudentSettings:
 class RolloutSettings:
     # Rollout actors, each with its own vLLM engine.
     actors: int = 1
-    # Ray CPUs each actor reserves; 0 takes one, or a share where there are more actors than cores.
+    # Ray CPUs each actor reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_actor: float = 0.0
     # GPUs each actor reserves (a multiple of tensor_parallel_size); 0 runs vLLM on the CPU.
     gpus_per_actor: int = 0
@@ -149,7 +150,7 @@ class TeacherSettings:
     path: str | None = None
     # Copies of the teacher; rollouts go to the least loaded.
     replicas: int = 1
-    # Ray CPUs each replica reserves; 0 takes one, or a share where there are more actors than cores.
+    # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_replica: float = 0.0
     # GPUs each replica reserves; 0 runs on the CPU.
     gpus_per_replica: float = 0
@@ -188,7 +189,7 @@ class LossSettings:
 class TrainerSettings:
     # Data-parallel trainer processes.
     ranks: int = 1
-    # Ray CPUs each rank reserves; 0 takes one, or a share where there are more actors than cores.
+    # Ray CPUs each rank reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_rank: float = 0.0
     # GPUs each rank reserves (0 or 1); 0 trains on the CPU.
     gpus_per_rank: int = 0
@@ -226,7 +227,7 @@ class TrainerSettings:
 
 @dataclass
 class SyncSettings:
-    # Transport of new weights: the Ray object store (CPU, GPU, any node) or vLLM's NCCL engine (GPUs).
+    # Transport of new weights: the Ray object store (CPU, GPU, any node) or vLLM's NCCL (GPUs).
     backend: SyncBackend = SyncBackend.ray
     # Bytes of weights that travel in one piece.
     chunk_bytes: int = 1 << 28
@@ -260,9 +261,9 @@ class EvalSettings:
     every: int = 50
     # What is evaluated.
     tasks: list[EvalTask] = field(default_factory=list)
-    # Held-out prompts whose sampled responses give KL(teacher||student) and top-1 agreement; 0 leaves it out.
+    # Held-out prompts whose sampled responses give KL(teacher||student) and top-1 agreement.
     kl_prompts: int = 64
-    # Evaluate the teacher's accuracy once too (a Hugging Face teacher; its answers come from a vLLM engine).
+    # Evaluate the teacher's accuracy once too (kind hf; its answers come from a vLLM engine).
     teacher_accuracy: bool = False
 
 

@@ -1,0 +1,52 @@
+"""``opd-ray train`` and ``opd-ray demo``: a training run from a configuration."""
+
+from __future__ import annotations
+
+import argparse
+
+from opd_ray.cli.command import Commands, add_command, add_config_arguments
+
+
+def add_commands(commands: Commands) -> None:
+    """Declare what this file offers."""
+    train = add_command(
+        commands,
+        "train",
+        run_training,
+        summary="train a student under a teacher's judgement",
+        examples="""  opd-ray train --config demo
+  opd-ray train --config my_run.yaml run.output_dir=outputs/second trainer.ranks=2
+  opd-ray train --config my_run.yaml --print-config
+""",
+    )
+    add_config_arguments(train)
+    demo = add_command(
+        commands,
+        "demo",
+        run_training,
+        summary="train the small pair that comes with the package (the config named demo)",
+        examples="""  opd-ray demo
+  opd-ray demo run.seed=1 run.output_dir=outputs/demo_1
+  opd-ray demo tip.rule=random
+""",
+    )
+    add_config_arguments(demo, default="demo")
+    for parser in (train, demo):
+        parser.add_argument(
+            "--print-config",
+            action="store_true",
+            help="print the resolved configuration as YAML and exit",
+        )
+
+
+def run_training(args: argparse.Namespace) -> int:
+    """Load, then print or train."""
+    from opd_ray.config.load import load_config, to_yaml
+
+    config = load_config(args.config, args.overrides)
+    if args.print_config:
+        print(to_yaml(config), end="")
+        return 0
+    from opd_ray.run import train
+
+    return train(config)

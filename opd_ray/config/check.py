@@ -1,0 +1,262 @@
+"""Values and combinations of values that no run can have, found before anything is loaded.
+
+Each problem names the key, its value and what to do. What depends on the cluster is checked by
+opd_ray.placement, what depends on both tokenizers by opd_ray.pairing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import reduce
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from opd_ray.config.keys import shown
+from opd_ray.config.schema import (
+    Config,
+    Divergence,
+    EvalTask,
+    Scoring,
+    SignalChoice,
+    SyncBackend,
+)
+from opd_ray.errors import ConfigError
+from opd_ray.model_shape import ModelShapeError, config_json
+
+TEACHER_KINDS = ("hf",)
+
+_AT_LEAST = {
+    0: (
+        "run.steps run.checkpoint_every rollout.cpus_per_actor rollout.gpus_per_actor "
+        "rollout.threads rollout.temperature rollout.top_k teacher.cpus_per_replica "
+        "teacher.gpus_per_replica teacher.threads trainer.cpus_per_rank trainer.threads "
+        "trainer.learning_rate "
+        "trainer.warmup_steps trainer.weight_decay trainer.max_grad_norm eval.every eval.kl_prompts"
+    ),
+    1: (
+        "run.keep_checkpoints cluster.num_cpus cluster.object_store_bytes student.context_length "
+        "rollout.actors rollout.tensor_parallel_size rollout.prompts_per_step "
+        "rollout.samples_per_prompt rollout.max_new_tokens rollout.record_topk "
+        "rollout.max_num_seqs rollout.max_num_batched_tokens rollout.kv_cache_bytes "
+        "teacher.replicas teacher.topk teacher.batch_tokens teacher.store_bytes loss.chunk_rows trainer.ranks "
+        "trainer.micro_batch_tokens sync.chunk_bytes"
+    ),
+}
+_ABOVE_ZERO = (
+    "cluster.start_timeout_s cluster.stall_timeout_s rollout.top_p rollout.gpu_memory_utilization "
+    "loss.temperature trainer.adam_eps sync.max_gap"
+)
+_AT_MOST_ONE = (
+    "rollout.top_p rollout.gpu_memory_utilization trainer.gpus_per_rank trainer.min_lr_ratio"
+)
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError that lists every problem of ``config``, one a line."""
+    problems = config_problems(config)
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def config_problems(config: Config) -> list[str]:
+    """Every problem of ``config``; an empty list means that a run may start."""
+    return [
+        *_range_problems(config),
+        *_run_problems(config),
+        *_length_problems(config),
+        *_rollout_problems(config),
+        *_teacher_problems(config),
+        *_vocabulary_problems(config),
+        *_trainer_problems(config),
+        *_data_problems(config),
+        *_eval_problems(config),
+    ]
+
+
+def _range_problems(config: Config) -> Iterator[str]:
+    for least, keys in _AT_LEAST.items():
+        for key in keys.split():
+            value = _value(config, key)
+            if value is not None and value < least:
+                yield f"{key} = {value}: must be at least {least}"
+    for key in _ABOVE_ZERO.split():
+        if _value(config, key) <= 0:
+            yield f"{key} = {_value(config, key)}: must be above 0"
+    for key in _AT_MOST_ONE.split():
+        if _value(config, key) > 1:
+            yield f"{key} = {_value(config, key)}: must be at most 1"
+    for key in ("trainer.gpus_per_rank", "trainer.min_lr_ratio"):
+        if _value(config, key) < 0:
+            yield f"{key} = {_value(config, key)}: must lie in [0, 1]"
+    for key in ("trainer.adam_beta1", "trainer.adam_beta2"):
+        if not 0 <= _value(config, key) < 1:
+            yield f"{key} = {_value(config, key)}: must lie in [0, 1)"
+
+
+def _run_problems(config: Config) -> Iterator[str]:
+    resume = config.run.resume
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        yield f"run.resume = {resume!r}: use auto, never, or the folder of a checkpoint"
+    if config.run.wandb_project is not None and find_spec("wandb") is None:
+        yield (
+            f"run.wandb_project = {config.run.wandb_project!r}: wandb is not installed; "
+            "pip install wandb, or set it to null"
+        )
+    on_gpus = config.rollout.gpus_per_actor > 0 and config.trainer.gpus_per_rank > 0
+    if config.sync.backend is SyncBackend.nccl and not on_gpus:
+        yield (
+            f"sync.backend = nccl with rollout.gpus_per_actor = {config.rollout.gpus_per_actor} "
+            f"and trainer.gpus_per_rank = {config.trainer.gpus_per_rank}: NCCL joins GPUs; use "
+            "sync.backend=ray, or give both GPUs"
+        )
+
+
+def _length_problems(config: Config) -> Iterator[str]:
+    context = config.student.context_length
+    lengths = {"rollout.max_new_tokens": config.rollout.max_new_tokens}
+    for place, task in _tasks(config):
+        if task.max_new_tokens is not None:
+            lengths[f"{place}.max_new_tokens"] = task.max_new_tokens
+    for key, tokens in lengths.items():
+        if tokens >= context:
+            yield (
+                f"{key} = {tokens}: leaves no room for a prompt in student.context_length = "
+                f"{context}; lower it or raise the context"
+            )
+
+
+def _rollout_problems(config: Config) -> Iterator[str]:
+    rollout = config.rollout
+    if rollout.temperature == 0 and rollout.samples_per_prompt > 1:
+        yield (
+            f"rollout.samples_per_prompt = {rollout.samples_per_prompt} with rollout.temperature = "
+            "0: greedy responses to one prompt are all the same; raise the temperature or ask for 1"
+        )
+    split = rollout.tensor_parallel_size
+    if split > 0 and rollout.gpus_per_actor % split:
+        yield (
+            f"rollout.gpus_per_actor = {rollout.gpus_per_actor} with rollout.tensor_parallel_size "
+            f"= {split}: the GPUs of an actor must be a multiple of it"
+        )
+
+
+def _teacher_problems(config: Config) -> Iterator[str]:
+    teacher, loss = config.teacher, config.loss
+    if teacher.kind not in TEACHER_KINDS:
+        yield f"teacher.kind = {teacher.kind!r}: there is {', '.join(TEACHER_KINDS)}"
+    if teacher.kind == "hf" and not teacher.path:
+        yield "teacher.path = null: kind hf needs a Hugging Face folder or hub name"
+    if teacher.kind == "hf" and teacher.gpus_per_replica > 1:
+        yield (
+            f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g}: kind hf runs on one GPU; "
+            "use at most 1, and more teacher.replicas"
+        )
+    if teacher.signal is SignalChoice.sampled and loss.divergence is not Divergence.reverse_kl:
+        yield (
+            f"loss.divergence = {loss.divergence} with teacher.signal = sampled: the sampled token "
+            "alone gives the reverse KL only; use loss.divergence=reverse_kl or the topk signal"
+        )
+    if teacher.signal is SignalChoice.sampled and loss.temperature != 1:
+        yield (
+            f"loss.temperature = {loss.temperature:g} with teacher.signal = sampled: one "
+            "log-probability cannot be tempered; use 1, or the topk or hidden signal"
+        )
+    if loss.divergence is Divergence.jsd and not 0 < loss.beta < 1:
+        yield f"loss.beta = {loss.beta:g}: the JSD needs a weight between 0 and 1, both excluded"
+    if config.scoring is Scoring.exact and teacher.signal is not SignalChoice.hidden:
+        yield (
+            f"scoring = exact with teacher.signal = {teacher.signal}: exact scores need the "
+            "teacher's whole distribution; use teacher.signal=hidden, or scoring=streamed"
+        )
+
+
+def _vocabulary_problems(config: Config) -> Iterator[str]:
+    """Missing models, and top-k above the rows that a model has."""
+    models = [("student.path", config.student.path)]
+    if config.teacher.kind == "hf" and config.teacher.path:
+        models.append(("teacher.path", config.teacher.path))
+    topks = ["rollout.record_topk"]
+    if config.teacher.signal is SignalChoice.topk:
+        topks.append("teacher.topk")
+    found: dict[str, str] = {}
+    for key, path in models:
+        try:
+            described = config_json(path)
+        except ModelShapeError as error:
+            yield f"{key} = {path!r}: {str(error).removeprefix(f'{path}: ')}"
+            continue
+        rows = (described or {}).get("vocab_size")
+        for topk in topks:
+            value = _value(config, topk)
+            if rows is not None and value > rows:
+                found[topk] = (
+                    f"{topk} = {value}: above the {rows} tokens of {key} = {path!r}; lower it"
+                )
+    yield from found.values()
+
+
+def _trainer_problems(config: Config) -> Iterator[str]:
+    trainer = config.trainer
+    if trainer.zero_stage not in range(4):
+        yield f"trainer.zero_stage = {trainer.zero_stage}: there are the stages 0, 1, 2 and 3"
+    if trainer.offload_optimizer and not trainer.gpus_per_rank:
+        yield (
+            "trainer.offload_optimizer = true with trainer.gpus_per_rank = 0: without a GPU the "
+            "optimizer is in main memory anyway; set it to false"
+        )
+    if trainer.offload_optimizer and trainer.zero_stage == 0:
+        yield (
+            "trainer.offload_optimizer = true with trainer.zero_stage = 0: only sharded state is "
+            "offloaded; use trainer.zero_stage 1, 2 or 3"
+        )
+
+
+def _data_problems(config: Config) -> Iterator[str]:
+    sections = [("data", config.data), *((f"{p}.data", task.data) for p, task in _tasks(config))]
+    for section, data in sections:
+        try:
+            data.validate(section)
+        except ConfigError as error:
+            yield str(error)
+
+
+def _eval_problems(config: Config) -> Iterator[str]:
+    from opd_ray.tasks import get_task
+
+    names = Counter(task.name for task in config.eval.tasks)
+    yield from (
+        f"eval.tasks: {count} tasks are called {name!r}; give each its own name"
+        for name, count in names.items()
+        if count > 1
+    )
+    for place, task in _tasks(config):
+        try:
+            get_task(task.task)
+        except ConfigError as error:
+            yield f"{place}.{error}"
+        for name, least in (("problems", 1), ("samples", 0), ("max_new_tokens", 1)):
+            value = getattr(task, name)
+            if value is not None and value < least:
+                yield f"{place}.{name} = {shown(value)}: must be at least {least}"
+        if task.samples and task.temperature <= 0:
+            yield (
+                f"{place}.temperature = {task.temperature:g} with samples = {task.samples}: they "
+                "need a temperature above 0; for greedy decoding alone set samples to 0"
+            )
+        if not 0 < task.top_p <= 1:
+            yield f"{place}.top_p = {task.top_p:g}: must lie in (0, 1]"
+    if config.eval.teacher_accuracy and config.teacher.kind != "hf":
+        yield (
+            f"eval.teacher_accuracy = true with teacher.kind = {config.teacher.kind!r}: only a "
+            "teacher of kind hf can write answers; set it to false"
+        )
+
+
+def _tasks(config: Config) -> list[tuple[str, EvalTask]]:
+    return [(f"eval.tasks[{number}]", task) for number, task in enumerate(config.eval.tasks)]
+
+
+def _value(config: Config, key: str) -> Any:
+    return reduce(getattr, key.split("."), config)

@@ -1,0 +1,162 @@
+"""The examination itself: machine, packages, config, data, pairing, placement, size of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from opd_ray.cluster import Cluster, from_ray_nodes, this_machine
+from opd_ray.config.check import config_problems
+from opd_ray.config.load import load_config
+from opd_ray.config.schema import Config
+from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
+from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
+from opd_ray.errors import OpdError
+from opd_ray.estimate import checkpoint_bytes, step_flows, step_tokens
+from opd_ray.model_shape import ModelShape, ModelShapeError, read_shape
+from opd_ray.output import OutputFolder
+from opd_ray.placement import gigabytes, plan_placement
+
+
+def examine(
+    name_or_path: str, overrides: Sequence[str] = (), cluster: Cluster | None = None
+) -> Report:
+    """Look at everything a run of this config would need; failures are findings, never exceptions.
+
+    ``cluster`` None: the cluster at ``cluster.address``, or this machine.
+    """
+    report = Report()
+    try:
+        config = load_config(name_or_path, overrides)
+    except OpdError as error:
+        report.add("machine", machine_findings(this_machine().nodes[0]))
+        report.add("packages", package_findings())
+        report.add("config", [failed("config", str(error))])
+        return report
+    report.add("machine", machine_findings(this_machine(config.cluster.num_cpus).nodes[0]))
+    report.add("packages", package_findings())
+    problems = config_problems(config)
+    valid = passed("config", f"{name_or_path}: every key and combination is valid")
+    report.add("config", [failed("config", text) for text in problems] or [valid])
+    if problems:
+        return report
+    student, teacher = _shape(config.student.path), _shape(config.teacher.path)
+    report.add("models", _model_findings(config, student, teacher))
+    report.add("data", _data_findings(config))
+    needed = checkpoint_bytes(config, student) if student else None
+    report.add("output", [disk_finding(config, needed), *_folder_findings(config)])
+    _add_plan(report, config, cluster, student, teacher)
+    report.add("step", [], _step_table(config, student, teacher))
+    return report
+
+
+def _shape(path: str | None) -> ModelShape | None:
+    """The model's shape, where its config.json is here and of a known architecture."""
+    try:
+        return read_shape(path) if path else None
+    except ModelShapeError:
+        return None
+
+
+def _model_findings(
+    config: Config, student: ModelShape | None, teacher: ModelShape | None
+) -> Iterator[Finding]:
+    for role, path, shape in (
+        ("student", config.student.path, student),
+        ("teacher", config.teacher.path, teacher),
+    ):
+        if path is None:
+            continue
+        if shape is None:
+            yield noted(role, f"{path}: shape unknown here, so memory is not estimated")
+        else:
+            tied = "tied" if shape.tied else "untied"
+            yield passed(
+                role,
+                f"{shape.model_type}, {shape.parameters / 1e6:,.2f} M parameters, {shape.layers} "
+                f"layers of {shape.hidden_size}, {shape.vocab_size:,} vocabulary rows ({tied}), "
+                f"context {shape.context_length:,}",
+            )
+    yield _tried("pairing", lambda: _pair(config))
+
+
+def _pair(config: Config) -> str:
+    from opd_ray.pairing import check_pairing
+
+    if config.teacher.path is None:
+        return f"not checked: a teacher of kind {config.teacher.kind} has no files here"
+    pairing = check_pairing(
+        config.student.path,
+        config.teacher.path,
+        context_length=config.student.context_length,
+        accept=config.teacher.accept_mismatch,
+        trust_student_code=config.student.trust_remote_code,
+        trust_teacher_code=config.teacher.trust_remote_code,
+    )
+    accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
+    return f"one tokenizer of {pairing.vocab_size:,} tokens{accepted}"
+
+
+def _folder_findings(config: Config) -> Iterator[Finding]:
+    folder = OutputFolder(config.run.output_dir)
+    if not folder.path.is_dir():
+        return
+    try:
+        with folder:
+            folder.check(config)
+    except OpdError as error:
+        yield failed("output folder", str(error))
+
+
+def _add_plan(
+    report: Report,
+    config: Config,
+    cluster: Cluster | None,
+    student: ModelShape | None,
+    teacher: ModelShape | None,
+) -> None:
+    try:
+        plan = plan_placement(config, cluster or _cluster(config), student, teacher)
+    except OpdError as error:
+        report.add("placement", [failed("placement", str(error))])
+        return
+    problems = [failed("memory", text) for text in plan.memory_problems()]
+    report.add("placement", problems or [passed("placement", "every actor fits")], plan.render())
+
+
+def _cluster(config: Config) -> Cluster:
+    if config.cluster.address is None:
+        return this_machine(config.cluster.num_cpus)
+    import ray
+
+    try:
+        ray.init(address=config.cluster.address, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        raise OpdError(
+            f"cluster.address = {config.cluster.address!r}: no Ray cluster answers ({error}); "
+            "start one (ray start --head), or set it to null"
+        ) from error
+    try:
+        return from_ray_nodes(ray.nodes())
+    finally:
+        ray.shutdown()
+
+
+def _step_table(config: Config, student: ModelShape | None, teacher: ModelShape | None) -> str:
+    tokens = step_tokens(config)
+    rows = [
+        f"{tokens.rollouts:,} rollouts, at most {tokens.prompt:,} prompt and {tokens.response:,} "
+        f"response tokens, of which {tokens.kept:,} are trained on",
+    ]
+    rows += [
+        f"{flow.source} -> {flow.target}: {gigabytes(flow.nbytes)} ({flow.what})"
+        for flow in step_flows(config, student, teacher)
+    ]
+    return "\n".join(rows)
+
+
+def _tried(name: str, check: Callable[[], str]) -> Finding:
+    """``check``'s words for success, or its error as a failure."""
+    try:
+        return passed(name, check())
+    except (OpdError, ValueError, OSError) as error:
+        return failed(name, str(error))

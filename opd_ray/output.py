@@ -1,0 +1,163 @@
+"""The output folder of a run: its layout, its lock, and whose run it holds."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from opd_ray.config.load import to_yaml
+from opd_ray.config.schema import Config
+from opd_ray.errors import OutputFolderError
+
+# A run that goes on may not differ in these; everything else may change between its parts.
+IDENTITY = ("student.path", "data", "run.seed")
+
+
+class OutputFolder:
+    """Everything one run writes. Use it as a context manager: the lock is held inside.
+
+    Raises OutputFolderError on entering: the folder cannot be made or written, or another live run
+    holds it. The lock dies with its process, so a killed run never blocks the next one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.versions = self.path / "versions.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.plots = self.path / "plots"
+        self.export = self.path / "export"
+        self.report = self.path / "report.md"
+        self._lock_path = self.path / "run.lock"
+        self._lock: int | None = None
+
+    def __enter__(self) -> OutputFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputFolderError(
+                f"run.output_dir = {str(self.path)!r}: cannot be written ({error.strerror}); "
+                "choose a folder that you may write to"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 1000).decode(errors="replace") or "another process"
+            os.close(lock)
+            raise OutputFolderError(
+                f"run.output_dir = {str(self.path)!r}: in use by {holder}; wait for it, stop it, "
+                "or choose another folder"
+            ) from None
+        except OSError as error:
+            os.close(lock)
+            raise OutputFolderError(
+                f"run.output_dir = {str(self.path)!r}: its file system cannot lock files "
+                f"({error.strerror}); choose a folder on another one"
+            ) from error
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(lock, 0)
+        os.pwrite(
+            lock,
+            f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(),
+            0,
+        )
+        self._lock = lock
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._lock is not None
+        os.ftruncate(self._lock, 0)
+        # Said aloud: closing alone would leave the lock with a process forked in the meantime.
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        os.close(self._lock)
+        self._lock = None
+
+    def check(self, config: Config) -> None:
+        """Raise OutputFolderError when the folder holds a run that this one must not touch.
+
+        That is any other configuration with ``run.resume=never``, and another student, data or seed
+        when going on.
+        """
+        anew = config.run.resume == "never"
+        differences = self.differences(config)
+        refused = [text for text in differences if anew or text.startswith(IDENTITY)]
+        if refused:
+            raise OutputFolderError(
+                f"run.output_dir = {str(self.path)!r}: holds another run ({'; '.join(refused)}); "
+                "choose another run.output_dir, or delete the folder"
+            )
+
+    def begin(self, config: Config) -> None:
+        """Check, then write the config and the versions of a run that starts or goes on here.
+
+        With ``run.resume=never`` a run of the same configuration is replaced: its files go.
+        """
+        self.check(config)
+        if config.run.resume == "never":
+            self._clear()
+        self.config.write_text(to_yaml(config), encoding="utf-8")
+        self.versions.write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
+
+    def differences(self, config: Config) -> list[str]:
+        """``key: old -> new`` of every key in which the folder's run differs; [] if it holds none.
+
+        The folder itself and how a run is resumed do not count.
+        """
+        if not self.config.is_file():
+            return []
+        old = _flat(OmegaConf.to_container(OmegaConf.load(self.config)))
+        new = _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+        skipped = ("run.output_dir", "run.resume")
+        return [
+            f"{key}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}"
+            for key in sorted(old.keys() | new.keys())
+            if key not in skipped and old.get(key) != new.get(key)
+        ]
+
+    def _clear(self) -> None:
+        for path in (self.tensorboard, self.checkpoints, self.plots, self.export):
+            if path.exists():
+                shutil.rmtree(path)
+        for path in (self.metrics, self.report):
+            path.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, Any]:
+    """Python, system and every installed package, by name."""
+    packages = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as ``a.b[0].c`` -> value."""
+    if isinstance(tree, dict) and tree:
+        parts = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in tree.items())
+    elif isinstance(tree, list) and tree:
+        parts = ((f"{prefix}[{number}]", value) for number, value in enumerate(tree))
+    else:
+        return {prefix: tree}
+    return {key: leaf for name, value in parts for key, leaf in _flat(value, name).items()}
