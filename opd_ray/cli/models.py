@@ -30,7 +30,7 @@ def add_commands(commands: Commands) -> None:
         "export",
         run_export,
         summary="write a checkpoint as a plain Hugging Face folder",
-        examples="""  opd-ray export --checkpoint outputs/demo/checkpoints/step_00000150 --out student
+        examples="""  opd-ray export --checkpoint outputs/demo/checkpoints/step_00000150 --out best
 """,
     )
     export.add_argument(

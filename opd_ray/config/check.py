@@ -40,8 +40,8 @@ _AT_LEAST = {
         "rollout.actors rollout.tensor_parallel_size rollout.prompts_per_step "
         "rollout.samples_per_prompt rollout.max_new_tokens rollout.record_topk "
         "rollout.max_num_seqs rollout.max_num_batched_tokens rollout.kv_cache_bytes "
-        "teacher.replicas teacher.topk teacher.batch_tokens teacher.store_bytes loss.chunk_rows trainer.ranks "
-        "trainer.micro_batch_tokens sync.chunk_bytes"
+        "teacher.replicas teacher.topk teacher.batch_tokens teacher.store_bytes loss.chunk_rows "
+        "trainer.ranks trainer.micro_batch_tokens sync.chunk_bytes"
     ),
 }
 _ABOVE_ZERO = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -260,7 +261,7 @@ def test_every_key_has_a_comment() -> None:
     for module in (schema, data, tip):
         lines = Path(str(module.__file__)).read_text(encoding="utf-8").splitlines()
         section = None
-        for before, line in zip(lines, lines[1:], strict=False):
+        for before, line in pairwise(lines):
             if line.startswith("class "):
                 section = line.split("(")[0].split()[1].rstrip(":")
             name = line.strip().split(":")[0]

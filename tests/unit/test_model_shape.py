@@ -85,7 +85,7 @@ def test_known_models_by_hand() -> None:
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelShapeError, match="holds no config.json"):
+    with pytest.raises(ModelShapeError, match=r"holds no config\.json"):
         read_shape(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelShapeError, match="cannot be read"):

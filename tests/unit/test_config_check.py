@@ -1,0 +1,170 @@
+"""Illegal values and combinations: every one refused with key, value and remedy, legal ones not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opd_ray.config.check import check_config, config_problems
+from opd_ray.config.schema import (
+    Config,
+    Divergence,
+    EvalTask,
+    Scoring,
+    SignalChoice,
+    StudentSettings,
+    SyncBackend,
+    TeacherSettings,
+)
+from opd_ray.errors import ConfigError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A legal config whose models have 100 vocabulary rows (of files alone)."""
+    for name in ("student", "teacher"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"vocab_size": 100}))
+    return Config(
+        student=StudentSettings(path=str(tmp_path / "student")),
+        teacher=TeacherSettings(path=str(tmp_path / "teacher")),
+    )
+
+
+def changed(config: Config, **values: Any) -> Config:
+    """``changed(config, trainer__ranks=2)`` is a copy with trainer.ranks = 2."""
+    for key, value in values.items():
+        section, _, name = key.partition("__")
+        whole = value if not name else replace(getattr(config, section), **{name: value})
+        config = replace(config, **{section: whole})
+    return config
+
+
+def test_a_legal_config_has_no_problem(config: Config) -> None:
+    assert config_problems(config) == []
+    check_config(config)
+    gpu = changed(
+        config,
+        trainer__gpus_per_rank=1,
+        trainer__zero_stage=3,
+        trainer__offload_optimizer=True,
+        rollout__gpus_per_actor=2,
+        rollout__tensor_parallel_size=2,
+        teacher__gpus_per_replica=0.5,
+        sync__backend=SyncBackend.nccl,
+        teacher__signal=SignalChoice.hidden,
+        scoring=Scoring.exact,
+        loss__divergence=Divergence.jsd,
+    )
+    assert config_problems(gpu) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"rollout__prompts_per_step": 0}, ["rollout.prompts_per_step = 0", "at least 1"]),
+        ({"rollout__samples_per_prompt": 0}, ["rollout.samples_per_prompt = 0"]),
+        ({"rollout__record_topk": 0}, ["rollout.record_topk = 0", "at least 1"]),
+        ({"teacher__topk": 0}, ["teacher.topk = 0"]),
+        ({"run__steps": -1}, ["run.steps = -1", "at least 0"]),
+        ({"cluster__num_cpus": 0}, ["cluster.num_cpus = 0"]),
+        ({"rollout__temperature": -0.1}, ["rollout.temperature = -0.1"]),
+        ({"rollout__top_p": 0.0}, ["rollout.top_p = 0.0", "above 0"]),
+        ({"rollout__top_p": 1.1}, ["rollout.top_p = 1.1", "at most 1"]),
+        ({"loss__temperature": 0.0}, ["loss.temperature = 0.0", "above 0"]),
+        ({"trainer__min_lr_ratio": -0.5}, ["trainer.min_lr_ratio = -0.5", "[0, 1]"]),
+        ({"trainer__gpus_per_rank": 2}, ["trainer.gpus_per_rank = 2", "at most 1"]),
+        ({"trainer__adam_beta2": 1.0}, ["trainer.adam_beta2 = 1.0", "[0, 1)"]),
+        ({"trainer__zero_stage": 4}, ["trainer.zero_stage = 4", "0, 1, 2 and 3"]),
+        ({"run__resume": "never-was"}, ["run.resume = 'never-was'", "auto, never"]),
+        ({"sync__backend": SyncBackend.nccl}, ["sync.backend = nccl", "sync.backend=ray"]),
+        (
+            {"rollout__max_new_tokens": 1024},
+            ["rollout.max_new_tokens = 1024", "student.context_length = 1024", "raise"],
+        ),
+        (
+            {"rollout__temperature": 0.0},
+            ["rollout.samples_per_prompt = 4", "greedy", "raise the temperature"],
+        ),
+        (
+            {"rollout__gpus_per_actor": 3, "rollout__tensor_parallel_size": 2},
+            ["rollout.gpus_per_actor = 3", "multiple"],
+        ),
+        ({"teacher__kind": "oracle"}, ["teacher.kind = 'oracle'", "there is hf"]),
+        ({"teacher__path": None}, ["teacher.path = null", "needs a Hugging Face folder"]),
+        ({"teacher__gpus_per_replica": 2.0}, ["teacher.gpus_per_replica = 2", "teacher.replicas"]),
+        (
+            {"teacher__signal": SignalChoice.sampled, "loss__divergence": Divergence.forward_kl},
+            ["loss.divergence = forward_kl", "teacher.signal = sampled", "reverse_kl"],
+        ),
+        (
+            {"teacher__signal": SignalChoice.sampled, "loss__temperature": 2.0},
+            ["loss.temperature = 2", "use 1"],
+        ),
+        (
+            {"loss__divergence": Divergence.jsd, "loss__beta": 1.0},
+            ["loss.beta = 1", "both excluded"],
+        ),
+        ({"scoring": Scoring.exact}, ["scoring = exact", "teacher.signal=hidden"]),
+        ({"rollout__record_topk": 101}, ["rollout.record_topk = 101", "100 tokens", "lower it"]),
+        ({"teacher__topk": 101}, ["teacher.topk = 101", "100 tokens"]),
+        (
+            {"trainer__offload_optimizer": True, "trainer__zero_stage": 1},
+            ["trainer.offload_optimizer = true", "trainer.gpus_per_rank = 0", "set it to false"],
+        ),
+        (
+            {"trainer__offload_optimizer": True, "trainer__gpus_per_rank": 1},
+            ["trainer.zero_stage = 0", "1, 2 or 3"],
+        ),
+        ({"data__instruction": "no place"}, ["data.instruction", "{prompt}"]),
+        ({"eval__tasks": [EvalTask(), EvalTask()]}, ["2 tasks are called 'heldout'"]),
+        ({"eval__tasks": [EvalTask(task="nope")]}, ["eval.tasks[0].task = 'nope'", "chain_sum"]),
+        ({"eval__tasks": [EvalTask(problems=0)]}, ["eval.tasks[0].problems = 0"]),
+        (
+            {"eval__tasks": [EvalTask(samples=4, temperature=0.0)]},
+            ["eval.tasks[0].temperature = 0", "samples to 0"],
+        ),
+        ({"eval__tasks": [EvalTask(top_p=0.0)]}, ["eval.tasks[0].top_p = 0"]),
+        ({"eval__tasks": [EvalTask(max_new_tokens=5000)]}, ["eval.tasks[0].max_new_tokens = 5000"]),
+    ],
+)
+def test_illegal_values_are_named(config: Config, values: dict[str, Any], parts: list[str]) -> None:
+    problems = config_problems(changed(config, **values))
+    assert len(problems) == 1, problems
+    for part in parts:
+        assert part in problems[0]
+
+
+def test_topk_signal_alone_bounds_topk(config: Config) -> None:
+    wide = changed(config, teacher__topk=101, teacher__signal=SignalChoice.hidden)
+    assert config_problems(wide) == []
+
+
+def test_the_smaller_vocabulary_bounds_topk(config: Config) -> None:
+    (Path(config.teacher.path or "") / "config.json").write_text(json.dumps({"vocab_size": 10}))
+    (problem_a, problem_b) = config_problems(changed(config, teacher__topk=11))
+    assert "rollout.record_topk = 16" in problem_a
+    assert "teacher.topk = 11: above the 10 tokens of teacher.path" in problem_b
+
+
+def test_missing_models_are_named(config: Config, tmp_path: Path) -> None:
+    gone = str(tmp_path / "not" / "there")
+    (problem,) = config_problems(changed(config, student__path=gone))
+    assert problem.startswith(f"student.path = {gone!r}: no such folder")
+
+
+def test_wandb_needs_its_package(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opd_ray.config.check.find_spec", lambda name: None)
+    (problem,) = config_problems(changed(config, run__wandb_project="mine"))
+    assert "pip install wandb" in problem
+
+
+def test_all_problems_come_in_one_error(config: Config) -> None:
+    bad = changed(config, run__steps=-1, trainer__zero_stage=9, data__max_prompt_tokens=0)
+    with pytest.raises(ConfigError) as caught:
+        check_config(bad)
+    assert len(str(caught.value).splitlines()) == 3

@@ -1,0 +1,122 @@
+"""The output folder: its lock between processes, and the run that it already holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from opd_ray.config.load import load_config
+from opd_ray.config.schema import Config, RunSettings, StudentSettings
+from opd_ray.errors import OutputFolderError
+from opd_ray.output import OutputFolder
+
+HOLDER = """
+import sys, time
+from opd_ray.output import OutputFolder
+with OutputFolder(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+def make_config(folder: Path, **run: object) -> Config:
+    return Config(
+        run=RunSettings(output_dir=str(folder), **run), student=StudentSettings(path="student")
+    )
+
+
+def test_a_live_run_keeps_others_out_and_a_dead_one_does_not(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(OutputFolderError) as caught, OutputFolder(folder):
+            pass
+        assert f"process {holder.pid} on {os.uname().nodename}, started " in str(caught.value)
+        assert "run.output_dir" in str(caught.value)
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        with OutputFolder(folder):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_the_lock_is_free_again_afterwards(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path), pytest.raises(OutputFolderError), OutputFolder(tmp_path):
+        pass
+    with OutputFolder(tmp_path):
+        pass
+
+
+def test_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(OutputFolderError, match="cannot be written"),
+        OutputFolder(tmp_path / "file"),
+    ):
+        pass
+    below = tmp_path / "file" / "run"
+    with pytest.raises(OutputFolderError, match=f"run.output_dir = '{below}'"), OutputFolder(below):
+        pass
+
+
+def test_config_and_versions_are_written(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "run", seed=3)
+    with OutputFolder(tmp_path / "run") as folder:
+        folder.begin(config)
+    assert load_config(str(folder.config)) == config
+    versions = json.loads(folder.versions.read_text())
+    assert versions["python"] == sys.version.split()[0]
+    assert versions["packages"]["omegaconf"].startswith("2.4")
+
+
+def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
+    config = make_config(tmp_path, resume="never", steps=5)
+    with OutputFolder(tmp_path) as folder:
+        folder.begin(config)
+        folder.metrics.write_text("{}\n")
+        other = replace(config, run=replace(config.run, steps=6))
+        with pytest.raises(OutputFolderError, match="run.steps: 5 -> 6.*choose another"):
+            folder.begin(other)
+        assert folder.metrics.exists()
+
+
+def test_the_same_run_starts_anew_when_told_never(tmp_path: Path) -> None:
+    config = make_config(tmp_path, resume="never")
+    with OutputFolder(tmp_path) as folder:
+        folder.begin(config)
+        folder.metrics.write_text("{}\n")
+        (folder.checkpoints / "step_00000001").mkdir(parents=True)
+        (tmp_path / "notes.txt").write_text("mine")
+        folder.begin(config)
+        assert not folder.metrics.exists()
+        assert not folder.checkpoints.exists()
+        assert (tmp_path / "notes.txt").exists()
+
+
+def test_a_run_goes_on_with_other_hardware_but_not_as_another_run(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    with OutputFolder(tmp_path) as folder:
+        folder.begin(config)
+        folder.metrics.write_text("{}\n")
+        folder.begin(replace(config, trainer=replace(config.trainer, learning_rate=1.0, threads=2)))
+        assert folder.metrics.exists()
+        for other, key in (
+            (replace(config, student=StudentSettings(path="other")), "student.path"),
+            (replace(config, run=replace(config.run, seed=9)), "run.seed: 0 -> 9"),
+            (replace(config, data=replace(config.data, limit=3)), "data.limit"),
+        ):
+            with pytest.raises(OutputFolderError, match=key):
+                folder.begin(other)

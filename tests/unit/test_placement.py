@@ -1,0 +1,261 @@
+"""The placement plan and the estimates behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from opd_ray.cluster import Cluster, Node, from_ray_nodes
+from opd_ray.config.schema import (
+    Config,
+    Dtype,
+    RolloutSettings,
+    SignalChoice,
+    StudentSettings,
+    TeacherSettings,
+    TrainerSettings,
+)
+from opd_ray.errors import PlacementError
+from opd_ray.estimate import (
+    PROCESS_BYTES,
+    rollout_memory,
+    step_flows,
+    step_tokens,
+    teacher_memory,
+    trainer_memory,
+)
+from opd_ray.model_shape import ModelShape
+from opd_ray.placement import plan_placement
+
+GB = 10**9
+SHAPE = ModelShape(
+    model_type="qwen3",
+    vocab_size=1000,
+    hidden_size=64,
+    intermediate_size=256,
+    layers=4,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    context_length=512,
+    tied=True,
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+    qk_norm=True,
+)
+
+
+def machine(cpus: float, gpus: int = 0, nodes: int = 1, **more: Any) -> Cluster:
+    return Cluster(tuple(Node(f"n{i}", cpus, 64 * GB, gpus, **more) for i in range(nodes)))
+
+
+def make_config(
+    trainer: dict[str, Any] | None = None,
+    rollout: dict[str, Any] | None = None,
+    teacher: dict[str, Any] | None = None,
+) -> Config:
+    return Config(
+        student=StudentSettings(path="s"),
+        trainer=TrainerSettings(**(trainer or {})),
+        rollout=RolloutSettings(**(rollout or {})),
+        teacher=TeacherSettings(path="t", **(teacher or {})),
+    )
+
+
+def test_two_cores_hold_all_three_stages() -> None:
+    plan = plan_placement(make_config(), machine(2))
+    assert [actor.name for actor in plan.actors] == ["trainer-0", "rollout-0", "teacher-0"]
+    assert plan.bundles == [{"CPU": 0.5}] * 3
+    # Rollout and teacher overlap and split the cores; the trainer works alone and has them all.
+    assert [actor.threads for actor in plan.actors] == [2, 1, 1]
+    assert plan.actors[0].options == {"num_cpus": 0.5, "num_gpus": 0}
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 7, 64])
+@pytest.mark.parametrize(("ranks", "actors", "replicas"), [(1, 1, 1), (1, 2, 1), (1, 1, 2)])
+def test_stages_that_overlap_never_exceed_the_cores(
+    cpus: int, ranks: int, actors: int, replicas: int
+) -> None:
+    if max(ranks, actors, replicas) > cpus:
+        pytest.skip("refused, see below")
+    config = make_config({"ranks": ranks}, {"actors": actors}, {"replicas": replicas})
+    plan = plan_placement(config, machine(cpus))
+    overlapping = [actor.threads for actor in plan.actors if actor.role != "trainer"]
+    assert sum(overlapping) <= max(cpus, len(overlapping))
+    assert sum(actor.threads for _, actor in plan.of("trainer")) <= cpus
+    assert sum(actor.cpus for actor in plan.actors) <= cpus
+
+
+def test_what_the_config_says_is_kept() -> None:
+    config = make_config({"threads": 3, "cpus_per_rank": 0.25}, {"threads": 5})
+    plan = plan_placement(config, machine(2))
+    assert [actor.threads for actor in plan.actors] == [3, 5, 1]
+    assert plan.actors[0].cpus == 0.25
+
+
+def test_settled_config_has_numbers_in_place_of_zeros() -> None:
+    config = make_config({"threads": 0}, {"threads": 7, "cpus_per_actor": 1})
+    settled = plan_placement(config, machine(4)).settle(config)
+    assert (settled.trainer.threads, settled.rollout.threads, settled.teacher.threads) == (4, 7, 2)
+    assert (settled.trainer.cpus_per_rank, settled.rollout.cpus_per_actor) == (1, 1)
+    assert settled.teacher.cpus_per_replica == 1
+    assert (
+        replace(settled, trainer=config.trainer, rollout=config.rollout, teacher=config.teacher)
+        == config
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        (make_config({"ranks": 3}), ["trainer.ranks = 3", "2 CPUs", "use at most 2"]),
+        (make_config(rollout={"actors": 4}), ["rollout.actors = 4", "2 CPUs"]),
+        (make_config(teacher={"replicas": 3}), ["teacher.replicas = 3", "2 CPUs"]),
+        (
+            make_config({"cpus_per_rank": 2}, {"cpus_per_actor": 1}),
+            ["1 x trainer.cpus_per_rank 2", "1 x rollout.cpus_per_actor 1", "= 3 CPUs", "has 2"],
+        ),
+        (
+            make_config({"gpus_per_rank": 1}),
+            ["trainer.gpus_per_rank 1", "= 1 GPUs", "the cluster has 0"],
+        ),
+    ],
+)
+def test_what_does_not_fit_names_the_key(config: Config, parts: list[str]) -> None:
+    with pytest.raises(PlacementError) as caught:
+        plan_placement(config, machine(2))
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_more_ranks_than_gpus() -> None:
+    config = make_config({"ranks": 6, "gpus_per_rank": 1}, {"gpus_per_actor": 1, "actors": 2})
+    with pytest.raises(PlacementError, match=r"6 x trainer\.gpus_per_rank 1 .* = 8 GPUs.*has 4"):
+        plan_placement(config, machine(32, gpus=4))
+
+
+def test_an_actor_needs_its_gpus_on_one_node() -> None:
+    config = make_config({}, {"gpus_per_actor": 4, "tensor_parallel_size": 4})
+    with pytest.raises(PlacementError, match=r"rollout\.gpus_per_actor = 4 .* no node"):
+        plan_placement(config, machine(8, gpus=2, nodes=2))
+
+
+def test_eight_gpus_on_two_nodes() -> None:
+    config = make_config(
+        {"ranks": 4, "gpus_per_rank": 1},
+        {"actors": 1, "gpus_per_actor": 2, "tensor_parallel_size": 2},
+        {"replicas": 2, "gpus_per_replica": 1},
+    )
+    plan = plan_placement(config, machine(16, gpus=4, nodes=2))
+    used: dict[str, float] = {}
+    for actor in plan.actors:
+        used[actor.node] = used.get(actor.node, 0) + actor.gpus
+    assert used == {"n0": 4, "n1": 4}
+    assert plan.of("rollout")[0][0] == 4
+    assert plan.bundles[4] == {"CPU": 1.0, "GPU": 2}
+
+
+def test_fractions_of_a_gpu_share_one() -> None:
+    config = make_config(teacher={"replicas": 2, "gpus_per_replica": 0.5})
+    plan = plan_placement(config, machine(8, gpus=1))
+    assert sum(actor.gpus for actor in plan.actors) == 1
+
+
+def test_table_names_every_actor() -> None:
+    text = plan_placement(make_config({"ranks": 2}), machine(2), SHAPE, SHAPE).render()
+    lines = text.splitlines()
+    assert lines[0].split()[:2] == ["actor", "node"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "trainer-0",
+        "trainer-1",
+        "rollout-0",
+        "teacher-0",
+    ]
+    assert "unknown" not in text
+    assert "unknown" in plan_placement(make_config(), machine(2)).render()
+
+
+def test_trainer_memory_by_hand() -> None:
+    count = SHAPE.parameters
+    plain = trainer_memory(make_config(), SHAPE, SHAPE).host
+    assert plain["weights"] == plain["gradients"] == 4 * count
+    assert plain["optimizer"] == 8 * count
+    assert plain["process"] == PROCESS_BYTES
+    sharded = make_config({"ranks": 4, "zero_stage": 3, "dtype": Dtype.bfloat16})
+    parts = trainer_memory(sharded, SHAPE, None).host
+    assert parts["weights"] == parts["gradients"] == 2 * count // 4
+    assert parts["optimizer"] == 12 * count // 4
+    second = trainer_memory(
+        replace(sharded, trainer=replace(sharded.trainer, zero_stage=2)), SHAPE, None
+    )
+    assert second.host["weights"] == 2 * count
+    assert second.host["gradients"] == 2 * count // 4
+
+
+def test_checkpointing_saves_activations_and_offload_moves_the_optimizer() -> None:
+    config = make_config({"gpus_per_rank": 1, "zero_stage": 1})
+    whole = trainer_memory(config, SHAPE, None)
+    cut = trainer_memory(
+        replace(
+            config,
+            trainer=replace(config.trainer, gradient_checkpointing=True, offload_optimizer=True),
+        ),
+        SHAPE,
+        None,
+    )
+    assert cut.device["activations"] < whole.device["activations"]
+    assert "optimizer" in whole.device
+    assert "optimizer" not in cut.device
+    assert cut.host["optimizer"] == whole.device["optimizer"]
+
+
+def test_rollout_and_teacher_memory() -> None:
+    config = make_config(teacher={"signal": SignalChoice.hidden})
+    assert rollout_memory(config, SHAPE).host["KV cache"] == config.rollout.kv_cache_bytes
+    tokens = 32 * 4 * 128
+    assert teacher_memory(config, SHAPE).host["signals"] == tokens * 64 * 4
+    gpu = make_config(rollout={"gpus_per_actor": 2, "tensor_parallel_size": 2})
+    split = rollout_memory(gpu, SHAPE)
+    assert split.device["weights"] == 4 * SHAPE.parameters // 2
+    assert split.host_bytes == PROCESS_BYTES
+
+
+def test_too_little_memory_names_what_to_lower() -> None:
+    small = Cluster((Node("n0", 4, 2 * GB, 0),))
+    (problem,) = plan_placement(make_config(), small, SHAPE, SHAPE).memory_problems()
+    assert "node n0" in problem
+    assert "2.00 GB" in problem
+    assert plan_placement(make_config(), machine(4), SHAPE, SHAPE).memory_problems() == []
+    tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
+    config = make_config({"gpus_per_rank": 1})
+    (problem,) = plan_placement(config, tight, SHAPE, SHAPE).memory_problems()
+    assert problem.startswith("trainer-0")
+    assert "trainer.micro_batch_tokens" in problem
+
+
+def test_flows_of_a_step_by_hand() -> None:
+    config = make_config()
+    tokens = step_tokens(config)
+    assert (tokens.rollouts, tokens.response, tokens.kept) == (128, 128 * 128, 128 * 64)
+    flows = {(flow.source, flow.target): flow.nbytes for flow in step_flows(config, SHAPE, SHAPE)}
+    assert flows["rollout", "teacher"] == 128 * 128 * 16 * 8
+    assert flows["teacher", "trainer"] == 128 * 64 * 32 * 8
+    assert flows["trainer", "rollout"] == 4 * SHAPE.parameters
+    assert ("trainer", "rollout") not in {
+        (flow.source, flow.target) for flow in step_flows(config, None, None)
+    }
+
+
+def test_ray_nodes_become_a_cluster() -> None:
+    nodes = [
+        {
+            "NodeManagerAddress": "10.0.0.1",
+            "Alive": True,
+            "Resources": {"CPU": 4.0, "GPU": 2.0, "memory": 5.0, "object_store_memory": 3.0},
+        },
+        {"NodeManagerAddress": "10.0.0.2", "Alive": False, "Resources": {"CPU": 4.0}},
+    ]
+    assert from_ray_nodes(nodes) == Cluster((Node("10.0.0.1", 4.0, 8, 2),))
