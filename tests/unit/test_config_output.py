@@ -88,7 +88,7 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
         folder.begin(config)
         folder.metrics.write_text("{}\n")
         other = replace(config, run=replace(config.run, steps=6))
-        with pytest.raises(OutputFolderError, match="run.steps: 5 -> 6.*choose another"):
+        with pytest.raises(OutputFolderError, match=r"run\.steps: 5 -> 6.*choose another"):
             folder.begin(other)
         assert folder.metrics.exists()
 

@@ -74,13 +74,13 @@ def test_two_cores_hold_all_three_stages() -> None:
     assert plan.actors[0].options == {"num_cpus": 0.5, "num_gpus": 0}
 
 
-@pytest.mark.parametrize("cpus", [1, 2, 3, 4, 7, 64])
-@pytest.mark.parametrize(("ranks", "actors", "replicas"), [(1, 1, 1), (1, 2, 1), (1, 1, 2)])
+@pytest.mark.parametrize("cpus", [2, 3, 4, 7, 64])
+@pytest.mark.parametrize(
+    ("ranks", "actors", "replicas"), [(1, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 2)]
+)
 def test_stages_that_overlap_never_exceed_the_cores(
     cpus: int, ranks: int, actors: int, replicas: int
 ) -> None:
-    if max(ranks, actors, replicas) > cpus:
-        pytest.skip("refused, see below")
     config = make_config({"ranks": ranks}, {"actors": actors}, {"replicas": replicas})
     plan = plan_placement(config, machine(cpus))
     overlapping = [actor.threads for actor in plan.actors if actor.role != "trainer"]
