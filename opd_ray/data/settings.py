@@ -81,7 +81,7 @@ class DataSettings:
 
     # Kind of source: jsonl, parquet, datasets, python or chain_sum.
     kind: DataKind = DataKind.chain_sum
-    # File or glob pattern (jsonl, parquet), data set name or folder (datasets), "module:attr" (python).
+    # File or glob pattern (jsonl, parquet), name or folder (datasets), "module:attr" (python).
     path: str = ""
     # Configuration of a Hugging Face data set; null takes its default.
     subset: str | None = None

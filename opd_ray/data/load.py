@@ -1,0 +1,165 @@
+"""From settings to a checked `PromptSet`: bad rows, duplicates and lengths are settled here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opd_ray.data.prompt import DataError, PromptRow
+from opd_ray.data.prompt_set import LoadReport, PromptSet
+from opd_ray.data.row_reader import BadRow, RowReader
+from opd_ray.data.settings import DataSettings, OverLength
+from opd_ray.data.sources import Source, open_source
+from opd_ray.data.tokenize import tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BAD_ROWS_SHOWN = 10
+ROWS_TOKENIZED_AT_ONCE = 1000
+
+
+def load_prompts(
+    settings: DataSettings,
+    *,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    section: str = "data",
+) -> PromptSet:
+    """Open the source, read every row once and keep the numbers of those to use.
+
+    In this order: bad rows are refused, duplicates dropped, prompts longer than
+    `max_prompt_tokens` refused or dropped (only with a tokenizer), the rest cut at `limit`.
+    `seed` counts where `settings.seed` is null; `section` is what messages call the settings.
+    Raises `ConfigError` for settings and `DataError` for data that no run can use.
+    """
+    settings.validate(section)
+    source = open_source(settings, section)
+    reader = RowReader(settings)
+    prompts, ids = _check_rows(source, reader, section)
+    numbers = np.arange(len(source))
+    if settings.deduplicate:
+        numbers = np.sort(np.unique(prompts, return_index=True)[1])
+    duplicates = len(source) - len(numbers)
+    _refuse_repeated_ids(source, numbers, ids[numbers], section)
+
+    too_long, longest, longest_teacher = 0, None, None
+    if tokenizer is not None:
+        lengths = _lengths(source, reader, numbers, tokenizer, settings)
+        fits = lengths[:, 0] <= settings.max_prompt_tokens
+        too_long = int((~fits).sum())
+        if too_long:
+            _judge_too_long(source, numbers, lengths[:, 0], settings, section)
+        numbers, lengths = numbers[fits][: settings.limit], lengths[fits][: settings.limit]
+        longest, longest_teacher = (int(length) for length in lengths.max(axis=0))
+    else:
+        numbers = numbers[: settings.limit]
+    report = LoadReport(
+        read=len(source),
+        duplicates=duplicates,
+        too_long=too_long,
+        beyond_limit=len(source) - duplicates - too_long - len(numbers),
+        longest_prompt=longest,
+        longest_teacher_prompt=longest_teacher,
+    )
+    order_seed = seed if settings.seed is None else settings.seed
+    return PromptSet(source, reader, numbers, report, settings.shuffle, order_seed)
+
+
+def _check_rows(source: Source, reader: RowReader, section: str) -> tuple[np.ndarray, np.ndarray]:
+    """Digests of all prompts and of all ids, uint64; raises `DataError` that lists bad rows."""
+    prompts = np.empty(len(source), dtype=np.uint64)
+    ids = np.empty(len(source), dtype=np.uint64)
+    complaints: list[str] = []
+    bad = 0
+    for number in range(len(source)):
+        try:
+            row = reader.read(source.raw(number), *source.place(number))
+        except BadRow as error:
+            bad += 1
+            if bad <= BAD_ROWS_SHOWN:
+                complaints.append(f"  {_spell(source, number)}: {error}")
+            continue
+        prompts[number] = _digest(json.dumps([row.text, row.messages, row.teacher_text]))
+        ids[number] = _digest(row.id)
+    if bad:
+        if bad > BAD_ROWS_SHOWN:
+            complaints.append(f"  and {bad - BAD_ROWS_SHOWN} more")
+        raise DataError(
+            f"{section}: {bad} of {len(source)} rows cannot be used; mend or remove them:\n"
+            + "\n".join(complaints)
+        )
+    return prompts, ids
+
+
+def _refuse_repeated_ids(
+    source: Source, numbers: np.ndarray, ids: np.ndarray, section: str
+) -> None:
+    """Seeds and results are filed under a prompt's id, so two prompts may not share one."""
+    _, first, counts = np.unique(ids, return_index=True, return_counts=True)
+    if (counts == 1).all():
+        return
+    one = first[counts > 1][0]
+    other = np.flatnonzero(ids == ids[one])[1]
+    raise DataError(
+        f"{section}: {_spell(source, int(numbers[one]))} and "
+        f"{_spell(source, int(numbers[other]))} have the same id: make ids unique, or set "
+        f"{section}.fields.id to null, which numbers the rows"
+    )
+
+
+def _lengths(
+    source: Source,
+    reader: RowReader,
+    numbers: np.ndarray,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: DataSettings,
+) -> np.ndarray:
+    """`[rows, 2]` prompt tokens for the student and for the teacher."""
+
+    def chunks() -> Iterator[list[PromptRow]]:
+        for first in range(0, len(numbers), ROWS_TOKENIZED_AT_ONCE):
+            chunk = map(int, numbers[first : first + ROWS_TOKENIZED_AT_ONCE])
+            yield [reader.read(source.raw(number), *source.place(number)) for number in chunk]
+
+    lengths: list[tuple[int, int]] = []
+    for rows in chunks():
+        own = [len(ids) for ids in tokenize(rows, tokenizer, settings)]
+        shown = own
+        if any(row.teacher_text is not None for row in rows):
+            shown = [len(ids) for ids in tokenize(rows, tokenizer, settings, teacher=True)]
+        lengths += zip(own, shown, strict=True)
+    return np.array(lengths)
+
+
+def _judge_too_long(
+    source: Source,
+    numbers: np.ndarray,
+    lengths: np.ndarray,
+    settings: DataSettings,
+    section: str,
+) -> None:
+    """Raises `DataError` when long prompts are refused, or when there is nothing else."""
+    too_long = int((lengths > settings.max_prompt_tokens).sum())
+    worst = int(lengths.argmax())
+    if settings.over_length == OverLength.refuse or too_long == len(lengths):
+        remedy = "" if too_long == len(lengths) else f", or set {section}.over_length to drop"
+        raise DataError(
+            f"{too_long} of {len(lengths)} prompts are longer than {section}.max_prompt_tokens = "
+            f"{settings.max_prompt_tokens} (longest: {lengths[worst]} tokens, "
+            f"{_spell(source, int(numbers[worst]))}): raise it{remedy}"
+        )
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _spell(source: Source, number: int) -> str:
+    name, line = source.place(number)
+    return f"{Path(name)}, line {line}"

@@ -1,0 +1,125 @@
+"""The prompts of a run, read row by row in an order that is derived from the step alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from opd_ray.data.prompt import DataError, PromptRow
+from opd_ray.data.row_reader import RowReader
+from opd_ray.data.sources import Source
+from opd_ray.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the rows of a source."""
+
+    read: int
+    duplicates: int
+    too_long: int
+    beyond_limit: int
+    # Tokens of the longest prompt used; None when no tokenizer was at hand.
+    longest_prompt: int | None
+    longest_teacher_prompt: int | None
+
+    @property
+    def used(self) -> int:
+        return self.read - self.duplicates - self.too_long - self.beyond_limit
+
+    def __str__(self) -> str:
+        text = f"{self.used} prompts of {self.read} rows"
+        for count, why in (
+            (self.duplicates, "duplicate"),
+            (self.too_long, "too long"),
+            (self.beyond_limit, "beyond the limit"),
+        ):
+            if count:
+                text += f", {count} {why}"
+        if self.longest_prompt is not None:
+            text += f"; longest {self.longest_prompt} tokens"
+        return text
+
+
+class PromptSet:
+    """Prompts by number and by step: only row numbers are in memory, rows are read when asked."""
+
+    def __init__(
+        self,
+        source: Source,
+        reader: RowReader,
+        numbers: np.ndarray,
+        report: LoadReport,
+        shuffle: bool,
+        seed: int,
+    ) -> None:
+        """`numbers` are the rows of `source` to use, all of them known to be good."""
+        self.report = report
+        self._source = source
+        self._reader = reader
+        self._numbers = numbers
+        self._shuffle = shuffle
+        self._seed = seed
+        # (epoch, batch size) -> order; two epochs are in use where a batch lies across both.
+        self._orders: dict[tuple[int, int], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def row(self, index: int) -> PromptRow:
+        """The prompt at `index`, in the order of the source."""
+        number = int(self._numbers[index])
+        return self._reader.read(self._source.raw(number), *self._source.place(number))
+
+    def batch(self, step: int, size: int) -> list[PromptRow]:
+        """The `size` prompts of a step (counted from 0).
+
+        Nothing but step, size and seed decides, so a resumed run needs no state. An epoch uses
+        every prompt once, in an order of its own. No batch holds a prompt twice, not even where
+        two epochs meet. Raises `DataError` when there are fewer than `size` prompts.
+        """
+        if step < 0 or size < 1:
+            raise ValueError(f"step = {step}, size = {size}: use step >= 0 and size >= 1")
+        if size > len(self):
+            raise DataError(
+                f"a step wants {size} prompts but there are only {len(self)}: "
+                "lower rollout.prompts_per_step or give more prompts"
+            )
+        rows = []
+        for position in range(step * size, (step + 1) * size):
+            epoch, within = divmod(position, len(self))
+            rows.append(self.row(int(self._order(epoch, size)[within])))
+        return rows
+
+    def _order(self, epoch: int, size: int) -> np.ndarray:
+        """[len(self)] indices of an epoch, when it is read in batches of `size`."""
+        if (epoch, size) not in self._orders:
+            # An epoch depends on the end of the one before it. With two batches or more an epoch,
+            # that end is as it was shuffled; with fewer it may depend on the one before in turn.
+            known = (epoch - 1, size) in self._orders
+            first = max(0, epoch - 1) if known or len(self) >= 2 * size else 0
+            order = self._orders[first, size] if known else self._shuffled(first)
+            for later in range(first + 1, epoch + 1):
+                taken = later * len(self) % size  # rows of the batch that lies across both epochs
+                ended_with = order[len(order) - taken :]
+                order = _postpone(self._shuffled(later), ended_with, size - taken)
+            self._orders = {
+                key: kept for key, kept in self._orders.items() if key == (epoch - 1, size)
+            }
+            self._orders[epoch, size] = order
+        return self._orders[epoch, size]
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        if not self._shuffle:
+            return np.arange(len(self))
+        seed = derive_seed("prompt order", self._seed, epoch)
+        return np.random.default_rng(seed).permutation(len(self))
+
+
+def _postpone(order: np.ndarray, indices: np.ndarray, places: int) -> np.ndarray:
+    """`order` changed as little as possible so that none of `indices` is in its first places."""
+    held = np.isin(order, indices)
+    first = np.flatnonzero(~held)[:places]
+    rest = np.setdiff1d(np.arange(len(order)), first)
+    return order[np.concatenate([first, rest])]

@@ -1,0 +1,96 @@
+"""From a raw row, a mapping of columns, to a `PromptRow`, by the field mapping of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from opd_ray.data.prompt import PromptRow
+from opd_ray.data.settings import DataSettings
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+class BadRow(ValueError):
+    """What is wrong with one row; whoever knows the row's place adds it."""
+
+
+class RowReader:
+    """Reads raw rows by one field mapping; raises `BadRow` for those it cannot use."""
+
+    def __init__(self, settings: DataSettings) -> None:
+        self._fields = settings.fields
+        self._adds_system_message = settings.system_prompt is not None
+
+    def read(self, raw: Any, name: str, line: int) -> PromptRow:
+        """File name and line stand in for an id and a source that the row does not give."""
+        # Without the folder: an id, and the seeds derived from it, must not depend on where it is.
+        file_name = Path(name).name
+        if not isinstance(raw, Mapping):
+            raise BadRow(f"a row must be an object with named columns, not {_kind(raw)}")
+        fields = self._fields
+        prompt = _column(raw, fields.prompt, "prompt")
+        text, messages = None, None
+        if isinstance(prompt, str):
+            if not prompt.strip():
+                raise BadRow(f"column {fields.prompt!r} (prompt) is empty")
+            text = prompt
+        else:
+            messages = self._messages(prompt)
+        used = {fields.prompt, fields.answer, fields.id, fields.source, fields.teacher_prompt}
+        return PromptRow(
+            id=f"{file_name}:{line}" if fields.id is None else _text(raw, fields.id, "id"),
+            text=text,
+            messages=messages,
+            answer=None if fields.answer is None else _text(raw, fields.answer, "answer"),
+            source=file_name if fields.source is None else _text(raw, fields.source, "source"),
+            teacher_text=(
+                None
+                if fields.teacher_prompt is None
+                else _text(raw, fields.teacher_prompt, "teacher_prompt")
+            ),
+            meta={name: value for name, value in raw.items() if name not in used},
+        )
+
+    def _messages(self, prompt: Any) -> tuple[Mapping[str, Any], ...]:
+        where = f"column {self._fields.prompt!r} (prompt)"
+        if not isinstance(prompt, (list, tuple)) or not prompt:
+            raise BadRow(f"{where} must be text or a list of chat messages, not {_kind(prompt)}")
+        for message in prompt:
+            if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+                raise BadRow(f"{where}: every chat message needs a role and a text as content")
+            if message.get("role") not in ROLES:
+                raise BadRow(f"{where}: role {message.get('role')!r} is none of {', '.join(ROLES)}")
+        if not any(m["role"] == "user" and m["content"].strip() for m in prompt):
+            raise BadRow(f"{where} has no user message with text")
+        if self._adds_system_message and any(m["role"] == "system" for m in prompt):
+            raise BadRow(f"{where} has a system message of its own: set data.system_prompt to null")
+        return tuple(dict(message) for message in prompt)
+
+
+def _column(raw: Mapping[str, Any], name: str, meaning: str) -> Any:
+    """The column of that name; a dotted name that is no column reaches into nested ones."""
+    value: Any = raw
+    for part in [name] if name in raw else name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            have = ", ".join(map(repr, raw)) or "none"
+            raise BadRow(
+                f"column {name!r} ({meaning}) is missing; the row has {have}: "
+                f"set data.fields.{meaning}"
+            )
+        value = value[part]
+    return value
+
+
+def _text(raw: Mapping[str, Any], name: str, meaning: str) -> str:
+    value = _column(raw, name, meaning)
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise BadRow(f"column {name!r} ({meaning}) must be text or a number, not {_kind(value)}")
+    if not str(value).strip():
+        raise BadRow(f"column {name!r} ({meaning}) is empty")
+    return str(value)
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__

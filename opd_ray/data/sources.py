@@ -1,0 +1,208 @@
+"""Prompt sources: numbered raw rows, each with a place that an error message can name."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import json
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from opd_ray.data.prompt import DataError
+from opd_ray.data.row_reader import BadRow
+from opd_ray.data.settings import DataKind, DataSettings
+from opd_ray.tasks.chain_sum import ChainSumGenerator
+
+
+class Source(Protocol):
+    """Rows by number. `raw` raises `BadRow` for a row that cannot even be parsed."""
+
+    def __len__(self) -> int: ...
+
+    def raw(self, number: int) -> Any:
+        """The row as the source has it."""
+        ...
+
+    def place(self, number: int) -> tuple[str, int]:
+        """File (or source) name and line (or row), counted from 1."""
+        ...
+
+
+class JsonlSource:
+    """Lines of JSONL files. Keeps 8 bytes a line in memory, reads the lines when asked."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = list(paths)
+        self._starts: list[array[int]] = []
+        self._lines: list[array[int]] = []
+        for path in self._paths:
+            starts, lines = array("q"), array("q")
+            offset = 0
+            with path.open("rb") as file:
+                for line_number, line in enumerate(file, start=1):
+                    if line.strip():
+                        starts.append(offset)
+                        lines.append(line_number)
+                    offset += len(line)
+            self._starts.append(starts)
+            self._lines.append(lines)
+        self._length = sum(map(len, self._starts))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def raw(self, number: int) -> Any:
+        path, within = self._find(number)
+        with self._paths[path].open("rb") as file:
+            file.seek(self._starts[path][within])
+            line = file.readline()
+        try:
+            return json.loads(line.decode("utf-8-sig"))
+        except json.JSONDecodeError as error:
+            raise BadRow(f"not valid JSON: {error.msg} at column {error.colno}") from error
+        except UnicodeDecodeError as error:
+            raise BadRow(f"not UTF-8: {error.reason} at byte {error.start}") from error
+
+    def place(self, number: int) -> tuple[str, int]:
+        path, within = self._find(number)
+        return str(self._paths[path]), self._lines[path][within]
+
+    def _find(self, number: int) -> tuple[int, int]:
+        for path, starts in enumerate(self._starts):
+            if number < len(starts):
+                return path, number
+            number -= len(starts)
+        raise IndexError(number)
+
+
+class TableSource:
+    """Rows of anything that gives a mapping by number: a list, an Arrow table, a data set."""
+
+    def __init__(self, name: str, rows: Sequence[Any]) -> None:
+        self._name = name
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def raw(self, number: int) -> Any:
+        return self._rows[number]
+
+    def place(self, number: int) -> tuple[str, int]:
+        return self._name, number + 1
+
+
+def open_source(settings: DataSettings, section: str = "data") -> Source:
+    """The source that the settings name.
+
+    Raises `DataError` for one that is missing, empty or of another format.
+    """
+    source = {
+        DataKind.jsonl: _jsonl,
+        DataKind.parquet: _parquet,
+        DataKind.datasets: _datasets,
+        DataKind.python: _python,
+        DataKind.chain_sum: _chain_sum,
+    }[settings.kind](settings, section)
+    if len(source) == 0:
+        raise DataError(f"{section}.path = {settings.path!r} has no rows: give at least one prompt")
+    return source
+
+
+def _files(settings: DataSettings, section: str) -> list[Path]:
+    path = Path(settings.path).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        raise DataError(
+            f"{section}.path = {settings.path!r} is a folder: name a file in it, or a pattern "
+            f"such as {str(path / '*')!r}"
+        )
+    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
+    files = [name for name in found if name.is_file()]
+    if not files:
+        raise DataError(
+            f"{section}.path = {settings.path!r}: no such file (looked from {Path.cwd()})"
+        )
+    return files
+
+
+def _jsonl(settings: DataSettings, section: str) -> Source:
+    return JsonlSource(_files(settings, section))
+
+
+def _parquet(settings: DataSettings, section: str) -> Source:
+    import pyarrow
+    from pyarrow import parquet
+
+    files = _files(settings, section)
+    try:
+        tables = [parquet.read_table(file) for file in files]
+        return TableSource(settings.path, _ArrowRows(pyarrow.concat_tables(tables)))
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise DataError(
+            f"{section}.path = {settings.path!r} cannot be read as Parquet files of one schema: "
+            f"{error}"
+        ) from error
+
+
+class _ArrowRows(Sequence[Any]):
+    """An Arrow table (`pyarrow.Table`) as a sequence of dictionaries."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._table.slice(number, 1).to_pylist()[0]
+
+
+def _datasets(settings: DataSettings, section: str) -> Source:
+    import datasets
+
+    name = f"{section}.path = {settings.path!r}"
+    folder = Path(settings.path).expanduser()
+    try:
+        if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
+            loaded = datasets.load_from_disk(str(folder))
+            if isinstance(loaded, datasets.DatasetDict):
+                if settings.split not in loaded:
+                    raise DataError(
+                        f"{section}.split = {settings.split!r}: {settings.path!r} has "
+                        f"{', '.join(loaded)}"
+                    )
+                loaded = loaded[settings.split]
+        else:
+            loaded = datasets.load_dataset(settings.path, settings.subset, split=settings.split)
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DataError(f"{name}: the data set cannot be loaded: {error}") from error
+    return TableSource(settings.path, loaded)
+
+
+def _python(settings: DataSettings, section: str) -> Source:
+    module_name, _, attribute = settings.path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise DataError(
+            f"{section}.path = {settings.path!r} cannot be imported: {error}"
+        ) from error
+    if not callable(function):
+        raise DataError(f"{section}.path = {settings.path!r} is not a function that returns rows")
+    return TableSource(settings.path, list(function(**settings.arguments)))
+
+
+def _chain_sum(settings: DataSettings, section: str) -> Source:
+    chosen = settings.chain_sum
+    generator = ChainSumGenerator(chosen.terms, chosen.digits, chosen.split.value, chosen.seed)
+    problems = generator.take(chosen.count)
+    return TableSource(
+        "chain_sum",
+        [{"prompt": p.prompt, "answer": p.answer, "worked": p.worked} for p in problems],
+    )

@@ -1,0 +1,5 @@
+"""Tasks: what a correct response is. `get_task` finds one by name or import path."""
+
+from opd_ray.tasks.task import Task, get_task, verify_many
+
+__all__ = ["Task", "get_task", "verify_many"]

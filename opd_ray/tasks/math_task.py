@@ -1,0 +1,63 @@
+"""The math task: answers judged by math-verify in processes of their own, within a time limit."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from opd_ray.tasks.boxed import last_boxed
+from opd_ray.tasks.worker_pool import WorkerPool
+
+logger = logging.getLogger(__name__)
+
+
+class MathTask:
+    r"""Correct when the last `\boxed{...}`, or else the end of the response, equals the answer.
+
+    Equality is math-verify's: forms of a number, sets, intervals, matrices and units are seen
+    through. A pair that takes more than `cpu_seconds` of processor time counts as wrong and is
+    logged.
+    """
+
+    name = "math"
+
+    def __init__(self, processes: int | None = None, cpu_seconds: float = 5.0) -> None:
+        if cpu_seconds <= 0:
+            raise ValueError(f"cpu_seconds = {cpu_seconds}: use a positive number")
+        self._processes = processes or min(8, os.cpu_count() or 1)
+        self._pool = WorkerPool(
+            Path(__file__).with_name("math_worker.py"), [str(cpu_seconds)], self._processes
+        )
+
+    def extract(self, response_text: str) -> str | None:
+        """The content of the last box, less white space and size variants; None without a box."""
+        boxed = last_boxed(response_text)
+        if not boxed:
+            return None
+        for variant, plain in (
+            (r"\dfrac", r"\frac"),
+            (r"\tfrac", r"\frac"),
+            (r"\left", ""),
+            (r"\right", ""),
+        ):
+            boxed = boxed.replace(variant, plain)
+        return "".join(boxed.split()).strip("$")
+
+    def verify(self, response_text: str, answer: str) -> bool:
+        """Raises `RuntimeError` when a judging process cannot be started or is killed."""
+        verdict = self._pool.ask([last_boxed(response_text), response_text, answer])
+        if verdict is None:
+            logger.warning("judging took too long, counted as wrong: gold answer %r", answer)
+        return bool(verdict)
+
+    def verify_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """`verify` for every (response text, gold answer), spread over the processes."""
+        with ThreadPoolExecutor(self._processes) as threads:
+            return list(threads.map(lambda pair: self.verify(*pair), pairs))
+
+    def close(self) -> None:
+        """End the judging processes (otherwise they end with this one)."""
+        self._pool.close()

@@ -1,0 +1,75 @@
+"""The task protocol and how a task is found: by its name here, or by "module:attr"."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Protocol, runtime_checkable
+
+from opd_ray.errors import ConfigError
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Says whether a response is correct.
+
+    A task may also have `verify_many(pairs) -> list[bool]` where judging together is quicker.
+    """
+
+    name: str
+
+    def extract(self, response_text: str) -> str | None:
+        """The final answer that a response gives, as text to vote on; None when it gives none."""
+        ...
+
+    def verify(self, response_text: str, answer: str) -> bool:
+        """Whether the response's final answer is the gold `answer`."""
+        ...
+
+
+def _chain_sum() -> Task:
+    from opd_ray.tasks.chain_sum import ChainSumTask
+
+    return ChainSumTask()
+
+
+def _math() -> Task:
+    from opd_ray.tasks.math_task import MathTask
+
+    return MathTask()
+
+
+_TASKS: dict[str, Callable[[], Task]] = {"chain_sum": _chain_sum, "math": _math}
+
+
+@cache
+def get_task(name: str) -> Task:
+    """The task of that name, or the one at "module:attr" (a Task, or a class without arguments).
+
+    The same object comes back for the same name, so that its worker processes are shared.
+    Raises `ConfigError` for an unknown name, a failing import or an object that is no task.
+    """
+    if name in _TASKS:
+        return _TASKS[name]()
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise ConfigError(
+            f'task = {name!r} is unknown: use one of {", ".join(sorted(_TASKS))}, or "module:attr"'
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"task = {name!r} cannot be imported: {error}") from error
+    task = found() if isinstance(found, type) else found
+    if not isinstance(task, Task):
+        raise ConfigError(f"task = {name!r} is no task: it needs name, extract and verify")
+    return task
+
+
+def verify_many(task: Task, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """`task.verify` for every (response text, gold answer), by its batch method if it has one."""
+    together = getattr(task, "verify_many", None)
+    if together is not None:
+        return together(pairs)
+    return [task.verify(response_text, answer) for response_text, answer in pairs]
