@@ -1,0 +1,1 @@
+"""Evaluation: estimators of accuracy from repeated samples."""
