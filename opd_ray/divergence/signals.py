@@ -1,0 +1,160 @@
+"""From a block of student logits to its divergences and gradients, for each kind of target.
+
+A signal has ``load(rows)``, called before the blocks of a chunk, and
+``block_(logits_BV, rows, sampled_B, gradient)``, which returns the values [B] and, if ``sampled_B``
+is given, the student's log-probabilities of those ids [B], and which overwrites ``logits_BV``, with
+``gradient`` by the gradient of each row's value with respect to its own logits.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from opd_ray.divergence.blocks import GivenLogits, ProjectedLogits, teacher_logits
+from opd_ray.divergence.kernels import Kind, kernel_of, log_softmax_
+from opd_ray.divergence.target import SampledTarget, Target, TopKTarget, check_token_ids
+from opd_ray.divergence.topk_tail import TopKTail
+
+
+class Signal(Protocol):
+    """See the module's docstring."""
+
+    def load(self, rows: slice) -> None: ...
+
+    def block_(
+        self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
+    ) -> tuple[Tensor, Tensor | None]: ...
+
+
+class FullVocabularySignal:
+    """The exact divergence, from the teacher's logits over the whole vocabulary."""
+
+    def __init__(
+        self,
+        teacher: ProjectedLogits | GivenLogits,
+        kind: Kind,
+        beta: float,
+        scratch_BV: Tensor,
+    ) -> None:
+        self._teacher = teacher
+        self._kernel = kernel_of(kind, beta)
+        self._scratch_BV = scratch_BV
+
+    def load(self, rows: slice) -> None:
+        self._teacher.load(rows)
+
+    def block_(
+        self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        p_BV = torch.softmax(logits_BV, -1, out=self._scratch_BV[: len(logits_BV)])
+        log_p_BV = log_softmax_(logits_BV)
+        logprob_B = None if sampled_B is None else _at(log_p_BV, sampled_B)
+        log_q_BV = log_softmax_(self._teacher.block(rows))
+        value_B = self._kernel(log_p_BV, p_BV, log_q_BV, gradient)
+        return value_B.clamp_(min=0.0), logprob_B  # below 0 by rounding alone
+
+
+class TopKTailSignal:
+    """The divergence of the coarser distributions: the teacher's top-k and one tail bucket."""
+
+    def __init__(self, buckets: TopKTail, kind: Kind, beta: float) -> None:
+        self._buckets = buckets
+        self._kernel = kernel_of(kind, beta)
+
+    def load(self, rows: slice) -> None:
+        """Nothing to compute."""
+
+    def block_(
+        self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        sampled_logit_B = None if sampled_B is None else _at(logits_BV, sampled_B)
+        student_BW = self._buckets.student_(logits_BV, rows)
+        logprob_B = None
+        if sampled_logit_B is not None:
+            logprob_B = sampled_logit_B - student_BW.logsumexp(-1)
+        p_BW = student_BW.softmax(-1)
+        log_p_BW = log_softmax_(student_BW)
+        log_q_BW = log_softmax_(self._buckets.teacher_NW[rows].clone())
+        value_B = self._kernel(log_p_BW, p_BW, log_q_BW, gradient)
+        if gradient:
+            self._buckets.spread_(log_p_BW, logits_BV, rows)
+        return value_B.clamp_(min=0.0), logprob_B  # below 0 by rounding alone
+
+
+class SampledSignal:
+    """log p(y) - log q(y) of the sampled token y, with the score-function gradient.
+
+    Over y drawn from the student P, the value's mean is KL(P||Q), and the mean of
+    (log p(y) - log q(y)) grad log p(y), the bracket held constant, is grad KL(P||Q): the further
+    term of the derivative, E[grad log p(y)], is 0. (The derivative of the value itself would have
+    mean 0 and teach nothing.) A single value may be negative.
+    """
+
+    def __init__(self, target: SampledTarget, *, vocab: int, dtype: torch.dtype) -> None:
+        check_token_ids("token_ids_N", target.token_ids_N, vocab)
+        self._ids_N = target.token_ids_N
+        self._log_q_N = target.logprobs_N.to(dtype)
+
+    def load(self, rows: slice) -> None:
+        """Nothing to compute."""
+
+    def block_(
+        self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        ids_B = self._ids_N[rows]
+        log_p_BV = log_softmax_(logits_BV)
+        logprob_B = None if sampled_B is None else _at(log_p_BV, sampled_B)
+        value_B = _at(log_p_BV, ids_B) - self._log_q_N[rows]
+        if gradient:  # value (onehot(y) - P)
+            log_p_BV.exp_().mul_(-value_B[:, None])
+            log_p_BV.scatter_add_(1, ids_B[:, None], value_B[:, None])
+        return value_B, logprob_B
+
+
+def signal_of(
+    target: Target,
+    kind: Kind,
+    beta: float,
+    *,
+    vocab: int,
+    chunk: int,
+    block: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    temperature: float,
+) -> Signal:
+    """The signal that a target gives; ValueError where target, kind and temperature clash."""
+    if isinstance(target, TopKTarget):
+        check_temperature(target, temperature)
+        return TopKTailSignal(TopKTail(target, vocab=vocab, dtype=dtype), kind, beta)
+    if isinstance(target, SampledTarget):
+        check_temperature(target, temperature)
+        if kind != "reverse_kl":
+            raise ValueError(
+                f"a sampled-token target estimates reverse_kl alone, not {kind}: it says nothing "
+                "of the teacher's other tokens; use a top-k, hidden or logits target"
+            )
+        return SampledSignal(target, vocab=vocab, dtype=dtype)
+    teacher = teacher_logits(
+        target, vocab=vocab, chunk=chunk, block=block, dtype=dtype, temperature=temperature
+    )
+    scratch_BV = torch.empty(block, vocab, dtype=dtype, device=device)
+    return FullVocabularySignal(teacher, kind, beta, scratch_BV)
+
+
+def check_temperature(target: TopKTarget | SampledTarget, temperature: float) -> None:
+    """Raise ValueError if the teacher's log-probabilities were taken at another temperature."""
+    if target.temperature != temperature:
+        raise ValueError(
+            f"{type(target).__name__}.temperature is {target.temperature}, the divergence's is "
+            f"{temperature}: log-probabilities of a few tokens cannot be moved to another "
+            "temperature; ask the teacher at that temperature, or use a hidden or logits target"
+        )
+
+
+def _at(values_BV: Tensor, ids_B: Tensor) -> Tensor:
+    """One value of each row, [B], copied."""
+    return values_BV.gather(1, ids_B[:, None]).squeeze(1)

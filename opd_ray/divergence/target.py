@@ -1,0 +1,154 @@
+"""What a teacher says of N rows, as tensors: hidden states, logits, a top-k or sampled tokens.
+
+Letters: N rows (kept response tokens, flat), K top-k, V vocabulary, D the teacher's hidden size
+(which need not be the student's). Row n is the distribution that predicted token n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenTarget:
+    """The teacher's last hidden states and its output head: its exact distribution.
+
+    hidden_ND: [N, D]; head_VD: [V, D], same dtype; bias_V: [V] or None.
+    Raises ValueError on shapes or dtypes that do not fit together.
+    """
+
+    hidden_ND: Tensor
+    head_VD: Tensor
+    bias_V: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_head("teacher", self.hidden_ND, self.head_VD, self.bias_V)
+
+    @property
+    def num_rows(self) -> int:
+        return self.hidden_ND.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class LogitsTarget:
+    """The teacher's logits over the whole vocabulary, [N, V]; up to a constant per row.
+
+    Raises ValueError if they are not a floating-point matrix.
+    """
+
+    logits_NV: Tensor
+
+    def __post_init__(self) -> None:
+        _check_matrix("logits_NV", self.logits_NV)
+
+    @property
+    def num_rows(self) -> int:
+        return self.logits_NV.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class TopKTarget:
+    """The teacher's K most likely ids with log-probabilities; the mass left is one tail bucket.
+
+    ids_NK: [N, K] int64, distinct within a row. logprobs_NK: [N, K] nats, under the teacher's full
+    distribution at ``temperature``; -inf is allowed.
+    Raises ValueError on differing shapes, ids that are not int64, or K = 0.
+    """
+
+    ids_NK: Tensor
+    logprobs_NK: Tensor
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_matrix("logprobs_NK", self.logprobs_NK)
+        _check_ids("ids_NK", self.ids_NK, self.logprobs_NK)
+        if self.ids_NK.shape[1] == 0:
+            raise ValueError("ids_NK has no columns: a top-k target needs K of at least 1")
+
+    @property
+    def num_rows(self) -> int:
+        return self.ids_NK.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class SampledTarget:
+    """The teacher's log-probability of the one token the student sampled.
+
+    token_ids_N: [N] int64. logprobs_N: [N] nats, under the teacher's full distribution at
+    ``temperature``. Raises ValueError on differing shapes or ids that are not int64.
+    """
+
+    token_ids_N: Tensor
+    logprobs_N: Tensor
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.logprobs_N.ndim != 1 or not self.logprobs_N.is_floating_point():
+            raise ValueError(
+                f"logprobs_N must be a floating-point vector [N], not {_describe(self.logprobs_N)}"
+            )
+        _check_ids("token_ids_N", self.token_ids_N, self.logprobs_N)
+
+    @property
+    def num_rows(self) -> int:
+        return self.token_ids_N.shape[0]
+
+
+Target = HiddenTarget | LogitsTarget | TopKTarget | SampledTarget
+
+
+def check_head(owner: str, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None) -> None:
+    """Raise ValueError, naming the ``owner``'s tensor, unless the three make logits [N, V]."""
+    _check_matrix(f"{owner} hidden_ND", hidden_ND)
+    _check_matrix(f"{owner} head_VD", head_VD)
+    if hidden_ND.shape[1] != head_VD.shape[1]:
+        raise ValueError(
+            f"{owner} hidden_ND {list(hidden_ND.shape)} and head_VD {list(head_VD.shape)} differ "
+            "in hidden size (under ZeRO-3, gather the head before the call)"
+        )
+    if hidden_ND.dtype != head_VD.dtype:
+        raise ValueError(
+            f"{owner} hidden_ND is {hidden_ND.dtype} but head_VD is {head_VD.dtype}: cast one"
+        )
+    if bias_V is None:
+        return
+    if bias_V.shape != head_VD.shape[:1]:
+        raise ValueError(
+            f"{owner} bias_V {list(bias_V.shape)} does not fit head_VD {list(head_VD.shape)}"
+        )
+    if bias_V.dtype != head_VD.dtype:
+        raise ValueError(
+            f"{owner} bias_V is {bias_V.dtype} but head_VD is {head_VD.dtype}: cast one"
+        )
+
+
+def check_token_ids(name: str, ids: Tensor, vocab: int) -> None:
+    """Raise ValueError with the first id outside [0, vocab) and where it stands."""
+    outside = (ids < 0) | (ids >= vocab)
+    if outside.any():
+        where = outside.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name}{where} is {int(ids[tuple(where)])}, outside the vocabulary of {vocab} tokens"
+        )
+
+
+def _check_matrix(name: str, tensor: Tensor) -> None:
+    if tensor.ndim != 2 or not tensor.is_floating_point():
+        raise ValueError(f"{name} must be a floating-point matrix, not {_describe(tensor)}")
+
+
+def _check_ids(name: str, ids: Tensor, logprobs: Tensor) -> None:
+    if ids.dtype != torch.int64:
+        raise ValueError(f"{name} must be int64, not {ids.dtype}: call .long() on it")
+    if ids.shape != logprobs.shape:
+        raise ValueError(
+            f"{name} {list(ids.shape)} and its log-probabilities {list(logprobs.shape)} differ in "
+            "shape"
+        )
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)}"
