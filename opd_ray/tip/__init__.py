@@ -2,8 +2,8 @@
 
 from opd_ray.tip.filter import Selection, TipFilter
 from opd_ray.tip.join import batch_scores, with_exact_scores
+from opd_ray.tip.registry import find_rule, rule_names
 from opd_ray.tip.rule import Rule, RuleInputs, selection_rule
-from opd_ray.tip.rules import find_rule, rule_names
 from opd_ray.tip.scores import MissingScoreError, TokenScores
 from opd_ray.tip.settings import TipSettings
 from opd_ray.tip.streamed import StreamedScores, streamed_scores

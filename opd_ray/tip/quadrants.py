@@ -100,4 +100,4 @@ def quadrant_report(
 def jaccard(kept_M: np.ndarray, other_M: np.ndarray) -> float:
     """Size of the intersection over size of the union of two selections; 1 if both are empty."""
     union = np.count_nonzero(kept_M | other_M)
-    return np.count_nonzero(kept_M & other_M) / union if union else 1.0
+    return float(np.count_nonzero(kept_M & other_M) / union) if union else 1.0

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Log-probabilities are float32: their sum is known to about 1e-6, hence so is the tail. Taking the
-# tail to be at least this much keeps every value finite, and lowers a divergence rather than raises
-# it.
-TAIL_FLOOR = 1e-6
+# Log-probabilities are float32, so their sum, and hence the tail, is known to about 1e-6. Adding
+# this much to the tail keeps every value finite, and a lower bound where rounding made the tail too
+# small.
+TAIL_SLACK = 1e-6
 # Probabilities of distinct tokens may add up to this much more than 1 before it counts as an error.
 _EXCESS = 1e-2
 
@@ -118,7 +118,8 @@ def union_forward_kl(
         teacher_m = np.maximum(teacher_mK.sum(axis=1), np.finfo(np.float64).tiny)
         teacher_outside_mk = teacher_outside_mk.sum(axis=1, keepdims=True)
         limit_m = np.minimum(
-            np.maximum(1.0 - student_m, TAIL_FLOOR), outside_mk.sum(axis=1) * student_mK.min(axis=1)
+            np.maximum(1.0 - student_m, 0.0) + TAIL_SLACK,
+            outside_mk.sum(axis=1) * student_mK.min(axis=1),
         )
         nearest_m = student_m * teacher_outside_mk[:, 0] / teacher_m
         student_outside_mk = np.minimum(nearest_m, limit_m)[:, None]
@@ -132,7 +133,7 @@ def union_forward_kl(
 def _with_tail(logprobs_mK: np.ndarray) -> np.ndarray:
     """Probabilities of the K ids and of the tail, [m, K + 1] float64, rows summing to 1 exactly."""
     top_mK = np.exp(logprobs_mK.astype(np.float64))
-    tail_m = np.maximum(1.0 - top_mK.sum(axis=1), TAIL_FLOOR)
+    tail_m = np.maximum(1.0 - top_mK.sum(axis=1), 0.0) + TAIL_SLACK
     all_mB = np.concatenate((top_mK, tail_m[:, None]), axis=1)
     return all_mB / all_mB.sum(axis=1, keepdims=True)
 

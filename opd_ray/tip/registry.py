@@ -1,0 +1,47 @@
+"""Find a selection rule by name, or by import path if it is a user's own."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import replace
+from typing import Any
+
+from opd_ray.tip import rules
+from opd_ray.tip.rule import Rule
+
+
+def rule_names() -> tuple[str, ...]:
+    """Names of the rules that come with the library."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(rules.__path__)))
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of that name, or at that import path: "package.module:rule".
+
+    Behind an import path may be a :class:`Rule` (what the decorator ``selection_rule`` makes of a
+    function), or a class without constructor arguments that has ``needs``, ``keeps`` and a method
+    ``score(inputs)``. Raises ValueError if there is no such rule or it is of another kind;
+    ImportError from the user's module is passed on.
+    """
+    if ":" not in name:
+        if name not in rule_names():
+            raise ValueError(
+                f"no rule is called {name!r}; choose one of {', '.join(rule_names())}, "
+                'or give your own as "package.module:rule"'
+            )
+        return replace(importlib.import_module(f"{rules.__name__}.{name}").score, name=name)
+    module_name, _, attribute = name.partition(":")
+    module = importlib.import_module(module_name)
+    found: Any = getattr(module, attribute, None)
+    if isinstance(found, type):
+        found = found()
+    if isinstance(found, Rule):
+        return replace(found, name=name)
+    if not all(hasattr(found, part) for part in ("score", "needs", "keeps")):
+        raise ValueError(
+            f"{name!r} is no rule: decorate the function with "
+            "@opd_ray.tip.selection_rule(needs=..., keeps=...), "
+            "or give a class with needs, keeps and score(inputs)"
+        )
+    return Rule(name=name, score=found.score, needs=tuple(found.needs), keeps=found.keeps)
