@@ -1,0 +1,115 @@
+"""demo.sh, single_node.sh and test.sh: what they run, in an environment of stand-ins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Notes its name and arguments; fails if its name and arguments contain the words in FAIL.
+COMMAND = """#!/usr/bin/env bash
+echo "${0##*/} $*"
+[[ -z "${FAIL:-}" || "${0##*/} $*" != *"$FAIL"* ]]
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Variables of a machine whose activated environment holds stand-ins for every command."""
+    binaries = tmp_path / "env" / "bin"
+    binaries.mkdir(parents=True)
+    for name in ("opd-ray", "ray", "python", "ruff", "mypy"):
+        (binaries / name).write_text(COMMAND)
+        (binaries / name).chmod(0o755)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "OPD_RAY_"))}
+    return {
+        **kept,
+        "VIRTUAL_ENV": str(tmp_path / "env"),
+        "OPD_RAY_SETUP": "none",
+        "RAY_TMPDIR": str(tmp_path),
+    }
+
+
+def run(script: str, *arguments: str, env: dict[str, str]) -> tuple[int, list[str]]:
+    """Exit code and lines of standard output; started from a folder that is not the repository."""
+    done = subprocess.run(
+        ["bash", ROOT / "launch" / script, *arguments],
+        env=env,
+        cwd=env["RAY_TMPDIR"],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_demo_passes_overrides_and_exit_code_on(environment: dict[str, str]) -> None:
+    assert run("demo.sh", "run.seed=1", "a b", env=environment) == (
+        0,
+        ["opd-ray demo run.seed=1 a b"],
+    )
+    code, _ = run("demo.sh", env={**environment, "FAIL": "demo"})
+    assert code == 1
+
+
+def test_single_node_starts_its_own_ray(environment: dict[str, str]) -> None:
+    code, lines = run("single_node.sh", "demo", "run.seed=1", env=environment)
+    assert (code, lines) == (0, ["opd-ray train --config demo run.seed=1"])
+
+
+def test_single_node_joins_the_named_cluster(environment: dict[str, str]) -> None:
+    _, lines = run("single_node.sh", "demo", env={**environment, "RAY_ADDRESS": "10.0.0.1:6379"})
+    assert lines == ["opd-ray train --config demo cluster.address=10.0.0.1:6379"]
+
+
+def test_single_node_joins_a_started_cluster_only_while_it_lives(
+    environment: dict[str, str],
+) -> None:
+    started = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster")
+    started.parent.mkdir()
+    started.write_text("127.0.0.1:6380\n")
+    _, lines = run("single_node.sh", "demo", env=environment)
+    assert lines == ["opd-ray train --config demo cluster.address=127.0.0.1:6380"]
+    _, lines = run("single_node.sh", "demo", env={**environment, "FAIL": "ray status"})
+    assert lines == ["opd-ray train --config demo"]
+
+
+def test_single_node_leaves_an_explicit_address_alone(environment: dict[str, str]) -> None:
+    variables = {**environment, "RAY_ADDRESS": "10.0.0.1:6379"}
+    _, lines = run("single_node.sh", "demo", "cluster.address=h:1", "run.seed=1", env=variables)
+    assert lines == ["opd-ray train --config demo cluster.address=h:1 run.seed=1"]
+
+
+def test_single_node_wants_a_config(environment: dict[str, str]) -> None:
+    code, lines = run("single_node.sh", env=environment)
+    assert (code, lines) == (2, [])
+
+
+def test_everything_is_checked_and_tested_in_order(environment: dict[str, str]) -> None:
+    code, lines = run("test.sh", env=environment)
+    assert code == 0
+    calls = [line for line in lines if not line.startswith("==")]
+    assert calls[:3] == ["ruff check .", "ruff format --check .", "mypy "]
+    assert calls[3].startswith("python -m pytest ")
+    assert calls[3].endswith("tests/unit tests/actors tests/runs")
+    assert len(calls) == 4
+    assert lines[-1] == calls[3]  # pytest's summary comes last
+
+
+@pytest.mark.parametrize("failing", ["ruff check", "format", "mypy", "pytest"])
+def test_any_failure_fails_all_and_stops_nothing(environment: dict[str, str], failing: str) -> None:
+    code, lines = run("test.sh", env={**environment, "FAIL": failing})
+    assert code == 1
+    assert any(line.startswith("python -m pytest") for line in lines)
+
+
+def test_a_part_alone_with_pytest_arguments(environment: dict[str, str]) -> None:
+    code, lines = run("test.sh", "unit", "-k", "tip", env=environment)
+    assert (code, len(lines)) == (0, 1)
+    assert lines[0].endswith("tests/unit -k tip")
+    _, lines = run("test.sh", "checks", env=environment)
+    assert not any("pytest" in line for line in lines)
