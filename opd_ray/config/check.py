@@ -24,6 +24,7 @@ from opd_ray.config.schema import (
 )
 from opd_ray.errors import ConfigError
 from opd_ray.model_shape import ModelShapeError, config_json
+from opd_ray.tip import find_rule
 
 TEACHER_KINDS = ("hf",)
 
@@ -68,6 +69,7 @@ def config_problems(config: Config) -> list[str]:
         *_length_problems(config),
         *_rollout_problems(config),
         *_teacher_problems(config),
+        *_rule_problems(config),
         *_vocabulary_problems(config),
         *_trainer_problems(config),
         *_data_problems(config),
@@ -114,16 +116,19 @@ def _run_problems(config: Config) -> Iterator[str]:
 
 
 def _length_problems(config: Config) -> Iterator[str]:
-    context = config.student.context_length
-    lengths = {"rollout.max_new_tokens": config.rollout.max_new_tokens}
+    context, longest = config.student.context_length, config.rollout.max_new_tokens
+    pairs = [("data", config.data, "rollout", longest)]
     for place, task in _tasks(config):
-        if task.max_new_tokens is not None:
-            lengths[f"{place}.max_new_tokens"] = task.max_new_tokens
-    for key, tokens in lengths.items():
-        if tokens >= context:
+        own = task.max_new_tokens is not None
+        response = task.max_new_tokens if own else longest
+        pairs.append((f"{place}.data", task.data, place if own else "rollout", response))
+    for section, data, owner, response in pairs:
+        if data.max_prompt_tokens + response > context:
             yield (
-                f"{key} = {tokens}: leaves no room for a prompt in student.context_length = "
-                f"{context}; lower it or raise the context"
+                f"{section}.max_prompt_tokens = {data.max_prompt_tokens} with "
+                f"{owner}.max_new_tokens = {response}: together more than "
+                f"student.context_length = {context}; lower one of them, or raise the context if "
+                "the model allows it"
             )
 
 
@@ -170,6 +175,14 @@ def _teacher_problems(config: Config) -> Iterator[str]:
             f"scoring = exact with teacher.signal = {teacher.signal}: exact scores need the "
             "teacher's whole distribution; use teacher.signal=hidden, or scoring=streamed"
         )
+
+
+def _rule_problems(config: Config) -> Iterator[str]:
+    """A rule of the user's own must be there; TipSettings knows the others."""
+    try:
+        find_rule(config.tip.rule)
+    except (ImportError, ValueError) as error:
+        yield f"tip.rule = {config.tip.rule!r}: {error}"
 
 
 def _vocabulary_problems(config: Config) -> Iterator[str]:

@@ -97,7 +97,7 @@ class StudentSettings:
     # Hugging Face folder (or hub name) of the student's weights and tokenizer.
     path: str = "???"
     # Longest prompt plus response, tokens.
-    context_length: int = 1024
+    context_length: int = 4096
     # Run model code that comes with the checkpoint.
     trust_remote_code: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from opd_ray.cluster import Cluster, from_ray_nodes, this_machine
+from opd_ray.cluster import Cluster, available_memory, this_machine
 from opd_ray.config.check import config_problems
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
@@ -12,7 +12,7 @@ from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
 from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
 from opd_ray.errors import OpdError
 from opd_ray.estimate import checkpoint_bytes, step_flows, step_tokens
-from opd_ray.model_shape import ModelShape, ModelShapeError, read_shape
+from opd_ray.model_shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.output import OutputFolder
 from opd_ray.placement import gigabytes, plan_placement
 
@@ -76,14 +76,24 @@ def _model_findings(
                 f"layers of {shape.hidden_size}, {shape.vocab_size:,} vocabulary rows ({tied}), "
                 f"context {shape.context_length:,}",
             )
+    if config.teacher.path is None:
+        yield noted("pairing", f"not checked: a {config.teacher.kind} teacher has no files here")
+        return
+    elsewhere = [p for p in (config.student.path, config.teacher.path) if _elsewhere(p)]
+    if elsewhere:
+        yield noted(
+            "pairing",
+            f"not checked: {', '.join(elsewhere)} not on this machine",
+            f"hf download {elsewhere[0]} --include '*.json' '*.txt' '*.model', without weights",
+        )
+        return
     yield _tried("pairing", lambda: _pair(config))
 
 
 def _pair(config: Config) -> str:
     from opd_ray.pairing import check_pairing
 
-    if config.teacher.path is None:
-        return f"not checked: a teacher of kind {config.teacher.kind} has no files here"
+    assert config.teacher.path is not None
     pairing = check_pairing(
         config.student.path,
         config.teacher.path,
@@ -94,6 +104,40 @@ def _pair(config: Config) -> str:
     )
     accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
     return f"one tokenizer of {pairing.vocab_size:,} tokens{accepted}"
+
+
+def _data_findings(config: Config) -> Iterator[Finding]:
+    """Every row is read once; prompts are measured where the student's tokenizer is here."""
+    from opd_ray.data.load import load_prompts
+
+    if _elsewhere(config.student.path):
+        yield noted("prompt lengths", "not checked: the student's tokenizer is not on this machine")
+        yield _tried("data", lambda: str(load_prompts(config.data, seed=config.run.seed).report))
+        return
+    from transformers import AutoTokenizer
+
+    from opd_ray.prompts import PromptFeed, divergence_prompts, held_out_tasks
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.student.path, trust_remote_code=config.student.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        yield failed("data", f"prompts cannot be measured: {str(error).splitlines()[0]}")
+        return
+    yield _tried("data", lambda: str(PromptFeed.load(config, tokenizer)))
+
+    def held_out() -> str:
+        tasks = held_out_tasks(config, tokenizer)
+        divergence_prompts(tasks, config.eval.kl_prompts)
+        return ", ".join(f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
+
+    yield _tried("held-out data", held_out)
+
+
+def _elsewhere(path: str) -> bool:
+    """Whether a model is named that this machine holds no files of."""
+    return config_json(path) is None
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:
@@ -119,26 +163,27 @@ def _add_plan(
     except OpdError as error:
         report.add("placement", [failed("placement", str(error))])
         return
-    problems = [failed("memory", text) for text in plan.memory_problems()]
-    report.add("placement", problems or [passed("placement", "every actor fits")], plan.render())
+    findings = [failed("memory", text) for text in plan.memory_problems()]
+    here = cluster is None and config.cluster.address is None
+    needed = sum(actor.memory.host_bytes for actor in plan.actors if actor.memory)
+    if here and not findings and needed > available_memory():
+        findings.append(
+            noted(
+                "memory",
+                f"about {gigabytes(needed)} needed, {gigabytes(available_memory())} free now",
+                "end other programs before the run",
+            )
+        )
+    report.add("placement", findings or [passed("placement", "every actor fits")], plan.render())
 
 
 def _cluster(config: Config) -> Cluster:
     if config.cluster.address is None:
         return this_machine(config.cluster.num_cpus)
-    import ray
+    from opd_ray.ray_session import RaySession
 
-    try:
-        ray.init(address=config.cluster.address, log_to_driver=False, logging_level="ERROR")
-    except ConnectionError as error:
-        raise OpdError(
-            f"cluster.address = {config.cluster.address!r}: no Ray cluster answers ({error}); "
-            "start one (ray start --head), or set it to null"
-        ) from error
-    try:
-        return from_ray_nodes(ray.nodes())
-    finally:
-        ray.shutdown()
+    with RaySession(config.cluster) as session:
+        return session.cluster()
 
 
 def _step_table(config: Config, student: ModelShape | None, teacher: ModelShape | None) -> str:

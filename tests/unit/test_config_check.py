@@ -83,8 +83,12 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         ({"run__resume": "never-was"}, ["run.resume = 'never-was'", "auto, never"]),
         ({"sync__backend": SyncBackend.nccl}, ["sync.backend = nccl", "sync.backend=ray"]),
         (
-            {"rollout__max_new_tokens": 1024},
-            ["rollout.max_new_tokens = 1024", "student.context_length = 1024", "raise"],
+            {"rollout__max_new_tokens": 2049},
+            [
+                "data.max_prompt_tokens = 2048 with rollout.max_new_tokens = 2049",
+                "student.context_length = 4096",
+                "lower one",
+            ],
         ),
         (
             {"rollout__temperature": 0.0},
@@ -120,6 +124,8 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             {"trainer__offload_optimizer": True, "trainer__gpus_per_rank": 1},
             ["trainer.zero_stage = 0", "1, 2 or 3"],
         ),
+        ({"tip__rule": "no_such_module:rule"}, ["tip.rule", "No module named 'no_such_module'"]),
+        ({"tip__rule": "json:dumps"}, ["tip.rule = 'json:dumps'", "is no rule"]),
         ({"data__instruction": "no place"}, ["data.instruction", "{prompt}"]),
         ({"eval__tasks": [EvalTask(), EvalTask()]}, ["2 tasks are called 'heldout'"]),
         ({"eval__tasks": [EvalTask(task="nope")]}, ["eval.tasks[0].task = 'nope'", "chain_sum"]),
@@ -129,7 +135,10 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             ["eval.tasks[0].temperature = 0", "samples to 0"],
         ),
         ({"eval__tasks": [EvalTask(top_p=0.0)]}, ["eval.tasks[0].top_p = 0"]),
-        ({"eval__tasks": [EvalTask(max_new_tokens=5000)]}, ["eval.tasks[0].max_new_tokens = 5000"]),
+        (
+            {"eval__tasks": [EvalTask(max_new_tokens=3000)]},
+            ["eval.tasks[0].data.max_prompt_tokens = 2048", "eval.tasks[0].max_new_tokens = 3000"],
+        ),
     ],
 )
 def test_illegal_values_are_named(config: Config, values: dict[str, Any], parts: list[str]) -> None:

