@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from opd_ray.cli.command import Commands, add_command
+from opd_ray.errors import ConfigError
 
 
 def add_commands(commands: Commands) -> None:
@@ -49,13 +50,16 @@ def run(args: argparse.Namespace) -> int:
     """Train both models and write them with a README."""
     from opd_ray.demo import make_pair
 
-    make_pair(
-        args.out,
-        terms=args.terms,
-        digits=args.digits,
-        seed=args.seed,
-        teacher_steps=args.teacher_steps,
-        student_steps=args.student_steps,
-        student_accuracy=args.student_accuracy,
-    )
+    try:
+        make_pair(
+            args.out,
+            terms=args.terms,
+            digits=args.digits,
+            seed=args.seed,
+            teacher_steps=args.teacher_steps,
+            student_steps=args.student_steps,
+            student_accuracy=args.student_accuracy,
+        )
+    except ValueError as error:
+        raise ConfigError(f"make-pair: {error}") from error
     return 0

@@ -43,7 +43,10 @@ def examine(
     report.add("models", _model_findings(config, student, teacher))
     report.add("data", _data_findings(config))
     needed = checkpoint_bytes(config, student) if student else None
-    report.add("output", [disk_finding(config, needed), *_folder_findings(config)])
+    if cluster is None:
+        report.add("output", [disk_finding(config, needed), *_folder_findings(config)])
+    elif needed is not None:
+        report.add("output", [noted("disk", f"about {gigabytes(needed)} needed on the cluster")])
     _add_plan(report, config, cluster, student, teacher)
     report.add("step", [], _step_table(config, student, teacher))
     return report

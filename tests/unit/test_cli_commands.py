@@ -104,6 +104,11 @@ def test_make_pair_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options["student_accuracy"] == 0.5
 
 
+def test_make_pair_refuses_bad_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["make-pair", "--out", str(tmp_path), "--teacher-steps", "0"]) == 2
+    assert "teacher_steps = 0" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_message_and_code_2(
     config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_healthy_run_passes(config_file: Path) -> None:
         (["rollout.prompts_per_step=65"], "data", ["rollout.prompts_per_step = 65"]),
         (["data.max_prompt_tokens=3"], "data", ["max_prompt_tokens"]),
         (["eval.tasks=[]"], "held-out data", ["eval.kl_prompts"]),
+        (["data.chain_sum={digits: 1, count: 500}"], "data", ["has only", "500"]),
         (["data.kind=jsonl", "data.path=gone.jsonl"], "data", ["gone.jsonl"]),
     ],
 )
@@ -149,14 +150,14 @@ def test_a_hub_model_elsewhere_is_a_note_not_a_failure(config_file: Path) -> Non
 
 def test_an_output_folder_in_use_is_found(config_file: Path, tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "out"):
-        found = failures(examine(str(config_file), cluster=CLUSTER))
+        found = failures(examine(str(config_file)))
     assert "in use by process" in found["output folder"]
 
 
 def test_an_unwritable_output_folder_is_found(config_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     overrides = [f"run.output_dir={tmp_path / 'file' / 'run'}"]
-    found = failures(examine(str(config_file), overrides, CLUSTER))
+    found = failures(examine(str(config_file), overrides))
     assert "cannot be written" in found["output folder"]
 
 
