@@ -1,0 +1,251 @@
+"""Rollouts and the teacher's signals as the padded tensors of one micro-batch.
+
+The shift between a response token and the position that predicts it happens here, nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opd_ray.divergence import HiddenTarget, LogitsTarget, SampledTarget, Target, TopKTarget
+from opd_ray.errors import RunError
+from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem
+from opd_ray.wire import from_wire
+
+
+class BatchError(RunError):
+    """Rollouts and signals that do not fit together; names the rollout and the row."""
+
+
+class TeacherHead(NamedTuple):
+    """The teacher's output head, which turns its hidden states into its distribution."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass: B texts padded to L tokens, N kept rows."""
+
+    rollout_ids: tuple[str, ...]
+    rows_per_rollout: tuple[int, ...]
+    input_ids_BL: Tensor
+    attention_mask_BL: Tensor
+    position_ids_BL: Tensor
+    kept_N: Tensor  # where in the flattened [B * L] positions each kept row is predicted
+    sampled_ids_N: Tensor
+    weights_N: Tensor
+    rollout_logprob_N: Tensor
+    target: Target
+
+    @property
+    def is_empty(self) -> bool:
+        """A stand-in that keeps this rank in step with the others."""
+        return not self.rollout_ids
+
+    @property
+    def trunk_tokens(self) -> int:
+        """Tokens the trunk reads, padding included."""
+        return self.input_ids_BL.numel()
+
+    @property
+    def padding_tokens(self) -> int:
+        text = 0 if self.is_empty else int(self.attention_mask_BL.sum())
+        return self.trunk_tokens - text
+
+
+def predicting_positions(prompt_length: int, rows: np.ndarray) -> np.ndarray:
+    """Where in prompt + response the hidden states lie that predict the given response rows.
+
+    Response token t stands at position P + t; a causal model predicts it one position before.
+    """
+    return prompt_length + rows - 1
+
+
+def check_items(
+    items: Sequence[TrainItem],
+    signals: Mapping[str, Signal],
+    *,
+    vocab_size: int,
+    head: TeacherHead | None,
+) -> None:
+    """Check everything that would crash or silently misalign a forward pass.
+
+    Args:
+        items: rollouts, those without kept rows included.
+        signals: by rollout id; row i belongs to kept row i of the rollout.
+        vocab_size: token ids lie below it.
+        head: of the teacher, for hidden states.
+
+    Raises:
+        BatchError: a signal is missing or has another number of rows, signals of several kinds, a
+            row outside its response, a token id outside the vocabulary, an empty prompt, hidden
+            states without or not fitting the teacher's head.
+    """
+    kinds: dict[object, str] = {}
+    for item in items:
+        _check_text(item, vocab_size)
+        if len(item.rows) == 0:
+            continue
+        signal = signals.get(item.rollout_id)
+        if signal is None:
+            raise BatchError(f"rollout {item.rollout_id} came without the teacher's signal")
+        _check_signal(item, signal, vocab_size, head)
+        kinds.setdefault(_kind(signal), item.rollout_id)
+    if len(kinds) > 1:
+        named = ", ".join(f"{kind} (rollout {rollout})" for kind, rollout in kinds.items())
+        raise BatchError(f"one step takes signals of one kind and width, not {named}")
+
+
+def build_micro_batch(
+    items: Sequence[TrainItem],
+    signals: Mapping[str, Signal],
+    *,
+    vocab_size: int,
+    head: TeacherHead | None,
+    device: torch.device,
+) -> MicroBatch:
+    """The tensors of one micro-batch, from items that passed :func:`check_items`.
+
+    Items without kept rows are left out. If none is left, the batch is one token whose row has
+    weight 0: it takes part in every collective and adds a gradient of exactly 0.
+    """
+    items = [item for item in items if len(item.rows)]
+    if not items:
+        return _stand_in(vocab_size, device)
+    texts = [np.concatenate([item.prompt_ids, item.response_ids]) for item in items]
+    lengths = np.array([len(text) for text in texts])
+    shape = (len(texts), int(lengths.max()))
+    input_ids_BL = np.zeros(shape, dtype=np.int64)
+    for row, text in enumerate(texts):
+        input_ids_BL[row, : len(text)] = text
+    position_BL = np.broadcast_to(np.arange(shape[1]), shape)
+    kept = [
+        row * shape[1] + predicting_positions(len(item.prompt_ids), item.rows)
+        for row, item in enumerate(items)
+    ]
+    sampled = [item.response_ids[item.rows] for item in items]
+
+    def tensor(values: np.ndarray | Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
+        whole = values if isinstance(values, np.ndarray) else np.concatenate(values)
+        return torch.tensor(whole, dtype=dtype, device=device)
+
+    return MicroBatch(
+        rollout_ids=tuple(item.rollout_id for item in items),
+        rows_per_rollout=tuple(len(item.rows) for item in items),
+        input_ids_BL=tensor(input_ids_BL, torch.int64),
+        attention_mask_BL=tensor(position_BL < lengths[:, None], torch.int64),
+        position_ids_BL=tensor(position_BL, torch.int64),
+        kept_N=tensor(kept, torch.int64),
+        sampled_ids_N=tensor(sampled, torch.int64),
+        weights_N=tensor([item.weights for item in items], torch.float32),
+        rollout_logprob_N=tensor([item.rollout_logprob for item in items], torch.float32),
+        target=_stack([signals[item.rollout_id] for item in items], sampled, head, device),
+    )
+
+
+def _stack(
+    signals: Sequence[Signal],
+    sampled: Sequence[np.ndarray],
+    head: TeacherHead | None,
+    device: torch.device,
+) -> Target:
+    """Signals of one kind as the target of all their rows."""
+
+    def stacked(arrays: Sequence[np.ndarray]) -> Tensor:
+        return from_wire(np.concatenate(arrays)).to(device)
+
+    match signals[0]:
+        case TopKSignal():
+            ids_NK = stacked([signal.ids for signal in signals]).long()
+            return TopKTarget(ids_NK, stacked([signal.logprobs for signal in signals]))
+        case HiddenSignal():
+            assert head is not None
+            return HiddenTarget(stacked([signal.hidden for signal in signals]), *head)
+        case SampledSignal():
+            ids_N = stacked(sampled).long()
+            return SampledTarget(ids_N, stacked([signal.logprobs for signal in signals]))
+
+
+def _stand_in(vocab_size: int, device: torch.device) -> MicroBatch:
+    one = torch.ones(1, 1, dtype=torch.int64, device=device)
+    zero_N = torch.zeros(1, dtype=torch.int64, device=device)
+    return MicroBatch(
+        rollout_ids=(),
+        rows_per_rollout=(),
+        input_ids_BL=torch.zeros_like(one),
+        attention_mask_BL=one,
+        position_ids_BL=torch.zeros_like(one),
+        kept_N=zero_N,
+        sampled_ids_N=zero_N,
+        weights_N=zero_N.float(),
+        rollout_logprob_N=zero_N.float(),
+        target=LogitsTarget(torch.zeros(1, vocab_size, device=device)),
+    )
+
+
+def _kind(signal: Signal) -> object:
+    """What must be the same for all signals of a step."""
+    if isinstance(signal, TopKSignal):
+        return f"top-{signal.ids.shape[1]}"
+    return type(signal).__name__
+
+
+def _check_text(item: TrainItem, vocab_size: int) -> None:
+    name = f"rollout {item.rollout_id}"
+    if len(item.prompt_ids) == 0:
+        raise BatchError(f"{name} has an empty prompt: nothing predicts its first response token")
+    for part, ids in (("prompt", item.prompt_ids), ("response", item.response_ids)):
+        wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+        if len(wrong):
+            raise BatchError(
+                f"{name}: {part} token {wrong[0]} has id {ids[wrong[0]]}, outside the vocabulary "
+                f"of {vocab_size}"
+            )
+    rows = item.rows
+    if len(rows) and not (rows.min() >= 0 and rows.max() < len(item.response_ids)):
+        raise BatchError(
+            f"{name}: rows {rows.min()} to {rows.max()} were kept of a response of "
+            f"{len(item.response_ids)} tokens"
+        )
+    if not len(rows) == len(item.weights) == len(item.rollout_logprob):
+        raise BatchError(
+            f"{name}: {len(rows)} rows with {len(item.weights)} weights and "
+            f"{len(item.rollout_logprob)} log-probabilities"
+        )
+
+
+def _check_signal(
+    item: TrainItem, signal: Signal, vocab_size: int, head: TeacherHead | None
+) -> None:
+    name = f"rollout {item.rollout_id}"
+    match signal:
+        case TopKSignal(ids=ids):
+            found = len(ids)
+            wrong = np.argwhere((ids < 0) | (ids >= vocab_size))
+            if len(wrong):
+                row, column = wrong[0]
+                raise BatchError(
+                    f"{name}, row {item.rows[row]}: the teacher's top-k has id {ids[row, column]}, "
+                    f"outside the vocabulary of {vocab_size}"
+                )
+        case HiddenSignal(hidden=hidden):
+            found = len(hidden)
+            if head is None:
+                raise BatchError(f"{name} came with hidden states, but no teacher head was set")
+            if hidden.shape[1] != head.weight_VD.shape[1]:
+                raise BatchError(
+                    f"{name}: hidden states of size {hidden.shape[1]} do not fit the teacher's "
+                    f"head of size {head.weight_VD.shape[1]}"
+                )
+        case SampledSignal(logprobs=logprobs):
+            found = len(logprobs)
+    if found != len(item.rows):
+        raise BatchError(f"{name}: {len(item.rows)} kept rows, but a signal of {found} rows")

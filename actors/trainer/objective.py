@@ -1,0 +1,89 @@
+"""What the trainer asks of the student's head: the loss of a micro-batch, or its exact scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+from torch import Tensor
+
+from actors.trainer.batch import MicroBatch
+from actors.trainer.head import HeadFunction
+from opd_ray.config.schema import LossSettings
+from opd_ray.divergence import exact_scores, linear_divergence
+from opd_ray.types import ExactItemScores
+
+_SCORES = [field.name for field in fields(ExactItemScores) if field.name != "rollout_id"]
+
+
+class Objective:
+    """Makes the functions that a :class:`DivergenceHead` applies to its weight.
+
+    Args:
+        loss: which divergence, at which temperature, in chunks of how many rows.
+        vocab_size: rows of both heads that stand for tokens.
+    """
+
+    def __init__(self, loss: LossSettings, vocab_size: int) -> None:
+        self._loss = loss
+        self._vocab_size = vocab_size
+
+    def divergence(self, batch: MicroBatch, scale: float) -> HeadFunction:
+        """Gives sum(weight x divergence) x ``scale``, divergence_N and the student's logprob_N."""
+
+        def function(
+            hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            found = linear_divergence(
+                hidden_ND,
+                weight_VD,
+                batch.target,
+                kind=self._loss.divergence.value,
+                beta=self._loss.beta,
+                temperature=self._loss.temperature,
+                weights_N=batch.weights_N * scale,
+                bias_V=bias_V,
+                vocab_size=self._vocab_size,
+                chunk_size=self._loss.chunk_rows,
+                sampled_ids_N=batch.sampled_ids_N,
+            )
+            return found.loss, found.divergence_N, found.logprob_N
+
+        return function
+
+    def scores(self, batch: MicroBatch) -> HeadFunction:
+        """Gives the columns of :class:`ExactItemScores`, ``[N]`` each, at temperature 1."""
+
+        def function(
+            hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            found = exact_scores(
+                hidden_ND,
+                weight_VD,
+                batch.target,
+                sampled_ids_N=batch.sampled_ids_N,
+                vocab_size=self._vocab_size,
+                temperature=1.0,
+                chunk_size=self._loss.chunk_rows,
+                bias_V=bias_V,
+            )
+            return tuple(getattr(found, f"{name}_N") for name in _SCORES)
+
+        return function
+
+
+def split_scores(batch: MicroBatch, columns: Sequence[Tensor]) -> list[ExactItemScores]:
+    """The columns of :meth:`Objective.scores` by rollout."""
+    lengths = list(batch.rows_per_rollout)
+    parts = [[part.numpy() for part in column.cpu().split(lengths)] for column in columns]
+    return [
+        ExactItemScores(rollout_id, **dict(zip(_SCORES, values, strict=True)))
+        for rollout_id, *values in zip(batch.rollout_ids, *parts, strict=True)
+    ]
+
+
+def no_scores(rollout_id: str) -> ExactItemScores:
+    """The scores of a rollout without rows."""
+    empty = dict.fromkeys(_SCORES, np.zeros(0, np.float32)) | {"top1_agree": np.zeros(0, bool)}
+    return ExactItemScores(rollout_id, **empty)

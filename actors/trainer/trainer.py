@@ -1,0 +1,314 @@
+"""One rank of the trainer: gradient steps, exact scores, weights and checkpoints over DeepSpeed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import ChainMap, deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from actors.trainer.batch import BatchError, MicroBatch, TeacherHead, build_micro_batch, check_items
+from actors.trainer.engine_config import effective_zero_stage, engine_config
+from actors.trainer.head import HeadFunction
+from actors.trainer.memory import peak_memory_bytes
+from actors.trainer.objective import Objective, no_scores, split_scores
+from actors.trainer.process_group import all_ranks, join_process_group
+from actors.trainer.student import check_logits, load_student, load_student_config, save_student
+from actors.trainer.tally import StepTally
+from actors.weights.chunks import WeightChunk, named_weights, pack
+from opd_ray.config.schema import Dtype, LossSettings, StudentSettings, TrainerSettings
+from opd_ray.errors import RunError
+from opd_ray.types import ExactItemScores, Signal, TrainItem, TrainStats
+from opd_ray.wire import from_wire
+
+_CHECKPOINT_TAG = "state"
+
+
+class TrainerError(RunError):
+    """A step that must not be applied, or a checkpoint that cannot be read."""
+
+
+class Trainer:
+    """Every method but ``set_teacher_head`` is a collective: all ranks call it, in the same order.
+
+    Nothing here draws random numbers: dropout is refused, so a checkpoint holds no generator state.
+
+    Args:
+        student: the student's weights and tokenizer.
+        trainer: engine, optimizer and memory settings.
+        loss: the divergence that is minimised.
+        rank: of this process, 0 <= rank < world_size.
+        world_size: trainer processes; each is one data-parallel rank.
+        vocab_size: rows of the output heads that stand for tokens; those beyond are padding.
+    """
+
+    def __init__(
+        self,
+        student: StudentSettings,
+        trainer: TrainerSettings,
+        loss: LossSettings,
+        *,
+        rank: int,
+        world_size: int,
+        vocab_size: int,
+    ) -> None:
+        self._student_settings = student
+        self._settings = trainer
+        self._objective = Objective(loss, vocab_size)
+        self._rank = rank
+        self._world_size = world_size
+        self._vocab_size = vocab_size
+        on_gpu = trainer.gpus_per_rank > 0
+        self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+        self._zero_stage = effective_zero_stage(trainer)
+        self._teacher_head: TeacherHead | None = None
+
+    def setup(self, master_address: str, master_port: int) -> None:
+        """Meet the other ranks at rank 0's address, load the student and start the engine.
+
+        Raises:
+            ConfigError: see :func:`load_student` and :func:`check_logits`.
+        """
+        on_gpu = self._device.type == "cuda"
+        join_process_group(self._rank, self._world_size, master_address, master_port, on_gpu=on_gpu)
+        import deepspeed
+
+        hidden_size = load_student_config(self._student_settings).hidden_size
+        config = engine_config(self._settings, hidden_size=hidden_size, on_gpu=on_gpu)
+        self._student = load_student(
+            self._student_settings,
+            torch.bfloat16 if self._settings.dtype == Dtype.bfloat16 else torch.float32,
+            gradient_checkpointing=self._settings.gradient_checkpointing,
+            zero3_config=config if self._zero_stage == 3 else None,
+        )
+        self._engine, *_ = deepspeed.initialize(
+            model=self._student,
+            model_parameters=list(self._student.parameters()),
+            config=config,
+            dist_init_required=False,
+        )
+        check_logits(
+            self._engine,
+            self._device,
+            tolerance=1e-2 if self._settings.dtype == Dtype.bfloat16 else 1e-4,
+        )
+
+    def set_teacher_head(self, head: np.ndarray, bias: np.ndarray | None = None) -> None:
+        """Keep the teacher's output head, needed for the hidden signal.
+
+        Args:
+            head: ``[V, D]`` in wire form (see :mod:`opd_ray.wire`).
+            bias: ``[V]`` in wire form.
+        """
+        self._teacher_head = TeacherHead(
+            from_wire(head).to(self._device),
+            None if bias is None else from_wire(bias).to(self._device),
+        )
+
+    def train_step(
+        self,
+        micro_batches: Sequence[Sequence[TrainItem]],
+        total_weight: float,
+        learning_rate: float,
+        *signal_maps: Mapping[str, Signal],
+    ) -> TrainStats:
+        """One optimizer step on sum(weight x divergence) / ``total_weight`` over all ranks.
+
+        Args:
+            micro_batches: this rank's; as many on every rank, empty ones allowed.
+            total_weight: of all kept tokens of all ranks. 0: no rank steps.
+            learning_rate: of this step.
+            signal_maps: the teacher's signals by rollout id, in any number of pieces.
+
+        Returns:
+            This rank's account. The gap compares with the rollout engine's log-probabilities, which
+            are at temperature 1.
+
+        Raises:
+            BatchError: see :func:`actors.trainer.batch.check_items`.
+            TrainerError: a loss or gradient is not finite, or another rank refused its input; the
+                weights are as before, but the engine must not be used any further.
+        """
+        started = time.perf_counter()
+        tally, grad_norm = StepTally(), 0.0
+        if total_weight > 0:
+            signals = ChainMap(*map(dict, signal_maps))
+            self._agree(micro_batches, signals)
+            self._engine.train()
+            for number, items in enumerate(micro_batches):
+                # DeepSpeed reduces and steps on the micro-batch so marked.
+                self._engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
+                batch = self._batch(items, signals)
+                # DeepSpeed averages over the ranks.
+                scale = self._world_size / total_weight
+                loss, divergence_N, logprob_N = self._run(
+                    batch, self._objective.divergence(batch, scale)
+                )
+                self._engine.backward(loss, scale_wrt_gas=False)
+                tally.add(batch, divergence_N, logprob_N)
+            grad_norm = self._optimizer_step(tally, learning_rate)
+        gap_sum, gap_max = tally.gap()
+        return TrainStats(
+            loss_sum=tally.loss_sum,
+            weight_sum=tally.weight_sum,
+            kept_tokens=tally.kept_tokens,
+            trunk_tokens=tally.trunk_tokens,
+            padding_tokens=tally.padding_tokens,
+            grad_norm=grad_norm,
+            learning_rate=learning_rate,
+            gap_sum=gap_sum,
+            gap_max=gap_max,
+            skipped=not total_weight > 0,
+            seconds=time.perf_counter() - started,
+            peak_memory_bytes=self.peak_memory(),
+        )
+
+    def score(
+        self, micro_batches: Sequence[Sequence[TrainItem]], *signal_maps: Mapping[str, Signal]
+    ) -> list[ExactItemScores]:
+        """Full-vocabulary scores of the items' rows, without gradients.
+
+        Args:
+            micro_batches: as for :meth:`train_step`.
+            signal_maps: as for :meth:`train_step`; signals must give the whole distribution.
+
+        Returns:
+            One entry an item, in any order.
+
+        Raises:
+            BatchError: see :func:`actors.trainer.batch.check_items`.
+        """
+        signals = ChainMap(*map(dict, signal_maps))
+        self._agree(micro_batches, signals)
+        self._engine.eval()
+        scores = []
+        with torch.no_grad():
+            for items in micro_batches:
+                batch = self._batch(items, signals)
+                if batch.is_empty:
+                    self._run(batch, None)
+                else:
+                    columns = self._run(batch, self._objective.scores(batch))
+                    scores += split_scores(batch, columns)
+                scores += [no_scores(item.rollout_id) for item in items if not len(item.rows)]
+        return scores
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight whole, by the model's own names (see :func:`named_weights`).
+
+        Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors.
+        """
+        return named_weights(self._student.model, self._whole)
+
+    def weight_chunks(self, chunk_bytes: int) -> Iterator[WeightChunk]:
+        """The weights in pieces of ``chunk_bytes`` bytes, from rank 0; nothing from the others."""
+        if self._rank == 0:
+            yield from pack(self.weights(), chunk_bytes)
+        else:
+            deque(self.weights(), maxlen=0)
+
+    def save(self, folder: str) -> None:
+        """Write weights, optimizer and master weights of every rank below ``folder``."""
+        self._engine.save_checkpoint(
+            folder,
+            tag=_CHECKPOINT_TAG,
+            client_state={"world_size": self._world_size, "zero_stage": self._zero_stage},
+            save_latest=False,
+        )
+
+    def load(self, folder: str) -> None:
+        """Read what :meth:`save` wrote, right after :meth:`setup`.
+
+        Raises:
+            TrainerError: there is no checkpoint, or it was written with other ranks or stages.
+        """
+        path, _ = self._engine.load_checkpoint(
+            folder, tag=_CHECKPOINT_TAG, load_lr_scheduler_states=False
+        )
+        if path is None:
+            raise TrainerError(f"no DeepSpeed checkpoint of a trainer in {folder}")
+
+    def export(self, folder: str) -> None:
+        """Write the student as a Hugging Face folder: weights, configs and tokenizer."""
+        # A tied head comes under two names; the checkpoint format wants it under the first.
+        names = {name for name, _ in self._student.model.named_parameters()}
+        state = {
+            name: tensor.to("cpu", copy=True) for name, tensor in self.weights() if name in names
+        }
+        if self._rank == 0:
+            save_student(self._student, self._student_settings, state, folder)
+        dist.barrier()
+
+    def peak_memory(self) -> int:
+        """High-water mark in bytes: of the GPU's allocations, or of the process on the CPU."""
+        return peak_memory_bytes(self._device)
+
+    def _batch(self, items: Sequence[TrainItem], signals: Mapping[str, Signal]) -> MicroBatch:
+        return build_micro_batch(
+            items,
+            signals,
+            vocab_size=self._vocab_size,
+            head=self._teacher_head,
+            device=self._device,
+        )
+
+    def _run(self, batch: MicroBatch, function: HeadFunction | None) -> Any:
+        return self._engine(
+            batch.input_ids_BL,
+            batch.attention_mask_BL,
+            batch.position_ids_BL,
+            batch.kept_N,
+            function=function,
+        )
+
+    def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
+        if self._zero_stage < 3:
+            return parameter.detach()
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone() if self._rank == 0 else parameter.new_empty(0)
+
+    def _optimizer_step(self, tally: StepTally, learning_rate: float) -> float:
+        """Apply the gradients of all ranks; returns their global norm before clipping."""
+        if not all_ranks(not tally.not_finite(), self._device):
+            raise TrainerError(
+                f"rank {self._rank}: the divergence is NaN or infinite in rollouts "
+                f"{tally.not_finite() or 'of another rank'}; no step was taken"
+            )
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        # Without ZeRO, DeepSpeed clips in place and keeps no norm.
+        norm = self._replicated_norm() if self._zero_stage == 0 else None
+        if norm is None or math.isfinite(norm):
+            self._engine.step()
+        norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
+        if not math.isfinite(norm):
+            raise TrainerError(
+                f"rank {self._rank}: the gradient of rollouts {tally.rollout_ids} and those of the "
+                f"other ranks has norm {norm}; no step was taken"
+            )
+        return norm
+
+    def _replicated_norm(self) -> float:
+        gradients = [p.grad for p in self._student.parameters() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _agree(
+        self, micro_batches: Sequence[Sequence[TrainItem]], signals: Mapping[str, Signal]
+    ) -> None:
+        """Check this rank's input; if any rank refuses its own, all raise and none waits alone."""
+        try:
+            for items in micro_batches:
+                check_items(items, signals, vocab_size=self._vocab_size, head=self._teacher_head)
+        except BatchError:
+            all_ranks(False, self._device)
+            raise
+        if not all_ranks(True, self._device):
+            raise TrainerError(f"rank {self._rank}: another rank refused its rollouts")

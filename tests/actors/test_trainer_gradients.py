@@ -1,0 +1,161 @@
+"""Gradients of the DeepSpeed trainer against one plain step, for every ZeRO stage and split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tiny_models import make_tiny_qwen3
+from trainer_data import (
+    ROWS,
+    VOCAB,
+    naive_step,
+    ragged_items,
+    share_out,
+    teacher_head,
+    total_weight,
+)
+from trainer_ranks import Ranks
+
+from opd_ray.config.schema import TrainerSettings
+
+# With an epsilon this large, Adam's first step is lr / eps x gradient: the gradient can be read off
+# the weights, after everything DeepSpeed does to it and through the trainer's own interface.
+LARGE = 1e8
+STEP_PER_GRADIENT = 1000.0
+STAGES = (0, 1, 2, 3)
+
+
+def sgd(stage: int, **settings) -> TrainerSettings:
+    return TrainerSettings(
+        zero_stage=stage, adam_eps=LARGE, weight_decay=0.0, max_grad_norm=0.0, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    started: dict[int, Ranks] = {}
+
+    def of(world_size: int) -> Ranks:
+        if world_size not in started:
+            started[world_size] = Ranks(world_size)
+        return started[world_size]
+
+    yield of
+    for group in started.values():
+        group.end()
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    return {
+        tied: make_tiny_qwen3(tmp_path_factory.mktemp("student"), vocab=ROWS, tied=tied)
+        for tied in (True, False)
+    }
+
+
+@pytest.fixture(scope="module")
+def data():
+    items, signals = ragged_items(11)
+    return items, signals, teacher_head()
+
+
+@pytest.fixture(scope="module")
+def expected(students, data):
+    return {tied: naive_step(folder, *data) for tied, folder in students.items()}
+
+
+def train(group: Ranks, plan, total, *signals):
+    rate = STEP_PER_GRADIENT * LARGE
+    return group.call_each("train_step", [(own, total, rate, *signals) for own in plan])
+
+
+def one_step(group: Ranks, folder, settings, plan, signals, head, total):
+    """What the ranks say of a step, and its gradients by parameter."""
+    group.start(folder, settings, vocab_size=VOCAB, head=head)
+    before = group.weights()
+    stats = train(group, plan, total, signals)
+    after = group.weights()
+    names = [name for name in before if name in after]
+    gradients = {n: (before[n].astype(np.float64) - after[n]) / STEP_PER_GRADIENT for n in names}
+    return stats, gradients
+
+
+def assert_same_gradients(gradients, expected_gradients):
+    for name, wanted in expected_gradients.items():
+        error = np.linalg.norm(gradients[name] - wanted) / np.linalg.norm(wanted)
+        assert error < 1e-5, f"{name}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_equal_to_one_plain_step(
+    world_size, stage, tied, micro_batches, ranks, students, data, expected
+):
+    items, signals, head = data
+    loss, wanted, logprobs = expected[tied]
+    plan = share_out(items, world_size, micro_batches)
+    stats, gradients = one_step(
+        ranks(world_size), students[tied], sgd(stage), plan, signals, head, total_weight(items)
+    )
+    assert_same_gradients(gradients, wanted)
+    if tied:
+        np.testing.assert_array_equal(
+            gradients["lm_head.weight"], gradients["model.embed_tokens.weight"]
+        )
+    assert sum(s.loss_sum for s in stats) / total_weight(items) == pytest.approx(loss, rel=1e-5)
+    assert sum(s.weight_sum for s in stats) == pytest.approx(total_weight(items), rel=1e-6)
+    assert sum(s.kept_tokens for s in stats) == sum(len(item.rows) for item in items)
+    norm = np.sqrt(sum((g**2).sum() for g in wanted.values()))
+    assert [s.grad_norm for s in stats] == pytest.approx([norm] * world_size, rel=1e-5)
+    # The items say the rollout engine's log-probability was 0, so the gap is the trainer's own.
+    gaps = -np.concatenate(logprobs)
+    assert sum(s.gap_sum for s in stats) == pytest.approx(gaps.sum(), rel=1e-5)
+    assert max(s.gap_max for s in stats) == pytest.approx(gaps.max(), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_rank_that_keeps_nothing(stage, ranks, students, data, expected):
+    items, signals, head = data
+    _, wanted, _ = expected[True]
+    plan = [share_out(items, 1, 3)[0], [[], [items[1]], []]]
+    assert len(items[1].rows) == 0
+    stats, gradients = one_step(
+        ranks(2), students[True], sgd(stage), plan, signals, head, total_weight(items)
+    )
+    assert_same_gradients(gradients, wanted)
+    assert (stats[1].kept_tokens, stats[1].loss_sum, stats[1].gap_sum) == (0, 0.0, 0.0)
+    assert stats[1].trunk_tokens == stats[1].padding_tokens == 3
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_when_no_rank_keeps_anything_no_step_is_taken_and_the_next_is_right(
+    stage, ranks, students, data, expected
+):
+    items, signals, head = data
+    group = ranks(2)
+    group.start(students[False], sgd(stage), vocab_size=VOCAB, head=head)
+    before = group.weights()
+    stats = train(group, [[], []], 0.0)
+    assert [(s.skipped, s.grad_norm, s.kept_tokens) for s in stats] == [(True, 0.0, 0)] * 2
+    between = group.weights()
+    for name, weight in before.items():
+        np.testing.assert_array_equal(between[name], weight)
+    plan = share_out(items, 2, 2)
+    train(group, plan, total_weight(items), signals)
+    after = group.weights()
+    _, wanted, _ = expected[False]
+    assert_same_gradients({n: (before[n] - after[n]) / STEP_PER_GRADIENT for n in before}, wanted)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradient_checkpointing_changes_nothing(stage, ranks, students, data, expected):
+    items, signals, head = data
+    _, wanted, _ = expected[True]
+    settings = sgd(stage, gradient_checkpointing=True)
+    plan = share_out(items, 2, 3)
+    _, gradients = one_step(
+        ranks(2), students[True], settings, plan, signals, head, total_weight(items)
+    )
+    assert_same_gradients(gradients, wanted)
