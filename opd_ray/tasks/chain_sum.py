@@ -83,17 +83,16 @@ class ChainSumGenerator:
             if problem.split == self.split:
                 yield problem
 
+    def available(self) -> int:
+        """How many different problems `take` can give."""
+        if self._space <= _LISTABLE:
+            return len(self._all())
+        # Half of the smaller split: rejecting repeats stays quick, and the bound is safe.
+        return self._space // (2 * HELDOUT_ONE_IN)
+
     def take(self, count: int) -> list[ChainSumProblem]:
         """`count` different problems; raises `ValueError` when the difficulty has fewer."""
-        if self._space <= _LISTABLE:
-            rng = random.Random(f"chain_sum list {self.seed}")
-            numbers = rng.sample(range(self._space), self._space)
-            listed = (self._problem(number) for number in numbers)
-            problems = [problem for problem in listed if problem.split == self.split]
-            available = len(problems)
-        else:
-            # Half of the smaller split: rejecting repeats stays quick, and the bound is safe.
-            available = self._space // (2 * HELDOUT_ONE_IN)
+        available = self.available()
         if count > available:
             raise ValueError(
                 f"chain_sum has only {available} different {self.split} problems to give for "
@@ -101,13 +100,18 @@ class ChainSumGenerator:
                 "ask for fewer, or raise terms or digits"
             )
         if self._space <= _LISTABLE:
-            return problems[:count]
+            return self._all()[:count]
         chosen: dict[ChainSumProblem, None] = {}
         for problem in self.endless():
             if len(chosen) >= count:
                 break
             chosen.setdefault(problem)
         return list(chosen)
+
+    def _all(self) -> list[ChainSumProblem]:
+        rng = random.Random(f"chain_sum list {self.seed}")
+        problems = map(self._problem, rng.sample(range(self._space), self._space))
+        return [problem for problem in problems if problem.split == self.split]
 
     @property
     def _per_term(self) -> int:

@@ -34,7 +34,9 @@ def judge(boxed: str | None, response_text: str, answer: str) -> bool:
     if boxed is None:
         given = parse(response_text[-TAIL_CHARACTERS:], ANYTHING, parsing_timeout=None)
     else:
-        given = parse("\\boxed{" + boxed + "}", BOX_FIRST, parsing_timeout=None)
+        # A sentence's full stop inside the box, but not the last of an ellipsis.
+        content = boxed if boxed.endswith("..") else boxed.removesuffix(".")
+        given = parse("\\boxed{" + content + "}", BOX_FIRST, parsing_timeout=None)
     return bool(verify(gold, given, timeout_seconds=None))
 
 

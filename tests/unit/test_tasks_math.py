@@ -1,0 +1,223 @@
+"""The math task on tricky pairs, hanging ones among them, and the life of its processes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from opd_ray.tasks.boxed import last_boxed
+from opd_ray.tasks.math_task import MathTask
+from opd_ray.tasks.worker_pool import WorkerDied, WorkerPool
+
+# Beside the checkout, never in it; absent outside the place where this is developed.
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
+HANGS = r"10^{10^{10}}"
+MATRIX = r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"
+
+
+@pytest.fixture(scope="module")
+def task() -> Iterator[MathTask]:
+    task = MathTask(processes=1, cpu_seconds=2.0)
+    yield task
+    task.close()
+
+
+def boxed(content: str) -> str:
+    return f"Therefore the answer is \\boxed{{{content}}}."
+
+
+TRICKY = [
+    # it hangs; everything after it is judged all the same
+    (boxed(HANGS), "10", False),
+    # numbers and fractions
+    (boxed(r"\frac{1}{2}"), "0.5", True),
+    (boxed("1/2"), r"\dfrac12", True),
+    (boxed(r"-\frac{3}{4}"), r"\frac{-3}{4}", True),
+    (boxed(r"1\frac12"), "1.5", True),
+    (boxed(r"\frac{2}{3}"), "0.67", False),
+    (boxed(r"2\sqrt{3}"), r"\sqrt{12}", True),
+    (boxed(r"1.0\times 10^3"), "1000", True),
+    (boxed("3.14159"), r"\pi", False),
+    (boxed("3+4i"), "4i+3", True),
+    (boxed(r"\infty"), r"-\infty", False),
+    # thousands separators
+    (boxed("1,000"), "1000", True),
+    (boxed("1{,}000"), "1000", True),
+    (boxed(r"1,\!234,\!567"), "1234567", True),
+    (boxed("12345.5"), "12,345.5", True),
+    (boxed("3,000"), "3", False),
+    (boxed("1,2"), "12", False),
+    # units and signs
+    (boxed(r"5\text{ cm}"), "5", True),
+    (boxed("5 meters"), r"5\text{ m}", True),
+    (boxed(r"\$5"), "5", True),
+    (boxed(r"50\%"), "0.5", True),
+    (boxed(r"90^\circ"), "90", True),
+    (boxed(r"6\text{ cm}"), r"5\text{ cm}", False),
+    # intervals, tuples and sets
+    (boxed(r"(-\infty,3]"), r"\left(-\infty, 3\right]", True),
+    (boxed(r"(-\infty,3)"), r"\left(-\infty, 3\right]", False),
+    (boxed(r"x \in [1,2]"), "[1,2]", True),
+    (boxed("[1,2]"), "(1,2)", False),
+    (boxed("(1,2)"), r"\left( 1, 2 \right)", True),
+    (boxed("(2,1)"), "(1,2)", False),
+    (boxed("2,3"), "3,2", True),
+    (boxed(r"\{2,3\}"), "2, 3", True),
+    (boxed("2"), "2,3", False),
+    # matrices
+    (boxed(MATRIX), MATRIX.replace("pmatrix", "bmatrix"), True),
+    (boxed(MATRIX.replace("4", "5")), MATRIX, False),
+    # expressions and equations
+    (boxed("x^2+2x+1"), "(x+1)^2", True),
+    (boxed("x=5"), "5", True),
+    (boxed(r"k \neq 1"), r"k\ne 1", True),
+    (boxed("p-q"), "q-p", False),
+    # text
+    (boxed(r"\text{Evelyn}"), "Evelyn", True),
+    (boxed("yes"), "Yes", True),
+    (boxed("No"), "Yes", False),
+    (boxed("B"), r"\text{(B)}", True),
+    (boxed("A"), r"\text{(B)}", False),
+    (boxed(r"\text{Monday}"), r"\text{Tuesday}", False),
+    (boxed("42."), "42", True),
+    # which box, and none
+    (boxed("4") + " Wait. " + boxed("5"), "5", True),
+    (boxed("4") + " Wait. " + boxed("5"), "4", False),
+    (boxed("4") + r" and \boxed{\frac{1}{2", "4", True),
+    ("The final answer is $7$.", "7", True),
+    ("The final answer is $7$.", "8", False),
+    ("I do not know.", "7", False),
+    ("", "7", False),
+    (boxed(""), "7", False),
+]
+
+
+def test_tricky_pairs_together(task: MathTask, caplog: pytest.LogCaptureFixture) -> None:
+    verdicts = task.verify_many([(response, answer) for response, answer, _ in TRICKY])
+    wrong = [pair for pair, verdict in zip(TRICKY, verdicts, strict=True) if verdict is not pair[2]]
+    assert wrong == []
+    assert caplog.text.count("took too long") == 1
+
+
+def test_it_judges_outside_the_main_thread(task: MathTask) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        verdicts = threads.map(lambda n: task.verify(boxed(str(n % 3)), "1"), range(12))
+        assert list(verdicts) == [n % 3 == 1 for n in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"\boxed{1}", "1"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{1} or \boxed{2}", "2"),
+        (r"\boxed{1} or \boxed{2", "1"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{a\\}", r"a\\"),
+        (r"\fbox{3}", "3"),
+        (r"\boxed {3}", "3"),
+        (r"\boxed{}", ""),
+        ("boxed{3}", None),
+        ("3", None),
+    ],
+)
+def test_last_boxed(text: str, content: str | None) -> None:
+    assert last_boxed(text) == content
+
+
+def test_extract_makes_votes_comparable(task: MathTask) -> None:
+    assert task.extract(boxed(r"\dfrac{1}{2} ")) == task.extract(boxed(r"\frac{ 1}{2}"))
+    assert task.extract(boxed(r"\left(1, 2\right)")) == "(1,2)"
+    assert task.extract("no box") is None
+    assert task.extract(boxed("")) is None
+
+
+def test_the_worker_does_not_import_torch(task: MathTask) -> None:
+    assert task.verify(boxed("1"), "1")
+    mapped = Path(f"/proc/{task._pool._places.queue[-1]._process.pid}/maps").read_text()
+    assert "python" in mapped
+    assert "torch" not in mapped
+
+
+ECHO = """
+import sys
+print("ready", flush=True)
+for line in sys.stdin:
+    if "die" in line:
+        sys.exit(3)
+    print(line, end="", flush=True)
+"""
+
+
+def test_a_pool_replaces_a_worker_that_died(tmp_path: Path) -> None:
+    script = tmp_path / "echo.py"
+    script.write_text(ECHO)
+    pool = WorkerPool(script, [], size=2)
+    assert pool.ask(["a", 1]) == ["a", 1]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(pool.ask, range(100))) == list(range(100))
+    with pytest.raises(WorkerDied):
+        pool.ask("die")
+    assert pool.ask("again") == "again"
+    pool.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.ask("late")
+
+
+def test_a_worker_that_cannot_start_says_how_to_see_why(tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text("import no_such_module")
+    pool = WorkerPool(script, [], size=1)
+    with pytest.raises(RuntimeError, match=r"exit code 1 .* run: .*broken\.py"):
+        pool.ask(1)
+    pool.close()
+
+
+def test_no_process_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, threading\n"
+        "from opd_ray.tasks.math_task import MathTask\n"
+        "task = MathTask(processes=1, cpu_seconds=1.0)\n"
+        "task.verify(r'\\boxed{1}', '1.0')\n"
+        "print(task._pool._places.queue[-1]._process.pid, flush=True)\n"
+        f"task.verify(r'\\boxed{{{HANGS}}}', '10')\n"
+        "import time; time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    group = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 60
+    while _group_lives(group):
+        assert time.monotonic() < deadline, "judging processes outlive their parent"
+        time.sleep(0.1)
+
+
+def _group_lives(group: int) -> bool:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_group) == group and state != "Z":
+            return True
+    return False
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the benchmark files are not here")
+@pytest.mark.parametrize("name", ["math500", "aime_2024", "aime_2025", "amc23", "deepmath_5k"])
+def test_gold_answers_verify_against_themselves(task: MathTask, name: str) -> None:
+    lines = (SHARED_DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line)["answer"] for line in lines]
+    # Not the same text, so that the parser decides; every 25th of the long file.
+    answers = answers[:: 25 if len(answers) > 1000 else 1]
+    verdicts = task.verify_many([(boxed(r"\displaystyle " + answer), answer) for answer in answers])
+    assert [a for a, correct in zip(answers, verdicts, strict=True) if not correct] == []
