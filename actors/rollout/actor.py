@@ -71,14 +71,14 @@ class RolloutActor(Lifeline):
             RuntimeError: the last stream failed, or requests came after the last ones.
             ValueError: see :meth:`actors.rollout.engine.RolloutEngine.add`.
         """
-        if self._engine.has_unfinished:
+        if self._engine.has_unfinished():
             raise RuntimeError("the last stream of this rollout actor did not come to its end")
         self._engine.add(requests, sampling, record)
         while True:
-            while more and not (self._engine.has_unfinished and self._inbox.empty()):
+            while more and not (self._engine.has_unfinished() and self._inbox.empty()):
                 requests, more = self._inbox.get()
                 self._engine.add(requests, sampling, record)
-            if not self._engine.has_unfinished:
+            if not self._engine.has_unfinished():
                 break
             finished = self._engine.step()
             if finished:
@@ -90,7 +90,7 @@ class RolloutActor(Lifeline):
     def add(self, requests: Sequence[RolloutRequest], more: bool) -> None:
         """Hand further requests to the running stream; ``more`` False: these were the last.
 
-        It may overtake the call that opens the stream. What is wrong with them comes out of the stream.
+        It may overtake the call that opens the stream. Errors in them come out of the stream.
         """
         self._inbox.put((requests, more))
 

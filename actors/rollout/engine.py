@@ -1,4 +1,4 @@
-"""The student's vLLM engine: requests in, finished rollouts with scores out, new weights between."""
+"""The student's vLLM engine: requests in, finished rollouts out, new weights in between."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ class RolloutEngine:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**self.engine_args()))
-        if rollout.record_topk > self.vocab_size:
+        config = EngineArgs(**self.engine_args()).create_engine_config()
+        vocab_size = config.model_config.get_vocab_size()
+        if rollout.record_topk > vocab_size:
             raise ValueError(
                 f"rollout.record_topk is {rollout.record_topk}, but the student's vocabulary has "
-                f"{self.vocab_size} tokens; lower it"
+                f"{vocab_size} tokens; lower it"
             )
+        self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         if sync.backend is SyncBackend.ray:
             self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         self._engine.set_weight_version("0")
@@ -90,14 +92,15 @@ class RolloutEngine:
             "weight_transfer_config": {
                 "backend": BACKEND if self._sync.backend is SyncBackend.ray else "nccl"
             },
-            "disable_log_stats": True,
         }
         if rollout.gpus_per_actor:
             args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         else:
             args["kv_cache_memory_bytes"] = rollout.kv_cache_bytes
-            # vLLM rewinds a seeded generator when a partly prefilled prompt's sample is thrown away,
-            # which a CPU generator cannot do (it raises). So prompts are prefilled whole there.
+            # The smallest its attention kernel likes: short prompts fill blocks too, and so are shared.
+            args["block_size"] = 32
+            # When a partly prefilled prompt's sample is thrown away, vLLM rewinds its seeded
+            # generator; a CPU generator cannot do that (it raises). So prompts are prefilled whole.
             args["enable_chunked_prefill"] = False
             args["max_num_batched_tokens"] = max(
                 rollout.max_num_batched_tokens, self._student.context_length
@@ -126,17 +129,16 @@ class RolloutEngine:
         """Version of the weights in use; 0 are those loaded from the folder."""
         return int(self._engine.get_weight_version())
 
-    @property
     def has_unfinished(self) -> bool:
         """Whether :meth:`step` has anything to do."""
         return bool(self._requests)
 
     def add(self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool) -> None:
-        """Take on requests; :meth:`step` brings their rollouts.
+        """Take on requests, all or none; :meth:`step` brings their rollouts.
 
-        Equal seeds give equal responses, whatever else is in the batch and in whatever order, except
-        where two tokens lie within rounding error of each other (matrix products round by batch
-        shape).
+        Equal seeds give equal responses, whatever else is in the batch and in whatever order,
+        except where two tokens lie within rounding error of each other (matrix products round by
+        the shape of the batch).
 
         Args:
             requests: with ids unlike those of all unfinished ones.
@@ -158,8 +160,11 @@ class RolloutEngine:
                 "the last weight update failed, so this engine's weights are incomplete; "
                 "start it anew"
             )
+        ids_in_use = set(self._requests)
         for request in requests:
-            self._check(request)
+            self._check(request, ids_in_use)
+            ids_in_use.add(request.rollout_id)
+        for request in requests:
             params = SamplingParams(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -229,15 +234,15 @@ class RolloutEngine:
         """Release the engine's memory and processes."""
         self._engine.engine_core.shutdown()
 
-    def _check(self, request: RolloutRequest) -> None:
+    def _check(self, request: RolloutRequest, ids_in_use: set[str]) -> None:
         length, longest = len(request.prompt_ids), self.context_length - 1
         if not 1 <= length <= longest:
             raise ValueError(
-                f"prompt {request.prompt_id!r} has {length} tokens; it must have 1 to {longest}, so "
-                f"that a response fits into student.context_length = {self.context_length}"
+                f"prompt {request.prompt_id!r} has {length} tokens; it must have 1 to {longest}, "
+                f"so that a response fits into student.context_length = {self.context_length}"
             )
-        if request.rollout_id in self._requests:
-            raise ValueError(f"rollout id {request.rollout_id!r} is already being written")
+        if request.rollout_id in ids_in_use:
+            raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
 
     def _rollout_of(self, output: Any, scores: Any) -> Rollout:
         request, record = self._requests.pop(output.request_id)

@@ -10,8 +10,8 @@ from opd_ray.config.schema import RolloutSettings
 def engine_environment(rollout: RolloutSettings) -> dict[str, str]:
     """Variables for the process of one engine, for Ray's ``runtime_env={"env_vars": ...}``.
 
-    OpenMP reads its number of threads when its library loads. Set later, from Python, the number would
-    hold for the calling thread alone, and vLLM's own kernels run in another.
+    OpenMP reads its number of threads when its library loads. Set later, from Python, the number
+    would hold for the calling thread alone, and vLLM's own kernels run in another.
     """
     return {
         "OMP_NUM_THREADS": str(engine_threads(rollout)),

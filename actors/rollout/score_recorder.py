@@ -52,11 +52,11 @@ class _Step:
 class ScoreRecorder(LogitsProcessor):
     """Records entropy, sampled log-probability and top-K of every sampled token (float32, nats).
 
-    A row of logits is recorded under the number of output tokens its request has at that moment, and
-    the last write wins. So a row whose sample is thrown away (a partly prefilled prompt) is
-    overwritten by the right one, and a preempted request goes on where it was. This relies on vLLM's
-    promise that ``output_tok_ids`` is the request's live list; with asynchronous scheduling the list
-    holds placeholders when a response ends, so the engine must schedule synchronously.
+    A row of logits is recorded under the number of output tokens its request has at that moment,
+    and the last write wins. So a row whose sample is thrown away (a partly prefilled prompt) is
+    overwritten by the right one, and a preempted request goes on where it was. This relies on
+    vLLM's promise that ``output_tok_ids`` is the request's live list; with asynchronous scheduling
+    it holds placeholders when a response ends, so the engine must schedule synchronously.
 
     It runs before temperature, top-p and top-k, and so describes the distribution at temperature 1.
     In a tensor-parallel engine every worker sees the same logits; only the first records.
@@ -119,6 +119,8 @@ class ScoreRecorder(LogitsProcessor):
         self._last_step = _Step(logprobs_BV, recordings, positions)
         return logits
 
+    # As where vLLM calls apply(): tensors made in that mode cannot be written outside it.
+    @torch.inference_mode()
     def pop(self, keys: Sequence[str]) -> list[TokenScores] | None:
         """The scores of finished requests, one row an output token; forgets the requests.
 

@@ -6,6 +6,7 @@ vLLM imports this module in every worker process before it loads the model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from actors.rollout.score_arena import TokenScores
 from actors.rollout.score_recorder import ScoreRecorder
@@ -16,6 +17,8 @@ ray_engine.register()
 
 class RolloutWorkerExtension:
     """Methods that ``collective_rpc`` reaches (vLLM mixes them into its worker class)."""
+
+    model_runner: Any  # the worker's
 
     def pop_scores(self, keys: Sequence[str]) -> list[TokenScores] | None:
         """See :meth:`ScoreRecorder.pop`."""
