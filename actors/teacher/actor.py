@@ -1,4 +1,4 @@
-"""The Ray actor around one teacher replica, and how replicas are started."""
+"""The Ray actor around one teacher replica, and how one is started."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from opd_ray.types import RolloutScores, ScoreRequest, Signal, TeacherInfo
 # Signals are handed out beside the scoring: a trainer never waits for a batch to end.
 @ray.remote(concurrency_groups={**LIFELINE_GROUP, "signals": 1})
 class TeacherActor(Lifeline):
-    """One replica of a teacher, loaded on construction; :class:`TeacherServer` has the details.
+    """One replica of a teacher; :class:`actors.teacher.server.TeacherServer` has the details.
 
-    Args: as :func:`actors.teacher.registry.make_teacher`.
+    Args: as :func:`actors.teacher.registry.make_teacher`; ``settings.threads`` is at least 1.
     """
 
     def __init__(
         self, settings: TeacherSettings, vocab_size: int | None = None, own_topk: int = 0
     ) -> None:
-        torch.set_num_threads(settings.threads)
-        self._server = TeacherServer(
-            make_teacher(settings, vocab_size=vocab_size, own_topk=own_topk), settings
-        )
+        self._settings = settings
+        self._vocab_size = vocab_size
+        self._own_topk = own_topk
 
     def ready(self) -> TeacherInfo:
-        """Returns once the teacher is loaded."""
+        """Load the teacher, before any other call; what it is."""
+        # Not in the constructor: Ray answers an error there with a crash of the process.
+        torch.set_num_threads(self._settings.threads)
+        teacher = make_teacher(self._settings, vocab_size=self._vocab_size, own_topk=self._own_topk)
+        self._server = TeacherServer(teacher, self._settings)
         return self._server.info()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:
@@ -71,21 +74,26 @@ class TeacherActor(Lifeline):
         return self._server.stats()
 
 
-def start_replicas(
-    settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
-) -> list[tuple[str, Any]]:
-    """Start ``settings.replicas`` actors; their names and handles come at once, before they load.
+def start_replica(
+    settings: TeacherSettings,
+    *,
+    vocab_size: int | None = None,
+    own_topk: int = 0,
+    **options: Any,
+) -> Any:
+    """Start one actor and return its handle at once; its ``ready`` loads the teacher.
 
-    Wait for ``handle.ready.remote()`` of each. ``vocab_size`` and ``own_topk``: as for
-    :func:`actors.teacher.registry.make_teacher`.
+    Args:
+        settings: with ``threads`` of at least 1.
+        vocab_size: as for :func:`actors.teacher.registry.make_teacher`, and so ``own_topk``.
+        options: Ray's, e.g. ``num_cpus``, ``num_gpus``, ``scheduling_strategy``.
     """
-    options = cast(Any, TeacherActor).options(
-        num_cpus=settings.cpus_per_replica,
-        num_gpus=settings.gpus_per_replica,
-        # Read when a process starts its thread pools, so it cannot be set from inside.
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}},
+    return (
+        cast(Any, TeacherActor)
+        .options(
+            # Read when a process starts its thread pools, so it cannot be set from inside.
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}},
+            **options,
+        )
+        .remote(settings, vocab_size, own_topk)
     )
-    return [
-        (f"teacher {number}", options.remote(settings, vocab_size, own_topk))
-        for number in range(settings.replicas)
-    ]

@@ -1,0 +1,179 @@
+"""Teacher actors on a real Ray: scores through the pool, kept rows straight to another process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import RayTaskError
+from tiny_models import make_tiny_qwen3
+
+from actors.teacher.actor import start_replica
+from actors.teacher.dispatch import TeacherPool
+from actors.teacher.hf import HfTeacher
+from actors.teacher.server import TeacherServer
+from opd_ray.config.schema import TeacherSettings
+from opd_ray.types import Rollout, RolloutScores, ScoreRequest, TopK
+
+VOCAB, K, BATCH_TOKENS = 96, 6, 128
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_tiny_qwen3(tmp_path_factory.mktemp("teacher"), vocab=VOCAB)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
+    yield
+    ray.shutdown()
+
+
+@ray.remote(num_cpus=0)
+def read_as_trainer(*signals):
+    """What a trainer sees: the dictionaries behind the references, one a replica."""
+    return {key: value for part in signals for key, value in part.items()}
+
+
+def rollouts(count: int, student: HfTeacher) -> list[Rollout]:
+    """Random texts with the true top-K of ``student``, which thus is the model that wrote them."""
+    rng = np.random.default_rng(0)
+    made = []
+    for number in range(count):
+        prompt, response = (
+            rng.integers(3, VOCAB, rng.integers(1, 30)).astype(np.int32) for _ in range(2)
+        )
+        blank = TopK(np.zeros((len(response), 1), np.int32), np.zeros((len(response), 1)))
+        [known] = student.score([ScoreRequest(f"r{number}", prompt, response, blank)])
+        made.append(
+            Rollout(
+                rollout_id=f"r{number}",
+                prompt_id=str(number),
+                sample=0,
+                prompt_ids=prompt,
+                response_ids=response,
+                response_mask=np.ones(len(response), np.uint8),
+                entropy=known.entropy,
+                logprob=known.logprob,
+                finish_reason="stop",
+                weights_version=0,
+                topk=TopK(known.signal.ids, known.signal.logprobs),
+            )
+        )
+    return made
+
+
+def settings(folder: Path, **changes) -> TeacherSettings:
+    base = {"path": str(folder), "threads": 1, "topk": 8}
+    return TeacherSettings(**{**base, "batch_tokens": BATCH_TOKENS, **changes})
+
+
+@pytest.fixture(scope="module")
+def replicas(folder):
+    """Two actors that are shared by the tests: each start costs seconds of imports."""
+    handles = [
+        start_replica(settings(folder), vocab_size=VOCAB, own_topk=4, num_cpus=0.5)
+        for _ in range(2)
+    ]
+    infos = ray.get([handle.ready.remote() for handle in handles])
+    assert infos[0] == infos[1]
+    assert infos[0].name == folder.name
+    return [(f"teacher-{number}", handle) for number, handle in enumerate(handles)]
+
+
+def make_pool(replicas) -> TeacherPool:
+    return TeacherPool(replicas, BATCH_TOKENS, lambda ref, name: ray.get(ref))
+
+
+def drive(pool: TeacherPool) -> dict[str, RolloutScores]:
+    found = {}
+    pool.pump()
+    while pool.pending_refs():
+        ready, _ = ray.wait(pool.pending_refs(), num_returns=1)
+        for scores in pool.collect(ready[0]):
+            found[scores.rollout_id] = scores
+        pool.pump()
+    return found
+
+
+def test_two_replicas_end_to_end(folder, replicas, tmp_path):
+    student = HfTeacher(TeacherSettings(path=str(make_tiny_qwen3(tmp_path, seed=1)), topk=K))
+    made = rollouts(24, student)
+    pool = make_pool(replicas)
+    for rollout in made:
+        pool.submit(
+            Rollout(**{**rollout.__dict__, "topk": ray.put(rollout.topk)})
+        )  # as a rollout actor hands it over
+    scores = drive(pool)
+
+    chosen = settings(folder)
+    local = TeacherServer(HfTeacher(chosen, vocab_size=VOCAB, own_topk=4), chosen)
+    requests = [ScoreRequest(r.rollout_id, r.prompt_ids, r.response_ids, r.topk) for r in made]
+    expected = {s.rollout_id: s for s in local.score(requests)}
+    assert scores.keys() == expected.keys()
+    for key, one in expected.items():
+        for name in ("reverse_kl", "forward_kl", "jsd", "teacher_logprob", "teacher_entropy"):
+            np.testing.assert_allclose(
+                getattr(scores[key], name), getattr(one, name), atol=1e-4, err_msg=name
+            )
+        assert scores[key].union_forward_kl is not None
+        assert (one.reverse_kl > 0).any()
+
+    keep = {r.rollout_id: np.arange(0, len(r.response_ids), 2, dtype=np.int32) for r in made[:20]}
+    kept = ray.get(read_as_trainer.remote(*pool.take(keep)))
+    whole = local.take({r.rollout_id: np.arange(len(r.response_ids)) for r in made})
+    for key, rows in keep.items():
+        np.testing.assert_array_equal(kept[key].ids, whole[key].ids[rows])
+        np.testing.assert_allclose(kept[key].logprobs, whole[key].logprobs[rows], atol=1e-4)
+
+    pool.drop([r.rollout_id for r in made[20:]])
+    stats = ray.get([handle.stats.remote() for _, handle in replicas])
+    assert all(s.held_rollouts == s.held_bytes == 0 for s in stats)
+    assert all(s.rollouts > 0 for s in stats)
+    assert sum(s.tokens for s in stats) == sum(r.num_tokens for r in made)
+    assert sum(s.handed_out_rows for s in stats) == sum(map(len, keep.values()))
+    assert sum(s.handed_out_bytes for s in stats) == sum(s.nbytes for s in kept.values())
+    assert all(s.peak_memory_bytes > 1 << 20 and s.busy_seconds > 0 for s in stats)
+
+
+def test_student_as_teacher_scores_zero(folder, replicas):
+    made = rollouts(5, HfTeacher(settings(folder, topk=K)))
+    pool = make_pool(replicas)
+    for rollout in made:
+        pool.submit(rollout)
+    found = drive(pool)
+    for rollout in made:
+        scores = found[rollout.rollout_id]
+        for values in (scores.reverse_kl, scores.forward_kl, scores.jsd, scores.union_forward_kl):
+            np.testing.assert_allclose(values, 0, atol=1e-5)
+        np.testing.assert_allclose(scores.teacher_entropy, rollout.entropy, atol=1e-4)
+        np.testing.assert_allclose(scores.teacher_logprob, rollout.logprob, atol=1e-4)
+    pool.drop(found)
+
+
+def test_errors_cross_processes_with_their_cause(replicas):
+    _, handle = replicas[0]
+    topk = TopK(np.zeros((2, 1), np.int32), np.zeros((2, 1), np.float32))
+    long = ScoreRequest("r1", np.ones(1023, np.int32), np.ones(2, np.int32), topk)
+    with pytest.raises(
+        RayTaskError, match="rollout 'r1': 1023 prompt and 2 response tokens exceed"
+    ):
+        ray.get(handle.score.remote([long]))
+    with pytest.raises(RayTaskError, match="no signal is held for rollout 'r1'"):
+        ray.get(handle.take.remote({"r1": np.array([0])}))
+
+
+def test_signals_are_handed_out_while_a_batch_is_being_scored(folder, replicas):
+    made = rollouts(64, HfTeacher(settings(folder, topk=K)))
+    _, handle = replicas[0]
+    requests = [ScoreRequest(r.rollout_id, r.prompt_ids, r.response_ids, r.topk) for r in made]
+    ray.get(handle.score.remote(requests[:1]))
+    scoring = handle.score.remote(requests[1:] * 8)
+    ray.get(handle.take.remote({"r0": np.array([0])}))
+    ready, _ = ray.wait([scoring], timeout=0)
+    assert not ready
+    ray.get(scoring)
+    ray.get(handle.forget.remote([r.rollout_id for r in made[1:]]))

@@ -1,0 +1,280 @@
+"""The pool of teacher replicas, with replicas that are plain objects."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from actors.teacher.dispatch import TeacherPool
+from actors.teacher.protocol import TeacherError
+from opd_ray.types import Rollout, RolloutScores
+
+
+class Remote:
+    """Stands in for an actor's method: ``.remote`` calls at once."""
+
+    def __init__(self, function):
+        self.remote = function
+
+
+class FakeReplica:
+    """Counts what it is asked; holds signals by rollout id as a real replica does."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.batches: list[list[str]] = []
+        self.prompts: dict[str, np.ndarray] = {}
+        self.held: set[str] = set()
+        self.taken: list[tuple[list[str], bool]] = []
+        self.score = Remote(self._score)
+        self.take = Remote(self._take)
+        self.forget = Remote(self._forget)
+
+    def _score(self, requests):
+        ids = [request.rollout_id for request in requests]
+        self.batches.append(ids)
+        self.prompts.update({r.rollout_id: r.prompt_ids for r in requests})
+        return (self, len(self.batches) - 1)
+
+    def finish(self, ref) -> list[RolloutScores]:
+        ids = self.batches[ref[1]]
+        self.held.update(ids)
+        zero = np.zeros(1, np.float32)
+        return [RolloutScores(key, zero, zero, zero, zero, zero) for key in ids]
+
+    def _take(self, keep, forget):
+        assert keep.keys() <= self.held
+        self.taken.append((sorted(keep), forget))
+        if forget:
+            self.held -= keep.keys()
+        return (self.name, sorted(keep))
+
+    def _forget(self, ids):
+        assert self.held.issuperset(ids)
+        self.held.difference_update(ids)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_pool(count: int, batch_tokens: int = 100):
+    replicas = [FakeReplica(f"teacher {i}") for i in range(count)]
+    clock = Clock()
+    pool = TeacherPool(
+        [(r.name, r) for r in replicas], batch_tokens, lambda ref, name: ref[0].finish(ref), clock
+    )
+    return pool, replicas, clock
+
+
+def rollout(name: str, tokens: int = 10, topk="ref") -> Rollout:
+    prompt, response = np.zeros(tokens // 2, np.int32), np.zeros(tokens - tokens // 2, np.int32)
+    floats = np.zeros(len(response), np.float32)
+    return Rollout(
+        name, name, 0, prompt, response, floats.astype(np.uint8), floats, floats, "stop", 0, topk
+    )
+
+
+def ids(scores) -> list[str]:
+    return [score.rollout_id for score in scores]
+
+
+def test_a_free_replica_takes_what_is_there_and_batches_grow_under_load():
+    pool, [replica], _ = make_pool(1)
+    pool.submit(rollout("a"))
+    pool.pump()
+    assert replica.batches == [["a"]]
+    for name in "bcd":
+        pool.submit(rollout(name))
+        pool.pump()
+    # Busy, and what waits would not fill a batch: it keeps growing.
+    assert replica.batches == [["a"]]
+    assert ids(pool.collect(pool.pending_refs()[0])) == ["a"]
+    pool.pump()
+    assert replica.batches == [["a"], ["b", "c", "d"]]
+
+
+def test_a_busy_replica_gets_a_second_batch_only_when_it_is_full():
+    pool, [replica], _ = make_pool(1, batch_tokens=30)
+    for number in range(12):
+        pool.submit(rollout(f"r{number}"))
+        pool.pump()
+    # One alone at once, then two full batches would be ready, but only one more may be out.
+    assert [len(batch) for batch in replica.batches] == [1, 3]
+    assert pool.stats().queued_rollouts == 8
+    assert pool.stats().in_flight_batches == 2
+    pool.collect(pool.pending_refs()[0])
+    pool.pump()
+    assert [len(batch) for batch in replica.batches] == [1, 3, 3]
+
+
+def test_free_replicas_share_the_queue():
+    pool, replicas, _ = make_pool(3)
+    for number in range(9):
+        pool.submit(rollout(f"r{number}"))
+    pool.pump()
+    assert [r.batches for r in replicas] == [
+        [["r0", "r1", "r2"]],
+        [["r3", "r4", "r5"]],
+        [["r6", "r7", "r8"]],
+    ]
+
+
+def test_a_rollout_above_the_budget_goes_alone():
+    pool, [replica], _ = make_pool(1, batch_tokens=30)
+    pool.submit(rollout("long", 200))
+    pool.submit(rollout("short"))
+    pool.pump()
+    assert replica.batches == [["long"]]
+
+
+def test_a_slow_replica_gets_less():
+    pool, [quick, slow], _ = make_pool(2, batch_tokens=20)
+    for number in range(40):
+        pool.submit(rollout(f"r{number}"))
+    pool.pump()
+    while any(ref[0] is quick for ref in pool.pending_refs()):
+        pool.collect(next(ref for ref in pool.pending_refs() if ref[0] is quick))
+        pool.pump()
+    # The slow one never answered: it holds the two batches it may have, the quick one did the rest.
+    assert len(slow.batches) == 2
+    assert sum(len(batch) for batch in quick.batches) == 36
+
+
+def test_the_least_loaded_replica_comes_first():
+    pool, [first, second], _ = make_pool(2, batch_tokens=100)
+    pool.submit(rollout("long", 90))
+    pool.submit(rollout("short", 10))
+    pool.pump()
+    assert (first.batches, second.batches) == ([["long"]], [["short"]])
+    for number in range(10):
+        pool.submit(rollout(f"r{number}", 10))
+    pool.pump()
+    assert len(first.batches) == 1
+    assert len(second.batches[1]) == 10
+
+
+def test_teacher_prompt_replaces_the_students():
+    pool, [replica], _ = make_pool(1)
+    pool.submit(rollout("a"), np.array([7, 8, 9], np.int32))
+    pool.submit(rollout("b"))
+    pool.pump()
+    np.testing.assert_array_equal(replica.prompts["a"], [7, 8, 9])
+    assert len(replica.prompts["b"]) == 5
+
+
+def scored_pool(count: int = 2):
+    """Four rollouts scored, two on each of two replicas."""
+    pool, replicas, _ = make_pool(count)
+    for name in "abcd":
+        pool.submit(rollout(name))
+    pool.pump()
+    for ref in pool.pending_refs():
+        pool.collect(ref)
+    assert [r.held for r in replicas] == [{"a", "b"}, {"c", "d"}]
+    return pool, replicas
+
+
+def test_take_asks_each_replica_for_its_own():
+    pool, replicas = scored_pool()
+    rows = np.array([0], np.int32)
+    none = np.zeros(0, np.int32)
+    refs = pool.take({"a": rows, "c": rows, "d": none})
+    assert refs == [("teacher 0", ["a"]), ("teacher 1", ["c"])]
+    assert [r.held for r in replicas] == [{"b"}, set()]  # d kept nothing: forgotten
+    for gone in "acd":
+        with pytest.raises(TeacherError, match="not known"):
+            pool.take({gone: rows})
+    assert pool.take({"b": rows}) == [("teacher 0", ["b"])]
+
+
+def test_a_look_leaves_everything_in_place():
+    pool, replicas = scored_pool()
+    rows = np.array([0], np.int32)
+    pool.take({"a": rows, "c": np.zeros(0, np.int32)}, forget=False)
+    assert replicas[0].taken == [(["a"], False)]
+    assert [r.held for r in replicas] == [{"a", "b"}, {"c", "d"}]
+    assert len(pool.take({"a": rows, "c": rows})) == 2
+
+
+def test_drop_reaches_rollouts_wherever_they_are():
+    pool, [replica], _ = make_pool(1, batch_tokens=20)
+    for name in "abcdef":
+        pool.submit(rollout(name))
+    pool.pump()
+    assert replica.batches == [["a", "b"], ["c", "d"]]
+    first, second = pool.pending_refs()
+    pool.collect(first)
+    pool.drop(["a", "c", "e"])  # held, being scored, queued
+    assert replica.held == {"b"}
+    assert ids(pool.collect(second)) == ["d"]
+    assert replica.held == {"b", "d"}
+    pool.pump()
+    assert replica.batches[-1] == ["f"]
+    with pytest.raises(TeacherError, match="'c' is not with the teachers"):
+        pool.drop(["c"])
+
+
+def test_misuse_is_refused():
+    pool, _, _ = make_pool(1)
+    pool.submit(rollout("a"))
+    with pytest.raises(TeacherError, match="'a' was submitted twice"):
+        pool.submit(rollout("a"))
+    with pytest.raises(TeacherError, match="no record of the student's top-K"):
+        pool.submit(rollout("b", topk=None))
+    with pytest.raises(TeacherError, match="'a' has no signal at a teacher: it is still queued"):
+        pool.take({"a": np.array([0])})
+
+
+def test_answers_for_other_rollouts_are_refused():
+    pool, [replica], _ = make_pool(1)
+    pool.submit(rollout("a"))
+    pool.pump()
+    replica.batches[0] = ["b"]
+    with pytest.raises(TeacherError, match=r"teacher 0 answered for \['b'\]; asked were \['a'\]"):
+        pool.collect(pool.pending_refs()[0])
+
+
+def test_account():
+    pool, _, clock = make_pool(1, batch_tokens=40)
+    pool.submit(rollout("a"))
+    clock.now = 2.0
+    pool.submit(rollout("b"))
+    clock.now = 3.0
+    pool.pump()
+    clock.now = 8.0
+    before = pool.stats()
+    assert (before.busy_seconds, before.in_flight_batches, before.scored_tokens) == (5.0, 1, 0)
+    pool.collect(pool.pending_refs()[0])
+    clock.now = 20.0
+    stats = pool.stats()
+    assert (stats.waiting_seconds, stats.longest_wait_seconds) == (4.0, 3.0)
+    assert (stats.busy_seconds, stats.batches, stats.batch_fill) == (5.0, 1, 0.5)
+    assert (stats.scored_rollouts, stats.scored_tokens) == (2, 20)
+    assert stats.tokens_by_replica == {"teacher 0": 20}
+
+
+def test_a_thousand_rollouts_leave_nothing_behind():
+    pool, replicas, _ = make_pool(2, batch_tokens=55)
+    rng = np.random.default_rng(0)
+    rows = np.array([0], np.int32)
+    for step in range(50):
+        names = [f"{step}/{i}" for i in range(20)]
+        for name in names:
+            pool.submit(rollout(name, int(rng.integers(2, 40))))
+            pool.pump()
+        found = []
+        while pool.pending_refs():
+            pending = pool.pending_refs()
+            found += ids(pool.collect(pending[rng.integers(len(pending))]))
+            pool.pump()
+        assert sorted(found) == sorted(names)
+        pool.take(dict.fromkeys(names[:12], rows))
+        pool.drop(names[12:])
+        assert not any(replica.held for replica in replicas)
+    assert not pool._holder
+    assert not pool._abandoned
+    assert pool.stats().scored_rollouts == 1000
