@@ -19,20 +19,21 @@ from opd_ray.estimate import MemoryEstimate, rollout_memory, teacher_memory, tra
 from opd_ray.model_shape import ModelShape
 
 Role = Literal["trainer", "rollout", "teacher"]
+ROLES: tuple[Role, ...] = ("trainer", "rollout", "teacher")
 
 _COUNT_KEY = {
     "trainer": "trainer.ranks",
     "rollout": "rollout.actors",
     "teacher": "teacher.replicas",
 }
-_CPUS_KEY = {
+_CPUS_KEY: dict[Role, str] = {
     "trainer": "trainer.cpus_per_rank",
     "rollout": "rollout.cpus_per_actor",
     "teacher": "teacher.cpus_per_replica",
 }
-_GPUS_KEY = {role: key.replace("cpus", "gpus") for role, key in _CPUS_KEY.items()}
+_GPUS_KEY: dict[Role, str] = {role: key.replace("cpus", "gpus") for role, key in _CPUS_KEY.items()}
 # What to change when a process needs more memory than there is.
-_MEMORY_KEYS = {
+_MEMORY_KEYS: dict[Role, str] = {
     "trainer": "trainer.micro_batch_tokens, trainer.gradient_checkpointing or trainer.zero_stage",
     "rollout": "rollout.kv_cache_bytes, rollout.max_num_seqs or rollout.dtype",
     "teacher": "teacher.batch_tokens, teacher.dtype or rollout.prompts_per_step",
@@ -142,7 +143,7 @@ def plan_placement(
     PlacementError that names the key to change when the actors do not fit.
     """
     needs = _needs(config)
-    for role in ("trainer", "rollout", "teacher"):
+    for role in ROLES:
         count = sum(need.role == role and not need.gpus for need in needs)
         if count > cluster.cpus:
             raise PlacementError(
@@ -153,12 +154,13 @@ def plan_placement(
     together = Counter(
         (node, _overlaps(need.role)) for need, node in zip(needs, nodes, strict=True)
     )
-    memory = {
-        "trainer": student and trainer_memory(config, student, teacher),
-        "rollout": student and rollout_memory(config, student),
-        "teacher": teacher and teacher_memory(config, teacher),
-    }
-    threads = {
+    memory: dict[Role, MemoryEstimate] = {}
+    if student is not None:
+        memory["trainer"] = trainer_memory(config, student, teacher)
+        memory["rollout"] = rollout_memory(config, student)
+    if teacher is not None:
+        memory["teacher"] = teacher_memory(config, teacher)
+    threads: dict[Role, int] = {
         "trainer": config.trainer.threads,
         "rollout": config.rollout.threads,
         "teacher": config.teacher.threads,
@@ -171,7 +173,7 @@ def plan_placement(
             need.cpus or shared,
             need.gpus,
             threads[need.role] or max(1, node.cores // together[node, _overlaps(need.role)]),
-            memory[need.role],
+            memory.get(need.role),
         )
         for need, node in zip(needs, nodes, strict=True)
     ]
@@ -255,20 +257,22 @@ def _why_not(needs: list[Need], cluster: Cluster) -> str:
 
 
 def _memory_problems(node: Node, actors: list[PlacedActor]) -> list[str]:
+    known = [(actor, actor.memory) for actor in actors if actor.memory is not None]
     problems = []
-    known = [actor for actor in actors if actor.memory is not None]
-    total = sum(actor.memory.host_bytes for actor in known)
+    total = sum(memory.host_bytes for _, memory in known)
     if total > node.memory_bytes:
-        largest = max(known, key=lambda actor: actor.memory.host_bytes)
+        largest, memory = max(known, key=lambda pair: pair[1].host_bytes)
         problems.append(
             f"node {node.name}: its actors need about {gigabytes(total)}, it has "
             f"{gigabytes(node.memory_bytes)}; most of it for {largest.name} "
-            f"({gigabytes(largest.memory.host_bytes)}): lower {_MEMORY_KEYS[largest.role]}"
+            f"({gigabytes(memory.host_bytes)}): lower {_MEMORY_KEYS[largest.role]}"
         )
-    for actor in known if node.gpu_memory_bytes else []:
-        if actor.memory.device_bytes > node.gpu_memory_bytes:
+    if node.gpu_memory_bytes is None:
+        return problems
+    for actor, memory in known:
+        if memory.device_bytes > node.gpu_memory_bytes:
             problems.append(
-                f"{actor.name}: needs about {gigabytes(actor.memory.device_bytes)} a GPU, one has "
+                f"{actor.name}: needs about {gigabytes(memory.device_bytes)} a GPU, one has "
                 f"{gigabytes(node.gpu_memory_bytes)}: change {_MEMORY_KEYS[actor.role]}"
             )
     return problems

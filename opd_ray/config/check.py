@@ -119,9 +119,10 @@ def _length_problems(config: Config) -> Iterator[str]:
     context, longest = config.student.context_length, config.rollout.max_new_tokens
     pairs = [("data", config.data, "rollout", longest)]
     for place, task in _tasks(config):
-        own = task.max_new_tokens is not None
-        response = task.max_new_tokens if own else longest
-        pairs.append((f"{place}.data", task.data, place if own else "rollout", response))
+        if task.max_new_tokens is None:
+            pairs.append((f"{place}.data", task.data, "rollout", longest))
+        else:
+            pairs.append((f"{place}.data", task.data, place, task.max_new_tokens))
     for section, data, owner, response in pairs:
         if data.max_prompt_tokens + response > context:
             yield (

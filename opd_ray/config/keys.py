@@ -62,7 +62,7 @@ def _placed_problems(
     """``value`` checked at ``parts`` below a place of type ``hint``; mappings are free inside."""
     hint = _without_none(hint)
     key = _join(prefix, parts[0])
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         name = str(parts[0])
         if name not in _hints(hint):
             yield _unknown(root, hint, prefix, name)
@@ -76,7 +76,7 @@ def _placed_problems(
             yield f"{prefix} is a list: write {prefix}[0] for its first entry"
         elif len(parts) > 1:
             yield from _placed_problems(root, entry, parts[1:], value, key)
-        elif is_dataclass(entry):
+        elif isinstance(entry, type) and is_dataclass(entry):
             yield from _entry_problems(root, entry, value, key)
     elif typing.get_origin(hint) is not dict:
         yield f"unknown key {key}: {prefix} is a single value"

@@ -60,12 +60,13 @@ def _apply(merged: Any, override: str) -> list[str]:
     problems = override_problems(Config, key, value, COMMAND_LINE)
     parts = key_parts(key)
     for depth, part in enumerate(parts):
-        above = ".".join(map(str, parts[:depth]))
-        entries = OmegaConf.select(merged, above) if isinstance(part, int) else None
-        if OmegaConf.is_list(entries) and part >= len(entries):
-            problems.append(
-                f"{COMMAND_LINE}: {key}: {above} has {len(entries)} entries, counted from 0"
-            )
+        if isinstance(part, int):
+            above = ".".join(map(str, parts[:depth]))
+            entries: Any = OmegaConf.select(merged, above)
+            if OmegaConf.is_list(entries) and part >= len(entries):
+                problems.append(
+                    f"{COMMAND_LINE}: {key}: {above} has {len(entries)} entries, counted from 0"
+                )
     if not problems:
         try:
             OmegaConf.update(merged, key, value, merge=True)
