@@ -1,0 +1,88 @@
+"""The order of prompts over steps and epochs, and what stays in memory."""
+
+import json
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opd_ray.data.load import load_prompts
+from opd_ray.data.prompt import DataError
+from opd_ray.data.prompt_set import PromptSet
+from opd_ray.data.settings import ChainSumSettings, DataKind, DataSettings
+
+
+def chain_sums(count: int, **options: object) -> PromptSet:
+    settings = DataSettings(chain_sum=ChainSumSettings(count=count), **options)  # type: ignore[arg-type]
+    return load_prompts(settings, seed=7)
+
+
+def ids(prompts: PromptSet, step: int, size: int) -> list[str]:
+    return [row.id for row in prompts.batch(step, size)]
+
+
+@given(count=st.integers(1, 13), data=st.data())
+def test_epochs_are_complete_and_no_batch_repeats_a_prompt(count: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, count))
+    shuffle = data.draw(st.booleans())
+    prompts = chain_sums(count, shuffle=shuffle)
+    epochs = 4
+    batches = [ids(prompts, step, size) for step in range(-(-epochs * count // size))]
+    assert all(len(set(batch)) == size for batch in batches)
+    read = [name for batch in batches for name in batch]
+    for epoch in range(epochs):
+        assert len(set(read[epoch * count : (epoch + 1) * count])) == count
+
+
+def test_a_step_alone_decides_its_batch() -> None:
+    in_order, at_once = chain_sums(10), chain_sums(10)
+    batches = [ids(in_order, step, 7) for step in range(30)]
+    for step in (29, 3, 17, 0, 16):
+        assert ids(at_once, step, 7) == batches[step]
+    assert [ids(chain_sums(20), step, 7) for step in (5, 6)] == [
+        ids(chain_sums(20), step, 7) for step in (5, 6)
+    ]
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    prompts = chain_sums(50)
+    first, second = (ids(prompts, step, 50) for step in (0, 1))
+    assert first != second
+    assert Counter(first) == Counter(second)
+    other = load_prompts(DataSettings(chain_sum=ChainSumSettings(count=50)), seed=8)
+    assert ids(other, 0, 50) != first
+    fixed = load_prompts(DataSettings(chain_sum=ChainSumSettings(count=50), seed=7), seed=8)
+    assert ids(fixed, 0, 50) == first
+
+
+def test_without_shuffling_the_order_is_the_sources() -> None:
+    prompts = chain_sums(5, shuffle=False)
+    names = [prompts.row(n).id for n in range(5)]
+    assert ids(prompts, 0, 3) == names[:3]
+    assert ids(prompts, 1, 3) == [*names[3:], names[0]]
+
+
+def test_a_batch_larger_than_the_set_is_refused() -> None:
+    with pytest.raises(DataError, match=r"a step wants 6 prompts but there are only 5"):
+        chain_sums(5).batch(0, 6)
+    with pytest.raises(ValueError, match="step = -1"):
+        chain_sums(5).batch(-1, 2)
+
+
+def test_jsonl_rows_stay_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "large.jsonl"
+    count, text = 2000, "x" * 10_000
+    with path.open("w", encoding="utf-8") as file:
+        for n in range(count):
+            file.write(json.dumps({"prompt": f"{n} {text}", "answer": n}) + "\n")
+    tracemalloc.start()
+    prompts = load_prompts(DataSettings(kind=DataKind.jsonl, path=str(path)))
+    rows = prompts.batch(3, 16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len({row.answer for row in rows}) == 16
+    assert all(row.text == f"{row.answer} {text}" for row in rows)
+    assert peak < 2_000_000 < path.stat().st_size
