@@ -31,6 +31,8 @@ JOB_CONFIG = "job.yaml"
 # How Ray stops the job: as Ctrl-C would, with time to write a checkpoint before it is killed.
 STOP_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "180"}
 STOPPED = "STOPPED"
+NO_AGENT = "No available agent"  # a head node answers some seconds before it can run a job
+AGENT_SECONDS = 60.0
 POLL_SECONDS = 0.5
 
 ABOUT = f"""\
@@ -93,16 +95,15 @@ def run_job(
     Returns:
         The exit code of the entrypoint; 1 if the job could not start or was stopped by somebody
         else; 130 after Ctrl-C, once the job has stopped.
+
+    Raises:
+        RunError: the cluster does not accept the job.
     """
     job = f"opd-ray-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     log = _Log(client, job, out)
     interrupted = False
     try:
-        client.submit_job(
-            entrypoint=entrypoint,
-            submission_id=job,
-            runtime_env={"working_dir": str(working_dir), "env_vars": STOP_ENVIRONMENT},
-        )
+        _submit(client, job, entrypoint, working_dir)
         print(f"submitted {job}", file=sys.stderr)
         log.follow()
     except KeyboardInterrupt:
@@ -125,6 +126,23 @@ def run_job(
         print(info.message, file=sys.stderr)
         return 1
     return int(info.driver_exit_code)
+
+
+def _submit(client: Any, job: str, entrypoint: str, working_dir: Path) -> None:
+    """Submit, waiting for a cluster that has only just started."""
+    deadline = time.monotonic() + AGENT_SECONDS
+    while True:
+        try:
+            client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=job,
+                runtime_env={"working_dir": str(working_dir), "env_vars": STOP_ENVIRONMENT},
+            )
+            return
+        except RuntimeError as error:
+            if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                raise RunError(f"the cluster did not take the job: {error}") from error
+            time.sleep(POLL_SECONDS)
 
 
 class _Log:

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = 180
+ATTEMPTS = 4  # Ray gives up by itself where a busy machine lets its parts wait for 15 s
+START_SECONDS = 120
 BIN = Path(sys.executable).parent
 
 
@@ -33,51 +34,72 @@ class Head:
 @contextmanager
 def local_head() -> Iterator[Head]:
     """Start a head node that wants a token; at the end stop its processes and no others."""
-    folder = tempfile.mkdtemp(prefix="ray-")  # short: Unix socket paths have a limit of 107 bytes
-    token = Path(folder, "token")
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: socket paths have at most 107 bytes
+    token = folder / "token"
     token.write_text(secrets.token_hex(32))
-    gcs, dashboard, agent, client = _free_ports(4)
-    address = f"http://127.0.0.1:{dashboard}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environment["PATH"] = f"{BIN}:{environment['PATH']}"  # where jobs find their `python`
     environment["RAY_AUTH_TOKEN_PATH"] = str(token)
-    log = Path(folder, "start.log")
-    with log.open("w") as output:
-        head = subprocess.Popen(
-            [
-                BIN / "ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}",
-                f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true",
-                f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
-                "--object-store-memory=100000000", "--disable-usage-stats",
-            ],
-            env={**environment, "RAY_AUTH_MODE": "token"},
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
     try:
-        _await(address, head, log)
-        yield Head(address, environment)
-    finally:
-        head.send_signal(signal.SIGTERM)
+        process, address = _started(folder, environment)
         try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
+            yield Head(address, environment)
+        finally:
+            _end(process)
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _await(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
+def _started(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+    log = folder / "start.log"
+    for _ in range(ATTEMPTS):
+        gcs, dashboard, agent, client = _free_ports(4)
+        address = f"http://127.0.0.1:{dashboard}"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [
+                    *(BIN / "ray", "start", "--head", "--block", f"--temp-dir={folder}"),
+                    *(f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true"),
+                    *(
+                        f"--dashboard-agent-listen-port={agent}",
+                        f"--ray-client-server-port={client}",
+                    ),
+                    *("--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats"),
+                ],
+                env={**environment, "RAY_AUTH_MODE": "token"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if _comes_up(address, process):
+            return process, address
+        _end(process)
+    raise RuntimeError(f"no head node came up:\n{log.read_text()}")
+
+
+def _comes_up(address: str, process: subprocess.Popen[bytes]) -> bool:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and head.poll() is None:
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(f"{address}/api/jobs/", timeout=5)
         except urllib.error.HTTPError as error:
             if error.code == 401:  # it is up: this request came without the token
-                return
+                time.sleep(5)  # parts that waited in vain for each other end by now
+                return process.poll() is None
         except OSError:
             pass
         time.sleep(0.5)
-    raise RuntimeError(f"the head node did not come up:\n{log.read_text()}")
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _free_ports(count: int) -> list[int]:
