@@ -159,19 +159,18 @@ def _stack(
 ) -> Target:
     """Signals of one kind as the target of all their rows."""
 
-    def stacked(arrays: Sequence[np.ndarray]) -> Tensor:
-        return from_wire(np.concatenate(arrays)).to(device)
+    def column(name: str) -> Tensor:
+        return from_wire(np.concatenate([getattr(signal, name) for signal in signals])).to(device)
 
     match signals[0]:
         case TopKSignal():
-            ids_NK = stacked([signal.ids for signal in signals]).long()
-            return TopKTarget(ids_NK, stacked([signal.logprobs for signal in signals]))
+            return TopKTarget(column("ids").long(), column("logprobs"))
         case HiddenSignal():
             assert head is not None
-            return HiddenTarget(stacked([signal.hidden for signal in signals]), *head)
+            return HiddenTarget(column("hidden"), *head)
         case SampledSignal():
-            ids_N = stacked(sampled).long()
-            return SampledTarget(ids_N, stacked([signal.logprobs for signal in signals]))
+            ids_N = torch.as_tensor(np.concatenate(sampled), device=device).long()
+            return SampledTarget(ids_N, column("logprobs"))
 
 
 def _stand_in(vocab_size: int, device: torch.device) -> MicroBatch:

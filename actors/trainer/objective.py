@@ -48,6 +48,7 @@ class Objective:
                 chunk_size=self._loss.chunk_rows,
                 sampled_ids_N=batch.sampled_ids_N,
             )
+            assert found.logprob_N is not None  # because the sampled ids were given
             return found.loss, found.divergence_N, found.logprob_N
 
         return function

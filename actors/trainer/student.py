@@ -68,7 +68,9 @@ class Student(nn.Module):
         if kept_N is None:
             return self.model(**trunk_input).logits.flatten(0, 1)
         hidden_BLD = self.model.base_model(**trunk_input).last_hidden_state
-        return self.model.get_output_embeddings()(hidden_BLD.flatten(0, 1)[kept_N], function)
+        hidden_ND = hidden_BLD.flatten(0, 1)[kept_N]
+        # By keyword: ZeRO-3's hooks look into positional arguments and expect tensors there.
+        return self.model.get_output_embeddings()(hidden_ND, function=function)
 
 
 def load_student_config(settings: StudentSettings) -> PretrainedConfig:

@@ -9,56 +9,54 @@ from actors.trainer.batch import MicroBatch
 
 
 class StepTally:
-    """Sums over kept tokens and trunk tokens; tensors stay on their device until asked for."""
+    """Sums over kept tokens and trunk tokens; a few floats a kept token stay on the device."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.trunk_tokens = 0
         self.padding_tokens = 0
-        self._batches: list[tuple[MicroBatch, Tensor, Tensor]] = []
+        self.rollout_ids: list[str] = []
+        self._rows: list[int] = []
+        empty = torch.zeros(0, device=device)
+        self._weights = [empty]
+        self._divergences = [empty]
+        self._gaps = [empty]
 
     def add(self, batch: MicroBatch, divergence_N: Tensor, logprob_N: Tensor) -> None:
         """Count one micro-batch."""
         self.trunk_tokens += batch.trunk_tokens
         self.padding_tokens += batch.padding_tokens
-        if not batch.is_empty:
-            self._batches.append((batch, divergence_N, logprob_N))
-
-    @property
-    def rollout_ids(self) -> list[str]:
-        return [rollout_id for batch, _, _ in self._batches for rollout_id in batch.rollout_ids]
+        if batch.is_empty:
+            return
+        self.rollout_ids += batch.rollout_ids
+        self._rows += batch.rows_per_rollout
+        self._weights.append(batch.weights_N)
+        self._divergences.append(divergence_N)
+        self._gaps.append((logprob_N - batch.rollout_logprob_N).abs())
 
     @property
     def kept_tokens(self) -> int:
-        return sum(len(batch.kept_N) for batch, _, _ in self._batches)
+        return sum(self._rows)
 
     @property
     def weight_sum(self) -> float:
-        return sum(float(batch.weights_N.double().sum()) for batch, _, _ in self._batches)
+        return float(torch.cat(self._weights).double().sum())
 
     @property
     def loss_sum(self) -> float:
         """Sum of weight x divergence, nats."""
-        return sum(
-            float((batch.weights_N.double() * divergence_N.double()).sum())
-            for batch, divergence_N, _ in self._batches
-        )
+        weights_N, divergence_N = torch.cat(self._weights), torch.cat(self._divergences)
+        return float((weights_N.double() * divergence_N.double()).sum())
 
     def gap(self) -> tuple[float, float]:
         """Sum and maximum of |trainer's - rollout engine's| log-probability of sampled tokens."""
-        gaps = [
-            (logprob_N - batch.rollout_logprob_N).abs() for batch, _, logprob_N in self._batches
-        ]
-        if not gaps:
-            return 0.0, 0.0
-        gap_N = torch.cat(gaps).double()
-        return float(gap_N.sum()), float(gap_N.max())
+        gap_N = torch.cat(self._gaps).double()
+        return float(gap_N.sum()), float(gap_N.max()) if len(gap_N) else 0.0
 
     def not_finite(self) -> list[str]:
         """Rollouts in which a divergence is NaN or infinite."""
-        found = []
-        for batch, divergence_N, _ in self._batches:
-            parts = divergence_N.split(list(batch.rows_per_rollout))
-            for rollout_id, part in zip(batch.rollout_ids, parts, strict=True):
-                if not bool(part.isfinite().all()):
-                    found.append(rollout_id)
-        return found
+        parts = torch.cat(self._divergences).cpu().split(self._rows)
+        return [
+            rollout_id
+            for rollout_id, part in zip(self.rollout_ids, parts, strict=True)
+            if not bool(part.isfinite().all())
+        ]

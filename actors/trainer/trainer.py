@@ -6,7 +6,6 @@ import math
 import time
 from collections import ChainMap, deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,24 +13,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.trainer.batch import BatchError, MicroBatch, TeacherHead, build_micro_batch, check_items
-from actors.trainer.engine_config import effective_zero_stage, engine_config
-from actors.trainer.head import HeadFunction
+from actors.trainer.engine import Engine
 from actors.trainer.memory import peak_memory_bytes
 from actors.trainer.objective import Objective, no_scores, split_scores
 from actors.trainer.process_group import all_ranks, join_process_group
-from actors.trainer.student import check_logits, load_student, load_student_config, save_student
+from actors.trainer.student import save_student
 from actors.trainer.tally import StepTally
-from actors.weights.chunks import WeightChunk, named_weights, pack
-from opd_ray.config.schema import Dtype, LossSettings, StudentSettings, TrainerSettings
+from actors.weights.chunks import WeightChunk, pack
+from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.errors import RunError
 from opd_ray.types import ExactItemScores, Signal, TrainItem, TrainStats
 from opd_ray.wire import from_wire
 
-_CHECKPOINT_TAG = "state"
-
 
 class TrainerError(RunError):
-    """A step that must not be applied, or a checkpoint that cannot be read."""
+    """A step that must not be applied."""
 
 
 class Trainer:
@@ -60,13 +56,13 @@ class Trainer:
     ) -> None:
         self._student_settings = student
         self._settings = trainer
+        self._loss = loss
         self._objective = Objective(loss, vocab_size)
         self._rank = rank
         self._world_size = world_size
         self._vocab_size = vocab_size
         on_gpu = trainer.gpus_per_rank > 0
         self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
-        self._zero_stage = effective_zero_stage(trainer)
         self._teacher_head: TeacherHead | None = None
 
     def setup(self, master_address: str, master_port: int) -> None:
@@ -75,28 +71,19 @@ class Trainer:
         Raises:
             ConfigError: see :func:`load_student` and :func:`check_logits`.
         """
-        on_gpu = self._device.type == "cuda"
-        join_process_group(self._rank, self._world_size, master_address, master_port, on_gpu=on_gpu)
-        import deepspeed
-
-        hidden_size = load_student_config(self._student_settings).hidden_size
-        config = engine_config(self._settings, hidden_size=hidden_size, on_gpu=on_gpu)
-        self._student = load_student(
+        join_process_group(
+            self._rank,
+            self._world_size,
+            master_address,
+            master_port,
+            on_gpu=self._device.type == "cuda",
+        )
+        self._engine = Engine(
             self._student_settings,
-            torch.bfloat16 if self._settings.dtype == Dtype.bfloat16 else torch.float32,
-            gradient_checkpointing=self._settings.gradient_checkpointing,
-            zero3_config=config if self._zero_stage == 3 else None,
-        )
-        self._engine, *_ = deepspeed.initialize(
-            model=self._student,
-            model_parameters=list(self._student.parameters()),
-            config=config,
-            dist_init_required=False,
-        )
-        check_logits(
-            self._engine,
-            self._device,
-            tolerance=1e-2 if self._settings.dtype == Dtype.bfloat16 else 1e-4,
+            self._settings,
+            rank=self._rank,
+            world_size=self._world_size,
+            device=self._device,
         )
 
     def set_teacher_head(self, head: np.ndarray, bias: np.ndarray | None = None) -> None:
@@ -127,33 +114,34 @@ class Trainer:
             signal_maps: the teacher's signals by rollout id, in any number of pieces.
 
         Returns:
-            This rank's account. The gap compares with the rollout engine's log-probabilities, which
-            are at temperature 1.
+            This rank's account. The rollout engine's log-probabilities are at temperature 1, so at
+            another temperature of the loss the gap is not known: NaN.
 
         Raises:
+            ValueError: ``total_weight`` is negative or not finite.
             BatchError: see :func:`actors.trainer.batch.check_items`.
             TrainerError: a loss or gradient is not finite, or another rank refused its input; the
                 weights are as before, but the engine must not be used any further.
         """
+        if not 0 <= total_weight < math.inf:
+            raise ValueError(f"total_weight must be finite and not negative, not {total_weight}")
         started = time.perf_counter()
-        tally, grad_norm = StepTally(), 0.0
+        tally, grad_norm = StepTally(self._device), 0.0
         if total_weight > 0:
             signals = ChainMap(*map(dict, signal_maps))
             self._agree(micro_batches, signals)
-            self._engine.train()
+            self._engine.student.train()
+            # The engine averages over the ranks.
+            scale = self._world_size / total_weight
             for number, items in enumerate(micro_batches):
-                # DeepSpeed reduces and steps on the micro-batch so marked.
-                self._engine.set_gradient_accumulation_boundary(number == len(micro_batches) - 1)
                 batch = self._batch(items, signals)
-                # DeepSpeed averages over the ranks.
-                scale = self._world_size / total_weight
-                loss, divergence_N, logprob_N = self._run(
+                loss, divergence_N, logprob_N = self._engine.run(
                     batch, self._objective.divergence(batch, scale)
                 )
-                self._engine.backward(loss, scale_wrt_gas=False)
+                self._engine.backward(loss, last=number == len(micro_batches) - 1)
                 tally.add(batch, divergence_N, logprob_N)
             grad_norm = self._optimizer_step(tally, learning_rate)
-        gap_sum, gap_max = tally.gap()
+        gap_sum, gap_max = tally.gap() if self._loss.temperature == 1.0 else (math.nan, math.nan)
         return TrainStats(
             loss_sum=tally.loss_sum,
             weight_sum=tally.weight_sum,
@@ -164,7 +152,7 @@ class Trainer:
             learning_rate=learning_rate,
             gap_sum=gap_sum,
             gap_max=gap_max,
-            skipped=not total_weight > 0,
+            skipped=total_weight == 0,
             seconds=time.perf_counter() - started,
             peak_memory_bytes=self.peak_memory(),
         )
@@ -186,25 +174,22 @@ class Trainer:
         """
         signals = ChainMap(*map(dict, signal_maps))
         self._agree(micro_batches, signals)
-        self._engine.eval()
+        self._engine.student.eval()
         scores = []
         with torch.no_grad():
             for items in micro_batches:
                 batch = self._batch(items, signals)
                 if batch.is_empty:
-                    self._run(batch, None)
+                    self._engine.run(batch, None)
                 else:
-                    columns = self._run(batch, self._objective.scores(batch))
+                    columns = self._engine.run(batch, self._objective.scores(batch))
                     scores += split_scores(batch, columns)
                 scores += [no_scores(item.rollout_id) for item in items if not len(item.rows)]
         return scores
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight whole, by the model's own names (see :func:`named_weights`).
-
-        Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors.
-        """
-        return named_weights(self._student.model, self._whole)
+        """See :meth:`Engine.weights`."""
+        return self._engine.weights()
 
     def weight_chunks(self, chunk_bytes: int) -> Iterator[WeightChunk]:
         """The weights in pieces of ``chunk_bytes`` bytes, from rank 0; nothing from the others."""
@@ -214,35 +199,22 @@ class Trainer:
             deque(self.weights(), maxlen=0)
 
     def save(self, folder: str) -> None:
-        """Write weights, optimizer and master weights of every rank below ``folder``."""
-        self._engine.save_checkpoint(
-            folder,
-            tag=_CHECKPOINT_TAG,
-            client_state={"world_size": self._world_size, "zero_stage": self._zero_stage},
-            save_latest=False,
-        )
+        """See :meth:`Engine.save`."""
+        self._engine.save(folder)
 
     def load(self, folder: str) -> None:
-        """Read what :meth:`save` wrote, right after :meth:`setup`.
-
-        Raises:
-            TrainerError: there is no checkpoint, or it was written with other ranks or stages.
-        """
-        path, _ = self._engine.load_checkpoint(
-            folder, tag=_CHECKPOINT_TAG, load_lr_scheduler_states=False
-        )
-        if path is None:
-            raise TrainerError(f"no DeepSpeed checkpoint of a trainer in {folder}")
+        """See :meth:`Engine.load`."""
+        self._engine.load(folder)
 
     def export(self, folder: str) -> None:
         """Write the student as a Hugging Face folder: weights, configs and tokenizer."""
         # A tied head comes under two names; the checkpoint format wants it under the first.
-        names = {name for name, _ in self._student.model.named_parameters()}
+        names = {name for name, _ in self._engine.student.model.named_parameters()}
         state = {
             name: tensor.to("cpu", copy=True) for name, tensor in self.weights() if name in names
         }
         if self._rank == 0:
-            save_student(self._student, self._student_settings, state, folder)
+            save_student(self._engine.student, self._student_settings, state, folder)
         dist.barrier()
 
     def peak_memory(self) -> int:
@@ -258,23 +230,6 @@ class Trainer:
             device=self._device,
         )
 
-    def _run(self, batch: MicroBatch, function: HeadFunction | None) -> Any:
-        return self._engine(
-            batch.input_ids_BL,
-            batch.attention_mask_BL,
-            batch.position_ids_BL,
-            batch.kept_N,
-            function=function,
-        )
-
-    def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
-        if self._zero_stage < 3:
-            return parameter.detach()
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters([parameter]):
-            return parameter.detach().clone() if self._rank == 0 else parameter.new_empty(0)
-
     def _optimizer_step(self, tally: StepTally, learning_rate: float) -> float:
         """Apply the gradients of all ranks; returns their global norm before clipping."""
         if not all_ranks(not tally.not_finite(), self._device):
@@ -282,23 +237,13 @@ class Trainer:
                 f"rank {self._rank}: the divergence is NaN or infinite in rollouts "
                 f"{tally.not_finite() or 'of another rank'}; no step was taken"
             )
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
-        # Without ZeRO, DeepSpeed clips in place and keeps no norm.
-        norm = self._replicated_norm() if self._zero_stage == 0 else None
-        if norm is None or math.isfinite(norm):
-            self._engine.step()
-        norm = float(self._engine.get_global_grad_norm()) if norm is None else norm
+        norm = self._engine.step(learning_rate)
         if not math.isfinite(norm):
             raise TrainerError(
                 f"rank {self._rank}: the gradient of rollouts {tally.rollout_ids} and those of the "
                 f"other ranks has norm {norm}; no step was taken"
             )
         return norm
-
-    def _replicated_norm(self) -> float:
-        gradients = [p.grad for p in self._student.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
 
     def _agree(
         self, micro_batches: Sequence[Sequence[TrainItem]], signals: Mapping[str, Signal]

@@ -110,7 +110,7 @@ def test_equal_to_one_plain_step(
     norm = np.sqrt(sum((g**2).sum() for g in wanted.values()))
     assert [s.grad_norm for s in stats] == pytest.approx([norm] * world_size, rel=1e-5)
     # The items say the rollout engine's log-probability was 0, so the gap is the trainer's own.
-    gaps = -np.concatenate(logprobs)
+    gaps = -logprobs
     assert sum(s.gap_sum for s in stats) == pytest.approx(gaps.sum(), rel=1e-5)
     assert max(s.gap_max for s in stats) == pytest.approx(gaps.max(), rel=1e-5)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,32 +73,40 @@ def share_out(
     ]
 
 
-def naive_step(
-    folder: Path,
+def student_rows(model: Any, item: TrainItem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities ``[n, VOCAB]`` at the kept rows and the sampled ids there."""
+    prompt, response = torch.tensor(item.prompt_ids), torch.tensor(item.response_ids)
+    logits = model(torch.cat([prompt, response])[None].long()).logits[0, :, :VOCAB]
+    predicted = logits[len(prompt) - 1 : -1].log_softmax(-1)
+    return predicted[item.rows], response.long()[item.rows]
+
+
+def naive_loss(
+    model: Any,
     items: Sequence[TrainItem],
     signals: Mapping[str, HiddenSignal],
     head: np.ndarray,
-) -> tuple[float, dict[str, np.ndarray], list[np.ndarray]]:
-    """Loss, gradients and the student's log-probabilities at the kept rows, in float64.
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Mean reverse KL over all kept tokens, and the student's log-probabilities of them.
 
-    One text at a time, unpadded, the model's own logits of all positions, log_softmax, and the mean
-    reverse KL over all kept tokens.
+    One text at a time, unpadded, the model's own logits of all positions, log_softmax.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     head_VD = torch.tensor(head, dtype=torch.float64)
     loss, logprobs = torch.zeros((), dtype=torch.float64), []
     for item in items:
-        prompt, response = torch.tensor(item.prompt_ids), torch.tensor(item.response_ids)
-        logits = model(torch.cat([prompt, response])[None].long()).logits[0, :, :VOCAB]
-        predicted = logits[len(prompt) - 1 : -1].log_softmax(-1)
-        student = predicted[item.rows]
+        student, sampled = student_rows(model, item)
         hidden = torch.tensor(signals[item.rollout_id].hidden, dtype=torch.float64)
         teacher = (hidden @ head_VD.T)[:, :VOCAB].log_softmax(-1)
         divergence = (student.exp() * (student - teacher)).sum(-1)
         loss = loss + (torch.tensor(item.weights, dtype=torch.float64) * divergence).sum()
-        sampled = response.long()[item.rows]
         logprobs.append(student.gather(-1, sampled[:, None])[:, 0].detach().numpy())
-    loss = loss / total_weight(items)
+    return loss / total_weight(items), np.concatenate(logprobs)
+
+
+def naive_step(folder: Path, *data: Any) -> tuple[float, dict[str, np.ndarray], np.ndarray]:
+    """Loss, gradients and log-probabilities of :func:`naive_loss`, in float64."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    loss, logprobs = naive_loss(model, *data)
     loss.backward()
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
     return loss.item(), gradients, logprobs

@@ -1,0 +1,148 @@
+"""DeepSpeed around the student: what differs between ZeRO stages stays in this file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.trainer.batch import MicroBatch
+from actors.trainer.engine_config import effective_zero_stage, engine_config
+from actors.trainer.head import HeadFunction
+from actors.trainer.student import Student, check_logits, load_student, load_student_config
+from actors.weights.chunks import named_weights
+from opd_ray.config.schema import Dtype, StudentSettings, TrainerSettings
+from opd_ray.errors import RunError
+
+_CHECKPOINT_TAG = "state"
+
+
+class CheckpointMismatch(RunError):
+    """A DeepSpeed checkpoint that this engine cannot continue from."""
+
+
+class Engine:
+    """The student and its optimizer on one rank; every method is a collective.
+
+    The process group must exist already.
+
+    Args:
+        student: where the weights are.
+        settings: of engine, optimizer and memory.
+        rank: of this process.
+        world_size: number of ranks.
+        device: of this process.
+
+    Raises:
+        ConfigError: see :func:`load_student` and :func:`check_logits`.
+    """
+
+    def __init__(
+        self,
+        student: StudentSettings,
+        settings: TrainerSettings,
+        *,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+    ) -> None:
+        import deepspeed
+
+        self._rank = rank
+        self._layout = {"world_size": world_size, "zero_stage": effective_zero_stage(settings)}
+        bfloat16 = settings.dtype == Dtype.bfloat16
+        config = engine_config(
+            settings,
+            hidden_size=load_student_config(student).hidden_size,
+            on_gpu=device.type == "cuda",
+        )
+        self.student: Student = load_student(
+            student,
+            torch.bfloat16 if bfloat16 else torch.float32,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            zero3_config=config if self._zero_stage == 3 else None,
+        )
+        self._engine, *_ = deepspeed.initialize(
+            model=self.student,
+            model_parameters=list(self.student.parameters()),
+            config=config,
+            dist_init_required=False,
+        )
+        check_logits(self._engine, device, tolerance=1e-2 if bfloat16 else 1e-4)
+
+    @property
+    def _zero_stage(self) -> int:
+        return self._layout["zero_stage"]
+
+    def run(self, batch: MicroBatch, function: HeadFunction | None) -> Any:
+        """What the head makes of a micro-batch's kept rows (see :meth:`Student.forward`)."""
+        return self._engine(
+            batch.input_ids_BL,
+            batch.attention_mask_BL,
+            batch.position_ids_BL,
+            batch.kept_N,
+            function=function,
+        )
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of ``loss``, averaged over the ranks, to that of this step.
+
+        Args:
+            loss: of one micro-batch.
+            last: of the step. DeepSpeed's own count of micro-batches is fixed, so it is told.
+        """
+        # Stages 1 to 3 read the mark in their gradient hooks: it must be there before the pass.
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Clip and apply the gradients of this step; returns their global norm before clipping.
+
+        If the norm is not finite, the weights stay as they are.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._zero_stage > 0:
+            # DeepSpeed skips a step whose gradient overflows and calls its norm infinite.
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm())
+        # Without ZeRO it neither checks the norm nor keeps it, and clips in place.
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm):
+            self._engine.step()
+        return norm
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight whole, by the model's own names (see :func:`named_weights`).
+
+        Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors.
+        """
+        return named_weights(self.student.model, self._whole)
+
+    def save(self, folder: str) -> None:
+        """Write weights, master weights and optimizer of every rank below ``folder``."""
+        self._engine.save_checkpoint(
+            folder, tag=_CHECKPOINT_TAG, client_state=self._layout, save_latest=False
+        )
+
+    def load(self, folder: str) -> None:
+        """Read what :meth:`save` wrote, into an engine that has not stepped yet.
+
+        Raises:
+            CheckpointMismatch: there is none, or another number of ranks or stage wrote it.
+        """
+        path, _ = self._engine.load_checkpoint(folder, tag=_CHECKPOINT_TAG)
+        if path is None:
+            raise CheckpointMismatch(f"{folder} holds no DeepSpeed checkpoint of a trainer")
+
+    def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
+        if self._zero_stage < 3:
+            return parameter.detach()
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone() if self._rank == 0 else parameter.new_empty(0)

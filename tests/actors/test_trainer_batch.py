@@ -1,0 +1,187 @@
+"""Micro-batches: the shift by one, padding, stacked signals, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from actors.trainer.batch import (
+    BatchError,
+    TeacherHead,
+    build_micro_batch,
+    check_items,
+    predicting_positions,
+)
+from opd_ray.divergence import HiddenTarget, SampledTarget, TopKTarget
+from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem
+from opd_ray.wire import to_wire
+
+CPU = torch.device("cpu")
+HEAD = TeacherHead(torch.zeros(10, 2), None)
+
+
+def item(name: str, prompt: list[int], response: list[int], rows: list[int]) -> TrainItem:
+    return TrainItem(
+        rollout_id=name,
+        prompt_ids=np.array(prompt, np.int32),
+        response_ids=np.array(response, np.int32),
+        rows=np.array(rows, np.int32),
+        weights=np.arange(1, len(rows) + 1, dtype=np.float32),
+        rollout_logprob=-np.arange(1, len(rows) + 1, dtype=np.float32),
+    )
+
+
+def build(items, signals, head=HEAD):
+    check_items(items, signals, vocab_size=10, head=head)
+    return build_micro_batch(items, signals, vocab_size=10, head=head, device=CPU)
+
+
+def test_three_tokens_by_hand():
+    """Prompt 7 8, response 3 4 5: the tokens are predicted at positions 1, 2, 3 of 7 8 3 4 5."""
+    one = item("a", [7, 8], [3, 4, 5], [0, 1, 2])
+    batch = build([one], {"a": SampledSignal(np.array([-0.3, -0.4, -0.5], np.float32))})
+    assert batch.input_ids_BL.tolist() == [[7, 8, 3, 4, 5]]
+    assert batch.kept_N.tolist() == [1, 2, 3]
+    assert batch.sampled_ids_N.tolist() == [3, 4, 5]
+    # A model whose hidden state is its token id: each kept row sees the token before its own.
+    hidden_N = batch.input_ids_BL.flatten()[batch.kept_N]
+    assert hidden_N.tolist() == [8, 3, 4]
+
+
+def test_shift_of_some_rows():
+    assert predicting_positions(4, np.array([0, 2, 5])).tolist() == [3, 5, 8]
+
+
+def test_padding_on_the_right_and_rows_in_order():
+    items = [item("a", [1], [2], [0]), item("b", [3, 4], [5, 6, 7], [0, 2])]
+    signals = {
+        "b": TopKSignal(np.array([[5, 1], [7, 2]]), np.array([[-1.0, -2.0], [-3.0, -4.0]])),
+        "a": TopKSignal(np.array([[2, 9]]), np.array([[-5.0, -6.0]])),
+    }
+    batch = build(items, signals)
+    assert batch.rollout_ids == ("a", "b")
+    assert batch.rows_per_rollout == (1, 2)
+    assert batch.input_ids_BL.tolist() == [[1, 2, 0, 0, 0], [3, 4, 5, 6, 7]]
+    assert batch.attention_mask_BL.tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch.position_ids_BL.tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert batch.kept_N.tolist() == [0, 5 + 1, 5 + 3]
+    assert batch.sampled_ids_N.tolist() == [2, 5, 7]
+    assert batch.weights_N.tolist() == [1.0, 1.0, 2.0]
+    assert batch.rollout_logprob_N.tolist() == [-1.0, -1.0, -2.0]
+    assert (batch.trunk_tokens, batch.padding_tokens) == (10, 3)
+    assert isinstance(batch.target, TopKTarget)
+    assert batch.target.ids_NK.tolist() == [[2, 9], [5, 1], [7, 2]]
+    assert batch.target.logprobs_NK.tolist() == [[-5.0, -6.0], [-1.0, -2.0], [-3.0, -4.0]]
+
+
+def test_hidden_signal_in_bfloat16_and_the_teachers_head():
+    hidden = torch.tensor([[1.5, -2.0]], dtype=torch.bfloat16)
+    head = TeacherHead(
+        torch.ones(10, 2, dtype=torch.bfloat16), torch.ones(10, dtype=torch.bfloat16)
+    )
+    batch = build([item("a", [1], [2], [0])], {"a": HiddenSignal(to_wire(hidden))}, head)
+    assert isinstance(batch.target, HiddenTarget)
+    assert torch.equal(batch.target.hidden_ND, hidden)
+    assert batch.target.head_VD is head.weight_VD
+    assert batch.target.bias_V is head.bias_V
+
+
+def test_sampled_signal_belongs_to_the_sampled_tokens():
+    batch = build([item("a", [1], [2, 3], [1])], {"a": SampledSignal(np.array([-0.5], np.float32))})
+    assert isinstance(batch.target, SampledTarget)
+    assert batch.target.token_ids_N.tolist() == [3]
+    assert batch.target.logprobs_N.tolist() == [-0.5]
+
+
+def test_without_kept_rows_one_weightless_row_stands_in():
+    batch = build([item("a", [1], [2, 3], [])], {})
+    assert batch.is_empty
+    assert (batch.trunk_tokens, batch.padding_tokens) == (1, 1)
+    assert batch.weights_N.tolist() == [0.0]
+
+
+GOOD = item("a", [1, 2], [3, 4, 5], [0, 2])
+SIGNAL = SampledSignal(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("items", "signals", "head", "message"),
+    [
+        ([GOOD], {}, None, "rollout a came without the teacher's signal"),
+        (
+            [GOOD],
+            {"a": SampledSignal(np.zeros(3, np.float32))},
+            None,
+            "rollout a: 2 kept rows, but a signal of 3 rows",
+        ),
+        (
+            [replace(GOOD, prompt_ids=np.zeros(0, np.int32))],
+            {"a": SIGNAL},
+            None,
+            "rollout a has an empty prompt",
+        ),
+        (
+            [replace(GOOD, response_ids=np.array([3, 10, 5]))],
+            {"a": SIGNAL},
+            None,
+            "rollout a: response token 1 has id 10, outside the vocabulary of 10",
+        ),
+        (
+            [replace(GOOD, prompt_ids=np.array([1, -1]))],
+            {"a": SIGNAL},
+            None,
+            "rollout a: prompt token 1 has id -1",
+        ),
+        (
+            [replace(GOOD, rows=np.array([0, 3]))],
+            {"a": SIGNAL},
+            None,
+            "rollout a: rows 0 to 3 were kept of a response of 3 tokens",
+        ),
+        (
+            [replace(GOOD, weights=np.ones(1, np.float32))],
+            {"a": SIGNAL},
+            None,
+            "rollout a: 2 rows with 1 weights and 2 log-probabilities",
+        ),
+        (
+            [GOOD],
+            {"a": TopKSignal(np.array([[1, 2], [3, 11]]), np.zeros((2, 2)))},
+            None,
+            "rollout a, row 2: the teacher's top-k has id 11, outside the vocabulary of 10",
+        ),
+        (
+            [GOOD],
+            {"a": HiddenSignal(np.zeros((2, 2), np.float32))},
+            None,
+            "rollout a came with hidden states, but no teacher head was set",
+        ),
+        (
+            [GOOD],
+            {"a": HiddenSignal(np.zeros((2, 3), np.float32))},
+            HEAD,
+            "rollout a: hidden states of size 3 do not fit the teacher's head of size 2",
+        ),
+        (
+            [GOOD, replace(GOOD, rollout_id="b")],
+            {"a": SIGNAL, "b": TopKSignal(np.zeros((2, 1), int), np.zeros((2, 1)))},
+            None,
+            r"one kind and width, not SampledSignal \(rollout a\), top-1 \(rollout b\)",
+        ),
+        (
+            [GOOD, replace(GOOD, rollout_id="b")],
+            {
+                "a": TopKSignal(np.zeros((2, 3), int), np.zeros((2, 3))),
+                "b": TopKSignal(np.zeros((2, 1), int), np.zeros((2, 1))),
+            },
+            None,
+            r"one kind and width, not top-3 \(rollout a\), top-1 \(rollout b\)",
+        ),
+    ],
+)
+def test_refused(items, signals, head, message):
+    with pytest.raises(BatchError, match=message):
+        check_items(items, signals, vocab_size=10, head=head)

@@ -1,0 +1,224 @@
+"""The trainer over several steps: optimizer, bfloat16, exact scores, zero loss, and bad input."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import make_tiny_qwen3
+from trainer_data import (
+    ROWS,
+    VOCAB,
+    naive_loss,
+    ragged_items,
+    share_out,
+    student_rows,
+    teacher_head,
+    total_weight,
+)
+from trainer_ranks import Ranks
+from transformers import AutoModelForCausalLM
+
+from actors.trainer.batch import BatchError
+from actors.trainer.trainer import TrainerError
+from opd_ray.config.schema import Dtype, TrainerSettings
+from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal
+
+STAGES = (0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    group = Ranks(2)
+    yield group
+    group.end()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_tiny_qwen3(tmp_path_factory.mktemp("student"), vocab=ROWS)
+
+
+@pytest.fixture(scope="module")
+def data():
+    items, signals = ragged_items(9)
+    return items, signals, teacher_head()
+
+
+def step(group, items, signals, rate, micro_batches=2):
+    total = total_weight(items)
+    plan = share_out(items, group.world_size, micro_batches)
+    stats = group.call_each("train_step", [(own, total, rate, signals) for own in plan])
+    return sum(s.loss_sum for s in stats) / total, stats
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_three_steps_of_adamw_with_clipping_and_a_changing_rate(stage, ranks, folder, data):
+    items, signals, head = data
+    settings = TrainerSettings(
+        zero_stage=stage,
+        adam_beta1=0.8,
+        adam_beta2=0.9,
+        adam_eps=1e-4,
+        weight_decay=0.3,
+        max_grad_norm=0.5,
+    )
+    rates = [1e-2, 5e-3, 2e-2]
+    ranks.start(folder, settings, vocab_size=VOCAB, head=head)
+    found = [step(ranks, items, signals, rate) for rate in rates]
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.8, 0.9), eps=1e-4, weight_decay=0.3)
+    for (loss, stats), rate in zip(found, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        wanted, _ = naive_loss(model, items, signals, head)
+        wanted.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        assert norm > 0.5
+        optimizer.step()
+        assert loss == pytest.approx(wanted.item(), rel=1e-5)
+        assert [s.grad_norm for s in stats] == pytest.approx([norm.item()] * 2, rel=1e-5)
+        assert [s.learning_rate for s in stats] == [rate] * 2
+    weights = ranks.weights()
+    for name, parameter in model.named_parameters():
+        wanted_weight = parameter.detach().numpy()
+        error = np.linalg.norm(weights[name] - wanted_weight) / np.linalg.norm(wanted_weight)
+        assert error < 1e-5, f"{name}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bfloat16_learns(stage, ranks, folder, data):
+    items, signals, head = data
+    settings = TrainerSettings(zero_stage=stage, dtype=Dtype.bfloat16, weight_decay=0.0)
+    ranks.start(folder, settings, vocab_size=VOCAB, head=head)
+    losses = [step(ranks, items, signals, 3e-3, micro_batches=3)[0] for _ in range(15)]
+    assert losses[-1] < 0.4 * losses[0]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_exact_scores_and_that_scoring_disturbs_no_step(stage, ranks, folder, data):
+    items, signals, head = data
+    ranks.start(folder, TrainerSettings(zero_stage=stage), vocab_size=VOCAB, head=head)
+    step(ranks, items, signals, 1e-2)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    model.load_state_dict({n: torch.tensor(w) for n, w in ranks.weights().items()}, strict=False)
+
+    plan = share_out(items, 2, 3)
+    answers = ranks.call_each("score", [(own, signals) for own in plan])
+    found = {scores.rollout_id: scores for answer in answers for scores in answer}
+    assert sorted(found) == sorted(item.rollout_id for item in items)
+    head_VD = torch.tensor(head, dtype=torch.float64)
+    for item in items:
+        scores = found[item.rollout_id]
+        with torch.no_grad():
+            student, sampled = student_rows(model, item)
+        hidden = torch.tensor(signals[item.rollout_id].hidden, dtype=torch.float64)
+        teacher = (hidden @ head_VD.T)[:, :VOCAB].log_softmax(-1)
+        p, q = student.exp(), teacher.exp()
+        middle = ((p + q) / 2).log()
+        wanted = {
+            "entropy": -(p * student).sum(-1),
+            "teacher_entropy": -(q * teacher).sum(-1),
+            "reverse_kl": (p * (student - teacher)).sum(-1),
+            "forward_kl": (q * (teacher - student)).sum(-1),
+            "jsd": ((p * (student - middle)).sum(-1) + (q * (teacher - middle)).sum(-1)) / 2,
+            "logprob": student.gather(-1, sampled[:, None])[:, 0],
+            "teacher_logprob": teacher.gather(-1, sampled[:, None])[:, 0],
+        }
+        for name, values in wanted.items():
+            np.testing.assert_allclose(getattr(scores, name), values, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(scores.top1_agree, student.argmax(-1) == teacher.argmax(-1))
+
+    loss, _ = step(ranks, items, signals, 1e-2)
+    with torch.no_grad():
+        assert loss == pytest.approx(naive_loss(model, items, signals, head)[0].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hidden", "topk", "sampled"])
+@pytest.mark.parametrize("stage", [0, 3])
+def test_student_as_its_own_teacher_has_nothing_to_learn(stage, kind, ranks, folder, data):
+    items, _, _ = data
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    signals = {}
+    for item in items:
+        with torch.no_grad():
+            text = torch.tensor(np.concatenate([item.prompt_ids, item.response_ids]))[None].long()
+            hidden = model.model(text).last_hidden_state[0, len(item.prompt_ids) - 1 : -1]
+            logprobs, sampled = student_rows(model, item)
+        if kind == "hidden":
+            signals[item.rollout_id] = HiddenSignal(hidden[item.rows].numpy())
+        elif kind == "topk":
+            top = logprobs.topk(VOCAB)
+            signals[item.rollout_id] = TopKSignal(top.indices.int().numpy(), top.values.numpy())
+        else:
+            at_sampled = logprobs.gather(-1, sampled[:, None])[:, 0]
+            signals[item.rollout_id] = SampledSignal(at_sampled.numpy())
+    head = model.lm_head.weight.detach().numpy()
+    ranks.start(folder, TrainerSettings(zero_stage=stage), vocab_size=VOCAB, head=head)
+    loss, stats = step(ranks, items, signals, 1e-3)
+    assert abs(loss) < 1e-6
+    assert all(s.grad_norm < 1e-4 for s in stats)
+    if kind == "hidden":
+        ranks.start(folder, TrainerSettings(zero_stage=stage), vocab_size=VOCAB, head=head)
+        plan = share_out(items, 2, 2)
+        for answer in ranks.call_each("score", [(own, signals) for own in plan]):
+            for scores in answer:
+                for name in ("reverse_kl", "forward_kl", "jsd"):
+                    assert np.abs(getattr(scores, name)).max(initial=0.0) < 1e-6
+                assert scores.top1_agree.all()
+
+
+def poisoned(signals, rollout_id):
+    hidden = signals[rollout_id].hidden.copy()
+    hidden[0, 0] = np.nan
+    return {**signals, rollout_id: HiddenSignal(hidden)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_loss_that_is_no_number_stops_every_rank_before_the_step(stage, ranks, folder, data):
+    items, signals, head = data
+    ranks.start(folder, TrainerSettings(zero_stage=stage), vocab_size=VOCAB, head=head)
+    before = ranks.weights()
+    plan = share_out(items, 2, 2)
+    broken = poisoned(signals, "r3")
+    outcomes = ranks.outcomes(
+        "train_step", [(own, total_weight(items), 1e-2, broken) for own in plan]
+    )
+    assert [type(outcome) for outcome in outcomes] == [TrainerError, TrainerError]
+    assert "NaN or infinite in rollouts of another rank" in str(outcomes[0])
+    assert "NaN or infinite in rollouts ['r3']" in str(outcomes[1])
+    for name, weight in ranks.weights().items():
+        np.testing.assert_array_equal(weight, before[name])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gradient_that_is_no_number_stops_every_rank_before_the_step(stage, ranks, folder, data):
+    """Finite divergences, but their weights overflow in the gradient."""
+    items, signals, head = data
+    settings = TrainerSettings(zero_stage=stage)
+    ranks.start(folder, settings, vocab_size=VOCAB, head=head)
+    before = ranks.weights()
+    huge = [replace(i, weights=np.full(len(i.rows), 3e38, np.float32)) for i in items]
+    plan = share_out(huge, 2, 2)
+    outcomes = ranks.outcomes("train_step", [(own, 1e-3, 1e-2, signals) for own in plan])
+    assert [type(outcome) for outcome in outcomes] == [TrainerError, TrainerError]
+    assert "has norm" in str(outcomes[0])
+    for name, weight in ranks.weights().items():
+        np.testing.assert_array_equal(weight, before[name])
+
+
+def test_bad_input_of_one_rank_hangs_nobody_and_the_next_step_works(ranks, folder, data):
+    items, signals, head = data
+    ranks.start(folder, TrainerSettings(zero_stage=3), vocab_size=VOCAB, head=head)
+    plan = share_out(items, 2, 2)
+    wrong = replace(items[1], response_ids=np.full_like(items[1].response_ids, VOCAB))
+    bad = [plan[0], [[wrong], []]]
+    outcomes = ranks.outcomes("train_step", [(own, 1.0, 1e-2, signals) for own in bad])
+    assert "another rank refused its rollouts" in str(outcomes[0])
+    assert isinstance(outcomes[1], BatchError)
+    assert f"rollout r1: response token 0 has id {VOCAB}" in str(outcomes[1])
+    loss, _ = step(ranks, items, signals, 1e-2)
+    assert np.isfinite(loss)
