@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import platform
 import time
 from pathlib import Path
@@ -101,8 +102,13 @@ def main() -> None:
         [
             "# The TIP filter",
             "",
-            "One call of `TipFilter.select`, quadrant report included, in one thread. Made by",
-            f"`python benchmarks/tip_filter.py` with NumPy {np.__version__} on {platform.machine()}.",
+            "One call of `TipFilter.select`, quadrant report included, in one thread; best of "
+            f"{arguments.repeats}. Made by",
+            f"`python benchmarks/tip_filter.py`; NumPy {np.__version__}, {platform.machine()}, "
+            f"{os.cpu_count()} cores under a load",
+            f"of {os.getloadavg()[2]:.1f} in all. Beyond the number of cores, wall time "
+            "tells of the load,",
+            "and CPU time of the filter.",
             f"To reach, for each rule: {reach}.",
             "",
             *lines,
