@@ -1,3 +1,3 @@
-"""opd-ray: distributed on-policy distillation with token selection (TIP) on Ray, vLLM and DeepSpeed."""
+"""opd-ray: on-policy distillation with token selection (TIP) on Ray, vLLM and DeepSpeed."""
 
 __version__ = "0.1.0"

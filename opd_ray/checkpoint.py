@@ -1,8 +1,8 @@
 """Checkpoints of a run: written beside, renamed into place, the newest whole one found again.
 
-Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank), ``run.json``
-(step, seed, filter state) and ``manifest.json`` (every file's size, written last: a checkpoint
-without it, or whose files do not match it, is not whole and is passed over).
+Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank),
+``run.json`` (step, seed, filter state) and ``manifest.json`` (every file's size, written last: a
+checkpoint without it, or whose files do not match it, is not whole and is passed over).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class CheckpointStore:
     def save(self, state: RunState, write_trainer: Callable[[str], None]) -> Path:
         """Write one checkpoint; ``write_trainer`` fills the folder it is given. Returns its path.
 
-        A crash at any moment leaves the older checkpoints untouched and no half-written one in place.
+        A crash at any moment leaves the older checkpoints as they were, and no half-written one.
         """
         final = self._folder / f"step_{state.step:08d}"
         draft = self._folder / f"{final.name}.tmp"

@@ -28,8 +28,7 @@ from opd_ray.rollout_pool import RolloutPool
 from opd_ray.schedule import learning_rate
 from opd_ray.seeds import derive_seed
 from opd_ray.step_metrics import StepSnapshot, step_metrics
-from opd_ray.tip import Selection, TipFilter, TokenScores
-from opd_ray.token_scores import streamed_token_scores, with_exact_scores
+from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
 from opd_ray.trainer_group import StepAccount, TrainerGroup
 from opd_ray.types import RolloutRequest, Sampling, TrainItem
 
@@ -71,7 +70,7 @@ class Coordinator:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
 
         Raises:
-            Interrupted: a stop was asked for; a checkpoint of the last finished step has been written.
+            Interrupted: a stop was asked for; the last finished step has been saved.
         """
         total, every = self._config.run.steps, self._config.eval.every
         saved = done
@@ -132,9 +131,11 @@ class Coordinator:
         return requests, {prompt.key: prompt.teacher_ids for prompt in prompts}
 
     def _scores(self, judged: Sequence[Judged], clock: StageClock) -> TokenScores:
-        """The filter's input: what streamed in, or an exact pass over the vocabulary in the trainers."""
+        """The filter's input: what streamed in, or what an exact pass in the trainers says."""
         with clock.stage("filter"):
-            streamed = streamed_token_scores(judged, self._vocab_size)
+            streamed = batch_scores(
+                [j.rollout for j in judged], [j.scores for j in judged], self._vocab_size
+            )
         if self._config.scoring == Scoring.streamed:
             return streamed
         with clock.stage("exact_scores"):
@@ -157,10 +158,10 @@ class Coordinator:
         limit = self._config.sync.max_gap
         if account.gap_mean > limit:
             raise SyncGapError(
-                f"step {step + 1}: trainer and vLLM differ by {account.gap_mean:.4f} nats a token on "
-                f"average (largest {account.gap_max:.4f}) about the log-probabilities of the sampled "
-                f"tokens, above sync.max_gap = {limit}: the engines do not hold the same weights, or "
-                "compute too coarsely; use float32 in both, or raise sync.max_gap"
+                f"step {step + 1}: trainer and vLLM differ by {account.gap_mean:.4f} nats a token "
+                f"on average (largest {account.gap_max:.4f}) about the log-probabilities of the "
+                f"sampled tokens, above sync.max_gap = {limit}: the engines do not hold the same "
+                "weights, or compute too coarsely; use float32 in both, or raise sync.max_gap"
             )
 
     def _evaluate(self, step: int) -> None:

@@ -1,7 +1,8 @@
-"""The run's actors by name: calls to them, and the death of any of them noticed wherever the run waits.
+"""The run's actors by name, and the death of any of them noticed wherever the run waits.
 
-Each actor offers a method ``lifeline`` that never returns. Its reference becomes ready only when the
-process is gone, so waiting on it beside the real work finds a dead process at once, even an idle one.
+Each actor offers a method ``lifeline`` that never returns. Its reference becomes ready only when
+the process is gone, so waiting on it beside the real work finds a dead process at once, even an
+idle one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from opd_ray.errors import RunError
 
 # How long after a task's error the fleet looks for a dead process, which is then the real cause:
-# the peers of a dead trainer rank fail with "connection closed", often before Ray reports the death.
+# the peers of a dead trainer rank fail with "connection closed", often before Ray tells of it.
 _ROOT_CAUSE_SECONDS = 3.0
 _SLICE_SECONDS = 0.5
 
@@ -41,14 +42,19 @@ class Fleet:
     """Named actors, their lifelines, and every wait of the coordinator.
 
     Args:
-        stall_timeout_s: seconds without any event after which a wait gives up.
+        patience_s: seconds without any event after which a wait gives up.
+        key: the configuration key that sets it.
     """
 
-    def __init__(self, stall_timeout_s: float) -> None:
-        self._stall_timeout_s = stall_timeout_s
+    def __init__(self, patience_s: float, key: str) -> None:
+        self.set_patience(patience_s, key)
         self._actors: dict[str, Any] = {}
         self._lifelines: dict[ray.ObjectRef, str] = {}
         self.stop_requested = False
+
+    def set_patience(self, seconds: float, key: str) -> None:
+        """How long a wait may see nothing happen, and which configuration key says so."""
+        self._patience_s, self._patience_key = seconds, key
 
     def enlist(self, name: str, handle: Any) -> None:
         """Add an actor; from now on its death ends any wait."""
@@ -73,10 +79,10 @@ class Fleet:
 
         Raises:
             ActorFailure: a process of the run died.
-            StallError: nothing happened for ``stall_timeout_s``.
+            StallError: nothing happened for as long as the fleet's patience lasts.
             Interrupted: a stop was requested and this wait may be left.
         """
-        deadline = time.monotonic() + self._stall_timeout_s
+        deadline = time.monotonic() + self._patience_s
         while True:
             if interruptible and self.stop_requested:
                 raise Interrupted(f"stopped while waiting for {what}")
@@ -93,12 +99,12 @@ class Fleet:
                 raise self._death(ready[0], owner)
             if time.monotonic() > deadline:
                 raise StallError(
-                    f"nothing happened for {self._stall_timeout_s:.0f} s while waiting for {what} "
-                    "(cluster.stall_timeout_s sets this limit)"
+                    f"nothing happened for {self._patience_s:.0f} s while waiting for {what} "
+                    f"({self._patience_key} sets this limit)"
                 )
 
     def get(self, ref: ray.ObjectRef, owner: str) -> Any:
-        """The value of a ready or pending reference; errors name ``owner``, or the process that caused them."""
+        """The value of a reference; an error names ``owner``, or the process that caused it."""
         self.wait([ref], owner)
         try:
             return ray.get(ref)
@@ -106,9 +112,9 @@ class Fleet:
             raise self._root_cause(error, owner) from error
 
     def get_all(self, refs: Iterable[tuple[ray.ObjectRef, str]]) -> list[Any]:
-        """The values of several (reference, owner) pairs, in order; the first failure ends the wait."""
+        """The values of (reference, owner) pairs, in order; the first failure ends the wait."""
         pairs = list(refs)
-        owners = {ref: owner for ref, owner in pairs}
+        owners = dict(pairs)
         values: dict[ray.ObjectRef, Any] = {}
         while len(values) < len(owners):
             pending = [ref for ref in owners if ref not in values]

@@ -1,4 +1,4 @@
-"""Rollouts judged as they stream: the first half of the design's picture, shared by training and evaluation."""
+"""Rollouts judged as they stream, for training and for evaluation."""
 
 from __future__ import annotations
 
@@ -21,25 +21,42 @@ class Judged:
     scores: RolloutScores
 
 
-class Judge:
-    """Streams a batch of requests through the student and the teacher, with no barrier between them."""
+class Writer:
+    """Has the responses of a batch written, without a teacher."""
 
-    def __init__(self, fleet: Fleet, rollouts: RolloutPool, teachers: TeacherPool) -> None:
+    def __init__(self, fleet: Fleet, rollouts: RolloutPool) -> None:
         self._fleet = fleet
         self._rollouts = rollouts
-        self._teachers = teachers
 
     def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Rollout]:
         """The responses alone, in the order of the requests (no scores, no teacher)."""
         self._rollouts.start(requests, sampling, record=False)
         found: dict[str, Rollout] = {}
         while self._rollouts.streams:
-            stream = self._fleet.wait(
-                list(self._rollouts.streams), "rollouts", interruptible=True
-            )
+            stream = self._fleet.wait(list(self._rollouts.streams), "rollouts", interruptible=True)
             for rollout in self._next(stream):
                 found[rollout.rollout_id] = rollout
         return [found[request.rollout_id] for request in requests]
+
+    def _next(self, stream: object) -> list[Rollout]:
+        """What a ready stream brings: finished rollouts, or nothing when it has ended."""
+        owner = self._rollouts.owner(stream)
+        try:
+            ref = next(stream)  # type: ignore[call-overload]
+        except StopIteration:
+            self._rollouts.ended(stream)
+            return []
+        rollouts = self._fleet.get(ref, owner)
+        self._rollouts.finished(stream, rollouts)
+        return rollouts
+
+
+class Judge(Writer):
+    """Streams requests through student and teacher, with no barrier between them."""
+
+    def __init__(self, fleet: Fleet, rollouts: RolloutPool, teachers: TeacherPool) -> None:
+        super().__init__(fleet, rollouts)
+        self._teachers = teachers
 
     def judge(
         self,
@@ -73,15 +90,3 @@ class Judge:
                 for found in self._teachers.collect(ready):
                     scores[found.rollout_id] = found
         return [Judged(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests]
-
-    def _next(self, stream: object) -> list[Rollout]:
-        """What a ready stream brings: finished rollouts, or nothing when it has ended."""
-        owner = self._rollouts.owner(stream)
-        try:
-            ref = next(stream)  # type: ignore[call-overload]
-        except StopIteration:
-            self._rollouts.ended(stream)
-            return []
-        rollouts = self._fleet.get(ref, owner)
-        self._rollouts.finished(stream, rollouts)
-        return rollouts

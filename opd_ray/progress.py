@@ -14,7 +14,9 @@ class Progress:
     In a file or a job's log a line is printed every ``every`` steps instead of a moving bar.
     """
 
-    def __init__(self, total: int, done: int, stream: TextIO | None = None, every: int = 10) -> None:
+    def __init__(
+        self, total: int, done: int, stream: TextIO | None = None, every: int = 10
+    ) -> None:
         stream = stream or sys.stderr
         self._live = stream.isatty()
         self._stream = stream

@@ -1,29 +1,121 @@
-"""The prompts of a step, as token ids for student and teacher."""
+"""The prompts of a run as token ids, and the held-out problems it is measured on."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from opd_ray.config.schema import Config, EvalTask
+from opd_ray.data.load import load_prompts
+from opd_ray.data.prompt import DataError, PromptRow
+from opd_ray.data.prompt_set import PromptSet
+from opd_ray.data.settings import DataSettings
+from opd_ray.data.tokenize import tokenize
+from opd_ray.tasks import Task, get_task
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One prompt of a batch."""
 
-    key: str  # unique within its batch
-    answer: str
-    source: str
+    key: str  # the row's id
     student_ids: np.ndarray  # [P] int32
     teacher_ids: np.ndarray  # [P'] int32; the student's own unless the row has a teacher prompt
 
 
-def unique_keys(ids: list[str]) -> list[str]:
-    """The ids, with ``#1``, ``#2``... where one comes again: a small data set may repeat within a batch."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for row_id in ids:
-        keys.append(f"{row_id}#{seen[row_id]}" if seen[row_id] else row_id)
-        seen[row_id] += 1
-    return keys
+@dataclass(frozen=True)
+class HeldOutTask:
+    """A task ready to be asked."""
+
+    settings: EvalTask
+    task: Task
+    prompts: Sequence[Prompt]
+    answers: Sequence[str]  # the gold answer of each prompt
+
+
+class PromptFeed:
+    """The training prompts, tokenised step by step."""
+
+    def __init__(
+        self, rows: PromptSet, settings: DataSettings, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self._rows = rows
+        self._settings = settings
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> PromptFeed:
+        """Read and check ``data``.
+
+        Raises:
+            ConfigError, DataError: settings or rows that the run cannot use.
+        """
+        rows = load_prompts(config.data, seed=config.run.seed, tokenizer=tokenizer)
+        if len(rows) < config.rollout.prompts_per_step:
+            raise DataError(
+                f"data has {len(rows)} prompts, rollout.prompts_per_step = "
+                f"{config.rollout.prompts_per_step} asks for more a step: lower it or give more"
+            )
+        return cls(rows, config.data, tokenizer)
+
+    def __str__(self) -> str:
+        return str(self._rows.report)
+
+    def batch(self, step: int, size: int) -> list[Prompt]:
+        """The prompts of a step, from 0; they follow from step, size and seed alone."""
+        return _prompts(self._rows.batch(step, size), self._tokenizer, self._settings)
+
+
+def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[HeldOutTask]:
+    """Read and check the problems of every evaluation task.
+
+    Raises:
+        ConfigError, DataError: settings or rows that cannot be used; a problem without an answer.
+    """
+    tasks = []
+    for number, settings in enumerate(config.eval.tasks):
+        section = f"eval.tasks[{number}].data"
+        rows = load_prompts(
+            settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section
+        )
+        chosen = [rows.row(index) for index in range(min(settings.problems, len(rows)))]
+        answers = [row.answer for row in chosen if row.answer is not None]
+        if len(answers) < len(chosen):
+            unanswered = next(row.id for row in chosen if row.answer is None)
+            raise DataError(
+                f"{section}: problem {unanswered!r} has no answer to verify against; "
+                f"set {section}.fields.answer to the answers' column"
+            )
+        prompts = _prompts(chosen, tokenizer, settings.data)
+        tasks.append(HeldOutTask(settings, get_task(settings.task), prompts, answers))
+    return tasks
+
+
+def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]:
+    """The first ``count`` held-out prompts, task after task, for KL and top-1 agreement.
+
+    Raises:
+        DataError: prompts are asked for but no task has any.
+    """
+    if count and not any(task.prompts for task in tasks):
+        raise DataError(
+            f"eval.kl_prompts = {count} needs held-out prompts: add an eval task, or set it to 0"
+        )
+    pool = [prompt for task in tasks for prompt in task.prompts]
+    return pool[:count]
+
+
+def _prompts(
+    rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, settings: DataSettings
+) -> list[Prompt]:
+    student = tokenize(rows, tokenizer, settings)
+    teacher = student
+    if any(row.teacher_text is not None for row in rows):
+        teacher = tokenize(rows, tokenizer, settings, teacher=True)
+    return [
+        Prompt(row.id, student_ids, teacher_ids)
+        for row, student_ids, teacher_ids in zip(rows, student, teacher, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""What a run leaves for people to look at: plots, a closing table, and a response with its kept tokens marked."""
+"""What a run leaves for people: plots, a closing table, a response with its kept tokens marked."""
 
 from __future__ import annotations
 
@@ -122,8 +122,11 @@ def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def plot_quadrants(snapshot: StepSnapshot, path: Path) -> None:
-    """Entropy against divergence of the last step's tokens, coloured by quadrant, as a PNG."""
+def plot_quadrants(snapshot: StepSnapshot, divergence: str, path: Path) -> None:
+    """Entropy against divergence of the last step's tokens, coloured by quadrant, as a PNG.
+
+    ``divergence`` names the score that the quadrants were cut by.
+    """
     from matplotlib.figure import Figure
 
     report = snapshot.selection.quadrants
@@ -131,12 +134,12 @@ def plot_quadrants(snapshot: StepSnapshot, path: Path) -> None:
         return
     tokens = snapshot.scores.student_tokens()
     h_N = tokens.get("entropy", "the report") / np.log(tokens.vocab_size)
-    divergence_N = tokens.get(report.divergence, "the report")
+    divergence_N = tokens.get(divergence, "the report")
     shown = np.linspace(0, len(h_N) - 1, min(len(h_N), _MOST_POINTS)).astype(int)
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axis = figure.subplots()
     for number, (name, quadrant) in enumerate(report.quadrants.items()):
-        at = shown[report.quadrant_M[shown] == number]
+        at = shown[report.index_M[shown] == number]
         axis.scatter(
             h_N[at],
             divergence_N[at],
@@ -146,7 +149,7 @@ def plot_quadrants(snapshot: StepSnapshot, path: Path) -> None:
             label=f"{name}: {quadrant.share:.0%} of the tokens",
         )
     axis.set_xlabel("h = entropy / ln V of the student")
-    axis.set_ylabel(f"{report.divergence.replace('_', ' ')}, nats")
+    axis.set_ylabel(f"{divergence.replace('_', ' ')}, nats")
     axis.set_yscale("symlog", linthresh=1e-3)
     axis.set_ylim(bottom=0)
     axis.set_title(

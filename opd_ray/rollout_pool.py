@@ -13,11 +13,11 @@ from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 
 class RolloutPool:
-    """Feeds a batch of requests to several rollout actors and hands back streams of finished rollouts.
+    """Feeds a batch of requests to several rollout actors and hands back their streams.
 
-    An actor never has more than ``max_in_flight`` unfinished requests: what its engine could not run
-    yet waits here, and goes to whichever actor has room first. Requests of one prompt lie side by side,
-    so an engine's prefix cache serves its samples.
+    An actor never has more than ``max_in_flight`` unfinished requests: what its engine could not
+    run yet waits here, and goes to whichever actor has room first. Requests of one prompt lie side
+    by side, so an engine's prefix cache serves its samples.
 
     Args:
         fleet: watches every wait.
@@ -25,9 +25,7 @@ class RolloutPool:
         max_in_flight: requests an engine runs at once (``rollout.max_num_seqs``).
     """
 
-    def __init__(
-        self, fleet: Fleet, actors: Sequence[tuple[str, Any]], max_in_flight: int
-    ) -> None:
+    def __init__(self, fleet: Fleet, actors: Sequence[tuple[str, Any]], max_in_flight: int) -> None:
         self._fleet = fleet
         self._actors = list(actors)
         self._max_in_flight = max_in_flight
@@ -36,7 +34,9 @@ class RolloutPool:
         self._closed: set[int] = set()
         self.streams: dict[Any, int] = {}
 
-    def start(self, requests: Sequence[RolloutRequest], sampling: Sampling, *, record: bool) -> None:
+    def start(
+        self, requests: Sequence[RolloutRequest], sampling: Sampling, *, record: bool
+    ) -> None:
         """Begin a batch; :attr:`streams` then holds one Ray generator per busy actor."""
         if self.streams:
             raise RuntimeError("the rollouts of the last batch have not all been collected")

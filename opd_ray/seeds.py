@@ -1,4 +1,4 @@
-"""Seeds for every random draw, derived from names and numbers, never from which actor did the work."""
+"""Seeds of every random draw, derived from names and numbers, not from who did the work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part and its place, e.g. (run seed, step, prompt id, sample).
+    """A 63-bit seed that depends on every part and its place: (run seed, step, prompt id, sample).
 
     Equal parts give equal seeds in any process; int 1 and str "1" differ.
     """

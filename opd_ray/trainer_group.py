@@ -36,7 +36,9 @@ class StepAccount:
 class TrainerGroup:
     """All trainer ranks. Every method is a collective: all ranks are called, all must answer."""
 
-    def __init__(self, fleet: Fleet, ranks: Sequence[tuple[str, Any]], micro_batch_tokens: int) -> None:
+    def __init__(
+        self, fleet: Fleet, ranks: Sequence[tuple[str, Any]], micro_batch_tokens: int
+    ) -> None:
         self._fleet = fleet
         self._ranks = list(ranks)
         self._micro_batch_tokens = micro_batch_tokens
@@ -44,7 +46,7 @@ class TrainerGroup:
     def step(
         self, items: Sequence[TrainItem], learning_rate: float, signals: SignalSource
     ) -> StepAccount:
-        """One optimizer step on the kept rows of ``items``; rollouts that keep nothing are left out."""
+        """One optimizer step on the kept rows; rollouts that keep nothing are left out."""
         kept = [item for item in items if len(item.rows)]
         total_weight = float(sum(item.weights.sum(dtype=np.float64) for item in kept))
         plan = self._plan(kept)
@@ -73,13 +75,13 @@ class TrainerGroup:
         return [found[item.rollout_id] for item in items]
 
     def weights(self) -> list[ray.ObjectRef]:
-        """References to the chunks of the current weights (gathered from all ranks, held by rank 0)."""
+        """References to the chunks of the current weights, gathered from all ranks by rank 0."""
         refs = [handle.weights.remote() for _, handle in self._ranks]
         return self._gather(refs, "gathering weights")[0]
 
-    def set_teacher_head(self, head: ray.ObjectRef) -> None:
-        """Give every rank the teacher's output head, with which hidden states become distributions."""
-        self._call_all("set_teacher_head", head)
+    def set_teacher_head(self, weight: ray.ObjectRef, bias: ray.ObjectRef) -> None:
+        """Give every rank the teacher's output head, which makes distributions of hidden states."""
+        self._call_all("set_teacher_head", weight, bias)
 
     def save(self, folder: str) -> None:
         """Write DeepSpeed's checkpoint of every rank below ``folder``."""

@@ -41,7 +41,7 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class TopK:
-    """The K most likely tokens of a distribution, row by row, in descending order of probability."""
+    """The K most likely tokens of each row's distribution, the likeliest first."""
 
     ids: np.ndarray  # [m, K] int32
     logprobs: np.ndarray  # [m, K] float32, nats
@@ -157,7 +157,7 @@ class TeacherAnswer:
 
 @dataclass(frozen=True)
 class RolloutScores:
-    """The small per-token scores of one rollout: all that the coordinator ever reads of a teacher."""
+    """Small per-token scores of one rollout: all that the coordinator reads of a teacher."""
 
     rollout_id: str
     reverse_kl: np.ndarray  # [m] float32, nats
@@ -171,7 +171,7 @@ class RolloutScores:
 
 @dataclass(frozen=True)
 class TrainItem:
-    """One rollout's share of a gradient step: the whole text for the trunk, the kept rows for the loss."""
+    """One rollout's share of a step: the whole text for the trunk, kept rows for the loss."""
 
     rollout_id: str
     prompt_ids: np.ndarray  # [P] int32
@@ -187,7 +187,7 @@ class TrainItem:
 
 @dataclass(frozen=True)
 class TrainStats:
-    """One rank's account of one gradient step. Sums, so that ranks add up; the coordinator divides."""
+    """One rank's account of a gradient step, in sums that add up over the ranks."""
 
     loss_sum: float  # sum of weight x divergence over this rank's kept tokens, nats
     weight_sum: float
@@ -205,7 +205,7 @@ class TrainStats:
 
 @dataclass(frozen=True)
 class ExactItemScores:
-    """Full-vocabulary scores of one rollout from a no-grad pass in the trainer ([n] float32 each)."""
+    """Full-vocabulary scores of one rollout, from a pass in the trainer ([n] float32 each)."""
 
     rollout_id: str
     entropy: np.ndarray

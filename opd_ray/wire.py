@@ -1,4 +1,4 @@
-"""Tensors in a form that crosses processes and nodes: numpy has no bfloat16, so its bits travel as uint16."""
+"""Tensors as they cross processes: numpy has no bfloat16, so its bits travel as uint16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def to_wire(tensor: torch.Tensor) -> np.ndarray:
-    """A CPU numpy array of the tensor's values; bfloat16 becomes its uint16 bit pattern, same shape."""
+    """The tensor's values as a numpy array; bfloat16 becomes its bits as uint16, same shape."""
     import torch
 
     tensor = tensor.detach().contiguous().cpu()
@@ -21,7 +21,7 @@ def to_wire(tensor: torch.Tensor) -> np.ndarray:
 
 
 def from_wire(array: np.ndarray) -> torch.Tensor:
-    """The tensor that :func:`to_wire` took apart; shares memory with a writable array, else copies it."""
+    """The tensor that :func:`to_wire` took apart; a read-only array is copied, others shared."""
     import torch
 
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())

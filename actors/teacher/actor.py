@@ -73,6 +73,11 @@ class TeacherActor(Lifeline):
         """The replica's account since its start."""
         return self._server.stats()
 
+    @ray.method(concurrency_group="signals")
+    def peak_memory(self) -> int:
+        """Most main memory this process ever held, bytes."""
+        return self._server.stats().peak_memory_bytes
+
 
 def start_replica(
     settings: TeacherSettings,

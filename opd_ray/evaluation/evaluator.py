@@ -1,32 +1,21 @@
-"""Evaluation during a run: accuracy per task, and the student's distance from the teacher on held-out prompts."""
+"""Evaluation during a run: accuracy per task, and the student's distance from the teacher."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from actors.teacher.dispatch import TeacherPool
-from opd_ray.config.schema import EvalTask
 from opd_ray.evaluation.estimators import mean_at_n, pass_at_n
-from opd_ray.judge import Judge, Judged
-from opd_ray.prompts import Prompt
+from opd_ray.judge import Judge, Judged, Writer
+from opd_ray.prompts import HeldOutTask, Prompt
 from opd_ray.seeds import derive_seed
-from opd_ray.tasks import Task, verify_many
+from opd_ray.tasks import verify_many
 from opd_ray.trainer_group import TrainerGroup
 from opd_ray.types import Rollout, RolloutRequest, Sampling, TrainItem
-
-
-@dataclass(frozen=True)
-class HeldOutTask:
-    """A task ready to be asked."""
-
-    settings: EvalTask
-    task: Task
-    prompts: Sequence[Prompt]
 
 
 class Evaluator:
@@ -79,7 +68,7 @@ class Evaluator:
         return values
 
     def _distance(self) -> dict[str, float]:
-        """KL(teacher || student), KL(student || teacher) and top-1 agreement on fresh student rollouts."""
+        """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts."""
         requests = _requests(self._kl_prompts, 1, self._seed, "kl")
         sampling = Sampling(max_tokens=self._max_new_tokens)
         teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
@@ -99,7 +88,7 @@ class Evaluator:
 
 
 def accuracy(
-    judge: Judge,
+    writer: Writer,
     held_out: HeldOutTask,
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
@@ -109,7 +98,7 @@ def accuracy(
     settings = held_out.settings
     name = f"eval/{settings.name}"
     max_tokens = settings.max_new_tokens or max_new_tokens
-    greedy = judge.write(
+    greedy = writer.write(
         _requests(held_out.prompts, 1, seed, settings.name),
         Sampling(temperature=0.0, max_tokens=max_tokens),
     )
@@ -121,7 +110,7 @@ def accuracy(
         f"{name}/truncated": float(np.mean([r.finish_reason == "length" for r in greedy])),
     }
     if settings.samples:
-        sampled = judge.write(
+        sampled = writer.write(
             _requests(held_out.prompts, settings.samples, seed, settings.name),
             Sampling(settings.temperature, settings.top_p, max_tokens=max_tokens),
         )
@@ -171,7 +160,5 @@ def _verify(
         [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
     )
     samples = len(rollouts) // len(held_out.prompts)
-    pairs = [
-        (text, held_out.prompts[index // samples].answer) for index, text in enumerate(texts)
-    ]
-    return np.array(verify_many(held_out.task, pairs), dtype=bool).reshape(-1, samples)
+    pairs = [(text, held_out.answers[index // samples]) for index, text in enumerate(texts)]
+    return np.array(verify_many(held_out.task, pairs), dtype=np.bool_).reshape(-1, samples)

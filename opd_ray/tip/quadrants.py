@@ -36,6 +36,7 @@ class QuadrantReport:
     h_cut: float
     divergence_cut: float
     quadrants: dict[str, Quadrant]
+    index_M: np.ndarray  # [M] which quadrant each token lies in, 0 to 3
 
     def as_metrics(self) -> dict[str, float]:
         """Flat figures for a metrics log: ``h_cut``, ``Q1/share`` and so on, leaving out Nones."""
@@ -94,7 +95,7 @@ def quadrant_report(
         strict=True,
     )
     quadrants = {name: Quadrant(*column) for name, column in zip(NAMES, columns, strict=True)}
-    return QuadrantReport(h_cut=h_cut, divergence_cut=divergence_cut, quadrants=quadrants)
+    return QuadrantReport(h_cut, divergence_cut, quadrants, index_M)
 
 
 def jaccard(kept_M: np.ndarray, other_M: np.ndarray) -> float:

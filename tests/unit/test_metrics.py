@@ -9,7 +9,6 @@ import pytest
 
 from opd_ray.clock import StageClock
 from opd_ray.metrics import JsonlSink, Metrics, read_jsonl
-from opd_ray.prompts import unique_keys
 from opd_ray.seeds import derive_seed
 
 
@@ -42,9 +41,12 @@ def test_the_clock_splits_a_step_into_stages_and_idle_time() -> None:
     assert report["seconds/train"] >= 0.02
     assert report["seconds/idle"] >= 0.02  # 0.01 outside and 0.015 inside the stage
     assert report["seconds/step"] >= report["seconds/train"] + 0.01
-    with clock.stage("a"), pytest.raises(RuntimeError, match="'b' began inside stage 'a'"):
-        with clock.stage("b"):
-            pass
+    with (
+        clock.stage("a"),
+        pytest.raises(RuntimeError, match="'b' began inside stage 'a'"),
+        clock.stage("b"),
+    ):
+        pass
 
 
 def test_seeds_depend_on_every_part_and_its_place() -> None:
@@ -59,7 +61,3 @@ def test_seeds_depend_on_every_part_and_its_place() -> None:
     assert len(seeds) == 6
     assert derive_seed(0, 1, "p", 2) == derive_seed(0, 1, "p", 2)
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_prompts_that_repeat_within_a_batch_get_keys_of_their_own() -> None:
-    assert unique_keys(["a", "b", "a", "a"]) == ["a", "b", "a#1", "a#2"]

@@ -1,0 +1,180 @@
+"""The run's actors: started where the placement plan says, and waited for until they are ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, cast
+
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.rollout.actor import RolloutActor
+from actors.rollout.environment import engine_environment
+from actors.teacher.actor import TeacherActor
+from actors.teacher.dispatch import TeacherPool
+from actors.trainer.actor import TrainerActor
+from actors.trainer.environment import trainer_environment
+from opd_ray.config.schema import Config
+from opd_ray.errors import PlacementError
+from opd_ray.fleet import Fleet
+from opd_ray.placement import PlacedActor, Placement, Role
+from opd_ray.rollout_pool import RolloutPool
+from opd_ray.trainer_group import TrainerGroup
+from opd_ray.types import TeacherInfo
+
+_ALL: tuple[Role, ...] = ("trainer", "rollout", "teacher")
+
+
+class Crew:
+    """Starts actors at once; :meth:`ready` waits for them. Leaving the context ends them all.
+
+    Args:
+        config: settled by the placement (CPUs and threads filled in).
+        placement: who goes where.
+        vocab_size: real tokens that student and teacher share.
+        own_topk: k of the teacher's own top-k that a rule of the filter needs; 0: none does.
+        roles: which of the plan's actors to start.
+
+    Raises:
+        PlacementError: the cluster does not free the reserved resources in time.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        placement: Placement,
+        *,
+        vocab_size: int,
+        own_topk: int = 0,
+        roles: Sequence[Role] = _ALL,
+    ) -> None:
+        self._config = config
+        self._vocab_size = vocab_size
+        self._own_topk = own_topk
+        self.fleet = Fleet(config.cluster.start_timeout_s, "cluster.start_timeout_s")
+        placed = [actor for actor in placement.actors if actor.role in roles]
+        self._bundles = {actor.name: index for index, actor in enumerate(placed)}
+        self._group = placement_group([actor.bundle for actor in placed], strategy="PACK")
+        if not self._group.wait(timeout_seconds=config.cluster.start_timeout_s):
+            remove_placement_group(self._group)
+            raise PlacementError(
+                f"the cluster did not free {[actor.bundle for actor in placed]} within "
+                f"cluster.start_timeout_s = {config.cluster.start_timeout_s:.0f} s; is another job "
+                "using it?"
+            )
+        makers: dict[Role, Callable[[PlacedActor], Any]] = {
+            "rollout": self._rollout,
+            "teacher": self._teacher,
+            "trainer": self._trainer,
+        }
+        self._actors: dict[Role, list[tuple[str, Any]]] = {role: [] for role in _ALL}
+        # The first plan entry of the rollouts, which the teacher takes over to write answers.
+        self._writer_place = next(actor for actor in placed if actor.role == "rollout")
+        for actor in placed:
+            handle = makers[actor.role](actor)
+            self.fleet.enlist(actor.name, handle)
+            self._actors[actor.role].append((actor.name, handle))
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.fleet.shutdown()
+        remove_placement_group(self._group)
+
+    def ready(self) -> TeacherInfo | None:
+        """Wait until every actor has loaded its model; returns what a teacher says of itself.
+
+        Raises:
+            ActorFailure: an actor could not start.
+            StallError: one takes longer than ``cluster.start_timeout_s``.
+        """
+        loading = [(handle.ready.remote(), name) for name, handle in self._actors["rollout"]]
+        judges = [(handle.ready.remote(), name) for name, handle in self._actors["teacher"]]
+        if trainers := self._actors["trainer"]:
+            name, first = trainers[0]
+            address, port = self.fleet.get(first.address.remote(), name)
+            loading += [(handle.setup.remote(address, port), name) for name, handle in trainers]
+        infos = self.fleet.get_all(judges + loading)[: len(judges)]
+        self.fleet.set_patience(self._config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
+        return infos[0] if infos else None
+
+    def rollout_pool(self) -> RolloutPool:
+        """The rollout actors as one."""
+        max_in_flight = self._config.rollout.max_num_seqs
+        return RolloutPool(self.fleet, self._actors["rollout"], max_in_flight)
+
+    def teacher_pool(self) -> TeacherPool:
+        """The teacher replicas as one."""
+        batch_tokens = self._config.teacher.batch_tokens
+        return TeacherPool(self._actors["teacher"], batch_tokens, get=self.fleet.get)
+
+    def trainer_group(self) -> TrainerGroup:
+        """The trainer ranks as one."""
+        micro_batch_tokens = self._config.trainer.micro_batch_tokens
+        return TrainerGroup(self.fleet, self._actors["trainer"], micro_batch_tokens)
+
+    def share_teacher_head(self, trainers: TrainerGroup) -> None:
+        """Hand the teacher's output head to the trainers, past this process."""
+        _, teacher = self._actors["teacher"][0]
+        weight, bias = teacher.output_head.options(num_returns=2).remote()
+        trainers.set_teacher_head(weight, bias)
+
+    def peak_memory(self) -> dict[str, int]:
+        """Peak memory by actor, bytes."""
+        named = [pair for role in _ALL for pair in self._actors[role]]
+        peaks = self.fleet.get_all((handle.peak_memory.remote(), name) for name, handle in named)
+        return dict(zip((name for name, _ in named), peaks, strict=True))
+
+    def teacher_as_writer(self) -> RolloutPool:
+        """A rollout engine with the teacher's weights in place of the rollout actors, which end."""
+        for name, _ in self._actors["rollout"]:
+            self.fleet.dismiss(name)
+        name = "teacher writing answers"
+        handle = self._rollout(self._writer_place, model_path=self._config.teacher.path)
+        self.fleet.enlist(name, handle)
+        self._actors["rollout"] = [(name, handle)]
+        self.fleet.get(handle.ready.remote(), name)
+        return self.rollout_pool()
+
+    def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
+        config = self._config
+        actor = self._at(placed, RolloutActor, engine_environment(config.rollout))
+        return actor.remote(config.student, config.rollout, config.sync, model_path)
+
+    def _teacher(self, placed: PlacedActor) -> Any:
+        settings = self._config.teacher
+        # Read when a process starts its thread pools, so it cannot be set from inside.
+        actor = self._at(placed, TeacherActor, {"OMP_NUM_THREADS": str(settings.threads)})
+        return actor.remote(settings, self._vocab_size, self._own_topk)
+
+    def _trainer(self, placed: PlacedActor) -> Any:
+        config = self._config
+        actor = self._at(placed, TrainerActor, trainer_environment(config.trainer))
+        return actor.remote(
+            config.student,
+            config.trainer,
+            config.loss,
+            config.sync,
+            rank=placed.index,
+            world_size=config.trainer.ranks,
+            vocab_size=self._vocab_size,
+        )
+
+    def _at(self, placed: PlacedActor, actor_class: object, environment: dict[str, str]) -> Any:
+        """The actor class with its place in the cluster and its process's environment."""
+        return cast(Any, actor_class).options(
+            **placed.options,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                self._group, placement_group_bundle_index=self._bundles[placed.name]
+            ),
+            runtime_env={"env_vars": environment},
+            # A restarted actor would have lost its state: the run ends instead, and is resumed.
+            max_restarts=0,
+        )

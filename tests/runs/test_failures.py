@@ -1,0 +1,63 @@
+"""One dead process ends a run with its cause; Ctrl-C leaves a checkpoint and nothing running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from launching import actor_process, end, family, finish, start, wait_for_step
+
+from opd_ray.checkpoint import CheckpointStore
+
+_MANY = "run.steps=100000"
+
+
+@pytest.mark.parametrize(
+    ("actor_class", "name"),
+    [("RolloutActor", "rollout-0"), ("TeacherActor", "teacher-0"), ("TrainerActor", "trainer-0")],
+)
+def test_a_killed_actor_ends_the_run_and_is_named(
+    tmp_path: Path, actor_class: str, name: str
+) -> None:
+    output = tmp_path / "run"
+    run = start(output, _MANY)
+    try:
+        wait_for_step(run, output, 2)
+        everyone = family(run)
+        actor_process(run, actor_class).kill()
+        begin = time.monotonic()
+        code, text = finish(run, output, timeout_s=60)
+    finally:
+        end(run)
+    assert code == 1, text
+    assert f"{name}" in text
+    assert "failed" in text
+    assert time.monotonic() - begin < 60
+    _assert_gone(everyone)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    run = start(output, _MANY)
+    try:
+        wait_for_step(run, output, 2)
+        everyone = family(run)
+        # As a terminal does it: the whole process group hears it.
+        os.killpg(run.pid, signal.SIGINT)
+        code, text = finish(run, output, timeout_s=60)
+    finally:
+        end(run)
+    assert code == 130, text
+    newest = CheckpointStore(output / "checkpoints", keep=2).newest()
+    assert newest is not None, text
+    assert newest[1].step >= 2
+    _assert_gone(everyone)
+
+
+def _assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive, f"left behind: {[p.cmdline() for p in alive]}"

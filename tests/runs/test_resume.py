@@ -1,0 +1,46 @@
+"""Ten steps equal five steps, a kill, and five resumed ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from launching import end, finish, rows, start, wait_for_step
+from safetensors.torch import load_file
+
+_TEN = ("run.steps=10", "run.export_at_end=true")
+_SAME = (
+    "train/loss",
+    "train/kept_tokens",
+    "train/grad_norm",
+    "train/learning_rate",
+    "rollout/tokens",
+)
+
+
+def test_a_killed_and_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run = start(whole, *_TEN)
+    code, text = finish(run, whole)
+    assert code == 0, text
+
+    run = start(broken, *_TEN, "run.checkpoint_every=5")
+    try:
+        wait_for_step(run, broken, 6)  # past the checkpoint: what came after it must be forgotten
+    finally:
+        end(run)
+    run = start(broken, *_TEN, "run.checkpoint_every=5")
+    code, text = finish(run, broken)
+    assert code == 0, text
+    assert "at step 5" in text
+
+    first, second = rows(whole), rows(broken)
+    assert [row["step"] for row in second] == list(range(1, 11))
+    for one, other in zip(first, second, strict=True):
+        for name in _SAME:
+            assert abs(one[name] - other[name]) <= 1e-4 * max(1.0, abs(one[name])), name
+    one = load_file(whole / "export" / "model.safetensors")
+    other = load_file(broken / "export" / "model.safetensors")
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5, msg=name)
