@@ -1,0 +1,281 @@
+"""Trains the demo pair: a Qwen3-shaped teacher that solves chain sums and a smaller student
+that is only warmed up, both by supervised learning on worked answers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opd_ray.demo.tokenizer import EOS, VOCABULARY, character_tokenizer
+from opd_ray.tasks.chain_sum import ChainSumGenerator, ChainSumProblem, ChainSumTask, Split
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+TEACHER_LAYERS, STUDENT_LAYERS, HIDDEN = 4, 3, 128
+TEACHER_RATE, STUDENT_RATE = 3e-3, 1e-3
+CHECK_EVERY, PROBLEMS_CHECKED = 10, 500
+
+
+@dataclass(frozen=True)
+class MadeModel:
+    """What one model of the pair is and how well it does after rounding to bf16."""
+
+    folder: Path
+    parameters: int
+    steps: int
+    heldout_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MadePair:
+    teacher: MadeModel
+    student: MadeModel
+
+
+def make_pair(
+    folder: str | Path,
+    *,
+    terms: int = 3,
+    digits: int = 2,
+    seed: int = 0,
+    teacher_steps: int = 400,
+    student_steps: int = 400,
+    student_accuracy: float = 0.6,
+    batch_rows: int = 256,
+    heldout_problems: int = 1000,
+    say: Callable[[str], None] = print,
+) -> MadePair:
+    """Train and write `folder/teacher`, `folder/student` and `folder/README.md`.
+
+    The teacher runs its whole one-cycle schedule of `teacher_steps`. The student stops at the
+    first check, every 10 steps, at which it solves `student_accuracy` of 500 training problems
+    greedily; `student_steps` is its limit, and reaching it first raises `RuntimeError`.
+    Weights are stored in bf16; accuracies (greedy, `heldout_problems` held-out problems, or all
+    there are) are measured on the stored weights read back in fp32. Uses the caller's number of
+    torch threads.
+    """
+    if teacher_steps < 1 or student_steps < 1:
+        raise ValueError(
+            f"teacher_steps = {teacher_steps}, student_steps = {student_steps}: use at least 1"
+        )
+    if not 0 < student_accuracy <= 1:
+        raise ValueError(f"student_accuracy = {student_accuracy}: use a share in (0, 1]")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = character_tokenizer()
+    heldout = _problems(terms, digits, "heldout", 0, heldout_problems)
+
+    def finish(name: str, model: Qwen3ForCausalLM, steps: int, seconds: float) -> MadeModel:
+        target = folder / name
+        _save(model, tokenizer, target)
+        accuracy = greedy_accuracy(_load_fp32(target), tokenizer, heldout)
+        say(f"{name}: {steps} steps, {seconds:.0f} s, held-out accuracy {accuracy:.3f}")
+        return MadeModel(target, model.num_parameters(), steps, accuracy, seconds)
+
+    started = time.perf_counter()
+    teacher = tiny_qwen3(TEACHER_LAYERS, HIDDEN, seed)
+    problems = ChainSumGenerator(terms, digits, "train", seed).endless()
+    rates = _one_cycle(teacher_steps)
+    for step, loss in _supervised(teacher, tokenizer, problems, batch_rows, rates):
+        if step % 50 == 0:
+            say(f"teacher step {step}/{teacher_steps} loss {loss:.4f}")
+    made_teacher = finish("teacher", teacher, teacher_steps, time.perf_counter() - started)
+
+    started = time.perf_counter()
+    student = tiny_qwen3(STUDENT_LAYERS, HIDDEN, seed + 1)
+    checked_on = _problems(terms, digits, "train", seed + 2, PROBLEMS_CHECKED)
+    problems = ChainSumGenerator(terms, digits, "train", seed + 1).endless()
+    rates = _warm_up_then_constant(student_steps)
+    for step, loss in _supervised(student, tokenizer, problems, batch_rows, rates):
+        if step % CHECK_EVERY:
+            continue
+        accuracy = greedy_accuracy(student, tokenizer, checked_on)
+        say(f"student step {step}/{student_steps} loss {loss:.4f} accuracy {accuracy:.3f}")
+        if accuracy >= student_accuracy:
+            break
+    else:
+        raise RuntimeError(
+            f"the student did not reach student_accuracy = {student_accuracy} within "
+            f"student_steps = {student_steps}: raise student_steps, or lower terms or digits"
+        )
+    made_student = finish("student", student, step, time.perf_counter() - started)
+
+    pair = MadePair(made_teacher, made_student)
+    command = (
+        f"opd-ray make-pair --terms {terms} --digits {digits} --seed {seed} "
+        f"--teacher-steps {teacher_steps} --student-steps {student_steps} "
+        f"--student-accuracy {student_accuracy} --out FOLDER"
+    )
+    (folder / "README.md").write_text(
+        _readme(pair, terms, digits, seed, len(heldout), command), encoding="utf-8"
+    )
+    return pair
+
+
+def _problems(
+    terms: int, digits: int, split: Split, seed: int, count: int
+) -> list[ChainSumProblem]:
+    """`count` different problems, or all there are."""
+    generator = ChainSumGenerator(terms, digits, split, seed)
+    return generator.take(min(count, generator.available()))
+
+
+def tiny_qwen3(layers: int, hidden: int, seed: int) -> Qwen3ForCausalLM:
+    """A randomly initialised Qwen3 over the character vocabulary, with tied embeddings."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(VOCABULARY),
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 64,
+        head_dim=32,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config)
+
+
+def greedy_accuracy(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: list[ChainSumProblem],
+    batch_rows: int = 250,
+) -> float:
+    """Share of `problems` whose greedy response the chain_sum verifier accepts."""
+    import torch
+
+    task = ChainSumTask()
+    longest = max(len(problem.worked) for problem in problems) + 2
+    solved = 0
+    model.eval()
+    for first in range(0, len(problems), batch_rows):
+        rows = problems[first : first + batch_rows]
+        prompts = tokenizer([row.prompt for row in rows], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            ids = model.generate(
+                input_ids=prompts["input_ids"],
+                attention_mask=prompts["attention_mask"],
+                max_new_tokens=longest,
+                do_sample=False,
+            )
+        responses = tokenizer.batch_decode(
+            ids[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        for row, response in zip(rows, responses, strict=True):
+            solved += task.verify(response, row.answer)
+    return solved / len(problems)
+
+
+def _supervised(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Iterator[ChainSumProblem],
+    batch_rows: int,
+    rates: Iterable[float],
+) -> Iterator[tuple[int, float]]:
+    """Cross-entropy on worked answers, one step a learning rate; yields (step, loss in nats)."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
+    for step, rate in enumerate(rates, start=1):
+        ids, labels = _batch(list(islice(problems, batch_rows)), tokenizer)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            # Padding is on the right, so causal attention alone keeps it out of real rows.
+            loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield step, loss.item()
+
+
+def _batch(
+    rows: list[ChainSumProblem], tokenizer: PreTrainedTokenizerBase
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids and labels `[rows, longest]`; the loss skips prompts and padding (label -100)."""
+    import torch
+
+    prompts = tokenizer([row.prompt for row in rows])["input_ids"]
+    answers = tokenizer([row.worked + EOS for row in rows])["input_ids"]
+    longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    labels = torch.full((len(rows), longest), -100)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = ids[row, len(prompt) : end]
+    return ids, labels
+
+
+def _one_cycle(steps: int) -> list[float]:
+    """Linear rise over the first 30 %, then cosine to zero."""
+    rise = max(1, round(0.3 * steps))
+    return [
+        TEACHER_RATE * (step + 1) / rise
+        if step < rise
+        else TEACHER_RATE * 0.5 * (1 + math.cos(math.pi * (step - rise + 1) / (steps - rise + 1)))
+        for step in range(steps)
+    ]
+
+
+def _warm_up_then_constant(steps: int) -> list[float]:
+    return [STUDENT_RATE * min(1.0, (step + 1) / 50) for step in range(steps)]
+
+
+def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    import copy
+
+    import torch
+
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _load_fp32(folder: Path) -> Qwen3ForCausalLM:
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def _readme(
+    pair: MadePair, terms: int, digits: int, seed: int, heldout_problems: int, command: str
+) -> str:
+    rows = "\n".join(
+        f"| {made.folder.name} | {made.parameters:,} | {made.steps} | {made.heldout_accuracy:.1%} |"
+        for made in (pair.teacher, pair.student)
+    )
+    return f"""# Chain-sum pair
+
+Two Qwen3-shaped models over 24 characters, trained on sums of {terms} terms of {digits} digits
+(seed {seed}). Made by
+
+    {command}
+
+| model | parameters | supervised steps | held-out accuracy |
+| --- | --- | --- | --- |
+{rows}
+
+Accuracy: greedy, {heldout_problems:,} held-out problems, weights rounded to bf16 (as stored) and
+read back in fp32. No held-out problem, in any order of its terms, is ever a training problem.
+"""
