@@ -1,10 +1,9 @@
-"""The Ray actor around one teacher replica, and how one is started."""
+"""The Ray actor around one teacher replica."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
 
 import numpy as np
 import ray
@@ -77,28 +76,3 @@ class TeacherActor(Lifeline):
     def peak_memory(self) -> int:
         """Most main memory this process ever held, bytes."""
         return self._server.stats().peak_memory_bytes
-
-
-def start_replica(
-    settings: TeacherSettings,
-    *,
-    vocab_size: int | None = None,
-    own_topk: int = 0,
-    **options: Any,
-) -> Any:
-    """Start one actor and return its handle at once; its ``ready`` loads the teacher.
-
-    Args:
-        settings: with ``threads`` of at least 1.
-        vocab_size: as for :func:`actors.teacher.registry.make_teacher`, and so ``own_topk``.
-        options: Ray's, e.g. ``num_cpus``, ``num_gpus``, ``scheduling_strategy``.
-    """
-    return (
-        cast(Any, TeacherActor)
-        .options(
-            # Read when a process starts its thread pools, so it cannot be set from inside.
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(settings.threads)}},
-            **options,
-        )
-        .remote(settings, vocab_size, own_topk)
-    )

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayTaskError
 from tiny_models import make_tiny_qwen3
 
-from actors.teacher.actor import start_replica
+from actors.teacher.actor import TeacherActor
 from actors.teacher.dispatch import TeacherPool
 from actors.teacher.hf import HfTeacher
 from actors.teacher.server import TeacherServer
@@ -74,10 +74,8 @@ def settings(folder: Path, **changes) -> TeacherSettings:
 @pytest.fixture(scope="module")
 def replicas(folder):
     """Two actors that are shared by the tests: each start costs seconds of imports."""
-    handles = [
-        start_replica(settings(folder), vocab_size=VOCAB, own_topk=4, num_cpus=0.5)
-        for _ in range(2)
-    ]
+    actor = TeacherActor.options(num_cpus=0.5)
+    handles = [actor.remote(settings(folder), VOCAB, own_topk=4) for _ in range(2)]
     infos = ray.get([handle.ready.remote() for handle in handles])
     assert infos[0] == infos[1]
     assert infos[0].name == folder.name
