@@ -97,7 +97,7 @@ class RolloutEngine:
             args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         else:
             args["kv_cache_memory_bytes"] = rollout.kv_cache_bytes
-            # The smallest its attention kernel likes: short prompts fill blocks too, and so are shared.
+            # The smallest its attention kernel likes, so that short prompts are shared too.
             args["block_size"] = 32
             # When a partly prefilled prompt's sample is thrown away, vLLM rewinds its seeded
             # generator; a CPU generator cannot do that (it raises). So prompts are prefilled whole.

@@ -1,0 +1,181 @@
+"""A process with several rollout engines for tests, and Hugging Face's word on their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
+from opd_ray.types import Rollout, RolloutRequest, Sampling
+
+CONTEXT_LENGTH = 128
+TOPK = 5
+
+
+@ray.remote
+class EngineHost:
+    """Holds plain rollout engines in one process: vLLM is imported once and stays out of pytest."""
+
+    def __init__(self) -> None:
+        self._engines: dict[str, Any] = {}
+        self._preemptions: dict[str, int] = {}
+
+    def start(self, name: str, path: str, args: dict[str, Any], **settings: Any) -> None:
+        """A new engine; ``args`` overrides what it tells vLLM, ``settings`` the test defaults.
+
+        Its recorder begins with room for three tokens, so that it has to grow.
+        """
+        from actors.rollout.engine import RolloutEngine
+        from actors.rollout.score_arena import ScoreArena
+
+        class Engine(RolloutEngine):
+            def engine_args(self) -> dict[str, Any]:
+                return super().engine_args() | args
+
+        student, rollout = tiny_settings(path, **settings)
+        engine = Engine(student, rollout, SyncSettings())
+        self._engines[name] = engine
+        self._recorder(name).arena = ScoreArena(rollout.record_topk, torch.device("cpu"), rows=3)
+        self._preemptions[name] = 0
+        scheduler = engine._engine.engine_core.engine_core.scheduler
+        preempt = scheduler._preempt_request
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self._preemptions[name] += 1
+            return preempt(*args, **kwargs)
+
+        scheduler._preempt_request = counted
+
+    def generate(
+        self, name: str, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool = True
+    ) -> list[Rollout]:
+        """All rollouts, in the order in which they ended."""
+        engine = self._engines[name]
+        engine.add(requests, sampling, record)
+        rollouts = []
+        while engine.has_unfinished():
+            rollouts += engine.step()
+        return rollouts
+
+    def call(self, name: str, method: str, *args: Any) -> Any:
+        """Any method of an engine."""
+        return getattr(self._engines[name], method)(*args)
+
+    def read(self, name: str, attribute: str) -> Any:
+        """Any property of an engine."""
+        return getattr(self._engines[name], attribute)
+
+    def preemptions(self, name: str) -> int:
+        """How often vLLM took a running request off an engine for want of KV blocks."""
+        return self._preemptions[name]
+
+    def rows_in_use(self, name: str) -> int:
+        """Rows of recorded scores that were not given back."""
+        return self._recorder(name).arena.rows_in_use
+
+    def _recorder(self, name: str) -> Any:
+        from actors.rollout.score_recorder import ScoreRecorder
+
+        def find(worker: Any) -> Any:
+            processors = worker.model_runner.input_batch.logitsprocs.all
+            return next(p for p in processors if isinstance(p, ScoreRecorder))
+
+        return self._engines[name]._engine.collective_rpc(find)[0]
+
+
+def tiny_settings(
+    path: str, context_length: int = CONTEXT_LENGTH, **rollout: Any
+) -> tuple[StudentSettings, RolloutSettings]:
+    """Settings of an engine that is too small for its requests: they queue, and rows move."""
+    small = RolloutSettings(
+        threads=1,
+        max_num_seqs=4,
+        record_topk=TOPK,
+        max_num_batched_tokens=CONTEXT_LENGTH,
+        kv_cache_bytes=1 << 24,
+    )
+    return StudentSettings(path, context_length=context_length), replace(small, **rollout)
+
+
+def tiny_requests(
+    prompts: int = 6, samples: int = 2, shortest: int = 3, step: int = 7, seed: int = 0
+) -> list[RolloutRequest]:
+    """Prompts of ``shortest``, ``shortest + step``, ... tokens, ``samples`` requests of each."""
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(3, 96, shortest + step * i).astype(np.int32) for i in range(prompts)]
+    return [
+        RolloutRequest(f"p{i}-{n}", f"p{i}", n, texts[i], seed=1000 * seed + 10 * i + n)
+        for i in range(prompts)
+        for n in range(samples)
+    ]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Scores of one response by the definition ([m] or [m, V], float64)."""
+
+    entropy_m: np.ndarray
+    logprob_m: np.ndarray
+    logprobs_mV: np.ndarray
+
+
+def reference_scores(model: PreTrainedModel, rollout: Rollout) -> Reference:
+    """A plain forward pass over prompt and response."""
+    ids = np.concatenate([rollout.prompt_ids, rollout.response_ids]).astype(np.int64)
+    with torch.no_grad():
+        logits_LV = model(torch.tensor(ids)[None]).logits[0].double()
+    # The logits at the token before it predict a token.
+    first = len(rollout.prompt_ids) - 1
+    logprobs_mV = torch.log_softmax(logits_LV, -1)[
+        first : first + len(rollout.response_ids)
+    ].numpy()
+    probs_mV = np.exp(logprobs_mV)
+    return Reference(
+        entropy_m=-(probs_mV * logprobs_mV).sum(-1),
+        logprob_m=logprobs_mV[np.arange(len(rollout.response_ids)), rollout.response_ids],
+        logprobs_mV=logprobs_mV,
+    )
+
+
+def assert_scores_match(model: PreTrainedModel, rollout: Rollout, tolerance: float = 1e-4) -> None:
+    """Entropy, log-probability and top-K of every token equal Hugging Face's, in nats."""
+    expected = reference_scores(model, rollout)
+    where = rollout.rollout_id
+    for name, actual_m, expected_m in (
+        ("entropy", rollout.entropy, expected.entropy_m),
+        ("logprob", rollout.logprob, expected.logprob_m),
+    ):
+        assert actual_m.dtype == np.float32
+        np.testing.assert_allclose(
+            actual_m, expected_m, rtol=0, atol=tolerance, err_msg=f"{name} of {where}"
+        )
+    topk = rollout.topk
+    assert topk.ids.dtype == np.int32
+    assert topk.logprobs.dtype == np.float32
+    best_mK = -np.sort(-expected.logprobs_mV)[:, :TOPK]
+    at_ids_mK = np.take_along_axis(expected.logprobs_mV, topk.ids.astype(np.int64), axis=1)
+    # Two ways round, so that ties may come in either order but no token twice.
+    np.testing.assert_allclose(topk.logprobs, best_mK, rtol=0, atol=tolerance, err_msg=where)
+    np.testing.assert_allclose(topk.logprobs, at_ids_mK, rtol=0, atol=tolerance, err_msg=where)
+    assert all(len(set(row)) == TOPK for row in topk.ids.tolist())
+
+
+def load(path: Path | str) -> PreTrainedModel:
+    """The Hugging Face model, float32."""
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def change_all_weights(model: PreTrainedModel, seed: int) -> None:
+    """Add noise as large as the weights themselves to every one of them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            spread = parameter.std() if parameter.ndim == 2 else 0.5
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * spread)

@@ -1,0 +1,174 @@
+"""The rollout actor on real Ray and vLLM: streams, late requests, errors, weights by reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+from rollout_checks import (
+    CONTEXT_LENGTH,
+    assert_scores_match,
+    change_all_weights,
+    load,
+    tiny_requests,
+    tiny_settings,
+)
+from tiny_models import make_tiny_qwen3
+
+from actors.rollout.actor import RolloutActor, rollout_options
+from actors.weights.chunks import named_weights, pack
+from actors.weights.nccl import NamedWeightSource, RolloutSyncClient
+from opd_ray.config.schema import SyncSettings
+from opd_ray.types import Sampling, TopK
+
+SAMPLING = Sampling(temperature=1.7, max_tokens=40)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(make_tiny_qwen3(tmp_path_factory.mktemp("student")))
+
+
+@pytest.fixture(scope="module")
+def actor(folder):
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    student, rollout = tiny_settings(folder, cpus_per_actor=1.0)
+    yield RolloutActor.options(**rollout_options(rollout)).remote(student, rollout, SyncSettings())
+    ray.shutdown()
+
+
+def collect(stream):
+    """(all rollouts with their top-K fetched, how many each step brought)."""
+    steps = [ray.get(ref) for ref in stream]
+    rollouts = [rollout for step in steps for rollout in step]
+    assert all(isinstance(rollout.topk, ray.ObjectRef) for rollout in rollouts)
+    return [replace(r, topk=ray.get(r.topk)) for r in rollouts], [len(step) for step in steps]
+
+
+def test_ready_describes_the_engine(actor):
+    info = ray.get(actor.ready.remote())
+    assert (info["vocab_size"], info["context_length"]) == (96, CONTEXT_LENGTH)
+    assert info["weights_version"] == 0
+    assert info["versions"].keys() == {"torch", "transformers", "vllm"}
+    assert info["pid"] > 0
+
+
+def test_rollouts_come_as_they_end(actor, folder):
+    rollouts, per_step = collect(actor.generate.remote(tiny_requests(), SAMPLING, True, False))
+    assert {r.rollout_id for r in rollouts} == {r.rollout_id for r in tiny_requests()}
+    assert len(per_step) > 2
+    model = load(folder)
+    for rollout in rollouts:
+        assert isinstance(rollout.topk, TopK)
+        assert_scores_match(model, rollout)
+
+
+def test_the_engine_is_free_between_streams_and_the_process_is_measured(actor):
+    assert 1 << 27 < ray.get(actor.peak_memory.remote()) < 1 << 34
+
+
+def test_requests_join_a_running_stream(actor):
+    requests = tiny_requests(samples=4)
+    stream = actor.generate.remote(requests[:4], SAMPLING, True, True)
+    rollouts = ray.get(next(stream))  # running
+    ray.get(actor.add.remote(requests[4:10], True))
+    while len(rollouts) < 10:
+        rollouts += ray.get(next(stream))
+    # Nothing is left to do, yet the stream stays open: more were announced.
+    ready, _ = ray.wait([stream], timeout=0.5)
+    assert not ready
+    ray.get(actor.add.remote(requests[10:], True))
+    ray.get(actor.add.remote([], False))
+    rollouts += collect(stream)[0]
+    assert sorted(r.rollout_id for r in rollouts) == sorted(r.rollout_id for r in requests)
+
+
+def test_a_stream_can_begin_empty_and_end_empty(actor):
+    stream = actor.generate.remote([], SAMPLING, True, True)
+    ray.get(actor.add.remote([], False))
+    assert collect(stream) == ([], [])
+
+
+def test_without_recording_no_reference_is_made(actor):
+    (ref,) = actor.generate.remote(tiny_requests(1, 1), SAMPLING, False, False)
+    (rollout,) = ray.get(ref)
+    assert rollout.topk is None
+
+
+def test_weights_come_by_reference_and_wait_for_the_stream(actor, folder):
+    model = load(folder)
+    change_all_weights(model, seed=3)
+    stream = actor.generate.remote(tiny_requests(), SAMPLING, True, False)
+    refs = [ray.put(chunk) for chunk in pack(named_weights(model), chunk_bytes=1 << 16)]
+    assert len(refs) > 2
+    update = actor.update_weights.remote(7, *refs)
+    assert {rollout.weights_version for rollout in collect(stream)[0]} == {0}
+    ray.get(update)
+    assert ray.get(actor.ready.remote())["weights_version"] == 7
+    for rollout in collect(actor.generate.remote(tiny_requests(), SAMPLING, True, False))[0]:
+        assert rollout.weights_version == 7
+        assert_scores_match(model, rollout)
+
+
+def test_errors_come_out_of_the_stream(actor):
+    long = replace(tiny_requests(1, 1)[0], prompt_ids=np.ones(CONTEXT_LENGTH, np.int32))
+    with pytest.raises(ValueError, match="prompt 'p0' has 128 tokens"):
+        collect(actor.generate.remote([long], SAMPLING, True, False))
+    # The engine took nothing on, so the actor goes on.
+    rollouts, _ = collect(actor.generate.remote(tiny_requests(1, 1), SAMPLING, True, False))
+    assert len(rollouts) == 1
+
+
+def test_the_sync_client_gives_every_engine_its_own_ranks(actor):
+    """Of the NCCL transport only what needs no GPU."""
+
+    @ray.remote
+    class Engine:
+        def __init__(self):
+            self.calls = []
+
+        def init_weight_transfer(self, init_info):
+            self.calls.append(init_info["rank_offset"])
+
+        def start_weight_update(self):
+            self.calls.append("start")
+
+        def receive_weights(self, update_info):
+            self.calls.append(update_info)
+
+        def finish_weight_update(self, version):
+            self.calls.append(version)
+
+        def told(self):
+            return self.calls
+
+    engines = [Engine.options(num_cpus=0).remote() for _ in range(3)]
+    client = RolloutSyncClient(engines, tensor_parallel_size=2)
+    assert client.world_size == 7
+    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
+    client.version = 4
+    client.start_weight_update()
+    client.update_weights({"names": []})
+    client.finish_weight_update()
+    told = ray.get([engine.told.remote() for engine in engines])
+    assert told == [[offset, "start", {"names": []}, 4] for offset in (1, 3, 5)]
+
+
+def test_the_nccl_source_declares_what_it_sends(folder):
+    source = NamedWeightSource(load(folder))
+    sent = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source]
+    assert [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()] == sent
+    assert "lm_head.weight" in {name for name, *_ in sent}
+
+
+def test_an_error_half_way_ends_the_stream(actor):
+    """Last: the actor is of no use afterwards, and says so."""
+    stream = actor.generate.remote(tiny_requests(), SAMPLING, True, True)
+    ray.get(next(stream))
+    ray.get(actor.add.remote([replace(tiny_requests()[0], prompt_ids=np.ones(0, np.int32))], True))
+    with pytest.raises(ValueError, match="prompt 'p0' has 0 tokens"):
+        collect(stream)
+    with pytest.raises(RuntimeError, match="did not come to its end"):
+        collect(actor.generate.remote(tiny_requests(), SAMPLING, True, False))

@@ -1,0 +1,252 @@
+"""The rollout engine on real vLLM: scores, seeds, ends of responses, and new weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from rollout_checks import (
+    CONTEXT_LENGTH,
+    EngineHost,
+    assert_scores_match,
+    change_all_weights,
+    load,
+    tiny_requests,
+    tiny_settings,
+)
+from tiny_models import EOS, make_tiny_qwen3
+
+from actors.rollout.environment import engine_environment
+from actors.weights.chunks import named_weights, pack
+from opd_ray.types import Sampling
+
+# So hot that some responses of the random model stop early.
+SAMPLING = Sampling(temperature=1.7, max_tokens=40)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        tied: str(make_tiny_qwen3(folder / f"tied-{tied}", tied=tied)) for tied in (True, False)
+    }
+
+
+@pytest.fixture(scope="module")
+def host(folders):
+    """One process with four engines; "cramped" must preempt, "chunked" reads prompts in parts."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    environment = engine_environment(tiny_settings("")[1]) | {
+        "PYTHONPATH": str(Path(__file__).parent)
+    }
+    handle = EngineHost.options(num_cpus=1, runtime_env={"env_vars": environment}).remote()
+    kv_bytes_of_a_block = 2 * 2 * 32 * 32 * 4  # layers x (K, V) x tokens x head size x float32
+    ray.get(
+        [
+            handle.start.remote("tied", folders[True], {}),
+            handle.start.remote("untied", folders[False], {}),
+            handle.start.remote(
+                "cramped", folders[True], {}, kv_cache_bytes=8 * kv_bytes_of_a_block
+            ),
+            handle.start.remote(
+                "chunked",
+                folders[True],
+                {"enable_chunked_prefill": True, "max_num_batched_tokens": 16},
+            ),
+        ]
+    )
+    yield handle
+    ray.shutdown()
+
+
+def generate(host, name, requests, record=True, **sampling):
+    return ray.get(host.generate.remote(name, requests, replace(SAMPLING, **sampling), record))
+
+
+def responses(rollouts):
+    return {rollout.rollout_id: rollout.response_ids.tolist() for rollout in rollouts}
+
+
+@pytest.fixture(scope="module")
+def rollouts(host):
+    """What the "tied" engine wrote first: 12 ragged requests, four at a time."""
+    return generate(host, "tied", tiny_requests())
+
+
+def test_scores_equal_those_of_a_hugging_face_forward(rollouts, folders):
+    model = load(folders[True])
+    assert {r.rollout_id for r in rollouts} == {r.rollout_id for r in tiny_requests()}
+    # Rows of the batch moved: responses of different length made room for waiting requests.
+    assert len({len(rollout.response_ids) for rollout in rollouts}) > 2
+    for rollout in rollouts:
+        assert_scores_match(model, rollout)
+
+
+def test_rollouts_carry_what_was_asked(rollouts):
+    asked = {request.rollout_id: request for request in tiny_requests()}
+    for rollout in rollouts:
+        request = asked[rollout.rollout_id]
+        assert (rollout.prompt_id, rollout.sample) == (request.prompt_id, request.sample)
+        assert np.array_equal(rollout.prompt_ids, request.prompt_ids)
+        assert rollout.response_ids.dtype == np.int32
+        assert rollout.response_mask.dtype == np.uint8
+        assert rollout.response_mask.tolist() == [1] * len(rollout.response_ids)
+        assert rollout.weights_version == 0
+
+
+def test_a_response_ends_with_eos_or_at_its_longest(rollouts):
+    assert {rollout.finish_reason for rollout in rollouts} == {"stop", "length"}
+    for rollout in rollouts:
+        ids = rollout.response_ids.tolist()
+        if rollout.finish_reason == "stop":
+            assert ids.index(EOS) == len(ids) - 1
+        else:
+            assert len(ids) == SAMPLING.max_tokens
+            assert EOS not in ids
+
+
+def test_a_response_ends_at_the_context_length(host, folders):
+    (request,) = tiny_requests(prompts=1, samples=1, shortest=CONTEXT_LENGTH - 3)
+    (rollout,) = generate(host, "tied", [request], temperature=0.0)
+    assert rollout.finish_reason == "length"
+    assert rollout.num_tokens == CONTEXT_LENGTH
+    assert_scores_match(load(folders[True]), rollout)
+
+
+def test_scores_survive_preemption(host, rollouts, folders):
+    """A cache of eight blocks: requests are thrown out half-way and begin again."""
+    cramped = generate(host, "cramped", tiny_requests())
+    assert ray.get(host.preemptions.remote("cramped")) > 0
+    model = load(folders[True])
+    for rollout in cramped:
+        assert_scores_match(model, rollout)
+    # ... and continue with the same draws.
+    assert responses(cramped) == responses(rollouts)
+
+
+def test_scores_survive_chunked_prefill(host, folders):
+    """16 tokens a step: prompts take several, and rows of partly read prompts are thrown away.
+
+    Greedy, because vLLM cannot do this with seeds on the CPU; the engine avoids it there.
+    """
+    model = load(folders[True])
+    for rollout in generate(host, "chunked", tiny_requests(shortest=30), temperature=0.0):
+        assert_scores_match(model, rollout)
+
+
+def test_a_seed_gives_its_response_in_any_company(host, rollouts):
+    backwards = generate(host, "tied", tiny_requests()[::-1])
+    assert responses(backwards) == responses(rollouts)
+    alone = generate(host, "tied", tiny_requests()[3:4])
+    assert responses(alone).items() <= responses(rollouts).items()
+
+
+def test_another_seed_gives_another_response(host, rollouts):
+    others = [replace(request, seed=request.seed + 5000) for request in tiny_requests()]
+    first = responses(rollouts)
+    second = responses(generate(host, "tied", others))
+    assert all(first[key] != second[key] for key in first if len(first[key]) > 3)
+
+
+def test_greedy_takes_the_likeliest_token(host):
+    for rollout in generate(host, "tied", tiny_requests(prompts=2), temperature=0.0):
+        assert rollout.response_ids.tolist() == rollout.topk.ids[:, 0].tolist()
+
+
+def test_scores_describe_temperature_one_whatever_the_sampling(host, folders):
+    model = load(folders[True])
+    rollouts = generate(host, "tied", tiny_requests(), temperature=0.5, top_k=3, top_p=0.9)
+    for rollout in rollouts:
+        assert_scores_match(model, rollout)
+        assert all(
+            token in topk[:3]
+            for token, topk in zip(rollout.response_ids, rollout.topk.ids, strict=True)
+        )
+    assert any((rollout.response_ids != rollout.topk.ids[:, 0]).any() for rollout in rollouts)
+
+
+def test_without_recording_only_the_text_comes(host, rollouts):
+    bare = generate(host, "tied", tiny_requests(), record=False)
+    assert responses(bare) == responses(rollouts)
+    for rollout in bare:
+        assert (len(rollout.entropy), len(rollout.logprob), rollout.topk) == (0, 0, None)
+
+
+def test_recorded_and_unrecorded_requests_share_a_batch(host, folders):
+    model = load(folders[True])
+    for start in (0, 1):
+        half = tiny_requests()[start::2]
+        ray.get(host.call.remote("tied", "add", half, SAMPLING, bool(start)))
+    rollouts = []
+    while ray.get(host.call.remote("tied", "has_unfinished")):
+        rollouts += ray.get(host.call.remote("tied", "step"))
+    recorded = [rollout for rollout in rollouts if rollout.sample == 1]
+    assert len(recorded) == len(rollouts) // 2
+    for rollout in recorded:
+        assert_scores_match(model, rollout)
+
+
+def test_recorded_rows_are_given_back(host, rollouts):
+    assert ray.get(host.rows_in_use.remote("tied")) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt_ids": np.ones(CONTEXT_LENGTH, np.int32)}, "prompt 'p0' has 128 tokens"),
+        ({"prompt_ids": np.ones(0, np.int32)}, "prompt 'p0' has 0 tokens"),
+        ({"rollout_id": "p1-0"}, "rollout id 'p1-0' is asked for twice"),
+    ],
+)
+def test_a_bad_request_is_refused_and_takes_no_other_with_it(host, change, message):
+    good, bad = tiny_requests(prompts=2, samples=1)[::-1]
+    with pytest.raises(ValueError, match=message):
+        generate(host, "tied", [good, replace(bad, **change)])
+    assert not ray.get(host.call.remote("tied", "has_unfinished"))
+
+
+def test_more_recorded_tokens_than_the_vocabulary_has_are_refused(host, folders):
+    with pytest.raises(ValueError, match=r"record_topk is 97, .* has 96 tokens"):
+        ray.get(host.start.remote("never", folders[True], {}, record_topk=97))
+
+
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_new_weights_replace_every_old_one(host, folders, name):
+    """Prompts longer than a cache block, asked before too: old keys and values must be gone."""
+    requests = tiny_requests(shortest=70, step=5)
+    generate(host, name, requests)
+    model = load(folders[name == "tied"])
+    for version in (1, 2):
+        change_all_weights(model, seed=version)
+        chunks = list(pack(named_weights(model), chunk_bytes=1 << 14))
+        assert len(chunks) > 5
+        ray.get(host.call.remote(name, "update_weights", version, chunks))
+        assert ray.get(host.read.remote(name, "weights_version")) == version
+        for rollout in generate(host, name, requests):
+            assert rollout.weights_version == version
+            assert_scores_match(model, rollout)
+
+
+def test_new_weights_wait_until_all_responses_are_written(host, folders):
+    chunks = list(pack(named_weights(load(folders[False])), 1 << 20))
+    ray.get(host.call.remote("untied", "add", tiny_requests(), SAMPLING, True))
+    with pytest.raises(RuntimeError, match="while 12 requests are unfinished"):
+        ray.get(host.call.remote("untied", "update_weights", 3, chunks))
+    while ray.get(host.call.remote("untied", "has_unfinished")):
+        ray.get(host.call.remote("untied", "step"))
+    ray.get(host.call.remote("untied", "update_weights", 3, chunks))
+
+
+def test_an_update_without_the_tied_head_is_refused(host, folders):
+    """vLLM alone would only warn, and go on with the old head."""
+    weights = dict(named_weights(load(folders[True])))
+    del weights["lm_head.weight"]
+    with pytest.raises(RuntimeError, match="without weights for lm_head"):
+        ray.get(
+            host.call.remote("cramped", "update_weights", 1, list(pack(weights.items(), 1 << 20)))
+        )
+    with pytest.raises(RuntimeError, match="weights are incomplete"):
+        generate(host, "cramped", tiny_requests())
