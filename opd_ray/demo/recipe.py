@@ -278,4 +278,6 @@ Two Qwen3-shaped models over 24 characters, trained on sums of {terms} terms of 
 
 Accuracy: greedy, {heldout_problems:,} held-out problems, weights rounded to bf16 (as stored) and
 read back in fp32. No held-out problem, in any order of its terms, is ever a training problem.
+Another processor or number of threads gives slightly different weights, and may end the student's
+training at another check.
 """
