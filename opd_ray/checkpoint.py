@@ -1,8 +1,9 @@
 """Checkpoints of a run: written beside, renamed into place, the newest whole one found again.
 
 Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank),
-``run.json`` (step, seed, filter state) and ``manifest.json`` (every file's size, written last: a
-checkpoint without it, or whose files do not match it, is not whole and is passed over).
+``config.yaml``, ``run.json`` (step, seed, filter state) and ``manifest.json`` (every file's size,
+written last: a checkpoint without it, or whose files do not match it, is not whole and is passed
+over).
 """
 
 from __future__ import annotations
@@ -43,11 +44,13 @@ class CheckpointStore:
     Args:
         folder: where checkpoints live; made when the first one is written.
         keep: how many of the newest stay.
+        config_yaml: the run's configuration, written into every checkpoint.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, config_yaml: str = "") -> None:
         self._folder = folder
         self._keep = keep
+        self._config_yaml = config_yaml
 
     def save(self, state: RunState, write_trainer: Callable[[str], None]) -> Path:
         """Write one checkpoint; ``write_trainer`` fills the folder it is given. Returns its path.
@@ -60,6 +63,7 @@ class CheckpointStore:
             shutil.rmtree(draft)
         (draft / "trainer").mkdir(parents=True)
         write_trainer(str(draft / "trainer"))
+        (draft / "config.yaml").write_text(self._config_yaml, encoding="utf-8")
         _write_json(draft / "run.json", asdict(state))
         _write_json(draft / "manifest.json", _sizes(draft))
         if final.exists():

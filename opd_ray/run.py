@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from opd_ray.checkpoint import CheckpointStore, RunState, read_state
 from opd_ray.config.check import check_config
+from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, SignalChoice
 from opd_ray.coordinator import Coordinator, Parts
 from opd_ray.crew import Crew
@@ -53,7 +54,9 @@ def train(config: Config) -> int:
     tasks = held_out_tasks(config, tokenizer)
     with OutputFolder(config.run.output_dir) as output:
         output.begin(config)
-        checkpoints = CheckpointStore(output.checkpoints, config.run.keep_checkpoints)
+        checkpoints = CheckpointStore(
+            output.checkpoints, config.run.keep_checkpoints, to_yaml(config)
+        )
         start = _resume_point(config, checkpoints)
         with RaySession(config.cluster) as session:
             placement = plan_placement(config, session.cluster())

@@ -37,6 +37,9 @@ class RolloutActor(Lifeline):
         from actors.rollout.engine import RolloutEngine
 
         self._engine = RolloutEngine(student, rollout, sync, model_path)
+        # References to the top-Ks of the running batch: Ray's count of references inside streamed
+        # items can reach zero before the consumer has borrowed them, so they are held here.
+        self._topk_refs: list[ray.ObjectRef] = []
         self._inbox: queue.SimpleQueue[tuple[Sequence[RolloutRequest], bool]] = queue.SimpleQueue()
 
     @ray.method(concurrency_group="engine")
@@ -58,8 +61,9 @@ class RolloutActor(Lifeline):
     ) -> Iterator[list[Rollout]]:
         """Stream the rollouts of one batch, those of a step together, the moment they end.
 
-        ``topk`` of each is a reference to its TopK in the object store of this node. The stream
-        ends when every response is written and no more requests are announced.
+        ``topk`` of each is a reference to its TopK in the object store of this node, good until
+        the next batch begins. The stream ends when every response is written and no more requests
+        are announced.
 
         Args:
             requests: the first ones.
@@ -73,6 +77,7 @@ class RolloutActor(Lifeline):
         """
         if self._engine.has_unfinished():
             raise RuntimeError("the last stream of this rollout actor did not come to its end")
+        self._topk_refs.clear()
         self._engine.add(requests, sampling, record)
         while True:
             while more and not (self._engine.has_unfinished() and self._inbox.empty()):
@@ -82,7 +87,7 @@ class RolloutActor(Lifeline):
                 break
             finished = self._engine.step()
             if finished:
-                yield [_with_topk_by_reference(rollout) for rollout in finished]
+                yield [self._with_topk_by_reference(rollout) for rollout in finished]
         if not self._inbox.empty():
             raise RuntimeError("requests were added to a batch after its last ones")
 
@@ -124,6 +129,12 @@ class RolloutActor(Lifeline):
         """Most main memory this process ever held, bytes."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+    def _with_topk_by_reference(self, rollout: Rollout) -> Rollout:
+        if rollout.topk is None:
+            return rollout
+        self._topk_refs.append(ray.put(rollout.topk))
+        return replace(rollout, topk=self._topk_refs[-1])
+
     @ray.method(concurrency_group="engine")
     def shutdown(self) -> None:
         """Release the engine; the actor is of no use afterwards."""
@@ -137,7 +148,3 @@ def rollout_options(rollout: RolloutSettings) -> dict[str, Any]:
         "num_gpus": rollout.gpus_per_actor,
         "runtime_env": {"env_vars": engine_environment(rollout)},
     }
-
-
-def _with_topk_by_reference(rollout: Rollout) -> Rollout:
-    return rollout if rollout.topk is None else replace(rollout, topk=ray.put(rollout.topk))
