@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +19,8 @@ from actors.weights.chunks import named_weights
 from opd_ray.config.schema import Dtype, StudentSettings, TrainerSettings
 from opd_ray.errors import RunError
 
-_CHECKPOINT_TAG = "state"
+CHECKPOINT_TAG = "state"
+_LAYOUT_FILE = "layout.json"
 
 
 class CheckpointMismatch(RunError):
@@ -52,7 +55,12 @@ class Engine:
         import deepspeed
 
         self._rank = rank
-        self._layout = {"world_size": world_size, "zero_stage": effective_zero_stage(settings)}
+        self._zero_stage = effective_zero_stage(settings)
+        self._layout = {
+            "ranks": world_size,
+            "zero_stage": self._zero_stage,
+            "dtype": settings.dtype.value,
+        }
         bfloat16 = settings.dtype == Dtype.bfloat16
         config = engine_config(
             settings,
@@ -72,10 +80,6 @@ class Engine:
             dist_init_required=False,
         )
         check_logits(self._engine, device, tolerance=1e-2 if bfloat16 else 1e-4)
-
-    @property
-    def _zero_stage(self) -> int:
-        return self._layout["zero_stage"]
 
     def run(self, batch: MicroBatch, function: HeadFunction | None) -> Any:
         """What the head makes of a micro-batch's kept rows (see :meth:`Student.forward`)."""
@@ -125,19 +129,26 @@ class Engine:
 
     def save(self, folder: str) -> None:
         """Write weights, master weights and optimizer of every rank below ``folder``."""
-        self._engine.save_checkpoint(
-            folder, tag=_CHECKPOINT_TAG, client_state=self._layout, save_latest=False
-        )
+        self._engine.save_checkpoint(folder, tag=CHECKPOINT_TAG, save_latest=False)
+        if self._rank == 0:
+            Path(folder, _LAYOUT_FILE).write_text(json.dumps(self._layout), encoding="utf-8")
 
     def load(self, folder: str) -> None:
         """Read what :meth:`save` wrote, into an engine that has not stepped yet.
 
         Raises:
-            CheckpointMismatch: there is none, or another number of ranks or stage wrote it.
+            CheckpointMismatch: there is none, or it is of another layout of ranks and shards.
         """
-        path, _ = self._engine.load_checkpoint(folder, tag=_CHECKPOINT_TAG)
-        if path is None:
-            raise CheckpointMismatch(f"{folder} holds no DeepSpeed checkpoint of a trainer")
+        file = Path(folder, _LAYOUT_FILE)
+        if not file.is_file():
+            raise CheckpointMismatch(f"{folder} holds no checkpoint of a trainer")
+        layout = json.loads(file.read_text(encoding="utf-8"))
+        if layout != self._layout:
+            raise CheckpointMismatch(
+                f"the trainer's checkpoint in {folder} has {_settings(layout)}, this run has "
+                f"{_settings(self._layout)}: resume with the former"
+            )
+        self._engine.load_checkpoint(folder, tag=CHECKPOINT_TAG)
 
     def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
         if self._zero_stage < 3:
@@ -146,3 +157,7 @@ class Engine:
 
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone() if self._rank == 0 else parameter.new_empty(0)
+
+
+def _settings(layout: dict[str, int | str]) -> str:
+    return ", ".join(f"trainer.{key}={value}" for key, value in layout.items())

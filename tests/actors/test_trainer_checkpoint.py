@@ -1,0 +1,138 @@
+"""Checkpoints continue as if nothing had happened; exports are the same model elsewhere."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from tiny_models import make_tiny_qwen3
+from trainer_data import ROWS, VOCAB, ragged_items, share_out, teacher_head, total_weight
+from trainer_ranks import Ranks
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from actors.trainer.engine import CheckpointMismatch
+from opd_ray.config.schema import Dtype, TrainerSettings
+
+LAYOUTS = [
+    (0, Dtype.float32),
+    (1, Dtype.float32),
+    (2, Dtype.float32),
+    (3, Dtype.float32),
+    (1, Dtype.bfloat16),
+    (2, Dtype.bfloat16),
+    (3, Dtype.bfloat16),
+]
+
+
+def settings(stage, dtype):
+    return TrainerSettings(zero_stage=stage, dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_tiny_qwen3(tmp_path_factory.mktemp("student"), vocab=ROWS)
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    group = Ranks(2)
+    yield group
+    group.end()
+
+
+@pytest.fixture(scope="module")
+def written(ranks, folder, tmp_path_factory):
+    """Checkpoint after two steps, and weights and statistics after a third, by layout."""
+    found = {}
+    for stage, dtype in LAYOUTS:
+        target = tmp_path_factory.mktemp("checkpoint")
+        ranks.start(folder, settings(stage, dtype), vocab_size=VOCAB, head=teacher_head())
+        step(ranks, 0)
+        step(ranks, 1)
+        ranks.call("save", str(target))
+        found[stage, dtype] = target, step(ranks, 2), ranks.weights()
+    return found
+
+
+@pytest.fixture(scope="module")
+def fresh_ranks(written):
+    group = Ranks(2)
+    yield group
+    group.end()
+
+
+def step(group, seed):
+    items, signals = ragged_items(7, seed=seed)
+    plan = share_out(items, group.world_size, 2)
+    return group.call_each("train_step", [(p, total_weight(items), 1e-2, signals) for p in plan])
+
+
+@pytest.mark.parametrize(("stage", "dtype"), LAYOUTS)
+def test_the_next_step_in_new_processes_is_bit_for_bit_the_same(
+    stage, dtype, written, fresh_ranks, folder
+):
+    target, stats, weights = written[stage, dtype]
+    fresh_ranks.start(folder, settings(stage, dtype), vocab_size=VOCAB, head=teacher_head())
+    fresh_ranks.call("load", str(target))
+    for found, wanted in zip(step(fresh_ranks, 2), stats, strict=True):
+        assert (found.loss_sum, found.grad_norm) == (wanted.loss_sum, wanted.grad_norm)
+    for name, weight in fresh_ranks.weights().items():
+        np.testing.assert_array_equal(weight, weights[name])
+
+
+def test_a_missing_checkpoint_is_named(fresh_ranks, folder, tmp_path):
+    fresh_ranks.start(folder, settings(0, Dtype.float32), vocab_size=VOCAB)
+    with pytest.raises(CheckpointMismatch, match="holds no checkpoint of a trainer"):
+        fresh_ranks.call("load", str(tmp_path))
+
+
+def test_a_checkpoint_of_another_layout_is_refused_before_anything_is_read(
+    written, fresh_ranks, folder
+):
+    target, _, _ = written[1, Dtype.float32]
+    fresh_ranks.start(folder, settings(3, Dtype.float32), vocab_size=VOCAB)
+    with pytest.raises(
+        CheckpointMismatch,
+        match=r"has trainer\.ranks=2, trainer\.zero_stage=1, trainer\.dtype=float32, this run has "
+        r"trainer\.ranks=2, trainer\.zero_stage=3",
+    ):
+        fresh_ranks.call("load", str(target))
+    layout = json.loads((target / "layout.json").read_text())
+    (target / "layout.json").write_text(json.dumps(layout | {"ranks": 4}))
+    fresh_ranks.start(folder, settings(1, Dtype.float32), vocab_size=VOCAB)
+    with pytest.raises(CheckpointMismatch, match=r"has trainer\.ranks=4.*this run has .*ranks=2"):
+        fresh_ranks.call("load", str(target))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("stage", [0, 3])
+def test_an_export_is_the_same_model_in_transformers(stage, tied, ranks, tmp_path):
+    folder = make_tiny_qwen3(tmp_path / "student", vocab=ROWS, tied=tied)
+    ranks.start(folder, settings(stage, Dtype.float32), vocab_size=VOCAB, head=teacher_head())
+    step(ranks, 0)
+    target = tmp_path / "export"
+    ranks.call("export", str(target))
+
+    model = AutoModelForCausalLM.from_pretrained(target)
+    assert model.dtype == torch.float32
+    reference = AutoModelForCausalLM.from_pretrained(folder)
+    original = {n: w.clone() for n, w in reference.state_dict().items()}
+    weights = {n: torch.tensor(w) for n, w in ranks.weights().items()}
+    reference.load_state_dict(weights)
+    ids_BL = torch.randint(0, VOCAB, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(model(ids_BL).logits, reference(ids_BL).logits)
+    name = "model.embed_tokens.weight"
+    assert not torch.equal(weights[name], original[name])
+
+    names = [list(safe_open(f / "model.safetensors", "pt").keys()) for f in (target, folder)]
+    assert names[0] == names[1]
+    assert AutoTokenizer.from_pretrained(target).encode("3+4") == AutoTokenizer.from_pretrained(
+        folder
+    ).encode("3+4")
+    assert GenerationConfig.from_pretrained(target).eos_token_id == 1
+    configs = [AutoConfig.from_pretrained(f).to_diff_dict() for f in (target, folder)]
+    assert configs[0] == configs[1]
