@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from types import TracebackType
 
 import ray
@@ -10,6 +11,9 @@ import ray
 from opd_ray.cluster import Cluster, from_ray_nodes
 from opd_ray.config.schema import ClusterSettings
 from opd_ray.errors import PlacementError
+
+# Seconds to wait for an answer at the cluster's address: Ray itself would try for minutes.
+_CONNECT_SECONDS = 5.0
 
 
 class RaySession:
@@ -24,22 +28,26 @@ class RaySession:
 
     def __enter__(self) -> RaySession:
         settings = self._settings
-        local = settings.address is None
+        if settings.address is None:
+            ray.init(
+                # An address in the environment would turn this into joining.
+                address="local",
+                num_cpus=settings.num_cpus,
+                object_store_memory=settings.object_store_bytes,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=settings.show_actor_logs,
+            )
+            return self
+        _check_answer(settings.address)
         try:
             ray.init(
                 address=settings.address,
-                # Counts of an existing cluster are its own.
-                num_cpus=settings.num_cpus if local else None,
-                object_store_memory=settings.object_store_bytes if local else None,
-                include_dashboard=False if local else None,
-                logging_level=logging.WARNING,
-                log_to_driver=True,
+                logging_level=logging.ERROR,
+                log_to_driver=settings.show_actor_logs,
             )
         except ConnectionError as error:
-            raise PlacementError(
-                f"cluster.address = {settings.address!r}: no Ray answers there ({error}); start "
-                "one with `ray start --head`, or leave the key out to start one for this run"
-            ) from error
+            raise _unreachable(settings.address, error) from error
         return self
 
     def cluster(self) -> Cluster:
@@ -53,3 +61,21 @@ class RaySession:
         traceback: TracebackType | None,
     ) -> None:
         ray.shutdown()
+
+
+def _check_answer(address: str) -> None:
+    """Refuse a HOST:PORT (or ray://HOST:PORT) at which nothing listens."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon:
+        return  # "auto"
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> PlacementError:
+    return PlacementError(
+        f"cluster.address = {address!r}: no Ray answers there ({error}); start one with "
+        "`ray start --head`, or leave the key out to start one for this run"
+    )

@@ -75,7 +75,7 @@ class TeacherInfo:
     """What a teacher says about itself; pairing checks and plans are made from this alone."""
 
     name: str
-    vocab_size: int  # rows of its distribution, padding rows included
+    vocab_size: int  # ids of its distribution lie below it
     context_length: int
     signals: tuple[SignalKind, ...]
     hidden_size: int | None = None  # needed for the hidden signal only

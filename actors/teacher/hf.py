@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from actors.teacher.alignment import predicting_positions
 from actors.teacher.batching import batches_by_length
 from actors.teacher.protocol import TeacherError
+from opd_ray.alignment import predicting_positions
 from opd_ray.config.schema import SignalChoice, TeacherSettings
 from opd_ray.model_facts import tokenizer_hash
 from opd_ray.types import (
@@ -170,7 +170,9 @@ class HfTeacher:
         ).last_hidden_state
         return torch.cat(
             [
-                hidden_BLD[row, predicting_positions(len(r.prompt_ids), len(r.response_ids))]
+                hidden_BLD[
+                    row, predicting_positions(len(r.prompt_ids), np.arange(len(r.response_ids)))
+                ]
                 for row, r in enumerate(requests)
             ]
         )

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opd_ray.alignment import predicting_positions
 from opd_ray.divergence import HiddenTarget, LogitsTarget, SampledTarget, Target, TopKTarget
 from opd_ray.errors import RunError
 from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem
@@ -59,14 +60,6 @@ class MicroBatch:
     def padding_tokens(self) -> int:
         text = 0 if self.is_empty else int(self.attention_mask_BL.sum())
         return self.trunk_tokens - text
-
-
-def predicting_positions(prompt_length: int, rows: np.ndarray) -> np.ndarray:
-    """Where in prompt + response the hidden states lie that predict the given response rows.
-
-    Response token t stands at position P + t; a causal model predicts it one position before.
-    """
-    return prompt_length + rows - 1
 
 
 def check_items(

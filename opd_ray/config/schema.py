@@ -86,6 +86,8 @@ class ClusterSettings:
     num_cpus: int | None = None
     # Object store of a locally started Ray, bytes; null lets Ray choose.
     object_store_bytes: int | None = None
+    # Print what the actors print; their logs are in Ray's session folder anyway.
+    show_actor_logs: bool = False
     # Seconds an actor may take to come up (imports, loading, compiling) before the run gives up.
     start_timeout_s: float = 600.0
     # Seconds without any progress in a step before the run gives up, naming what it waits for.

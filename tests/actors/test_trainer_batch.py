@@ -13,7 +13,6 @@ from actors.trainer.batch import (
     TeacherHead,
     build_micro_batch,
     check_items,
-    predicting_positions,
 )
 from opd_ray.divergence import HiddenTarget, SampledTarget, TopKTarget
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem
@@ -49,10 +48,6 @@ def test_three_tokens_by_hand():
     # A model whose hidden state is its token id: each kept row sees the token before its own.
     hidden_N = batch.input_ids_BL.flatten()[batch.kept_N]
     assert hidden_N.tolist() == [8, 3, 4]
-
-
-def test_shift_of_some_rows():
-    assert predicting_positions(4, np.array([0, 2, 5])).tolist() == [3, 5, 8]
 
 
 def test_padding_on_the_right_and_rows_in_order():

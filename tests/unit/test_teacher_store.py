@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.teacher.alignment import predicting_positions
 from actors.teacher.batching import batches_by_length
 from actors.teacher.protocol import TeacherError
 from actors.teacher.store import SignalStore
@@ -80,14 +79,6 @@ def test_a_thousand_rollouts_leave_the_store_flat():
             store.forget(held[4:])
             held.clear()
             assert (len(store), store.nbytes) == (0, 0)
-
-
-def test_predicting_positions():
-    # Prompt a b c, response X Y: X is predicted after c (position 2), Y after X (position 3).
-    assert list("abcXY"[predicting_positions(3, 2)]) == ["c", "X"]
-    assert predicting_positions(1, 1) == slice(0, 1)
-    with pytest.raises(ValueError, match="prompt is empty"):
-        predicting_positions(0, 2)
 
 
 def test_batches_by_length():
