@@ -1,1 +1,1 @@
-"""The Ray actors: rollout (vLLM), teacher, trainer (DeepSpeed) and the weight transfer between them."""
+"""The Ray actors: rollout (vLLM), teacher, trainer (DeepSpeed), and their weight transfer."""

@@ -1,4 +1,4 @@
-"""A method that never returns: its reference becomes ready only when the actor's process is gone."""
+"""A method that never returns: its reference is ready only when the actor's process is gone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 import ray
 
-# Every actor class with a lifeline declares this group, so that the waiting thread blocks no other call.
+# Every actor class with a lifeline declares this group, so that waiting blocks no other call.
 LIFELINE_GROUP = {"lifeline": 1}
 
 

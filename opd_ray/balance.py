@@ -1,4 +1,4 @@
-"""Which trainer rank reads which texts in which micro-batch: equal work, little padding, equal counts."""
+"""Which trainer rank reads which texts in which micro-batch: equal work, little padding."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def plan_micro_batches(
     """Distribute texts over ranks and micro-batches.
 
     Texts are sorted by length and cut into consecutive groups, so that a group holds texts of
-    similar length. A group costs its padded tokens (texts x longest text). The number of groups is a
-    multiple of ``ranks`` and the groups are as equal as that allows. Groups of similar cost form one
-    round (the ranks work through a round together), the dearest going to the rank that has had
+    similar length. A group costs its padded tokens (texts x longest text). The number of groups is
+    a multiple of ``ranks`` and the groups are as equal as that allows. Groups of similar cost form
+    one round (the ranks work through a round together), the dearest going to the rank that has had
     least: the ranks' totals never differ by more than the dearest group.
 
     Args:
@@ -64,7 +64,7 @@ def plan_micro_batches(
 
 
 def _cut(sorted_size: np.ndarray, cap: int) -> list[tuple[int, int]]:
-    """Consecutive (start, stop) groups of descending lengths whose padded tokens stay within ``cap``."""
+    """Consecutive (start, stop) groups of descending lengths, padded tokens within ``cap``."""
     cuts, start = [], 0
     while start < len(sorted_size):
         stop = start + max(1, cap // int(sorted_size[start]))

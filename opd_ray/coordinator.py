@@ -24,13 +24,13 @@ from opd_ray.judge import Judge, Judged
 from opd_ray.metrics import Metrics
 from opd_ray.progress import Progress
 from opd_ray.prompts import PromptFeed
-from opd_ray.rollout_pool import RolloutPool
 from opd_ray.schedule import learning_rate
 from opd_ray.seeds import derive_seed
 from opd_ray.step_metrics import StepSnapshot, step_metrics
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
 from opd_ray.trainer_group import StepAccount, TrainerGroup
 from opd_ray.types import RolloutRequest, Sampling, TrainItem
+from opd_ray.weight_sync import WeightSync
 
 
 class SyncGapError(RunError):
@@ -41,7 +41,7 @@ class SyncGapError(RunError):
 class Parts:
     """Everything a coordinator works with, ready to use."""
 
-    rollouts: RolloutPool
+    sync: WeightSync
     teachers: TeacherPool
     trainers: TrainerGroup
     judge: Judge
@@ -75,7 +75,7 @@ class Coordinator:
         total, every = self._config.run.steps, self._config.eval.every
         saved = done
         try:
-            self._parts.rollouts.sync(self._parts.trainers.weights(), version=done)
+            self._parts.sync.push(done)
             if done == 0:
                 self._evaluate(0)
             while done < total:
@@ -106,7 +106,7 @@ class Coordinator:
         clock.worked("train", account.seconds)
         with clock.stage("sync"):
             if not account.skipped:
-                parts.rollouts.sync(parts.trainers.weights(), version=step + 1)
+                parts.sync.push(step + 1)
         self.last_step = StepSnapshot(judged, scores, selection)
         values = step_metrics(self.last_step, account, clock.report())
         parts.metrics.write(step + 1, values)

@@ -82,7 +82,7 @@ class RolloutPool:
         if missing:
             raise RuntimeError(f"{owner} ended its stream with {missing} requests unanswered")
 
-    def sync(self, chunks: Sequence[ray.ObjectRef], version: int) -> None:
+    def load_weights(self, chunks: Sequence[ray.ObjectRef], version: int) -> None:
         """Load new weights into every engine, from references to their chunks."""
         refs = [
             (handle.update_weights.remote(version, *chunks), f"{name} (weight update)")
@@ -90,10 +90,10 @@ class RolloutPool:
         ]
         self._fleet.get_all(refs)
 
-    def peak_memory(self) -> dict[str, int]:
-        """Peak memory of every actor's process, bytes, by name."""
-        pairs = [(handle.peak_memory.remote(), name) for name, handle in self._actors]
-        return dict(zip((name for _, name in pairs), self._fleet.get_all(pairs), strict=True))
+    @property
+    def handles(self) -> list[Any]:
+        """The actors' Ray handles."""
+        return [handle for _, handle in self._actors]
 
     def _take(self, count: int) -> list[RolloutRequest]:
         return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]

@@ -37,6 +37,7 @@ from opd_ray.report import (
     print_report,
 )
 from opd_ray.tip import TipFilter, find_rule
+from opd_ray.weight_sync import weight_sync
 
 
 def train(config: Config) -> int:
@@ -131,7 +132,7 @@ class _Run:
             config.run.seed,
         )
         parts = Parts(
-            rollouts=rollouts,
+            sync=weight_sync(config, trainers, rollouts),
             teachers=teachers,
             trainers=trainers,
             judge=judge,

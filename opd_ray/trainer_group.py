@@ -79,6 +79,14 @@ class TrainerGroup:
         refs = [handle.weights.remote() for _, handle in self._ranks]
         return self._gather(refs, "gathering weights")[0]
 
+    def open_nccl(self, rollout_actors: Sequence[Any], tensor_parallel_size: int) -> None:
+        """Let ranks and rollout engines meet for :meth:`send_weights`."""
+        self._call_all("open_nccl", rollout_actors, tensor_parallel_size)
+
+    def send_weights(self, version: int) -> None:
+        """Replace every rollout engine's weights over NCCL."""
+        self._call_all("send_weights", version)
+
     def set_teacher_head(self, weight: ray.ObjectRef, bias: ray.ObjectRef) -> None:
         """Give every rank the teacher's output head, which makes distributions of hidden states."""
         self._call_all("set_teacher_head", weight, bias)

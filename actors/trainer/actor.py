@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -80,6 +81,16 @@ class TrainerActor(Lifeline):
     def weights(self) -> list[ray.ObjectRef]:
         """References to the chunks of the weights from rank 0, none from the others."""
         return [ray.put(chunk) for chunk in self._trainer.weight_chunks(self._chunk_bytes)]
+
+    @ray.method(concurrency_group="rank")
+    def open_nccl(self, handles: Sequence[Any], tensor_parallel_size: int) -> None:
+        """Meet the rollout engines' workers."""
+        self._trainer.open_nccl(handles, tensor_parallel_size)
+
+    @ray.method(concurrency_group="rank")
+    def send_weights(self, version: int) -> None:
+        """Send the weights to every rollout engine over NCCL."""
+        self._trainer.send_weights(version)
 
     @ray.method(concurrency_group="rank")
     def save(self, folder: str) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from actors.trainer.student import Student, check_logits, load_student, load_stu
 from actors.weights.chunks import named_weights
 from opd_ray.config.schema import Dtype, StudentSettings, TrainerSettings
 from opd_ray.errors import RunError
+
+if TYPE_CHECKING:
+    from actors.weights.nccl import NcclSender
 
 CHECKPOINT_TAG = "state"
 _LAYOUT_FILE = "layout.json"
@@ -126,6 +129,14 @@ class Engine:
         Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors.
         """
         return named_weights(self.student.model, self._whole)
+
+    def nccl_sender(self, handles: Sequence[Any], tensor_parallel_size: int) -> NcclSender:
+        """Join the rollout engines' transfer group (GPUs only; never run on one)."""
+        from actors.weights.nccl import NcclSender
+
+        return NcclSender(
+            self.student.model, self._whole, self._rank, handles, tensor_parallel_size
+        )
 
     def save(self, folder: str) -> None:
         """Write weights, master weights and optimizer of every rank below ``folder``."""

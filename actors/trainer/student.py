@@ -115,10 +115,10 @@ def load_student(
 
 
 def save_student(
-    student: Student, settings: StudentSettings, state: dict[str, Tensor], folder: str
+    model: PreTrainedModel, settings: StudentSettings, state: dict[str, Tensor], folder: str
 ) -> None:
     """Write a Hugging Face folder: the weights in ``state``, the configs, the tokenizer."""
-    student.model.save_pretrained(folder, state_dict=state)
+    model.save_pretrained(folder, state_dict=state)
     AutoTokenizer.from_pretrained(
         settings.path, trust_remote_code=settings.trust_remote_code
     ).save_pretrained(folder)

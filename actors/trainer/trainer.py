@@ -6,6 +6,7 @@ import math
 import time
 from collections import ChainMap, deque
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,6 +199,19 @@ class Trainer:
         else:
             deque(self.weights(), maxlen=0)
 
+    def open_nccl(self, handles: Sequence[Any], tensor_parallel_size: int) -> None:
+        """Meet the workers of all rollout engines for :meth:`send_weights` (GPUs only).
+
+        Args:
+            handles: of the rollout actors.
+            tensor_parallel_size: workers of each engine.
+        """
+        self._sender = self._engine.nccl_sender(handles, tensor_parallel_size)
+
+    def send_weights(self, version: int) -> None:
+        """Replace every rollout engine's weights over NCCL, after :meth:`open_nccl`."""
+        self._sender.send(version)
+
     def save(self, folder: str) -> None:
         """See :meth:`Engine.save`."""
         self._engine.save(folder)
@@ -214,7 +228,7 @@ class Trainer:
             name: tensor.to("cpu", copy=True) for name, tensor in self.weights() if name in names
         }
         if self._rank == 0:
-            save_student(self._engine.student, self._student_settings, state, folder)
+            save_student(self._engine.student.model, self._student_settings, state, folder)
         dist.barrier()
 
     def peak_memory(self) -> int:

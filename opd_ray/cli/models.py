@@ -48,13 +48,13 @@ def run_evaluation(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if args.model is not None:
         config = replace(config, student=replace(config.student, path=args.model))
-    from opd_ray.run import evaluate
+    from opd_ray.evaluate import evaluate
 
     return evaluate(config)
 
 
 def run_export(args: argparse.Namespace) -> int:
     """Export one checkpoint."""
-    from opd_ray.run import export
+    from opd_ray.export import export
 
     return export(args.checkpoint, args.out)
