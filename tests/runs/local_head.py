@@ -20,6 +20,7 @@ from pathlib import Path
 
 ATTEMPTS = 4  # Ray gives up by itself where a busy machine lets its parts wait for 15 s
 START_SECONDS = 120
+END_SECONDS = 10
 BIN = Path(sys.executable).parent
 
 
@@ -41,65 +42,63 @@ def local_head() -> Iterator[Head]:
     environment["PATH"] = f"{BIN}:{environment['PATH']}"  # where jobs find their `python`
     environment["RAY_AUTH_TOKEN_PATH"] = str(token)
     try:
-        process, address = _started(folder, environment)
+        group, address = _started(folder, environment)
         try:
             yield Head(address, environment)
         finally:
-            _end(process)
+            _end(group)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _started(folder: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+def _started(folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """The process group of a head node, and the address of its job server."""
     log = folder / "start.log"
     for _ in range(ATTEMPTS):
         gcs, dashboard, agent, client = _free_ports(4)
         address = f"http://127.0.0.1:{dashboard}"
         with log.open("w") as output:
-            process = subprocess.Popen(
+            start = subprocess.Popen(
                 [
-                    *(BIN / "ray", "start", "--head", "--block", f"--temp-dir={folder}"),
+                    *(BIN / "ray", "start", "--head", f"--temp-dir={folder}"),
                     *(f"--port={gcs}", f"--dashboard-port={dashboard}", "--include-dashboard=true"),
-                    *(
-                        f"--dashboard-agent-listen-port={agent}",
-                        f"--ray-client-server-port={client}",
-                    ),
+                    f"--dashboard-agent-listen-port={agent}",
+                    f"--ray-client-server-port={client}",
                     *("--num-cpus=2", "--object-store-memory=100000000", "--disable-usage-stats"),
                 ],
                 env={**environment, "RAY_AUTH_MODE": "token"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True,  # what it leaves behind stays in its process group
             )
-        if _comes_up(address, process):
-            return process, address
-        _end(process)
+        if start.wait() == 0 and _answers(address):
+            return start.pid, address
+        _end(start.pid)
     raise RuntimeError(f"no head node came up:\n{log.read_text()}")
 
 
-def _comes_up(address: str, process: subprocess.Popen[bytes]) -> bool:
+def _answers(address: str) -> bool:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"{address}/api/jobs/", timeout=5)
         except urllib.error.HTTPError as error:
             if error.code == 401:  # it is up: this request came without the token
-                time.sleep(5)  # parts that waited in vain for each other end by now
-                return process.poll() is None
+                return True
         except OSError:
             pass
         time.sleep(0.5)
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+def _end(group: int) -> None:
+    deadline = time.monotonic() + END_SECONDS
     try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        while True:
+            os.killpg(group, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
+            time.sleep(0.5)
+    except ProcessLookupError:
+        return  # none is left
 
 
 def _free_ports(count: int) -> list[int]:
