@@ -102,15 +102,16 @@ class ScoreRecorder(LogitsProcessor):
         self._note_sampled_tokens()
         if not self._batch:
             return logits
-        batch_rows = list(self._batch)
-        recordings = list(self._batch.values())
+        batch_rows = sorted(self._batch)
+        recordings = [self._batch[row] for row in batch_rows]
         positions = [len(recording.output_ids) for recording in recordings]
         for recording, position in zip(recordings, positions, strict=True):
             if position == len(recording.rows):
                 recording.rows.append(self.arena.take_row())
         rows_B = self._index([r.rows[t] for r, t in zip(recordings, positions, strict=True)])
 
-        recorded_BV = logits[self._index(batch_rows)]
+        # Sampling overwrites the logits, so what is kept of them is a copy; one is enough.
+        recorded_BV = logits if len(batch_rows) == len(logits) else logits[self._index(batch_rows)]
         logprobs_BV = torch.log_softmax(recorded_BV, dim=-1, dtype=torch.float32)
         topk = torch.topk(logprobs_BV, self._topk, dim=-1)
         self.arena.entropy_R[rows_B] = _entropy_B(logprobs_BV)
@@ -157,4 +158,4 @@ class ScoreRecorder(LogitsProcessor):
 def _entropy_B(logprobs_BV: torch.Tensor) -> torch.Tensor:
     """Entropies in nats; a few rows at a time, so that a large vocabulary costs little memory."""
     rows = max(1, _ENTROPY_ELEMENTS // logprobs_BV.shape[1])
-    return torch.cat([-(part.exp() * part).sum(dim=-1) for part in logprobs_BV.split(rows)])
+    return torch.cat([-part.exp().mul_(part).sum(dim=-1) for part in logprobs_BV.split(rows)])

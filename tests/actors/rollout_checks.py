@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from multiprocessing.managers import BaseManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import ray
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CONTEXT_LENGTH = 128
 TOPK = 5
 
 
-@ray.remote
 class EngineHost:
-    """Holds plain rollout engines in one process: vLLM is imported once and stays out of pytest."""
+    """Holds plain rollout engines in one process; see :func:`start_host`."""
 
     def __init__(self) -> None:
         self._engines: dict[str, Any] = {}
@@ -88,6 +90,24 @@ class EngineHost:
             return next(p for p in processors if isinstance(p, ScoreRecorder))
 
         return self._engines[name]._engine.collective_rpc(find)[0]
+
+
+class _HostManager(BaseManager):
+    """Runs an EngineHost in a process of its own."""
+
+
+_HostManager.register("EngineHost", EngineHost)
+
+
+def start_host() -> tuple[BaseManager, EngineHost]:
+    """An EngineHost in a new process, and the manager whose ``shutdown`` ends it.
+
+    vLLM is imported once for several engines, and what it changes in its process stays out of
+    pytest's.
+    """
+    manager = _HostManager(ctx=get_context("spawn"))
+    manager.start()
+    return manager, manager.EngineHost()
 
 
 def tiny_settings(
@@ -169,6 +189,8 @@ def assert_scores_match(model: PreTrainedModel, rollout: Rollout, tolerance: flo
 
 def load(path: Path | str) -> PreTrainedModel:
     """The Hugging Face model, float32."""
+    from transformers import AutoModelForCausalLM  # not in the engines' process
+
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
