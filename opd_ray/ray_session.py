@@ -29,15 +29,15 @@ class RaySession:
     def __enter__(self) -> RaySession:
         settings = self._settings
         if settings.address is None:
-            ray.init(
-                # An address in the environment would turn this into joining.
-                address="local",
-                num_cpus=settings.num_cpus,
-                object_store_memory=settings.object_store_bytes,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=settings.show_actor_logs,
-            )
+            try:
+                self._start()
+            except Exception as error:
+                # Ray gives its own processes 30 s and raises a plain Exception: too little on a
+                # machine that is busy for a moment.
+                if "timed out during startup" not in str(error):
+                    raise
+                ray.shutdown()
+                self._start()
             return self
         _check_answer(settings.address)
         try:
@@ -49,6 +49,17 @@ class RaySession:
         except ConnectionError as error:
             raise _unreachable(settings.address, error) from error
         return self
+
+    def _start(self) -> None:
+        ray.init(
+            # An address in the environment would turn this into joining.
+            address="local",
+            num_cpus=self._settings.num_cpus,
+            object_store_memory=self._settings.object_store_bytes,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=self._settings.show_actor_logs,
+        )
 
     def cluster(self) -> Cluster:
         """What the nodes offer."""

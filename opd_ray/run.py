@@ -146,6 +146,10 @@ class _Run:
         coordinator = Coordinator(config, parts, self._pairing.vocab_size)
         try:
             coordinator.run(done)
+            if config.run.export_at_end:
+                trainers.export(str(self._output.export))
+            progress.close()
+            self._report(coordinator, tasks)
         except Interrupted:
             newest = self._checkpoints.newest()
             progress.say(f"stopped; checkpoint: {newest[0] if newest else 'none'}")
@@ -153,9 +157,6 @@ class _Run:
         finally:
             metrics.close()
             progress.close()
-        if config.run.export_at_end:
-            trainers.export(str(self._output.export))
-        self._report(coordinator, tasks)
         return 0
 
     def _metrics(self, done: int) -> Metrics:
