@@ -1,6 +1,6 @@
 """Rollouts and the teacher's signals as the padded tensors of one micro-batch.
 
-The shift between a response token and the position that predicts it happens here, nowhere else.
+Where a kept row is predicted comes from :mod:`opd_ray.alignment`.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _stand_in(vocab_size: int, device: torch.device) -> MicroBatch:
     return MicroBatch(
         rollout_ids=(),
         rows_per_rollout=(),
-        input_ids_BL=torch.zeros_like(one),
+        input_ids_BL=one,
         attention_mask_BL=one,
         position_ids_BL=torch.zeros_like(one),
         kept_N=zero_N,
