@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.blocks import (
-    GivenLogits,
-    ProjectedLogits,
-    block_rows,
-    chunk_rows,
-    compute_dtype,
-    slices,
-    teacher_logits,
-)
+from opd_ray.divergence.blocks import block_rows, chunk_rows, compute_dtype, slices
 from opd_ray.divergence.call_checks import check_call
 from opd_ray.divergence.kernels import jsd_, log_softmax_
+from opd_ray.divergence.logits import GivenLogits, ProjectedLogits, teacher_logits
 from opd_ray.divergence.signals import check_temperature
 from opd_ray.divergence.target import SampledTarget, Target, TopKTarget
 from opd_ray.divergence.topk_tail import TopKTail
@@ -79,7 +73,7 @@ def exact_scores(
     )
     num_rows, device = hidden_ND.shape[0], hidden_ND.device
     dtype = compute_dtype(hidden_ND.dtype)
-    chunk = chunk_rows(num_rows, vocab, chunk_size)
+    chunk = chunk_rows(num_rows, vocab, hidden_ND.dtype, chunk_size)
     block = block_rows(chunk, vocab, device)
     student = ProjectedLogits(
         hidden_ND,
@@ -101,8 +95,17 @@ def exact_scores(
                 target, vocab=vocab, chunk=chunk, block=block, dtype=dtype, temperature=temperature
             )
         )
-    value_columns = (torch.empty(num_rows, dtype=dtype, device=device) for _ in range(7))
-    scores = ExactScores(*value_columns, torch.empty(num_rows, dtype=torch.bool, device=device))
+    column = functools.partial(torch.empty, num_rows, dtype=dtype, device=device)
+    scores = ExactScores(
+        entropy_N=column(),
+        reverse_kl_N=column(),
+        forward_kl_N=column(),
+        jsd_N=column(),
+        logprob_N=column(),
+        teacher_logprob_N=column(),
+        teacher_entropy_N=column(),
+        top1_agree_N=column(dtype=torch.bool),
+    )
     for rows in slices(0, num_rows, chunk):
         student.load(rows)
         teacher.load(rows)

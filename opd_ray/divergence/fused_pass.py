@@ -7,15 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.blocks import (
-    ProjectedLogits,
-    block_rows,
-    chunk_rows,
-    compute_dtype,
-    slices,
-)
+from opd_ray.divergence.blocks import block_rows, chunk_rows, compute_dtype, slices
 from opd_ray.divergence.head_gradient import HeadGradient
 from opd_ray.divergence.kernels import Kind
+from opd_ray.divergence.logits import ProjectedLogits
 from opd_ray.divergence.signals import signal_of
 from opd_ray.divergence.target import Target
 
@@ -48,7 +43,14 @@ class FusedPass:
         """Make values and gradients; the arguments have been checked."""
         num_rows, device = hidden_ND.shape[0], hidden_ND.device
         dtype = compute_dtype(hidden_ND.dtype)
-        chunk = chunk_rows(num_rows, self.vocab, self.chunk_size)
+        wants_hidden, wants_head, wants_bias = self.wanted
+        chunk = chunk_rows(
+            num_rows,
+            self.vocab,
+            hidden_ND.dtype,
+            self.chunk_size,
+            one_below=HeadGradient.rows_in_one(head_VD) if wants_head else 0,
+        )
         block = block_rows(chunk, self.vocab, device)
         signal = signal_of(
             self.target,
@@ -79,7 +81,6 @@ class FusedPass:
         sampled_N = self.sampled_ids_N
         divergence_N = torch.empty_like(weights_N)
         logprob_N = None if sampled_N is None else torch.empty_like(weights_N)
-        wants_hidden, wants_head, wants_bias = self.wanted
         grad_hidden_ND = torch.empty_like(hidden_ND) if wants_hidden else None
         grad_bias_V = None
         if wants_bias:

@@ -40,6 +40,17 @@ class HeadGradient:
             self._product = self._empty(size)
         self._started = False
 
+    @staticmethod
+    def rows_in_one(head_VD: Tensor) -> int:
+        """Rows up to which one chunk takes less memory than several and their float32 sum.
+
+        Two [rows, V] buffers of logits against a float32 [V, D], for a low-precision head; 0 for
+        one whose gradient is itself the sum.
+        """
+        if compute_dtype(head_VD.dtype) == head_VD.dtype:
+            return 0
+        return head_VD.shape[1] * torch.float32.itemsize // (2 * head_VD.dtype.itemsize)
+
     def add(self, gradient_CV: Tensor, hidden_CD: Tensor) -> None:
         """Add one chunk's product; both in the head's dtype."""
         for piece, sum_RD in zip(self._pieces, self._sums, strict=True):

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from opd_ray.divergence.call_checks import check_call
 from opd_ray.divergence.fused_pass import FusedPass
@@ -115,8 +114,9 @@ class _LinearDivergence(torch.autograd.Function):
         return result.loss, result.divergence_N, result.logprob_N
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("linear_divergence has no second derivative: drop create_graph=True")
         if ctx.gradients is None:
             raise RuntimeError(
                 "the gradients of this linear_divergence were handed over in an earlier backward; "

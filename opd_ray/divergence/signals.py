@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.blocks import GivenLogits, ProjectedLogits, teacher_logits
 from opd_ray.divergence.kernels import Kind, kernel_of, log_softmax_
+from opd_ray.divergence.logits import GivenLogits, ProjectedLogits, teacher_logits
 from opd_ray.divergence.target import SampledTarget, Target, TopKTarget, check_token_ids
 from opd_ray.divergence.topk_tail import TopKTail
 
