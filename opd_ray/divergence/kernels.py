@@ -19,9 +19,9 @@ Kind = Literal["reverse_kl", "forward_kl", "jsd"]
 # times that mass instead. No finite logit of a real model comes near it, so no other value changes.
 LOGPROB_FLOOR = -1e4
 
-# exp() of more than this would overflow float32. It is reached only where P(v) < exp(-80), whose
-# share of a divergence is beyond float32's precision.
-_LOG_RATIO_CEILING = 80.0
+# JSD takes log Q/P to be at most this: exp() must not overflow, and the less that is later taken
+# away again, the less is lost to rounding. Where Q/P is greater, P's share in M is below float64's.
+_LOG_RATIO_CEILING = 36.0
 
 
 def log_softmax_(logits_BV: Tensor) -> Tensor:
