@@ -1,4 +1,4 @@
-"""Bad input ends a run with exit code 2 and a message that says what to change, before Ray starts."""
+"""Bad input ends a run with exit code 2 and says what to change, before Ray starts."""
 
 from __future__ import annotations
 
