@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from tiny_models import make_tiny_qwen3
 from trainer_data import ROWS, VOCAB, ragged_items, share_out, teacher_head, total_weight
-from trainer_ranks import Ranks
+from trainer_ranks import Ranks, shared_ranks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from actors.trainer.engine import CheckpointMismatch
@@ -38,9 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks():
-    group = Ranks(2)
-    yield group
-    group.end()
+    return shared_ranks(2)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from trainer_data import (
     teacher_head,
     total_weight,
 )
-from trainer_ranks import Ranks
+from trainer_ranks import Ranks, shared_ranks
 
 from opd_ray.config.schema import TrainerSettings
 
@@ -29,20 +29,6 @@ def sgd(stage: int, **settings) -> TrainerSettings:
     return TrainerSettings(
         zero_stage=stage, adam_eps=LARGE, weight_decay=0.0, max_grad_norm=0.0, **settings
     )
-
-
-@pytest.fixture(scope="module")
-def ranks():
-    started: dict[int, Ranks] = {}
-
-    def of(world_size: int) -> Ranks:
-        if world_size not in started:
-            started[world_size] = Ranks(world_size)
-        return started[world_size]
-
-    yield of
-    for group in started.values():
-        group.end()
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +76,18 @@ def assert_same_gradients(gradients, expected_gradients):
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_equal_to_one_plain_step(
-    world_size, stage, tied, micro_batches, ranks, students, data, expected
-):
+def test_equal_to_one_plain_step(world_size, stage, tied, micro_batches, students, data, expected):
     items, signals, head = data
     loss, wanted, logprobs = expected[tied]
     plan = share_out(items, world_size, micro_batches)
     stats, gradients = one_step(
-        ranks(world_size), students[tied], sgd(stage), plan, signals, head, total_weight(items)
+        shared_ranks(world_size),
+        students[tied],
+        sgd(stage),
+        plan,
+        signals,
+        head,
+        total_weight(items),
     )
     assert_same_gradients(gradients, wanted)
     if tied:
@@ -116,13 +106,13 @@ def test_equal_to_one_plain_step(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_rank_that_keeps_nothing(stage, ranks, students, data, expected):
+def test_a_rank_that_keeps_nothing(stage, students, data, expected):
     items, signals, head = data
     _, wanted, _ = expected[True]
     plan = [share_out(items, 1, 3)[0], [[], [items[1]], []]]
     assert len(items[1].rows) == 0
     stats, gradients = one_step(
-        ranks(2), students[True], sgd(stage), plan, signals, head, total_weight(items)
+        shared_ranks(2), students[True], sgd(stage), plan, signals, head, total_weight(items)
     )
     assert_same_gradients(gradients, wanted)
     assert (stats[1].kept_tokens, stats[1].loss_sum, stats[1].gap_sum) == (0, 0.0, 0.0)
@@ -131,10 +121,10 @@ def test_a_rank_that_keeps_nothing(stage, ranks, students, data, expected):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_when_no_rank_keeps_anything_no_step_is_taken_and_the_next_is_right(
-    stage, ranks, students, data, expected
+    stage, students, data, expected
 ):
     items, signals, head = data
-    group = ranks(2)
+    group = shared_ranks(2)
     group.start(students[False], sgd(stage), vocab_size=VOCAB, head=head)
     before = group.weights()
     stats = train(group, [[], []], 0.0)
@@ -150,12 +140,12 @@ def test_when_no_rank_keeps_anything_no_step_is_taken_and_the_next_is_right(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_gradient_checkpointing_changes_nothing(stage, ranks, students, data, expected):
+def test_gradient_checkpointing_changes_nothing(stage, students, data, expected):
     items, signals, head = data
     _, wanted, _ = expected[True]
     settings = sgd(stage, gradient_checkpointing=True)
     plan = share_out(items, 2, 3)
     _, gradients = one_step(
-        ranks(2), students[True], settings, plan, signals, head, total_weight(items)
+        shared_ranks(2), students[True], settings, plan, signals, head, total_weight(items)
     )
     assert_same_gradients(gradients, wanted)

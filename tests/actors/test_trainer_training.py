@@ -18,7 +18,7 @@ from trainer_data import (
     teacher_head,
     total_weight,
 )
-from trainer_ranks import Ranks
+from trainer_ranks import shared_ranks
 from transformers import AutoModelForCausalLM
 
 from actors.trainer.batch import BatchError
@@ -31,9 +31,7 @@ STAGES = (0, 1, 2, 3)
 
 @pytest.fixture(scope="module")
 def ranks():
-    group = Ranks(2)
-    yield group
-    group.end()
+    return shared_ranks(2)
 
 
 @pytest.fixture(scope="module")

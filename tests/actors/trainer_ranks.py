@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import socket
@@ -87,6 +88,12 @@ class Ranks:
         for line, own in zip(self._lines, args, strict=True):
             line.send((what, own))
         return [line.recv() for line in self._lines]
+
+
+@functools.cache
+def shared_ranks(world_size: int) -> Ranks:
+    """One process group for all test files; its processes end with this one."""
+    return Ranks(world_size)
 
 
 def _raise_first(outcomes: list[Any]) -> list[Any]:
