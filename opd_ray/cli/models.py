@@ -25,6 +25,7 @@ def add_commands(commands: Commands) -> None:
     evaluate.add_argument(
         "--model", metavar="FOLDER", help="the model to evaluate (default: the config's student)"
     )
+    evaluate.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON too")
     export = add_command(
         commands,
         "export",
@@ -50,7 +51,7 @@ def run_evaluation(args: argparse.Namespace) -> int:
         config = replace(config, student=replace(config.student, path=args.model))
     from opd_ray.evaluate import evaluate
 
-    return evaluate(config)
+    return evaluate(config, args.out)
 
 
 def run_export(args: argparse.Namespace) -> int:

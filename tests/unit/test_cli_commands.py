@@ -27,7 +27,7 @@ def config_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    """Stands in for opd_ray.run, whose import takes seconds; records what it is called with."""
+    """Stands in for the modules that run a job, whose import takes seconds; records all calls."""
     module = types.ModuleType("opd_ray.run")
     module.calls = []  # type: ignore[attr-defined]
 
@@ -40,7 +40,8 @@ def run_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
     for name, result in (("train", 130), ("evaluate", 0), ("export", 0)):
         setattr(module, name, record(name, result))
-    monkeypatch.setitem(sys.modules, "opd_ray.run", module)
+    for name in ("run", "evaluate", "export"):
+        monkeypatch.setitem(sys.modules, f"opd_ray.{name}", module)
     return module
 
 
@@ -77,8 +78,11 @@ def test_demo_is_the_config_of_that_name(run_module: types.ModuleType) -> None:
 
 def test_eval_takes_another_model(config_file: Path, run_module: types.ModuleType) -> None:
     assert main(["eval", "--config", str(config_file)]) == 0
-    assert main(["eval", "--config", str(config_file), "--model", "other"]) == 0
-    assert [config.student.path for _, config in run_module.calls] == ["s", "other"]
+    arguments = ["eval", "--config", str(config_file), "--model", "other", "--out", "found.json"]
+    assert main(arguments) == 0
+    (_, own, nowhere), (_, other, somewhere) = run_module.calls
+    assert (own.student.path, nowhere) == ("s", None)
+    assert (other.student.path, somewhere) == ("other", Path("found.json"))
 
 
 def test_export_passes_both_folders(run_module: types.ModuleType) -> None:
