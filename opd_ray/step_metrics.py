@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,8 +44,6 @@ def step_metrics(
         "rollout/length_max": float(lengths.max()),
         "rollout/truncated": float(np.mean([j.rollout.finish_reason == "length" for j in judged])),
         "rollout/weights_version": min(j.rollout.weights_version for j in judged),
-        "sync/gap_mean": account.gap_mean,
-        "sync/gap_max": account.gap_max,
         "tokens_per_second/step": tokens / seconds["seconds/step"],
         "idle_share": seconds["seconds/idle"] / seconds["seconds/step"],
         **seconds,
@@ -53,6 +52,9 @@ def step_metrics(
     for name in ("entropy", "reverse_kl", "forward_kl"):
         if student.has(name):
             values |= _spread(f"scores/{name}", student.get(name, "the step's metrics"))
+    # At a loss temperature other than 1 the trainer has nothing to compare with vLLM.
+    if not math.isnan(account.gap_mean):
+        values |= {"sync/gap_mean": account.gap_mean, "sync/gap_max": account.gap_max}
     for rank, peak in enumerate(account.peak_memory_bytes):
         values[f"memory/trainer_{rank}_bytes"] = peak
     return values

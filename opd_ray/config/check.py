@@ -164,10 +164,11 @@ def _teacher_problems(config: Config) -> Iterator[str]:
             f"loss.divergence = {loss.divergence} with teacher.signal = sampled: the sampled token "
             "alone gives the reverse KL only; use loss.divergence=reverse_kl or the topk signal"
         )
-    if teacher.signal is SignalChoice.sampled and loss.temperature != 1:
+    tempered = loss.temperature > 0 and loss.temperature != 1
+    if tempered and teacher.signal is not SignalChoice.hidden:
         yield (
-            f"loss.temperature = {loss.temperature:g} with teacher.signal = sampled: one "
-            "log-probability cannot be tempered; use 1, or the topk or hidden signal"
+            f"loss.temperature = {loss.temperature:g} with teacher.signal = {teacher.signal}: "
+            "tempering needs the whole distribution; use 1, or the hidden signal"
         )
     if loss.divergence is Divergence.jsd and not 0 < loss.beta < 1:
         yield f"loss.beta = {loss.beta:g}: the JSD needs a weight between 0 and 1, both excluded"

@@ -106,8 +106,8 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             ["loss.divergence = forward_kl", "teacher.signal = sampled", "reverse_kl"],
         ),
         (
-            {"teacher__signal": SignalChoice.sampled, "loss__temperature": 2.0},
-            ["loss.temperature = 2", "use 1"],
+            {"teacher__signal": SignalChoice.topk, "loss__temperature": 2.0},
+            ["loss.temperature = 2", "teacher.signal = topk", "use 1"],
         ),
         (
             {"loss__divergence": Divergence.jsd, "loss__beta": 1.0},
