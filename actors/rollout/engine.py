@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actors.rollout.environment import engine_environment, engine_threads
+from actors.rollout.score_arena import TokenScores
 from actors.weights.chunks import WeightChunk
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncBackend, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling, TopK
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
 
 _NOTHING = np.empty(0, dtype=np.float32)
 
@@ -45,6 +50,8 @@ class RolloutEngine:
         self._weights_complete = True
 
         os.environ.update(engine_environment(rollout))
+        # vLLM logs while it is imported, before it sets up its own logging.
+        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
         # Would overrule kv_cache_bytes.
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
         import torch
@@ -78,6 +85,7 @@ class RolloutEngine:
             "trust_remote_code": self._student.trust_remote_code,
             "max_model_len": self._student.context_length,
             "dtype": rollout.dtype.value,
+            "use_tqdm_on_load": False,
             "tensor_parallel_size": rollout.tensor_parallel_size,
             # Workers of a tensor-parallel engine are children of this process, on this node.
             "distributed_executor_backend": "mp" if rollout.tensor_parallel_size > 1 else "uni",
@@ -183,7 +191,7 @@ class RolloutEngine:
         """One forward pass for everything in the batch; the rollouts that it finished."""
         finished = [output for output in self._engine.step() if output.finished]
         recorded = [o.request_id for o in finished if self._requests[o.request_id][1]]
-        scores = {}
+        scores: dict[str, TokenScores] = {}
         if recorded:
             first_worker, *_ = self._engine.collective_rpc("pop_scores", args=(recorded,))
             scores = dict(zip(recorded, first_worker, strict=True))
@@ -244,15 +252,15 @@ class RolloutEngine:
         if request.rollout_id in ids_in_use:
             raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
 
-    def _rollout_of(self, output: Any, scores: Any) -> Rollout:
-        request, record = self._requests.pop(output.request_id)
+    def _rollout_of(self, output: RequestOutput, scores: TokenScores | None) -> Rollout:
+        request, _ = self._requests.pop(output.request_id)
         completion = output.outputs[0]
         response_ids = np.asarray(completion.token_ids, dtype=np.int32)
         if completion.finish_reason not in ("stop", "length"):
             raise RuntimeError(
                 f"vLLM ended rollout {request.rollout_id!r} with {completion.finish_reason!r}"
             )
-        if record and len(scores.entropy_N) != len(response_ids):
+        if scores and len(scores.entropy_N) != len(response_ids):
             raise RuntimeError(
                 f"rollout {request.rollout_id!r} has {len(response_ids)} tokens but "
                 f"{len(scores.entropy_N)} recorded scores"
@@ -265,11 +273,11 @@ class RolloutEngine:
             prompt_ids=request.prompt_ids,
             response_ids=response_ids,
             response_mask=np.ones(len(response_ids), dtype=np.uint8),
-            entropy=scores.entropy_N if record else _NOTHING,
-            logprob=scores.logprob_N if record else _NOTHING,
+            entropy=scores.entropy_N if scores else _NOTHING,
+            logprob=scores.logprob_N if scores else _NOTHING,
             finish_reason=completion.finish_reason,
             weights_version=int(span.version),
-            topk=TopK(scores.topk_ids_NK, scores.topk_logprobs_NK) if record else None,
+            topk=TopK(scores.topk_ids_NK, scores.topk_logprobs_NK) if scores else None,
         )
 
 

@@ -23,8 +23,15 @@ def engine_environment(rollout: RolloutSettings) -> dict[str, str]:
         # pinned, several engines would sit on the same core.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
-        # vLLM warns at length on every start; set the variable to see it.
+        # Many images forbid byte code on disk. vLLM's import then compiles thousands of files at
+        # every start, which takes longer than all the rest of it.
+        "PYTHONDONTWRITEBYTECODE": "",
+        # vLLM and PyTorch warn at length on every start; set these to see it.
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+        "PYTHONWARNINGS": os.environ.get(
+            "PYTHONWARNINGS", "ignore::FutureWarning:vllm.triton_utils.dispatcher"
+        ),
     }
 
 
