@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from opd_ray.data.settings import DataSettings
 from opd_ray.tip.settings import TipSettings
@@ -270,6 +271,22 @@ class EvalSettings:
 
 
 @dataclass
+class StudyArm:
+    # Name of the arm in folders, tables and plots.
+    name: str = "???"
+    # Keys of the section tip in which this arm differs from the configuration's own.
+    tip: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class StudySettings:
+    # Seeds of opd-ray study: every arm runs once with each.
+    seeds: list[int] = field(default_factory=list)
+    # What opd-ray study compares.
+    arms: list[StudyArm] = field(default_factory=list)
+
+
+@dataclass
 class Config:
     """A whole run."""
 
@@ -286,3 +303,5 @@ class Config:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     sync: SyncSettings = field(default_factory=SyncSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
+    # What opd-ray study runs; other commands do not read it.
+    study: StudySettings = field(default_factory=StudySettings)

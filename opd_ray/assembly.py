@@ -1,0 +1,164 @@
+"""What training runs are put together from: checked models, a crew of actors, a coordinator."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from opd_ray.checkpoint import CheckpointStore
+from opd_ray.config.schema import Config, SignalChoice
+from opd_ray.coordinator import Coordinator, Parts
+from opd_ray.crew import Crew
+from opd_ray.evaluation.evaluator import Evaluator
+from opd_ray.fleet import Fleet
+from opd_ray.judge import Judge
+from opd_ray.metrics import Metrics
+from opd_ray.pairing import Pairing, check_pairing, check_teacher_info
+from opd_ray.placement import plan_placement
+from opd_ray.progress import Progress
+from opd_ray.prompts import HeldOutTask, PromptFeed, divergence_prompts
+from opd_ray.ray_session import RaySession
+from opd_ray.tip import TipFilter, find_rule
+from opd_ray.trainer_group import TrainerGroup
+from opd_ray.weight_sync import weight_sync
+
+
+class Workshop:
+    """A crew whose models are loaded; coordinators of one run after another may work with it.
+
+    Args:
+        config: settled by the placement.
+        crew: just started.
+        pairing: what student and teacher have in common.
+        tokenizer: the student's.
+
+    Raises:
+        PairingError: the teacher's actor is not the model that was checked.
+        ActorFailure, StallError: an actor did not come up.
+    """
+
+    def __init__(
+        self, config: Config, crew: Crew, pairing: Pairing, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self.config = config
+        self.crew = crew
+        self.tokenizer = tokenizer
+        self._pairing = pairing
+        info = crew.ready()
+        assert info is not None
+        check_teacher_info(pairing, info, context_length=config.student.context_length)
+        rollouts = crew.rollout_pool()
+        self.teachers = crew.teacher_pool()
+        self.trainers: TrainerGroup = crew.trainer_group()
+        if config.teacher.signal == SignalChoice.hidden:
+            crew.share_teacher_head(self.trainers)
+        self.judge = Judge(crew.fleet, rollouts, self.teachers)
+        self._sync = weight_sync(config, self.trainers, rollouts)
+
+    def evaluator(self, config: Config, tasks: list[HeldOutTask]) -> Evaluator:
+        """Measures the student on ``tasks`` with the seed of ``config``."""
+        return Evaluator(
+            self.judge,
+            self.teachers,
+            self.trainers,
+            tasks,
+            divergence_prompts(tasks, config.eval.kl_prompts),
+            self.tokenizer,
+            config.rollout.max_new_tokens,
+            config.run.seed,
+        )
+
+    def coordinator(
+        self,
+        config: Config,
+        *,
+        prompts: PromptFeed,
+        evaluator: Evaluator,
+        tip: TipFilter,
+        checkpoints: CheckpointStore,
+        metrics: Metrics,
+        progress: Progress,
+    ) -> Coordinator:
+        """One run; of ``config``, what the actors were started with must be the workshop's own."""
+        parts = Parts(
+            sync=self._sync,
+            teachers=self.teachers,
+            trainers=self.trainers,
+            judge=self.judge,
+            prompts=prompts,
+            tip=tip,
+            evaluator=evaluator,
+            checkpoints=checkpoints,
+            metrics=metrics,
+            progress=progress,
+        )
+        return Coordinator(config, parts, self._pairing.vocab_size)
+
+
+@contextmanager
+def open_workshop(
+    config: Config, pairing: Pairing, tokenizer: PreTrainedTokenizerBase, own_topk: int
+) -> Iterator[Workshop]:
+    """Ray and a crew for the time of the block; Ctrl-C and SIGTERM ask the crew's fleet to stop.
+
+    Args:
+        config: a whole and checked configuration; the workshop's is settled by the placement.
+        pairing: of its student and teacher.
+        tokenizer: the student's.
+        own_topk: see :func:`own_topk`.
+    """
+    with RaySession(config.cluster) as session:
+        placement = plan_placement(config, session.cluster())
+        settled = placement.settle(config)
+        with (
+            Crew(settled, placement, vocab_size=pairing.vocab_size, own_topk=own_topk) as crew,
+            _stop_on_signal(crew.fleet),
+        ):
+            yield Workshop(settled, crew, pairing, tokenizer)
+
+
+def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
+    """What student and teacher have in common, and the student's tokenizer.
+
+    Raises:
+        PairingError: they cannot be student and teacher.
+    """
+    pairing = check_pairing(
+        config.student.path,
+        config.teacher.path or "",
+        context_length=config.student.context_length,
+        accept=config.teacher.accept_mismatch,
+        trust_student_code=config.student.trust_remote_code,
+        trust_teacher_code=config.teacher.trust_remote_code,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(
+        config.student.path, trust_remote_code=config.student.trust_remote_code
+    )
+    return pairing, tokenizer
+
+
+def own_topk(config: Config) -> int:
+    """k of the teacher's own top-k that the rule of the filter asks for; 0 if it asks for none."""
+    rule = find_rule(config.tip.rule)
+    return config.rollout.record_topk if "union_forward_kl" in rule.needs else 0
+
+
+@contextmanager
+def _stop_on_signal(fleet: Fleet) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks for a stop with a checkpoint, a second ends it at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if fleet.stop_requested:
+            raise KeyboardInterrupt
+        fleet.stop_requested = True
+
+    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""A study: rules x seeds from one warmed-up student, with equal token budgets and prompts."""

@@ -1,0 +1,87 @@
+"""The cells of a study: one arm with one seed each, as a run's configuration of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+from omegaconf import OmegaConf
+
+from actors.trainer.engine_config import effective_zero_stage
+from opd_ray.config.check import check_config
+from opd_ray.config.keys import editable, layer_problems
+from opd_ray.config.schema import Config, StudyArm
+from opd_ray.errors import ConfigError
+from opd_ray.tip.settings import TipSettings
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study."""
+
+    arm: str
+    seed: int
+    config: Config  # with this arm's filter and this seed
+
+
+def study_cells(config: Config) -> list[Cell]:
+    """Every cell, seed by seed, so that a study that is cut short has its arms balanced.
+
+    Raises:
+        ConfigError: lists what no study can have; every cell's configuration is checked too.
+    """
+    problems = list(_study_problems(config))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    settings = {arm.name: _arm_settings(config.tip, arm, place) for place, arm in _arms(config)}
+    cells = [
+        Cell(name, seed, replace(config, run=replace(config.run, seed=seed), tip=tip))
+        for seed in config.study.seeds
+        for name, tip in settings.items()
+    ]
+    for cell in cells[: len(settings)]:
+        check_config(cell.config)
+    return cells
+
+
+def _study_problems(config: Config) -> Iterator[str]:
+    study = config.study
+    if not study.seeds or not study.arms:
+        yield "study.seeds and study.arms: a study needs at least one of each"
+    for what, values in (("seeds", study.seeds), ("arms", [arm.name for arm in study.arms])):
+        for value, count in Counter(values).items():
+            if count > 1:
+                yield f"study.{what}: {value!r} is there {count} times; once is enough"
+    for place, arm in _arms(config):
+        if not arm.name or set(arm.name) & set("/\\|") or arm.name.startswith("."):
+            yield f"{place}.name = {arm.name!r}: it names a folder; use letters, digits, _ . -"
+        yield from layer_problems(TipSettings, arm.tip, f"{place}.tip")
+    if not config.eval.tasks or not config.eval.kl_prompts:
+        yield "eval.tasks and eval.kl_prompts: a study compares held-out accuracy and KL"
+    if config.run.resume != "auto":
+        yield (
+            f"run.resume = {config.run.resume!r}: a study always goes on where its folder stands; "
+            "to start anew choose another run.output_dir"
+        )
+    if (stage := effective_zero_stage(config.trainer)) != 0:
+        yield (
+            f"trainer.zero_stage = {config.trainer.zero_stage} (stage {stage} with "
+            f"trainer.dtype = {config.trainer.dtype}): a study resets the optimizer between cells, "
+            "which only stage 0 in float32 is known to do; use trainer.zero_stage=0 and float32"
+        )
+
+
+def _arms(config: Config) -> list[tuple[str, StudyArm]]:
+    return [(f"study.arms[{number}]", arm) for number, arm in enumerate(config.study.arms)]
+
+
+def _arm_settings(base: TipSettings, arm: StudyArm, place: str) -> TipSettings:
+    """The section tip with an arm's keys laid over it."""
+    merged = OmegaConf.merge(editable(TipSettings), asdict(base), arm.tip)
+    try:
+        made = OmegaConf.to_object(merged)
+    except ValueError as error:
+        raise ConfigError(f"{place} ({arm.name}): {error}") from error
+    assert isinstance(made, TipSettings)
+    return made

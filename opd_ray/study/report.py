@@ -1,0 +1,124 @@
+"""The table of a study, from the accounts of its cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from opd_ray.study.results import CellResult
+from opd_ray.study.statistics import Interval, paired_difference, t_interval
+
+ABSENT = "–"
+_COLUMNS = (
+    "arm",
+    "seeds",
+    "tokens trained on",
+    "accuracy",
+    "held-out KL",
+    "accuracy − all",
+    "KL − all",
+    "accuracy − random",
+    "KL − random",
+    "s",
+)
+_LEGEND = """\
+Mean ± half a 95 % t-interval over the seeds. Accuracy: greedy, `{accuracy}`. Held-out KL: exact
+KL(teacher || student) in nats on fresh student responses to held-out prompts. "− all" and
+"− random" are differences paired by seed: to the arm of the rule `all`, and to the arm of the rule
+`random` that keeps the same share. Tokens are the mean over the seeds, all of them of {tokens:,.0f}
+written. s: wall time of the training steps of a cell, median over the seeds.
+"""
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """What the seeds of one arm say."""
+
+    arm: str
+    rule: str
+    rho: float
+    results: dict[int, CellResult]  # by seed
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """A figure of the last evaluation."""
+        return {seed: result.final[name] for seed, result in self.results.items()}
+
+
+def arms_of(results: Sequence[CellResult]) -> list[ArmFigures]:
+    """Results by arm, in the order in which the arms first appear."""
+    arms: dict[str, ArmFigures] = {}
+    for result in results:
+        arm = arms.setdefault(result.arm, ArmFigures(result.arm, result.rule, result.rho, {}))
+        arm.results[result.seed] = result
+    return list(arms.values())
+
+
+def results_table(results: Sequence[CellResult], accuracy: str) -> str:
+    """The table as Markdown.
+
+    Args:
+        results: of the finished cells, at least one.
+        accuracy: the figure's name, e.g. ``eval/heldout/accuracy``.
+    """
+    arms = arms_of(results)
+    kl = "eval/kl"
+    starts = {result.seed: result.step_0 for result in results}
+    lines = [
+        "| " + " | ".join(_COLUMNS) + " |",
+        "|---|" + "---:|" * (len(_COLUMNS) - 1),
+        _row(
+            "(step 0)",
+            str(len(starts)),
+            "0",
+            _shown(t_interval([start[accuracy] for start in starts.values()])),
+            _shown(t_interval([start[kl] for start in starts.values()])),
+            *[ABSENT] * 5,
+        ),
+    ]
+    everything = next((arm for arm in arms if arm.rule == "all"), None)
+    for arm in arms:
+        chance = _random_baseline(arm, arms)
+        lines.append(
+            _row(
+                arm.arm,
+                str(len(arm.results)),
+                f"{_mean([r.tokens_trained for r in arm.results.values()]):,.0f}",
+                _shown(t_interval(list(arm.by_seed(accuracy).values()))),
+                _shown(t_interval(list(arm.by_seed(kl).values()))),
+                _difference(arm, everything, accuracy),
+                _difference(arm, everything, kl),
+                _difference(arm, chance, accuracy),
+                _difference(arm, chance, kl),
+                f"{median(r.step_seconds for r in arm.results.values()):.0f}",
+            )
+        )
+    written = _mean([result.tokens_written for result in results])
+    legend = _LEGEND.format(accuracy=accuracy, tokens=written)
+    return "\n".join(lines) + "\n\n" + legend
+
+
+def _random_baseline(arm: ArmFigures, arms: Sequence[ArmFigures]) -> ArmFigures | None:
+    matches = (other for other in arms if other.rule == "random" and other.rho == arm.rho)
+    return next(matches, None)
+
+
+def _difference(arm: ArmFigures, baseline: ArmFigures | None, name: str) -> str:
+    if baseline is None or baseline.arm == arm.arm:
+        return ABSENT
+    found = paired_difference(arm.by_seed(name), baseline.by_seed(name))
+    return ABSENT if found is None else _shown(found, sign="+")
+
+
+def _shown(interval: Interval, sign: str = "") -> str:
+    mean = f"{interval.mean:{sign}.4f}"
+    return mean if math.isnan(interval.half_width) else f"{mean} ± {interval.half_width:.4f}"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _row(*values: str) -> str:
+    return "| " + " | ".join(values) + " |"

@@ -1,0 +1,188 @@
+"""Runs the cells of a study one after another with one crew, and writes its report.
+
+Every cell begins with the same weights, an optimizer that has not stepped, and the prompts and
+sampling seeds that follow from its seed and step: arms of one seed differ in the filter alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from opd_ray.assembly import Workshop, check_models, open_workshop, own_topk
+from opd_ray.checkpoint import CheckpointStore, RunState
+from opd_ray.config.schema import Config
+from opd_ray.errors import INTERRUPTED, OutputFolderError
+from opd_ray.evaluation.evaluator import Evaluator
+from opd_ray.fleet import Interrupted
+from opd_ray.metrics import JsonlSink, Metrics, read_jsonl
+from opd_ray.output import OutputFolder
+from opd_ray.pairing import Pairing
+from opd_ray.progress import Progress
+from opd_ray.prompts import HeldOutTask, PromptFeed, held_out_tasks
+from opd_ray.study.cells import Cell, study_cells
+from opd_ray.study.plots import plot_learning_curves, plot_overlaps
+from opd_ray.study.report import arms_of, results_table
+from opd_ray.study.results import StudyError, StudyFolder, write_json
+from opd_ray.tip import TipFilter
+
+# What may change between the parts of a study without making its cells incomparable.
+_FREE = ("study.", "cluster.")
+
+
+def study(config: Config) -> int:
+    """Run every cell that is not finished, then write the report; returns the exit code.
+
+    0, or 130 after Ctrl-C: the cell at work is begun anew by the next call.
+
+    Raises:
+        OpdError: bad input, before any model is loaded, or the reason why it could not go on.
+    """
+    cells = study_cells(config)
+    pairing, tokenizer = check_models(config)
+    folder = StudyFolder(config.run.output_dir)
+    with OutputFolder(config.run.output_dir) as output:
+        _begin(output, config)
+        waiting = [cell for cell in cells if folder.result(cell) is None]
+        done = len(cells) - len(waiting)
+        say = Progress(len(cells), done).say
+        say(f"study: {len(cells)} cells, {done} finished, {len(waiting)} to run")
+        code = 0
+        if waiting:
+            runner = _Runner(folder, pairing, tokenizer)
+            code = runner.run(replace(config, run=waiting[0].config.run), cells, waiting)
+        if folder.results(cells):
+            say(f"report: {report(config)}")
+        return code
+
+
+def report(config: Config) -> Path:
+    """Write table and plots from the finished cells; returns the table's path.
+
+    Raises:
+        StudyError: no cell is finished, or one belongs to another study.
+    """
+    cells = study_cells(config)
+    folder = StudyFolder(config.run.output_dir)
+    results = folder.results(cells)
+    if not results:
+        raise StudyError(f"{folder.path} holds no finished cell: run opd-ray study first")
+    accuracy = f"eval/{config.eval.tasks[0].name}/accuracy"
+    arms = arms_of(results)
+    histories = {(r.arm, r.seed): read_jsonl(folder.metrics(r.arm, r.seed)) for r in results}
+    plot_learning_curves(arms, histories, accuracy, folder.path / "learning_curves.png")
+    plot_overlaps(arms, folder.path / "overlaps.png")
+    table = folder.path / "results.md"
+    table.write_text(results_table(results, accuracy), encoding="utf-8")
+    return table
+
+
+class _Runner:
+    """Runs cells in one Ray session."""
+
+    def __init__(
+        self, folder: StudyFolder, pairing: Pairing, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        self._folder = folder
+        self._pairing = pairing
+        self._tokenizer = tokenizer
+        self._data: dict[int, tuple[PromptFeed, list[HeldOutTask]]] = {}
+
+    def run(self, config: Config, cells: list[Cell], waiting: list[Cell]) -> int:
+        """Run the ``waiting`` ones of ``cells``; returns the exit code."""
+        self._seed_data(waiting[0])  # bad data is refused before any model is loaded
+        # Every arm has the teacher do the same work, and reports its overlap with the same rules.
+        topk = max(own_topk(cell.config) for cell in cells)
+        with open_workshop(config, self._pairing, self._tokenizer, topk) as workshop:
+            workshop.trainers.save(str(self._folder.start))
+            for number, cell in enumerate(waiting):
+                try:
+                    self._run_cell(workshop, cell, f"{number + 1} of {len(waiting)}")
+                except Interrupted:
+                    return INTERRUPTED
+                if workshop.crew.fleet.stop_requested:
+                    return INTERRUPTED
+        return 0
+
+    def _run_cell(self, workshop: Workshop, cell: Cell, number: str) -> None:
+        begin = time.perf_counter()
+        settled = replace(workshop.config, run=cell.config.run, tip=cell.config.tip)
+        prompts, tasks = self._seed_data(cell)
+        self._folder.cell(cell.arm, cell.seed).mkdir(parents=True, exist_ok=True)
+        progress = Progress(settled.run.steps, 0)
+        progress.say(f"cell {number}: {cell.arm}, seed {cell.seed}")
+        # Step -1: rows of an attempt that was cut short are dropped, those of step 0 too.
+        metrics = Metrics([JsonlSink(self._folder.metrics(cell.arm, cell.seed), resume_step=-1)])
+        workshop.trainers.load(str(self._folder.start))
+        evaluator = _KnownStart(workshop.evaluator(settled, tasks), self._folder.step_0(cell.seed))
+        coordinator = workshop.coordinator(
+            settled,
+            prompts=prompts,
+            evaluator=evaluator,
+            tip=TipFilter(settled.tip, loss_score=settled.loss.divergence.value),
+            checkpoints=_NoCheckpoints(self._folder.path, keep=1),
+            metrics=metrics,
+            progress=progress,
+        )
+        try:
+            coordinator.run(0)
+        finally:
+            metrics.close()
+            progress.close()
+        self._folder.finish(cell, time.perf_counter() - begin)
+
+    def _seed_data(self, cell: Cell) -> tuple[PromptFeed, list[HeldOutTask]]:
+        """Prompts and problems of the cell's seed."""
+        if cell.seed not in self._data:
+            self._data[cell.seed] = (
+                PromptFeed.load(cell.config, self._tokenizer),
+                held_out_tasks(cell.config, self._tokenizer),
+            )
+        return self._data[cell.seed]
+
+
+class _KnownStart(Evaluator):
+    """Evaluates as another evaluator does, but the start of a seed only once.
+
+    The first call is the one before any step: the student and the seeds are the same in all arms.
+    """
+
+    def __init__(self, evaluator: Evaluator, path: Path) -> None:
+        self._evaluator = evaluator
+        self._path = path
+        self._at_start = True
+
+    def run(self) -> dict[str, float]:
+        if not self._at_start:
+            return self._evaluator.run()
+        self._at_start = False
+        if not self._path.is_file():
+            write_json(self._path, self._evaluator.run())
+        known: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))
+        return known
+
+
+class _NoCheckpoints(CheckpointStore):
+    """A cell that is cut short begins anew, so its checkpoints would serve nobody."""
+
+    def save(self, state: RunState, write_trainer: object) -> Path:
+        return Path()
+
+
+def _begin(output: OutputFolder, config: Config) -> None:
+    """Refuse to mix cells that cannot be compared; write config and versions.
+
+    Raises:
+        OutputFolderError: the folder's cells were run with another configuration.
+    """
+    changed = [text for text in output.differences(config) if not text.startswith(_FREE)]
+    if changed:
+        raise OutputFolderError(
+            f"run.output_dir = {str(output.path)!r}: its cells were run with other settings "
+            f"({'; '.join(changed)}), so new ones would not compare; choose another folder"
+        )
+    output.begin(config)
