@@ -91,10 +91,7 @@ def linear_divergence(
         vocab=vocab,
         chunk_size=chunk_size,
         sampled_ids_N=sampled_ids_N,
-        wanted=tuple(
-            torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
-            for tensor in (hidden_ND, head_VD, bias_V)
-        ),
+        wanted=(_wanted(hidden_ND), _wanted(head_VD), _wanted(bias_V)),
     )
     return DivergenceOutput(*_LinearDivergence.apply(hidden_ND, head_VD, bias_V, fused_pass))
 
@@ -130,3 +127,7 @@ class _LinearDivergence(torch.autograd.Function):
             scaled = [None if g is None else g.mul_(grad_loss) for g in ctx.gradients]
             ctx.gradients = None
         return (*scaled, None)
+
+
+def _wanted(tensor: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
