@@ -146,7 +146,9 @@ class Crew:
     def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
         config = self._config
         actor = self._at(placed, RolloutActor, engine_environment(config.rollout))
-        return actor.remote(config.student, config.rollout, config.sync, model_path)
+        return actor.remote(
+            config.student, config.rollout, config.sync, model_path, self._vocab_size
+        )
 
     def _teacher(self, placed: PlacedActor) -> Any:
         settings = self._config.teacher

@@ -33,10 +33,11 @@ class RolloutActor(Lifeline):
         rollout: RolloutSettings,
         sync: SyncSettings,
         model_path: str | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         from actors.rollout.engine import RolloutEngine
 
-        self._engine = RolloutEngine(student, rollout, sync, model_path)
+        self._engine = RolloutEngine(student, rollout, sync, model_path, vocab_size)
         # References to the top-Ks of the running batch: Ray's count of references inside streamed
         # items can reach zero before the consumer has borrowed them, so they are held here.
         self._topk_refs: list[ray.ObjectRef] = []

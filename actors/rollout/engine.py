@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.rollout.environment import engine_environment, engine_threads
+from actors.rollout.environment import (
+    RECORD_KEY,
+    TOPK_CONFIG,
+    VOCAB_CONFIG,
+    engine_environment,
+    engine_threads,
+)
 from actors.rollout.score_arena import TokenScores
 from actors.weights.chunks import WeightChunk
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncBackend, SyncSettings
@@ -32,6 +38,7 @@ class RolloutEngine:
         rollout: sizes, threads, K of the recorded top-K.
         sync: transport of new weights.
         model_path: loads this folder in place of ``student.path``.
+        vocab_size: real tokens; rows of the output beyond them are padding. None: all rows.
 
     Raises:
         ValueError: ``rollout.record_topk`` exceeds the vocabulary.
@@ -43,8 +50,10 @@ class RolloutEngine:
         rollout: RolloutSettings,
         sync: SyncSettings,
         model_path: str | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         self._student, self._rollout, self._sync = student, rollout, sync
+        self._vocab_size = vocab_size
         self._model_path = model_path or student.path
         self._requests: dict[str, tuple[RolloutRequest, bool]] = {}
         self._weights_complete = True
@@ -62,7 +71,8 @@ class RolloutEngine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         config = EngineArgs(**self.engine_args()).create_engine_config()
-        vocab_size = config.model_config.get_vocab_size()
+        rows = config.model_config.get_vocab_size()
+        vocab_size = config.additional_config.setdefault(VOCAB_CONFIG, rows)
         if rollout.record_topk > vocab_size:
             raise ValueError(
                 f"rollout.record_topk is {rollout.record_topk}, but the student's vocabulary has "
@@ -75,7 +85,7 @@ class RolloutEngine:
 
     def engine_args(self) -> dict[str, Any]:
         """Arguments of vLLM's ``EngineArgs``."""
-        from actors.rollout.score_recorder import TOPK_CONFIG, ScoreRecorder
+        from actors.rollout.score_recorder import ScoreRecorder
         from actors.rollout.worker_extension import RolloutWorkerExtension
         from actors.weights.ray_engine import BACKEND
 
@@ -96,7 +106,8 @@ class RolloutEngine:
             "async_scheduling": False,
             "logits_processors": [_path(ScoreRecorder, ":")],
             "worker_extension_cls": _path(RolloutWorkerExtension, "."),
-            "additional_config": {TOPK_CONFIG: rollout.record_topk},
+            "additional_config": {TOPK_CONFIG: rollout.record_topk}
+            | ({VOCAB_CONFIG: self._vocab_size} if self._vocab_size else {}),
             "weight_transfer_config": {
                 "backend": BACKEND if self._sync.backend is SyncBackend.ray else "nccl"
             },
@@ -160,8 +171,6 @@ class RolloutEngine:
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
-
-        from actors.rollout.score_recorder import RECORD_KEY
 
         if not self._weights_complete:
             raise RuntimeError(

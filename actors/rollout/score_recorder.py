@@ -1,4 +1,4 @@
-"""Per-token scores as a by-product of sampling: a vLLM logits processor that only takes notes.
+"""Per-token scores as a by-product of sampling: a vLLM logits processor that takes notes.
 
 One log-softmax a step gives the entropy, the top-K and, once the sampler has spoken, the sampled
 token's log-probability. It does without vLLM's own ``logprobs``, which would repeat the log-softmax
@@ -19,16 +19,14 @@ from vllm.v1.sample.logits_processor.interface import (
     MoveDirectionality,
 )
 
+from actors.rollout.environment import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG
 from actors.rollout.score_arena import ScoreArena, TokenScores
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-# The keys under which the engine tells the recorder K (additional_config) and which requests to
-# record under what name (SamplingParams.extra_args).
-TOPK_CONFIG = "opd_ray_record_topk"
-RECORD_KEY = "opd_ray_record"
-
+# Logit of a vocabulary row that stands for no token. Finite, so that 0 x log 0 is no NaN.
+_NO_TOKEN = -1e30
 _ENTROPY_ELEMENTS = 1 << 24  # probabilities held at once while entropies are summed: 64 MB
 
 
@@ -66,6 +64,7 @@ class ScoreRecorder(LogitsProcessor):
         if vllm_config.scheduler_config.async_scheduling:
             raise ValueError("ScoreRecorder needs async_scheduling=False")
         self._topk = int(vllm_config.additional_config[TOPK_CONFIG])
+        self._vocab_size = int(vllm_config.additional_config[VOCAB_CONFIG])
         self._device = device
         self._records = get_tp_group().rank_in_group == 0
         self.arena = ScoreArena(self._topk, device)
@@ -98,7 +97,12 @@ class ScoreRecorder(LogitsProcessor):
                 self._batch[source] = replaced
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """Record the rows of requests that asked for it; returns the logits untouched."""
+        """Record the rows of requests that asked for it.
+
+        Rows of the vocabulary that stand for no token get no probability, here as in the trainer,
+        so that they are neither sampled nor scored; the logits are otherwise untouched.
+        """
+        logits[:, self._vocab_size :] = _NO_TOKEN
         self._note_sampled_tokens()
         if not self._batch:
             return logits

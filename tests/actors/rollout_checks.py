@@ -146,11 +146,13 @@ class Reference:
     logprobs_mV: np.ndarray
 
 
-def reference_scores(model: PreTrainedModel, rollout: Rollout) -> Reference:
-    """A plain forward pass over prompt and response."""
+def reference_scores(
+    model: PreTrainedModel, rollout: Rollout, vocab_size: int | None = None
+) -> Reference:
+    """A plain forward pass over prompt and response; ``vocab_size`` leaves out later rows."""
     ids = np.concatenate([rollout.prompt_ids, rollout.response_ids]).astype(np.int64)
     with torch.no_grad():
-        logits_LV = model(torch.tensor(ids)[None]).logits[0].double()
+        logits_LV = model(torch.tensor(ids)[None]).logits[0, :, :vocab_size].double()
     # The logits at the token before it predict a token.
     first = len(rollout.prompt_ids) - 1
     logprobs_mV = torch.log_softmax(logits_LV, -1)[
@@ -164,9 +166,14 @@ def reference_scores(model: PreTrainedModel, rollout: Rollout) -> Reference:
     )
 
 
-def assert_scores_match(model: PreTrainedModel, rollout: Rollout, tolerance: float = 1e-4) -> None:
+def assert_scores_match(
+    model: PreTrainedModel,
+    rollout: Rollout,
+    tolerance: float = 1e-4,
+    vocab_size: int | None = None,
+) -> None:
     """Entropy, log-probability and top-K of every token equal Hugging Face's, in nats."""
-    expected = reference_scores(model, rollout)
+    expected = reference_scores(model, rollout, vocab_size)
     where = rollout.rollout_id
     for name, actual_m, expected_m in (
         ("entropy", rollout.entropy, expected.entropy_m),

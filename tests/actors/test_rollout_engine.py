@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rollout_checks import (
     CONTEXT_LENGTH,
+    TOPK,
     assert_scores_match,
     change_all_weights,
     load,
@@ -16,9 +17,12 @@ from rollout_checks import (
 )
 from tiny_models import EOS, make_tiny_qwen3
 
+from actors.rollout.environment import TOPK_CONFIG, VOCAB_CONFIG
 from actors.weights.chunks import named_weights, pack
 from opd_ray.types import Sampling
 
+# Of the 96 rows of the output; the rest stand for padding in one engine.
+REAL_TOKENS = 60
 # So hot that some responses of the random model stop early.
 SAMPLING = Sampling(temperature=1.7, max_tokens=40)
 
@@ -33,7 +37,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def host(folders):
-    """One process with four engines; "cramped" must preempt, "chunked" reads prompts in parts."""
+    """One process with five engines; "cramped" must preempt, "chunked" reads prompts in parts."""
     manager, handle = start_host()
     kv_bytes_of_a_block = 2 * 2 * 32 * 32 * 4  # layers x (K, V) x tokens x head size x float32
     handle.start("tied", folders[True], {})
@@ -41,6 +45,8 @@ def host(folders):
     handle.start("cramped", folders[True], {}, kv_cache_bytes=8 * kv_bytes_of_a_block)
     in_parts = {"enable_chunked_prefill": True, "max_num_batched_tokens": 16}
     handle.start("chunked", folders[True], in_parts)
+    padded = {"additional_config": {TOPK_CONFIG: TOPK, VOCAB_CONFIG: REAL_TOKENS}}
+    handle.start("padded", folders[True], padded)
     yield handle
     manager.shutdown()
 
@@ -194,6 +200,14 @@ def test_a_bad_request_is_refused_and_takes_no_other_with_it(host, change, messa
 def test_more_recorded_tokens_than_the_vocabulary_has_are_refused(host, folders):
     with pytest.raises(ValueError, match=r"record_topk is 97, .* has 96 tokens"):
         host.start("never", folders[True], {}, record_topk=97)
+
+
+def test_padding_rows_are_neither_sampled_nor_scored(host, folders):
+    model = load(folders[True])
+    for rollout in generate(host, "padded", tiny_requests(prompts=3)):
+        assert rollout.response_ids.max() < REAL_TOKENS
+        assert rollout.topk.ids.max() < REAL_TOKENS
+        assert_scores_match(model, rollout, vocab_size=REAL_TOKENS)
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
