@@ -100,7 +100,7 @@ def overlap_matrix(arms: Sequence[ArmFigures]) -> tuple[list[str], np.ndarray]:
     where a rule's scores were missing.
     """
     found = {
-        (arm.arm, rule): np.mean([result.overlaps[rule] for result in arm.results.values()])
+        (arm.arm, rule): float(np.mean([r.overlaps[rule] for r in arm.results.values()]))
         for arm in arms
         for rule in set.intersection(*(set(r.overlaps) for r in arm.results.values()))
     }

@@ -7,6 +7,7 @@ sampling seeds that follow from its seed and step: arms of one seed differ in th
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -49,14 +50,15 @@ def study(config: Config) -> int:
         _begin(output, config)
         waiting = [cell for cell in cells if folder.result(cell) is None]
         done = len(cells) - len(waiting)
-        say = Progress(len(cells), done).say
-        say(f"study: {len(cells)} cells, {done} finished, {len(waiting)} to run")
+        _say(f"study: {len(cells)} cells, {done} finished, {len(waiting)} to run")
         code = 0
         if waiting:
             runner = _Runner(folder, pairing, tokenizer)
             code = runner.run(replace(config, run=waiting[0].config.run), cells, waiting)
+        if code == INTERRUPTED:
+            _say("stopped; the same command goes on, and begins the cell at work anew")
         if folder.results(cells):
-            say(f"report: {report(config)}")
+            _say(f"report: {report(config)}")
         return code
 
 
@@ -100,11 +102,11 @@ class _Runner:
         with open_workshop(config, self._pairing, self._tokenizer, topk) as workshop:
             workshop.trainers.save(str(self._folder.start))
             for number, cell in enumerate(waiting):
+                if workshop.crew.fleet.stop_requested:
+                    return INTERRUPTED
                 try:
                     self._run_cell(workshop, cell, f"{number + 1} of {len(waiting)}")
                 except Interrupted:
-                    return INTERRUPTED
-                if workshop.crew.fleet.stop_requested:
                     return INTERRUPTED
         return 0
 
@@ -186,3 +188,7 @@ def _begin(output: OutputFolder, config: Config) -> None:
             f"({'; '.join(changed)}), so new ones would not compare; choose another folder"
         )
     output.begin(config)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
