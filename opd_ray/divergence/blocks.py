@@ -7,6 +7,7 @@ enough for a processor's cache, so that the many elementwise passes do not go to
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -19,20 +20,26 @@ CHUNK_ROW_BYTES = 512
 BLOCK_ELEMENTS = 2**17
 
 
-def chunk_rows(
-    num_rows: int, vocab: int, dtype: torch.dtype, chunk_size: int | None, *, one_below: int = 0
-) -> int:
+@dataclass(frozen=True)
+class Cut:
+    """How the rows of one call are cut up, and how their logits are computed."""
+
+    vocab: int  # tokens; further rows of a head are left out
+    chunk: int  # rows
+    block: int  # rows
+    dtype: torch.dtype  # of softmax, divergence and sums
+    temperature: float
+
+
+def chunk_rows(num_rows: int, vocab: int, dtype: torch.dtype, chunk_size: int | None) -> int:
     """Rows in a chunk: ``chunk_size``, or by the two limits above.
 
-    one_below: rows of which all are taken as one chunk, whatever it takes (chunk_size goes before).
     Raises ValueError on a chunk_size below 1.
     """
     if chunk_size is not None:
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
         return min(chunk_size, max(num_rows, 1))
-    if num_rows <= one_below:
-        return max(num_rows, 1)
     most = max(CHUNK_BYTES // vocab, CHUNK_ROW_BYTES) // dtype.itemsize
     chunks = max(-(-num_rows // most), 1)
     return max(-(-num_rows // chunks), 1)  # even chunks: a last one of few rows costs a whole pass

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.blocks import block_rows, chunk_rows, compute_dtype, slices
+from opd_ray.divergence.blocks import Cut, block_rows, chunk_rows, compute_dtype, slices
 from opd_ray.divergence.call_checks import check_call
 from opd_ray.divergence.kernels import jsd_, log_softmax_
 from opd_ray.divergence.logits import GivenLogits, ProjectedLogits, teacher_logits
@@ -74,27 +74,14 @@ def exact_scores(
     num_rows, device = hidden_ND.shape[0], hidden_ND.device
     dtype = compute_dtype(hidden_ND.dtype)
     chunk = chunk_rows(num_rows, vocab, hidden_ND.dtype, chunk_size)
-    block = block_rows(chunk, vocab, device)
-    student = ProjectedLogits(
-        hidden_ND,
-        head_VD,
-        bias_V,
-        vocab=vocab,
-        chunk=chunk,
-        block=block,
-        dtype=dtype,
-        temperature=temperature,
-    )
+    cut = Cut(vocab, chunk, block_rows(chunk, vocab, device), dtype, temperature)
+    student = ProjectedLogits(hidden_ND, head_VD, bias_V, cut)
     teacher: _FullTeacher | _TopKTeacher
     if isinstance(target, TopKTarget):
         check_temperature(target, temperature)
-        teacher = _TopKTeacher(TopKTail(target, vocab=vocab, dtype=dtype), vocab)
+        teacher = _TopKTeacher(TopKTail(target, cut), vocab)
     else:
-        teacher = _FullTeacher(
-            teacher_logits(
-                target, vocab=vocab, chunk=chunk, block=block, dtype=dtype, temperature=temperature
-            )
-        )
+        teacher = _FullTeacher(teacher_logits(target, cut))
     column = functools.partial(torch.empty, num_rows, dtype=dtype, device=device)
     scores = ExactScores(
         entropy_N=column(),
@@ -109,24 +96,32 @@ def exact_scores(
     for rows in slices(0, num_rows, chunk):
         student.load(rows)
         teacher.load(rows)
-        for part in slices(rows.start, rows.stop, block):
-            logits_BV, ids_B1 = student.block(part), sampled_ids_N[part, None]
-            log_q_BW, of_teacher = teacher.block(part, ids_B1)
-            scores.teacher_logprob_N[part] = of_teacher.logprob_B
-            scores.teacher_entropy_N[part] = of_teacher.entropy_B
-            scores.top1_agree_N[part] = logits_BV.gather(1, of_teacher.top1_B1)[
-                :, 0
-            ] == logits_BV.amax(1)
-            log_p_BV = log_softmax_(logits_BV)
-            scores.logprob_N[part] = log_p_BV.gather(1, ids_B1)[:, 0]
-            scores.entropy_N[part] = _entropy(log_p_BV)
-            log_p_BW = teacher.student_(log_p_BV, part)
-            p_BW, ratio_BW = log_p_BW.exp(), log_p_BW - log_q_BW
-            # Below 0 by rounding alone.
-            scores.reverse_kl_N[part] = (p_BW * ratio_BW).sum(1).clamp_(min=0.0)
-            scores.forward_kl_N[part] = -(log_q_BW.exp() * ratio_BW).sum(1).clamp_(max=0.0)
-            scores.jsd_N[part] = jsd_(log_p_BW, p_BW, log_q_BW, False).clamp_(min=0.0)
+        for part in slices(rows.start, rows.stop, cut.block):
+            _score_block(scores, part, student.block(part), teacher, sampled_ids_N[part, None])
     return scores
+
+
+def _score_block(
+    scores: ExactScores,
+    part: slice,
+    logits_BV: Tensor,
+    teacher: _FullTeacher | _TopKTeacher,
+    ids_B1: Tensor,
+) -> None:
+    """Fill in the scores of a block of rows; overwrites the logits."""
+    log_q_BW, of_teacher = teacher.block(part, ids_B1)
+    scores.teacher_logprob_N[part] = of_teacher.logprob_B
+    scores.teacher_entropy_N[part] = of_teacher.entropy_B
+    scores.top1_agree_N[part] = logits_BV.gather(1, of_teacher.top1_B1)[:, 0] == logits_BV.amax(1)
+    log_p_BV = log_softmax_(logits_BV)
+    scores.logprob_N[part] = log_p_BV.gather(1, ids_B1)[:, 0]
+    scores.entropy_N[part] = _entropy(log_p_BV)
+    log_p_BW = teacher.student_(log_p_BV, part)
+    p_BW, ratio_BW = log_p_BW.exp(), log_p_BW - log_q_BW
+    # Below 0 by rounding alone.
+    scores.reverse_kl_N[part] = (p_BW * ratio_BW).sum(1).clamp_(min=0.0)
+    scores.forward_kl_N[part] = -(log_q_BW.exp() * ratio_BW).sum(1).clamp_(max=0.0)
+    scores.jsd_N[part] = jsd_(log_p_BW, p_BW, log_q_BW, False).clamp_(min=0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.blocks import block_rows, chunk_rows, compute_dtype, slices
+from opd_ray.divergence.blocks import Cut, block_rows, chunk_rows, compute_dtype, slices
 from opd_ray.divergence.head_gradient import HeadGradient
 from opd_ray.divergence.kernels import Kind
 from opd_ray.divergence.logits import ProjectedLogits
-from opd_ray.divergence.signals import signal_of
+from opd_ray.divergence.signals import Signal, signal_of
 from opd_ray.divergence.target import Target
 
 
@@ -42,79 +42,83 @@ class FusedPass:
     def run(self, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None) -> PassResult:
         """Make values and gradients; the arguments have been checked."""
         num_rows, device = hidden_ND.shape[0], hidden_ND.device
-        chunk = chunk_rows(
-            num_rows,
+        chunk = chunk_rows(num_rows, self.vocab, hidden_ND.dtype, self.chunk_size)
+        cut = Cut(
             self.vocab,
-            hidden_ND.dtype,
-            self.chunk_size,
-            one_below=HeadGradient.rows_in_one(head_VD) if self.wanted[1] else 0,
+            chunk,
+            block_rows(chunk, self.vocab, device),
+            compute_dtype(hidden_ND.dtype),
+            self.temperature,
         )
-        weights_N = torch.ones(num_rows, dtype=compute_dtype(hidden_ND.dtype), device=device)
+        student_cut = cut
+        if self.chunk_size is None and self.wanted[1] and HeadGradient.fits_one(hidden_ND, head_VD):
+            student_cut = replace(cut, chunk=max(num_rows, 1))
+
+        weights_N = torch.ones(num_rows, dtype=cut.dtype, device=device)
         if self.weights_N is not None:
             weights_N = self.weights_N.detach().to(weights_N)
-        divergence_N = torch.empty_like(weights_N)
-        logprob_N = None if self.sampled_ids_N is None else torch.empty_like(weights_N)
-        gradients = _Gradients(hidden_ND, head_VD, self.vocab, chunk, self.wanted)
+        values = _Values(
+            torch.empty_like(weights_N),
+            None if self.sampled_ids_N is None else torch.empty_like(weights_N),
+            weights_N[:, None] / self.temperature,  # d(logits / T) / d(logits) = 1 / T
+        )
+        gradients = _Gradients(hidden_ND, head_VD, student_cut, self.wanted)
+        # Not named here: the buffers of both end with the call, before the gradients are rounded.
         self._go_over(
-            hidden_ND, head_VD, bias_V, chunk, weights_N, divergence_N, logprob_N, gradients
+            ProjectedLogits(hidden_ND, head_VD, bias_V, student_cut),
+            signal_of(self.target, self.kind, self.beta, cut, device),
+            student_cut.chunk,
+            cut,
+            values,
+            gradients,
         )
         return PassResult(
-            loss=(weights_N * divergence_N).sum(),
-            divergence_N=divergence_N,
-            logprob_N=logprob_N,
+            loss=(weights_N * values.divergence_N).sum(),
+            divergence_N=values.divergence_N,
+            logprob_N=values.logprob_N,
             gradients=gradients.result(),
         )
 
     def _go_over(
         self,
-        hidden_ND: Tensor,
-        head_VD: Tensor,
-        bias_V: Tensor | None,
-        chunk: int,
-        weights_N: Tensor,
-        divergence_N: Tensor,
-        logprob_N: Tensor | None,
+        student: ProjectedLogits,
+        signal: Signal,
+        student_chunk: int,
+        cut: Cut,
+        values: _Values,
         gradients: _Gradients,
     ) -> None:
-        """Fill in the values and add up the gradients; the chunks' buffers end with this call."""
-        block = block_rows(chunk, self.vocab, hidden_ND.device)
-        signal = signal_of(
-            self.target,
-            self.kind,
-            self.beta,
-            vocab=self.vocab,
-            chunk=chunk,
-            block=block,
-            dtype=weights_N.dtype,
-            device=hidden_ND.device,
-            temperature=self.temperature,
-        )
-        student = ProjectedLogits(
-            hidden_ND,
-            head_VD,
-            bias_V,
-            vocab=self.vocab,
-            chunk=chunk,
-            block=block,
-            dtype=weights_N.dtype,
-            temperature=self.temperature,
-        )
-        scale_N1 = weights_N[:, None] / self.temperature  # d(logits / T) / d(logits) = 1 / T
-        for rows in slices(0, len(hidden_ND), chunk):
+        """Fill in the values and add up the gradients."""
+        for rows in slices(0, len(values.divergence_N), student_chunk):
             student.load(rows)
-            signal.load(rows)
-            for part in slices(rows.start, rows.stop, block):
-                logits_BV = student.block(part)
-                sampled_B = None if self.sampled_ids_N is None else self.sampled_ids_N[part]
-                divergence_N[part], logprob_B = signal.block_(
-                    logits_BV, part, sampled_B, any(self.wanted)
-                )
-                if logprob_N is not None and logprob_B is not None:
-                    logprob_N[part] = logprob_B
-                if any(self.wanted):
-                    student.store(part, logits_BV.mul_(scale_N1[part]))
+            for teacher_rows in slices(rows.start, rows.stop, cut.chunk):
+                signal.load(teacher_rows)
+                for part in slices(teacher_rows.start, teacher_rows.stop, cut.block):
+                    self._block(student, signal, part, values)
             if any(self.wanted):
                 gradients.add(rows, student.stored(rows))
+
+    def _block(
+        self, student: ProjectedLogits, signal: Signal, part: slice, values: _Values
+    ) -> None:
+        """Values of a block of rows; their gradients go where the student's logits were."""
+        logits_BV = student.block(part)
+        sampled_B = None if self.sampled_ids_N is None else self.sampled_ids_N[part]
+        wanted = any(self.wanted)
+        values.divergence_N[part], logprob_B = signal.block_(logits_BV, part, sampled_B, wanted)
+        if values.logprob_N is not None and logprob_B is not None:
+            values.logprob_N[part] = logprob_B
+        if wanted:
+            student.store(part, logits_BV.mul_(values.scale_N1[part]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Values:
+    """What is filled in block by block, and the factor of each row's gradient."""
+
+    divergence_N: Tensor
+    logprob_N: Tensor | None
+    scale_N1: Tensor
 
 
 class _Gradients:
@@ -124,19 +128,19 @@ class _Gradients:
         self,
         hidden_ND: Tensor,
         head_VD: Tensor,
-        vocab: int,
-        chunk: int,
+        cut: Cut,
         wanted: tuple[bool, bool, bool],
     ) -> None:
-        self._hidden_ND, self._head_VD, self._vocab = hidden_ND, head_VD[:vocab], vocab
+        self._hidden_ND, self._head_VD, self._vocab = hidden_ND, head_VD[: cut.vocab], cut.vocab
         wants_hidden, wants_head, wants_bias = wanted
         self._grad_hidden_ND = torch.empty_like(hidden_ND) if wants_hidden else None
         self._grad_head = None
         if wants_head:
-            self._grad_head = HeadGradient(head_VD, vocab, chunks=-(-len(hidden_ND) // chunk))
+            chunks = -(-len(hidden_ND) // cut.chunk)
+            self._grad_head = HeadGradient(head_VD, cut.vocab, chunks)
         self._grad_bias_V = None
         if wants_bias:
-            self._grad_bias_V = head_VD.new_zeros(len(head_VD), dtype=compute_dtype(head_VD.dtype))
+            self._grad_bias_V = head_VD.new_zeros(len(head_VD), dtype=cut.dtype)
 
     def add(self, rows: slice, gradient_CV: Tensor) -> None:
         """Take in the logits' gradient of one chunk of rows."""

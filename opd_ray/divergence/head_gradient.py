@@ -41,15 +41,15 @@ class HeadGradient:
         self._started = False
 
     @staticmethod
-    def rows_in_one(head_VD: Tensor) -> int:
-        """Rows up to which one chunk takes less memory than several and their float32 sum.
+    def fits_one(hidden_ND: Tensor, head_VD: Tensor) -> bool:
+        """Whether one chunk of all rows takes less memory than several and a float32 sum.
 
-        Two [rows, V] buffers of logits against a float32 [V, D], for a low-precision head; 0 for
-        one whose gradient is itself the sum.
+        For a low-precision head: [N, V] logits in its dtype against a float32 [V, D]. Any other
+        head's gradient is itself the sum.
         """
         if compute_dtype(head_VD.dtype) == head_VD.dtype:
-            return 0
-        return head_VD.shape[1] * torch.float32.itemsize // (2 * head_VD.dtype.itemsize)
+            return False
+        return len(hidden_ND) * head_VD.dtype.itemsize <= head_VD.shape[1] * torch.float32.itemsize
 
     def add(self, gradient_CV: Tensor, hidden_CD: Tensor) -> None:
         """Add one chunk's product; both in the head's dtype."""

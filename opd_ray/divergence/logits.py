@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from opd_ray.divergence.blocks import Cut
 from opd_ray.divergence.target import HiddenTarget, LogitsTarget
 
 
@@ -16,24 +17,19 @@ class ProjectedLogits:
         hidden_ND: Tensor,
         head_VD: Tensor,
         bias_V: Tensor | None,
-        *,
-        vocab: int,
-        chunk: int,
-        block: int,
-        dtype: torch.dtype,
-        temperature: float,
+        cut: Cut,
     ) -> None:
         self._hidden_ND = hidden_ND.detach()
-        self._head_VD = head_VD.detach()[:vocab]
-        self._bias_V = None if bias_V is None else bias_V.detach()[:vocab]
-        self._temperature = temperature
+        self._head_VD = head_VD.detach()[: cut.vocab]
+        self._bias_V = None if bias_V is None else bias_V.detach()[: cut.vocab]
+        self._temperature = cut.temperature
         self._start = 0
         self._by_onednn = _onednn_is_faster(hidden_ND)
-        self._chunk_CV = hidden_ND.new_empty(0 if self._by_onednn else chunk, vocab)
+        self._chunk_CV = hidden_ND.new_empty(0 if self._by_onednn else cut.chunk, cut.vocab)
         # Blocks of a chunk that already has the right dtype are worked on where they are.
-        self._block_BV = (
-            None if hidden_ND.dtype == dtype else hidden_ND.new_empty(block, vocab, dtype=dtype)
-        )
+        self._block_BV = None
+        if hidden_ND.dtype != cut.dtype:
+            self._block_BV = hidden_ND.new_empty(cut.block, cut.vocab, dtype=cut.dtype)
 
     def load(self, rows: slice) -> None:
         """Compute the logits of a chunk of rows."""
@@ -74,12 +70,10 @@ class ProjectedLogits:
 class GivenLogits:
     """Logits that the teacher computed itself."""
 
-    def __init__(
-        self, logits_NV: Tensor, *, vocab: int, block: int, dtype: torch.dtype, temperature: float
-    ) -> None:
-        self._logits_NV = logits_NV.detach()[:, :vocab]
-        self._temperature = temperature
-        self._block_BV = logits_NV.new_empty(block, vocab, dtype=dtype)
+    def __init__(self, logits_NV: Tensor, cut: Cut) -> None:
+        self._logits_NV = logits_NV.detach()[:, : cut.vocab]
+        self._temperature = cut.temperature
+        self._block_BV = logits_NV.new_empty(cut.block, cut.vocab, dtype=cut.dtype)
 
     def load(self, rows: slice) -> None:
         """Nothing to compute."""
@@ -91,30 +85,11 @@ class GivenLogits:
         return logits_BV if self._temperature == 1.0 else logits_BV.div_(self._temperature)
 
 
-def teacher_logits(
-    target: HiddenTarget | LogitsTarget,
-    *,
-    vocab: int,
-    chunk: int,
-    block: int,
-    dtype: torch.dtype,
-    temperature: float,
-) -> ProjectedLogits | GivenLogits:
+def teacher_logits(target: HiddenTarget | LogitsTarget, cut: Cut) -> ProjectedLogits | GivenLogits:
     """The source of the teacher's logits over the whole vocabulary."""
     if isinstance(target, LogitsTarget):
-        return GivenLogits(
-            target.logits_NV, vocab=vocab, block=block, dtype=dtype, temperature=temperature
-        )
-    return ProjectedLogits(
-        target.hidden_ND,
-        target.head_VD,
-        target.bias_V,
-        vocab=vocab,
-        chunk=chunk,
-        block=block,
-        dtype=dtype,
-        temperature=temperature,
-    )
+        return GivenLogits(target.logits_NV, cut)
+    return ProjectedLogits(target.hidden_ND, target.head_VD, target.bias_V, cut)
 
 
 def _onednn_is_faster(hidden_ND: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """From a block of student logits to its divergences and gradients, for each kind of target.
 
-A signal has ``load(rows)``, called before the blocks of a chunk, and
+A signal has ``load(rows)``, called before the blocks of those rows (at most a chunk), and
 ``block_(logits_BV, rows, sampled_B, gradient)``, which returns the values [B] and, if ``sampled_B``
 is given, the student's log-probabilities of those ids [B], and which overwrites ``logits_BV``, with
 ``gradient`` by the gradient of each row's value with respect to its own logits.
@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from opd_ray.divergence.blocks import Cut
 from opd_ray.divergence.kernels import Kind, kernel_of, log_softmax_
 from opd_ray.divergence.logits import GivenLogits, ProjectedLogits, teacher_logits
 from opd_ray.divergence.target import SampledTarget, Target, TopKTarget, check_token_ids
@@ -93,10 +94,10 @@ class SampledSignal:
     mean 0 and teach nothing.) A single value may be negative.
     """
 
-    def __init__(self, target: SampledTarget, *, vocab: int, dtype: torch.dtype) -> None:
-        check_token_ids("token_ids_N", target.token_ids_N, vocab)
+    def __init__(self, target: SampledTarget, cut: Cut) -> None:
+        check_token_ids("token_ids_N", target.token_ids_N, cut.vocab)
         self._ids_N = target.token_ids_N
-        self._log_q_N = target.logprobs_N.to(dtype)
+        self._log_q_N = target.logprobs_N.to(cut.dtype)
 
     def load(self, rows: slice) -> None:
         """Nothing to compute."""
@@ -114,35 +115,21 @@ class SampledSignal:
         return value_B, logprob_B
 
 
-def signal_of(
-    target: Target,
-    kind: Kind,
-    beta: float,
-    *,
-    vocab: int,
-    chunk: int,
-    block: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    temperature: float,
-) -> Signal:
+def signal_of(target: Target, kind: Kind, beta: float, cut: Cut, device: torch.device) -> Signal:
     """The signal that a target gives; ValueError where target, kind and temperature clash."""
     if isinstance(target, TopKTarget):
-        check_temperature(target, temperature)
-        return TopKTailSignal(TopKTail(target, vocab=vocab, dtype=dtype), kind, beta)
+        check_temperature(target, cut.temperature)
+        return TopKTailSignal(TopKTail(target, cut), kind, beta)
     if isinstance(target, SampledTarget):
-        check_temperature(target, temperature)
+        check_temperature(target, cut.temperature)
         if kind != "reverse_kl":
             raise ValueError(
                 f"a sampled-token target estimates reverse_kl alone, not {kind}: it says nothing "
                 "of the teacher's other tokens; use a top-k, hidden or logits target"
             )
-        return SampledSignal(target, vocab=vocab, dtype=dtype)
-    teacher = teacher_logits(
-        target, vocab=vocab, chunk=chunk, block=block, dtype=dtype, temperature=temperature
-    )
-    scratch_BV = torch.empty(block, vocab, dtype=dtype, device=device)
-    return FullVocabularySignal(teacher, kind, beta, scratch_BV)
+        return SampledSignal(target, cut)
+    scratch_BV = torch.empty(cut.block, cut.vocab, dtype=cut.dtype, device=device)
+    return FullVocabularySignal(teacher_logits(target, cut), kind, beta, scratch_BV)
 
 
 def check_temperature(target: TopKTarget | SampledTarget, temperature: float) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from opd_ray.divergence.blocks import Cut
 from opd_ray.divergence.target import TopKTarget, check_token_ids
 
 # The teacher's tail is 1 minus a sum of float32 probabilities, so it is not known below the spacing
@@ -24,11 +25,11 @@ _EXCESS = 1e-2
 class TopKTail:
     """The K + 1 buckets of every row, as logits of teacher and student, and the way back."""
 
-    def __init__(self, target: TopKTarget, *, vocab: int, dtype: torch.dtype) -> None:
-        check_token_ids("ids_NK", target.ids_NK, vocab)
+    def __init__(self, target: TopKTarget, cut: Cut) -> None:
+        check_token_ids("ids_NK", target.ids_NK, cut.vocab)
         _check_distinct(target.ids_NK)
         self.ids_NK = target.ids_NK
-        self.teacher_NW = _teacher_buckets(target, vocab).to(dtype)
+        self.teacher_NW = _teacher_buckets(target, cut.vocab).to(cut.dtype)
 
     def student_(self, logits_BV: Tensor, rows: slice) -> Tensor:
         """The student's bucket logits [B, K + 1], the tail's being the log of its sum of exp.
