@@ -10,6 +10,7 @@ from opd_ray.divergence import (
     LogitsTarget,
     SampledTarget,
     TopKTarget,
+    blocks,
     linear_divergence,
 )
 from opd_ray.divergence.head_gradient import HeadGradient
@@ -295,18 +296,24 @@ def test_a_row_of_weight_zero_has_no_part():
     assert (output.divergence_N[~kept] > 0).all()
 
 
-@pytest.mark.parametrize("chunk_size", [N, 2])
+@pytest.mark.parametrize(
+    ("dtype", "value_error", "gradient_error"),
+    [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 0.05, 0.03)],
+)
+@pytest.mark.parametrize("chunk_size", [N, 2, None])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("target", ["hidden", "topk"])
-def test_bfloat16_stays_near_float64(target, kind, chunk_size):
-    half, double = Problem(dtype=torch.bfloat16), Problem()
+def test_lower_precision_stays_near_float64(
+    target, kind, chunk_size, dtype, value_error, gradient_error
+):
+    single, double = Problem(dtype=dtype), Problem()
     options = {"kind": kind, "temperature": TEMPERATURE}
     output = linear_divergence(
-        half.hidden,
-        half.head,
-        half.targets[target],
-        weights_N=half.weights,
-        bias_V=half.bias,
+        single.hidden,
+        single.head,
+        single.targets[target],
+        weights_N=single.weights,
+        bias_V=single.bias,
         chunk_size=chunk_size,
         **options,
     )
@@ -319,12 +326,41 @@ def test_bfloat16_stays_near_float64(target, kind, chunk_size):
         bias_V=double.bias,
         **options,
     )
-    torch.testing.assert_close(output.divergence_N.double(), values, rtol=0.05, atol=0.02)
-    found = gradients(output.loss, *half.parameters())
+    torch.testing.assert_close(
+        output.divergence_N.double(), values, rtol=value_error, atol=value_error / 2
+    )
+    found = gradients(output.loss, *single.parameters())
     for f, e in zip(found, gradients(expected, *double.parameters()), strict=True):
-        assert f.dtype == torch.bfloat16
+        assert f.dtype == dtype
         error = (f.double() - e).norm() / e.norm()
-        assert error < 0.03, f"relative error {error:.3f}"
+        assert error < gradient_error, f"relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_small_default_chunks_and_blocks_change_nothing(monkeypatch, dtype):
+    """As with a large vocabulary: teacher chunks of 2 rows, blocks of 1, one student chunk or four."""
+    problem = Problem(dtype=dtype)
+
+    def run():
+        output = linear_divergence(
+            problem.hidden,
+            problem.head,
+            problem.targets["hidden"],
+            bias_V=problem.bias,
+            sampled_ids_N=problem.sampled,
+        )
+        return (
+            output.divergence_N,
+            output.logprob_N,
+            *gradients(output.loss, *problem.parameters()),
+        )
+
+    expected = run()
+    monkeypatch.setattr(blocks, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(blocks, "CHUNK_ROW_BYTES", 2 * dtype.itemsize)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 1)
+    for found, wanted in zip(run(), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_head_gradient_of_many_bfloat16_chunks_is_summed_in_float32():
