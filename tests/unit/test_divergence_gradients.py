@@ -338,7 +338,7 @@ def test_lower_precision_stays_near_float64(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_small_default_chunks_and_blocks_change_nothing(monkeypatch, dtype):
-    """As with a large vocabulary: teacher chunks of 2 rows, blocks of 1, one student chunk or four."""
+    """As with a large vocabulary: teacher chunks of 2 rows, and blocks of 1."""
     problem = Problem(dtype=dtype)
 
     def run():
