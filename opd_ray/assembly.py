@@ -129,7 +129,7 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
     """
     pairing = check_pairing(
         config.student.path,
-        config.teacher.path or "",
+        config.teacher.path,
         context_length=config.student.context_length,
         accept=config.teacher.accept_mismatch,
         trust_student_code=config.student.trust_remote_code,
