@@ -43,7 +43,7 @@ class Pairing:
 
 def check_pairing(
     student_path: str,
-    teacher_path: str,
+    teacher_path: str | None,
     *,
     context_length: int,
     accept: Iterable[str] = (),
@@ -53,6 +53,8 @@ def check_pairing(
     """Compare a student with a teacher, both Hugging Face folders or hub names.
 
     Args:
+        teacher_path: None for a teacher without files: then only the student is looked at, and
+            :func:`check_teacher_info` asks the running teacher later.
         context_length: longest prompt plus response of the run, tokens.
         accept: names out of ACCEPTABLE of differences that are reported, not refused.
 
@@ -61,6 +63,8 @@ def check_pairing(
         PairingError: listing every difference that is not accepted and what to do about it.
     """
     student = describe_model(student_path, trust_remote_code=trust_student_code)
+    if teacher_path is None:
+        return _student_alone(student, context_length)
     teacher = describe_model(teacher_path, trust_remote_code=trust_teacher_code)
     return compare_models(student, teacher, context_length=context_length, accept=accept)
 
@@ -92,6 +96,22 @@ def compare_models(
         context_length=min(student.context_length, teacher.context_length),
         tokenizer_hash=student.tokenizer_hash,
         accepted=tuple(text for _, text in found),
+    )
+
+
+def _student_alone(student: ModelFacts, context_length: int) -> Pairing:
+    """Its own tokens and ends, where the teacher has no files to compare."""
+    problems = _own_size_differences("student", student, context_length)
+    if problems:
+        listed = "\n".join(f"  - {text}" for _, text in problems)
+        raise PairingError(f"student {student.path}:\n{listed}")
+    return Pairing(
+        vocab_size=student.vocab_size,
+        eos_ids=student.eos_ids,
+        pad_id=student.pad_id,
+        context_length=student.context_length,
+        tokenizer_hash=student.tokenizer_hash,
+        accepted=(),
     )
 
 
@@ -261,20 +281,26 @@ def _template_difference(mine: str | None, other: str | None) -> list[Difference
 def _size_differences(
     student: ModelFacts, teacher: ModelFacts, context_length: int
 ) -> list[Difference]:
+    return [
+        *_own_size_differences("student", student, context_length),
+        *_own_size_differences("teacher", teacher, context_length),
+    ]
+
+
+def _own_size_differences(name: str, facts: ModelFacts, context_length: int) -> list[Difference]:
     found = []
-    for name, facts in (("student", student), ("teacher", teacher)):
-        if facts.rows < facts.vocab_size:
-            found.append(
-                (
-                    "rows",
-                    f"the {name}'s model has {facts.rows} vocabulary rows, its tokenizer "
-                    f"{facts.vocab_size} tokens: the tokenizer belongs to another model",
-                )
+    if facts.rows < facts.vocab_size:
+        found.append(
+            (
+                "rows",
+                f"the {name}'s model has {facts.rows} vocabulary rows, its tokenizer "
+                f"{facts.vocab_size} tokens: the tokenizer belongs to another model",
             )
-        if facts.context_length < context_length:
-            found.append(
-                ("context", _context_problem(f"the {name}'s", facts.context_length, context_length))
-            )
+        )
+    if facts.context_length < context_length:
+        found.append(
+            ("context", _context_problem(f"the {name}'s", facts.context_length, context_length))
+        )
     return found
 
 

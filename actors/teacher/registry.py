@@ -17,11 +17,33 @@ def make_teacher(
         own_topk: how many of its own likeliest tokens a rule wants to see; 0: none.
 
     Raises:
-        TeacherError: an unknown kind, or a teacher that cannot be loaded.
+        TeacherError: an unknown kind, a teacher that cannot be loaded, or one of the user's own
+            whose vocabulary is larger than the shared one.
     """
     # Engines are imported where they are used: a run with one kind must not need the others.
     if settings.kind == "hf":
         from actors.teacher.hf import HfTeacher
 
         return HfTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
-    raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: hf")
+    if settings.kind == "class":
+        from actors.teacher.own_class import find_teacher_class
+
+        made = find_teacher_class(settings.class_path or "", settings.arguments)
+        return _of_size(made(**settings.arguments), vocab_size)
+    if settings.kind == "actor":
+        from actors.teacher.ray_actor import ActorTeacher
+
+        actor = ActorTeacher(settings.actor_name or "", settings.actor_namespace)
+        return _of_size(actor, vocab_size)
+    raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: hf, class, actor")
+
+
+def _of_size(teacher: Teacher, vocab_size: int | None) -> Teacher:
+    """Refuse a distribution over tokens that the student has not; too few are found elsewhere."""
+    info = teacher.info()
+    if vocab_size is not None and info.vocab_size > vocab_size:
+        raise TeacherError(
+            f"teacher {info.name!r}: its info() says {info.vocab_size} tokens, student and teacher "
+            f"share {vocab_size}: leave the others (padding rows, too) out of its distribution"
+        )
+    return teacher

@@ -26,7 +26,7 @@ from opd_ray.errors import ConfigError
 from opd_ray.model_shape import ModelShapeError, config_json
 from opd_ray.tip import find_rule
 
-TEACHER_KINDS = ("hf",)
+TEACHER_KINDS = ("hf", "class", "actor")
 
 _AT_LEAST = {
     0: (
@@ -69,6 +69,7 @@ def config_problems(config: Config) -> list[str]:
         *_length_problems(config),
         *_rollout_problems(config),
         *_teacher_problems(config),
+        *_own_teacher_problems(config),
         *_rule_problems(config),
         *_vocabulary_problems(config),
         *_trainer_problems(config),
@@ -177,6 +178,43 @@ def _teacher_problems(config: Config) -> Iterator[str]:
             f"scoring = exact with teacher.signal = {teacher.signal}: exact scores need the "
             "teacher's whole distribution; use teacher.signal=hidden, or scoring=streamed"
         )
+
+
+def _own_teacher_problems(config: Config) -> Iterator[str]:
+    """The user's own teacher: an importable class, or an actor in a cluster that runs already."""
+    teacher = config.teacher
+    for kind, keys in (("class", ("class_path", "arguments")), ("actor", ("actor_name",))):
+        for key in keys:
+            value = getattr(teacher, key)
+            if value and teacher.kind != kind:
+                yield (
+                    f"teacher.{key} = {shown(value)} with teacher.kind = {teacher.kind!r}: it "
+                    f"belongs to teacher.kind={kind}; set that, or leave it out"
+                )
+    if teacher.kind == "class":
+        if not teacher.class_path:
+            yield "teacher.class_path = null: kind class needs package.module:Class"
+            return
+        from actors.teacher.own_class import find_teacher_class
+        from actors.teacher.protocol import TeacherError
+
+        try:
+            find_teacher_class(teacher.class_path, teacher.arguments)
+        except TeacherError as error:
+            yield str(error)
+    if teacher.kind == "actor":
+        if not teacher.actor_name:
+            yield "teacher.actor_name = null: kind actor needs the name of a running Ray actor"
+        if config.cluster.address is None:
+            yield (
+                "cluster.address = null with teacher.kind = 'actor': a Ray that starts with the "
+                "run has no such actor; use auto, or HOST:PORT of the cluster it runs in"
+            )
+        if teacher.gpus_per_replica:
+            yield (
+                f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g} with teacher.kind = "
+                "'actor': a replica only passes requests on; set it to 0"
+            )
 
 
 def _rule_problems(config: Config) -> Iterator[str]:

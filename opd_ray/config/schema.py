@@ -147,10 +147,20 @@ class RolloutSettings:
 
 @dataclass
 class TeacherSettings:
-    # Kind of teacher: "hf" runs a Hugging Face model.
+    # Kind of teacher: "hf" runs a Hugging Face model, "class" a class of your own, "actor" asks a
+    # named Ray actor of your own that runs already.
     kind: str = "hf"
-    # Hugging Face folder (or hub name) of the teacher.
+    # Hugging Face folder (or hub name) of the teacher. Kinds class and actor need none; with one,
+    # its tokenizer is compared with the student's.
     path: str | None = None
+    # Kind class: "package.module:Class" of an actors.teacher.protocol.Teacher, on every node.
+    class_path: str | None = None
+    # Kind class: keyword arguments of its constructor.
+    arguments: dict[str, Any] = field(default_factory=dict)
+    # Kind actor: name of the Ray actor whose methods info() and score(requests) are a Teacher's.
+    actor_name: str | None = None
+    # Kind actor: the Ray namespace that it was named in.
+    actor_namespace: str = "opd-ray"
     # Copies of the teacher; rollouts go to the least loaded.
     replicas: int = 1
     # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.

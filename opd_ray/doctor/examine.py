@@ -79,10 +79,7 @@ def _model_findings(
                 f"layers of {shape.hidden_size}, {shape.vocab_size:,} vocabulary rows ({tied}), "
                 f"context {shape.context_length:,}",
             )
-    if config.teacher.path is None:
-        yield noted("pairing", f"not checked: a {config.teacher.kind} teacher has no files here")
-        return
-    elsewhere = [p for p in (config.student.path, config.teacher.path) if _elsewhere(p)]
+    elsewhere = [p for p in (config.student.path, config.teacher.path) if p and _elsewhere(p)]
     if elsewhere:
         yield noted(
             "pairing",
@@ -96,7 +93,6 @@ def _model_findings(
 def _pair(config: Config) -> str:
     from opd_ray.pairing import check_pairing
 
-    assert config.teacher.path is not None
     pairing = check_pairing(
         config.student.path,
         config.teacher.path,
@@ -105,6 +101,11 @@ def _pair(config: Config) -> str:
         trust_student_code=config.student.trust_remote_code,
         trust_teacher_code=config.teacher.trust_remote_code,
     )
+    if config.teacher.path is None:
+        return (
+            f"the student's tokenizer of {pairing.vocab_size:,} tokens; a teacher of kind "
+            f"{config.teacher.kind} has no files to compare, opd-ray check-teacher asks it"
+        )
     accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
     return f"one tokenizer of {pairing.vocab_size:,} tokens{accepted}"
 

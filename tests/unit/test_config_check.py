@@ -98,7 +98,34 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             {"rollout__gpus_per_actor": 3, "rollout__tensor_parallel_size": 2},
             ["rollout.gpus_per_actor = 3", "multiple"],
         ),
-        ({"teacher__kind": "oracle"}, ["teacher.kind = 'oracle'", "there is hf"]),
+        ({"teacher__kind": "oracle"}, ["teacher.kind = 'oracle'", "there is hf, class, actor"]),
+        ({"teacher__kind": "class"}, ["teacher.class_path = null", "package.module:Class"]),
+        (
+            {"teacher__class_path": "a:B"},
+            ["teacher.class_path = 'a:B'", "teacher.kind = 'hf'", "teacher.kind=class"],
+        ),
+        (
+            {"teacher__arguments": {"k": 1}},
+            ["teacher.arguments = {'k': 1} with teacher.kind = 'hf'", "leave it out"],
+        ),
+        ({"teacher__actor_name": "t"}, ["teacher.actor_name = 't'", "teacher.kind=actor"]),
+        (
+            {"teacher__kind": "actor", "cluster__address": "auto"},
+            ["teacher.actor_name = null", "running Ray actor"],
+        ),
+        (
+            {"teacher__kind": "actor", "teacher__actor_name": "t"},
+            ["cluster.address = null with teacher.kind = 'actor'", "use auto"],
+        ),
+        (
+            {
+                "teacher__kind": "actor",
+                "teacher__actor_name": "t",
+                "teacher__gpus_per_replica": 1,
+                "cluster__address": "auto",
+            },
+            ["teacher.gpus_per_replica = 1", "passes requests on", "set it to 0"],
+        ),
         ({"teacher__path": None}, ["teacher.path = null", "needs a Hugging Face folder"]),
         ({"teacher__gpus_per_replica": 2.0}, ["teacher.gpus_per_replica = 2", "teacher.replicas"]),
         (
@@ -177,3 +204,42 @@ def test_all_problems_come_in_one_error(config: Config) -> None:
     with pytest.raises(ConfigError) as caught:
         check_config(bad)
     assert len(str(caught.value).splitlines()) == 3
+
+
+class Mute:
+    """No teacher: it lacks score and close."""
+
+    def info(self) -> None: ...
+
+
+class Speaking(Mute):
+    def __init__(self, temperature: float) -> None: ...
+
+    def score(self, requests: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_teacher_class_is_looked_up_before_anything_starts(config: Config) -> None:
+    def problems(class_path: str, **arguments: Any) -> list[str]:
+        return config_problems(
+            changed(
+                config,
+                teacher__kind="class",
+                teacher__path=None,
+                teacher__class_path=class_path,
+                teacher__arguments=arguments,
+            )
+        )
+
+    assert problems(f"{__name__}:Speaking", temperature=2.0) == []
+    for class_path, arguments, part in (
+        ("Speaking", {}, "write it as package.module:Class"),
+        ("nowhere.at_all:Speaking", {}, "No module named 'nowhere'; set PYTHONPATH"),
+        (f"{__name__}:Absent", {}, "has no class of that name"),
+        (f"{__name__}:Mute", {}, "it has no method score, close"),
+        (f"{__name__}:Speaking", {}, "missing a required argument: 'temperature'"),
+        (f"{__name__}:Speaking", {"temprature": 1}, "teacher.arguments = {'temprature': 1}"),
+    ):
+        [problem] = problems(class_path, **arguments)
+        assert part in problem

@@ -256,3 +256,11 @@ def test_the_demo_kind_of_tokenizer(tmp_path):
     ).save_pretrained(tmp_path)
     Qwen3Config(vocab_size=4, max_position_embeddings=64).save_pretrained(tmp_path)
     assert check_pairing(str(tmp_path), str(tmp_path), context_length=64).vocab_size == 4
+
+
+def test_without_a_teachers_files_the_student_alone_is_looked_at(pair):
+    student, _ = pair
+    pairing = check_pairing(str(student), None, context_length=512)
+    assert (pairing.vocab_size, pairing.eos_ids, pairing.pad_id) == (TOKENS, (EOS,), PAD)
+    with pytest.raises(PairingError, match="the student's context is 512 tokens, the run needs"):
+        check_pairing(str(student), None, context_length=513)

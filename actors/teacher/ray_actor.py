@@ -1,0 +1,61 @@
+"""Kind ``actor``: a teacher that runs already, as a named Ray actor in the same cluster."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.teacher.protocol import TeacherError
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+
+
+class ActorTeacher:
+    """Forwards to a named actor whose methods ``info()`` and ``score(requests)`` are a Teacher's.
+
+    Args:
+        name: of the actor.
+        namespace: the Ray namespace that it was named in.
+
+    Raises:
+        TeacherError: no such actor, or one without these methods.
+    """
+
+    def __init__(self, name: str, namespace: str) -> None:
+        self._name = name
+        try:
+            self._actor = ray.get_actor(name, namespace=namespace)
+        except ValueError as error:
+            raise TeacherError(
+                f"teacher.actor_name = {name!r}: no such actor runs in the Ray namespace "
+                f"{namespace!r}; start it first, with lifetime='detached', or set "
+                "teacher.actor_namespace to its own"
+            ) from error
+        missing = [method for method in ("info", "score") if not hasattr(self._actor, method)]
+        if missing:
+            raise TeacherError(
+                f"teacher.actor_name = {name!r}: that actor has no method {', '.join(missing)}; "
+                "a teacher has info() and score(requests) (actors.teacher.protocol.Teacher)"
+            )
+
+    def info(self) -> TeacherInfo:
+        """What the actor says of itself."""
+        return self._ask(self._actor.info.remote())
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        """The actor's answers."""
+        answers = self._ask(self._actor.score.remote(list(requests)))
+        # Arrays from Ray are views into its object store: one signal would keep a batch there.
+        return copy.deepcopy(answers)
+
+    def close(self) -> None:
+        """Leave the actor running: it belongs to whoever started it."""
+
+    def _ask(self, reference: Any) -> Any:
+        try:
+            return ray.get(reference)
+        except (RayTaskError, RayActorError) as error:
+            raise TeacherError(f"teacher.actor_name = {self._name!r}: {error}") from error
