@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +11,10 @@ from actors.rollout.environment import (
     RECORD_KEY,
     TOPK_CONFIG,
     VOCAB_CONFIG,
-    engine_environment,
     engine_threads,
 )
 from actors.rollout.score_arena import TokenScores
+from actors.vllm_process import prepare_vllm
 from actors.weights.chunks import WeightChunk
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncBackend, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling, TopK
@@ -58,15 +56,7 @@ class RolloutEngine:
         self._requests: dict[str, tuple[RolloutRequest, bool]] = {}
         self._weights_complete = True
 
-        os.environ.update(engine_environment(rollout))
-        # vLLM logs while it is imported, before it sets up its own logging.
-        logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
-        # Would overrule kv_cache_bytes.
-        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
-        import torch
-
-        # vLLM's CPU worker forbids this later on.
-        torch.set_num_threads(engine_threads(rollout))
+        prepare_vllm(engine_threads(rollout))
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 

@@ -15,25 +15,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from actors.teacher.batching import batches_by_length
+from actors.teacher.projection import CHUNK_BYTES, answer_of, project, widest_topk
 from actors.teacher.protocol import TeacherError
 from opd_ray.alignment import predicting_positions
 from opd_ray.config.schema import SignalChoice, TeacherSettings
 from opd_ray.model_facts import tokenizer_hash
-from opd_ray.types import (
-    HiddenSignal,
-    SampledSignal,
-    ScoreRequest,
-    Signal,
-    TeacherAnswer,
-    TeacherInfo,
-    TopK,
-    TopKSignal,
-)
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 from opd_ray.wire import to_wire
-
-# Float32 logits of one chunk of rows. Their exponentials take as much again, and half as much the
-# original logits of bfloat16 weights.
-CHUNK_BYTES = 1 << 27
 
 
 class HfTeacher:
@@ -86,7 +74,7 @@ class HfTeacher:
                 f"{settings.path}: its output head has {rows} rows for {self._vocab_size} tokens"
             )
         self._own_topk = own_topk
-        self._chunk_rows = max(1, chunk_bytes // (4 * self._vocab_size))
+        self._chunk_bytes = chunk_bytes
         self._require_plain_head()
         self._info = self._describe()
 
@@ -120,10 +108,14 @@ class HfTeacher:
 
     def _score_batch(self, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
         hidden_ND = self._hidden_rows(requests)
-        flat = self._project(
+        flat = project(
             hidden_ND,
+            self._head,
             np.concatenate([r.response_ids for r in requests]),
             np.concatenate([r.student_topk.ids for r in requests]),
+            topk=widest_topk(self._settings, self._own_topk),
+            vocab_size=self._vocab_size,
+            chunk_bytes=self._chunk_bytes,
         )
         if self._settings.signal is SignalChoice.hidden:
             flat["hidden"] = to_wire(hidden_ND)
@@ -131,28 +123,14 @@ class HfTeacher:
         parts = {name: np.split(values, ends) for name, values in flat.items()}
         # Copies: a view would keep the whole batch alive as long as one rollout's signal is held.
         return [
-            self._answer(r.rollout_id, {name: values[i].copy() for name, values in parts.items()})
+            answer_of(
+                r.rollout_id,
+                {name: values[i].copy() for name, values in parts.items()},
+                self._settings,
+                self._own_topk,
+            )
             for i, r in enumerate(requests)
         ]
-
-    def _answer(self, rollout_id: str, rows: dict[str, np.ndarray]) -> TeacherAnswer:
-        return TeacherAnswer(
-            rollout_id=rollout_id,
-            logprob=rows["logprob"],
-            at_student_topk=rows["at_student_topk"],
-            signal=self._signal(rows),
-            entropy=rows["entropy"],
-            topk=TopK(*_likeliest(rows, self._own_topk)) if self._own_topk else None,
-        )
-
-    def _signal(self, rows: dict[str, np.ndarray]) -> Signal:
-        match self._settings.signal:
-            case SignalChoice.hidden:
-                return HiddenSignal(rows["hidden"])
-            case SignalChoice.sampled:
-                return SampledSignal(rows["logprob"])
-            case SignalChoice.topk:
-                return TopKSignal(*_likeliest(rows, self._settings.topk))
 
     def _hidden_rows(self, requests: list[ScoreRequest]) -> torch.Tensor:
         """Last hidden states of the positions that predict the responses, flat [N, D]."""
@@ -176,42 +154,6 @@ class HfTeacher:
                 for row, r in enumerate(requests)
             ]
         )
-
-    def _project(
-        self, hidden_ND: torch.Tensor, sampled_N: np.ndarray, student_NK: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """What the vocabulary is needed for, by name, [N, ...]; a chunk of rows at a time."""
-        sampled = torch.from_numpy(sampled_N).long().to(self._device)
-        student = torch.from_numpy(student_NK).long().to(self._device)
-        topk = self._settings.signal is SignalChoice.topk
-        widest = max(self._settings.topk if topk else 0, self._own_topk)
-        chunks: dict[str, list[torch.Tensor]] = {}
-        for start in range(0, len(hidden_ND), self._chunk_rows):
-            rows = slice(start, start + self._chunk_rows)
-            for name, values in self._chunk(
-                hidden_ND[rows], sampled[rows], student[rows], widest
-            ).items():
-                chunks.setdefault(name, []).append(values.cpu())
-        return {name: torch.cat(values).numpy() for name, values in chunks.items()}
-
-    def _chunk(
-        self,
-        hidden_CD: torch.Tensor,
-        sampled_C: torch.Tensor,
-        student_CK: torch.Tensor,
-        widest: int,
-    ) -> dict[str, torch.Tensor]:
-        logits_CV = self._head(hidden_CD)[:, : self._vocab_size].float()
-        logprobs_CV = logits_CV.sub_(logits_CV.logsumexp(dim=-1, keepdim=True))
-        values = {
-            "logprob": logprobs_CV.gather(1, sampled_C[:, None])[:, 0],
-            "at_student_topk": logprobs_CV.gather(1, student_CK),
-        }
-        if widest:
-            top = logprobs_CV.topk(widest, dim=-1)
-            values["top_logprobs"], values["top_ids"] = top.values, top.indices.int()
-        values["entropy"] = -torch.einsum("cv,cv->c", logprobs_CV.exp(), logprobs_CV)
-        return values
 
     @torch.inference_mode()
     def _require_plain_head(self) -> None:
@@ -240,11 +182,3 @@ class HfTeacher:
             tokenizer_hash=tokenizer_hash(tokenizer),
             meta={"kind": "hf", "dtype": self._settings.dtype.value, "path": path},
         )
-
-
-def _likeliest(rows: dict[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first k of the ids and log-probabilities of the likeliest tokens, each [m, k]."""
-    return (
-        np.ascontiguousarray(rows["top_ids"][:, :k]),
-        np.ascontiguousarray(rows["top_logprobs"][:, :k]),
-    )
