@@ -95,6 +95,7 @@ class Workshop:
             checkpoints=checkpoints,
             metrics=metrics,
             progress=progress,
+            peak_memory=self.crew.peak_memory,
         )
         return Coordinator(config, parts, self._pairing.vocab_size)
 

@@ -6,7 +6,7 @@ tokens x hidden size goes from the actor that made it straight to the one that n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ class Parts:
     checkpoints: CheckpointStore
     metrics: Metrics
     progress: Progress
+    peak_memory: Callable[[], dict[str, int]]  # bytes, by process
 
 
 class Coordinator:
@@ -108,7 +109,7 @@ class Coordinator:
             if not account.skipped:
                 parts.sync.push(step + 1)
         self.last_step = StepSnapshot(judged, scores, selection)
-        values = step_metrics(self.last_step, account, clock.report())
+        values = step_metrics(self.last_step, account, parts.peak_memory(), clock.report())
         parts.metrics.write(step + 1, values)
         parts.progress.step(step + 1, values)
         self._check_gap(account, step)

@@ -176,7 +176,8 @@ class Crew:
             scheduling_strategy=PlacementGroupSchedulingStrategy(
                 self._group, placement_group_bundle_index=self._bundles[placed.name]
             ),
-            runtime_env={"env_vars": environment},
+            # Stages take turns on the same cores: threads without work must not spin for it.
+            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", **environment}},
             # A restarted actor would have lost its state: the run ends instead, and is resumed.
             max_restarts=0,
         )

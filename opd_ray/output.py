@@ -41,7 +41,7 @@ class OutputFolder:
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
         self.export = self.path / "export"
-        self.report = self.path / "report.md"
+        self.report = self.path / "report.txt"
         self._lock_path = self.path / "run.lock"
         self._lock: int | None = None
 

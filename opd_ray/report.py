@@ -24,7 +24,6 @@ class Figures:
 
     teacher: dict[str, float]  # eval/... figures of the teacher; empty where it was not asked
     peak_memory_bytes: dict[str, int]  # by process
-    outputs: dict[str, Path]  # what is where
 
 
 def closing_table(rows: Sequence[dict[str, float]], figures: Figures) -> Table:
@@ -60,8 +59,6 @@ def closing_table(rows: Sequence[dict[str, float]], figures: Figures) -> Table:
     table.add_section()
     for process, peak in figures.peak_memory_bytes.items():
         table.add_row(f"peak memory, {process}", "", f"{peak / 2**30:.2f} GiB", "")
-    for name, path in figures.outputs.items():
-        table.add_row(name, "", str(path), "")
     return table
 
 
@@ -77,8 +74,8 @@ def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) 
     return text
 
 
-def print_report(table: Table, response: Text | None, path: Path) -> None:
-    """The report on the terminal, and as plain text in ``path``."""
+def print_report(table: Table, response: Text | None, outputs: dict[str, Path], path: Path) -> None:
+    """The report on the terminal, and as plain text in ``path``; ``outputs`` says what is where."""
     with path.open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=120)):
             console.print(table)
@@ -87,6 +84,8 @@ def print_report(table: Table, response: Text | None, path: Path) -> None:
                     "one response of the last step, kept tokens in [brackets]:", markup=False
                 )
                 console.print(response)
+            for name, place in {**outputs, "this report": path}.items():
+                console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
 
 
 def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:

@@ -142,8 +142,8 @@ class _Run:
                 coordinator.last_step, config.tip.divergence, output.plots / "quadrants.png"
             )
             response = marked_response(coordinator.last_step, workshop.tokenizer)
-        table = closing_table(rows, Figures(teacher, peaks, outputs))
-        print_report(table, response, output.report)
+        table = closing_table(rows, Figures(teacher, peaks))
+        print_report(table, response, outputs, output.report)
 
 
 def _resume_point(config: Config, checkpoints: CheckpointStore) -> tuple[Path, RunState] | None:

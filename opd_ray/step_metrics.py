@@ -25,9 +25,19 @@ class StepSnapshot:
 
 
 def step_metrics(
-    snapshot: StepSnapshot, account: StepAccount, seconds: dict[str, float]
+    snapshot: StepSnapshot,
+    account: StepAccount,
+    peak_memory_bytes: dict[str, int],
+    seconds: dict[str, float],
 ) -> dict[str, float]:
-    """All metrics of a step: its snapshot, its gradient step and the stage clock's report."""
+    """All metrics of a step.
+
+    Args:
+        snapshot: what it saw and chose.
+        account: its gradient step.
+        peak_memory_bytes: by process.
+        seconds: the stage clock's report.
+    """
     judged, scores, selection = snapshot.judged, snapshot.scores, snapshot.selection
     lengths = np.array([len(j.rollout.response_ids) for j in judged])
     tokens = int(lengths.sum())
@@ -52,12 +62,13 @@ def step_metrics(
     for name in ("entropy", "reverse_kl", "forward_kl"):
         if student.has(name):
             values |= _spread(f"scores/{name}", student.get(name, "the step's metrics"))
+    if student.has("entropy"):
+        h_N = student.get("entropy", "the step's metrics") / math.log(student.vocab_size)
+        values |= _spread("scores/h", h_N)
     # At a loss temperature other than 1 the trainer has nothing to compare with vLLM.
     if not math.isnan(account.gap_mean):
         values |= {"sync/gap_mean": account.gap_mean, "sync/gap_max": account.gap_max}
-    for rank, peak in enumerate(account.peak_memory_bytes):
-        values[f"memory/trainer_{rank}_bytes"] = peak
-    return values
+    return values | {f"memory/{name}_bytes": peak for name, peak in peak_memory_bytes.items()}
 
 
 def _spread(name: str, values_N: np.ndarray) -> dict[str, float]:

@@ -30,7 +30,6 @@ class StepAccount:
     gap_max: float
     skipped: bool
     seconds: float  # of the slowest rank
-    peak_memory_bytes: tuple[int, ...]  # by rank
 
 
 class TrainerGroup:
@@ -131,5 +130,4 @@ def _add_up(stats: Sequence[TrainStats]) -> StepAccount:
         gap_max=max(s.gap_max for s in stats),
         skipped=stats[0].skipped,
         seconds=max(s.seconds for s in stats),
-        peak_memory_bytes=tuple(s.peak_memory_bytes for s in stats),
     )

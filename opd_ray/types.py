@@ -200,7 +200,6 @@ class TrainStats:
     gap_max: float
     skipped: bool  # no rank kept a token
     seconds: float
-    peak_memory_bytes: int
 
 
 @dataclass(frozen=True)

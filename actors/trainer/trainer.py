@@ -155,7 +155,6 @@ class Trainer:
             gap_max=gap_max,
             skipped=total_weight == 0,
             seconds=time.perf_counter() - started,
-            peak_memory_bytes=self.peak_memory(),
         )
 
     def score(

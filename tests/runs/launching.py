@@ -13,6 +13,7 @@ import psutil
 
 # The demo at its smallest: every part real, few tokens, no evaluation beyond what a test asks for.
 SMALL = (
+    "run.resume=auto",
     "rollout.prompts_per_step=8",
     "rollout.samples_per_prompt=2",
     "rollout.max_num_seqs=16",

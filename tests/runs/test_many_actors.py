@@ -1,0 +1,82 @@
+"""One run with several of everything, and what becomes of its checkpoint afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from launching import finish, rows, start
+from safetensors.torch import load_file
+
+from opd_ray.cli import main
+
+_MANY = (
+    "run.steps=3",
+    "run.export_at_end=true",
+    "trainer.ranks=2",
+    "trainer.zero_stage=3",
+    "trainer.micro_batch_tokens=128",
+    "trainer.cpus_per_rank=0.3",
+    "rollout.actors=2",
+    "rollout.cpus_per_actor=0.3",
+    "rollout.max_num_seqs=4",
+    "teacher.replicas=2",
+    "teacher.cpus_per_replica=0.3",
+    "scoring=exact",
+    "tip.rho_schedule=linear",
+    "tip.rho=1.0",
+    "tip.rho_end=0.0",
+    "tip.rho_schedule_steps=2",
+    "eval.kl_prompts=8",
+)
+
+
+def test_several_of_everything(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    heldout = (
+        "eval.tasks=[{name: heldout, task: chain_sum, problems: 8, samples: 2, "
+        "data: {kind: chain_sum, chain_sum: {split: heldout, count: 8}, max_prompt_tokens: 32}}]"
+    )
+    code, text = finish(start(output, *_MANY, heldout), output, timeout_s=290)
+    assert code == 0, text
+    steps = rows(output)
+    assert [round(row["tip/kept_fraction"], 1) for row in steps] == [1.0, 0.5, 0.0]
+    # The last step keeps nothing on any rank: it is skipped, and nothing hangs.
+    assert [row["train/skipped"] for row in steps] == [0.0, 0.0, 1.0]
+    # Rollouts are written by the weights of the step before.
+    assert [row["rollout/weights_version"] for row in steps] == [0, 1, 2]
+    assert all(row.get("sync/gap_mean", 0.0) < 1e-4 for row in steps)
+    assert {"memory/trainer-1_bytes", "memory/rollout-1_bytes", "memory/teacher-1_bytes"} <= set(
+        steps[0]
+    )
+    evaluations = [
+        json.loads(line)
+        for line in (output / "metrics.jsonl").read_text().splitlines()
+        if "eval/kl" in line
+    ]
+    assert [row["step"] for row in evaluations] == [0, 3]
+    assert {"eval/heldout/accuracy", "eval/heldout/mean@2", "eval/heldout/pass@2"} <= set(
+        evaluations[0]
+    )
+
+    # The sharded checkpoint, put together without its ranks, is the student that the run exported.
+    checkpoint = output / "checkpoints" / "step_00000003"
+    exported = tmp_path / "exported"
+    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(exported)]) == 0
+    ours, runs_own = (
+        load_file(folder / "model.safetensors") for folder in (exported, output / "export")
+    )
+    assert ours.keys() == runs_own.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, runs_own[name]), name
+
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "opd_ray", "eval", "--config", "demo", heldout]
+    subprocess.run(
+        [*command, "--model", str(exported), "--out", str(figures)], check=True, timeout=200
+    )
+    found = json.loads(figures.read_text())
+    assert found["eval/heldout/accuracy"] == evaluations[1]["eval/heldout/accuracy"]
