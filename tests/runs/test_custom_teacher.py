@@ -1,0 +1,59 @@
+"""The teachers in examples/custom_teacher, as a class and as a running actor: the same training."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+from launching import SMALL, rows
+
+FOLDER = Path(__file__).parents[2] / "examples" / "custom_teacher"
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """Where the example can be imported, with the address of a Ray that the test started."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    kept["PYTHONPATH"] = os.pathsep.join([str(FOLDER), str(FOLDER.parents[1])])
+    with pytest.MonkeyPatch.context() as patch:
+        # Ray's own processes, and the workers below them, inherit it.
+        patch.setenv("PYTHONPATH", kept["PYTHONPATH"])
+        context = ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 28
+        )
+    yield {**kept, "RAY_ADDRESS": context.address_info["gcs_address"]}
+    ray.shutdown()
+
+
+def python(environment: dict[str, str], *arguments: str) -> str:
+    """What a Python process prints; it must end well."""
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def trained(environment: dict[str, str], config: str, output: Path) -> list[dict[str, float]]:
+    """The rows of two training steps with an example's config, in the test's Ray."""
+    arguments = (f"run.output_dir={output}", "run.steps=2", "cluster.address=auto")
+    python(
+        environment,
+        *("-m", "opd_ray", "train", "--config", str(FOLDER / config), *SMALL, *arguments),
+    )
+    return rows(output)
+
+
+def test_class_and_actor_train_alike(environment: dict[str, str], tmp_path: Path) -> None:
+    assert "actor soft-teacher serves" in python(environment, str(FOLDER / "teacher_actor.py"))
+    as_class = trained(environment, "class.yaml", tmp_path / "class")
+    as_actor = trained(environment, "actor.yaml", tmp_path / "actor")
+    assert [row["step"] for row in as_class] == [row["step"] for row in as_actor] == [1, 2]
+    for one, other in zip(as_class, as_actor, strict=True):
+        assert one["train/loss"] > 0
+        for name in ("train/loss", "train/kept_tokens", "train/grad_norm", "rollout/tokens"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4), name
