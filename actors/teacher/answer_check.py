@@ -27,6 +27,7 @@ from opd_ray.types import (
     ScoreRequest,
     TeacherAnswer,
     TeacherInfo,
+    TopK,
     TopKSignal,
 )
 
@@ -174,7 +175,9 @@ def _answer_problems(
     )
     if answer.entropy is not None:
         yield from entropy_problems(who, answer.entropy, m, info.vocab_size)
-    if answer.topk is not None:
+    if answer.topk is not None and not isinstance(answer.topk, TopK):
+        yield f"{who}: topk is a {type(answer.topk).__name__}; expected a TopK or None"
+    elif answer.topk is not None:
         yield from _topk_problems(who, "topk", answer.topk, (m, None), info, known)
 
     if not isinstance(answer.signal, _SIGNAL_TYPES[signal]):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -50,6 +51,15 @@ class ActorTeacher:
         answers = self._ask(self._actor.score.remote(list(requests)))
         # Arrays from Ray are views into its object store: one signal would keep a batch there.
         return copy.deepcopy(answers)
+
+    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The actor's output layer, which only the hidden signal needs."""
+        if not hasattr(self._actor, "output_head"):
+            raise TeacherError(
+                f"teacher.actor_name = {self._name!r}: that actor has no output_head(): set "
+                "teacher.signal to topk"
+            )
+        return self._ask(self._actor.output_head.remote())
 
     def close(self) -> None:
         """Leave the actor running: it belongs to whoever started it."""

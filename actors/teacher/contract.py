@@ -1,0 +1,305 @@
+"""Everything in which a teacher breaks the contract of actors.teacher.protocol.Teacher.
+
+The teacher is asked what a run would ask, with random token ids: a mixed batch with a one-token
+response and the longest sequence, the same again, each rollout alone, shorter responses, none.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from actors.teacher.answer_check import answers_problems, check_info
+from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
+from actors.teacher.server import TeacherServer
+from opd_ray.config.schema import Dtype, SignalChoice, TeacherSettings
+from opd_ray.types import (
+    HiddenSignal,
+    ScoreRequest,
+    TeacherAnswer,
+    TeacherInfo,
+    TopK,
+    TopKSignal,
+)
+from opd_ray.wire import from_wire
+
+# How far two answers about the same row may lie apart, nats: rounding alone, by teacher.dtype.
+TOLERANCE = {Dtype.float32: 1e-3, Dtype.bfloat16: 0.1}
+# Response tokens that are read and scored in the probes besides the longest sequence.
+_SHORT, _MEDIUM = 3, 12
+_HEAD_ROWS = 64  # whose hidden states are multiplied by the output head
+
+
+def contract_violations(
+    teacher: Teacher,
+    settings: TeacherSettings,
+    vocab_size: int,
+    *,
+    context_length: int,
+    record_topk: int,
+    own_topk: int = 0,
+    seed: int = 0,
+) -> list[str]:
+    """Every violation that probing finds, one sentence each; an empty list for a good teacher.
+
+    Args:
+        teacher: of any kind, loaded.
+        settings: ``signal``, ``topk``, and ``dtype``, by which answers may differ (TOLERANCE).
+        vocab_size: tokens of the student's tokenizer.
+        context_length: longest prompt plus response of a run, tokens, at least 16.
+        record_topk: K of the student's top-K.
+        own_topk: how many of its own likeliest tokens the run's rule needs; 0: none.
+        seed: of the token ids that are asked.
+    """
+    try:
+        info = teacher.info()
+    except Exception as error:
+        return [f"info() raised {_last_line(error)}"]
+    if not isinstance(info, TeacherInfo):
+        return [f"info() returned a {type(info).__name__}; expected a TeacherInfo"]
+    sizes = (info.vocab_size, info.context_length)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        return [f"info(): vocab_size and context_length are {sizes}; expected integers above 0"]
+    probe = _Probe(teacher, info, settings, np.random.default_rng(seed))
+    limits = _Limits(vocab_size, context_length, record_topk, own_topk)
+    with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
+        found = [
+            *_info_problems(teacher, info, settings, limits),
+            *probe.problems(limits),
+        ]
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    vocab_size: int
+    context_length: int
+    record_topk: int
+    own_topk: int
+
+
+def _info_problems(
+    teacher: Teacher, info: TeacherInfo, settings: TeacherSettings, limits: _Limits
+) -> Iterator[str]:
+    who = f"teacher {info.name!r}"
+    if teacher.info() != info:
+        yield f"{who}: info() differs between two calls"
+    if info.vocab_size != limits.vocab_size:
+        yield (
+            f"{who}: info().vocab_size is {info.vocab_size}; expected the {limits.vocab_size} "
+            "tokens of the student's tokenizer"
+        )
+    if info.context_length < limits.context_length:
+        yield (
+            f"{who}: info().context_length is {info.context_length}; the run needs "
+            f"{limits.context_length} (student.context_length)"
+        )
+    try:
+        check_info(info, signal=settings.signal.value, topk=settings.topk)
+    except TeacherError as error:
+        yield str(error)
+
+
+class _Probe:
+    """Asks one teacher and compares what it says."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        info: TeacherInfo,
+        settings: TeacherSettings,
+        rng: np.random.Generator,
+    ) -> None:
+        self._teacher = teacher
+        self._info = info
+        self._settings = settings
+        self._rng = rng
+        self._who = f"teacher {info.name!r}"
+        self._tolerance = TOLERANCE[settings.dtype]
+
+    def problems(self, limits: _Limits) -> Iterator[str]:
+        """Everything that is wrong with the answers."""
+        yield from self._ask("an empty batch", [])[1]
+        context = min(limits.context_length, self._info.context_length)
+        requests = self._requests(min(limits.vocab_size, self._info.vocab_size), context, limits)
+        batch, said = self._ask(f"a batch of {len(requests)}", requests)
+        yield from said
+        if limits.own_topk and any(answer.topk is None for answer in batch.values()):
+            yield (
+                f"{self._who}: an answer's topk is None; the run's tip.rule needs the teacher's "
+                f"own {limits.own_topk} likeliest tokens"
+            )
+        again, problems = self._ask("the same batch again", requests)
+        yield from problems
+        yield from self._differences(batch, again, "asked twice, it differs")
+        for request in requests:
+            alone, problems = self._ask(f"rollout {request.rollout_id!r} alone", [request])
+            yield from problems
+            yield from self._differences(
+                batch, alone, "asked alone, it differs from the answer in a batch"
+            )
+        first = requests[0]
+        cut = replace(
+            first,
+            response_ids=first.response_ids[:-1],
+            student_topk=TopK(first.student_topk.ids[:-1], first.student_topk.logprobs[:-1]),
+        )
+        shorter, problems = self._ask("a response without its last token", [cut])
+        yield from problems if not said else ()
+        yield from self._differences(
+            batch,
+            shorter,
+            "without the response's last token the rows before it differ (no row may depend on "
+            "later tokens)",
+        )
+        other = first.response_ids.copy()
+        other[-1] = (other[-1] + 1) % self._info.vocab_size
+        changed, problems = self._ask(
+            "a response with another last token", [replace(first, response_ids=other)]
+        )
+        yield from problems if not said else ()
+        yield from self._differences(
+            batch,
+            changed,
+            "with another last token of the response it differs (a row describes the distribution "
+            "before its own token: are the rows shifted by one?)",
+            skip="logprob",
+        )
+        if self._settings.signal is SignalChoice.hidden:
+            yield from self._head_problems(requests, batch)
+
+    def _requests(self, vocab_size: int, context: int, limits: _Limits) -> list[ScoreRequest]:
+        """Of different lengths, in no order of length; the first has several response tokens."""
+        half = context // 2
+        medium = min(_MEDIUM, half)
+        lengths = {
+            "probe-medium": (medium, medium),
+            "probe-one-token-response": (_SHORT, 1),
+            "probe-longest": (context - half, half),
+            "probe-one-token-prompt": (1, medium),
+        }
+        k = min(limits.record_topk, vocab_size)
+        made = []
+        for name, (prompt, response) in lengths.items():
+            ids = self._rng.integers(0, vocab_size, prompt + response, dtype=np.int32)
+            top = np.stack(
+                [self._rng.choice(vocab_size, k, replace=False) for _ in range(response)]
+            ).astype(np.int32)
+            sampled = ids[prompt:]
+            # Every second row has the sampled token among the student's likeliest, as most have.
+            absent = ~(top == sampled[:, None]).any(axis=1)
+            absent[1::2] = False
+            top[absent, 0] = sampled[absent]
+            logprobs = np.full(top.shape, -np.log(vocab_size), np.float32)
+            made.append(ScoreRequest(name, ids[:prompt], sampled, TopK(top, logprobs)))
+        return made
+
+    def _ask(
+        self, what: str, requests: Sequence[ScoreRequest]
+    ) -> tuple[dict[str, TeacherAnswer], list[str]]:
+        """The answers by rollout, as far as they can be used, and what is wrong with them."""
+        try:
+            answers = self._teacher.score(requests)
+        except Exception as error:
+            return {}, [f"{self._who}: asked {what}, score() raised {_last_line(error)}"]
+        problems = list(
+            answers_problems(
+                self._info,
+                requests,
+                answers,
+                signal=self._settings.signal.value,
+                topk=self._settings.topk,
+            )
+        )
+        if not isinstance(answers, list):
+            return {}, problems
+        return {a.rollout_id: a for a in answers if isinstance(a, TeacherAnswer)}, problems
+
+    def _differences(
+        self,
+        batch: Mapping[str, TeacherAnswer],
+        others: Mapping[str, TeacherAnswer],
+        what: str,
+        skip: str = "",
+    ) -> Iterator[str]:
+        """Arrays in which answers differ, over the rows that both have."""
+        for key in [key for key in batch if key in others]:
+            mine, theirs = _numbers(batch[key]), _numbers(others[key])
+            for name in sorted(mine.keys() & theirs.keys() - {skip}):
+                one, other = mine[name], theirs[name]
+                if one.ndim != other.ndim or one.shape[1:] != other.shape[1:] or not one.ndim:
+                    continue  # said already
+                rows = min(len(one), len(other))
+                apart = np.abs(one[:rows] - other[:rows])
+                # Hidden states have no unit: they are compared as a share of their size.
+                scale = max(1.0, float(np.abs(one[:rows]).max())) if name == "hidden" else 1.0
+                bad = apart > self._tolerance * scale
+                if bad.any():
+                    row = int(np.argwhere(bad)[0][0])
+                    yield (
+                        f"{self._who}, rollout {key!r}, position {row}: {name}: {what}, by up to "
+                        f"{np.nanmax(apart):.3g} (tolerance {self._tolerance * scale:g})"
+                    )
+
+    def _head_problems(
+        self, requests: Sequence[ScoreRequest], batch: Mapping[str, TeacherAnswer]
+    ) -> Iterator[str]:
+        """Hidden states times the output head must give the log-probabilities of the answer."""
+        if not isinstance(self._teacher, HeadTeacher):
+            yield f"{self._who} has no output_head(), which teacher.signal = hidden needs"
+            return
+        try:
+            weight, bias = TeacherServer(self._teacher, self._settings).output_head()
+        except Exception as error:
+            yield f"{self._who}: output_head(): {_last_line(error)}"
+            return
+        weight_VD = from_wire(weight).float()
+        for request in requests:
+            answer = batch.get(request.rollout_id)
+            if answer is None or not isinstance(answer.signal, HiddenSignal):
+                continue
+            hidden_mD = from_wire(answer.signal.hidden[:_HEAD_ROWS]).float()
+            if hidden_mD.ndim != 2 or hidden_mD.shape[1] != weight_VD.shape[1]:
+                continue  # said already
+            logits_mV = hidden_mD @ weight_VD.T
+            if bias is not None:
+                logits_mV += from_wire(bias).float()
+            sampled = torch.from_numpy(request.response_ids[:_HEAD_ROWS]).long()
+            expected = logits_mV.log_softmax(dim=-1).gather(1, sampled[:, None])[:, 0].numpy()
+            given = answer.logprob[:_HEAD_ROWS]
+            if given.shape == expected.shape and np.abs(given - expected).max() > self._tolerance:
+                yield (
+                    f"{self._who}, rollout {request.rollout_id!r}: logprob differs from hidden "
+                    f"states times output head by up to {np.abs(given - expected).max():.3g} nats "
+                    f"(tolerance {self._tolerance:g})"
+                )
+
+
+def _numbers(answer: TeacherAnswer) -> dict[str, np.ndarray]:
+    """The numbers of an answer that can be compared, by name.
+
+    Ids of likeliest tokens are left out: two equally likely ones may change places.
+    """
+    values = {
+        "logprob": answer.logprob,
+        "at_student_topk": answer.at_student_topk,
+        "entropy": answer.entropy,
+    }
+    if isinstance(answer.signal, TopKSignal):
+        values["signal.logprobs"] = answer.signal.logprobs
+    found = {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    }
+    if isinstance(answer.signal, HiddenSignal) and isinstance(answer.signal.hidden, np.ndarray):
+        found["hidden"] = from_wire(answer.signal.hidden).float().numpy()
+    return found
+
+
+def _last_line(error: Exception) -> str:
+    return traceback.format_exception_only(error)[-1].strip()
