@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import torch
 
-# Bytes of one [C, V] buffer (two are alive), where the vocabulary is small ...
+# Bytes of one [C, V] buffer (two are alive), but never fewer rows than CHUNK_ROWS: as each chunk
+# reads the whole head, matrix products slow down below that.
 CHUNK_BYTES = 2**25
-# ... and rows x bytes of a number where it is large: 128 rows of float32, 256 of bfloat16. Below
-# that, matrix products slow down, as each chunk reads the whole head.
-CHUNK_ROW_BYTES = 512
-# Elements of a block. A processor's level-2 cache holds about two such float32 blocks a core.
-BLOCK_ELEMENTS = 2**17
+CHUNK_ROWS = 128
+# Elements of a block: three of float32 fit a level-3 cache. Smaller ones, for level 2, are no faster
+# with one thread, and slower where threads, which wait for each other after every operation, are
+# interrupted by other processes.
+BLOCK_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def chunk_rows(num_rows: int, vocab: int, dtype: torch.dtype, chunk_size: int | 
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1, not {chunk_size}")
         return min(chunk_size, max(num_rows, 1))
-    most = max(CHUNK_BYTES // vocab, CHUNK_ROW_BYTES) // dtype.itemsize
+    most = max(CHUNK_BYTES // (vocab * dtype.itemsize), CHUNK_ROWS)
     chunks = max(-(-num_rows // most), 1)
     return max(-(-num_rows // chunks), 1)  # even chunks: a last one of few rows costs a whole pass
 

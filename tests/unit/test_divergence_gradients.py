@@ -357,7 +357,7 @@ def test_small_default_chunks_and_blocks_change_nothing(monkeypatch, dtype):
 
     expected = run()
     monkeypatch.setattr(blocks, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(blocks, "CHUNK_ROW_BYTES", 2 * dtype.itemsize)
+    monkeypatch.setattr(blocks, "CHUNK_ROWS", 2)
     monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 1)
     for found, wanted in zip(run(), expected, strict=True):
         torch.testing.assert_close(found, wanted)

@@ -10,7 +10,7 @@ from opd_ray.divergence import (
     TopKTarget,
     linear_divergence,
 )
-from opd_ray.divergence.blocks import CHUNK_BYTES, chunk_rows
+from opd_ray.divergence.blocks import CHUNK_BYTES, CHUNK_ROWS, chunk_rows
 
 HIDDEN, HEAD = torch.zeros(2, 3), torch.zeros(5, 3)
 LOGITS = LogitsTarget(torch.zeros(2, 5))
@@ -87,4 +87,4 @@ def test_default_chunks_are_even_and_bounded(num_rows, vocab, dtype):
     pieces = -(-num_rows // chunk)
     assert 1 <= chunk <= num_rows
     assert pieces * chunk - num_rows < pieces  # the last is at most one row a piece shorter
-    assert chunk * vocab * dtype.itemsize <= max(CHUNK_BYTES, 512 * vocab)
+    assert chunk <= max(CHUNK_BYTES // (vocab * dtype.itemsize), CHUNK_ROWS)
