@@ -224,6 +224,8 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=256, help="texts of the demo pair")
     parser.add_argument("--rows", type=int, default=2000, help="tokens of the synthetic pair")
     arguments = parser.parse_args()
+    # Nothing is timed here, and on a busy machine threads of small products wait for each other.
+    torch.set_num_threads(1)
     demo = score(*demo_texts(arguments.rollouts))
     synthetic = score(*synthetic_texts(arguments.rows))
     text = "\n".join(
