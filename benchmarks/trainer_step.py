@@ -14,8 +14,9 @@ tokens; rho is the share of response tokens that the head and the loss see. Vari
 
 Each runs in a process of its own; the repeats take turns, so that a busy machine slows all; ratios
 are of medians. CPU time is user and system time of all threads, steadier than the clock where
-others use the machine too, most of all with one thread (threads spin while they wait). Memory is the process's peak in a step above what it holds between steps (weights,
-AdamW's moments, the teacher's head). Needs Linux (/proc, glibc). Writes results/trainer_step.md.
+others use the machine too, most of all with one thread (threads spin while they wait). Memory is
+the process's peak in a step above what it holds between steps (weights, AdamW's moments, the
+teacher's head). Needs Linux (/proc, glibc). Writes results/trainer_step.md.
 """
 
 from __future__ import annotations
@@ -235,10 +236,8 @@ def measure(plan: Plan, repeats: int) -> dict[str, list[Run]]:
     for repeat in range(repeats + 1):
         for name, worker in workers.items():
             run = worker.run()
-            print(
-                f"{name:20} {run.wall:6.2f} s wall, {run.cpu:6.2f} s CPU, {run.extra / MIB:6.0f} MiB",
-                flush=True,
-            )
+            seconds = f"{run.wall:6.2f} s wall, {run.cpu:6.2f} s CPU"
+            print(f"{name:20} {seconds}, {run.extra / MIB:6.0f} MiB", flush=True)
             if repeat > 0:
                 runs[name].append(run)
     for worker in workers.values():
@@ -295,7 +294,8 @@ def main() -> None:
             f"Made by `python benchmarks/trainer_step.py --repeats {arguments.repeats} --layers "
             f"{arguments.layers} --sequences {arguments.sequences} --threads {threads}`:",
             f"median of {arguments.repeats} steps in turns, {threads} thread(s) of "
-            f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU, load {os.getloadavg()[1]:.1f}.",
+            f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU, all under a "
+            f"load of {os.getloadavg()[1]:.1f}.",
             f"Student: {parameters / 1e6:.0f} M parameters, of which {head / 1e6:.0f} M the tied "
             f"head ({VOCAB:,} x {HIDDEN}), {arguments.layers} layers; teacher's hidden",
             f"states of {TEACHER_HIDDEN}. One micro-batch of {arguments.sequences} texts of "
