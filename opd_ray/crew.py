@@ -15,6 +15,7 @@ from actors.teacher.actor import TeacherActor
 from actors.teacher.dispatch import TeacherPool
 from actors.trainer.actor import TrainerActor
 from actors.trainer.environment import trainer_environment
+from actors.vllm_process import vllm_environment
 from opd_ray.config.schema import Config
 from opd_ray.errors import PlacementError
 from opd_ray.fleet import Fleet
@@ -153,7 +154,10 @@ class Crew:
     def _teacher(self, placed: PlacedActor) -> Any:
         settings = self._config.teacher
         # Read when a process starts its thread pools, so it cannot be set from inside.
-        actor = self._at(placed, TeacherActor, {"OMP_NUM_THREADS": str(settings.threads)})
+        environment = {"OMP_NUM_THREADS": str(settings.threads)}
+        if settings.kind == "vllm":
+            environment = vllm_environment(settings.threads)
+        actor = self._at(placed, TeacherActor, environment)
         return actor.remote(settings, self._vocab_size, self._own_topk)
 
     def _trainer(self, placed: PlacedActor) -> Any:

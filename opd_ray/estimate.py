@@ -75,7 +75,7 @@ def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
 
 
 def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
-    """One Hugging Face teacher replica, with the signals it holds until training."""
+    """One teacher replica that runs a model, with the signals it holds until training."""
     settings = config.teacher
     width = ELEMENT_BYTES[settings.dtype]
     tokens = step_tokens(config)
@@ -86,6 +86,8 @@ def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
         "activations": settings.batch_tokens * _live_elements(teacher) * width // gpu_share,
         "logits": 2 * config.loss.chunk_rows * teacher.vocab_size * FP32_BYTES,
     }
+    if settings.kind == "vllm" and not settings.gpus_per_replica:
+        model["KV cache"] = settings.kv_cache_bytes
     return _placed(model, settings.gpus_per_replica > 0, host={"signals": held})
 
 

@@ -25,6 +25,10 @@ def make_teacher(
         from actors.teacher.hf import HfTeacher
 
         return HfTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
+    if settings.kind == "vllm":
+        from actors.teacher.vllm import VllmTeacher
+
+        return VllmTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
     if settings.kind == "class":
         from actors.teacher.own_class import find_teacher_class
 
@@ -35,7 +39,7 @@ def make_teacher(
 
         actor = ActorTeacher(settings.actor_name or "", settings.actor_namespace)
         return _of_size(actor, vocab_size)
-    raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: hf, class, actor")
+    raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: hf, vllm, class, actor")
 
 
 def _of_size(teacher: Teacher, vocab_size: int | None) -> Teacher:

@@ -26,7 +26,9 @@ from opd_ray.errors import ConfigError
 from opd_ray.model_shape import ModelShapeError, config_json
 from opd_ray.tip import find_rule
 
-TEACHER_KINDS = ("hf", "class", "actor")
+TEACHER_KINDS = ("hf", "vllm", "class", "actor")
+# Kinds that run a model from the folder teacher.path.
+_MODEL_KINDS = ("hf", "vllm")
 
 _AT_LEAST = {
     0: (
@@ -41,16 +43,18 @@ _AT_LEAST = {
         "rollout.actors rollout.tensor_parallel_size rollout.prompts_per_step "
         "rollout.samples_per_prompt rollout.max_new_tokens rollout.record_topk "
         "rollout.max_num_seqs rollout.max_num_batched_tokens rollout.kv_cache_bytes "
-        "teacher.replicas teacher.topk teacher.batch_tokens teacher.store_bytes loss.chunk_rows "
+        "teacher.replicas teacher.topk teacher.batch_tokens teacher.kv_cache_bytes "
+        "teacher.tensor_parallel_size teacher.store_bytes loss.chunk_rows "
         "trainer.ranks trainer.micro_batch_tokens sync.chunk_bytes"
     ),
 }
 _ABOVE_ZERO = (
     "cluster.start_timeout_s cluster.stall_timeout_s rollout.top_p rollout.gpu_memory_utilization "
-    "loss.temperature trainer.adam_eps sync.max_gap"
+    "teacher.gpu_memory_utilization loss.temperature trainer.adam_eps sync.max_gap"
 )
 _AT_MOST_ONE = (
-    "rollout.top_p rollout.gpu_memory_utilization trainer.gpus_per_rank trainer.min_lr_ratio"
+    "rollout.top_p rollout.gpu_memory_utilization teacher.gpu_memory_utilization "
+    "trainer.gpus_per_rank trainer.min_lr_ratio"
 )
 
 
@@ -153,8 +157,19 @@ def _teacher_problems(config: Config) -> Iterator[str]:
     teacher, loss = config.teacher, config.loss
     if teacher.kind not in TEACHER_KINDS:
         yield f"teacher.kind = {teacher.kind!r}: there is {', '.join(TEACHER_KINDS)}"
-    if teacher.kind == "hf" and not teacher.path:
-        yield "teacher.path = null: kind hf needs a Hugging Face folder or hub name"
+    if teacher.kind in _MODEL_KINDS and not teacher.path:
+        yield f"teacher.path = null: kind {teacher.kind} needs a Hugging Face folder or hub name"
+    if teacher.kind == "vllm" and teacher.signal is SignalChoice.hidden:
+        yield (
+            "teacher.signal = hidden with teacher.kind = vllm: it gives none; use "
+            "teacher.signal=topk, or teacher.kind=hf"
+        )
+    split = teacher.tensor_parallel_size
+    if teacher.kind == "vllm" and teacher.gpus_per_replica and teacher.gpus_per_replica != split:
+        yield (
+            f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g} with "
+            f"teacher.tensor_parallel_size = {split}: make them equal"
+        )
     if teacher.kind == "hf" and teacher.gpus_per_replica > 1:
         yield (
             f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g}: kind hf runs on one GPU; "
@@ -228,7 +243,7 @@ def _rule_problems(config: Config) -> Iterator[str]:
 def _vocabulary_problems(config: Config) -> Iterator[str]:
     """Missing models, and top-k above the rows that a model has."""
     models = [("student.path", config.student.path)]
-    if config.teacher.kind == "hf" and config.teacher.path:
+    if config.teacher.kind in _MODEL_KINDS and config.teacher.path:
         models.append(("teacher.path", config.teacher.path))
     topks = ["rollout.record_topk"]
     if config.teacher.signal is SignalChoice.topk:
@@ -300,10 +315,10 @@ def _eval_problems(config: Config) -> Iterator[str]:
             )
         if not 0 < task.top_p <= 1:
             yield f"{place}.top_p = {task.top_p:g}: must lie in (0, 1]"
-    if config.eval.teacher_accuracy and config.teacher.kind != "hf":
+    if config.eval.teacher_accuracy and config.teacher.kind not in _MODEL_KINDS:
         yield (
             f"eval.teacher_accuracy = true with teacher.kind = {config.teacher.kind!r}: only a "
-            "teacher of kind hf can write answers; set it to false"
+            "teacher of kind hf or vllm can write answers; set it to false"
         )
 
 

@@ -147,7 +147,7 @@ class RolloutSettings:
 
 @dataclass
 class TeacherSettings:
-    # Kind of teacher: "hf" runs a Hugging Face model, "class" a class of your own, "actor" asks a
+    # Kind of teacher: "hf" runs a Hugging Face model, "vllm" one in a vLLM engine, "class" a class of your own, "actor" asks a
     # named Ray actor of your own that runs already.
     kind: str = "hf"
     # Hugging Face folder (or hub name) of the teacher. Kinds class and actor need none; with one,
@@ -177,6 +177,13 @@ class TeacherSettings:
     topk: int = 32
     # Prompt and response tokens scored in one forward pass.
     batch_tokens: int = 8192
+    # Kind vllm: bytes of KV cache of a replica on the CPU; bounds the longest sequence.
+    kv_cache_bytes: int = 1 << 28
+    # Kind vllm: GPUs (or CPU processes) one replica is split over.
+    tensor_parallel_size: int = 1
+    # Kind vllm: share of a GPU's memory that weights, activations and KV cache may take; logits of
+    # scored rows come on top.
+    gpu_memory_utilization: float = 0.8
     # Bytes of signals a replica may hold until the filter says which rows are kept.
     store_bytes: int = 1 << 33
     # Differences to the student's model that are accepted: "extra_tokens", "merges",

@@ -1,0 +1,170 @@
+"""A vLLM engine as teacher, inside the teacher's own process.
+
+Prompt and response are prefilled in passes of bounded size; the workers score response rows as
+their hidden states come by (:mod:`actors.teacher.vllm_worker`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.teacher.projection import answer_of, widest_topk
+from actors.teacher.protocol import TeacherError
+from actors.vllm_process import prepare_vllm
+from opd_ray.alignment import predicting_positions
+from opd_ray.config.schema import SignalChoice, TeacherSettings
+from opd_ray.model_facts import tokenizer_hash
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+
+_MAX_SEQUENCES = 64  # of one pass; bounds the logits of the last rows, which vLLM samples from
+
+
+class VllmTeacher:
+    """Scores with a vLLM engine (see :class:`actors.teacher.protocol.Teacher`).
+
+    Its distribution, entropy included, is that of the whole real vocabulary in float32, as the hf
+    teacher's. Prefix caching is off: a row that is not computed cannot be scored.
+
+    Args:
+        settings: ``path``, ``dtype``, ``signal`` (``topk`` or ``sampled``), ``topk``,
+            ``batch_tokens`` (of one forward pass; longer sequences take several),
+            ``kv_cache_bytes``, ``tensor_parallel_size``, ``gpus_per_replica``,
+            ``gpu_memory_utilization``, ``threads``.
+        vocab_size: tokens that are real; rows of the output head beyond them are left out of the
+            distribution. None: all rows.
+        own_topk: how many of its own likeliest tokens each answer names beside the signal.
+
+    Raises:
+        TeacherError: no path, the hidden signal, or a vocabulary smaller than ``vocab_size``.
+    """
+
+    def __init__(
+        self, settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
+    ) -> None:
+        if settings.path is None:
+            raise TeacherError("teacher.path is not set: the vllm teacher needs a model folder")
+        if settings.signal is SignalChoice.hidden:
+            raise TeacherError(
+                "teacher.signal is hidden, which the vllm teacher does not give: set "
+                "teacher.signal to topk or sampled, or teacher.kind to hf"
+            )
+        self._settings, self._own_topk = settings, own_topk
+        self._keys = count()
+        prepare_vllm(max(1, settings.threads))
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        config = EngineArgs(**self._engine_args()).create_engine_config()
+        rows = config.model_config.get_vocab_size()
+        self._vocab_size = rows if vocab_size is None else vocab_size
+        if self._vocab_size > rows:
+            raise TeacherError(
+                f"{settings.path}: its output head has {rows} rows for {self._vocab_size} tokens"
+            )
+        self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        # A top-k beyond the vocabulary is refused by the server, with the name of the setting.
+        widest = min(widest_topk(settings, own_topk), self._vocab_size)
+        self._engine.collective_rpc("start_scoring", args=(self._vocab_size, widest))
+        self._info = self._describe()
+
+    def info(self) -> TeacherInfo:
+        """What this teacher is.
+
+        The vocabulary is without padding rows; the context length is what fits into the KV cache,
+        if that is less than the model's own.
+        """
+        return self._info
+
+    def close(self) -> None:
+        """Release the engine's memory and processes."""
+        self._engine.engine_core.shutdown()
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        """One answer a request, in the order of the requests."""
+        # The engine imported vLLM in its own time.
+        from vllm import SamplingParams
+        from vllm.inputs import tokens_input
+        from vllm.sampling_params import RequestOutputKind
+
+        from actors.teacher.vllm_worker import RESPONSE_KEY, Response
+
+        # Not the rollouts' ids: a rollout may be asked for anew after a failed pass.
+        by_key = {str(next(self._keys)): request for request in requests}
+        responses = {
+            key: Response(
+                int(predicting_positions(len(request.prompt_ids), np.arange(1))[0]),
+                request.response_ids,
+                request.student_topk.ids,
+            )
+            for key, request in by_key.items()
+        }
+        self._engine.collective_rpc("expect_responses", args=(responses,))
+        for key, request in by_key.items():
+            # The last response token predicts nothing that anyone asked for: it is not read.
+            text = np.concatenate((request.prompt_ids, request.response_ids))[:-1]
+            params = SamplingParams(
+                temperature=0.0,
+                max_tokens=1,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                extra_args={RESPONSE_KEY: key},
+            )
+            self._engine.add_request(key, tokens_input(text.tolist()), params)
+
+        answers: dict[str, TeacherAnswer] = {}
+        while self._engine.has_unfinished_requests():
+            done = [output.request_id for output in self._engine.step() if output.finished]
+            if not done:
+                continue
+            first_worker, *_ = self._engine.collective_rpc("pop_responses", args=(done,))
+            for key, rows in zip(done, first_worker, strict=True):
+                answers[key] = answer_of(
+                    by_key[key].rollout_id, rows, self._settings, self._own_topk
+                )
+        return [answers[key] for key in by_key]
+
+    def _engine_args(self) -> dict[str, Any]:
+        """Arguments of vLLM's ``EngineArgs``."""
+        settings = self._settings
+        args: dict[str, Any] = {
+            "model": settings.path,
+            "trust_remote_code": settings.trust_remote_code,
+            "skip_tokenizer_init": True,
+            "max_model_len": -1,  # as much as the KV cache holds, up to the model's own
+            "dtype": settings.dtype.value,
+            "use_tqdm_on_load": False,
+            "tensor_parallel_size": settings.tensor_parallel_size,
+            # Workers of a tensor-parallel engine are children of this process, on this node.
+            "distributed_executor_backend": "mp" if settings.tensor_parallel_size > 1 else "uni",
+            "max_num_seqs": min(_MAX_SEQUENCES, settings.batch_tokens),
+            "max_num_batched_tokens": settings.batch_tokens,
+            "enable_chunked_prefill": True,
+            "enable_prefix_caching": False,
+            "enforce_eager": not settings.gpus_per_replica,
+            "async_scheduling": False,
+            "worker_extension_cls": "actors.teacher.vllm_worker.TeacherWorkerExtension",
+        }
+        if settings.gpus_per_replica:
+            args["gpu_memory_utilization"] = settings.gpu_memory_utilization
+        else:
+            args["kv_cache_memory_bytes"] = settings.kv_cache_bytes
+        return args
+
+    def _describe(self) -> TeacherInfo:
+        from transformers import AutoTokenizer
+
+        path, trust = str(self._settings.path), self._settings.trust_remote_code
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        return TeacherInfo(
+            name=Path(path).name,
+            vocab_size=self._vocab_size,
+            context_length=self._engine.model_config.max_model_len,
+            signals=(self._settings.signal.value,),
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            meta={"kind": "vllm", "dtype": self._settings.dtype.value, "path": path},
+        )

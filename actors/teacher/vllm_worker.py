@@ -1,0 +1,155 @@
+"""What the vLLM teacher adds to vLLM's workers: scores of responses, read off the hidden states.
+
+vLLM's own prompt log-probabilities project prompts to the vocabulary too, cannot leave out padding
+rows, and on this model runner cannot name the tokens wanted; on the other one (V2) naming tokens
+costs a second projection beside the top-k. Here response rows alone are projected, once, for all
+that is asked. vLLM imports this module in every worker process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from vllm.distributed.parallel_state import get_tp_group
+
+from actors.teacher.projection import project
+
+# The key of SamplingParams.extra_args under which a request says whose response it holds.
+RESPONSE_KEY = "opd_ray_response"
+# Called by vLLM's model runner after each forward pass, with its hidden states.
+_HOOK = "_get_prompt_logprobs_dict"
+
+
+@dataclass
+class Response:
+    """A response that is to be scored.
+
+    Args:
+        first: position whose hidden state predicts response token 0.
+        sampled_m: its tokens.
+        student_mK: the student's top-K ids before each of them.
+    """
+
+    first: int
+    sampled_m: np.ndarray
+    student_mK: np.ndarray
+    rows: dict[str, np.ndarray] = field(default_factory=dict)  # as project() names them, [m, ...]
+    written_m: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.written_m = np.zeros(len(self.sampled_m), dtype=bool)
+
+    def write(self, part: slice, values: Mapping[str, np.ndarray]) -> None:
+        """Rows ``part`` of every array; a preempted request writes its rows again."""
+        for name, value in values.items():
+            if name not in self.rows:
+                self.rows[name] = np.empty((len(self.sampled_m), *value.shape[1:]), value.dtype)
+            self.rows[name][part] = value
+        self.written_m[part] = True
+
+
+class ResponseScorer:
+    """Scores the response rows of every forward pass of a model runner.
+
+    Args:
+        runner: vLLM's ``GPUModelRunner`` or its CPU variant, with prefix caching off: a cached row
+            would have no hidden state.
+        vocab_size: tokens that are real.
+        topk: how many of the likeliest tokens are kept.
+
+    Raises:
+        RuntimeError: this version's model runner has no such call.
+    """
+
+    def __init__(self, runner: Any, vocab_size: int, topk: int) -> None:
+        after_forward = getattr(runner, _HOOK, None)
+        if after_forward is None:
+            raise RuntimeError(
+                f"vLLM's {type(runner).__name__} has no {_HOOK}(): this vLLM is none that the vllm "
+                "teacher knows (see the lock file); use teacher.kind=hf"
+            )
+        self._runner, self._vocab_size, self._topk = runner, vocab_size, topk
+        self._responses: dict[str, Response] = {}
+
+        def hooked(hidden_ND: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> Any:
+            self._score(hidden_ND, num_scheduled_tokens)
+            return after_forward(hidden_ND, num_scheduled_tokens)
+
+        setattr(runner, _HOOK, hooked)
+
+    def expect(self, responses: Mapping[str, Response]) -> None:
+        """Responses by the key that their requests will carry."""
+        self._responses.update(responses)
+
+    def pop(self, keys: Sequence[str]) -> list[dict[str, np.ndarray]] | None:
+        """The rows of finished requests, as :func:`actors.teacher.projection.project` names them.
+
+        None in workers other than the first.
+
+        Raises:
+            RuntimeError: rows were never computed.
+        """
+        responses = [self._responses.pop(key) for key in keys]
+        for key, response in zip(keys, responses, strict=True):
+            if not response.written_m.all():
+                missing = int(np.argmin(response.written_m))
+                raise RuntimeError(f"vLLM never computed row {missing} of response {key}")
+        return [r.rows for r in responses] if get_tp_group().rank_in_group == 0 else None
+
+    def _score(self, hidden_ND: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> None:
+        runner = self._runner
+        parts: list[tuple[Response, slice]] = []
+        positions: list[np.ndarray] = []
+        for request_id, tokens in num_scheduled_tokens.items():
+            request = runner.requests[request_id]
+            extra_args = request.sampling_params.extra_args or {}
+            if (key := extra_args.get(RESPONSE_KEY)) is None:
+                continue
+            response = self._responses[key]
+            read = request.num_computed_tokens  # before this forward pass
+            begin = max(read, response.first)
+            end = min(read + tokens, response.first + len(response.sampled_m))
+            if begin >= end:
+                continue
+            offset = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[request_id]])
+            parts.append((response, slice(begin - response.first, end - response.first)))
+            positions.append(np.arange(begin, end) - read + offset)
+        if not parts:
+            return
+        where_N = torch.from_numpy(np.concatenate(positions)).to(hidden_ND.device)
+        flat = project(
+            hidden_ND[where_N],
+            runner.model.compute_logits,
+            np.concatenate([response.sampled_m[part] for response, part in parts]),
+            np.concatenate([response.student_mK[part] for response, part in parts]),
+            topk=self._topk,
+            vocab_size=self._vocab_size,
+        )
+        start = 0
+        for response, part in parts:
+            end = start + part.stop - part.start
+            response.write(part, {name: values[start:end] for name, values in flat.items()})
+            start = end
+
+
+class TeacherWorkerExtension:
+    """Methods that ``collective_rpc`` reaches (vLLM mixes them into its worker class)."""
+
+    model_runner: Any  # the worker's
+    response_scorer: ResponseScorer
+
+    def start_scoring(self, vocab_size: int, topk: int) -> None:
+        """Once, after the model is loaded; see :class:`ResponseScorer`."""
+        self.response_scorer = ResponseScorer(self.model_runner, vocab_size, topk)
+
+    def expect_responses(self, responses: Mapping[str, Response]) -> None:
+        """See :meth:`ResponseScorer.expect`."""
+        self.response_scorer.expect(responses)
+
+    def pop_responses(self, keys: Sequence[str]) -> list[dict[str, np.ndarray]] | None:
+        """See :meth:`ResponseScorer.pop`."""
+        return self.response_scorer.pop(keys)
