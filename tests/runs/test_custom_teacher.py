@@ -17,15 +17,15 @@ FOLDER = Path(__file__).parents[2] / "examples" / "custom_teacher"
 @pytest.fixture(scope="module")
 def environment() -> dict[str, str]:
     """Where the example can be imported, with the address of a Ray that the test started."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    kept["PYTHONPATH"] = os.pathsep.join([str(FOLDER), str(FOLDER.parents[1])])
+    path = os.pathsep.join([str(FOLDER), str(FOLDER.parents[1])])
     with pytest.MonkeyPatch.context() as patch:
         # Ray's own processes, and the workers below them, inherit it.
-        patch.setenv("PYTHONPATH", kept["PYTHONPATH"])
+        patch.setenv("PYTHONPATH", path)
         context = ray.init(
             address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 28
         )
-    yield {**kept, "RAY_ADDRESS": context.address_info["gcs_address"]}
+    gcs = context.address_info["gcs_address"]
+    yield {**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": gcs}
     ray.shutdown()
 
 
@@ -57,3 +57,13 @@ def test_class_and_actor_train_alike(environment: dict[str, str], tmp_path: Path
         assert one["train/loss"] > 0
         for name in ("train/loss", "train/kept_tokens", "train/grad_norm", "rollout/tokens"):
             assert one[name] == pytest.approx(other[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize("config", ["class.yaml", "actor.yaml"])
+def test_the_examples_keep_the_contract(environment: dict[str, str], config: str) -> None:
+    try:
+        ray.get_actor("soft-teacher", namespace="opd-ray")
+    except ValueError:
+        python(environment, str(FOLDER / "teacher_actor.py"))
+    check = ("-m", "opd_ray", "check-teacher", "--config", str(FOLDER / config))
+    assert "keeps its contract" in python(environment, *check)

@@ -205,3 +205,14 @@ def test_the_command_plans_for_the_nodes_it_is_given(
     assert "node-0" in capsys.readouterr().out
     assert main([*arguments, "--cpus", "8"]) == 1
     assert "trainer.gpus_per_rank 1 = 1 GPUs, the cluster has 0" in capsys.readouterr().out
+
+
+def test_a_teacher_without_files_pairs_by_the_student_alone(config_file: Path) -> None:
+    actor = ["teacher.kind=actor", "teacher.actor_name=t", "teacher.path=null"]
+    report = examine(str(config_file), [*actor, "cluster.address=auto"], CLUSTER)
+    assert report.passed, report.render()
+    assert "a teacher of kind actor has no files to compare" in report.render()
+    context = ["student.context_length=256", "cluster.address=auto"]
+    found = failures(examine(str(config_file), [*actor, *context], CLUSTER))
+    assert list(found) == ["pairing"]
+    assert "the student's context is 128 tokens" in found["pairing"]
