@@ -8,7 +8,7 @@ same tokens of two pairs:
 
 - the packaged demo pair (V = 24) on texts that its student samples at temperature 1;
 - a synthetic pair (V = 49,152). Student logits are random projections whose spread is log-normal
-  from row to row (median 6.5), which gives probabilities that fall off as a power of their rank;
+  from row to row (median 8), which gives probabilities that fall off as a power of their rank;
   the teacher's are the student's plus independent noise on every token, of a spread that is
   gamma-distributed from row to row (mean 1). Noise on all tokens alike is hard on a top-K.
 
@@ -110,7 +110,7 @@ def synthetic_texts(rows: int) -> tuple[Tensor, Iterator[Text]]:
     def texts() -> Iterator[Text]:
         for first in range(0, rows, SYNTHETIC_ROLLOUT):
             count = min(SYNTHETIC_ROLLOUT, rows - first)
-            spread_m1 = torch.tensor(6.5 * rng.lognormal(0.0, 0.3, (count, 1)), dtype=torch.float32)
+            spread_m1 = torch.tensor(8.0 * rng.lognormal(0.0, 0.3, (count, 1)), dtype=torch.float32)
             noise_m1 = torch.tensor(rng.gamma(0.7, 1 / 0.7, (count, 1)), dtype=torch.float32)
             hidden_mD = spread_m1 * torch.randn(count, SYNTHETIC_HIDDEN, generator=draw)
             logits_mV = hidden_mD @ head_VD.T
