@@ -15,7 +15,7 @@ import torch
 # reads the whole head, matrix products slow down below that.
 CHUNK_BYTES = 2**25
 CHUNK_ROWS = 128
-# Elements of a block: three of float32 fit a level-3 cache. Smaller ones, for level 2, are no faster
+# Elements of a block: three of float32 fit a level-3 cache. Smaller ones (level 2) are no faster
 # with one thread, and slower where threads, which wait for each other after every operation, are
 # interrupted by other processes.
 BLOCK_ELEMENTS = 2**20
