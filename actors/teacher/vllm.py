@@ -153,6 +153,8 @@ class VllmTeacher:
             args["gpu_memory_utilization"] = settings.gpu_memory_utilization
         else:
             args["kv_cache_memory_bytes"] = settings.kv_cache_bytes
+            # The smallest its attention kernel likes: less of the cache is lost to half-full blocks.
+            args["block_size"] = 32
         return args
 
     def _describe(self) -> TeacherInfo:
@@ -160,10 +162,13 @@ class VllmTeacher:
 
         path, trust = str(self._settings.path), self._settings.trust_remote_code
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
+        cache = self._engine.vllm_config.cache_config
+        # vLLM keeps one block for itself; a sequence that needs it too would wait for ever.
+        fits = (cache.num_gpu_blocks - 1) * cache.block_size
         return TeacherInfo(
             name=Path(path).name,
             vocab_size=self._vocab_size,
-            context_length=self._engine.model_config.max_model_len,
+            context_length=min(self._engine.model_config.max_model_len, fits),
             signals=(self._settings.signal.value,),
             tokenizer_hash=tokenizer_hash(tokenizer),
             meta={"kind": "vllm", "dtype": self._settings.dtype.value, "path": path},

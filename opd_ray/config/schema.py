@@ -147,8 +147,8 @@ class RolloutSettings:
 
 @dataclass
 class TeacherSettings:
-    # Kind of teacher: "hf" runs a Hugging Face model, "vllm" one in a vLLM engine, "class" a class of your own, "actor" asks a
-    # named Ray actor of your own that runs already.
+    # Kind of teacher: "hf" runs a Hugging Face model, "vllm" runs it in a vLLM engine, "class" is a
+    # class of your own, "actor" asks a named Ray actor of your own that runs already.
     kind: str = "hf"
     # Hugging Face folder (or hub name) of the teacher. Kinds class and actor need none; with one,
     # its tokenizer is compared with the student's.

@@ -98,7 +98,19 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             {"rollout__gpus_per_actor": 3, "rollout__tensor_parallel_size": 2},
             ["rollout.gpus_per_actor = 3", "multiple"],
         ),
-        ({"teacher__kind": "oracle"}, ["teacher.kind = 'oracle'", "there is hf, class, actor"]),
+        (
+            {"teacher__kind": "oracle"},
+            ["teacher.kind = 'oracle'", "there is hf, vllm, class, actor"],
+        ),
+        ({"teacher__kind": "vllm", "teacher__path": None}, ["teacher.path = null: kind vllm"]),
+        (
+            {"teacher__kind": "vllm", "teacher__signal": SignalChoice.hidden},
+            ["teacher.signal = hidden with teacher.kind = vllm", "teacher.signal=topk"],
+        ),
+        (
+            {"teacher__kind": "vllm", "teacher__gpus_per_replica": 2},
+            ["teacher.gpus_per_replica = 2", "teacher.tensor_parallel_size = 1", "equal"],
+        ),
         ({"teacher__kind": "class"}, ["teacher.class_path = null", "package.module:Class"]),
         (
             {"teacher__class_path": "a:B"},
