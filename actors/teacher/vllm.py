@@ -153,7 +153,7 @@ class VllmTeacher:
             args["gpu_memory_utilization"] = settings.gpu_memory_utilization
         else:
             args["kv_cache_memory_bytes"] = settings.kv_cache_bytes
-            # The smallest its attention kernel likes: less of the cache is lost to half-full blocks.
+            # The smallest its attention kernel likes: half-full blocks waste less of the cache.
             args["block_size"] = 32
         return args
 
