@@ -1,0 +1,176 @@
+"""The vLLM teacher against the Hugging Face teacher, on real engines in a process of their own."""
+
+from __future__ import annotations
+
+from multiprocessing import get_context
+from multiprocessing.managers import BaseManager
+from typing import Any
+
+import numpy as np
+import pytest
+from test_teacher_hf import ragged, request, settings
+from tiny_models import make_tiny_qwen3
+
+from actors.teacher.answer_check import check_answers
+from actors.teacher.hf import HfTeacher
+from actors.teacher.protocol import TeacherError
+from actors.teacher.vllm import VllmTeacher
+from opd_ray.config.schema import SignalChoice, TeacherSettings
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+
+VOCAB = 96
+REAL = 80
+OWN_TOPK = 3
+TOLERANCE = 1e-4
+BUDGET = 64  # tokens of one pass
+KV_BYTES = 1 << 18  # 512 tokens of the tiny model: fewer than its context of 1024
+
+
+class TeacherHost:
+    """Holds one vLLM teacher and counts what meets its output head."""
+
+    def start(self, chosen: TeacherSettings, vocab_size: int) -> None:
+        """Load it."""
+        self._teacher = VllmTeacher(chosen, vocab_size=vocab_size, own_topk=OWN_TOPK)
+        self._projected: list[int] = []
+        projected = self._projected
+
+        def count_rows(worker: Any) -> None:
+            model = worker.model_runner.model
+            compute_logits = model.compute_logits
+
+            def counted(hidden: Any) -> Any:
+                projected.append(len(hidden))
+                return compute_logits(hidden)
+
+            model.compute_logits = counted
+
+        self._teacher._engine.collective_rpc(count_rows)
+
+    def info(self) -> TeacherInfo:
+        """What the teacher says of itself."""
+        return self._teacher.info()
+
+    def score(self, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
+        """Its answers."""
+        self._projected.clear()
+        return self._teacher.score(requests)
+
+    def projected(self) -> list[int]:
+        """Rows of every call of the output head in the last :meth:`score`."""
+        return list(self._projected)
+
+
+class _HostManager(BaseManager):
+    """Runs a TeacherHost in a process of its own."""
+
+
+_HostManager.register("TeacherHost", TeacherHost)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(make_tiny_qwen3(tmp_path_factory.mktemp("teacher"), vocab=VOCAB, tied=False))
+
+
+@pytest.fixture(scope="module")
+def host(folder):
+    manager = _HostManager(ctx=get_context("spawn"))
+    manager.start()
+    try:
+        made = manager.TeacherHost()
+        chosen = settings(
+            folder, kind="vllm", threads=1, batch_tokens=BUDGET, kv_cache_bytes=KV_BYTES
+        )
+        made.start(chosen, REAL)
+        yield made
+    finally:
+        manager.shutdown()
+
+
+def assert_same(host, folder: str, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
+    answers = host.score(requests)
+    check_answers(host.info(), requests, answers, signal="topk", topk=8)
+    expected = HfTeacher(settings(folder), vocab_size=REAL, own_topk=OWN_TOPK).score(requests)
+    for got, want in zip(answers, expected, strict=True):
+        assert got.rollout_id == want.rollout_id
+        for name, a, b in (
+            ("logprob", got.logprob, want.logprob),
+            ("at_student_topk", got.at_student_topk, want.at_student_topk),
+            ("entropy", got.entropy, want.entropy),
+            ("signal", got.signal.logprobs, want.signal.logprobs),
+            ("own top-k", got.topk.logprobs, want.topk.logprobs),
+        ):
+            np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE, err_msg=name)
+        # Ties may come in either order.
+        clear = np.abs(np.diff(want.signal.logprobs, axis=1)).min(axis=1) > TOLERANCE
+        np.testing.assert_array_equal(got.signal.ids[clear], want.signal.ids[clear])
+    return answers
+
+
+def test_ragged_requests_equal_hf(host, folder):
+    assert_same(host, folder, ragged(seed=1, count=24))
+
+
+def test_shortest_sequences(host, folder):
+    assert_same(host, folder, [request("a", [5], [7]), request("b", [5, 6, 9], [7])])
+
+
+def test_a_response_of_many_passes(host, folder):
+    """Prompt and response both end in the middle of a pass, beside others that fit into one."""
+    rng = np.random.default_rng(2)
+    long = request("long", rng.integers(0, REAL, 150).tolist(), rng.integers(0, REAL, 301).tolist())
+    others = ragged(seed=3, count=6)
+    assert_same(host, folder, [*others[:3], long, *others[3:]])
+
+
+def test_the_longest_sequence_that_info_allows(host, folder):
+    rng = np.random.default_rng(7)
+    ids = rng.integers(0, REAL, host.info().context_length).tolist()
+    assert_same(host, folder, [request("longest", ids[:200], ids[200:])])
+
+
+def test_more_requests_than_the_kv_cache_holds(host, folder):
+    rng = np.random.default_rng(5)
+    tokens = [rng.integers(0, REAL, 120).tolist() for _ in range(12)]
+    requests = [request(f"r{i}", ids[:60], ids[60:], seed=i) for i, ids in enumerate(tokens)]
+    assert_same(host, folder, requests)
+
+
+def test_repeated_and_prefix_sharing_requests_are_computed_anew(host, folder):
+    rng = np.random.default_rng(6)
+    ids = rng.integers(0, REAL, 200).tolist()
+    requests = [request("a", ids[:100], ids[100:]), request("b", ids[:40], ids[40:150])]
+    first = assert_same(host, folder, requests)
+    again = host.score(requests)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_allclose(a.logprob, b.logprob, atol=TOLERANCE)
+
+
+def test_only_response_rows_meet_the_vocabulary_within_the_token_budget(host):
+    requests = [request(f"r{i}", [3] * 50, [4] * 5, seed=i) for i in range(8)]
+    host.score(requests)
+    rows = host.projected()
+    assert max(rows) <= BUDGET
+    # vLLM samples a token after each pass, from one more row a sequence.
+    passes = -(-8 * 54 // BUDGET)
+    assert 8 * 5 <= sum(rows) <= 8 * 5 + 8 + 2 * passes
+
+
+def test_no_requests_no_answers(host):
+    assert host.score([]) == []
+
+
+def test_info_names_what_fits_into_the_kv_cache(host):
+    info = host.info()
+    assert info.vocab_size == REAL
+    assert info.context_length == 512 - 32  # vLLM keeps one block of 32 tokens for itself
+    assert info.signals == ("topk",)
+    assert info.tokenizer_hash
+
+
+def test_bad_settings_are_refused_before_an_engine_starts(folder):
+    with pytest.raises(TeacherError, match=r"teacher\.path is not set"):
+        VllmTeacher(TeacherSettings(kind="vllm"))
+    with pytest.raises(TeacherError, match=r"set teacher\.signal to topk or sampled"):
+        VllmTeacher(settings(folder, kind="vllm", signal=SignalChoice.hidden))
