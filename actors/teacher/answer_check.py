@@ -175,10 +175,11 @@ def _answer_problems(
     )
     if answer.entropy is not None:
         yield from entropy_problems(who, answer.entropy, m, info.vocab_size)
-    if answer.topk is not None and not isinstance(answer.topk, TopK):
-        yield f"{who}: topk is a {type(answer.topk).__name__}; expected a TopK or None"
-    elif answer.topk is not None:
-        yield from _topk_problems(who, "topk", answer.topk, (m, None), info, known)
+    own: object = answer.topk
+    if isinstance(own, TopK):
+        yield from _topk_problems(who, "topk", own, (m, None), info, known)
+    elif own is not None:
+        yield f"{who}: topk is a {type(own).__name__}; expected a TopK or None"
 
     if not isinstance(answer.signal, _SIGNAL_TYPES[signal]):
         yield (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def contract_violations(
         seed: of the token ids that are asked.
     """
     try:
-        info = teacher.info()
+        info: object = teacher.info()
     except Exception as error:
         return [f"info() raised {_last_line(error)}"]
     if not isinstance(info, TeacherInfo):
@@ -203,7 +204,7 @@ class _Probe:
     ) -> tuple[dict[str, TeacherAnswer], list[str]]:
         """The answers by rollout, as far as they can be used, and what is wrong with them."""
         try:
-            answers = self._teacher.score(requests)
+            answers: Any = self._teacher.score(requests)
         except Exception as error:
             return {}, [f"{self._who}: asked {what}, score() raised {_last_line(error)}"]
         problems = list(

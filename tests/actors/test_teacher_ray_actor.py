@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,9 @@ from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
 from opd_ray.config.schema import TeacherSettings
 from opd_ray.types import SampledSignal, ScoreRequest, TeacherAnswer, TeacherInfo, TopK
+
+# The actors below are defined here, where Ray's workers cannot import them from.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 V, NAMESPACE = 10, "opd-ray"
 
