@@ -1,4 +1,4 @@
-"""The Ray actor around a rollout engine, and the options it must be started with."""
+"""The Ray actor around a rollout engine; start it with the variables of engine_environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import ray
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
-from actors.rollout.environment import engine_environment
 from actors.weights.chunks import WeightChunk
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling
@@ -140,12 +139,3 @@ class RolloutActor(Lifeline):
     def shutdown(self) -> None:
         """Release the engine; the actor is of no use afterwards."""
         self._engine.shutdown()
-
-
-def rollout_options(rollout: RolloutSettings) -> dict[str, Any]:
-    """Keyword arguments for ``RolloutActor.options``: resources, and the process's environment."""
-    return {
-        "num_cpus": rollout.cpus_per_actor,
-        "num_gpus": rollout.gpus_per_actor,
-        "runtime_env": {"env_vars": engine_environment(rollout)},
-    }

@@ -17,7 +17,8 @@ from rollout_checks import (
 )
 from tiny_models import make_tiny_qwen3
 
-from actors.rollout.actor import RolloutActor, rollout_options
+from actors.rollout.actor import RolloutActor
+from actors.rollout.environment import engine_environment
 from actors.weights.chunks import named_weights, pack
 from actors.weights.nccl import NamedWeightSource, RolloutSyncClient
 from opd_ray.config.schema import SyncSettings
@@ -35,7 +36,8 @@ def folder(tmp_path_factory):
 def actor(folder):
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     student, rollout = tiny_settings(folder, cpus_per_actor=1.0)
-    yield RolloutActor.options(**rollout_options(rollout)).remote(student, rollout, SyncSettings())
+    environment = {"env_vars": engine_environment(rollout)}
+    yield RolloutActor.options(runtime_env=environment).remote(student, rollout, SyncSettings())
     ray.shutdown()
 
 
