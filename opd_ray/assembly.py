@@ -10,7 +10,8 @@ from types import FrameType
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from opd_ray.checkpoint import CheckpointStore
-from opd_ray.config.schema import Config, SignalChoice
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.schema import Config
 from opd_ray.coordinator import Coordinator, Parts
 from opd_ray.crew import Crew
 from opd_ray.evaluation.evaluator import Evaluator

@@ -16,7 +16,8 @@ import numpy as np
 from actors.teacher.dispatch import TeacherPool
 from opd_ray.checkpoint import CheckpointStore, RunState
 from opd_ray.clock import StageClock
-from opd_ray.config.schema import Config, Scoring
+from opd_ray.config.choices import Scoring
+from opd_ray.config.schema import Config
 from opd_ray.errors import RunError
 from opd_ray.evaluation.evaluator import Evaluator, whole
 from opd_ray.fleet import Interrupted

@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from opd_ray.config.schema import Config, Dtype, SignalChoice
+import torch
+
+from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.schema import Config
+from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.model_shape import ModelShape
 
 # Resident size of a process that has imported torch, vLLM or DeepSpeed and Ray (measured: 0.63 GB).
@@ -84,7 +88,7 @@ def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
     model = {
         "weights": teacher.parameters * width // gpu_share,
         "activations": settings.batch_tokens * _live_elements(teacher) * width // gpu_share,
-        "logits": 2 * config.loss.chunk_rows * teacher.vocab_size * FP32_BYTES,
+        "logits": 2 * _chunk_rows(config, teacher) * teacher.vocab_size * FP32_BYTES,
     }
     if settings.kind == "vllm" and not settings.gpus_per_replica:
         model["KV cache"] = settings.kv_cache_bytes
@@ -105,7 +109,7 @@ def trainer_memory(
         kept_per_token = student.layers * student.hidden_size + layer
     else:
         kept_per_token = student.layers * layer
-    rows = config.loss.chunk_rows
+    rows = _chunk_rows(config, student)
     model = {
         "weights": count * width // (ranks if stage >= 3 else 1),
         "gradients": count * width // (ranks if stage >= 2 else 1),
@@ -118,6 +122,12 @@ def trainer_memory(
     if settings.offload_optimizer:
         return _placed(model, on_gpu, host={"optimizer": optimizer})
     return _placed(model | {"optimizer": optimizer}, on_gpu)
+
+
+def _chunk_rows(config: Config, model: ModelShape) -> int:
+    """Most rows that are projected to the vocabulary at once."""
+    most = step_tokens(config).response
+    return chunk_rows(most, model.vocab_size, torch.float32, config.loss.chunk_rows)
 
 
 def step_tokens(config: Config) -> StepTokens:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from opd_ray.config.schema import LrSchedule, TrainerSettings
+from opd_ray.config.choices import LrSchedule
+from opd_ray.config.schema import TrainerSettings
 
 
 def learning_rate(step: int, total_steps: int, settings: TrainerSettings) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from opd_ray.config.schema import Config, SyncBackend
+from opd_ray.config.choices import SyncBackend
+from opd_ray.config.schema import Config
 from opd_ray.rollout_pool import RolloutPool
 from opd_ray.trainer_group import TrainerGroup
 

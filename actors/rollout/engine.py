@@ -16,7 +16,8 @@ from actors.rollout.environment import (
 from actors.rollout.score_arena import TokenScores
 from actors.vllm_process import prepare_vllm
 from actors.weights.chunks import WeightChunk
-from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncBackend, SyncSettings
+from opd_ray.config.choices import SyncBackend
+from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling, TopK
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import torch
 from actors.lifeline import LIFELINE_GROUP, Lifeline
 from actors.teacher.registry import make_teacher
 from actors.teacher.server import TeacherServer, TeacherStats
-from opd_ray.config.schema import TeacherSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import RolloutScores, ScoreRequest, Signal, TeacherInfo
 
 

@@ -17,7 +17,8 @@ import torch
 from actors.teacher.answer_check import answers_problems, check_info
 from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from actors.teacher.server import TeacherServer
-from opd_ray.config.schema import Dtype, SignalChoice, TeacherSettings
+from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HiddenSignal,
     ScoreRequest,

@@ -18,7 +18,8 @@ from actors.teacher.batching import batches_by_length
 from actors.teacher.projection import CHUNK_BYTES, answer_of, project, widest_topk
 from actors.teacher.protocol import TeacherError
 from opd_ray.alignment import predicting_positions
-from opd_ray.config.schema import SignalChoice, TeacherSettings
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.model_facts import tokenizer_hash
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 from opd_ray.wire import to_wire

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from opd_ray.config.schema import SignalChoice, TeacherSettings
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.teacher.protocol import Teacher, TeacherError
-from opd_ray.config.schema import TeacherSettings
+from opd_ray.config.teacher import TeacherSettings
 
 
 def make_teacher(

@@ -12,7 +12,7 @@ import numpy as np
 from actors.teacher.answer_check import check_answers, check_info, check_request
 from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from actors.teacher.store import SignalStore
-from opd_ray.config.schema import TeacherSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.tip.streamed import streamed_scores
 from opd_ray.types import RolloutScores, ScoreRequest, Signal, TeacherAnswer, TeacherInfo
 

@@ -17,7 +17,8 @@ from actors.teacher.projection import answer_of, widest_topk
 from actors.teacher.protocol import TeacherError
 from actors.vllm_process import prepare_vllm
 from opd_ray.alignment import predicting_positions
-from opd_ray.config.schema import SignalChoice, TeacherSettings
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.model_facts import tokenizer_hash
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 

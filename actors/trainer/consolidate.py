@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from actors.trainer.engine import CHECKPOINT_TAG, CheckpointMismatch
 from actors.trainer.student import load_student_config, save_student
-from opd_ray.config.schema import Dtype, StudentSettings, TrainerSettings
+from opd_ray.config.choices import Dtype
+from opd_ray.config.schema import StudentSettings, TrainerSettings
 
 # Student holds the causal language model under this name.
 _PREFIX = "model."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from opd_ray.config.schema import Dtype, TrainerSettings
+from opd_ray.config.choices import Dtype
+from opd_ray.config.schema import TrainerSettings
 
 _SMALLEST_BUCKET = 1 << 20
 

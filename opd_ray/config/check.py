@@ -6,29 +6,19 @@ opd_ray.placement, what depends on both tokenizers by opd_ray.pairing.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from opd_ray.config.keys import shown
-from opd_ray.config.schema import (
-    Config,
-    Divergence,
-    EvalTask,
-    Scoring,
-    SignalChoice,
-    SyncBackend,
-)
+from opd_ray.config.check_data import data_problems, eval_problems, named_tasks
+from opd_ray.config.check_teacher import MODEL_KINDS, teacher_problems
+from opd_ray.config.choices import SignalChoice, SyncBackend
+from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
 from opd_ray.model_shape import ModelShapeError, config_json
 from opd_ray.tip import find_rule
-
-TEACHER_KINDS = ("hf", "vllm", "class", "actor")
-# Kinds that run a model from the folder teacher.path.
-_MODEL_KINDS = ("hf", "vllm")
 
 _AT_LEAST = {
     0: (
@@ -72,13 +62,12 @@ def config_problems(config: Config) -> list[str]:
         *_run_problems(config),
         *_length_problems(config),
         *_rollout_problems(config),
-        *_teacher_problems(config),
-        *_own_teacher_problems(config),
+        *teacher_problems(config),
         *_rule_problems(config),
         *_vocabulary_problems(config),
         *_trainer_problems(config),
-        *_data_problems(config),
-        *_eval_problems(config),
+        *data_problems(config),
+        *eval_problems(config),
     ]
 
 
@@ -123,7 +112,7 @@ def _run_problems(config: Config) -> Iterator[str]:
 def _length_problems(config: Config) -> Iterator[str]:
     context, longest = config.student.context_length, config.rollout.max_new_tokens
     pairs = [("data", config.data, "rollout", longest)]
-    for place, task in _tasks(config):
+    for place, task in named_tasks(config):
         if task.max_new_tokens is None:
             pairs.append((f"{place}.data", task.data, "rollout", longest))
         else:
@@ -153,85 +142,6 @@ def _rollout_problems(config: Config) -> Iterator[str]:
         )
 
 
-def _teacher_problems(config: Config) -> Iterator[str]:
-    teacher, loss = config.teacher, config.loss
-    if teacher.kind not in TEACHER_KINDS:
-        yield f"teacher.kind = {teacher.kind!r}: there is {', '.join(TEACHER_KINDS)}"
-    if teacher.kind in _MODEL_KINDS and not teacher.path:
-        yield f"teacher.path = null: kind {teacher.kind} needs a Hugging Face folder or hub name"
-    if teacher.kind == "vllm" and teacher.signal is SignalChoice.hidden:
-        yield (
-            "teacher.signal = hidden with teacher.kind = vllm: it gives none; use "
-            "teacher.signal=topk, or teacher.kind=hf"
-        )
-    split = teacher.tensor_parallel_size
-    if teacher.kind == "vllm" and teacher.gpus_per_replica and teacher.gpus_per_replica != split:
-        yield (
-            f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g} with "
-            f"teacher.tensor_parallel_size = {split}: make them equal"
-        )
-    if teacher.kind == "hf" and teacher.gpus_per_replica > 1:
-        yield (
-            f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g}: kind hf runs on one GPU; "
-            "use at most 1, and more teacher.replicas"
-        )
-    if teacher.signal is SignalChoice.sampled and loss.divergence is not Divergence.reverse_kl:
-        yield (
-            f"loss.divergence = {loss.divergence} with teacher.signal = sampled: the sampled token "
-            "alone gives the reverse KL only; use loss.divergence=reverse_kl or the topk signal"
-        )
-    tempered = loss.temperature > 0 and loss.temperature != 1
-    if tempered and teacher.signal is not SignalChoice.hidden:
-        yield (
-            f"loss.temperature = {loss.temperature:g} with teacher.signal = {teacher.signal}: "
-            "tempering needs the whole distribution; use 1, or the hidden signal"
-        )
-    if loss.divergence is Divergence.jsd and not 0 < loss.beta < 1:
-        yield f"loss.beta = {loss.beta:g}: the JSD needs a weight between 0 and 1, both excluded"
-    if config.scoring is Scoring.exact and teacher.signal is not SignalChoice.hidden:
-        yield (
-            f"scoring = exact with teacher.signal = {teacher.signal}: exact scores need the "
-            "teacher's whole distribution; use teacher.signal=hidden, or scoring=streamed"
-        )
-
-
-def _own_teacher_problems(config: Config) -> Iterator[str]:
-    """The user's own teacher: an importable class, or an actor in a cluster that runs already."""
-    teacher = config.teacher
-    for kind, keys in (("class", ("class_path", "arguments")), ("actor", ("actor_name",))):
-        for key in keys:
-            value = getattr(teacher, key)
-            if value and teacher.kind != kind:
-                yield (
-                    f"teacher.{key} = {shown(value)} with teacher.kind = {teacher.kind!r}: it "
-                    f"belongs to teacher.kind={kind}; set that, or leave it out"
-                )
-    if teacher.kind == "class":
-        if not teacher.class_path:
-            yield "teacher.class_path = null: kind class needs package.module:Class"
-            return
-        from actors.teacher.own_class import find_teacher_class
-        from actors.teacher.protocol import TeacherError
-
-        try:
-            find_teacher_class(teacher.class_path, teacher.arguments)
-        except TeacherError as error:
-            yield str(error)
-    if teacher.kind == "actor":
-        if not teacher.actor_name:
-            yield "teacher.actor_name = null: kind actor needs the name of a running Ray actor"
-        if config.cluster.address is None:
-            yield (
-                "cluster.address = null with teacher.kind = 'actor': a Ray that starts with the "
-                "run has no such actor; use auto, or HOST:PORT of the cluster it runs in"
-            )
-        if teacher.gpus_per_replica:
-            yield (
-                f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g} with teacher.kind = "
-                "'actor': a replica only passes requests on; set it to 0"
-            )
-
-
 def _rule_problems(config: Config) -> Iterator[str]:
     """A rule of the user's own must be there; TipSettings knows the others."""
     try:
@@ -243,7 +153,7 @@ def _rule_problems(config: Config) -> Iterator[str]:
 def _vocabulary_problems(config: Config) -> Iterator[str]:
     """Missing models, and top-k above the rows that a model has."""
     models = [("student.path", config.student.path)]
-    if config.teacher.kind in _MODEL_KINDS and config.teacher.path:
+    if config.teacher.kind in MODEL_KINDS and config.teacher.path:
         models.append(("teacher.path", config.teacher.path))
     topks = ["rollout.record_topk"]
     if config.teacher.signal is SignalChoice.topk:
@@ -279,51 +189,6 @@ def _trainer_problems(config: Config) -> Iterator[str]:
             "trainer.offload_optimizer = true with trainer.zero_stage = 0: only sharded state is "
             "offloaded; use trainer.zero_stage 1, 2 or 3"
         )
-
-
-def _data_problems(config: Config) -> Iterator[str]:
-    sections = [("data", config.data), *((f"{p}.data", task.data) for p, task in _tasks(config))]
-    for section, data in sections:
-        try:
-            data.validate(section)
-        except ConfigError as error:
-            yield str(error)
-
-
-def _eval_problems(config: Config) -> Iterator[str]:
-    from opd_ray.tasks import get_task
-
-    names = Counter(task.name for task in config.eval.tasks)
-    yield from (
-        f"eval.tasks: {count} tasks are called {name!r}; give each its own name"
-        for name, count in names.items()
-        if count > 1
-    )
-    for place, task in _tasks(config):
-        try:
-            get_task(task.task)
-        except ConfigError as error:
-            yield f"{place}.{error}"
-        for name, least in (("problems", 1), ("samples", 0), ("max_new_tokens", 1)):
-            value = getattr(task, name)
-            if value is not None and value < least:
-                yield f"{place}.{name} = {shown(value)}: must be at least {least}"
-        if task.samples and task.temperature <= 0:
-            yield (
-                f"{place}.temperature = {task.temperature:g} with samples = {task.samples}: they "
-                "need a temperature above 0; for greedy decoding alone set samples to 0"
-            )
-        if not 0 < task.top_p <= 1:
-            yield f"{place}.top_p = {task.top_p:g}: must lie in (0, 1]"
-    if config.eval.teacher_accuracy and config.teacher.kind not in _MODEL_KINDS:
-        yield (
-            f"eval.teacher_accuracy = true with teacher.kind = {config.teacher.kind!r}: only a "
-            "teacher of kind hf or vllm can write answers; set it to false"
-        )
-
-
-def _tasks(config: Config) -> list[tuple[str, EvalTask]]:
-    return [(f"eval.tasks[{number}]", task) for number, task in enumerate(config.eval.tasks)]
 
 
 def _value(config: Config, key: str) -> Any:

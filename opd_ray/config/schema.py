@@ -6,56 +6,18 @@ Plain dataclasses for OmegaConf structured configs; no torch, no engine is impor
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
+from opd_ray.config.choices import (
+    Divergence,
+    Dtype,
+    LrSchedule,
+    Scoring,
+    SyncBackend,
+)
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.data.settings import DataSettings
 from opd_ray.tip.settings import TipSettings
-
-
-class Dtype(StrEnum):
-    """Number format of weights and matrix products."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class Scoring(StrEnum):
-    """Where the scores of the token filter come from."""
-
-    streamed = "streamed"
-    exact = "exact"
-
-
-class Divergence(StrEnum):
-    """Loss between the student's and the teacher's distribution."""
-
-    reverse_kl = "reverse_kl"
-    forward_kl = "forward_kl"
-    jsd = "jsd"
-
-
-class SignalChoice(StrEnum):
-    """What of the teacher's distribution reaches the loss."""
-
-    topk = "topk"
-    hidden = "hidden"
-    sampled = "sampled"
-
-
-class LrSchedule(StrEnum):
-    """Course of the learning rate after the warm-up."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
-
-
-class SyncBackend(StrEnum):
-    """How new weights reach the rollout engines."""
-
-    ray = "ray"
-    nccl = "nccl"
 
 
 @dataclass
@@ -146,54 +108,6 @@ class RolloutSettings:
 
 
 @dataclass
-class TeacherSettings:
-    # Kind of teacher: "hf" runs a Hugging Face model, "vllm" runs it in a vLLM engine, "class" is a
-    # class of your own, "actor" asks a named Ray actor of your own that runs already.
-    kind: str = "hf"
-    # Hugging Face folder (or hub name) of the teacher. Kinds class and actor need none; with one,
-    # its tokenizer is compared with the student's.
-    path: str | None = None
-    # Kind class: "package.module:Class" of an actors.teacher.protocol.Teacher, on every node.
-    class_path: str | None = None
-    # Kind class: keyword arguments of its constructor.
-    arguments: dict[str, Any] = field(default_factory=dict)
-    # Kind actor: name of the Ray actor whose methods info() and score(requests) are a Teacher's.
-    actor_name: str | None = None
-    # Kind actor: the Ray namespace that it was named in.
-    actor_namespace: str = "opd-ray"
-    # Copies of the teacher; rollouts go to the least loaded.
-    replicas: int = 1
-    # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_replica: float = 0.0
-    # GPUs each replica reserves; 0 runs on the CPU.
-    gpus_per_replica: float = 0
-    # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
-    threads: int = 0
-    # Number format of the teacher's weights.
-    dtype: Dtype = Dtype.float32
-    # What reaches the loss: top-k with tail, hidden states (exact), or the sampled token alone.
-    signal: SignalChoice = SignalChoice.topk
-    # k of the top-k signal.
-    topk: int = 32
-    # Prompt and response tokens scored in one forward pass.
-    batch_tokens: int = 8192
-    # Kind vllm: bytes of KV cache of a replica on the CPU; bounds the longest sequence.
-    kv_cache_bytes: int = 1 << 28
-    # Kind vllm: GPUs (or CPU processes) one replica is split over.
-    tensor_parallel_size: int = 1
-    # Kind vllm: share of a GPU's memory that weights, activations and KV cache may take; logits of
-    # scored rows come on top.
-    gpu_memory_utilization: float = 0.8
-    # Bytes of signals a replica may hold until the filter says which rows are kept.
-    store_bytes: int = 1 << 33
-    # Differences to the student's model that are accepted: "extra_tokens", "merges",
-    # "special_tokens", "probes", "eos", "pad", "chat_template".
-    accept_mismatch: list[str] = field(default_factory=list)
-    # Run model code that comes with the checkpoint.
-    trust_remote_code: bool = False
-
-
-@dataclass
 class LossSettings:
     # Divergence that is minimised; the paper's is the reverse KL.
     divergence: Divergence = Divergence.reverse_kl
@@ -201,8 +115,8 @@ class LossSettings:
     beta: float = 0.5
     # Temperature of both distributions inside the loss.
     temperature: float = 1.0
-    # Kept rows projected to the vocabulary at once; bounds the loss's memory.
-    chunk_rows: int = 128
+    # Kept rows projected to the vocabulary at once; null chooses so that the chunks stay small.
+    chunk_rows: int | None = None
 
 
 @dataclass

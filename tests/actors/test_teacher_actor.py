@@ -14,7 +14,7 @@ from actors.teacher.actor import TeacherActor
 from actors.teacher.dispatch import TeacherPool
 from actors.teacher.hf import HfTeacher
 from actors.teacher.server import TeacherServer
-from opd_ray.config.schema import TeacherSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, TopK
 
 VOCAB, K, BATCH_TOKENS = 96, 6, 128

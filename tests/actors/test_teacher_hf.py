@@ -20,7 +20,8 @@ from actors.teacher.answer_check import check_answers
 from actors.teacher.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.server import TeacherServer
-from opd_ray.config.schema import Dtype, SignalChoice, TeacherSettings
+from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TopK
 from opd_ray.wire import from_wire
 

@@ -12,7 +12,7 @@ import ray
 
 from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
-from opd_ray.config.schema import TeacherSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import SampledSignal, ScoreRequest, TeacherAnswer, TeacherInfo, TopK
 
 # The actors below are defined here, where Ray's workers cannot import them from.

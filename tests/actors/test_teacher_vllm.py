@@ -15,7 +15,8 @@ from actors.teacher.answer_check import check_answers
 from actors.teacher.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.vllm import VllmTeacher
-from opd_ray.config.schema import SignalChoice, TeacherSettings
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 VOCAB = 96

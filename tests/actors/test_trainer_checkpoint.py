@@ -14,7 +14,8 @@ from trainer_ranks import Ranks, shared_ranks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from actors.trainer.engine import CheckpointMismatch
-from opd_ray.config.schema import Dtype, TrainerSettings
+from opd_ray.config.choices import Dtype
+from opd_ray.config.schema import TrainerSettings
 
 LAYOUTS = [
     (0, Dtype.float32),

@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM
 
 from actors.trainer.batch import BatchError
 from actors.trainer.trainer import TrainerError
-from opd_ray.config.schema import Dtype, TrainerSettings
+from opd_ray.config.choices import Dtype
+from opd_ray.config.schema import TrainerSettings
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal
 
 STAGES = (0, 1, 2, 3)

@@ -10,16 +10,9 @@ from typing import Any
 import pytest
 
 from opd_ray.config.check import check_config, config_problems
-from opd_ray.config.schema import (
-    Config,
-    Divergence,
-    EvalTask,
-    Scoring,
-    SignalChoice,
-    StudentSettings,
-    SyncBackend,
-    TeacherSettings,
-)
+from opd_ray.config.choices import Divergence, Scoring, SignalChoice, SyncBackend
+from opd_ray.config.schema import Config, EvalTask, StudentSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
 
 

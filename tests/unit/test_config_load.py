@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from opd_ray.config import files
+from opd_ray.config.choices import Dtype, LrSchedule, SignalChoice
 from opd_ray.config.keys import all_keys
 from opd_ray.config.load import load_config, to_yaml
-from opd_ray.config.schema import Config, Dtype, LrSchedule, SignalChoice
+from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
 
 Write = Callable[[str, str], Path]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from opd_ray.config.schema import LrSchedule, TrainerSettings
+from opd_ray.config.choices import LrSchedule
+from opd_ray.config.schema import TrainerSettings
 from opd_ray.schedule import learning_rate
 
 

@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from opd_ray.cluster import Cluster, Node, from_ray_nodes
-from opd_ray.config.schema import (
-    Config,
-    Dtype,
-    RolloutSettings,
-    SignalChoice,
-    StudentSettings,
-    TeacherSettings,
-    TrainerSettings,
-)
+from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.schema import Config, RolloutSettings, StudentSettings, TrainerSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import PlacementError
 from opd_ray.estimate import (
     PROCESS_BYTES,

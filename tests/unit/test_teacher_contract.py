@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from actors.teacher.contract import contract_violations
-from opd_ray.config.schema import SignalChoice, TeacherSettings
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,

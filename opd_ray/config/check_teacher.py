@@ -1,0 +1,103 @@
+"""What no teacher can have: kinds, signals and losses that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from opd_ray.config.choices import Divergence, Scoring, SignalChoice
+from opd_ray.config.keys import shown
+from opd_ray.config.schema import Config
+
+TEACHER_KINDS = ("hf", "vllm", "class", "actor")
+# Kinds that run a model from the folder teacher.path.
+MODEL_KINDS = ("hf", "vllm")
+
+
+def teacher_problems(config: Config) -> Iterator[str]:
+    """Every problem of the section ``teacher`` and of what depends on it."""
+    yield from _kind_problems(config)
+    yield from _signal_problems(config)
+    yield from _own_teacher_problems(config)
+
+
+def _kind_problems(config: Config) -> Iterator[str]:
+    teacher = config.teacher
+    if teacher.kind not in TEACHER_KINDS:
+        yield f"teacher.kind = {teacher.kind!r}: there is {', '.join(TEACHER_KINDS)}"
+    if teacher.kind in MODEL_KINDS and not teacher.path:
+        yield f"teacher.path = null: kind {teacher.kind} needs a Hugging Face folder or hub name"
+    if teacher.kind == "vllm" and teacher.signal is SignalChoice.hidden:
+        yield (
+            "teacher.signal = hidden with teacher.kind = vllm: it gives none; use "
+            "teacher.signal=topk, or teacher.kind=hf"
+        )
+    split = teacher.tensor_parallel_size
+    if teacher.kind == "vllm" and teacher.gpus_per_replica and teacher.gpus_per_replica != split:
+        yield (
+            f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g} with "
+            f"teacher.tensor_parallel_size = {split}: make them equal"
+        )
+    if teacher.kind == "hf" and teacher.gpus_per_replica > 1:
+        yield (
+            f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g}: kind hf runs on one GPU; "
+            "use at most 1, and more teacher.replicas"
+        )
+
+
+def _signal_problems(config: Config) -> Iterator[str]:
+    teacher, loss = config.teacher, config.loss
+    if teacher.signal is SignalChoice.sampled and loss.divergence is not Divergence.reverse_kl:
+        yield (
+            f"loss.divergence = {loss.divergence} with teacher.signal = sampled: the sampled token "
+            "alone gives the reverse KL only; use loss.divergence=reverse_kl or the topk signal"
+        )
+    tempered = loss.temperature > 0 and loss.temperature != 1
+    if tempered and teacher.signal is not SignalChoice.hidden:
+        yield (
+            f"loss.temperature = {loss.temperature:g} with teacher.signal = {teacher.signal}: "
+            "tempering needs the whole distribution; use 1, or the hidden signal"
+        )
+    if loss.divergence is Divergence.jsd and not 0 < loss.beta < 1:
+        yield f"loss.beta = {loss.beta:g}: the JSD needs a weight between 0 and 1, both excluded"
+    if config.scoring is Scoring.exact and teacher.signal is not SignalChoice.hidden:
+        yield (
+            f"scoring = exact with teacher.signal = {teacher.signal}: exact scores need the "
+            "teacher's whole distribution; use teacher.signal=hidden, or scoring=streamed"
+        )
+
+
+def _own_teacher_problems(config: Config) -> Iterator[str]:
+    """The user's own teacher: an importable class, or an actor in a cluster that runs already."""
+    teacher = config.teacher
+    for kind, keys in (("class", ("class_path", "arguments")), ("actor", ("actor_name",))):
+        for key in keys:
+            value = getattr(teacher, key)
+            if value and teacher.kind != kind:
+                yield (
+                    f"teacher.{key} = {shown(value)} with teacher.kind = {teacher.kind!r}: it "
+                    f"belongs to teacher.kind={kind}; set that, or leave it out"
+                )
+    if teacher.kind == "class":
+        if not teacher.class_path:
+            yield "teacher.class_path = null: kind class needs package.module:Class"
+            return
+        from actors.teacher.own_class import find_teacher_class
+        from actors.teacher.protocol import TeacherError
+
+        try:
+            find_teacher_class(teacher.class_path, teacher.arguments)
+        except TeacherError as error:
+            yield str(error)
+    if teacher.kind == "actor":
+        if not teacher.actor_name:
+            yield "teacher.actor_name = null: kind actor needs the name of a running Ray actor"
+        if config.cluster.address is None:
+            yield (
+                "cluster.address = null with teacher.kind = 'actor': a Ray that starts with the "
+                "run has no such actor; use auto, or HOST:PORT of the cluster it runs in"
+            )
+        if teacher.gpus_per_replica:
+            yield (
+                f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g} with teacher.kind = "
+                "'actor': a replica only passes requests on; set it to 0"
+            )

@@ -1,0 +1,50 @@
+"""The values that a key with a fixed set of choices can take."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Dtype(StrEnum):
+    """Number format of weights and matrix products."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Scoring(StrEnum):
+    """Where the scores of the token filter come from."""
+
+    streamed = "streamed"
+    exact = "exact"
+
+
+class Divergence(StrEnum):
+    """Loss between the student's and the teacher's distribution."""
+
+    reverse_kl = "reverse_kl"
+    forward_kl = "forward_kl"
+    jsd = "jsd"
+
+
+class SignalChoice(StrEnum):
+    """What of the teacher's distribution reaches the loss."""
+
+    topk = "topk"
+    hidden = "hidden"
+    sampled = "sampled"
+
+
+class LrSchedule(StrEnum):
+    """Course of the learning rate after the warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class SyncBackend(StrEnum):
+    """How new weights reach the rollout engines."""
+
+    ray = "ray"
+    nccl = "nccl"

@@ -1,0 +1,56 @@
+"""The keys of the section ``teacher``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from opd_ray.config.choices import Dtype, SignalChoice
+
+
+@dataclass
+class TeacherSettings:
+    # Kind of teacher: "hf" runs a Hugging Face model, "vllm" runs it in a vLLM engine, "class" is a
+    # class of your own, "actor" asks a named Ray actor of your own that runs already.
+    kind: str = "hf"
+    # Hugging Face folder (or hub name) of the teacher. Kinds class and actor need none; with one,
+    # its tokenizer is compared with the student's.
+    path: str | None = None
+    # Kind class: "package.module:Class" of an actors.teacher.protocol.Teacher, on every node.
+    class_path: str | None = None
+    # Kind class: keyword arguments of its constructor.
+    arguments: dict[str, Any] = field(default_factory=dict)
+    # Kind actor: name of the Ray actor whose methods info() and score(requests) are a Teacher's.
+    actor_name: str | None = None
+    # Kind actor: the Ray namespace that it was named in.
+    actor_namespace: str = "opd-ray"
+    # Copies of the teacher; rollouts go to the least loaded.
+    replicas: int = 1
+    # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
+    cpus_per_replica: float = 0.0
+    # GPUs each replica reserves; 0 runs on the CPU.
+    gpus_per_replica: float = 0
+    # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
+    threads: int = 0
+    # Number format of the teacher's weights.
+    dtype: Dtype = Dtype.float32
+    # What reaches the loss: top-k with tail, hidden states (exact), or the sampled token alone.
+    signal: SignalChoice = SignalChoice.topk
+    # k of the top-k signal.
+    topk: int = 32
+    # Prompt and response tokens scored in one forward pass.
+    batch_tokens: int = 8192
+    # Kind vllm: bytes of KV cache of a replica on the CPU; bounds the longest sequence.
+    kv_cache_bytes: int = 1 << 28
+    # Kind vllm: GPUs (or CPU processes) one replica is split over.
+    tensor_parallel_size: int = 1
+    # Kind vllm: share of a GPU's memory that weights, activations and KV cache may take; logits of
+    # scored rows come on top.
+    gpu_memory_utilization: float = 0.8
+    # Bytes of signals a replica may hold until the filter says which rows are kept.
+    store_bytes: int = 1 << 33
+    # Differences to the student's model that are accepted: "extra_tokens", "merges",
+    # "special_tokens", "probes", "eos", "pad", "chat_template".
+    accept_mismatch: list[str] = field(default_factory=list)
+    # Run model code that comes with the checkpoint.
+    trust_remote_code: bool = False
