@@ -22,7 +22,6 @@ teacher's head). Needs Linux (/proc, glibc). Writes results/trainer_step.md.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import multiprocessing
 import os
 import platform
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from process_memory import MIB, process_memory, settle
 
 from actors.trainer.environment import trainer_environment
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
@@ -51,7 +51,6 @@ NAIVE, FAIR, TRUNK = "naive, all tokens", "fused, rho = 1", "trunk only"
 RHOS = (1.0, 0.5, 0.2, 0.1)
 VOCAB, HIDDEN, TEACHER_HIDDEN = 49_152, 512, 768
 PROMPT, RESPONSE = 32, 224  # tokens
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -170,20 +169,6 @@ def start_trainer(variant: str, plan: Plan) -> Trainer:
     head_VD *= 2 * TEACHER_HIDDEN**-0.5
     trainer.set_teacher_head(head_VD)
     return trainer
-
-
-def process_memory(field: str) -> int:
-    """VmRSS or VmHWM (its peak) of this process, bytes."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
-
-
-def settle() -> int:
-    """Give freed memory back and start the peak afresh; returns the bytes that are still held."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return process_memory("VmRSS")
 
 
 def work(pipe: Connection, variant: str, rho: float, plan: Plan) -> None:
