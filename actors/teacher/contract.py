@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from actors.teacher.answer_check import answers_problems, check_info
+from actors.teacher.answer_difference import answer_differences
 from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import Dtype, SignalChoice
@@ -25,7 +26,6 @@ from opd_ray.types import (
     TeacherAnswer,
     TeacherInfo,
     TopK,
-    TopKSignal,
 )
 from opd_ray.wire import from_wire
 
@@ -137,11 +137,11 @@ class _Probe:
             )
         again, problems = self._ask("the same batch again", requests)
         yield from problems
-        yield from self._differences(batch, again, "asked twice, it differs")
+        yield from self._parted(batch, again, "asked twice, it differs")
         for request in requests:
             alone, problems = self._ask(f"rollout {request.rollout_id!r} alone", [request])
             yield from problems
-            yield from self._differences(
+            yield from self._parted(
                 batch, alone, "asked alone, it differs from the answer in a batch"
             )
         first = requests[0]
@@ -152,7 +152,7 @@ class _Probe:
         )
         shorter, problems = self._ask("a response without its last token", [cut])
         yield from problems if not said else ()
-        yield from self._differences(
+        yield from self._parted(
             batch,
             shorter,
             "without the response's last token the rows before it differ (no row may depend on "
@@ -164,7 +164,7 @@ class _Probe:
             "a response with another last token", [replace(first, response_ids=other)]
         )
         yield from problems if not said else ()
-        yield from self._differences(
+        yield from self._parted(
             batch,
             changed,
             "with another last token of the response it differs (a row describes the distribution "
@@ -221,31 +221,16 @@ class _Probe:
             return {}, problems
         return {a.rollout_id: a for a in answers if isinstance(a, TeacherAnswer)}, problems
 
-    def _differences(
+    def _parted(
         self,
         batch: Mapping[str, TeacherAnswer],
         others: Mapping[str, TeacherAnswer],
         what: str,
         skip: str = "",
     ) -> Iterator[str]:
-        """Arrays in which answers differ, over the rows that both have."""
-        for key in [key for key in batch if key in others]:
-            mine, theirs = _numbers(batch[key]), _numbers(others[key])
-            for name in sorted(mine.keys() & theirs.keys() - {skip}):
-                one, other = mine[name], theirs[name]
-                if one.ndim != other.ndim or one.shape[1:] != other.shape[1:] or not one.ndim:
-                    continue  # said already
-                rows = min(len(one), len(other))
-                apart = np.abs(one[:rows] - other[:rows])
-                # Hidden states have no unit: they are compared as a share of their size.
-                scale = max(1.0, float(np.abs(one[:rows]).max())) if name == "hidden" else 1.0
-                bad = apart > self._tolerance * scale
-                if bad.any():
-                    row = int(np.argwhere(bad)[0][0])
-                    yield (
-                        f"{self._who}, rollout {key!r}, position {row}: {name}: {what}, by up to "
-                        f"{np.nanmax(apart):.3g} (tolerance {self._tolerance * scale:g})"
-                    )
+        return answer_differences(
+            self._who, batch, others, what, tolerance=self._tolerance, skip=skip
+        )
 
     def _head_problems(
         self, requests: Sequence[ScoreRequest], batch: Mapping[str, TeacherAnswer]
@@ -279,28 +264,6 @@ class _Probe:
                     f"states times output head by up to {np.abs(given - expected).max():.3g} nats "
                     f"(tolerance {self._tolerance:g})"
                 )
-
-
-def _numbers(answer: TeacherAnswer) -> dict[str, np.ndarray]:
-    """The numbers of an answer that can be compared, by name.
-
-    Ids of likeliest tokens are left out: two equally likely ones may change places.
-    """
-    values = {
-        "logprob": answer.logprob,
-        "at_student_topk": answer.at_student_topk,
-        "entropy": answer.entropy,
-    }
-    if isinstance(answer.signal, TopKSignal):
-        values["signal.logprobs"] = answer.signal.logprobs
-    found = {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f"
-    }
-    if isinstance(answer.signal, HiddenSignal) and isinstance(answer.signal.hidden, np.ndarray):
-        found["hidden"] = from_wire(answer.signal.hidden).float().numpy()
-    return found
 
 
 def _last_line(error: Exception) -> str:
