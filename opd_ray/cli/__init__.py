@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from opd_ray import __version__
-from opd_ray.cli import check_teacher, doctor, make_pair, models, study, train
+from opd_ray.cli import check_teacher, doctor, make_pair, models, prepare, study, train
 from opd_ray.errors import exit_code, is_known
 
 TRACEBACK_VARIABLE = "OPD_RAY_TRACEBACK"
@@ -60,6 +60,6 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"opd-ray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (train, study, models, doctor, check_teacher, make_pair):
+    for module in (train, study, models, prepare, doctor, check_teacher, make_pair):
         module.add_commands(commands)
     return parser

@@ -20,7 +20,7 @@ class RowReader:
     """Reads raw rows by one field mapping; raises `BadRow` for those it cannot use."""
 
     def __init__(self, settings: DataSettings) -> None:
-        self._fields = settings.fields
+        self._fields = settings.columns()
         self._adds_system_message = settings.system_prompt is not None
 
     def read(self, raw: Any, name: str, line: int) -> PromptRow:

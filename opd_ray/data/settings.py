@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +18,7 @@ class DataKind(StrEnum):
     parquet = "parquet"
     datasets = "datasets"
     python = "python"
+    prepared = "prepared"
     chain_sum = "chain_sum"
 
 
@@ -79,9 +80,10 @@ class ChainSumSettings:
 class DataSettings:
     """One prompt source and its preparation."""
 
-    # Kind of source: jsonl, parquet, datasets, python or chain_sum.
+    # Kind of source: jsonl, parquet, datasets, python, prepared or chain_sum.
     kind: DataKind = DataKind.chain_sum
-    # File or glob pattern (jsonl, parquet), name or folder (datasets), "module:attr" (python).
+    # File or glob pattern (jsonl, parquet), name or folder (datasets), "module:attr" (python), or
+    # the name of a set that opd-ray prepare wrote, e.g. dapo_math_17k (prepared).
     path: str = ""
     # Configuration of a Hugging Face data set; null takes its default.
     subset: str | None = None
@@ -114,6 +116,13 @@ class DataSettings:
     # Seed of the shuffling; null uses the run's seed.
     seed: int | None = None
 
+    def columns(self) -> FieldSettings:
+        """`fields`, and for a prepared set its own columns of id and source."""
+        fields = self.fields
+        if self.kind != DataKind.prepared:
+            return fields
+        return replace(fields, id=fields.id or "id", source=fields.source or "source")
+
     def validate(self, section: str = "data") -> None:
         """Raise `ConfigError` naming key, value and remedy for anything no run can have."""
         if self.kind != DataKind.chain_sum and not self.path:
@@ -122,6 +131,7 @@ class DataSettings:
                 DataKind.parquet: "a file or glob pattern",
                 DataKind.datasets: "a data set name or folder",
                 DataKind.python: '"module:attr" of a function that returns rows',
+                DataKind.prepared: "the name of a set that opd-ray prepare wrote",
             }[self.kind]
             raise ConfigError(f"{section}.path is empty: kind {self.kind.value} needs {wanted}")
         if self.kind == DataKind.python and self.path.count(":") != 1:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from opd_ray.data.parquet import parquet_rows
+from opd_ray.data.prepared import prepared_file
 from opd_ray.data.prompt import DataError
 from opd_ray.data.row_reader import BadRow
 from opd_ray.data.settings import DataKind, DataSettings
@@ -104,6 +106,7 @@ def open_source(settings: DataSettings, section: str = "data") -> Source:
         DataKind.parquet: _parquet,
         DataKind.datasets: _datasets,
         DataKind.python: _python,
+        DataKind.prepared: _prepared,
         DataKind.chain_sum: _chain_sum,
     }[settings.kind](settings, section)
     if len(source) == 0:
@@ -134,31 +137,7 @@ def _jsonl(settings: DataSettings, section: str) -> Source:
 
 
 def _parquet(settings: DataSettings, section: str) -> Source:
-    import pyarrow
-    from pyarrow import parquet
-
-    files = _files(settings, section)
-    try:
-        tables = [parquet.read_table(file) for file in files]
-        return TableSource(settings.path, _ArrowRows(pyarrow.concat_tables(tables)))
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise DataError(
-            f"{section}.path = {settings.path!r} cannot be read as Parquet files of one schema: "
-            f"{error}"
-        ) from error
-
-
-class _ArrowRows(Sequence[Any]):
-    """An Arrow table (`pyarrow.Table`) as a sequence of dictionaries."""
-
-    def __init__(self, table: Any) -> None:
-        self._table = table
-
-    def __len__(self) -> int:
-        return int(self._table.num_rows)
-
-    def __getitem__(self, number: Any) -> Any:
-        return self._table.slice(number, 1).to_pylist()[0]
+    return TableSource(settings.path, parquet_rows(_files(settings, section), section))
 
 
 def _datasets(settings: DataSettings, section: str) -> Source:
@@ -195,7 +174,13 @@ def _python(settings: DataSettings, section: str) -> Source:
         ) from error
     if not callable(function):
         raise DataError(f"{section}.path = {settings.path!r} is not a function that returns rows")
-    return TableSource(settings.path, list(function(**settings.arguments)))
+    rows = function(**settings.arguments)
+    # A sequence may read its rows from anywhere when asked; anything else is run through once.
+    return TableSource(settings.path, rows if isinstance(rows, Sequence) else list(rows))
+
+
+def _prepared(settings: DataSettings, section: str) -> Source:
+    return JsonlSource([prepared_file(settings.path, section)])
 
 
 def _chain_sum(settings: DataSettings, section: str) -> Source:

@@ -197,7 +197,9 @@ def test_wrong_arguments_show_the_usage(
     assert "usage: opd-ray" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "eval", "export", "doctor", "make-pair"])
+@pytest.mark.parametrize(
+    "command", ["train", "demo", "eval", "export", "prepare", "doctor", "make-pair"]
+)
 def test_every_command_has_help_with_examples(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,220 @@
+"""``opd-ray prepare``: a well-known set from the hub or local files to opd-ray's own JSONL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from opd_ray.data.benchmarks import BENCHMARKS, Benchmark
+from opd_ray.data.prompt import DataError
+from opd_ray.data.row_reader import BadRow
+from opd_ray.data.settings import DataKind, DataSettings
+from opd_ray.data.sources import Source, TableSource, open_source
+from opd_ray.errors import ConfigError
+
+BAD_ROWS_SHOWN = 10
+_KINDS = {".jsonl": DataKind.jsonl, ".parquet": DataKind.parquet}
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What became of the rows of a set."""
+
+    benchmark: Benchmark
+    origin: str
+    out: Path
+    read: int
+    duplicates: int  # dropped rows whose prompt came before
+    contradicting: int  # those of them that give another answer
+
+    @property
+    def written(self) -> int:
+        return self.read - self.duplicates
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.benchmark.title} from {self.origin}: {self.read:,} rows read, "
+            f"{self.duplicates:,} duplicates dropped, {self.written:,} problems written to "
+            f"{self.out}"
+        ]
+        if self.contradicting:
+            lines.append(
+                f"note: {self.contradicting:,} of the duplicates give another answer than the "
+                "first row of their prompt, which is kept"
+            )
+        whole = self.benchmark.problems
+        if whole is not None and self.written != whole:
+            lines.append(f"note: the whole set has {whole:,} problems")
+        lines.append(f"licence of the set: {self.benchmark.licence}")
+        return "\n".join(lines)
+
+
+def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
+    """Write the set `name` to `out`, one problem a line: id, prompt, answer, source.
+
+    Args:
+        name: one of `BENCHMARKS`.
+        origins: local files (.jsonl, .json, .parquet; patterns too), a folder that `datasets`
+            reads, or a hub name; empty takes the set's own place on the hub.
+        out: the file to write. It appears whole or not at all.
+
+    Raises:
+        ConfigError: an unknown name, or an `out` that cannot be written.
+        DataError: an origin that cannot be read, or bad rows, by file and line.
+    """
+    if name not in BENCHMARKS:
+        raise ConfigError(f"prepare {name!r}: there is {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[name]
+    origins = list(origins) or [benchmark.hub]
+    first: dict[int, int] = {}  # digest of a prompt -> digest of its answer
+    ids: dict[str, str] = {}  # id -> its place
+    read = duplicates = contradicting = bad = 0
+    complaints: list[str] = []
+    with _whole_file(out) as file:
+        for source in (_open(benchmark, origin) for origin in origins):
+            for number in range(len(source)):
+                read += 1
+                place = "{}, line {}".format(*source.place(number))
+                try:
+                    row = _convert(benchmark, source.raw(number), read - 1)
+                    prompt, answer = _digest(row["prompt"]), _digest(row["answer"])
+                    if prompt in first:
+                        duplicates += 1
+                        contradicting += first[prompt] != answer
+                        continue
+                    first[prompt] = answer
+                    if row["id"] in ids:
+                        raise BadRow(f"id {row['id']!r} is that of {ids[row['id']]} too")
+                    ids[row["id"]] = place
+                except BadRow as error:
+                    bad += 1
+                    if bad <= BAD_ROWS_SHOWN:
+                        complaints.append(f"  {place}: {error}")
+                    continue
+                file.write(json.dumps(row) + "\n")
+        if bad:
+            if bad > BAD_ROWS_SHOWN:
+                complaints.append(f"  and {bad - BAD_ROWS_SHOWN} more")
+            raise DataError(
+                f"prepare {name}: {bad} of {read} rows cannot be used, so nothing was written:\n"
+                + "\n".join(complaints)
+            )
+    return PrepareReport(benchmark, ", ".join(origins), out, read, duplicates, contradicting)
+
+
+def _open(benchmark: Benchmark, origin: str) -> Source:
+    """Local files by how their name ends; anything else is a folder or name for `datasets`."""
+    suffix = Path(origin).suffix
+    if suffix == ".json":
+        return _json_list(Path(origin).expanduser())
+    if suffix in _KINDS:
+        settings = DataSettings(kind=_KINDS[suffix], path=origin)
+    else:
+        settings = DataSettings(
+            kind=DataKind.datasets,
+            path=origin,
+            subset=benchmark.subset,
+            split=benchmark.split,
+        )
+    section = f"prepare {benchmark.name}: --from"
+    try:
+        return open_source(settings, section)
+    except DataError as error:
+        message = str(error).replace(f"{section}.path =", section)
+        if settings.kind == DataKind.datasets:
+            message += "; where the hub is out of reach, give a local copy's files with --from"
+        raise DataError(message) from error
+
+
+def _json_list(path: Path) -> Source:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"--from {path}: cannot be read as JSON: {error}") from error
+    if not isinstance(rows, list) or not rows:
+        raise DataError(f"--from {path}: a .json file must hold a list of rows")
+    return TableSource(str(path), rows)
+
+
+def _convert(benchmark: Benchmark, raw: Any, number: int) -> dict[str, str]:
+    """One row in our form; `number` (from 0) makes the id of a row that has none."""
+    if not isinstance(raw, Mapping):
+        raise BadRow(f"a row must be an object with named columns, not {type(raw).__name__}")
+    prompt = benchmark.clean_prompt(_prompt(_column(raw, benchmark.prompt, "problem")))
+    answer = _column(raw, benchmark.answer, "answer")
+    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
+        raise BadRow(f"the answer must be text or a number, not {type(answer).__name__}")
+    answer = benchmark.clean_answer(str(answer))
+    for what, text in (("problem", prompt), ("answer", answer)):
+        if not text:
+            raise BadRow(f"the {what} is empty")
+    own_id = next((str(raw_id) for raw_id in _found(raw, benchmark.id)), str(number))
+    return {
+        # A bare number would not say of which set.
+        "id": f"{benchmark.name}-{own_id}" if own_id.isdecimal() else own_id,
+        "prompt": prompt,
+        "answer": answer,
+        "source": benchmark.name,
+    }
+
+
+def _prompt(value: Any) -> str:
+    """A text, or the one user message of a chat."""
+    if isinstance(value, list):
+        asked = [
+            message.get("content")
+            for message in value
+            if isinstance(message, Mapping) and message.get("role") == "user"
+        ]
+        value = asked[0] if len(asked) == 1 else None
+    if not isinstance(value, str):
+        raise BadRow("the problem must be text, or a chat with one user message")
+    return value
+
+
+def _column(raw: Mapping[str, Any], names: Sequence[str], what: str) -> Any:
+    for value in _found(raw, names):
+        return value
+    raise BadRow(f"no column for the {what} ({' or '.join(names)}); the row has {', '.join(raw)}")
+
+
+def _found(raw: Mapping[str, Any], names: Sequence[str]) -> Iterator[Any]:
+    """The values of those columns that the row has; dots reach into nested columns."""
+    for name in names:
+        value: Any = raw
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            yield value
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[TextIO]:
+    """A text file that takes its place when the block ends, and is forgotten when it fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from error
+    try:
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            yield file
+        # mkstemp makes a file for its owner alone; the set may be read like any other.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(draft, 0o666 & ~umask)
+        os.replace(draft, path)
+    except BaseException:
+        os.unlink(draft)
+        raise
