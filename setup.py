@@ -26,6 +26,9 @@ CORE = [
     "pyarrow>=17",
     "datasets>=3",
     "ray[default]>=2.50,<3",
+    # Only to read the GGUF file of fetch-smollm2.
+    "accelerate>=1",
+    "gguf>=0.10",
 ]
 
 # vLLM decides which torch: 0.32 needs 2.13.0 on CPU and GPU alike.

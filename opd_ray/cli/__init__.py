@@ -12,7 +12,16 @@ import traceback
 from collections.abc import Sequence
 
 from opd_ray import __version__
-from opd_ray.cli import check_teacher, doctor, make_pair, models, prepare, study, train
+from opd_ray.cli import (
+    check_teacher,
+    doctor,
+    fetch_smollm2,
+    make_pair,
+    models,
+    prepare,
+    study,
+    train,
+)
 from opd_ray.errors import exit_code, is_known
 
 TRACEBACK_VARIABLE = "OPD_RAY_TRACEBACK"
@@ -60,6 +69,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"opd-ray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (train, study, models, prepare, doctor, check_teacher, make_pair):
+    for module in (
+        train,
+        study,
+        models,
+        prepare,
+        doctor,
+        check_teacher,
+        make_pair,
+        fetch_smollm2,
+    ):
         module.add_commands(commands)
     return parser

@@ -3,7 +3,8 @@
 Files are laid over the defaults of schema.py in the order of ``inherit``, overrides come last; a
 list replaces the list it inherits. Paths are relative to the current directory. Besides OmegaConf's
 own ``${section.key}`` and ``${oc.env:NAME}``, ``${opd:demo_pair}`` is the folder that holds the
-demo's ``teacher`` and ``student``.
+demo's ``teacher`` and ``student``, ``${opd:smollm2}`` that of the pair that ``opd-ray
+fetch-smollm2`` makes.
 """
 
 from __future__ import annotations
@@ -96,12 +97,16 @@ def _typed(merged: Any, source: str) -> Config:
     return config
 
 
-def _packaged(what: str) -> str:
-    if what != "demo_pair":
-        raise ConfigError(f"${{opd:{what}}}: only demo_pair is known")
-    from opd_ray.demo import pair_folder
+def _pair(what: str) -> str:
+    if what == "demo_pair":
+        from opd_ray import demo
 
-    return str(pair_folder())
+        return str(demo.pair_folder())
+    if what == "smollm2":
+        from opd_ray import smollm2
+
+        return str(smollm2.pair_folder())
+    raise ConfigError(f"${{opd:{what}}}: only demo_pair and smollm2 are known")
 
 
-OmegaConf.register_resolver("opd", _packaged, replace=True)
+OmegaConf.register_resolver("opd", _pair, replace=True)

@@ -230,7 +230,7 @@ def test_interpolations(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_config(str(path)).student.path == "/models/s"
     assert load_config(str(path), ["teacher.path=${student.path}"]).teacher.path == "/models/s"
     assert "student.path" in refusal(path, "student.path=${nowhere}")
-    assert "only demo_pair is known" in refusal(path, "student.path=${opd:other}")
+    assert "only demo_pair and smollm2 are known" in refusal(path, "student.path=${opd:other}")
 
 
 def test_yaml_of_a_config_gives_the_same_config(write: Write) -> None:
