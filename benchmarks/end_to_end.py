@@ -342,7 +342,7 @@ def main() -> None:
     pair = pair_folder()
     python = trl_python(arguments.trl_env)
     judge = Judge(
-        pair / "teacher", read_prompts(arguments.data / "gsm8k_test.jsonl", arguments.held_out)
+        pair / "teacher", read_prompts(arguments.data / "gsm8k.jsonl", arguments.held_out)
     )
     before, rollouts = judge.held_out(pair / "student")
     print(f"held-out KL before: {before:.3f} nats", flush=True)
