@@ -69,7 +69,7 @@ setup(
     packages=[*find_packages(include=["opd_ray", "opd_ray.*", "actors", "actors.*"]), "configs"],
     package_data={
         "configs": ["*.yaml", "**/*.yaml"],
-        "opd_ray": ["demo/**"],
+        "opd_ray": ["demo/**", "shapes/**"],
     },
     install_requires=CORE,
     extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "wandb": ["wandb"]},

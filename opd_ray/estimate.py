@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from opd_ray.config.choices import Dtype, SignalChoice
+from actors.teacher.projection import CHUNK_BYTES
+from actors.trainer.engine_config import effective_zero_stage
+from opd_ray.config.choices import Dtype, Scoring, SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.model_shape import ModelShape
@@ -24,6 +26,8 @@ MOMENT_BYTES, MASTER_BYTES = 8, 4
 # Rows of the vocabulary alive at once in the sampler (logits, log-probabilities, entropy terms) and
 # in the loss (both distributions, their difference, the gradient).
 SAMPLER_COPIES, LOSS_COPIES = 3, 4
+# Parameters that ZeRO-3 holds gathered at once at most (DeepSpeed's stage3_max_live_parameters).
+LIVE_PARAMETERS = 10**9
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class MemoryEstimate:
 
     host: Mapping[str, int] = field(default_factory=dict)
     device: Mapping[str, int] = field(default_factory=dict)
+    gpu_share: float = 1.0  # of a GPU's memory that the process may take
 
     @property
     def host_bytes(self) -> int:
@@ -63,11 +68,14 @@ class StepTokens:
 
 
 def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
-    """One rollout actor, per GPU where it has several."""
+    """One rollout actor, per GPU where it has several.
+
+    On a GPU vLLM takes its whole share; counted are the weights and a KV cache for one response.
+    """
     settings = config.rollout
     width = ELEMENT_BYTES[settings.dtype]
     on_gpu = settings.gpus_per_actor > 0
-    longest = config.student.context_length * student.kv_bytes_per_token(width)
+    longest = longest_text(config) * student.kv_bytes_per_token(width)
     split = settings.tensor_parallel_size
     model = {
         "weights": student.parameters * width // split,
@@ -75,7 +83,7 @@ def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
         "sampler": SAMPLER_COPIES * settings.max_num_seqs * student.vocab_size * FP32_BYTES,
         "activations": settings.max_num_batched_tokens * _live_elements(student) * width // split,
     }
-    return _placed(model, on_gpu)
+    return _placed(model, on_gpu, gpu_share=settings.gpu_memory_utilization)
 
 
 def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
@@ -84,15 +92,25 @@ def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
     width = ELEMENT_BYTES[settings.dtype]
     tokens = step_tokens(config)
     held = tokens.response * signal_bytes_per_token(config, teacher) // settings.replicas
-    gpu_share = max(1, int(settings.gpus_per_replica))
+    split = max(1, int(settings.gpus_per_replica))
+    # A vLLM engine reads long texts in pieces.
+    in_pieces = settings.kind == "vllm"
+    read = settings.batch_tokens if in_pieces else max(settings.batch_tokens, longest_text(config))
+    # Float32 logits of a chunk of rows, their exponentials, and the originals in 16 bits.
+    chunk = min(CHUNK_BYTES, read * teacher.vocab_size * FP32_BYTES)
     model = {
-        "weights": teacher.parameters * width // gpu_share,
-        "activations": settings.batch_tokens * _live_elements(teacher) * width // gpu_share,
-        "logits": 2 * _chunk_rows(config, teacher) * teacher.vocab_size * FP32_BYTES,
+        "weights": teacher.parameters * width // split,
+        "activations": read * _live_elements(teacher) * width // split,
+        "logits": chunk * 5 // 2,
     }
-    if settings.kind == "vllm" and not settings.gpus_per_replica:
-        model["KV cache"] = settings.kv_cache_bytes
-    return _placed(model, settings.gpus_per_replica > 0, host={"signals": held})
+    if settings.kind == "vllm":
+        one_text = longest_text(config) * teacher.kv_bytes_per_token(width) // split
+        on_cpu = not settings.gpus_per_replica
+        model["KV cache"] = settings.kv_cache_bytes if on_cpu else one_text
+        share = settings.gpu_memory_utilization
+    else:
+        share = min(1.0, settings.gpus_per_replica)
+    return _placed(model, settings.gpus_per_replica > 0, {"signals": held}, share)
 
 
 def trainer_memory(
@@ -100,28 +118,45 @@ def trainer_memory(
 ) -> MemoryEstimate:
     """One trainer rank under its ZeRO stage."""
     settings = config.trainer
-    width, ranks, stage = ELEMENT_BYTES[settings.dtype], settings.ranks, settings.zero_stage
+    width, ranks, stage = (
+        ELEMENT_BYTES[settings.dtype],
+        settings.ranks,
+        effective_zero_stage(settings),
+    )
     count = student.parameters
     keeps_master = stage > 0 or settings.dtype is not Dtype.float32
     optimizer = count * (MOMENT_BYTES + MASTER_BYTES * keeps_master) // (ranks if stage else 1)
+    # Summed over micro-batches in float32, whatever the format of the weights.
+    gradients = count * FP32_BYTES // (ranks if stage >= 2 else 1)
     layer = student.layer_activation_elements()
     if settings.gradient_checkpointing:
         kept_per_token = student.layers * student.hidden_size + layer
     else:
         kept_per_token = student.layers * layer
+    read = max(settings.micro_batch_tokens, longest_text(config))
     rows = _chunk_rows(config, student)
     model = {
         "weights": count * width // (ranks if stage >= 3 else 1),
-        "gradients": count * width // (ranks if stage >= 2 else 1),
-        "activations": settings.micro_batch_tokens * kept_per_token * width,
+        "activations": read * kept_per_token * width,
         "loss": LOSS_COPIES * rows * student.vocab_size * FP32_BYTES,
+        "gradient of the head": student.embedding_parameters * FP32_BYTES,
     }
+    if stage >= 3 and ranks > 1:
+        model["gathered weights"] = min(count, LIVE_PARAMETERS) * width
     if teacher is not None and config.teacher.signal is SignalChoice.hidden:
         model["teacher head"] = teacher.embedding_parameters * ELEMENT_BYTES[config.teacher.dtype]
     on_gpu = settings.gpus_per_rank > 0
+    state = {"gradients": gradients, "optimizer": optimizer}
     if settings.offload_optimizer:
-        return _placed(model, on_gpu, host={"optimizer": optimizer})
-    return _placed(model | {"optimizer": optimizer}, on_gpu)
+        # DeepSpeed keeps a second copy of the gradients for the optimizer.
+        return _placed(model, on_gpu, {"gradients": 2 * gradients, "optimizer": optimizer})
+    return _placed(model | state, on_gpu)
+
+
+def longest_text(config: Config) -> int:
+    """Most tokens that one prompt and its response can have."""
+    text = config.data.max_prompt_tokens + config.rollout.max_new_tokens
+    return min(text, config.student.context_length)
 
 
 def _chunk_rows(config: Config, model: ModelShape) -> int:
@@ -175,6 +210,9 @@ def step_flows(
         Flow("teacher", "coordinator", "scores", tokens.response * 6 * FP32_BYTES),
     ]
     signal = signal_bytes_per_token(config, teacher)
+    if signal and config.scoring is Scoring.exact:
+        whole = tokens.response * signal
+        flows.append(Flow("teacher", "trainer", "signal of all tokens, for exact scores", whole))
     if signal:
         flows.append(Flow("teacher", "trainer", "signal of kept tokens", tokens.kept * signal))
     if student is not None:
@@ -191,7 +229,12 @@ def _live_elements(shape: ModelShape) -> int:
 
 
 def _placed(
-    model: dict[str, int], on_gpu: bool, host: dict[str, int] | None = None
+    model: dict[str, int],
+    on_gpu: bool,
+    host: dict[str, int] | None = None,
+    gpu_share: float = 1.0,
 ) -> MemoryEstimate:
     own = {"process": PROCESS_BYTES, **(host or {})}
-    return MemoryEstimate(own, model) if on_gpu else MemoryEstimate(own | model)
+    if on_gpu:
+        return MemoryEstimate(own, model, gpu_share)
+    return MemoryEstimate(own | model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,23 @@ def config_json(path: str) -> dict[str, Any] | None:
     return config
 
 
+def known_config(name: str) -> dict[str, Any] | None:
+    """The sizes in the config.json of a hub model that this package knows; None of any other."""
+    shapes = resources.files("opd_ray") / "shapes"
+    files = {
+        f"{owner.name}/{file.name}": file
+        for owner in shapes.iterdir()
+        if owner.is_dir()
+        for file in owner.iterdir()
+    }
+    file = files.get(f"{name}.json")
+    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+
+
 def read_shape(path: str) -> ModelShape | None:
-    """The shape of the model at ``path``; None when its config.json is not on this machine."""
-    config = config_json(path)
+    """The shape of the model at ``path``: from its files, else from what is known of its hub name.
+
+    None when neither is on this machine.
+    """
+    config = config_json(path) or known_config(path)
     return None if config is None else ModelShape.from_config(config, f"{path}/config.json")

@@ -16,6 +16,7 @@ from opd_ray.cluster import Cluster, Node
 from opd_ray.config.schema import Config
 from opd_ray.errors import PlacementError
 from opd_ray.estimate import MemoryEstimate, rollout_memory, teacher_memory, trainer_memory
+from opd_ray.memory_fit import gigabytes, memory_problems
 from opd_ray.model_shape import ModelShape
 
 Role = Literal["trainer", "rollout", "teacher"]
@@ -32,12 +33,6 @@ _CPUS_KEY: dict[Role, str] = {
     "teacher": "teacher.cpus_per_replica",
 }
 _GPUS_KEY: dict[Role, str] = {role: key.replace("cpus", "gpus") for role, key in _CPUS_KEY.items()}
-# What to change when a process needs more memory than there is.
-_MEMORY_KEYS: dict[Role, str] = {
-    "trainer": "trainer.micro_batch_tokens, trainer.gradient_checkpointing or trainer.zero_stage",
-    "rollout": "rollout.kv_cache_bytes, rollout.max_num_seqs or rollout.dtype",
-    "teacher": "teacher.batch_tokens, teacher.dtype or rollout.prompts_per_step",
-}
 _EPSILON = 1e-6
 
 
@@ -115,7 +110,7 @@ class Placement:
         return [
             problem
             for node in self.cluster.nodes
-            for problem in _memory_problems(
+            for problem in memory_problems(
                 node, [actor for actor in self.actors if actor.node == node.name]
             )
         ]
@@ -256,28 +251,6 @@ def _why_not(needs: list[Need], cluster: Cluster) -> str:
     )
 
 
-def _memory_problems(node: Node, actors: list[PlacedActor]) -> list[str]:
-    known = [(actor, actor.memory) for actor in actors if actor.memory is not None]
-    problems = []
-    total = sum(memory.host_bytes for _, memory in known)
-    if total > node.memory_bytes:
-        largest, memory = max(known, key=lambda pair: pair[1].host_bytes)
-        problems.append(
-            f"node {node.name}: its actors need about {gigabytes(total)}, it has "
-            f"{gigabytes(node.memory_bytes)}; most of it for {largest.name} "
-            f"({gigabytes(memory.host_bytes)}): lower {_MEMORY_KEYS[largest.role]}"
-        )
-    if node.gpu_memory_bytes is None:
-        return problems
-    for actor, memory in known:
-        if memory.device_bytes > node.gpu_memory_bytes:
-            problems.append(
-                f"{actor.name}: needs about {gigabytes(memory.device_bytes)} a GPU, one has "
-                f"{gigabytes(node.gpu_memory_bytes)}: change {_MEMORY_KEYS[actor.role]}"
-            )
-    return problems
-
-
 def _row(actor: PlacedActor) -> tuple[str, ...]:
     memory = actor.memory
     return (
@@ -289,8 +262,3 @@ def _row(actor: PlacedActor) -> tuple[str, ...]:
         gigabytes(memory.host_bytes) if memory else "unknown",
         gigabytes(memory.device_bytes) if memory and memory.device else "-",
     )
-
-
-def gigabytes(nbytes: float) -> str:
-    """Bytes for people: "1.53 GB", or "12.4 MB" below one hundredth of that."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"

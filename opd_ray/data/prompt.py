@@ -13,6 +13,10 @@ class DataError(OpdError, ValueError):
     """Prompts that cannot be used; the message says where they are and what to do."""
 
 
+class MissingData(DataError):
+    """A file of prompts that is not on this machine."""
+
+
 @dataclass(frozen=True)
 class PromptRow:
     """One prompt, as text or as chat messages (exactly one of the two)."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from opd_ray.data.parquet import parquet_rows
 from opd_ray.data.prepared import prepared_file
-from opd_ray.data.prompt import DataError
+from opd_ray.data.prompt import DataError, MissingData
 from opd_ray.data.row_reader import BadRow
 from opd_ray.data.settings import DataKind, DataSettings
 from opd_ray.tasks.chain_sum import ChainSumGenerator
@@ -126,7 +126,7 @@ def _files(settings: DataSettings, section: str) -> list[Path]:
     found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
     files = [name for name in found if name.is_file()]
     if not files:
-        raise DataError(
+        raise MissingData(
             f"{section}.path = {settings.path!r}: no such file (looked from {Path.cwd()})"
         )
     return files

@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 from opd_ray.cluster import Cluster, available_memory, this_machine
 from opd_ray.config.check import config_problems
+from opd_ray.config.check_data import named_tasks
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
 from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
 from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
+from opd_ray.doctor.memory_table import memory_table
 from opd_ray.errors import OpdError
 from opd_ray.estimate import checkpoint_bytes, step_flows, step_tokens
+from opd_ray.memory_fit import gigabytes
 from opd_ray.model_shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.output import OutputFolder
-from opd_ray.placement import gigabytes, plan_placement
+from opd_ray.placement import plan_placement
 
 
 def examine(
@@ -113,10 +116,22 @@ def _pair(config: Config) -> str:
 def _data_findings(config: Config) -> Iterator[Finding]:
     """Every row is read once; prompts are measured where the student's tokenizer is here."""
     from opd_ray.data.load import load_prompts
+    from opd_ray.data.prompt import MissingData
 
     if _elsewhere(config.student.path):
         yield noted("prompt lengths", "not checked: the student's tokenizer is not on this machine")
-        yield _tried("data", lambda: str(load_prompts(config.data, seed=config.run.seed).report))
+        for section, data in (
+            ("data", config.data),
+            *((f"{place}.data", task.data) for place, task in named_tasks(config)),
+        ):
+            try:
+                loaded = load_prompts(data, seed=config.run.seed, section=section)
+                yield passed(section, str(loaded.report))
+            except MissingData as error:
+                # The run is planned for elsewhere, so its prompts may be there too.
+                yield noted(section, str(error))
+            except OpdError as error:
+                yield failed(section, str(error))
         return
     from transformers import AutoTokenizer
 
@@ -179,6 +194,8 @@ def _add_plan(
             )
         )
     report.add("placement", findings or [passed("placement", "every actor fits")], plan.render())
+    if table := memory_table(plan):
+        report.add("memory, estimated", [], table)
 
 
 def _cluster(config: Config) -> Cluster:

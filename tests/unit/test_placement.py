@@ -180,13 +180,28 @@ def test_trainer_memory_by_hand() -> None:
     assert plain["process"] == PROCESS_BYTES
     sharded = make_config({"ranks": 4, "zero_stage": 3, "dtype": Dtype.bfloat16})
     parts = trainer_memory(sharded, SHAPE, None).host
-    assert parts["weights"] == parts["gradients"] == 2 * count // 4
+    assert parts["weights"] == 2 * count // 4
+    assert parts["gradients"] == 4 * count // 4  # sums in float32
+    assert parts["gathered weights"] == 2 * count
+    assert parts["gradient of the head"] == 4 * 1000 * 64
     assert parts["optimizer"] == 12 * count // 4
     second = trainer_memory(
         replace(sharded, trainer=replace(sharded.trainer, zero_stage=2)), SHAPE, None
     )
     assert second.host["weights"] == 2 * count
-    assert second.host["gradients"] == 2 * count // 4
+    assert second.host["gradients"] == 4 * count // 4
+    # In bfloat16 there is no stage 0: DeepSpeed runs stage 1, which shards the optimizer.
+    none = make_config({"ranks": 4, "dtype": Dtype.bfloat16})
+    assert trainer_memory(none, SHAPE, None).host["optimizer"] == 12 * count // 4
+
+
+def test_a_text_longer_than_the_micro_batch_goes_alone() -> None:
+    long = make_config({"micro_batch_tokens": 10}, {"max_new_tokens": 1000})
+    short = make_config({"micro_batch_tokens": 2048 + 1000}, {"max_new_tokens": 1000})
+    found = [trainer_memory(config, SHAPE, None).host["activations"] for config in (long, short)]
+    assert found[0] == found[1]
+    kept_per_token = 4 * (4 * 64 + 2 * 64 + 2 * 32 + 64 + 32 + 4 * 256)
+    assert found[0] == 3048 * kept_per_token * 4
 
 
 def test_checkpointing_saves_activations_and_offload_moves_the_optimizer() -> None:
@@ -204,6 +219,7 @@ def test_checkpointing_saves_activations_and_offload_moves_the_optimizer() -> No
     assert "optimizer" in whole.device
     assert "optimizer" not in cut.device
     assert cut.host["optimizer"] == whole.device["optimizer"]
+    assert cut.host["gradients"] == 2 * whole.device["gradients"]
 
 
 def test_rollout_and_teacher_memory() -> None:
@@ -227,7 +243,19 @@ def test_too_little_memory_names_what_to_lower() -> None:
     config = make_config({"gpus_per_rank": 1})
     (problem,) = plan_placement(config, tight, SHAPE, SHAPE).memory_problems()
     assert problem.startswith("trainer-0")
+    assert "of that activations" in problem
     assert "trainer.micro_batch_tokens" in problem
+
+
+def test_a_vllm_engine_must_fit_into_its_share_of_a_gpu() -> None:
+    config = make_config(rollout={"gpus_per_actor": 1})
+    needed = rollout_memory(config, SHAPE).device_bytes
+    roomy = machine(4, gpus=1, gpu_memory_bytes=int(needed / 0.9) + 10)
+    assert plan_placement(config, roomy, SHAPE, SHAPE).memory_problems() == []
+    tight = machine(4, gpus=1, gpu_memory_bytes=int(needed / 0.9) - 10)
+    (problem,) = plan_placement(config, tight, SHAPE, SHAPE).memory_problems()
+    assert problem.startswith("rollout-0: needs about")
+    assert "90% of" in problem
 
 
 def test_flows_of_a_step_by_hand() -> None:
