@@ -35,8 +35,11 @@ ARMS = {
     "q3_20": ("q3_only", 0.2),
     "q3_10": ("q3_only", 0.1),
 }
-# A file that names no models is completed as a user would.
-COMPLETED = {"tip_math": ["student.path=Qwen/Qwen3-4B", "teacher.path=Qwen/Qwen3-8B"]}
+# Models in place of those that a file leaves open, or that a command makes first.
+MODELS = {
+    "tip_math": ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B"),
+    "smollm2_gsm8k": ("HuggingFaceTB/not-here", "HuggingFaceTB/not-here"),
+}
 PUBLISHED = {
     "Qwen/Qwen3-8B": 8_190_735_360,
     "Qwen/Qwen3-4B": 4_022_468_096,
@@ -54,10 +57,6 @@ def machine(gpus: int) -> Cluster:
     return Cluster((Node("n0", 2, 25 * GB),))
 
 
-def resolved(name: str) -> Config:
-    return load_config(name, COMPLETED.get(name, []))
-
-
 def memory_problems(config: Config, gpus: int) -> list[str]:
     shapes = [
         read_shape(path) if path else None for path in (config.student.path, config.teacher.path)
@@ -67,7 +66,8 @@ def memory_problems(config: Config, gpus: int) -> list[str]:
 
 @pytest.mark.parametrize("name", packaged_names())
 def test_every_packaged_config_is_legal_and_fits_its_machine(name: str) -> None:
-    config = resolved(name)
+    roles = zip(("student", "teacher"), MODELS.get(name, ()), strict=False)
+    config = load_config(name, [f"{role}.path={path}" for role, path in roles])
     assert config_problems(config) == []
     on_gpus = config.trainer.gpus_per_rank > 0
     gpus = (4 if name.endswith("gpus_4") else 8) if on_gpus else 0
@@ -219,7 +219,7 @@ def test_the_doctor_plans_a_recipe_without_models_or_gpus(
     assert "70,553.71 M parameters" in text
     assert "trainer-0, trainer-1\n" in text
     assert "texts of the greatest length" in text
-    assert "dapo_math_17k" in text
+    assert "opd-ray prepare dapo_math_17k" in text
     one = ["teacher.tensor_parallel_size=1", "teacher.gpus_per_replica=1"]
     assert main(["doctor", "--config", "tip_llama33_70b_to_8b", *one, *nodes]) == 1
     text = capsys.readouterr().out
