@@ -46,6 +46,8 @@ def plot_learning_curves(
         axes[0, column].set_title(f"{share:.0%} of the tokens kept")
         axes[0, column].legend(fontsize=8)
         axes[1, column].set_xlabel("step")
+        # One arm that unlearns must not flatten the others.
+        axes[1, column].set_yscale("log")
     figure.savefig(path, dpi=120)
 
 
