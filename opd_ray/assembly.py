@@ -9,9 +9,11 @@ from types import FrameType
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from actors.teacher.http_probe import check_server
 from opd_ray.checkpoint import CheckpointStore
-from opd_ray.config.choices import SignalChoice
+from opd_ray.config.choices import CacheMode, SignalChoice
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import model_path
 from opd_ray.coordinator import Coordinator, Parts
 from opd_ray.crew import Crew
 from opd_ray.evaluation.evaluator import Evaluator
@@ -126,12 +128,15 @@ def open_workshop(
 def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
     """What student and teacher have in common, and the student's tokenizer.
 
+    A teacher behind a URL is asked for all that the run needs of it.
+
     Raises:
         PairingError: they cannot be student and teacher.
+        TeacherError: what a server lacks.
     """
     pairing = check_pairing(
         config.student.path,
-        config.teacher.path,
+        model_path(config.teacher),
         context_length=config.student.context_length,
         accept=config.teacher.accept_mismatch,
         trust_student_code=config.student.trust_remote_code,
@@ -140,6 +145,14 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
+    if config.teacher.kind == "http" and config.teacher.cache is not CacheMode.replay:
+        check_server(
+            config.teacher,
+            tokenizer,
+            pairing.vocab_size,
+            context_length=config.student.context_length,
+            own_topk=own_topk(config),
+        )
     return pairing, tokenizer
 
 

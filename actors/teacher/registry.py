@@ -29,6 +29,10 @@ def make_teacher(
         from actors.teacher.vllm import VllmTeacher
 
         return VllmTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
+    if settings.kind == "http":
+        from actors.teacher.http import HttpTeacher
+
+        return HttpTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
     if settings.kind == "class":
         from actors.teacher.own_class import find_teacher_class
 
@@ -39,7 +43,7 @@ def make_teacher(
 
         actor = ActorTeacher(settings.actor_name or "", settings.actor_namespace)
         return _of_size(actor, vocab_size)
-    raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: hf, vllm, class, actor")
+    raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: hf, vllm, http, class, actor")
 
 
 def _of_size(teacher: Teacher, vocab_size: int | None) -> Teacher:

@@ -33,6 +33,7 @@ class TeacherStats:
     handed_out_rows: int
     handed_out_bytes: int
     peak_memory_bytes: int
+    retries: int  # requests that a teacher behind a URL had to send again
 
 
 class TeacherServer:
@@ -142,6 +143,7 @@ class TeacherServer:
             handed_out_rows=self._rows_out,
             handed_out_bytes=self._bytes_out,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            retries=getattr(self._teacher, "retries", 0),
         )
 
     def close(self) -> None:

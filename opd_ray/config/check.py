@@ -16,6 +16,7 @@ from opd_ray.config.check_data import data_problems, eval_problems, named_tasks
 from opd_ray.config.check_teacher import MODEL_KINDS, teacher_problems
 from opd_ray.config.choices import SignalChoice, SyncBackend
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import model_path
 from opd_ray.errors import ConfigError
 from opd_ray.model_shape import ModelShapeError, config_json
 from opd_ray.tip import find_rule
@@ -24,8 +25,8 @@ _AT_LEAST = {
     0: (
         "run.steps run.checkpoint_every rollout.cpus_per_actor rollout.gpus_per_actor "
         "rollout.threads rollout.temperature rollout.top_k teacher.cpus_per_replica "
-        "teacher.gpus_per_replica teacher.threads trainer.cpus_per_rank trainer.threads "
-        "trainer.learning_rate "
+        "teacher.gpus_per_replica teacher.threads teacher.max_retries trainer.cpus_per_rank "
+        "trainer.threads trainer.learning_rate "
         "trainer.warmup_steps trainer.weight_decay trainer.max_grad_norm eval.every eval.kl_prompts"
     ),
     1: (
@@ -34,13 +35,15 @@ _AT_LEAST = {
         "rollout.samples_per_prompt rollout.max_new_tokens rollout.record_topk "
         "rollout.max_num_seqs rollout.max_num_batched_tokens rollout.kv_cache_bytes "
         "teacher.replicas teacher.topk teacher.batch_tokens teacher.kv_cache_bytes "
-        "teacher.tensor_parallel_size teacher.store_bytes loss.chunk_rows "
+        "teacher.tensor_parallel_size teacher.store_bytes teacher.named_tokens "
+        "teacher.concurrency loss.chunk_rows "
         "trainer.ranks trainer.micro_batch_tokens sync.chunk_bytes"
     ),
 }
 _ABOVE_ZERO = (
     "cluster.start_timeout_s cluster.stall_timeout_s rollout.top_p rollout.gpu_memory_utilization "
-    "teacher.gpu_memory_utilization loss.temperature trainer.adam_eps sync.max_gap"
+    "teacher.gpu_memory_utilization teacher.timeout_s loss.temperature "
+    "trainer.adam_eps sync.max_gap"
 )
 _AT_MOST_ONE = (
     "rollout.top_p rollout.gpu_memory_utilization teacher.gpu_memory_utilization "
@@ -153,8 +156,9 @@ def _rule_problems(config: Config) -> Iterator[str]:
 def _vocabulary_problems(config: Config) -> Iterator[str]:
     """Missing models, and top-k above the rows that a model has."""
     models = [("student.path", config.student.path)]
-    if config.teacher.kind in MODEL_KINDS and config.teacher.path:
-        models.append(("teacher.path", config.teacher.path))
+    teacher_path = model_path(config.teacher)
+    if config.teacher.kind in MODEL_KINDS and teacher_path:
+        models.append(("teacher.path", teacher_path))
     topks = ["rollout.record_topk"]
     if config.teacher.signal is SignalChoice.topk:
         topks.append("teacher.topk")

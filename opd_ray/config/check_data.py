@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from opd_ray.config.check_teacher import MODEL_KINDS
+from opd_ray.config.choices import CacheMode
 from opd_ray.config.keys import shown
 from opd_ray.config.schema import Config, EvalTask
 from opd_ray.errors import ConfigError
@@ -54,6 +55,11 @@ def eval_problems(config: Config) -> Iterator[str]:
         yield (
             f"eval.teacher_accuracy = true with teacher.kind = {config.teacher.kind!r}: only a "
             "teacher of kind hf or vllm can write answers; set it to false"
+        )
+    elif config.eval.teacher_accuracy and config.teacher.cache is CacheMode.replay:
+        yield (
+            "eval.teacher_accuracy = true with teacher.cache = replay: no teacher "
+            "is there to write answers; set it to false"
         )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from opd_ray.config.check_remote import cache_problems, url_problems
 from opd_ray.config.choices import Divergence, Scoring, SignalChoice
 from opd_ray.config.keys import shown
 from opd_ray.config.schema import Config
 
-TEACHER_KINDS = ("hf", "vllm", "class", "actor")
+TEACHER_KINDS = ("hf", "vllm", "http", "class", "actor")
 # Kinds that run a model from the folder teacher.path.
 MODEL_KINDS = ("hf", "vllm")
 
@@ -18,6 +19,8 @@ def teacher_problems(config: Config) -> Iterator[str]:
     yield from _kind_problems(config)
     yield from _signal_problems(config)
     yield from _own_teacher_problems(config)
+    yield from url_problems(config.teacher)
+    yield from cache_problems(config.teacher)
 
 
 def _kind_problems(config: Config) -> Iterator[str]:
@@ -26,9 +29,9 @@ def _kind_problems(config: Config) -> Iterator[str]:
         yield f"teacher.kind = {teacher.kind!r}: there is {', '.join(TEACHER_KINDS)}"
     if teacher.kind in MODEL_KINDS and not teacher.path:
         yield f"teacher.path = null: kind {teacher.kind} needs a Hugging Face folder or hub name"
-    if teacher.kind == "vllm" and teacher.signal is SignalChoice.hidden:
+    if teacher.kind in ("vllm", "http") and teacher.signal is SignalChoice.hidden:
         yield (
-            "teacher.signal = hidden with teacher.kind = vllm: it gives none; use "
+            f"teacher.signal = hidden with teacher.kind = {teacher.kind}: it gives none; use "
             "teacher.signal=topk, or teacher.kind=hf"
         )
     split = teacher.tensor_parallel_size

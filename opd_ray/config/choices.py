@@ -35,6 +35,15 @@ class SignalChoice(StrEnum):
     sampled = "sampled"
 
 
+class CacheMode(StrEnum):
+    """What becomes of a teacher's answers on disk."""
+
+    off = "off"
+    record = "record"
+    replay = "replay"
+    replay_or_ask = "replay_or_ask"
+
+
 class LrSchedule(StrEnum):
     """Course of the learning rate after the warm-up."""
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 
 
 @dataclass
 class TeacherSettings:
-    # Kind of teacher: "hf" runs a Hugging Face model, "vllm" runs it in a vLLM engine, "class" is a
-    # class of your own, "actor" asks a named Ray actor of your own that runs already.
+    # Kind of teacher: "hf" runs a Hugging Face model, "vllm" runs it in a vLLM engine, "http" asks
+    # a server at a URL, "class" is a class of your own, "actor" asks a named Ray actor of your own
+    # that runs already.
     kind: str = "hf"
-    # Hugging Face folder (or hub name) of the teacher. Kinds class and actor need none; with one,
-    # its tokenizer is compared with the student's.
+    # Hugging Face folder (or hub name) of the teacher. Kinds http, class and actor need none; with
+    # one, its tokenizer is compared with the student's.
     path: str | None = None
     # Kind class: "package.module:Class" of an actors.teacher.protocol.Teacher, on every node.
     class_path: str | None = None
@@ -24,6 +25,22 @@ class TeacherSettings:
     actor_name: str | None = None
     # Kind actor: the Ray namespace that it was named in.
     actor_namespace: str = "opd-ray"
+    # Kind http: base URL of an OpenAI-compatible server that returns prompt log-probabilities by
+    # token id, as vLLM's does: http://HOST:8000/v1.
+    url: str | None = None
+    # Kind http: the name under which the server offers the model; null takes the only one it has.
+    model: str | None = None
+    # Kind http: environment variable with the API key, set wherever Ray was started.
+    api_key_env: str | None = None
+    # Kind http: how many of its likeliest tokens the server is asked for at each position; at least
+    # teacher.topk. The student's tokens that are not among them are bounded, see docs/teachers.md.
+    named_tokens: int = 64
+    # Kind http: requests, of one rollout each, that a replica has under way at once.
+    concurrency: int = 16
+    # Kind http: seconds until an unanswered request counts as lost and is sent again.
+    timeout_s: float = 300.0
+    # Kind http: how often a request is sent again after a lost connection, HTTP 429 or 5xx.
+    max_retries: int = 8
     # Copies of the teacher; rollouts go to the least loaded.
     replicas: int = 1
     # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
@@ -49,8 +66,18 @@ class TeacherSettings:
     gpu_memory_utilization: float = 0.8
     # Bytes of signals a replica may hold until the filter says which rows are kept.
     store_bytes: int = 1 << 33
+    # Answers on disk, of any kind of teacher: "record" writes them to cache_dir, "replay" reads
+    # them and needs no teacher, "replay_or_ask" loads the teacher once an answer is missing.
+    cache: CacheMode = CacheMode.off
+    # Folder of recorded answers, of one teacher; several replicas and runs may share it.
+    cache_dir: str | None = None
     # Differences to the student's model that are accepted: "extra_tokens", "merges",
     # "special_tokens", "probes", "eos", "pad", "chat_template".
     accept_mismatch: list[str] = field(default_factory=list)
     # Run model code that comes with the checkpoint.
     trust_remote_code: bool = False
+
+
+def model_path(teacher: TeacherSettings) -> str | None:
+    """Where the teacher's files are, if a run reads any: a cache that is replayed needs none."""
+    return None if teacher.cache is CacheMode.replay else teacher.path

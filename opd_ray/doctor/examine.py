@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from opd_ray.cluster import Cluster, available_memory, this_machine
 from opd_ray.config.check import config_problems
 from opd_ray.config.check_data import named_tasks
+from opd_ray.config.choices import CacheMode
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import model_path
 from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
 from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
 from opd_ray.doctor.memory_table import memory_table
@@ -42,7 +44,7 @@ def examine(
     report.add("config", [failed("config", text) for text in problems] or [valid])
     if problems:
         return report
-    student, teacher = _shape(config.student.path), _shape(config.teacher.path)
+    student, teacher = _shape(config.student.path), _shape(model_path(config.teacher))
     report.add("models", _model_findings(config, student, teacher))
     report.add("data", _data_findings(config))
     needed = checkpoint_bytes(config, student) if student else None
@@ -68,7 +70,7 @@ def _model_findings(
 ) -> Iterator[Finding]:
     for role, path, shape in (
         ("student", config.student.path, student),
-        ("teacher", config.teacher.path, teacher),
+        ("teacher", model_path(config.teacher), teacher),
     ):
         if path is None:
             continue
@@ -82,7 +84,8 @@ def _model_findings(
                 f"layers of {shape.hidden_size}, {shape.vocab_size:,} vocabulary rows ({tied}), "
                 f"context {shape.context_length:,}",
             )
-    elsewhere = [p for p in (config.student.path, config.teacher.path) if p and _elsewhere(p)]
+    paths = (config.student.path, model_path(config.teacher))
+    elsewhere = [path for path in paths if path and _elsewhere(path)]
     if elsewhere:
         yield noted(
             "pairing",
@@ -91,6 +94,8 @@ def _model_findings(
         )
         return
     yield _tried("pairing", lambda: _pair(config))
+    if config.teacher.kind == "http" and config.teacher.cache is not CacheMode.replay:
+        yield _tried("teacher's server", lambda: _server(config))
 
 
 def _pair(config: Config) -> str:
@@ -98,19 +103,37 @@ def _pair(config: Config) -> str:
 
     pairing = check_pairing(
         config.student.path,
-        config.teacher.path,
+        model_path(config.teacher),
         context_length=config.student.context_length,
         accept=config.teacher.accept_mismatch,
         trust_student_code=config.student.trust_remote_code,
         trust_teacher_code=config.teacher.trust_remote_code,
     )
-    if config.teacher.path is None:
+    if model_path(config.teacher) is None:
         return (
             f"the student's tokenizer of {pairing.vocab_size:,} tokens; a teacher of kind "
             f"{config.teacher.kind} has no files to compare, opd-ray check-teacher asks it"
         )
     accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
     return f"one tokenizer of {pairing.vocab_size:,} tokens{accepted}"
+
+
+def _server(config: Config) -> str:
+    from actors.teacher.http_probe import check_server
+    from opd_ray.assembly import own_topk
+    from opd_ray.model_facts import describe_model
+
+    student = describe_model(
+        config.student.path, trust_remote_code=config.student.trust_remote_code
+    )
+    served = check_server(
+        config.teacher,
+        student.tokenizer,
+        student.vocab_size,
+        context_length=config.student.context_length,
+        own_topk=own_topk(config),
+    )
+    return f"{served.model} scores token ids, sequences of up to {served.context_length:,} tokens"
 
 
 def _data_findings(config: Config) -> Iterator[Finding]:

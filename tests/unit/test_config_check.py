@@ -93,7 +93,7 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         ),
         (
             {"teacher__kind": "oracle"},
-            ["teacher.kind = 'oracle'", "there is hf, vllm, class, actor"],
+            ["teacher.kind = 'oracle'", "there is hf, vllm, http, class, actor"],
         ),
         ({"teacher__kind": "vllm", "teacher__path": None}, ["teacher.path = null: kind vllm"]),
         (

@@ -1,0 +1,147 @@
+"""A model behind a URL as teacher: any server that returns prompt log-probabilities by token id.
+
+vLLM's OpenAI-compatible server does (``prompt_logprobs``). It names its likeliest tokens and the
+one that stands there; the student's other tokens are bounded (:mod:`opd_ray.tip.unknown`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+
+from actors.teacher.http_client import HttpClient
+from actors.teacher.http_probe import Served, named_tokens, probe, scoring_body
+from actors.teacher.http_rows import NamedRows, read_rows
+from actors.teacher.protocol import TeacherError
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.tip.unknown import least_divergent
+from opd_ray.types import (
+    SampledSignal,
+    ScoreRequest,
+    Signal,
+    TeacherAnswer,
+    TeacherInfo,
+    TopK,
+    TopKSignal,
+)
+
+
+class HttpTeacher:
+    """Asks a server (see :class:`actors.teacher.protocol.Teacher`); token ids are sent, no text.
+
+    ``at_student_topk`` is exact for tokens that the server names. The others get the values that
+    make the divergence to the student least among all that are possible, so streamed scores are
+    lower bounds still; teacher_mass then lies within its limits, and may be too high or too low.
+    The entropy is not known.
+
+    Args:
+        settings: ``url``, ``model``, ``api_key_env``, ``named_tokens``, ``concurrency``,
+            ``timeout_s``, ``max_retries``, ``signal`` (``topk`` or ``sampled``), ``topk``.
+        vocab_size: tokens that are real. The server's distribution counts the rows beyond them
+            too; more than rounding there is an error.
+        own_topk: how many of its own likeliest tokens each answer names beside the signal.
+
+    Raises:
+        TeacherError: the server cannot be reached, or lacks what a teacher needs; it is listed.
+    """
+
+    def __init__(
+        self, settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
+    ) -> None:
+        if not settings.url:
+            raise TeacherError("teacher.url is not set: kind http needs the base URL of a server")
+        if settings.signal is SignalChoice.hidden:
+            raise TeacherError(
+                "teacher.signal is hidden, which no server gives: set teacher.signal to topk or "
+                "sampled, or teacher.kind to hf"
+            )
+        if vocab_size is None:
+            raise TeacherError("a teacher behind a URL needs the number of tokens of the student")
+        self._settings, self._own_topk, self._vocab_size = settings, own_topk, vocab_size
+        self._named = named_tokens(settings, vocab_size, own_topk)
+        self._client = HttpClient(settings)
+        # One event loop for the life of the teacher, so that connections stay open between calls.
+        self._runner = asyncio.Runner()
+        self._served = self._runner.run(self._open())
+
+    @property
+    def retries(self) -> int:
+        """Requests sent again since the start."""
+        return self._client.retries
+
+    def info(self) -> TeacherInfo:
+        """What was found out about the server."""
+        return TeacherInfo(
+            name=self._served.model,
+            vocab_size=self._vocab_size,
+            context_length=self._served.context_length,
+            signals=(self._settings.signal.value,),
+            max_topk=self._named,
+            meta={
+                "kind": "http",
+                "url": self._settings.url,
+                "named_tokens": self._named,
+                "reads_student_logprobs": self._named < self._vocab_size,
+            },
+        )
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        """One answer a request, in the order of the requests."""
+        return self._runner.run(self._score_all(requests))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._runner.run(self._client.__aexit__(None, None, None))
+        self._runner.close()
+
+    async def _open(self) -> Served:
+        await self._client.__aenter__()
+        try:
+            return await probe(self._client, self._settings, self._vocab_size, self._own_topk)
+        except BaseException:
+            await self._client.__aexit__(None, None, None)
+            raise
+
+    async def _score_all(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        tasks = [asyncio.ensure_future(self._score(request)) for request in requests]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            # After an error the others' answers are of no use.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _score(self, request: ScoreRequest) -> TeacherAnswer:
+        who = f"teacher {self._served.model!r}, rollout {request.rollout_id!r}"
+        tokens = np.concatenate((request.prompt_ids, request.response_ids)).tolist()
+        body = scoring_body(self._served.model, tokens, self._named)
+        try:
+            reply = await self._client.post("/completions", body)
+        except TeacherError as error:
+            raise TeacherError(f"{who}: {error}") from error
+        if not reply.ok:
+            raise TeacherError(f"{who}: teacher.url = {self._settings.url!r}: {reply.complaint}")
+        rows = read_rows(who, reply.body, request, self._named, self._vocab_size)
+        return self._answer(request, rows)
+
+    def _answer(self, request: ScoreRequest, rows: NamedRows) -> TeacherAnswer:
+        student = request.student_topk
+        told_mK, known_mK = rows.look_up(student.ids)
+        return TeacherAnswer(
+            rollout_id=request.rollout_id,
+            logprob=rows.logprob_m,
+            at_student_topk=least_divergent(
+                student.logprobs, told_mK, known_mK, rows.cap_m, rows.mass_m
+            ),
+            signal=self._signal(rows),
+            topk=TopK(*rows.likeliest(self._own_topk)) if self._own_topk else None,
+        )
+
+    def _signal(self, rows: NamedRows) -> Signal:
+        if self._settings.signal is SignalChoice.sampled:
+            return SampledSignal(rows.logprob_m)
+        return TopKSignal(*rows.likeliest(self._settings.topk))

@@ -1,0 +1,175 @@
+"""JSON over HTTP with a bounded number of requests under way, time-outs and retries."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import os
+import random
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+from actors.teacher.protocol import TeacherError
+from opd_ray.config.teacher import TeacherSettings
+
+# Answers that another try may change: the server is overloaded, restarting, or lost its engine.
+RETRIED = frozenset((408, 425, 429, 500, 502, 503, 504))
+# Seconds: the first pause and the longest, before jitter; the longest that a server may ask for.
+_FIRST_PAUSE, _LONGEST_PAUSE, _LONGEST_ASKED = 0.5, 30.0, 600.0
+_SHOWN = 300  # characters of a server's error text
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A server's answer that no retry would change."""
+
+    status: int
+    body: Any  # parsed JSON; the text where it is none
+
+    @property
+    def ok(self) -> bool:
+        return self.status == 200
+
+    @property
+    def complaint(self) -> str:
+        """Status and what the server says about it."""
+        error = self.body.get("error", self.body) if isinstance(self.body, dict) else self.body
+        said = error.get("message", error) if isinstance(error, dict) else error
+        return f"HTTP {self.status}: {str(said).strip()[:_SHOWN]}"
+
+
+class HttpClient:
+    """One server. Inside ``async with``, up to ``teacher.concurrency`` requests run at once.
+
+    Lost connections, time-outs and the statuses in RETRIED are tried again, after pauses that
+    double and are drawn at random (so that clients do not come back together), or as long as the
+    server's Retry-After says. The key appears in no message: what a server says is searched for it.
+
+    Args:
+        settings: ``url``, ``api_key_env``, ``concurrency``, ``timeout_s``, ``max_retries``.
+
+    Raises:
+        TeacherError: the environment variable for the key is not set.
+    """
+
+    def __init__(self, settings: TeacherSettings) -> None:
+        self._settings = settings
+        self._url = str(settings.url).rstrip("/")
+        self._key = _key(settings.api_key_env)
+        self._random = random.Random()
+        self.retries = 0  # requests sent again since the start
+
+    async def __aenter__(self) -> HttpClient:
+        settings = self._settings
+        self._places = asyncio.Semaphore(settings.concurrency)
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
+            connector=aiohttp.TCPConnector(limit=settings.concurrency),
+            trust_env=True,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    @property
+    def origin(self) -> str:
+        """The URL without the path of the API's version, where vLLM has its other routes."""
+        return self._url.removesuffix("/v1")
+
+    async def get(self, path: str) -> Reply:
+        """The reply to a GET of a path below the base URL.
+
+        Raises:
+            TeacherError: no reply after all retries.
+        """
+        return await self._ask("GET", self._url + path, None)
+
+    async def post(self, path: str, body: dict[str, Any]) -> Reply:
+        """The reply to a POST of JSON; a path that begins with http is taken as it is.
+
+        Raises:
+            TeacherError: no reply after all retries.
+        """
+        url = path if path.startswith("http") else self._url + path
+        return await self._ask("POST", url, body)
+
+    async def _ask(self, method: str, url: str, body: dict[str, Any] | None) -> Reply:
+        tries = self._settings.max_retries + 1
+        for number in range(tries):
+            pause = 0.0
+            try:
+                async with (
+                    self._places,
+                    self._session.request(method, url, json=body) as response,
+                ):
+                    text = await response.read()
+                    reply = Reply(response.status, self._parsed(text))
+                    if reply.status not in RETRIED:
+                        return reply
+                    trouble = reply.complaint
+                    pause = _asked_pause(response.headers.get("Retry-After"))
+            except TimeoutError:
+                trouble = f"no answer within teacher.timeout_s = {self._settings.timeout_s:g} s"
+            except aiohttp.ClientError as error:
+                trouble = self._clean(f"{type(error).__name__}: {error}")
+            if pause > _LONGEST_ASKED:
+                raise TeacherError(
+                    f"teacher.url = {self._url!r}: {trouble}; it asks to wait {pause:.0f} s"
+                )
+            if number + 1 < tries:
+                self.retries += 1
+                longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**number)
+                # Not below half: an overloaded server gets the pause that the doubling is for.
+                await asyncio.sleep(pause + longest * self._random.uniform(0.5, 1.0))
+        raise TeacherError(
+            f"teacher.url = {self._url!r}: {trouble} (tried {tries} times, "
+            f"teacher.max_retries = {self._settings.max_retries})"
+        )
+
+    def _parsed(self, content: bytes) -> Any:
+        text = self._clean(content.decode("utf-8", errors="replace"))
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+def _key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise TeacherError(
+            f"teacher.api_key_env = {variable!r}: that environment variable is not set in this "
+            "process; set it before the run, and before Ray is started on every node"
+        )
+    return key
+
+
+def _asked_pause(retry_after: str | None) -> float:
+    """Seconds that a Retry-After header (a number or a date) asks for; 0 without one."""
+    if retry_after is None:
+        return 0.0
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return 0.0

@@ -1,0 +1,162 @@
+"""The response rows of a server's prompt log-probabilities, as arrays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.teacher.protocol import TeacherError
+from opd_ray.alignment import predicting_positions
+from opd_ray.types import ScoreRequest
+
+# Probability that rows beyond the student's tokens may have together: the distribution counts them.
+PADDING_MASS = 1e-3
+
+
+@dataclass(frozen=True)
+class NamedRows:
+    """What the server told of one response; row t belongs to response token t.
+
+    n is the most tokens named in a row; shorter rows end in id -1 at -inf.
+    """
+
+    ids_mn: np.ndarray  # int32, the likeliest first
+    logprobs_mn: np.ndarray  # float32, nats
+    logprob_m: np.ndarray  # float32, nats, of the response token
+    cap_m: np.ndarray  # float32, nats; no token that is not named is likelier
+    mass_m: np.ndarray  # float64, probability of all that are named
+
+    def likeliest(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and log-probabilities of the k likeliest tokens, [m, k] each.
+
+        Raises:
+            TeacherError: so many of the named ones were padding that fewer are left.
+        """
+        if (self.ids_mn[:, :k] < 0).any():
+            row = int(np.argmax((self.ids_mn[:, :k] < 0).any(axis=1)))
+            raise TeacherError(
+                f"position {row}: without ids that are no tokens of the student, the server names "
+                f"fewer than {k} likeliest tokens; raise teacher.named_tokens"
+            )
+        return (
+            np.ascontiguousarray(self.ids_mn[:, :k]),
+            np.ascontiguousarray(self.logprobs_mn[:, :k]),
+        )
+
+    def look_up(self, ids_mK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of the given ids (0 where unknown), and which are known, [m, K]."""
+        # Row and id as one number, so that one sorted search serves all rows.
+        stride = 1 + int(max(self.ids_mn.max(initial=0), ids_mK.max(initial=0)))
+        rows_m1 = np.arange(len(ids_mK), dtype=np.int64)[:, None] * stride
+        real_mn = self.ids_mn >= 0
+        keys = (self.ids_mn + rows_m1)[real_mn]
+        order = np.argsort(keys)
+        keys, values = keys[order], self.logprobs_mn[real_mn][order]
+        wanted_mK = ids_mK + rows_m1
+        place_mK = np.minimum(np.searchsorted(keys, wanted_mK), len(keys) - 1)
+        known_mK = keys[place_mK] == wanted_mK
+        return np.where(known_mK, values[place_mK], np.float32(0)), known_mK
+
+
+def read_rows(who: str, body: Any, request: ScoreRequest, named: int, vocab_size: int) -> NamedRows:
+    """The rows of a completion's ``prompt_logprobs`` that belong to the response.
+
+    Args:
+        who: teacher and rollout, for messages.
+        body: the parsed reply.
+        request: what was asked.
+        named: how many likeliest tokens were asked for.
+        vocab_size: ids from here on are padding and are left out.
+
+    Raises:
+        TeacherError: another text was scored, rows or tokens are missing, a log-probability is no
+            finite number, or padding has more than PADDING_MASS.
+    """
+    entries = _entries(who, body, request)
+    # Entry i describes token i, which the output at the position before it predicted.
+    places = predicting_positions(len(request.prompt_ids), np.arange(len(request.response_ids))) + 1
+    m, n = len(places), named + 1
+    ids_mn: np.ndarray = np.full((m, n), -1, np.int32)
+    logprobs_mn: np.ndarray = np.full((m, n), -np.inf, np.float32)
+    for row, place in enumerate(places):
+        ids, values = _tokens(f"{who}, position {row}", entries[place], named)
+        ids_mn[row, : len(ids)] = ids
+        logprobs_mn[row, : len(ids)] = values
+    missing_m = ~(ids_mn == request.response_ids[:, None]).any(axis=1)
+    if missing_m.any():
+        row = int(np.argmax(missing_m))
+        raise TeacherError(
+            f"{who}, position {row}: the server says nothing of token "
+            f"{request.response_ids[row]}, which stands there: it scored another text"
+        )
+    # The text's token comes beside the likeliest ones: the last by value, if it is none of them.
+    cap_m = -np.sort(-logprobs_mn, axis=1)[:, named - 1]
+    padding_mn = ids_mn >= vocab_size
+    _refuse_padding(who, ids_mn, np.where(padding_mn, np.exp(logprobs_mn), 0), vocab_size)
+    ids_mn = np.where(padding_mn, np.int32(-1), ids_mn)
+    logprobs_mn = np.where(padding_mn, np.float32(-np.inf), logprobs_mn)
+    order_mn = np.argsort(-logprobs_mn, axis=1, kind="stable")
+    ids_mn = np.take_along_axis(ids_mn, order_mn, 1)
+    logprobs_mn = np.take_along_axis(logprobs_mn, order_mn, 1)
+    own_m = (ids_mn == request.response_ids[:, None]).argmax(axis=1)
+    return NamedRows(
+        ids_mn=ids_mn,
+        logprobs_mn=logprobs_mn,
+        logprob_m=logprobs_mn[np.arange(m), own_m],
+        cap_m=cap_m,
+        mass_m=np.exp(logprobs_mn.astype(np.float64)).sum(axis=1),
+    )
+
+
+def _entries(who: str, body: Any, request: ScoreRequest) -> list[Any]:
+    """One entry a token of prompt and response, the first None."""
+    tokens = len(request.prompt_ids) + len(request.response_ids)
+    try:
+        choice = body["choices"][0]
+        entries = choice["prompt_logprobs"]
+    except (KeyError, IndexError, TypeError):
+        raise TeacherError(f"{who}: the server's answer has no prompt_logprobs") from None
+    if not isinstance(entries, list) or len(entries) != tokens:
+        got = f"{len(entries)} entries" if isinstance(entries, list) else type(entries).__name__
+        raise TeacherError(f"{who}: prompt_logprobs has {got}; expected one for {tokens} tokens")
+    read = choice.get("prompt_token_ids")
+    sent = np.concatenate((request.prompt_ids, request.response_ids)).tolist()
+    if read is not None and read != sent:
+        raise TeacherError(
+            f"{who}: the server read {len(read)} tokens beginning with {read[:5]}; sent were "
+            f"{len(sent)} beginning with {sent[:5]}"
+        )
+    return entries
+
+
+def _tokens(where: str, entry: Any, named: int) -> tuple[list[int], list[float]]:
+    """Ids and log-probabilities of one entry."""
+    try:
+        ids = [int(key) for key in entry]
+        values = [float(token["logprob"]) for token in entry.values()]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise TeacherError(
+            f"{where}: the server's entry is {str(entry)[:80]}; expected token ids with a logprob"
+        ) from None
+    if not named <= len(ids) <= named + 1:
+        raise TeacherError(f"{where}: the server names {len(ids)} tokens; asked were {named}")
+    if not np.isfinite(values).all():
+        bad = next(value for value in values if not math.isfinite(value))
+        raise TeacherError(f"{where}: the server gives a logprob of {bad}; expected finite numbers")
+    return ids, values
+
+
+def _refuse_padding(who: str, ids_mn: np.ndarray, mass_mn: np.ndarray, vocab_size: int) -> None:
+    mass_m = mass_mn.sum(axis=1)
+    row = int(mass_m.argmax())
+    if mass_m[row] > PADDING_MASS:
+        worst = ids_mn[row, mass_mn[row].argmax()]
+        raise TeacherError(
+            f"{who}, position {row}: the server gives {mass_m[row]:.3g} of the probability to ids "
+            f"that are no tokens of the student (as {worst}; it has {vocab_size}): serve a model "
+            "whose tokenizer has the student's size, or use teacher.kind=vllm, which leaves them "
+            "out"
+        )
