@@ -26,10 +26,10 @@ CORE = [
     "pyarrow>=17",
     "datasets>=3",
     "ray[default]>=2.50,<3",
+    "aiohttp>=3.10,<4",
     # Only to read the GGUF file of fetch-smollm2.
     "accelerate>=1",
     "gguf>=0.10",
-    "aiohttp>=3.10,<4",
 ]
 
 # vLLM decides which torch: 0.32 needs 2.13.0 on CPU and GPU alike.
