@@ -55,10 +55,10 @@ class Workshop:
         assert info is not None
         check_teacher_info(pairing, info, context_length=config.student.context_length)
         rollouts = crew.rollout_pool()
-        self.teachers = crew.teacher_pool()
         self.trainers: TrainerGroup = crew.trainer_group()
         if config.teacher.signal == SignalChoice.hidden:
             crew.share_teacher_head(self.trainers)
+        self.teachers = crew.teacher_pool()
         self.judge = Judge(crew.fleet, rollouts, self.teachers)
         self._sync = weight_sync(config, self.trainers, rollouts)
 

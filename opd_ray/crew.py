@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, cast
 
@@ -17,10 +18,11 @@ from actors.trainer.actor import TrainerActor
 from actors.trainer.environment import trainer_environment
 from actors.vllm_process import vllm_environment
 from opd_ray.config.schema import Config
-from opd_ray.errors import PlacementError
+from opd_ray.errors import ActorDied, PlacementError
 from opd_ray.fleet import Fleet
 from opd_ray.placement import PlacedActor, Placement, Role
 from opd_ray.rollout_pool import RolloutPool
+from opd_ray.teacher_keeper import TeacherKeeper
 from opd_ray.trainer_group import TrainerGroup
 from opd_ray.types import TeacherInfo
 
@@ -55,6 +57,7 @@ class Crew:
         self._own_topk = own_topk
         self.fleet = Fleet(config.cluster.start_timeout_s, "cluster.start_timeout_s")
         placed = [actor for actor in placement.actors if actor.role in roles]
+        self._placed = {actor.name: actor for actor in placed}
         self._bundles = {actor.name: index for index, actor in enumerate(placed)}
         self._group = placement_group([actor.bundle for actor in placed], strategy="PACK")
         if not self._group.wait(timeout_seconds=config.cluster.start_timeout_s):
@@ -70,6 +73,7 @@ class Crew:
             "trainer": self._trainer,
         }
         self._actors: dict[Role, list[tuple[str, Any]]] = {role: [] for role in _ALL}
+        self._teacher_pool: TeacherPool | None = None
         # The first plan entry of the rollouts, which the teacher takes over to write answers.
         self._writer_place = next(actor for actor in placed if actor.role == "rollout")
         for actor in placed:
@@ -112,9 +116,16 @@ class Crew:
         return RolloutPool(self.fleet, self._actors["rollout"], max_in_flight)
 
     def teacher_pool(self) -> TeacherPool:
-        """The teacher replicas as one."""
-        batch_tokens = self._config.teacher.batch_tokens
-        return TeacherPool(self._actors["teacher"], batch_tokens, get=self.fleet.get)
+        """The teacher replicas as one; from now on the death of one is survived."""
+        settings = self._config.teacher
+        self._teacher_pool = TeacherPool(
+            self._actors["teacher"],
+            settings.batch_tokens,
+            get=self.fleet.get,
+            keeper=TeacherKeeper(self.fleet, lambda name: self._teacher(self._placed[name])),
+            max_restarts=settings.max_restarts,
+        )
+        return self._teacher_pool
 
     def trainer_group(self) -> TrainerGroup:
         """The trainer ranks as one."""
@@ -128,10 +139,16 @@ class Crew:
         trainers.set_teacher_head(weight, bias)
 
     def peak_memory(self) -> dict[str, int]:
-        """Peak memory by actor, bytes."""
-        named = [pair for role in _ALL for pair in self._actors[role]]
-        peaks = self.fleet.get_all((handle.peak_memory.remote(), name) for name, handle in named)
-        return dict(zip((name for name, _ in named), peaks, strict=True))
+        """Peak memory by actor, bytes; teacher replicas that died are left out."""
+        named = [*self._actors["trainer"], *self._actors["rollout"]]
+        if self._teacher_pool is not None:
+            named += self._teacher_pool.living()
+        peaks: dict[str, int] = {}
+        for ref, name in [(handle.peak_memory.remote(), name) for name, handle in named]:
+            # The pool hears of a teacher's death by itself.
+            with suppress(ActorDied):
+                peaks[name] = self.fleet.get(ref, name)
+        return peaks
 
     def teacher_as_writer(self) -> RolloutPool:
         """A rollout engine with the teacher's weights in place of the rollout actors, which end."""
@@ -182,6 +199,6 @@ class Crew:
             ),
             # Stages take turns on the same cores: threads without work must not spin for it.
             runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", **environment}},
-            # A restarted actor would have lost its state: the run ends instead, and is resumed.
+            # An actor that Ray restarts has lost its state, and nobody would know.
             max_restarts=0,
         )

@@ -31,6 +31,19 @@ class RunError(OpdError, RuntimeError):
     """A run that started and could not go on; the message names what failed and its last error."""
 
 
+class ActorFailure(RunError):
+    """A process of the run died or raised; names it and gives its last error."""
+
+    def __init__(self, owner: str, cause: str) -> None:
+        super().__init__(f"{owner} failed: {cause}")
+        self.owner = owner
+        self.cause = cause
+
+
+class ActorDied(ActorFailure):
+    """The process of an actor is gone whose keeper may put another in its place."""
+
+
 def is_known(error: BaseException) -> bool:
     """Whether the message is meant for the user: an OpdError, or a class of this project's own."""
     return isinstance(error, OpdError) or type(error).__module__.split(".")[0] in (

@@ -14,20 +14,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from opd_ray.errors import RunError
+from opd_ray.errors import ActorDied, ActorFailure, RunError
 
 # How long after a task's error the fleet looks for a dead process, which is then the real cause:
 # the peers of a dead trainer rank fail with "connection closed", often before Ray tells of it.
 _ROOT_CAUSE_SECONDS = 3.0
 _SLICE_SECONDS = 0.5
-
-
-class ActorFailure(RunError):
-    """A process of the run died or raised; names it and gives its last error."""
-
-    def __init__(self, owner: str, cause: str) -> None:
-        super().__init__(f"{owner} failed: {cause}")
-        self.owner = owner
 
 
 class StallError(RunError):
@@ -50,6 +42,7 @@ class Fleet:
         self.set_patience(patience_s, key)
         self._actors: dict[str, Any] = {}
         self._lifelines: dict[ray.ObjectRef, str] = {}
+        self._entrusted: set[str] = set()
         self.stop_requested = False
 
     def set_patience(self, seconds: float, key: str) -> None:
@@ -63,9 +56,23 @@ class Fleet:
         self._actors[name] = handle
         self._lifelines[handle.lifeline.remote()] = name
 
+    def entrust(self, name: str) -> ray.ObjectRef:
+        """Leave an actor's death to someone else: it ends no wait any more.
+
+        Whoever asks for a value of that actor then gets an ActorDied.
+
+        Returns:
+            its lifeline.
+        """
+        lifeline = next(ref for ref, owner in self._lifelines.items() if owner == name)
+        del self._lifelines[lifeline]
+        self._entrusted.add(name)
+        return lifeline
+
     def dismiss(self, name: str) -> None:
         """End one actor on purpose."""
         handle = self._actors.pop(name)
+        self._entrusted.discard(name)
         self._lifelines = {ref: owner for ref, owner in self._lifelines.items() if owner != name}
         ray.kill(handle)
 
@@ -104,11 +111,21 @@ class Fleet:
                 )
 
     def get(self, ref: ray.ObjectRef, owner: str) -> Any:
-        """The value of a reference; an error names ``owner``, or the process that caused it."""
+        """The value of a reference; an error names ``owner``, or the process that caused it.
+
+        Raises:
+            ActorDied: the process of an entrusted actor is gone.
+            ActorFailure: any other error.
+            StallError: see :meth:`wait`.
+        """
         self.wait([ref], owner)
         try:
             return ray.get(ref)
         except RayError as error:
+            # An actor's method that raised such an error itself is alive: that is a RayTaskError.
+            gone = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
+            if gone and owner in self._entrusted:
+                raise ActorDied(owner, _short(error)) from error
             raise self._root_cause(error, owner) from error
 
     def get_all(self, refs: Iterable[tuple[ray.ObjectRef, str]]) -> list[Any]:

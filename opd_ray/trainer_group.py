@@ -48,30 +48,24 @@ class TrainerGroup:
         """One optimizer step on the kept rows; rollouts that keep nothing are left out."""
         kept = [item for item in items if len(item.rows)]
         total_weight = float(sum(item.weights.sum(dtype=np.float64) for item in kept))
-        plan = self._plan(kept)
-        refs = []
-        for (_, handle), micro_batches in zip(self._ranks, plan, strict=True):
-            wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
-            refs.append(
-                handle.train_step.remote(
-                    micro_batches, total_weight, learning_rate, *signals(wanted)
-                )
-            )
+        refs = [
+            handle.train_step.remote(micro_batches, total_weight, learning_rate, *found)
+            for handle, micro_batches, found in self._shares(kept, signals)
+        ]
         return _add_up(self._gather(refs, "a training step"))
 
     def score(self, items: Sequence[TrainItem], signals: SignalSource) -> list[ExactItemScores]:
         """Exact scores of the rows of ``items``, in the order of ``items``."""
-        plan = self._plan(items)
-        refs = []
-        for (_, handle), micro_batches in zip(self._ranks, plan, strict=True):
-            wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
-            refs.append(handle.score.remote(micro_batches, *signals(wanted)))
-        found = {
+        refs = [
+            handle.score.remote(micro_batches, *found)
+            for handle, micro_batches, found in self._shares(items, signals)
+        ]
+        scores_by_rollout = {
             scores.rollout_id: scores
             for answer in self._gather(refs, "exact scoring")
             for scores in answer
         }
-        return [found[item.rollout_id] for item in items]
+        return [scores_by_rollout[item.rollout_id] for item in items]
 
     def weights(self) -> list[ray.ObjectRef]:
         """References to the chunks of the current weights, gathered from all ranks by rank 0."""
@@ -110,10 +104,18 @@ class TrainerGroup:
         owners = [f"{name} ({what})" for name, _ in self._ranks]
         return self._fleet.get_all(zip(refs, owners, strict=True))
 
-    def _plan(self, items: Sequence[TrainItem]) -> list[list[list[TrainItem]]]:
+    def _shares(
+        self, items: Sequence[TrainItem], signals: SignalSource
+    ) -> list[tuple[Any, list[list[TrainItem]], Sequence[ray.ObjectRef]]]:
+        """Every rank's handle, micro-batches and signals; no rank begins before all have theirs."""
         lengths = [item.num_tokens for item in items]
         plan = plan_micro_batches(lengths, len(self._ranks), self._micro_batch_tokens)
-        return [[[items[i] for i in micro] for micro in rank] for rank in plan]
+        shares = []
+        for (_, handle), rank in zip(self._ranks, plan, strict=True):
+            micro_batches = [[items[i] for i in micro] for micro in rank]
+            wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
+            shares.append((handle, micro_batches, signals(wanted)))
+        return shares
 
 
 def _add_up(stats: Sequence[TrainStats]) -> StepAccount:

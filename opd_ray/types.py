@@ -144,6 +144,14 @@ Signal = TopKSignal | HiddenSignal | SampledSignal
 
 
 @dataclass(frozen=True)
+class SignalReceipt:
+    """That kept rows left a teacher, and how much they are."""
+
+    rows: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class TeacherAnswer:
     """What a teacher returns for one rollout."""
 

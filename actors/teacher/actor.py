@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from actors.lifeline import LIFELINE_GROUP, Lifeline
 from actors.teacher.registry import make_teacher
 from actors.teacher.server import TeacherServer, TeacherStats
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import RolloutScores, ScoreRequest, Signal, TeacherInfo
+from opd_ray.types import RolloutScores, ScoreRequest, Signal, SignalReceipt, TeacherInfo
 
 
 # Signals are handed out beside the scoring: a trainer never waits for a batch to end.
@@ -52,10 +53,17 @@ class TeacherActor(Lifeline):
             ]
         )
 
-    @ray.method(concurrency_group="signals")
-    def take(self, keep: Mapping[str, np.ndarray], forget: bool = True) -> dict[str, Signal]:
-        """Kept rows by rollout id; the reference to them goes to a trainer unread."""
-        return self._server.take(keep, forget=forget)
+    @ray.method(concurrency_group="signals", num_returns=2)
+    def take(
+        self, keep: Mapping[str, np.ndarray], forget: bool = True
+    ) -> tuple[dict[str, Signal], SignalReceipt]:
+        """Kept rows by rollout id, whose reference goes to a trainer unread, and a receipt.
+
+        The receipt says that the rows no longer depend on this process.
+        """
+        signals = self._server.take(keep, forget=forget)
+        rows = sum(len(index) for index in keep.values())
+        return signals, SignalReceipt(rows, sum(signal.nbytes for signal in signals.values()))
 
     @ray.method(concurrency_group="signals")
     def forget(self, rollout_ids: Sequence[str]) -> None:
@@ -75,4 +83,4 @@ class TeacherActor(Lifeline):
     @ray.method(concurrency_group="signals")
     def peak_memory(self) -> int:
         """Most main memory this process ever held, bytes."""
-        return self._server.stats().peak_memory_bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,60 +1,22 @@
-"""The coordinator's side of the teachers: a queue of rollouts, shared out over replicas.
+"""The coordinator's side of the teachers: rollouts shared out over replicas, each scored once.
 
-Knows no Ray: replicas are handles whose methods have ``.remote``, results come through ``get``.
+Uses no Ray: replicas are handles whose methods have ``.remote``, results come through ``get``.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from actors.teacher.pool_account import PoolAccount, PoolStats
 from actors.teacher.protocol import TeacherError
-from opd_ray.types import Rollout, RolloutScores, ScoreRequest
-
-
-@dataclass(frozen=True)
-class PoolStats:
-    """Account of a pool since its start."""
-
-    queued_rollouts: int
-    queued_tokens: int
-    in_flight_batches: int
-    batches: int
-    scored_rollouts: int
-    scored_tokens: int  # prompt and response tokens
-    waiting_seconds: float  # in the queue, summed over rollouts
-    longest_wait_seconds: float
-    batch_fill: float  # tokens a batch, as a share of the budget
-    busy_seconds: float  # wall time in which at least one replica had work
-    tokens_by_replica: dict[str, int]
-
-
-@dataclass
-class _Waiting:
-    request: ScoreRequest
-    tokens: int
-    since: float
-
-
-@dataclass(eq=False)
-class _Replica:
-    name: str
-    handle: Any
-    batches: int = 0
-    outstanding_tokens: int = 0
-    scored_tokens: int = 0
-
-
-@dataclass
-class _Batch:
-    replica: _Replica
-    rollout_ids: list[str]
-    tokens: int
+from actors.teacher.roster import Keeper, Replica, Roster
+from actors.teacher.tasks import Batch, Task, TaskQueue
+from opd_ray.errors import ActorDied
+from opd_ray.types import Rollout, RolloutScores, ScoreRequest, SignalReceipt
 
 
 class TeacherPool:
@@ -65,11 +27,18 @@ class TeacherPool:
     replica waits for the coordinator. The replica with the least outstanding tokens comes first, so
     a slow one gets less.
 
+    When a replica's process dies, its rollouts are asked again elsewhere: those in its batches, and
+    those whose scores are known but whose signals died with it. Every rollout's scores are
+    delivered once. Another replica comes up in its place meanwhile, as often as allowed.
+
     Args:
         replicas: (name, actor handle) pairs.
         batch_tokens: prompt and response tokens of one batch; a longer rollout goes alone.
-        get: the value of a ready reference, given the reference and its replica's name.
+        get: the value of a reference, given the reference and its replica's name; raises ActorDied
+            where the process is gone.
         clock: seconds, for the account.
+        keeper: watches and replaces replicas; None: the death of one ends the run.
+        max_restarts: how often each replica may be started again.
     """
 
     IN_FLIGHT = 2
@@ -80,20 +49,18 @@ class TeacherPool:
         batch_tokens: int,
         get: Callable[[Any, str], Any],
         clock: Callable[[], float] = time.monotonic,
+        keeper: Keeper | None = None,
+        max_restarts: int = 0,
     ) -> None:
-        self._replicas = [_Replica(name, handle) for name, handle in replicas]
+        self._roster = Roster(replicas, keeper, max_restarts)
         self._batch_tokens = batch_tokens
         self._get = get
         self._clock = clock
-        self._queue: deque[_Waiting] = deque()
-        self._queued_tokens = 0
-        self._batches: dict[Any, _Batch] = {}
-        self._holder: dict[str, _Replica | None] = {}  # None: queued or being scored
-        self._abandoned: set[str] = set()  # dropped while being scored
-        self._busy_since: float | None = None
-        self._batch_count = self._scored_rollouts = self._scored_tokens = 0
-        self._sent_tokens = 0
-        self._waiting_seconds = self._longest_wait = self._busy_seconds = 0.0
+        self._queue = TaskQueue()
+        self._batches: dict[Any, Batch] = {}
+        self._late: dict[Any, list[RolloutScores]] = {}  # came in while rows were being taken
+        self._tasks: dict[str, Task] = {}
+        self._account = PoolAccount(batch_tokens, clock)
 
     def submit(self, rollout: Rollout, teacher_prompt_ids: np.ndarray | None = None) -> None:
         """Queue a finished rollout.
@@ -105,7 +72,7 @@ class TeacherPool:
         Raises:
             TeacherError: the rollout is already here, or has no top-K for the teacher to score.
         """
-        if rollout.rollout_id in self._holder or rollout.rollout_id in self._abandoned:
+        if rollout.rollout_id in self._tasks:
             raise TeacherError(f"rollout {rollout.rollout_id!r} was submitted twice")
         if rollout.topk is None:
             raise TeacherError(
@@ -119,84 +86,82 @@ class TeacherPool:
             student_topk=rollout.topk,
         )
         tokens = len(prompt_ids) + len(rollout.response_ids)
-        self._queue.append(_Waiting(request, tokens, self._clock()))
-        self._queued_tokens += tokens
-        self._holder[rollout.rollout_id] = None
+        task = self._tasks[rollout.rollout_id] = Task(request, tokens, self._clock())
+        self._queue.append(task)
+        self._account.queued(self._queue.tokens)
 
     def pump(self) -> None:
         """Send out as much of the queue as the replicas should have now."""
-        while self._queue:
-            free = [r for r in self._replicas if r.batches == 0]
+        living = self._roster.living
+        while len(self._queue):
+            free = [r for r in living if r.batches == 0]
             if free:
-                budget = min(self._batch_tokens, -(-self._queued_tokens // len(free)))
-                self._send(free[0], budget)
+                share = -(-self._queue.tokens // len(free))
+                self._send(free[0], min(self._batch_tokens, share))
                 continue
-            open_ = [r for r in self._replicas if r.batches < self.IN_FLIGHT]
-            if not open_ or self._queued_tokens < self._batch_tokens:
+            open_ = [r for r in living if r.batches < self.IN_FLIGHT]
+            if not open_ or self._queue.tokens < self._batch_tokens:
                 return
             self._send(min(open_, key=lambda r: r.outstanding_tokens), self._batch_tokens)
 
     def pending_refs(self) -> list[Any]:
-        """References of the batches that are out; give a ready one to :meth:`collect`."""
-        return list(self._batches)
+        """References of the batches that are out, and of what may befall the replicas.
+
+        Give a ready one to :meth:`collect`.
+        """
+        return [*self._late, *self._batches, *self._roster.refs()]
 
     def owner(self, ref: Any) -> str:
         """The name of the replica behind a pending reference."""
-        return self._batches[ref].replica.name
+        return self._replica_behind(ref).name
 
     def collect(self, ref: Any) -> list[RolloutScores]:
-        """The scores of a finished batch, rollouts dropped meanwhile left out.
+        """The scores that a ready reference brings, rollouts dropped meanwhile left out.
+
+        There are none where it tells of a replica that died or came up.
 
         Raises:
             TeacherError: the replica answered for other rollouts than it was asked.
+            ActorFailure: a replica raised, or the last one died and may not be started again.
         """
-        batch = self._batches[ref]
-        replica = batch.replica
-        scores: list[RolloutScores] = self._get(ref, replica.name)
-        asked = batch.rollout_ids
-        if [score.rollout_id for score in scores] != asked:
-            raise TeacherError(
-                f"{replica.name} answered for {[s.rollout_id for s in scores]}; asked were {asked}"
-            )
-        del self._batches[ref]
-        replica.batches -= 1
-        replica.outstanding_tokens -= batch.tokens
-        replica.scored_tokens += batch.tokens
-        self._scored_rollouts += len(asked)
-        self._scored_tokens += batch.tokens
-        if not self._batches and self._busy_since is not None:
-            self._busy_seconds += self._clock() - self._busy_since
-            self._busy_since = None
-        unwanted = [key for key in asked if key in self._abandoned]
-        if unwanted:
-            replica.handle.forget.remote(unwanted)
-            self._abandoned.difference_update(unwanted)
-        wanted = [score for score in scores if score.rollout_id not in set(unwanted)]
-        for score in wanted:
-            self._holder[score.rollout_id] = replica
-        return wanted
+        if ref in self._late:
+            return self._late.pop(ref)
+        replica = self._replica_behind(ref)
+        try:
+            value = self._get(ref, replica.name)
+        except ActorDied as death:
+            self._lose(replica, death)
+            return []
+        if ref in self._batches:
+            return self._settle(ref, value)
+        self._roster.admit(ref)
+        return []
 
     def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> list[Any]:
         """References to the kept rows ([n] int32 by rollout id), one a replica concerned.
 
-        Each refers to a dict of rollout id to Signal. The replicas then forget these rollouts; one
-        of which nothing is kept is only forgotten. With ``forget=False`` they hold on to every
-        signal, for a second look.
+        Each refers to a dict of rollout id to Signal that outlives its replica's process. The
+        replicas then forget these rollouts; one of which nothing is kept is only forgotten. With
+        ``forget=False`` they hold on to every signal, for a second look.
 
         Raises:
             TeacherError: a rollout whose signal no replica holds.
+            ActorFailure: as :meth:`collect`.
         """
-        by_replica: dict[_Replica, dict[str, np.ndarray]] = {}
-        for rollout_id, rows in keep.items():
-            replica = self._require_holder(rollout_id)
-            if len(rows):
-                by_replica.setdefault(replica, {})[rollout_id] = rows
-        refs = [replica.handle.take.remote(rows, forget) for replica, rows in by_replica.items()]
+        for rollout_id in keep:
+            self._require_scored(rollout_id)
+        wanted = {rollout_id: rows for rollout_id, rows in keep.items() if len(rows)}
+        refs: list[Any] = []
+        while wanted:
+            self._wait_for_signals(wanted)
+            taken, found = self._take_held(wanted, forget)
+            refs += found
+            for rollout_id in taken:
+                del wanted[rollout_id]
+                if forget:
+                    del self._tasks[rollout_id]
         if forget:
             self.drop([rollout_id for rollout_id, rows in keep.items() if not len(rows)])
-            for taken in by_replica.values():
-                for rollout_id in taken:
-                    del self._holder[rollout_id]
         return refs
 
     def drop(self, rollout_ids: Iterable[str]) -> None:
@@ -206,70 +171,152 @@ class TeacherPool:
             TeacherError: a rollout that is not here.
         """
         wanted = set(rollout_ids)
-        unknown = [key for key in wanted if key not in self._holder]
-        if unknown:
-            raise TeacherError(
-                f"rollout {unknown[0]!r} is not with the teachers, cannot be dropped"
-            )
-        queued = {waiting.request.rollout_id for waiting in self._queue} & wanted
-        if queued:
-            self._queue = deque(w for w in self._queue if w.request.rollout_id not in queued)
-            self._queued_tokens = sum(waiting.tokens for waiting in self._queue)
-        by_replica: dict[_Replica, list[str]] = {}
         for rollout_id in wanted:
-            replica = self._holder.pop(rollout_id)
-            if replica is not None:
-                by_replica.setdefault(replica, []).append(rollout_id)
-            elif rollout_id not in queued:
-                self._abandoned.add(rollout_id)
+            if rollout_id not in self._tasks or self._tasks[rollout_id].dropped:
+                raise TeacherError(
+                    f"rollout {rollout_id!r} is not with the teachers, cannot be dropped"
+                )
+        queued = self._queue.remove(wanted)
+        by_replica: dict[Replica, list[str]] = {}
+        for rollout_id in wanted:
+            task = self._tasks[rollout_id]
+            if task.holder is None and rollout_id not in queued:
+                task.dropped = True
+                continue
+            del self._tasks[rollout_id]
+            if task.holder is not None:
+                by_replica.setdefault(task.holder, []).append(rollout_id)
         for replica, ids in by_replica.items():
             replica.handle.forget.remote(ids)
 
+    def living(self) -> list[tuple[str, Any]]:
+        """(name, actor handle) of the replicas that can score, as far as is known."""
+        return [(replica.name, replica.handle) for replica in self._roster.living]
+
+    def open_account(self) -> None:
+        """Let :meth:`stats` count from now on."""
+        self._account.open()
+        self._account.queued(self._queue.tokens)
+
     def stats(self) -> PoolStats:
         """The account so far."""
-        busy = self._busy_seconds
-        if self._busy_since is not None:
-            busy += self._clock() - self._busy_since
-        budget = self._batch_count * self._batch_tokens
-        return PoolStats(
+        return self._account.stats(
             queued_rollouts=len(self._queue),
-            queued_tokens=self._queued_tokens,
+            queued_tokens=self._queue.tokens,
             in_flight_batches=len(self._batches),
-            batches=self._batch_count,
-            scored_rollouts=self._scored_rollouts,
-            scored_tokens=self._scored_tokens,
-            waiting_seconds=self._waiting_seconds,
-            longest_wait_seconds=self._longest_wait,
-            batch_fill=self._sent_tokens / budget if budget else 0.0,
-            busy_seconds=busy,
-            tokens_by_replica={r.name: r.scored_tokens for r in self._replicas},
+            replicas=[replica.name for replica in self._roster.living],
         )
 
-    def _send(self, replica: _Replica, budget: int) -> None:
+    def _send(self, replica: Replica, budget: int) -> None:
         """One batch, oldest rollouts first, at least one."""
         now = self._clock()
-        requests: list[ScoreRequest] = []
-        tokens = 0
-        while self._queue and (not requests or tokens + self._queue[0].tokens <= budget):
-            waiting = self._queue.popleft()
-            requests.append(waiting.request)
-            tokens += waiting.tokens
-            waited = now - waiting.since
-            self._waiting_seconds += waited
-            self._longest_wait = max(self._longest_wait, waited)
-        self._queued_tokens -= tokens
-        self._batch_count += 1
-        self._sent_tokens += tokens
+        tasks = self._queue.next_batch(budget)
+        for task in tasks:
+            self._account.waited(now - task.since)
+        tokens = sum(task.tokens for task in tasks)
+        self._account.sent(tokens)
         replica.batches += 1
         replica.outstanding_tokens += tokens
-        if self._busy_since is None:
-            self._busy_since = now
-        ref = replica.handle.score.remote(requests)
-        self._batches[ref] = _Batch(replica, [r.rollout_id for r in requests], tokens)
+        ref = replica.handle.score.remote([task.request for task in tasks])
+        self._batches[ref] = Batch(replica, tasks, tokens)
 
-    def _require_holder(self, rollout_id: str) -> _Replica:
-        replica = self._holder.get(rollout_id)
-        if replica is None:
-            state = "still queued or being scored" if rollout_id in self._holder else "not known"
+    def _settle(self, ref: Any, scores: list[RolloutScores]) -> list[RolloutScores]:
+        """Account for a batch that came back; the scores that were not delivered before."""
+        batch = self._batches[ref]
+        replica = batch.replica
+        asked = [task.rollout_id for task in batch.tasks]
+        if [score.rollout_id for score in scores] != asked:
+            raise TeacherError(
+                f"{replica.name} answered for {[s.rollout_id for s in scores]}; asked were {asked}"
+            )
+        self._close(ref)
+        self._account.scored(replica.name, len(asked), batch.tokens)
+        unwanted = [task.rollout_id for task in batch.tasks if task.dropped]
+        if unwanted:
+            replica.handle.forget.remote(unwanted)
+        fresh = []
+        for task, score in zip(batch.tasks, scores, strict=True):
+            if task.dropped:
+                del self._tasks[task.rollout_id]
+                continue
+            task.holder = replica
+            if not task.delivered:
+                task.delivered = True
+                fresh.append(score)
+        return fresh
+
+    def _close(self, ref: Any) -> Batch:
+        batch = self._batches.pop(ref)
+        batch.replica.batches -= 1
+        batch.replica.outstanding_tokens -= batch.tokens
+        if not self._batches:
+            self._account.idle()
+        return batch
+
+    def _lose(self, replica: Replica, death: ActorDied) -> None:
+        """Ask a dead replica's rollouts elsewhere, and start another in its place."""
+        if not self._roster.remove(replica, death):
+            return
+        lost: list[Task] = []
+        for ref in [ref for ref, batch in self._batches.items() if batch.replica is replica]:
+            lost += self._close(ref).tasks
+        lost += [task for task in self._tasks.values() if task.holder is replica]
+        for task in lost:
+            task.holder, task.since = None, self._clock()
+            if task.dropped:
+                del self._tasks[task.rollout_id]
+        again = [task for task in lost if not task.dropped]
+        self._queue.put_back(again)
+        self._account.queued(self._queue.tokens)
+        self._account.retried_rollouts += len(again)
+        self._account.restarts += self._roster.replace(replica, death)
+
+    def _take_held(
+        self, wanted: Mapping[str, np.ndarray], forget: bool
+    ) -> tuple[list[str], list[Any]]:
+        """Take rows that are held; which rollouts worked, and the references to their rows."""
+        by_replica: dict[Replica, dict[str, np.ndarray]] = {}
+        for rollout_id, rows in wanted.items():
+            by_replica.setdefault(self._holder(rollout_id), {})[rollout_id] = rows
+        asked = [
+            (replica, keep, *replica.handle.take.remote(keep, forget))
+            for replica, keep in by_replica.items()
+        ]
+        taken: list[str] = []
+        refs: list[Any] = []
+        for replica, keep, signals, receipt_ref in asked:
+            # Until the receipt is here, the rows might die with the replica.
+            try:
+                receipt: SignalReceipt = self._get(receipt_ref, replica.name)
+            except ActorDied as death:
+                self._lose(replica, death)
+                continue
+            self._account.handed_out(receipt)
+            taken += keep
+            refs.append(signals)
+        return taken, refs
+
+    def _wait_for_signals(self, rollout_ids: Iterable[str]) -> None:
+        """Return when replicas hold the signals of rollouts that were scored before."""
+        while any(self._tasks[rollout_id].holder is None for rollout_id in rollout_ids):
+            self.pump()
+            ready = self._roster.wait([*self._batches, *self._roster.refs()])
+            # Scores that nobody has seen yet wait for the caller to collect them.
+            if scores := self.collect(ready):
+                self._late[ready] = scores
+
+    def _replica_behind(self, ref: Any) -> Replica:
+        if ref in self._batches:
+            return self._batches[ref].replica
+        return self._roster.behind(ref)
+
+    def _holder(self, rollout_id: str) -> Replica:
+        holder = self._tasks[rollout_id].holder
+        assert holder is not None
+        return holder
+
+    def _require_scored(self, rollout_id: str) -> None:
+        task = self._tasks.get(rollout_id)
+        if task is None or task.dropped or not task.delivered:
+            state = "not known" if task is None else "still queued or being scored"
             raise TeacherError(f"rollout {rollout_id!r} has no signal at a teacher: it is {state}")
-        return replica

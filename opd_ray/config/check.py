@@ -25,7 +25,8 @@ _AT_LEAST = {
     0: (
         "run.steps run.checkpoint_every rollout.cpus_per_actor rollout.gpus_per_actor "
         "rollout.threads rollout.temperature rollout.top_k teacher.cpus_per_replica "
-        "teacher.gpus_per_replica teacher.threads teacher.max_retries trainer.cpus_per_rank "
+        "teacher.gpus_per_replica teacher.threads teacher.max_retries teacher.max_restarts "
+        "trainer.cpus_per_rank "
         "trainer.threads trainer.learning_rate "
         "trainer.warmup_steps trainer.weight_decay trainer.max_grad_norm eval.every eval.kl_prompts"
     ),

@@ -43,6 +43,8 @@ class TeacherSettings:
     max_retries: int = 8
     # Copies of the teacher; rollouts go to the least loaded.
     replicas: int = 1
+    # How often each replica is started again when its process dies; the others go on meanwhile.
+    max_restarts: int = 1
     # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_replica: float = 0.0
     # GPUs each replica reserves; 0 runs on the CPU.

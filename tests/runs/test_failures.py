@@ -17,14 +17,18 @@ _MANY = "run.steps=100000"
 
 
 @pytest.mark.parametrize(
-    ("actor_class", "name"),
-    [("RolloutActor", "rollout-0"), ("TeacherActor", "teacher-0"), ("TrainerActor", "trainer-0")],
+    ("actor_class", "name", "override"),
+    [
+        ("RolloutActor", "rollout-0", ""),
+        ("TeacherActor", "teacher-0", "teacher.max_restarts=0"),
+        ("TrainerActor", "trainer-0", ""),
+    ],
 )
 def test_a_killed_actor_ends_the_run_and_is_named(
-    tmp_path: Path, actor_class: str, name: str
+    tmp_path: Path, actor_class: str, name: str, override: str
 ) -> None:
     output = tmp_path / "run"
-    run = start(output, _MANY)
+    run = start(output, _MANY, *filter(None, [override]))
     try:
         wait_for_step(run, output, 2)
         everyone = family(run)

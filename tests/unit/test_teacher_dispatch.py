@@ -4,78 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fake_replicas import make_pool, rollout
 
-from actors.teacher.dispatch import TeacherPool
 from actors.teacher.protocol import TeacherError
-from opd_ray.types import Rollout, RolloutScores
-
-
-class Remote:
-    """Stands in for an actor's method: ``.remote`` calls at once."""
-
-    def __init__(self, function):
-        self.remote = function
-
-
-class FakeReplica:
-    """Counts what it is asked; holds signals by rollout id as a real replica does."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.batches: list[list[str]] = []
-        self.prompts: dict[str, np.ndarray] = {}
-        self.held: set[str] = set()
-        self.taken: list[tuple[list[str], bool]] = []
-        self.score = Remote(self._score)
-        self.take = Remote(self._take)
-        self.forget = Remote(self._forget)
-
-    def _score(self, requests):
-        ids = [request.rollout_id for request in requests]
-        self.batches.append(ids)
-        self.prompts.update({r.rollout_id: r.prompt_ids for r in requests})
-        return (self, len(self.batches) - 1)
-
-    def finish(self, ref) -> list[RolloutScores]:
-        ids = self.batches[ref[1]]
-        self.held.update(ids)
-        zero = np.zeros(1, np.float32)
-        return [RolloutScores(key, zero, zero, zero, zero, zero) for key in ids]
-
-    def _take(self, keep, forget):
-        assert keep.keys() <= self.held
-        self.taken.append((sorted(keep), forget))
-        if forget:
-            self.held -= keep.keys()
-        return (self.name, sorted(keep))
-
-    def _forget(self, ids):
-        assert self.held.issuperset(ids)
-        self.held.difference_update(ids)
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def make_pool(count: int, batch_tokens: int = 100):
-    replicas = [FakeReplica(f"teacher {i}") for i in range(count)]
-    clock = Clock()
-    pool = TeacherPool(
-        [(r.name, r) for r in replicas], batch_tokens, lambda ref, name: ref[0].finish(ref), clock
-    )
-    return pool, replicas, clock
-
-
-def rollout(name: str, tokens: int = 10, topk="ref") -> Rollout:
-    prompt, response = np.zeros(tokens // 2, np.int32), np.zeros(tokens - tokens // 2, np.int32)
-    floats = np.zeros(len(response), np.float32)
-    return Rollout(
-        name, name, 0, prompt, response, floats.astype(np.uint8), floats, floats, "stop", 0, topk
-    )
 
 
 def ids(scores) -> list[str]:
@@ -184,6 +115,7 @@ def test_take_asks_each_replica_for_its_own():
     none = np.zeros(0, np.int32)
     refs = pool.take({"a": rows, "c": rows, "d": none})
     assert refs == [("teacher 0", ["a"]), ("teacher 1", ["c"])]
+    assert (pool.stats().signal_rows, pool.stats().signal_bytes) == (2, 200)
     assert [r.held for r in replicas] == [{"b"}, set()]  # d kept nothing: forgotten
     for gone in "acd":
         with pytest.raises(TeacherError, match="not known"):
@@ -255,6 +187,22 @@ def test_account():
     assert (stats.busy_seconds, stats.batches, stats.batch_fill) == (5.0, 1, 0.5)
     assert (stats.scored_rollouts, stats.scored_tokens) == (2, 20)
     assert stats.tokens_by_replica == {"teacher 0": 20}
+    assert (stats.waited_rollouts, stats.longest_queue_tokens, stats.replicas) == (2, 20, 1)
+
+
+def test_an_account_opened_anew_counts_what_is_under_way_from_then_on():
+    pool, _, clock = make_pool(1, batch_tokens=40)
+    pool.submit(rollout("a"))
+    pool.pump()
+    clock.now = 5.0
+    pool.submit(rollout("b", 6))
+    pool.open_account()
+    clock.now = 7.0
+    stats = pool.stats()
+    assert (stats.busy_seconds, stats.batches, stats.longest_queue_tokens) == (2.0, 0, 6)
+    pool.collect(pool.pending_refs()[0])
+    stats = pool.stats()
+    assert (stats.scored_tokens, stats.batch_fill, stats.longest_wait_seconds) == (10, 0.0, 0.0)
 
 
 def test_a_thousand_rollouts_leave_nothing_behind():
@@ -275,6 +223,5 @@ def test_a_thousand_rollouts_leave_nothing_behind():
         pool.take(dict.fromkeys(names[:12], rows))
         pool.drop(names[12:])
         assert not any(replica.held for replica in replicas)
-    assert not pool._holder
-    assert not pool._abandoned
+    assert not pool._tasks
     assert pool.stats().scored_rollouts == 1000

@@ -1,0 +1,134 @@
+"""Which replicas of a teacher can score, which are coming up, and who replaces the dead ones.
+
+Uses no Ray: a :class:`Keeper` does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from opd_ray.errors import ActorDied, ActorFailure
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A replica that is coming up."""
+
+    handle: Any
+    lifeline: Any  # a reference that is ready only when the process is gone
+    loaded: Any  # a reference that is ready when the teacher can score
+
+
+class Keeper(Protocol):
+    """Watches the processes of replicas and starts others in their place."""
+
+    def lifeline(self, name: str) -> Any:
+        """A reference that is ready only when the replica's process is gone."""
+        ...
+
+    def wait(self, refs: Sequence[Any]) -> Any:
+        """The first of ``refs`` to be ready."""
+        ...
+
+    def bury(self, name: str, cause: str) -> None:
+        """Make sure that a replica found dead is gone, and tell of it."""
+        ...
+
+    def restart(self, name: str) -> Replacement:
+        """Start another replica at the same place under the same name; returns at once."""
+        ...
+
+
+@dataclass(eq=False)
+class Replica:
+    """One replica and what it has been given."""
+
+    name: str
+    handle: Any
+    lifeline: Any = None
+    batches: int = 0
+    outstanding_tokens: int = 0
+
+
+class Roster:
+    """The replicas of one teacher.
+
+    Args:
+        replicas: (name, actor handle) pairs.
+        keeper: None: the death of a replica ends the run.
+        max_restarts: how often each replica may be started again.
+    """
+
+    def __init__(
+        self, replicas: Sequence[tuple[str, Any]], keeper: Keeper | None, max_restarts: int
+    ) -> None:
+        self.living = [
+            Replica(name, handle, keeper.lifeline(name) if keeper else None)
+            for name, handle in replicas
+        ]
+        self._keeper = keeper
+        self._max_restarts = max_restarts
+        self._restarts: Counter[str] = Counter()
+        self._starting: dict[Any, Replica] = {}  # by the reference that says it has loaded
+
+    def refs(self) -> list[Any]:
+        """References that become ready when a replica dies or has come up."""
+        lifelines = [r.lifeline for r in self._all() if r.lifeline is not None]
+        return [*self._starting, *lifelines]
+
+    def behind(self, ref: Any) -> Replica:
+        """The replica that one of :meth:`refs` tells of."""
+        if ref in self._starting:
+            return self._starting[ref]
+        return next(r for r in self._all() if r.lifeline is not None and r.lifeline == ref)
+
+    def admit(self, ref: Any) -> None:
+        """The replica behind this reference has loaded: it can score from now on."""
+        self.living.append(self._starting.pop(ref))
+
+    def remove(self, replica: Replica, death: ActorDied) -> bool:
+        """Take a dead replica out; False if that was done before.
+
+        Raises:
+            ActorDied: nobody keeps the replicas.
+        """
+        if self._keeper is None:
+            raise death
+        if replica not in self._all():
+            return False
+        self.living = [r for r in self.living if r is not replica]
+        self._starting = {ref: r for ref, r in self._starting.items() if r is not replica}
+        self._keeper.bury(replica.name, death.cause)
+        return True
+
+    def replace(self, replica: Replica, death: ActorDied) -> bool:
+        """Start another in a dead replica's place, if it may be started again.
+
+        Raises:
+            ActorFailure: it may not, and it was the last one.
+        """
+        assert self._keeper is not None
+        name = replica.name
+        if self._restarts[name] < self._max_restarts:
+            self._restarts[name] += 1
+            new = self._keeper.restart(name)
+            self._starting[new.loaded] = Replica(name, new.handle, new.lifeline)
+            return True
+        if not self._all():
+            raise ActorFailure(
+                name,
+                f"{death.cause}; no teacher replica is left, and teacher.max_restarts = "
+                f"{self._max_restarts} allows no further start",
+            ) from death
+        return False
+
+    def wait(self, refs: Sequence[Any]) -> Any:
+        """The first of ``refs`` to be ready."""
+        assert self._keeper is not None
+        return self._keeper.wait(refs)
+
+    def _all(self) -> list[Replica]:
+        return [*self.living, *self._starting.values()]

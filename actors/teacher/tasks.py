@@ -1,0 +1,75 @@
+"""Rollouts that a teacher pool is responsible for, and the queue of those to be scored."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from actors.teacher.roster import Replica
+from opd_ray.types import ScoreRequest
+
+
+@dataclass(eq=False)
+class Task:
+    """A rollout from its submission until its rows are taken or it is dropped."""
+
+    request: ScoreRequest  # kept whole: it is asked again if the holder dies
+    tokens: int  # prompt and response
+    since: float  # when it was queued, for the last time
+    holder: Replica | None = None  # None: queued or being scored
+    delivered: bool = False  # its scores went to the caller
+    dropped: bool = False  # given up while being scored
+
+    @property
+    def rollout_id(self) -> str:
+        return self.request.rollout_id
+
+
+@dataclass
+class Batch:
+    """Tasks that one replica is scoring together."""
+
+    replica: Replica
+    tasks: list[Task]
+    tokens: int
+
+
+class TaskQueue:
+    """First come, first served; what a dead replica leaves behind comes first."""
+
+    def __init__(self) -> None:
+        self._tasks: deque[Task] = deque()
+        self.tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def append(self, task: Task) -> None:
+        """Queue a new task."""
+        self._tasks.append(task)
+        self.tokens += task.tokens
+
+    def put_back(self, tasks: Sequence[Task]) -> None:
+        """Put tasks in front, in their order."""
+        self._tasks.extendleft(reversed(tasks))
+        self.tokens += sum(task.tokens for task in tasks)
+
+    def next_batch(self, budget: int) -> list[Task]:
+        """The oldest tasks within ``budget`` tokens, at least one."""
+        batch: list[Task] = []
+        used = 0
+        while self._tasks and (not batch or used + self._tasks[0].tokens <= budget):
+            batch.append(self._tasks.popleft())
+            used += batch[-1].tokens
+        self.tokens -= used
+        return batch
+
+    def remove(self, rollout_ids: Iterable[str]) -> set[str]:
+        """Take out those of these rollouts that are queued; returns which."""
+        wanted = set(rollout_ids)
+        found = {task.rollout_id for task in self._tasks if task.rollout_id in wanted}
+        if found:
+            self._tasks = deque(task for task in self._tasks if task.rollout_id not in found)
+            self.tokens = sum(task.tokens for task in self._tasks)
+        return found

@@ -1,0 +1,205 @@
+"""Teacher processes killed on a real Ray, wherever their rollouts are: the result is the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+from tiny_models import make_tiny_qwen3
+
+from actors.teacher.actor import TeacherActor
+from actors.teacher.dispatch import TeacherPool
+from actors.teacher.hf import HfTeacher
+from actors.teacher.server import TeacherServer
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import ActorFailure
+from opd_ray.fleet import Fleet
+from opd_ray.teacher_keeper import TeacherKeeper
+from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
+
+VOCAB, K, BATCH_TOKENS, COUNT = 96, 6, 96, 24
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> TeacherSettings:
+    folder = make_tiny_qwen3(tmp_path_factory.mktemp("teacher"), vocab=VOCAB)
+    return TeacherSettings(path=str(folder), threads=1, topk=8, batch_tokens=BATCH_TOKENS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def made() -> list[Rollout]:
+    """Random texts with a random top-K."""
+    rng = np.random.default_rng(0)
+    rollouts = []
+    for number in range(COUNT):
+        prompt, response = (
+            rng.integers(3, VOCAB, rng.integers(1, 30)).astype(np.int32) for _ in range(2)
+        )
+        m = len(response)
+        ids = np.stack([rng.permutation(VOCAB)[:K] for _ in range(m)]).astype(np.int32)
+        topk = TopK(ids, np.full((m, K), np.log(0.1), np.float32))
+        zero = np.zeros(m, np.float32)
+        mask = np.ones(m, np.uint8)
+        key = f"r{number}"
+        rollouts.append(Rollout(key, key, 0, prompt, response, mask, zero, zero, "stop", 0, topk))
+    return rollouts
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings, made) -> tuple[dict[str, RolloutScores], dict[str, Signal]]:
+    """Scores and whole signals, computed in this process."""
+    server = TeacherServer(HfTeacher(settings, vocab_size=VOCAB), settings)
+    requests = [ScoreRequest(r.rollout_id, r.prompt_ids, r.response_ids, r.topk) for r in made]
+    scores = {s.rollout_id: s for s in server.score(requests)}
+    return scores, server.take({r.rollout_id: np.arange(len(r.response_ids)) for r in made})
+
+
+@ray.remote(num_cpus=0)
+class Writer:
+    """Owns the top-Ks as a rollout actor does: until its next batch, or as long as borrowed."""
+
+    def topks(self, topks: list[TopK]) -> Iterator[list[ray.ObjectRef]]:
+        self._refs: list[ray.ObjectRef] = []
+        for topk in topks:
+            self._refs.append(ray.put(topk))
+            yield [self._refs[-1]]
+
+    def next_batch(self) -> None:
+        self._refs.clear()
+
+
+class Run:
+    """A fleet of replicas, their pool, and the rollouts with references to their top-K."""
+
+    def __init__(self, settings: TeacherSettings, made: list[Rollout], replicas: int) -> None:
+        self.fleet = Fleet(60, "the test's patience")
+        self.names = [f"teacher-{number}" for number in range(replicas)]
+        handles = {name: self._start(settings) for name in self.names}
+        for name, handle in handles.items():
+            self.fleet.enlist(name, handle)
+        self.writer = Writer.remote()
+        self.refs = {}
+        stream = self.writer.topks.options(num_returns="streaming").remote([r.topk for r in made])
+        for rollout, item in zip(made, stream, strict=True):
+            [self.refs[rollout.rollout_id]] = ray.get(item)
+        self.made = made
+        self.fleet.get_all((handle.ready.remote(), name) for name, handle in handles.items())
+        self.pool = TeacherPool(
+            list(handles.items()),
+            BATCH_TOKENS,
+            get=self.fleet.get,
+            keeper=TeacherKeeper(self.fleet, lambda name: self._start(settings)),
+            max_restarts=settings.max_restarts,
+        )
+        self.scores: dict[str, RolloutScores] = {}
+
+    @staticmethod
+    def _start(settings: TeacherSettings):
+        return TeacherActor.options(num_cpus=0.5).remote(settings, VOCAB)
+
+    def kill(self, number: int) -> None:
+        """As the operating system does it when memory is short."""
+        _, handle = self.pool.living()[number]
+        # Beside a batch that is being scored, not after it.
+        call = handle.__ray_call__.options(concurrency_group="signals")
+        os.kill(ray.get(call.remote(lambda actor: os.getpid())), signal.SIGKILL)
+
+    def submit(self) -> None:
+        for rollout in self.made:
+            self.pool.submit(replace(rollout, topk=self.refs[rollout.rollout_id]))
+            self.pool.pump()
+
+    def drive(self, until: int) -> None:
+        while len(self.scores) < until:
+            self.pool.pump()
+            for found in self.pool.collect(self.fleet.wait(self.pool.pending_refs(), "scores")):
+                assert found.rollout_id not in self.scores
+                self.scores[found.rollout_id] = found
+
+    def take(self) -> dict[str, Signal]:
+        keep = {r.rollout_id: np.arange(len(r.response_ids), dtype=np.int32) for r in self.made}
+        parts = ray.get(self.pool.take(keep))
+        taken = {key: signal for part in parts for key, signal in part.items()}
+        assert sum(map(len, parts)) == len(taken) == COUNT
+        return taken
+
+
+def assert_same(run: Run, taken: dict[str, Signal], undisturbed) -> None:
+    scores, signals = undisturbed
+    assert run.scores.keys() == scores.keys()
+    for key, one in scores.items():
+        for name in ("reverse_kl", "forward_kl", "jsd", "teacher_logprob", "teacher_mass"):
+            np.testing.assert_allclose(
+                getattr(run.scores[key], name), getattr(one, name), atol=1e-5, err_msg=name
+            )
+        np.testing.assert_array_equal(taken[key].ids, signals[key].ids)
+        np.testing.assert_allclose(taken[key].logprobs, signals[key].logprobs, atol=1e-5)
+
+
+def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
+    settings, made, undisturbed
+) -> None:
+    run = Run(settings, made, replicas=2)
+    try:
+        run.submit()
+        run.drive(until=4)
+        run.kill(0)  # batches out, signals held
+        run.drive(until=COUNT)
+        assert run.pool.stats().retried_rollouts > 0
+        # Only the reference that the pool kept holds the top-Ks now.
+        run.refs.clear()
+        ray.get(run.writer.next_batch.remote())
+        run.kill(0)
+        assert_same(run, run.take(), undisturbed)
+        stats = run.pool.stats()
+        assert stats.retried_rollouts >= COUNT / 2
+        held = ray.get([handle.stats.remote() for _, handle in run.pool.living()])
+        assert all(s.held_bytes == 0 for s in held)
+        assert stats.signal_bytes == sum(s.handed_out_bytes for s in held)
+    finally:
+        run.fleet.shutdown()
+
+
+def test_a_lone_replica_killed_is_started_again_and_then_no_more(
+    settings, made, undisturbed
+) -> None:
+    run = Run(settings, made, replicas=1)
+    try:
+        run.submit()
+        run.drive(until=4)
+        run.kill(0)
+        run.drive(until=COUNT)
+        refs = run.pool.take({made[0].rollout_id: np.arange(len(made[0].response_ids))})
+        assert run.pool.stats().restarts == 1
+        run.kill(0)
+        [part] = ray.get(refs)  # what left before the death outlives it
+        expected = undisturbed[1][made[0].rollout_id]
+        np.testing.assert_array_equal(part[made[0].rollout_id].ids, expected.ids)
+        with pytest.raises(ActorFailure, match="teacher-0 failed: [\\s\\S]*no teacher replica"):
+            run.pool.take({made[1].rollout_id: np.array([0], np.int32)})
+    finally:
+        run.fleet.shutdown()
+
+
+def test_a_replica_that_raises_ends_the_run(settings, made) -> None:
+    run = Run(settings, made[:1], replicas=1)
+    try:
+        long = replace(made[0], response_ids=np.full(2000, 5, np.int32))
+        run.pool.submit(replace(long, topk=run.refs[made[0].rollout_id]))
+        with pytest.raises(ActorFailure, match="teacher-0 failed: [\\s\\S]*exceed"):
+            run.drive(until=1)
+        assert run.pool.stats().restarts == 0
+    finally:
+        run.fleet.shutdown()
