@@ -5,10 +5,11 @@
 A random model of SmolLM2-135M's shape (30 layers, hidden size 576, 49,152 tokens, tied head)
 judges sequences of 64 prompt and 192 response tokens. Throughput: kinds `vllm` and `hf`, signal
 `topk` of k = 32 and the student's top-16, beside the *same vLLM engine* reading the same sequences
-without any scores, in turns. Memory: the peak of a call above what the process holds, for growing
-numbers of sequences a call. Payload: bytes a token of every signal, all rows against the kept rows
-of the filter, and of the whole logits that no signal sends. Needs Linux (/proc). Writes
-results/teacher_scoring.md.
+without any scores, in turns, and beside that and the matrix product of the response rows with the
+output head, which no scores can do without. Memory: the peak of a call above what the process
+holds, for growing numbers of sequences a call. Payload: bytes a token of every signal, all rows
+against the kept rows of the filter, and of the whole logits that no signal sends. Needs Linux
+(/proc). Writes results/teacher_scoring.md.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS = 49_152, 576, 30, 9, 3
 PROMPT, RESPONSE, STUDENT_TOPK, TOPK = 64, 192, 16, 32  # tokens
 SEQUENCES = 16  # of one call where throughput is measured
 GROWTH = (4, 16, 64)  # sequences a call where memory is measured
-BARE, VLLM, HF = "bare vLLM forward", "vllm, k = 32", "hf, k = 32"
+BARE, HEAD = "bare vLLM forward", "bare + output head"
+VLLM, HF = "vllm, k = 32", "hf, k = 32"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,18 @@ def read_only(teacher: Any, requests: Sequence[ScoreRequest]) -> None:
         engine.step()
 
 
+def read_and_project(teacher: Any, requests: Sequence[ScoreRequest]) -> None:
+    """As :func:`read_only`, then response rows times the output head, a chunk at a time."""
+    import torch
+
+    read_only(teacher, requests)
+    head_VD = teacher._engine.collective_rpc(lambda worker: worker.get_model().lm_head.weight)[0]
+    hidden_CD = torch.ones(512, HIDDEN, dtype=head_VD.dtype)
+    with torch.inference_mode():
+        for _ in range(len(requests) * RESPONSE // len(hidden_CD)):
+            torch.nn.functional.linear(hidden_CD, head_VD[:VOCAB])
+
+
 def timed(call: Any, *arguments: Any) -> tuple[float, float]:
     """Seconds of wall and of CPU time."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -145,6 +159,8 @@ def work(pipe: Connection, kind: str, plan: Plan) -> None:
             pipe.send((peak, sum(answer.signal.nbytes for answer in answers)))
         elif what == "bare":
             pipe.send(timed(read_only, teacher, requests[:count]))
+        elif what == "head":
+            pipe.send(timed(read_and_project, teacher, requests[:count]))
         else:
             pipe.send(timed(teacher.score, requests[:count]))
     teacher.close()
@@ -172,7 +188,7 @@ class Worker:
 
 def throughput(vllm: Worker, hf: Worker, repeats: int) -> list[str]:
     """Tokens/s of each, in turns after a round that is not counted."""
-    asked = {BARE: (vllm, "bare"), VLLM: (vllm, "score"), HF: (hf, "score")}
+    asked = {BARE: (vllm, "bare"), HEAD: (vllm, "head"), VLLM: (vllm, "score"), HF: (hf, "score")}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
     for repeat in range(repeats + 1):
         for name, (worker, what) in asked.items():
@@ -182,15 +198,17 @@ def throughput(vllm: Worker, hf: Worker, repeats: int) -> list[str]:
                 times[name].append(seconds)
     tokens = SEQUENCES * (PROMPT + RESPONSE)
     lines = [
-        "| teacher | wall, s | tokens/s | / bare | CPU, s | tokens per CPU second / bare |",
-        "|---|---|---|---|---|---|",
+        "| teacher | wall, s | tokens/s | / bare | / bare + head | CPU, s "
+        "| tokens per CPU second / bare | / bare + head |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     wall = {name: statistics.median(w for w, _ in own) for name, own in times.items()}
     cpu = {name: statistics.median(c for _, c in own) for name, own in times.items()}
     for name in times:
         lines.append(
             f"| {name} | {wall[name]:.2f} | {tokens / wall[name]:,.0f} | "
-            f"{wall[BARE] / wall[name]:.2f} | {cpu[name]:.2f} | {cpu[BARE] / cpu[name]:.2f} |"
+            f"{wall[BARE] / wall[name]:.2f} | {wall[HEAD] / wall[name]:.2f} | {cpu[name]:.2f} | "
+            f"{cpu[BARE] / cpu[name]:.2f} | {cpu[HEAD] / cpu[name]:.2f} |"
         )
     return lines
 
@@ -283,6 +301,8 @@ def main() -> None:
             "",
             *bytes_sent,
             "",
+            "`bare + output head`: the forward pass and one matrix product of the response rows "
+            "with the head; their share of a sequence decides how near to `bare` any scoring can come.",
             "A signal's bytes do not depend on the vocabulary. `hidden` needs the output head at "
             "the trainers too, once a run.",
             "",

@@ -1,6 +1,7 @@
 """From a model's last hidden states to a teacher's answer, for teachers that hold the model.
 
-Rows meet the vocabulary a chunk at a time, so memory does not grow with tokens x vocabulary.
+Rows meet the vocabulary a chunk at a time, so memory does not grow with tokens x vocabulary; what
+is read off a chunk's logits goes in blocks that fit a processor's cache.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.divergence.blocks import block_rows, slices
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,
@@ -21,9 +23,10 @@ from opd_ray.types import (
     TopKSignal,
 )
 
-# Float32 logits of one chunk of rows. Their exponentials take as much again, and half as much the
-# original logits of bfloat16 weights.
+# Logits of one chunk of rows, counted as float32; bfloat16 weights give half of that.
 CHUNK_BYTES = 1 << 27
+# Columns of one group in the search for the likeliest tokens.
+_GROUPED = 16
 
 
 def project(
@@ -41,12 +44,12 @@ def project(
     Args:
         hidden_ND: what the output head multiplies.
         head: logits [n, V or more] of [n, D]; columns from ``vocab_size`` on are left out of the
-            distribution. Its result is written over.
+            distribution. Its result may be written over.
         sampled_N: the token that came next.
         student_NK: the student's top-K ids.
         topk: how many of the likeliest tokens are wanted; 0: none.
         vocab_size: V, tokens that are real.
-        chunk_bytes: float32 logits alive at once.
+        chunk_bytes: logits alive at once, counted as float32.
 
     Returns:
         ``logprob`` [N], ``at_student_topk`` [N, K], ``entropy`` [N] and, if ``topk``, ``top_ids``
@@ -58,9 +61,12 @@ def project(
     chunks: dict[str, list[torch.Tensor]] = {}
     for start in range(0, len(hidden_ND), chunk_rows):
         rows = slice(start, start + chunk_rows)
-        logits_CV = head(hidden_ND[rows])[:, :vocab_size].float()
-        for name, values in _chunk(logits_CV, sampled[rows], student[rows], topk).items():
-            chunks.setdefault(name, []).append(values.cpu())
+        logits_CV = head(hidden_ND[rows])[:, :vocab_size]
+        block = block_rows(len(logits_CV), vocab_size, logits_CV.device)
+        for part in slices(0, len(logits_CV), block):
+            read = _read(logits_CV[part].float(), sampled[rows][part], student[rows][part], topk)
+            for name, values in read.items():
+                chunks.setdefault(name, []).append(values.cpu())
     return {name: torch.cat(values).numpy() for name, values in chunks.items()}
 
 
@@ -90,19 +96,45 @@ def answer_of(
     )
 
 
-def _chunk(
-    logits_CV: torch.Tensor, sampled_C: torch.Tensor, student_CK: torch.Tensor, topk: int
+def _read(
+    logits_BV: torch.Tensor, sampled_B: torch.Tensor, student_BK: torch.Tensor, topk: int
 ) -> dict[str, torch.Tensor]:
-    logprobs_CV = logits_CV.sub_(logits_CV.logsumexp(dim=-1, keepdim=True))
+    """What is wanted of a block of rows; the logits are written over."""
+    logits_BV = logits_BV.sub_(logits_BV.amax(dim=-1, keepdim=True))
+    probs_BV = logits_BV.softmax(dim=-1)
+    # The likeliest token's logit is 0 now, so its probability is one over the sum.
+    log_sum_B = -probs_BV.amax(dim=-1, keepdim=True).log()
     values = {
-        "logprob": logprobs_CV.gather(1, sampled_C[:, None])[:, 0],
-        "at_student_topk": logprobs_CV.gather(1, student_CK),
+        "logprob": (logits_BV.gather(1, sampled_B[:, None]) - log_sum_B)[:, 0],
+        "at_student_topk": logits_BV.gather(1, student_BK) - log_sum_B,
+        "entropy": log_sum_B[:, 0] - probs_BV.mul_(logits_BV).sum(dim=-1),
     }
     if topk:
-        top = logprobs_CV.topk(topk, dim=-1)
-        values["top_logprobs"], values["top_ids"] = top.values, top.indices.int()
-    values["entropy"] = -torch.einsum("cv,cv->c", logprobs_CV.exp(), logprobs_CV)
+        top_logits_Bk, top_ids_Bk = likeliest(logits_BV, topk)
+        values["top_logprobs"] = top_logits_Bk - log_sum_B
+        values["top_ids"] = top_ids_Bk.int()
     return values
+
+
+def likeliest(logits_BV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and ids [B, k] of the k greatest of each row, in descending order.
+
+    As ``torch.topk``, which is three times as slow on a CPU: columns are put into groups, the k
+    groups with the greatest maxima hold the k greatest values, and only their columns are sorted.
+    """
+    groups = logits_BV.shape[1] // _GROUPED
+    if groups <= k:
+        top = logits_BV.topk(k, dim=-1)
+        return top.values, top.indices
+    # Column j is in group j modulo the number of groups: the maximum runs over contiguous rows.
+    grouped_BgG = logits_BV[:, : groups * _GROUPED].unflatten(1, (_GROUPED, groups))
+    group_Bk = grouped_BgG.amax(dim=1).topk(k, dim=-1).indices
+    steps_g = torch.arange(0, groups * _GROUPED, groups, device=logits_BV.device)
+    ids_BC = (group_Bk[:, None, :] + steps_g[:, None]).flatten(1)
+    last_R = torch.arange(groups * _GROUPED, logits_BV.shape[1], device=logits_BV.device)
+    ids_BC = torch.cat((ids_BC, last_R.expand(len(logits_BV), -1)), dim=1)
+    top = logits_BV.gather(1, ids_BC).topk(k, dim=-1)
+    return top.values, ids_BC.gather(1, top.indices)
 
 
 def _signal(rows: dict[str, np.ndarray], settings: TeacherSettings) -> Signal:
