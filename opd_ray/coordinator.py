@@ -96,9 +96,11 @@ class Coordinator:
     def step(self, step: int) -> None:
         """One turn of the loop."""
         parts, clock = self._parts, StageClock()
+        parts.teachers.open_account()
         with clock.stage("rollout_and_teacher"):
             requests, teacher_prompts = self._requests(step)
             judged = parts.judge.judge(requests, self._sampling, teacher_prompts)
+        judging = parts.judge.times
         scores = self._scores(judged, clock)
         with clock.stage("filter"):
             seeds = [derive_seed(self._config.run.seed, step, j.rollout.rollout_id) for j in judged]
@@ -110,7 +112,14 @@ class Coordinator:
             if not account.skipped:
                 parts.sync.push(step + 1)
         self.last_step = StepSnapshot(judged, scores, selection)
-        values = step_metrics(self.last_step, account, parts.peak_memory(), clock.report())
+        values = step_metrics(
+            self.last_step,
+            account,
+            parts.peak_memory(),
+            clock.report(),
+            [parts.teachers.stats()],
+            judging,
+        )
         parts.metrics.write(step + 1, values)
         parts.progress.step(step + 1, values)
         self._check_gap(account, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import numpy as np
 from actors.teacher.dispatch import TeacherPool
 from opd_ray.fleet import Fleet
 from opd_ray.rollout_pool import RolloutPool
+from opd_ray.teacher_metrics import JudgingTimes
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
 
 
@@ -57,6 +59,7 @@ class Judge(Writer):
     def __init__(self, fleet: Fleet, rollouts: RolloutPool, teachers: TeacherPool) -> None:
         super().__init__(fleet, rollouts)
         self._teachers = teachers
+        self.times = JudgingTimes(0.0, 0.0)  # of the last call of judge
 
     def judge(
         self,
@@ -71,6 +74,8 @@ class Judge(Writer):
             sampling: how the student samples.
             teacher_prompts: the teacher's prompt of each prompt id ([P] int32).
         """
+        begin = time.perf_counter()
+        written: float | None = None
         self._rollouts.start(requests, sampling, record=True)
         rollouts: dict[str, Rollout] = {}
         scores: dict[str, RolloutScores] = {}
@@ -85,8 +90,12 @@ class Judge(Writer):
             if ready in self._rollouts.streams:
                 for rollout in self._next(ready):
                     rollouts[rollout.rollout_id] = rollout
+                    if len(rollouts) == len(requests):
+                        written = time.perf_counter()
                     self._teachers.submit(rollout, teacher_prompts[rollout.prompt_id])
             else:
                 for found in self._teachers.collect(ready):
                     scores[found.rollout_id] = found
+        end = time.perf_counter()
+        self.times = JudgingTimes(end - begin, end - (end if written is None else written))
         return [Judged(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests]

@@ -56,6 +56,7 @@ def closing_table(rows: Sequence[dict[str, float]], figures: Figures) -> Table:
     if step_seconds:
         idle = sum(row["seconds/idle"] for row in steps) / step_seconds
         table.add_row("time in which no stage worked", "", f"{idle:.1%}", "")
+    _add_teacher_rows(table, steps)
     table.add_section()
     for process, peak in figures.peak_memory_bytes.items():
         table.add_row(f"peak memory, {process}", "", f"{peak / 2**30:.2f} GiB", "")
@@ -158,6 +159,29 @@ def plot_quadrants(snapshot: StepSnapshot, divergence: str, path: Path) -> None:
     )
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def _add_teacher_rows(table: Table, steps: Sequence[dict[str, float]]) -> None:
+    """What the teacher did over the steps; a run begun before these were counted has none."""
+    rows = [row for row in steps if "teacher/tokens_per_second" in row]
+    if not rows:
+        return
+
+    def mean(name: str) -> float:
+        return float(np.mean([row[f"teacher/{name}"] for row in rows]))
+
+    seconds = np.array([row["seconds/rollout_and_teacher"] for row in rows])
+    alone = seconds @ [row["teacher/bottleneck_share"] for row in rows]
+    table.add_section()
+    table.add_row("teacher tokens/s while it works", "", f"{mean('tokens_per_second'):,.0f}", "")
+    share = f"{alone / seconds.sum():.1%}" if seconds.any() else ""
+    table.add_row("judging time spent on the teacher alone", "", share, "")
+    sent, whole = mean("signal_bytes"), mean("signal_bytes_all_rows")
+    if whole:
+        text = f"{sent / 2**20:,.2f} MiB of {whole / 2**20:,.2f}"
+        table.add_row("signal a step, kept rows of all", "", text, "")
+    if retries := sum(row["teacher/retries"] for row in rows):
+        table.add_row("rollouts asked again, a teacher died", "", f"{retries:,.0f}", "")
 
 
 def _number(value: float | None) -> str:

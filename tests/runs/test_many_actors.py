@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from launching import finish, rows, start
 from safetensors.torch import load_file
@@ -52,6 +53,17 @@ def test_several_of_everything(tmp_path: Path) -> None:
     assert {"memory/trainer-1_bytes", "memory/rollout-1_bytes", "memory/teacher-1_bytes"} <= set(
         steps[0]
     )
+    for row in steps:
+        tokens, kept = row["rollout/tokens"], row["train/kept_tokens"]
+        assert row["teacher/replicas"] == 2
+        assert row["teacher/retries"] == 0
+        assert row["teacher/tokens_per_second"] > 0
+        assert 0 < row["teacher/batch_fill"] <= 1
+        assert 0 <= row["teacher/bottleneck_share"] < 1
+        assert 0 <= row["teacher/wait_mean_seconds"] <= row["teacher/wait_max_seconds"]
+        # Exact scores look at every row once, then the kept ones travel.
+        per_row = row["teacher/signal_bytes_all_rows"] / tokens
+        assert row["teacher/signal_bytes"] == pytest.approx(per_row * (tokens + kept))
     evaluations = [
         json.loads(line)
         for line in (output / "metrics.jsonl").read_text().splitlines()
