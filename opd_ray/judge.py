@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +32,15 @@ class Writer:
 
     def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Rollout]:
         """The responses alone, in the order of the requests (no scores, no teacher)."""
-        self._rollouts.start(requests, sampling, record=False)
-        found: dict[str, Rollout] = {}
-        while self._rollouts.streams:
-            stream = self._fleet.wait(list(self._rollouts.streams), "rollouts", interruptible=True)
-            for rollout in self._next(stream):
-                found[rollout.rollout_id] = rollout
+        found = {rollout.rollout_id: rollout for rollout in self.stream(requests, sampling)}
         return [found[request.rollout_id] for request in requests]
+
+    def stream(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
+        """The same responses one by one, as they end."""
+        self._rollouts.start(requests, sampling, record=False)
+        while self._rollouts.streams:
+            ready = self._fleet.wait(list(self._rollouts.streams), "rollouts", interruptible=True)
+            yield from self._next(ready)
 
     def _next(self, stream: object) -> list[Rollout]:
         """What a ready stream brings: finished rollouts, or nothing when it has ended."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import platform
 import shutil
-import socket
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +16,7 @@ from omegaconf import OmegaConf
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config
 from opd_ray.errors import OutputFolderError
+from opd_ray.folder_lock import FolderLock
 
 # A run that goes on may not differ in these; everything else may change between its parts.
 IDENTITY = ("student.path", "data", "run.seed")
@@ -42,41 +39,10 @@ class OutputFolder:
         self.plots = self.path / "plots"
         self.export = self.path / "export"
         self.report = self.path / "report.txt"
-        self._lock_path = self.path / "run.lock"
-        self._lock: int | None = None
+        self._lock = FolderLock(self.path, "run.output_dir")
 
     def __enter__(self) -> OutputFolder:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise OutputFolderError(
-                f"run.output_dir = {str(self.path)!r}: cannot be written ({error.strerror}); "
-                "choose a folder that you may write to"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(lock, 1000).decode(errors="replace") or "another process"
-            os.close(lock)
-            raise OutputFolderError(
-                f"run.output_dir = {str(self.path)!r}: in use by {holder}; wait for it, stop it, "
-                "or choose another folder"
-            ) from None
-        except OSError as error:
-            os.close(lock)
-            raise OutputFolderError(
-                f"run.output_dir = {str(self.path)!r}: its file system cannot lock files "
-                f"({error.strerror}); choose a folder on another one"
-            ) from error
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(lock, 0)
-        os.pwrite(
-            lock,
-            f"process {os.getpid()} on {socket.gethostname()}, started {started}".encode(),
-            0,
-        )
-        self._lock = lock
+        self._lock.acquire()
         return self
 
     def __exit__(
@@ -85,12 +51,7 @@ class OutputFolder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._lock is not None
-        os.ftruncate(self._lock, 0)
-        # Said aloud: closing alone would leave the lock with a process forked in the meantime.
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
-        os.close(self._lock)
-        self._lock = None
+        self._lock.release()
 
     def check(self, config: Config) -> None:
         """Raise OutputFolderError when the folder holds a run that this one must not touch.
@@ -125,8 +86,8 @@ class OutputFolder:
         """
         if not self.config.is_file():
             return []
-        old = _flat(OmegaConf.to_container(OmegaConf.load(self.config)))
-        new = _flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+        old = flat(OmegaConf.to_container(OmegaConf.load(self.config)))
+        new = flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
         skipped = ("run.output_dir", "run.resume")
         return [
             f"{key}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}"
@@ -152,7 +113,7 @@ def versions() -> dict[str, Any]:
     }
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings and lists as ``a.b[0].c`` -> value."""
     if isinstance(tree, dict) and tree:
         parts = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in tree.items())
@@ -160,4 +121,4 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         parts = ((f"{prefix}[{number}]", value) for number, value in enumerate(tree))
     else:
         return {prefix: tree}
-    return {key: leaf for name, value in parts for key, leaf in _flat(value, name).items()}
+    return {key: leaf for name, value in parts for key, leaf in flat(value, name).items()}

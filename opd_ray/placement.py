@@ -9,6 +9,7 @@ at the same time never have more threads than there are cores, on two cores as o
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -98,6 +99,8 @@ class Placement:
         settled = {}
         for role, cpus_key in _CPUS_KEY.items():
             actors = [actor for _, actor in self.of(role)]
+            if not actors:
+                continue
             settled[role] = replace(
                 getattr(config, role),
                 threads=min(actor.threads for actor in actors),
@@ -131,14 +134,15 @@ def plan_placement(
     cluster: Cluster,
     student: ModelShape | None = None,
     teacher: ModelShape | None = None,
+    roles: Sequence[Role] = ROLES,
 ) -> Placement:
-    """Place every actor of a run.
+    """Place every actor of a run, or those of the given roles.
 
     ``student`` and ``teacher`` shapes, where known, give the memory estimates. Raises
     PlacementError that names the key to change when the actors do not fit.
     """
-    needs = _needs(config)
-    for role in ROLES:
+    needs = [need for need in _needs(config) if need.role in roles]
+    for role in roles:
         count = sum(need.role == role and not need.gpus for need in needs)
         if count > cluster.cpus:
             raise PlacementError(

@@ -81,7 +81,8 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
         rows = load_prompts(
             settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section
         )
-        chosen = [rows.row(index) for index in range(min(settings.problems, len(rows)))]
+        count = len(rows) if settings.problems is None else min(settings.problems, len(rows))
+        chosen = [rows.row(index) for index in range(count)]
         answers = [row.answer for row in chosen if row.answer is not None]
         if len(answers) < len(chosen):
             unanswered = next(row.id for row in chosen if row.answer is None)

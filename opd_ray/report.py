@@ -96,9 +96,13 @@ def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(10, 7), layout="constrained")
     axes = figure.subplots(2, 2)
     names = {name for row in rows for name in row}
-    accuracies = sorted(n for n in names if n.startswith("eval/") and n.endswith("/accuracy"))
+    accuracies = sorted(
+        n
+        for n in names
+        if n.startswith("eval/") and ("/accuracy" in n or "/mean@" in n) and not n.endswith("_se")
+    )
     panels = (
-        (axes[0, 0], "held-out accuracy, greedy", accuracies),
+        (axes[0, 0], "held-out accuracy", accuracies),
         (axes[0, 1], "held-out divergence, nats", ["eval/kl", "eval/reverse_kl"]),
         (axes[1, 0], "training loss, nats a kept token", ["train/loss"]),
         (

@@ -15,6 +15,7 @@ from opd_ray import __version__
 from opd_ray.cli import (
     check_teacher,
     doctor,
+    evaluation,
     fetch_smollm2,
     make_pair,
     models,
@@ -72,6 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     for module in (
         train,
         study,
+        evaluation,
         models,
         prepare,
         doctor,

@@ -32,12 +32,14 @@ def add_command(
     return parser
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+def add_config_arguments(
+    parser: argparse.ArgumentParser, default: str | None = None, *, required: bool = True
+) -> None:
     """``--config`` (unless a default settles it) and ``key=value`` overrides."""
     if default is None:
         parser.add_argument(
             "--config",
-            required=True,
+            required=required,
             metavar="NAME_OR_PATH",
             help="a packaged config's name, or a file ending in .yaml",
         )

@@ -6,13 +6,18 @@ opd_ray.placement, what depends on both tokenizers by opd_ray.pairing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from opd_ray.config.check_data import data_problems, eval_problems, named_tasks
+from opd_ray.config.check_data import (
+    data_problems,
+    eval_problems,
+    named_tasks,
+    teacher_accuracy_problems,
+)
 from opd_ray.config.check_teacher import MODEL_KINDS, teacher_problems
 from opd_ray.config.choices import SignalChoice, SyncBackend
 from opd_ray.config.schema import Config
@@ -72,7 +77,24 @@ def config_problems(config: Config) -> list[str]:
         *_trainer_problems(config),
         *data_problems(config),
         *eval_problems(config),
+        *teacher_accuracy_problems(config),
     ]
+
+
+def check_evaluation(config: Config) -> None:
+    """Raise ConfigError for what an evaluation without teacher and trainers cannot have."""
+    problems = [
+        *_range_problems(config),
+        *_length_problems(config),
+        *_rollout_problems(config),
+        *_top_k_problems([("student.path", config.student.path)], ["rollout.record_topk"], config),
+        *data_problems(config),
+        *eval_problems(config),
+    ]
+    if not config.eval.tasks:
+        problems.append("eval.tasks is empty: name at least one task to evaluate on")
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def _range_problems(config: Config) -> Iterator[str]:
@@ -163,6 +185,12 @@ def _vocabulary_problems(config: Config) -> Iterator[str]:
     topks = ["rollout.record_topk"]
     if config.teacher.signal is SignalChoice.topk:
         topks.append("teacher.topk")
+    yield from _top_k_problems(models, topks, config)
+
+
+def _top_k_problems(
+    models: Sequence[tuple[str, str]], topks: Sequence[str], config: Config
+) -> Iterator[str]:
     found: dict[str, str] = {}
     for key, path in models:
         try:

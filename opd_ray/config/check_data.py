@@ -26,7 +26,7 @@ def data_problems(config: Config) -> Iterator[str]:
 
 
 def eval_problems(config: Config) -> Iterator[str]:
-    """Every other problem of the section ``eval``."""
+    """Every other problem of the tasks of the section ``eval``."""
     from opd_ray.tasks import get_task
 
     names = Counter(task.name for task in config.eval.tasks)
@@ -44,6 +44,8 @@ def eval_problems(config: Config) -> Iterator[str]:
             value = getattr(task, name)
             if value is not None and value < least:
                 yield f"{place}.{name} = {shown(value)}: must be at least {least}"
+        if not task.greedy and not task.samples:
+            yield f"{place}.samples = 0 with greedy = false: nothing is asked; set one of them"
         if task.samples and task.temperature <= 0:
             yield (
                 f"{place}.temperature = {task.temperature:g} with samples = {task.samples}: they "
@@ -51,6 +53,10 @@ def eval_problems(config: Config) -> Iterator[str]:
             )
         if not 0 < task.top_p <= 1:
             yield f"{place}.top_p = {task.top_p:g}: must lie in (0, 1]"
+
+
+def teacher_accuracy_problems(config: Config) -> Iterator[str]:
+    """Accuracy asked of a teacher that cannot write."""
     if config.eval.teacher_accuracy and config.teacher.kind not in MODEL_KINDS:
         yield (
             f"eval.teacher_accuracy = true with teacher.kind = {config.teacher.kind!r}: only a "

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from opd_ray.config.files import layers
+from opd_ray.config.files import Layer, layers
 from opd_ray.config.keys import editable, key_parts, layer_problems, override_problems, shown
 from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
@@ -30,9 +30,18 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError that names file, key and value for: a missing file, bad YAML, an unknown key
     (with the nearest valid one), a value of the wrong type, a required key without a value.
     """
+    return _laid_over(layers(name_or_path), overrides, name_or_path)
+
+
+def config_from(values: dict[str, Any], overrides: Sequence[str], source: str) -> Config:
+    """The same from keys and values in place of a file; ``source`` names them in messages."""
+    return _laid_over([Layer(source, values)], overrides, source)
+
+
+def _laid_over(files: Sequence[Layer], overrides: Sequence[str], source: str) -> Config:
     merged = editable(Config)
     problems: list[str] = []
-    for layer in layers(name_or_path):
+    for layer in files:
         wrong = layer_problems(Config, layer.values, layer.source)
         problems += wrong
         if not wrong:
@@ -41,7 +50,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
         problems += _apply(merged, override)
     if problems:
         raise ConfigError("\n".join(problems))
-    return _typed(merged, name_or_path)
+    return _typed(merged, source)
 
 
 def to_yaml(config: Config) -> str:

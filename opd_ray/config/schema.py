@@ -177,9 +177,11 @@ class EvalTask:
     data: DataSettings = field(default_factory=DataSettings)
     # Verifier: a task's name or "package.module:object".
     task: str = "chain_sum"
-    # Problems asked; the first so many of the data.
-    problems: int = 256
-    # Sampled responses per problem; 0 evaluates greedily only.
+    # Problems asked; the first so many of the data, null for all.
+    problems: int | None = 256
+    # Ask every problem once greedily.
+    greedy: bool = True
+    # Sampled responses per problem, for mean@n, pass@k and maj@n; 0 for none.
     samples: int = 0
     # Sampling temperature of those responses.
     temperature: float = 1.0

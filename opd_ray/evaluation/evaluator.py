@@ -9,13 +9,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from actors.teacher.dispatch import TeacherPool
-from opd_ray.evaluation.estimators import mean_at_n, pass_at_n
+from opd_ray.evaluation.ask import ask, askings, sample_requests
+from opd_ray.evaluation.figures import figures
 from opd_ray.judge import Judge, Judged, Writer
 from opd_ray.prompts import HeldOutTask, Prompt
-from opd_ray.seeds import derive_seed
-from opd_ray.tasks import verify_many
 from opd_ray.trainer_group import TrainerGroup
-from opd_ray.types import Rollout, RolloutRequest, Sampling, TrainItem
+from opd_ray.types import Sampling, TrainItem
 
 
 class Evaluator:
@@ -53,9 +52,9 @@ class Evaluator:
         self._seed = seed
 
     def run(self) -> dict[str, float]:
-        """Every figure, by name: ``eval/<task>/accuracy`` (greedy), ``.../mean@n`` with ``_se``,
-        ``.../pass@n``, ``.../tokens``, ``.../truncated``, and ``eval/kl``, ``eval/top1`` and their
-        like. The same prompts and seeds at every call, so that figures of two calls compare."""
+        """Every figure, by name: those of :func:`opd_ray.evaluation.figures.figures` a task, and
+        ``eval/kl``, ``eval/top1`` and their like. The same prompts and seeds at every call, so that
+        figures of two calls compare."""
         begin = time.perf_counter()
         values: dict[str, float] = {}
         for held_out in self._tasks:
@@ -69,7 +68,7 @@ class Evaluator:
 
     def _distance(self) -> dict[str, float]:
         """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts."""
-        requests = _requests(self._kl_prompts, 1, self._seed, "kl")
+        requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
         sampling = Sampling(max_tokens=self._max_new_tokens)
         teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
         judged = self._judge.judge(requests, sampling, teacher_prompts)
@@ -94,31 +93,11 @@ def accuracy(
     max_new_tokens: int,
     seed: int,
 ) -> dict[str, float]:
-    """One task's figures: greedy accuracy, and mean@n and pass@n where it asks for samples."""
-    settings = held_out.settings
-    name = f"eval/{settings.name}"
-    max_tokens = settings.max_new_tokens or max_new_tokens
-    greedy = writer.write(
-        _requests(held_out.prompts, 1, seed, settings.name),
-        Sampling(temperature=0.0, max_tokens=max_tokens),
-    )
-    correct_P1 = _verify(held_out, greedy, tokenizer)
-    lengths = [len(rollout.response_ids) for rollout in greedy]
-    values = {
-        f"{name}/accuracy": float(correct_P1.mean()),
-        f"{name}/tokens": float(np.mean(lengths)),
-        f"{name}/truncated": float(np.mean([r.finish_reason == "length" for r in greedy])),
-    }
-    if settings.samples:
-        sampled = writer.write(
-            _requests(held_out.prompts, settings.samples, seed, settings.name),
-            Sampling(settings.temperature, settings.top_p, max_tokens=max_tokens),
-        )
-        correct_PS = _verify(held_out, sampled, tokenizer)
-        mean = mean_at_n(correct_PS)
-        values[f"{name}/mean@{settings.samples}"] = mean.value
-        values[f"{name}/mean@{settings.samples}_se"] = mean.standard_error
-        values[f"{name}/pass@{settings.samples}"] = pass_at_n(correct_PS, settings.samples)
+    """One task's figures, greedy and sampled as its settings ask; see `figures` for their names."""
+    values: dict[str, float] = {}
+    for asking in askings(held_out, max_new_tokens):
+        records = list(ask(writer, asking, tokenizer, seed))
+        values |= figures(held_out.settings.name, asking.samples, records)
     return values
 
 
@@ -134,31 +113,3 @@ def whole(judged: Judged) -> TrainItem:
         weights=np.ones(len(rows), dtype=np.float32),
         rollout_logprob=rollout.logprob[rows],
     )
-
-
-def _requests(
-    prompts: Sequence[Prompt], samples: int, seed: int, purpose: str
-) -> list[RolloutRequest]:
-    return [
-        RolloutRequest(
-            rollout_id=f"eval/{purpose}/{prompt.key}/{sample}",
-            prompt_id=prompt.key,
-            sample=sample,
-            prompt_ids=prompt.student_ids,
-            seed=derive_seed(seed, "eval", purpose, prompt.key, sample),
-        )
-        for prompt in prompts
-        for sample in range(samples)
-    ]
-
-
-def _verify(
-    held_out: HeldOutTask, rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase
-) -> np.ndarray:
-    """Whether each response is right, [problems, samples] bool."""
-    texts = tokenizer.batch_decode(
-        [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
-    )
-    samples = len(rollouts) // len(held_out.prompts)
-    pairs = [(text, held_out.answers[index // samples]) for index, text in enumerate(texts)]
-    return np.array(verify_many(held_out.task, pairs), dtype=np.bool_).reshape(-1, samples)

@@ -59,6 +59,8 @@ def _study_problems(config: Config) -> Iterator[str]:
         yield from layer_problems(TipSettings, arm.tip, f"{place}.tip")
     if not config.eval.tasks or not config.eval.kl_prompts:
         yield "eval.tasks and eval.kl_prompts: a study compares held-out accuracy and KL"
+    elif not config.eval.tasks[0].greedy:
+        yield "eval.tasks[0].greedy = false: a study compares its greedy accuracy; set it to true"
     if config.run.resume != "auto":
         yield (
             f"run.resume = {config.run.resume!r}: a study always goes on where its folder stands; "

@@ -30,14 +30,18 @@ def judge(boxed: str | None, response_text: str, answer: str) -> bool:
     """Whether the boxed content, or else what the end of the response says, equals the answer."""
     if boxed is not None and boxed == answer.strip():
         return bool(boxed)
-    gold = parse("\\boxed{" + answer + "}", BOX_FIRST, parsing_timeout=None)
+    gold = parse(_box(answer), BOX_FIRST, parsing_timeout=None)
     if boxed is None:
         given = parse(response_text[-TAIL_CHARACTERS:], ANYTHING, parsing_timeout=None)
     else:
-        # A sentence's full stop inside the box, but not the last of an ellipsis.
-        content = boxed if boxed.endswith("..") else boxed.removesuffix(".")
-        given = parse("\\boxed{" + content + "}", BOX_FIRST, parsing_timeout=None)
+        given = parse(_box(boxed), BOX_FIRST, parsing_timeout=None)
     return bool(verify(gold, given, timeout_seconds=None))
+
+
+def _box(content: str) -> str:
+    """A box with that content, less the full stop of a sentence (but not of an ellipsis)."""
+    content = content.strip()
+    return "\\boxed{" + (content if content.endswith("..") else content.removesuffix(".")) + "}"
 
 
 def serve(cpu_seconds: float, replies: TextIO) -> None:

@@ -78,11 +78,11 @@ def test_demo_is_the_config_of_that_name(run_module: types.ModuleType) -> None:
 
 def test_eval_takes_another_model(config_file: Path, run_module: types.ModuleType) -> None:
     assert main(["eval", "--config", str(config_file)]) == 0
-    arguments = ["eval", "--config", str(config_file), "--model", "other", "--out", "found.json"]
+    arguments = ["eval", "--config", str(config_file), "--model", "other", "--out", "found"]
     assert main(arguments) == 0
     (_, own, nowhere), (_, other, somewhere) = run_module.calls
     assert (own.student.path, nowhere) == ("s", None)
-    assert (other.student.path, somewhere) == ("other", Path("found.json"))
+    assert (other.student.path, somewhere) == ("other", Path("found"))
 
 
 def test_export_passes_both_folders(run_module: types.ModuleType) -> None:

@@ -1,0 +1,117 @@
+"""Asking the problems of a task: requests to the rollout actors, responses verified as they end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from opd_ray.evaluation.record import ProblemRecord
+from opd_ray.judge import Writer
+from opd_ray.prompts import HeldOutTask, Prompt
+from opd_ray.seeds import derive_seed
+from opd_ray.tasks import verify_many
+from opd_ray.types import Rollout, RolloutRequest, Sampling
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One way to ask every problem of a task: once greedily, or with several samples."""
+
+    held_out: HeldOutTask
+    samples: int  # 0: one greedy response
+    sampling: Sampling
+
+    @property
+    def mode(self) -> str:
+        """ "greedy" or "sampled"."""
+        return "sampled" if self.samples else "greedy"
+
+    def __str__(self) -> str:
+        if not self.samples:
+            return "greedy"
+        sampling = self.sampling
+        count = "1 sample" if self.samples == 1 else f"{self.samples} samples"
+        return f"{count}, T = {sampling.temperature:g}, top-p = {sampling.top_p:g}"
+
+
+def askings(held_out: HeldOutTask, max_new_tokens: int) -> list[Asking]:
+    """Every way in which a task's settings ask for its problems.
+
+    `max_new_tokens` is the longest response where the task sets none.
+    """
+    settings = held_out.settings
+    longest = settings.max_new_tokens or max_new_tokens
+    found = []
+    if settings.greedy:
+        found.append(Asking(held_out, 0, Sampling(temperature=0.0, max_tokens=longest)))
+    if settings.samples:
+        sampling = Sampling(settings.temperature, settings.top_p, max_tokens=longest)
+        found.append(Asking(held_out, settings.samples, sampling))
+    return found
+
+
+def ask(
+    writer: Writer,
+    asking: Asking,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    done: Collection[str] = (),
+) -> Iterator[ProblemRecord]:
+    """The record of every problem, each as soon as all its responses are written and verified.
+
+    Problems whose ids are in `done` are not asked. A response's seed follows from `seed`, the
+    task's name, the problem's id and the sample's number, so it does not matter who else is asked.
+    """
+    held_out = asking.held_out
+    gold = {p.key: answer for p, answer in zip(held_out.prompts, held_out.answers, strict=True)}
+    wanted = [prompt for prompt in held_out.prompts if prompt.key not in done]
+    samples = max(1, asking.samples)
+    if not wanted:
+        return
+    written: dict[str, list[Rollout]] = {}
+    requests = sample_requests(wanted, samples, seed, held_out.settings.name)
+    for rollout in writer.stream(requests, asking.sampling):
+        rollouts = written.setdefault(rollout.prompt_id, [])
+        rollouts.append(rollout)
+        if len(rollouts) == samples:
+            rollouts = sorted(written.pop(rollout.prompt_id), key=lambda found: found.sample)
+            yield _record(held_out, rollouts, gold[rollout.prompt_id], tokenizer)
+
+
+def sample_requests(
+    prompts: Sequence[Prompt], samples: int, seed: int, purpose: str
+) -> list[RolloutRequest]:
+    """`samples` requests for each prompt, side by side, with seeds of their own."""
+    return [
+        RolloutRequest(
+            rollout_id=f"eval/{purpose}/{prompt.key}/{sample}",
+            prompt_id=prompt.key,
+            sample=sample,
+            prompt_ids=prompt.student_ids,
+            seed=derive_seed(seed, "eval", purpose, prompt.key, sample),
+        )
+        for prompt in prompts
+        for sample in range(samples)
+    ]
+
+
+def _record(
+    held_out: HeldOutTask,
+    rollouts: Sequence[Rollout],
+    gold: str,
+    tokenizer: PreTrainedTokenizerBase,
+) -> ProblemRecord:
+    texts = tokenizer.batch_decode(
+        [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
+    )
+    return ProblemRecord(
+        id=rollouts[0].prompt_id,
+        answer=gold,
+        responses=texts,
+        extracted=[held_out.task.extract(text) for text in texts],
+        correct=verify_many(held_out.task, [(text, gold) for text in texts]),
+        tokens=[len(rollout.response_ids) for rollout in rollouts],
+        finish_reasons=[rollout.finish_reason for rollout in rollouts],
+    )

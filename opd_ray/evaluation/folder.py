@@ -1,0 +1,113 @@
+"""The folder of an evaluation: its settings, its records, its lock; evaluating goes on in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from opd_ray.errors import OutputFolderError
+from opd_ray.evaluation.record import ProblemRecord
+from opd_ray.folder_lock import FolderLock
+from opd_ray.output import flat
+
+
+class EvaluationFolder:
+    """Use it as a context manager: the folder is locked inside.
+
+    ``settings.json`` holds what decides the figures; ``<task>/greedy.jsonl`` and
+    ``<task>/sampled.jsonl`` hold a record a problem, in the order in which problems were finished.
+
+    Raises OutputFolderError on entering: it cannot be made or written, or is in use.
+    """
+
+    def __init__(self, path: Path, key: str = "--out") -> None:
+        self.path = path
+        self.results_json = path / "results.json"
+        self.results_md = path / "results.md"
+        self.tensorboard = path / "tensorboard"
+        self._settings_path = path / "settings.json"
+        self._key = key
+        self._lock = FolderLock(path, key)
+
+    def __enter__(self) -> EvaluationFolder:
+        self._lock.acquire()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of everything that was ever asked here; {} before the first time."""
+        if not self._settings_path.is_file():
+            return {}
+        return json.loads(self._settings_path.read_text(encoding="utf-8"))
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Add the settings of what is to be asked to those of what was.
+
+        Raises OutputFolderError that lists the differences when the folder's records were made with
+        others: another model, other prompts, other sampling. A further task, or a task's other way
+        of being asked, is welcome.
+        """
+        old, new = self.settings, dict(settings)
+        before, now = flat(old), flat(new)
+        differences = [
+            f"{name}: {before[name]} -> {now[name]}"
+            for name in sorted(before.keys() & now.keys())
+            if before[name] != now[name]
+        ]
+        if differences:
+            raise OutputFolderError(
+                f"{self._key} = {str(self.path)!r}: holds an evaluation with other settings "
+                f"({'; '.join(differences)}); choose another folder, or delete it"
+            )
+        draft = self._settings_path.with_suffix(".tmp")
+        draft.write_text(json.dumps(_merged(old, new), indent=1) + "\n", encoding="utf-8")
+        draft.replace(self._settings_path)
+
+    def records(self, task: str, mode: str) -> dict[str, ProblemRecord]:
+        """The records of one way of asking a task, by problem id.
+
+        A last line that a kill cut off does not count.
+        """
+        path = self._records_path(task, mode)
+        if not path.is_file():
+            return {}
+        with path.open(encoding="utf-8") as file:
+            found = [ProblemRecord.from_line(line) for line in file if line.endswith("\n")]
+        return {record.id: record for record in found}
+
+    @contextmanager
+    def appending(self, task: str, mode: str) -> Iterator[TextIO]:
+        """The file of those records, open for further lines; a cut-off last line is removed."""
+        path = self._records_path(task, mode)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab") as file:
+            if file.tell():
+                file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        with path.open("a", encoding="utf-8") as lines:
+            yield lines
+
+    def _records_path(self, task: str, mode: str) -> Path:
+        return self.path / task / f"{mode}.jsonl"
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Both trees together, `new` where they meet."""
+    both = {
+        key: _merged(old[key], value)
+        if isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
+        else value
+        for key, value in new.items()
+    }
+    return {**old, **both}

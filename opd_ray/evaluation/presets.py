@@ -1,0 +1,98 @@
+"""Evaluation by task names alone: the settings that it starts from, all in this one place.
+
+They are the paper's: 16 samples a problem at temperature 1 from the whole distribution, prompts up
+to 2,048 and responses up to 8,192 tokens.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from opd_ray.config.schema import EvalTask
+from opd_ray.data.benchmarks import BENCHMARKS
+from opd_ray.data.settings import PLACEHOLDER, DataKind, DataSettings, FieldSettings
+from opd_ray.errors import ConfigError
+from opd_ray.model_shape import config_json
+
+SAMPLES = 16
+TEMPERATURE = 1.0
+TOP_P = 1.0
+MAX_NEW_TOKENS = 8192
+MAX_PROMPT_TOKENS = 2048
+INSTRUCTION = (
+    PLACEHOLDER + "\nPlease reason step by step, and put your final answer within \\boxed{}."
+)
+
+
+def base_values(model: str, max_new_tokens: int) -> dict[str, Any]:
+    """What takes the place of a configuration file when there is none, as its keys and values."""
+    known = config_json(model) or {}
+    longest = MAX_PROMPT_TOKENS + max_new_tokens
+    return {
+        "student": {
+            "path": model,
+            "context_length": min(longest, known.get("max_position_embeddings", longest)),
+        },
+        "data": {
+            "kind": "prepared",
+            "path": "math500",
+            "instruction": INSTRUCTION,
+            "max_prompt_tokens": MAX_PROMPT_TOKENS,
+        },
+        "rollout": {
+            "max_new_tokens": max_new_tokens,
+            # No token is scored, and small vocabularies have no 16 tokens to record.
+            "record_topk": 1,
+            "dtype": "bfloat16",
+            # At least one response of full length must fit.
+            "kv_cache_bytes": 1 << 30,
+        },
+    }
+
+
+def named_tasks(
+    names: Sequence[str], data: DataSettings, folder: str | None, **asking: Any
+) -> list[EvalTask]:
+    """Evaluation tasks for sets that ``opd-ray prepare`` knows, over all of their problems.
+
+    Args:
+        names: of the sets, e.g. "math500".
+        data: gives system prompt, instruction and chat template; without an instruction of its own
+            the answer is asked for in a box.
+        folder: where prepared sets lie; None: in the usual folder.
+        asking: further keys of every task: greedy, samples, temperature, ...
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    for name in names:
+        if name not in BENCHMARKS:
+            near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(BENCHMARKS)}"
+            raise ConfigError(f"--tasks {name!r}: {hint}")
+    instruction = INSTRUCTION if data.instruction == PLACEHOLDER else data.instruction
+    return [
+        EvalTask(
+            name=name,
+            data=replace(
+                data,
+                kind=DataKind.prepared,
+                path=f"{folder}/{name}" if folder else name,
+                fields=FieldSettings(),
+                instruction=instruction,
+                limit=None,
+            ),
+            task="math",
+            problems=None,
+            **asking,
+        )
+        for name in dict.fromkeys(names)
+    ]
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given a value."""
+    return {name: value for name, value in options.items() if value is not None}
