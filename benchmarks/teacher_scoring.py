@@ -302,7 +302,7 @@ def main() -> None:
             *bytes_sent,
             "",
             "`bare + output head`: the forward pass and one matrix product of the response rows "
-            "with the head; their share of a sequence decides how near to `bare` any scoring can come.",
+            "with the head; their share decides how near to `bare` any scoring can come.",
             "A signal's bytes do not depend on the vocabulary. `hidden` needs the output head at "
             "the trainers too, once a run.",
             "",
