@@ -30,13 +30,8 @@ class Writer:
         self._fleet = fleet
         self._rollouts = rollouts
 
-    def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> list[Rollout]:
-        """The responses alone, in the order of the requests (no scores, no teacher)."""
-        found = {rollout.rollout_id: rollout for rollout in self.stream(requests, sampling)}
-        return [found[request.rollout_id] for request in requests]
-
     def stream(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
-        """The same responses one by one, as they end."""
+        """The responses one by one, as they end (no scores, no teacher)."""
         self._rollouts.start(requests, sampling, record=False)
         while self._rollouts.streams:
             ready = self._fleet.wait(list(self._rollouts.streams), "rollouts", interruptible=True)

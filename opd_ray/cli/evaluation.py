@@ -40,6 +40,9 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
         help="where prepared sets lie (default: OPD_RAY_DATA, or ./data)",
     )
     parser.add_argument(
+        "--problems", type=int, metavar="N", help="only the first N problems of every task"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
@@ -100,6 +103,7 @@ def evaluation_config(args: argparse.Namespace) -> Config:
         "temperature": args.temperature,
         "top_p": args.top_p,
         "max_new_tokens": args.max_new_tokens,
+        "problems": args.problems,
     }
     if args.greedy or args.samples is not None:
         asking |= {"greedy": args.greedy, "samples": args.samples or 0}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from opd_ray.data.parquet import parquet_rows
+from opd_ray.data.parquet import ParquetSource
 from opd_ray.data.prepared import prepared_file
 from opd_ray.data.prompt import DataError, MissingData
 from opd_ray.data.row_reader import BadRow
@@ -137,7 +137,7 @@ def _jsonl(settings: DataSettings, section: str) -> Source:
 
 
 def _parquet(settings: DataSettings, section: str) -> Source:
-    return TableSource(settings.path, parquet_rows(_files(settings, section), section))
+    return ParquetSource(_files(settings, section), section)
 
 
 def _datasets(settings: DataSettings, section: str) -> Source:

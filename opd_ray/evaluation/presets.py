@@ -63,7 +63,8 @@ def named_tasks(
         data: gives system prompt, instruction and chat template; without an instruction of its own
             the answer is asked for in a box.
         folder: where prepared sets lie; None: in the usual folder.
-        asking: further keys of every task: greedy, samples, temperature, ...
+        asking: further keys of every task: greedy, samples, temperature, ...; all problems are
+            asked unless `problems` is among them.
 
     Raises:
         ConfigError: an unknown name.
@@ -86,8 +87,7 @@ def named_tasks(
                 limit=None,
             ),
             task="math",
-            problems=None,
-            **asking,
+            **{"problems": None, **asking},
         )
         for name in dict.fromkeys(names)
     ]

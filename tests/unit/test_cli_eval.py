@@ -54,13 +54,13 @@ def test_options_and_overrides(model: str) -> None:
     config = config_of(
         *("--model", model, "--tasks", "amc23", "--data", "some/folder", "--samples", "4"),
         *("--greedy", "--temperature", "0.6", "--top-p", "0.95", "--max-new-tokens", "100"),
-        *("--actors", "3", "--gpus-per-actor", "2", "rollout.dtype=float32"),
+        *("--problems", "7", "--actors", "3", "--gpus-per-actor", "2", "rollout.dtype=float32"),
         "data.chat_template_kwargs={enable_thinking: false}",
     )
     check_evaluation(config)
     (task,) = config.eval.tasks
     assert (task.greedy, task.samples, task.temperature, task.top_p) == (True, 4, 0.6, 0.95)
-    assert task.data.path == "some/folder/amc23"
+    assert (task.data.path, task.problems) == ("some/folder/amc23", 7)
     assert task.data.chat_template_kwargs == {"enable_thinking": False}
     assert config.student.context_length == 2148
     rollout = config.rollout

@@ -1,7 +1,8 @@
 """Prompt sources end to end: every kind, field mapping, filters, and bad input."""
 
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,66 @@ def test_parquet_gives_the_same_rows_as_jsonl(tmp_path: Path) -> None:
         assert table.row(n).text == lines.row(n).text
         assert table.row(n).answer == lines.row(n).answer
         assert table.row(n).meta == lines.row(n).meta
+
+
+def test_parquet_rows_are_named_by_file_and_row(tmp_path: Path) -> None:
+    empty = pyarrow.Table.from_pylist(ROWS).slice(0, 0)
+    for name, table in (
+        ("a", pyarrow.Table.from_pylist(ROWS)),
+        ("b", empty),
+        ("c", pyarrow.Table.from_pylist([{"prompt": "7+1=", "answer": 8, "level": 7}] * 2)),
+    ):
+        # Pieces of two rows, so that rows lie in several of them.
+        parquet.write_table(table, tmp_path / f"{name}.parquet", row_group_size=2)
+    settings = DataSettings(kind=DataKind.parquet, path=str(tmp_path / "*.parquet"))
+    settings.deduplicate = False
+    loaded = load_prompts(settings)
+    ids = [f"a.parquet:{n}" for n in range(1, 6)] + ["c.parquet:1", "c.parquet:2"]
+    assert [loaded.row(n).id for n in range(7)] == ids
+    assert loaded.row(6).text == "7+1="
+
+    bad = [{"prompt": "x", "answer": 1, "level": 0}, {"prompt": " ", "answer": 1, "level": 0}]
+    parquet.write_table(pyarrow.Table.from_pylist(bad), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"1 of 9 rows.*\n.*d\.parquet, line 2: .*is empty"):
+        load_prompts(settings)
+    parquet.write_table(pyarrow.Table.from_pylist([{"question": "x"}]), tmp_path / "e.parquet")
+    with pytest.raises(DataError, match=r"e\.parquet cannot be read as Parquet with the columns"):
+        load_prompts(settings)
+
+
+def test_parquet_and_sequences_are_not_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = [{"prompt": f"{n} " + "x" * 1000, "answer": n} for n in range(20_000)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    del rows
+    before = pyarrow.total_allocated_bytes()
+    loaded = load_prompts(DataSettings(kind=DataKind.parquet, path=str(tmp_path / "a.parquet")))
+    assert pyarrow.total_allocated_bytes() - before < 2_000_000  # of 20 MB
+    assert loaded.row(12_345).answer == "12345"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+    python = DataSettings(kind=DataKind.python, path=f"{__name__}:lazy_rows", limit=3)
+    assert prompts(python) == ["row 0", "row 1", "row 2"]
+
+
+class _LazyRows(Sequence[Any]):
+    """Rows that exist only when they are asked for; nobody may iterate over all at once."""
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, number: Any) -> Any:
+        return {"prompt": f"row {number}", "answer": str(number)}
+
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError("all rows were asked for at once")
+
+
+def lazy_rows() -> _LazyRows:
+    """A python source that reads its rows when asked."""
+    return _LazyRows()
 
 
 def test_a_hugging_face_data_set_from_a_folder(tmp_path: Path) -> None:
