@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 from actors.teacher.contract import contract_violations
 from actors.teacher.registry import make_teacher
 from opd_ray.assembly import check_models, own_topk
 from opd_ray.config.check import check_config
+from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
 from opd_ray.ray_session import RaySession
 
@@ -22,6 +24,9 @@ def check_teacher(config: Config) -> list[str]:
         OpdError: a config that no run can have, a pair that does not fit, or a teacher that cannot
             be loaded.
     """
+    # Recorded answers would say nothing of the teacher, and probes are not worth recording.
+    live = replace(config.teacher, cache=CacheMode.off, cache_dir=None)
+    config = replace(config, teacher=live)
     check_config(config)
     pairing, _ = check_models(config)
     with RaySession(config.cluster) if config.teacher.kind == "actor" else nullcontext():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from actors.teacher.protocol import Teacher, TeacherError
+from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings
 
 
@@ -20,6 +23,15 @@ def make_teacher(
         TeacherError: an unknown kind, a teacher that cannot be loaded, or one of the user's own
             whose vocabulary is larger than the shared one.
     """
+    if settings.cache is not CacheMode.off:
+        from actors.teacher.cache import CachedTeacher
+
+        live = replace(settings, cache=CacheMode.off, cache_dir=None)
+        return CachedTeacher(
+            settings,
+            lambda: make_teacher(live, vocab_size=vocab_size, own_topk=own_topk),
+            own_topk=own_topk,
+        )
     # Engines are imported where they are used: a run with one kind must not need the others.
     if settings.kind == "hf":
         from actors.teacher.hf import HfTeacher

@@ -1,0 +1,177 @@
+"""A teacher whose answers are kept on disk, so that a costly one is asked once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from actors.teacher.answer_check import check_answers
+from actors.teacher.cache_files import AnswerFiles, write_whole
+from actors.teacher.cache_identity import (
+    Recorded,
+    check_settings,
+    check_teacher,
+    read_recorded,
+    write_recorded,
+)
+from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
+from opd_ray.config.choices import CacheMode
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+
+_HEAD = "output_head.safetensors"
+
+
+class CachedTeacher:
+    """Any teacher, or none, behind a folder of recorded answers.
+
+    An answer is found by the token ids of prompt, response and the student's top-K, and by what of
+    the teacher is asked for (signal, k, its own top-k).
+
+    Args:
+        settings: ``cache`` (not off), ``cache_dir``, ``signal``, ``topk``, and what names the
+            teacher.
+        load: makes the teacher; called at once to record, on the first missing answer with
+            ``replay_or_ask``, never with ``replay``.
+        own_topk: how many of its own likeliest tokens each answer names beside the signal.
+
+    Raises:
+        TeacherError: the folder holds another teacher's answers, or none to replay.
+    """
+
+    def __init__(
+        self, settings: TeacherSettings, load: Callable[[], Teacher], *, own_topk: int = 0
+    ) -> None:
+        assert settings.cache_dir is not None
+        self._settings, self._load, self._own_topk = settings, load, own_topk
+        self._folder = Path(settings.cache_dir)
+        self._live: Teacher | None = None
+        recorded = read_recorded(self._folder)
+        if recorded is not None:
+            check_settings(recorded, settings)
+        elif settings.cache is CacheMode.replay:
+            raise TeacherError(
+                f"teacher.cache_dir = {settings.cache_dir!r}: nothing was recorded there; record "
+                "first with teacher.cache=record"
+            )
+        self._files = AnswerFiles(self._folder)
+        self._recorded = recorded
+        if recorded is None or settings.cache is CacheMode.record:
+            self._teacher()
+
+    @property
+    def retries(self) -> int:
+        """Requests that a teacher behind a URL had to send again."""
+        return getattr(self._live, "retries", 0)
+
+    def info(self) -> TeacherInfo:
+        """What the recorded teacher said of itself."""
+        return self._identity.info(self._settings)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        """Recorded answers; what is missing is asked of the teacher and recorded.
+
+        Raises:
+            TeacherError: an answer is missing and no teacher may be asked.
+        """
+        keys = [self._key(request) for request in requests]
+        found: dict[str, TeacherAnswer] = {}
+        if self._settings.cache is not CacheMode.record:
+            if any(key not in self._files for key in keys):
+                self._files.refresh()
+            found = self._files.read(keys)
+        missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in found}
+        if missing:
+            found |= self._ask(missing, len(requests))
+        return [
+            replace(found[key], rollout_id=request.rollout_id)
+            for key, request in zip(keys, requests, strict=True)
+        ]
+
+    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The teacher's output layer, recorded when it was first asked for.
+
+        Raises:
+            TeacherError: it was not recorded, or this kind of teacher has none.
+        """
+        path = self._folder / _HEAD
+        if path.is_file():
+            arrays = load_file(path)
+            return arrays["weight"], arrays.get("bias")
+        if self._settings.cache is CacheMode.replay:
+            raise TeacherError(
+                f"teacher.cache_dir = {self._settings.cache_dir!r}: no output head was recorded "
+                "there, which the hidden signal needs; record with teacher.signal=hidden"
+            )
+        teacher = self._teacher()
+        if not isinstance(teacher, HeadTeacher):
+            raise TeacherError(
+                f"teacher {self.info().name!r} has no output_head(): set teacher.signal to topk"
+            )
+        weight, bias = teacher.output_head()
+        write_whole(path, save({"weight": weight} | ({} if bias is None else {"bias": bias})))
+        return weight, bias
+
+    def close(self) -> None:
+        """Let the teacher go, if one was loaded."""
+        if self._live is not None:
+            self._live.close()
+
+    @property
+    def _identity(self) -> Recorded:
+        assert self._recorded is not None  # since the constructor
+        return self._recorded
+
+    def _teacher(self) -> Teacher:
+        """The live teacher, loaded when it is first needed and held against the record."""
+        if self._live is None:
+            self._live = self._load()
+            mine = Recorded.of(self._settings, self._live.info())
+            # Another replica may have begun the folder meanwhile.
+            self._recorded = self._recorded or read_recorded(self._folder)
+            if self._recorded is None:
+                write_recorded(self._folder, mine)
+                self._recorded = mine
+            check_teacher(self._recorded, mine, self._settings)
+        return self._live
+
+    def _ask(self, missing: dict[str, ScoreRequest], asked: int) -> dict[str, TeacherAnswer]:
+        """Answers of the live teacher by key, checked before they are recorded."""
+        if self._settings.cache is CacheMode.replay:
+            first = next(iter(missing.values()))
+            raise TeacherError(
+                f"rollout {first.rollout_id!r}: its answer is not among the {len(self._files)} "
+                f"recorded in teacher.cache_dir = {self._settings.cache_dir!r} ({len(missing)} of "
+                f"{asked} rollouts of the batch are missing): replay the config and seed that "
+                "were recorded, or set teacher.cache=replay_or_ask"
+            )
+        teacher, requests = self._teacher(), list(missing.values())
+        answers = teacher.score(requests)
+        check_answers(
+            teacher.info(),
+            requests,
+            answers,
+            signal=self._settings.signal.value,
+            topk=self._settings.topk,
+        )
+        found = dict(zip(missing, answers, strict=True))
+        self._files.write(found)
+        return found
+
+    def _key(self, request: ScoreRequest) -> str:
+        signal = self._settings.signal.value
+        topk = self._settings.topk if signal == "topk" else 0
+        parts = [request.prompt_ids, request.response_ids, request.student_topk.ids]
+        if self._identity.reads_student_logprobs:
+            parts.append(request.student_topk.logprobs)
+        found = hashlib.blake2b(digest_size=20)
+        found.update(json.dumps([signal, topk, self._own_topk, [p.shape for p in parts]]).encode())
+        for part in parts:
+            found.update(np.ascontiguousarray(part).tobytes())
+        return found.hexdigest()

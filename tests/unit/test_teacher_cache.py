@@ -1,0 +1,334 @@
+"""Recorded answers: the same as the teacher's, replayed without it, by several writers at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.teacher.answer_check import check_answers
+from actors.teacher.cache import CachedTeacher
+from actors.teacher.protocol import TeacherError
+from actors.teacher.server import TeacherServer
+from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.types import (
+    HiddenSignal,
+    SampledSignal,
+    ScoreRequest,
+    TeacherAnswer,
+    TeacherInfo,
+    TopK,
+    TopKSignal,
+)
+
+V, K, TOP, D = 20, 4, 3, 6
+
+
+class Costly:
+    """Random answers that depend on the request alone, and an account of what was asked."""
+
+    def __init__(self, settings: TeacherSettings, meta: dict[str, Any] | None = None) -> None:
+        self.settings = settings
+        self.asked: list[str] = []
+        self.closed = False
+        self.retries = 7
+        self.meta = meta or {}
+        self.name = "costly"
+        self.nan = False
+
+    def info(self) -> TeacherInfo:
+        signals = ("topk", "hidden", "sampled")
+        return TeacherInfo(self.name, V, 64, signals, hidden_size=D, meta=self.meta)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        self.asked += [request.rollout_id for request in requests]
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request: ScoreRequest) -> TeacherAnswer:
+        m = len(request.response_ids)
+        rng = np.random.default_rng([*request.prompt_ids, 99, *request.response_ids])
+        logprobs = np.log(rng.dirichlet(np.ones(V), m)).astype(np.float32)
+        order = np.argsort(-logprobs, axis=1)[:, :TOP].astype(np.int32)
+        logprob = logprobs[np.arange(m), request.response_ids]
+        if self.nan:
+            logprob[0] = np.nan
+        signal = {
+            SignalChoice.topk: TopKSignal(order, np.take_along_axis(logprobs, order, 1)),
+            SignalChoice.hidden: HiddenSignal(rng.integers(0, 1 << 14, (m, D)).astype(np.uint16)),
+            SignalChoice.sampled: SampledSignal(logprob),
+        }[self.settings.signal]
+        return TeacherAnswer(
+            request.rollout_id,
+            logprob,
+            np.take_along_axis(logprobs, request.student_topk.ids, 1),
+            signal,
+            entropy=-(np.exp(logprobs) * logprobs).sum(1),
+            topk=TopK(order[:, :2], np.take_along_axis(logprobs, order[:, :2], 1)),
+        )
+
+    def output_head(self) -> tuple[np.ndarray, None]:
+        return np.arange(V * D, dtype=np.float32).reshape(V, D), None
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def request(number: int, seed: int = 0) -> ScoreRequest:
+    rng = np.random.default_rng([seed, number])
+    m = int(rng.integers(1, 9))
+    ids = np.stack([rng.choice(V, K, replace=False) for _ in range(m)]).astype(np.int32)
+    logprobs = np.full(ids.shape, -3, np.float32)
+    return ScoreRequest(
+        f"r{number}",
+        rng.integers(0, V, rng.integers(1, 9)).astype(np.int32),
+        rng.integers(0, V, m).astype(np.int32),
+        TopK(ids, logprobs),
+    )
+
+
+REQUESTS = [request(number) for number in range(6)]
+
+
+def never() -> Costly:
+    raise AssertionError("the teacher was loaded")
+
+
+Cache = Callable[..., CachedTeacher]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    def make(mode: str, load: Any = never, **changes: Any) -> CachedTeacher:
+        settings = TeacherSettings(
+            kind="class", cache=CacheMode(mode), cache_dir=str(tmp_path), topk=TOP, **changes
+        )
+        live = load(settings) if load is Costly else load
+        return CachedTeacher(settings, live if callable(live) else lambda: live)
+
+    return make
+
+
+def same(one: TeacherAnswer, other: TeacherAnswer) -> None:
+    assert one.rollout_id == other.rollout_id
+    assert type(one.signal) is type(other.signal)
+    for name in ("logprob", "at_student_topk", "entropy"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for part in ("signal", "topk"):
+        mine, theirs = vars(getattr(one, part)), vars(getattr(other, part))
+        assert mine.keys() == theirs.keys()
+        for name in mine:
+            np.testing.assert_array_equal(mine[name], theirs[name])
+            assert mine[name].dtype == theirs[name].dtype
+
+
+@pytest.mark.parametrize("signal", list(SignalChoice))
+def test_what_is_recorded_is_replayed_to_the_bit_without_the_teacher(
+    cache: Cache, signal: SignalChoice
+) -> None:
+    recorder = cache("record", Costly, signal=signal)
+    answers = recorder.score(REQUESTS[:4])
+    answers += recorder.score(REQUESTS[4:])
+    assert recorder.retries == 7
+    player = cache("replay", signal=signal)
+    shuffled = [REQUESTS[i] for i in (5, 0, 3, 3)]
+    for got, expected in zip(
+        player.score(shuffled), (answers[i] for i in (5, 0, 3, 3)), strict=True
+    ):
+        same(got, expected)
+    assert player.score([]) == []
+    info = player.info()
+    assert (info.name, info.vocab_size, info.context_length) == ("costly", V, 64)
+    assert info.signals == (signal.value,)
+    check_answers(info, shuffled, player.score(shuffled), signal=signal.value, topk=TOP)
+    player.close()
+
+
+def test_other_ids_for_the_rollout_do_not_matter_but_every_token_does(cache: Cache) -> None:
+    cache("record", Costly).score(REQUESTS)
+    player = cache("replay")
+    known = REQUESTS[0]
+    [answer] = player.score([replace(known, rollout_id="another run's")])
+    assert answer.rollout_id == "another run's"
+    student = known.student_topk
+    for changed in (
+        replace(known, prompt_ids=(known.prompt_ids + 1) % V),
+        replace(known, response_ids=(known.response_ids + 1) % V),
+        replace(known, student_topk=TopK(student.ids[:, ::-1], student.logprobs)),
+        # The same tokens, cut elsewhere.
+        ScoreRequest(
+            "r0",
+            np.append(known.prompt_ids, known.response_ids[:1]),
+            known.response_ids[1:],
+            TopK(student.ids[1:], student.logprobs[1:]),
+        ),
+    ):
+        with pytest.raises(TeacherError, match="'r0': its answer is not among the 6 recorded"):
+            player.score([changed])
+
+
+def test_other_questions_about_the_same_tokens_are_missing(cache: Cache) -> None:
+    cache("record", Costly).score(REQUESTS)
+    with pytest.raises(TeacherError, match="not among"):
+        cache("replay", signal=SignalChoice.sampled).score(REQUESTS)
+
+
+def test_a_miss_names_rollout_folder_and_remedy(cache: Cache, tmp_path: Path) -> None:
+    cache("record", Costly).score(REQUESTS[:2])
+    with pytest.raises(TeacherError) as raised:
+        cache("replay").score(REQUESTS[:4])
+    said = str(raised.value)
+    assert "rollout 'r2'" in said
+    assert f"teacher.cache_dir = '{tmp_path}'" in said
+    assert "2 of 4 rollouts of the batch are missing" in said
+    assert "teacher.cache=replay_or_ask" in said
+
+
+def test_replay_or_ask_loads_the_teacher_on_the_first_miss_and_records(cache: Cache) -> None:
+    cache("record", Costly).score(REQUESTS[:2])
+    loaded: list[Costly] = []
+
+    def load() -> Costly:
+        loaded.append(Costly(TeacherSettings()))
+        return loaded[-1]
+
+    mixed = cache("replay_or_ask", load)
+    mixed.score(REQUESTS[:2])
+    assert loaded == []
+    answers = mixed.score(REQUESTS)
+    assert loaded[0].asked == ["r2", "r3", "r4", "r5"]
+    for got, expected in zip(answers, Costly(TeacherSettings()).score(REQUESTS), strict=True):
+        same(got, expected)
+    mixed.score(REQUESTS)
+    assert len(loaded[0].asked) == 4
+    cache("replay").score(REQUESTS)
+    mixed.close()
+    assert loaded[0].closed
+
+
+def test_a_rollout_asked_twice_in_a_batch_is_asked_once(cache: Cache) -> None:
+    live = Costly(TeacherSettings())
+    twin = replace(REQUESTS[0], rollout_id="twin")
+    answers = cache("record", lambda: live).score([REQUESTS[0], twin])
+    assert len(live.asked) == 1
+    assert [answer.rollout_id for answer in answers] == ["r0", "twin"]
+
+
+def test_several_writers_of_one_folder(cache: Cache) -> None:
+    reader = cache("replay_or_ask", Costly)
+    writers = [
+        threading.Thread(target=lambda n=n: cache("record", Costly).score([request(n, n)]))
+        for n in range(8)
+    ]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    live = reader._teacher()
+    assert len(reader.score([request(n, n) for n in range(8)])) == 8
+    assert live.asked == []  # what was written after it started is found
+
+
+def test_what_a_crash_left_behind_is_not_read(cache: Cache, tmp_path: Path) -> None:
+    cache("record", Costly).score(REQUESTS)
+    (tmp_path / ".0123.part").write_bytes(b"half of a file")
+    assert len(cache("replay").score(REQUESTS)) == 6
+
+
+def answer_file(folder: Path) -> Path:
+    [path] = folder.glob("answers-*.safetensors")
+    return path
+
+
+def test_a_truncated_file_is_named(cache: Cache, tmp_path: Path) -> None:
+    cache("record", Costly).score(REQUESTS)
+    path = answer_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(TeacherError, match=r"answers-\w+.safetensors: .* is damaged .*delete it"):
+        cache("replay")
+
+
+def test_a_flipped_bit_is_named(cache: Cache, tmp_path: Path) -> None:
+    cache("record", Costly).score(REQUESTS)
+    path = answer_file(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(TeacherError, match=r"differs from its checksum"):
+        cache("replay").score(REQUESTS)
+
+
+def test_a_folder_of_another_teacher_is_refused(cache: Cache) -> None:
+    cache("record", Costly).score(REQUESTS)
+    with pytest.raises(TeacherError, match="dtype 'float32'; this one's is 'bfloat16'"):
+        cache("replay", dtype=Dtype.bfloat16)
+    other = Costly(TeacherSettings())
+    other.name = "other"
+    with pytest.raises(TeacherError, match="name 'costly'; this one's is 'other': use another"):
+        cache("record", lambda: other)
+
+
+def test_other_weights_under_the_same_name_are_refused(cache: Cache, tmp_path: Path) -> None:
+    model = tmp_path / "costly"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"1" * 100)
+    path = {"path": str(model)}
+    cache("record", Costly, **path).score(REQUESTS)
+    cache("record", Costly, **path)
+    (model / "model.safetensors").write_bytes(b"2" * 100)
+    with pytest.raises(TeacherError, match="holds answers of a teacher with weights"):
+        cache("record", Costly, **path)
+    (model / "model.safetensors").unlink()
+    cache("replay", **path).score(REQUESTS)
+
+
+def test_an_empty_folder_cannot_be_replayed(cache: Cache) -> None:
+    with pytest.raises(TeacherError, match="nothing was recorded there"):
+        cache("replay")
+
+
+def test_wrong_answers_are_not_recorded(cache: Cache) -> None:
+    live = Costly(TeacherSettings())
+    recorder = cache("record", lambda: live)
+    live.nan = True
+    with pytest.raises(TeacherError, match="'r0', position 0: logprob is nan"):
+        recorder.score(REQUESTS)
+    with pytest.raises(TeacherError, match="not among the 0 recorded"):
+        cache("replay").score(REQUESTS)
+
+
+def test_the_output_head_is_recorded_when_it_is_asked_for(cache: Cache) -> None:
+    chosen = {"signal": SignalChoice.hidden}
+    recorder = cache("record", Costly, **chosen)
+    with pytest.raises(TeacherError, match="no output head was recorded"):
+        cache("replay", **chosen).output_head()
+    weight, bias = recorder.output_head()
+    again, _ = cache("replay", **chosen).output_head()
+    np.testing.assert_array_equal(weight, again)
+    assert bias is None
+
+
+def test_probabilities_of_the_student_are_part_of_the_key_where_answers_depend_on_them(
+    cache: Cache,
+) -> None:
+    live = Costly(TeacherSettings(), {"reads_student_logprobs": True})
+    cache("record", lambda: live).score(REQUESTS)
+    cache("replay").score(REQUESTS)
+    student = REQUESTS[0].student_topk
+    other = replace(REQUESTS[0], student_topk=TopK(student.ids, student.logprobs - 1))
+    with pytest.raises(TeacherError, match="not among"):
+        cache("replay").score([other])
+
+
+def test_a_server_of_recorded_answers_scores_as_the_teacher(cache: Cache) -> None:
+    settings = TeacherSettings(topk=TOP)
+    expected = TeacherServer(Costly(settings), settings).score(REQUESTS)
+    cache("record", Costly).score(REQUESTS)
+    got = TeacherServer(cache("replay"), settings).score(REQUESTS)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one.reverse_kl, other.reverse_kl)
