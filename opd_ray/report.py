@@ -186,6 +186,8 @@ def _add_teacher_rows(table: Table, steps: Sequence[dict[str, float]]) -> None:
         table.add_row("signal a step, kept rows of all", "", text, "")
     if retries := sum(row["teacher/retries"] for row in rows):
         table.add_row("rollouts asked again, a teacher died", "", f"{retries:,.0f}", "")
+    if retries := sum(row["teacher/request_retries"] for row in rows):
+        table.add_row("requests sent again to the teacher's server", "", f"{retries:,.0f}", "")
 
 
 def _number(value: float | None) -> str:

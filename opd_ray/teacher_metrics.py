@@ -41,6 +41,7 @@ def teacher_metrics(
         "teacher/batch_fill": _ratio(fill, batches),
         "teacher/bottleneck_share": _ratio(times.teacher_alone_seconds, times.seconds),
         "teacher/retries": sum(pool.retried_rollouts for pool in pools),
+        "teacher/request_retries": sum(pool.request_retries for pool in pools),
         "teacher/restarts": sum(pool.restarts for pool in pools),
         "teacher/replicas": sum(pool.replicas for pool in pools),
         "teacher/signal_bytes": nbytes,

@@ -161,6 +161,7 @@ class TeacherAnswer:
     signal: Signal  # all m rows
     entropy: np.ndarray | None = None  # [m] float32, nats; None: the teacher cannot know it
     topk: TopK | None = None  # its own top-k, where a rule needs it
+    retries: int = 0  # requests that had to be sent again to get it
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ class RolloutScores:
     teacher_mass: np.ndarray  # [m] float32, teacher's probability of the student's top-K
     teacher_entropy: np.ndarray | None = None  # [m] float32, nats
     union_forward_kl: np.ndarray | None = None  # [m] float32, nats
+    retries: int = 0  # requests that the teacher had to send again, see TeacherAnswer
 
 
 @dataclass(frozen=True)

@@ -65,11 +65,6 @@ class CachedTeacher:
         if recorded is None or settings.cache is CacheMode.record:
             self._teacher()
 
-    @property
-    def retries(self) -> int:
-        """Requests that a teacher behind a URL had to send again."""
-        return getattr(self._live, "retries", 0)
-
     def info(self) -> TeacherInfo:
         """What the recorded teacher said of itself."""
         return self._identity.info(self._settings)

@@ -230,7 +230,8 @@ class TeacherPool:
                 f"{replica.name} answered for {[s.rollout_id for s in scores]}; asked were {asked}"
             )
         self._close(ref)
-        self._account.scored(replica.name, len(asked), batch.tokens)
+        retries = sum(score.retries for score in scores)
+        self._account.scored(replica.name, len(asked), batch.tokens, retries)
         unwanted = [task.rollout_id for task in batch.tasks if task.dropped]
         if unwanted:
             replica.handle.forget.remote(unwanted)

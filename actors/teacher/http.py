@@ -67,11 +67,6 @@ class HttpTeacher:
         self._runner = asyncio.Runner()
         self._served = self._runner.run(self._open())
 
-    @property
-    def retries(self) -> int:
-        """Requests sent again since the start."""
-        return self._client.retries
-
     def info(self) -> TeacherInfo:
         """What was found out about the server."""
         return TeacherInfo(
@@ -126,9 +121,9 @@ class HttpTeacher:
         if not reply.ok:
             raise TeacherError(f"{who}: teacher.url = {self._settings.url!r}: {reply.complaint}")
         rows = read_rows(who, reply.body, request, self._named, self._vocab_size)
-        return self._answer(request, rows)
+        return self._answer(request, rows, reply.retries)
 
-    def _answer(self, request: ScoreRequest, rows: NamedRows) -> TeacherAnswer:
+    def _answer(self, request: ScoreRequest, rows: NamedRows, retries: int) -> TeacherAnswer:
         student = request.student_topk
         told_mK, known_mK = rows.look_up(student.ids)
         return TeacherAnswer(
@@ -139,6 +134,7 @@ class HttpTeacher:
             ),
             signal=self._signal(rows),
             topk=TopK(*rows.likeliest(self._own_topk)) if self._own_topk else None,
+            retries=retries,
         )
 
     def _signal(self, rows: NamedRows) -> Signal:

@@ -30,6 +30,7 @@ class Reply:
 
     status: int
     body: Any  # parsed JSON; the text where it is none
+    retries: int  # tries before this one
 
     @property
     def ok(self) -> bool:
@@ -62,7 +63,6 @@ class HttpClient:
         self._url = str(settings.url).rstrip("/")
         self._key = _key(settings.api_key_env)
         self._random = random.Random()
-        self.retries = 0  # requests sent again since the start
 
     async def __aenter__(self) -> HttpClient:
         settings = self._settings
@@ -115,7 +115,7 @@ class HttpClient:
                     self._session.request(method, url, json=body) as response,
                 ):
                     text = await response.read()
-                    reply = Reply(response.status, self._parsed(text))
+                    reply = Reply(response.status, self._parsed(text), number)
                     if reply.status not in RETRIED:
                         return reply
                     trouble = reply.complaint
@@ -129,7 +129,6 @@ class HttpClient:
                     f"teacher.url = {self._url!r}: {trouble}; it asks to wait {pause:.0f} s"
                 )
             if number + 1 < tries:
-                self.retries += 1
                 longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**number)
                 # Not below half: an overloaded server gets the pause that the doubling is for.
                 await asyncio.sleep(pause + longest * self._random.uniform(0.5, 1.0))

@@ -27,6 +27,7 @@ class PoolStats:
     batch_fill: float  # tokens a batch, as a share of the budget
     busy_seconds: float  # wall time in which at least one replica had work
     retried_rollouts: int  # asked again because a replica died
+    request_retries: int  # requests that teachers behind a URL had to send again
     restarts: int
     signal_rows: int  # handed to the trainers
     signal_bytes: int
@@ -46,6 +47,7 @@ class PoolAccount:
         """Start from zero; work that is under way counts from now on."""
         self.batches = self.scored_rollouts = self.scored_tokens = 0
         self.waited_rollouts = self.retried_rollouts = self.restarts = 0
+        self.request_retries = 0
         self.signal_rows = self.signal_bytes = 0
         self.waiting_seconds = self.longest_wait = self._busy_seconds = 0.0
         self.longest_queue_tokens = self._sent_tokens = 0
@@ -70,11 +72,12 @@ class PoolAccount:
         if self._busy_since is None:
             self._busy_since = self._clock()
 
-    def scored(self, replica: str, rollouts: int, tokens: int) -> None:
+    def scored(self, replica: str, rollouts: int, tokens: int, request_retries: int) -> None:
         """One batch came back."""
         self.scored_rollouts += rollouts
         self.scored_tokens += tokens
         self.tokens_by_replica[replica] += tokens
+        self.request_retries += request_retries
 
     def idle(self) -> None:
         """No replica has work any more."""
@@ -117,6 +120,7 @@ class PoolAccount:
             batch_fill=self._sent_tokens / budget if budget else 0.0,
             busy_seconds=self.busy_seconds,
             retried_rollouts=self.retried_rollouts,
+            request_retries=self.request_retries,
             restarts=self.restarts,
             signal_rows=self.signal_rows,
             signal_bytes=self.signal_bytes,

@@ -55,7 +55,7 @@ class TeacherServer:
         self._info = teacher.info()
         check_info(self._info, signal=settings.signal.value, topk=settings.topk)
         self._store = SignalStore(settings.store_bytes)
-        self._calls = self._rollouts = self._tokens = 0
+        self._calls = self._rollouts = self._tokens = self._retries = 0
         self._busy_seconds = 0.0
         self._rows_out = self._bytes_out = 0
 
@@ -86,6 +86,7 @@ class TeacherServer:
         for answer in answers:
             self._store.put(answer.rollout_id, answer.signal)
         self._calls += 1
+        self._retries += sum(answer.retries for answer in answers)
         self._rollouts += len(requests)
         self._tokens += sum(len(r.prompt_ids) + len(r.response_ids) for r in requests)
         self._busy_seconds += time.perf_counter() - start
@@ -143,7 +144,7 @@ class TeacherServer:
             handed_out_rows=self._rows_out,
             handed_out_bytes=self._bytes_out,
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            retries=getattr(self._teacher, "retries", 0),
+            retries=self._retries,
         )
 
     def close(self) -> None:
@@ -172,4 +173,5 @@ def _scores(request: ScoreRequest, answer: TeacherAnswer) -> RolloutScores:
         teacher_mass=streamed.teacher_mass_m,
         teacher_entropy=answer.entropy,
         union_forward_kl=streamed.union_forward_kl_m,
+        retries=answer.retries,
     )

@@ -25,6 +25,7 @@ class FakeReplica:
 
     def __init__(self, name: str):
         self.name = name
+        self.retries_a_rollout = 0
         self.batches: list[list[str]] = []
         self.prompts: dict[str, np.ndarray] = {}
         self.topks: dict[str, object] = {}
@@ -60,7 +61,10 @@ class FakeReplica:
         ids = self.batches[number]
         self.held.update(ids)
         zero = np.zeros(1, np.float32)
-        return [RolloutScores(key, zero, zero, zero, zero, zero) for key in ids]
+        return [
+            RolloutScores(key, zero, zero, zero, zero, zero, retries=self.retries_a_rollout)
+            for key in ids
+        ]
 
     def _take(self, keep, forget):
         if self.dies_when_taking:

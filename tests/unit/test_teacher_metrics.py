@@ -45,6 +45,7 @@ def test_figures_of_one_pool_by_hand() -> None:
         "teacher/batch_fill": pytest.approx(30 / 80),
         "teacher/bottleneck_share": 0.25,
         "teacher/retries": 0,
+        "teacher/request_retries": 0,
         "teacher/restarts": 0,
         "teacher/replicas": 1,
         "teacher/signal_bytes": 300,
@@ -78,6 +79,17 @@ def test_retries_and_restarts_are_counted() -> None:
     assert (values["teacher/retries"], values["teacher/restarts"]) == (1, 1)
     assert values["teacher/replicas"] == 0  # it is still coming up
     assert len(keeper.started) == 1
+
+
+def test_requests_that_a_server_was_sent_again_are_counted() -> None:
+    pool, [replica], _ = make_pool(1)
+    replica.retries_a_rollout = 2
+    for name in ("a", "b"):
+        pool.submit(rollout(name))
+    pool.pump()
+    pool.collect(pool.pending_refs()[0])
+    values = teacher_metrics([pool.stats()], JudgingTimes(1.0, 0.0), tokens=9, kept_tokens=0)
+    assert values["teacher/request_retries"] == 4
 
 
 class Streams:
