@@ -21,6 +21,7 @@ from opd_ray.estimate import (
     teacher_memory,
     trainer_memory,
 )
+from opd_ray.evaluation.presets import INSTRUCTION
 from opd_ray.model_shape import known_config, read_shape
 from opd_ray.placement import plan_placement
 
@@ -97,7 +98,7 @@ def test_a_pair_has_the_papers_settings(pair: str) -> None:
     thinking = {"enable_thinking": False} if "qwen3" in pair else {}
     for data in (config.data, *(task.data for task in config.eval.tasks)):
         assert data.chat_template_kwargs == thinking
-        assert data.instruction == config.data.instruction
+        assert data.instruction == INSTRUCTION  # the one that evaluation by task names uses
 
 
 @pytest.mark.parametrize("pair", PAIRS)
