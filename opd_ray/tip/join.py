@@ -12,6 +12,9 @@ from opd_ray.tip.ragged import count_per_rollout
 from opd_ray.tip.scores import TokenScores
 from opd_ray.types import ExactItemScores, Rollout, RolloutScores
 
+# What RolloutScores says of a rollout as a whole; all its other fields have a value a token.
+_OF_THE_ROLLOUT = ("rollout_id", "retries")
+
 
 def batch_scores(
     rollouts: Sequence[Rollout], scores: Sequence[RolloutScores], vocab_size: int
@@ -45,7 +48,7 @@ def batch_scores(
     judged = {
         f"{field.name}_N": joined(scores, field.name)
         for field in fields(RolloutScores)
-        if field.name != "rollout_id"
+        if field.name not in _OF_THE_ROLLOUT
     }
     return TokenScores(
         lengths_R=np.array(lengths),
