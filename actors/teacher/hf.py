@@ -7,7 +7,9 @@ vocabulary.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from actors.teacher.batching import batches_by_length
 from actors.teacher.projection import CHUNK_BYTES, answer_of, project, widest_topk
-from actors.teacher.protocol import TeacherError
+from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.alignment import predicting_positions
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.model_facts import tokenizer_hash
-from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo
 from opd_ray.wire import to_wire
 
 
@@ -82,6 +84,15 @@ class HfTeacher:
     def info(self) -> TeacherInfo:
         """What this teacher is; the vocabulary without padding rows."""
         return self._info
+
+    def adapted(self, wanted: Wanted) -> HfTeacher:
+        """A teacher with the same weights that answers as ``wanted``."""
+        other = copy.copy(self)
+        other._settings = replace(self._settings, signal=wanted.signal, topk=wanted.topk)
+        other._own_topk = wanted.own_topk
+        signals: tuple[SignalKind, ...] = (wanted.signal.value,)
+        other._info = replace(self._info, signals=signals)
+        return other
 
     def close(self) -> None:
         """Free the weights."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from opd_ray.config.choices import SignalChoice
 from opd_ray.errors import RunError
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
@@ -64,5 +66,27 @@ class HeadTeacher(Protocol):
         """Its output layer: weight [V, D] and bias [V] or None, in wire form (:mod:`opd_ray.wire`).
 
         ``softmax(hidden @ weight.T + bias)`` over V = ``info().vocab_size`` is its distribution.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run asks of a teacher that several share."""
+
+    signal: SignalChoice
+    topk: int  # of the topk signal
+    own_topk: int = 0  # how many of its own likeliest tokens a rule wants to see
+
+
+@runtime_checkable
+class AdaptableTeacher(Protocol):
+    """A teacher that can serve runs which ask for different things."""
+
+    def adapted(self, wanted: Wanted) -> Teacher:
+        """The same loaded model, answering as ``wanted``.
+
+        Raises:
+            TeacherError: it cannot.
         """
         ...

@@ -10,23 +10,28 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.teacher.protocol import TeacherError
+from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 
 class ActorTeacher:
     """Forwards to a named actor whose methods ``info()`` and ``score(requests)`` are a Teacher's.
 
+    An actor that has ``info_as`` and ``score_as`` too, as those of ``opd-ray serve-teacher``, is
+    told what this run wants of it.
+
     Args:
         name: of the actor.
         namespace: the Ray namespace that it was named in.
+        wanted: signal and widths that the run asks for.
 
     Raises:
         TeacherError: no such actor, or one without these methods.
     """
 
-    def __init__(self, name: str, namespace: str) -> None:
+    def __init__(self, name: str, namespace: str, wanted: Wanted) -> None:
         self._name = name
+        self._wanted = wanted
         try:
             self._actor = ray.get_actor(name, namespace=namespace)
         except ValueError as error:
@@ -44,11 +49,17 @@ class ActorTeacher:
 
     def info(self) -> TeacherInfo:
         """What the actor says of itself."""
+        if self._adapts():
+            return self._ask(self._actor.info_as.remote(self._wanted))
         return self._ask(self._actor.info.remote())
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """The actor's answers."""
-        answers = self._ask(self._actor.score.remote(list(requests)))
+        if self._adapts():
+            reference = self._actor.score_as.remote(list(requests), self._wanted)
+        else:
+            reference = self._actor.score.remote(list(requests))
+        answers = self._ask(reference)
         # Arrays from Ray are views into its object store: one signal would keep a batch there.
         return copy.deepcopy(answers)
 
@@ -63,6 +74,9 @@ class ActorTeacher:
 
     def close(self) -> None:
         """Leave the actor running: it belongs to whoever started it."""
+
+    def _adapts(self) -> bool:
+        return hasattr(self._actor, "info_as") and hasattr(self._actor, "score_as")
 
     def _ask(self, reference: Any) -> Any:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from actors.teacher.protocol import Teacher, TeacherError
+from actors.teacher.protocol import Teacher, TeacherError, Wanted
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings
 
@@ -53,7 +53,8 @@ def make_teacher(
     if settings.kind == "actor":
         from actors.teacher.ray_actor import ActorTeacher
 
-        actor = ActorTeacher(settings.actor_name or "", settings.actor_namespace)
+        wanted = Wanted(settings.signal, settings.topk, own_topk)
+        actor = ActorTeacher(settings.actor_name or "", settings.actor_namespace, wanted)
         return _of_size(actor, vocab_size)
     raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: hf, vllm, http, class, actor")
 

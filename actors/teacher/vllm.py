@@ -6,7 +6,9 @@ their hidden states come by (:mod:`actors.teacher.vllm_worker`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from actors.teacher.projection import answer_of, widest_topk
-from actors.teacher.protocol import TeacherError
+from actors.teacher.protocol import TeacherError, Wanted
 from actors.vllm_process import prepare_vllm
 from opd_ray.alignment import predicting_positions
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.model_facts import tokenizer_hash
-from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo
 
 _MAX_SEQUENCES = 64  # of one pass; bounds the logits of the last rows, which vLLM samples from
 
@@ -80,6 +82,26 @@ class VllmTeacher:
         if that is less than the model's own.
         """
         return self._info
+
+    def adapted(self, wanted: Wanted) -> VllmTeacher:
+        """A teacher with the same engine that answers as ``wanted``.
+
+        Raises:
+            TeacherError: the hidden signal, or a top-k wider than the engine was started for.
+        """
+        signals: tuple[SignalKind, ...] = (wanted.signal.value,)
+        settings = replace(self._settings, signal=wanted.signal, topk=wanted.topk)
+        started = widest_topk(self._settings, self._own_topk)
+        if wanted.signal is SignalChoice.hidden or widest_topk(settings, wanted.own_topk) > started:
+            raise TeacherError(
+                f"a run wants teacher.signal = {wanted.signal} with teacher.topk = {wanted.topk} "
+                f"and {wanted.own_topk} of the teacher's own likeliest tokens; this vllm teacher "
+                f"gives topk up to {started}, or sampled: start it with a larger teacher.topk"
+            )
+        other = copy.copy(self)
+        other._settings, other._own_topk = settings, wanted.own_topk
+        other._info = replace(self._info, signals=signals)
+        return other
 
     def close(self) -> None:
         """Release the engine's memory and processes."""

@@ -20,6 +20,7 @@ from opd_ray.cli import (
     make_pair,
     models,
     prepare,
+    serve_teacher,
     study,
     train,
 )
@@ -78,6 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
         prepare,
         doctor,
         check_teacher,
+        serve_teacher,
         make_pair,
         fetch_smollm2,
     ):

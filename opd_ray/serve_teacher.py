@@ -1,0 +1,172 @@
+"""``opd-ray serve-teacher``: a teacher that several runs share, in a Ray cluster that runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.teacher.protocol import TeacherError
+from actors.teacher.shared import MAX_CALLS, ServingStats, SharedTeacher
+from opd_ray.assembly import check_models, own_topk
+from opd_ray.config.check import check_config
+from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import ConfigError
+from opd_ray.ray_session import RaySession
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a teacher is served.
+
+    ``replicas`` None takes the config's; ``every_s`` is the time between two lines of throughput.
+    """
+
+    name: str
+    namespace: str
+    replicas: int | None = None
+    detach: bool = False
+    every_s: float = 10.0
+
+
+def serve_teacher(config: Config, serving: Serving) -> int:
+    """Start the configured teacher as a named actor; report its throughput until Ctrl-C.
+
+    Returns the exit code.
+
+    Raises:
+        OpdError: bad input, no cluster, a name that is taken, or a teacher that does not come up.
+    """
+    check_config(config)
+    _require_cluster(config)
+    if config.teacher.kind == "actor":
+        raise ConfigError(
+            "teacher.kind = 'actor': that is how a run asks a teacher that is served; give the "
+            "kind of the teacher itself (teacher.kind=hf teacher.actor_name=null)"
+        )
+    pairing, _ = check_models(config)
+    with RaySession(config.cluster) as session:
+        settings = _settled(config, serving, max(node.cores for node in session.cluster().nodes))
+        actor = _start(serving, settings, pairing.vocab_size, own_topk(config))
+        try:
+            with _sigterm_as_interrupt():
+                info = _ask(actor.ready.remote(), serving.name)
+                print(
+                    f"{serving.name} serves {info.name} ({config.teacher.kind}, {info.vocab_size} "
+                    f"tokens, context {info.context_length}) from {settings.replicas} replicas; "
+                    f"runs ask it with teacher.kind=actor teacher.actor_name={serving.name} "
+                    f"teacher.actor_namespace={serving.namespace}",
+                    flush=True,
+                )
+                if not serving.detach:
+                    _report(actor, serving)
+        except BaseException as error:
+            ray.kill(actor)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            print(f"{serving.name} stopped", flush=True)
+    return 0
+
+
+def stop_teacher(config: Config, name: str, namespace: str) -> int:
+    """End a teacher that is served; returns the exit code.
+
+    Raises:
+        ConfigError: no such teacher runs in the cluster.
+    """
+    _require_cluster(config)
+    with RaySession(config.cluster):
+        try:
+            actor = ray.get_actor(name, namespace=namespace)
+        except ValueError as error:
+            raise ConfigError(
+                f"--name {name}: no such actor runs in the Ray namespace {namespace!r}"
+            ) from error
+        # Its replicas belong to it: they end with it.
+        ray.kill(actor)
+    print(f"{name} stopped")
+    return 0
+
+
+def throughput(before: ServingStats, now: ServingStats, seconds: float) -> str:
+    """One line on what happened between two accounts."""
+    tokens, rollouts = now.tokens - before.tokens, now.rollouts - before.rollouts
+    busy = now.busy_seconds - before.busy_seconds
+    return (
+        f"{tokens / seconds:,.0f} tokens/s, busy {min(1.0, busy / seconds):.0%}; "
+        f"{rollouts:,} rollouts ({now.rollouts:,} in all); waiting: {now.waiting_calls} calls, "
+        f"{now.waiting_tokens:,} tokens"
+    )
+
+
+def _require_cluster(config: Config) -> None:
+    if config.cluster.address is None:
+        raise ConfigError(
+            "cluster.address = null: a teacher is served in a cluster that runs already; use "
+            "cluster.address=auto, or HOST:PORT"
+        )
+
+
+def _settled(config: Config, serving: Serving, cores: int) -> TeacherSettings:
+    """The teacher's settings with replicas and threads filled in."""
+    replicas = serving.replicas or config.teacher.replicas
+    threads = config.teacher.threads or max(1, cores // replicas)
+    return replace(config.teacher, replicas=replicas, threads=threads)
+
+
+def _start(serving: Serving, settings: TeacherSettings, vocab_size: int, own_topk: int) -> Any:
+    front: Any = ray.remote(SharedTeacher)
+    try:
+        return front.options(
+            name=serving.name,
+            namespace=serving.namespace,
+            lifetime="detached",
+            num_cpus=0,
+            max_concurrency=MAX_CALLS,
+        ).remote(settings, vocab_size, own_topk)
+    except ValueError as error:
+        raise ConfigError(
+            f"--name {serving.name}: an actor of that name runs in the Ray namespace "
+            f"{serving.namespace!r} already; end it with --stop, or choose another name"
+        ) from error
+
+
+def _report(actor: Any, serving: Serving) -> None:
+    """Print the throughput every so often, for ever."""
+    before: ServingStats = _ask(actor.stats.remote(), serving.name)
+    begin = time.monotonic()
+    while True:
+        time.sleep(serving.every_s)
+        now: ServingStats = _ask(actor.stats.remote(), serving.name)
+        end = time.monotonic()
+        print(throughput(before, now, end - begin), flush=True)
+        before, begin = now, end
+
+
+def _ask(reference: Any, name: str) -> Any:
+    try:
+        return ray.get(reference)
+    except (RayTaskError, RayActorError) as error:
+        raise TeacherError(f"{name}: {error}") from error
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)

@@ -1,0 +1,156 @@
+"""A teacher served to two clients at once, as a user does it: started, asked, killed, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import ray
+
+from actors.teacher.hf import HfTeacher
+from actors.teacher.protocol import TeacherError
+from actors.teacher.registry import make_teacher
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.demo import pair_folder
+from opd_ray.types import SampledSignal, ScoreRequest, TeacherAnswer, TopK, TopKSignal
+
+TEACHER = pair_folder() / "teacher"
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    """The environment of a command that joins the Ray that the test started."""
+    context = ray.init(
+        address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27
+    )
+    yield {**os.environ, "RAY_ADDRESS": context.address_info["gcs_address"]}
+    ray.shutdown()
+
+
+def command(*arguments: str) -> list[str]:
+    base = [sys.executable, "-m", "opd_ray", "serve-teacher", "--config", "demo", "--name", "judge"]
+    return [*base, *arguments, "cluster.address=auto"]
+
+
+def requests(count: int, seed: int) -> list[ScoreRequest]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        prompt, response = (rng.integers(3, 20, n).astype(np.int32) for n in (6, 11))
+        topk = TopK(np.tile(np.arange(4, 8, dtype=np.int32), (11, 1)), np.zeros((11, 4)))
+        made.append(ScoreRequest(f"r{number}", prompt, response, topk))
+    return made
+
+
+def eventually(what: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def hosts() -> list[int]:
+    """The processes of the replicas below this test's Ray."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            title = " ".join(process.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        if title.startswith("ray::TeacherHost"):
+            found.append(process.pid)
+    return found
+
+
+def is_gone() -> bool:
+    try:
+        ray.get_actor("judge", namespace="opd-ray")
+    except ValueError:
+        return True
+    return False
+
+
+def assert_same(answers: list[TeacherAnswer], expected: list[TeacherAnswer]) -> None:
+    for one, other in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(one.at_student_topk, other.at_student_topk, atol=1e-5)
+        np.testing.assert_allclose(one.signal.logprobs, other.signal.logprobs, atol=1e-5)
+        assert type(one.signal) is type(other.signal)
+
+
+def test_two_clients_with_wishes_of_their_own(environment: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        serving = subprocess.Popen(
+            command("--replicas", "2", "--every", "0.2", "teacher.max_restarts=1"),
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: "2 replicas" in log.read_text() or serving.poll() is not None, 120)
+        assert serving.poll() is None, log.read_text()
+        topk, sampled = (
+            TeacherSettings(kind="actor", actor_name="judge", signal=signal, topk=k)
+            for signal, k in ((SignalChoice.topk, 5), (SignalChoice.sampled, 1))
+        )
+        clients = [make_teacher(topk, own_topk=3), make_teacher(sampled)]
+        assert [c.info().signals for c in clients] == [("topk",), ("sampled",)]
+        asked = [requests(40, seed) for seed in (1, 2)]
+        alone = HfTeacher(TeacherSettings(path=str(TEACHER), topk=5), own_topk=3)
+        expected = [alone.score(requests) for requests in asked]
+        with ThreadPoolExecutor() as threads:
+            both = [threads.submit(c.score, r) for c, r in zip(clients, asked, strict=True)]
+            answers = [future.result() for future in both]
+        assert_same(answers[0], expected[0])
+        assert all(
+            isinstance(a.signal, TopKSignal) and a.topk.ids.shape[1] == 3 for a in answers[0]
+        )
+        for answer, true in zip(answers[1], expected[1], strict=True):
+            assert isinstance(answer.signal, SampledSignal)
+            np.testing.assert_allclose(answer.signal.logprobs, true.logprob, atol=1e-5)
+
+        # A dead replica is started again by Ray, and nobody notices.
+        before = hosts()
+        assert len(before) == 2
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        assert_same(clients[0].score(asked[0]), expected[0])
+        eventually(lambda: "(120 in all)" in log.read_text())
+
+        again = subprocess.run(command(), env=environment, capture_output=True, text=True)
+        assert again.returncode == 2
+        assert "an actor of that name runs" in again.stderr
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(30) == 0, log.read_text()
+        assert "judge stopped" in log.read_text()
+        eventually(is_gone)
+        eventually(lambda: not hosts())
+        with pytest.raises(TeacherError, match="'judge'"):
+            clients[0].score(asked[0])
+    finally:
+        if serving.poll() is None:
+            serving.kill()
+
+
+def test_detached_it_outlives_its_command_until_it_is_stopped(environment: dict[str, str]) -> None:
+    start = subprocess.run(command("--detach"), env=environment, capture_output=True, text=True)
+    assert start.returncode == 0, start.stderr
+    client = make_teacher(TeacherSettings(kind="actor", actor_name="judge", topk=5))
+    assert len(client.score(requests(3, 3))) == 3
+    stop = subprocess.run(command("--stop"), env=environment, capture_output=True, text=True)
+    assert (stop.returncode, stop.stdout) == (0, "judge stopped\n"), stop.stderr
+    eventually(is_gone)
+    eventually(lambda: not hosts())
+    twice = subprocess.run(command("--stop"), env=environment, capture_output=True, text=True)
+    assert twice.returncode == 2
+    assert "no such actor runs in the Ray namespace 'opd-ray'" in twice.stderr
