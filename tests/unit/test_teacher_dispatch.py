@@ -73,6 +73,7 @@ def test_a_slow_replica_gets_less():
     # The slow one never answered: it holds the two batches it may have, the quick one did the rest.
     assert len(slow.batches) == 2
     assert sum(len(batch) for batch in quick.batches) == 36
+    assert pool.stats().tokens_by_replica == {"teacher 0": 360, "teacher 1": 0}
 
 
 def test_the_least_loaded_replica_comes_first():
