@@ -177,15 +177,15 @@ def _add_teacher_rows(table: Table, steps: Sequence[dict[str, float]]) -> None:
     seconds = np.array([row["seconds/rollout_and_teacher"] for row in rows])
     alone = seconds @ [row["teacher/bottleneck_share"] for row in rows]
     table.add_section()
-    table.add_row("teacher tokens/s while it works", "", f"{mean('tokens_per_second'):,.0f}", "")
+    table.add_row("teacher tokens/s while working", "", f"{mean('tokens_per_second'):,.0f}", "")
     share = f"{alone / seconds.sum():.1%}" if seconds.any() else ""
-    table.add_row("judging time spent on the teacher alone", "", share, "")
+    table.add_row("judging by the teacher alone", "", share, "")
     sent, whole = mean("signal_bytes"), mean("signal_bytes_all_rows")
     if whole:
         text = f"{sent / 2**20:,.2f} MiB of {whole / 2**20:,.2f}"
-        table.add_row("signal a step, kept rows of all", "", text, "")
+        table.add_row("signal a step, kept of all", "", text, "")
     if retries := sum(row["teacher/retries"] for row in rows):
-        table.add_row("rollouts asked again, a teacher died", "", f"{retries:,.0f}", "")
+        table.add_row("asked again, a teacher died", "", f"{retries:,.0f}", "")
     if retries := sum(row["teacher/request_retries"] for row in rows):
         table.add_row("requests sent again to the teacher's server", "", f"{retries:,.0f}", "")
 
