@@ -117,7 +117,7 @@ def check_teacher_info(pairing: Pairing, info: TeacherInfo, *, context_length: i
             f"it knows {info.vocab_size} tokens, the student's tokenizer has {pairing.vocab_size}"
         )
     if info.context_length < context_length:
-        problems.append(context_problem("its", info.context_length, context_length))
+        problems.append(_short_context(info, context_length))
     if problems:
         listed = "\n".join(f"  - {text}" for text in problems)
         raise PairingError(f"teacher {info.name!r} does not fit the student:\n{listed}")
@@ -131,3 +131,20 @@ def _accepted(accept: Iterable[str]) -> frozenset[str]:
             f"teacher.accept_mismatch names {unknown[0]!r}; it may name {', '.join(ACCEPTABLE)}"
         )
     return accepted
+
+
+def _short_context(info: TeacherInfo, needs: int) -> str:
+    """Why a running teacher has no room for ``needs`` tokens; its engine's cache may be it."""
+    limit = info.meta.get("context_limit")
+    if limit is None:
+        return context_problem("its", info.context_length, needs)
+    key, value = limit["key"], limit["value"]
+    said = (
+        f"its KV cache ({key} = {value}) has room for {info.context_length} tokens, the run needs "
+        f"{needs}: "
+    )
+    if not isinstance(value, int):
+        return said + f"raise {key}, or lower student.context_length"
+    # One block is the engine's own, and the last one may be half empty.
+    enough = -(-value * (needs + 2 * limit["block"]) // limit["tokens"])
+    return said + f"raise {key} to {enough}, or lower student.context_length"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def answer_differences(
     what: str,
     *,
     tolerance: float,
-    skip: str = "",
+    skip: Collection[str] = (),
 ) -> Iterator[str]:
     """Arrays in which answers to the same rollouts differ, over the rows that both have.
 
@@ -27,11 +27,11 @@ def answer_differences(
         others: by rollout id; rollouts that only one side has are left out.
         what: how the others were asked for, for the message.
         tolerance: nats; a share of their size for hidden states, which have no unit.
-        skip: the name of an array that may differ.
+        skip: names of arrays that may differ.
     """
     for key in [key for key in answers if key in others]:
         mine, theirs = _numbers(answers[key]), _numbers(others[key])
-        for name in sorted(mine.keys() & theirs.keys() - {skip}):
+        for name in sorted(mine.keys() & theirs.keys() - set(skip)):
             one, other = mine[name], theirs[name]
             if one.ndim != other.ndim or one.shape[1:] != other.shape[1:] or not one.ndim:
                 continue  # said already

@@ -7,7 +7,7 @@ response and the longest sequence, the same again, each rollout alone, shorter r
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,6 +158,9 @@ class _Probe:
             "without the response's last token the rows before it differ (no row may depend on "
             "later tokens)",
         )
+        # A server that names few tokens knows more of a row whose own token is another.
+        bounded = self._info.meta.get("reads_student_logprobs", False)
+        told = ("logprob", "at_student_topk") if bounded else ("logprob",)
         other = first.response_ids.copy()
         other[-1] = (other[-1] + 1) % self._info.vocab_size
         changed, problems = self._ask(
@@ -169,7 +172,7 @@ class _Probe:
             changed,
             "with another last token of the response it differs (a row describes the distribution "
             "before its own token: are the rows shifted by one?)",
-            skip="logprob",
+            skip=told,
         )
         if self._settings.signal is SignalChoice.hidden:
             yield from self._head_problems(requests, batch)
@@ -226,7 +229,7 @@ class _Probe:
         batch: Mapping[str, TeacherAnswer],
         others: Mapping[str, TeacherAnswer],
         what: str,
-        skip: str = "",
+        skip: Collection[str] = (),
     ) -> Iterator[str]:
         return answer_differences(
             self._who, batch, others, what, tolerance=self._tolerance, skip=skip

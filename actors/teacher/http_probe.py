@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.teacher.http_client import HttpClient, Reply
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.pairing_differences import PROBES
+
+_PROBE_RETRIES = 2
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ def check_server(
     Raises:
         TeacherError: listing what the server lacks, each with a remedy.
     """
+
+    # A wrong URL is to be said soon; once the run has begun, a server that restarts has more time.
+    settings = replace(settings, max_retries=min(settings.max_retries, _PROBE_RETRIES))
 
     async def ask() -> Served:
         async with HttpClient(settings) as client:

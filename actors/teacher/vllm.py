@@ -64,12 +64,23 @@ class VllmTeacher:
 
         config = EngineArgs(**self._engine_args()).create_engine_config()
         rows = config.model_config.get_vocab_size()
+        self._own_length = config.model_config.max_model_len
         self._vocab_size = rows if vocab_size is None else vocab_size
         if self._vocab_size > rows:
             raise TeacherError(
                 f"{settings.path}: its output head has {rows} rows for {self._vocab_size} tokens"
             )
-        self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        try:
+            self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        except ValueError as error:
+            if "max_model_len" not in str(error):
+                raise
+            # Its own advice names the key for GPUs only.
+            key, value = _cache_key(settings)
+            raise TeacherError(
+                f"{key} = {value}: vLLM's KV cache does not hold a single token of this model; "
+                "raise it"
+            ) from error
         # A top-k beyond the vocabulary is refused by the server, with the name of the setting.
         widest = min(widest_topk(settings, own_topk), self._vocab_size)
         self._engine.collective_rpc("start_scoring", args=(self._vocab_size, widest))
@@ -188,11 +199,28 @@ class VllmTeacher:
         cache = self._engine.vllm_config.cache_config
         # vLLM keeps one block for itself; a sequence that needs it too would wait for ever.
         fits = (cache.num_gpu_blocks - 1) * cache.block_size
+        longest = self._engine.model_config.max_model_len
+        meta: dict[str, Any] = {"kind": "vllm", "dtype": self._settings.dtype.value, "path": path}
+        if min(fits, longest) < self._own_length:
+            key, value = _cache_key(self._settings)
+            meta["context_limit"] = {
+                "key": key,
+                "value": value,
+                "tokens": fits + cache.block_size,
+                "block": cache.block_size,
+            }
         return TeacherInfo(
             name=Path(path).name,
             vocab_size=self._vocab_size,
-            context_length=min(self._engine.model_config.max_model_len, fits),
+            context_length=min(longest, fits),
             signals=(self._settings.signal.value,),
             tokenizer_hash=tokenizer_hash(tokenizer),
-            meta={"kind": "vllm", "dtype": self._settings.dtype.value, "path": path},
+            meta=meta,
         )
+
+
+def _cache_key(settings: TeacherSettings) -> tuple[str, float]:
+    """The key that sizes the KV cache, and its value."""
+    if settings.gpus_per_replica:
+        return "teacher.gpu_memory_utilization", settings.gpu_memory_utilization
+    return "teacher.kv_cache_bytes", settings.kv_cache_bytes

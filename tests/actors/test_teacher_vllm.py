@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
 from typing import Any
@@ -15,8 +16,9 @@ from actors.teacher.answer_check import check_answers
 from actors.teacher.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.vllm import VllmTeacher
-from opd_ray.config.choices import SignalChoice
+from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.pairing import PairingError, check_pairing, check_teacher_info
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 VOCAB = 96
@@ -168,6 +170,54 @@ def test_info_names_what_fits_into_the_kv_cache(host):
     assert info.context_length == 512 - 32  # vLLM keeps one block of 32 tokens for itself
     assert info.signals == ("topk",)
     assert info.tokenizer_hash
+
+
+def test_a_run_with_longer_sequences_is_told_which_key_to_raise(host, folder):
+    pairing = check_pairing(folder, folder, context_length=500)
+    info = host.info()
+    with pytest.raises(PairingError, match="teacher.kv_cache_bytes = 262144.* raise .* to 288768"):
+        check_teacher_info(pairing, replace(info, vocab_size=VOCAB), context_length=500)
+    check_teacher_info(pairing, replace(info, vocab_size=VOCAB), context_length=480)
+
+
+@pytest.fixture(scope="module")
+def half(folder):
+    """In bfloat16 and with the sampled signal; the process first fails to start another one."""
+    manager = _HostManager(ctx=get_context("spawn"))
+    manager.start()
+    chosen = settings(
+        folder,
+        kind="vllm",
+        threads=1,
+        dtype=Dtype.bfloat16,
+        signal=SignalChoice.sampled,
+        kv_cache_bytes=1 << 18,
+    )
+    try:
+        made = manager.TeacherHost()
+        with pytest.raises(TeacherError, match="teacher.kv_cache_bytes = 1000.* raise it"):
+            made.start(replace(chosen, kv_cache_bytes=1000), REAL)
+        made.start(chosen, REAL)
+        yield made, chosen
+    finally:
+        manager.shutdown()
+
+
+def test_the_sampled_signal_in_bfloat16(half, folder):
+    host, chosen = half
+    requests = ragged(seed=8, count=16)
+    answers = host.score(requests)
+    check_answers(host.info(), requests, answers, signal="sampled", topk=8)
+    expected = HfTeacher(replace(chosen, kind="hf"), vocab_size=REAL).score(requests)
+    exact = HfTeacher(settings(folder), vocab_size=REAL).score(requests)
+    for got, want, true in zip(answers, expected, exact, strict=True):
+        assert got.signal.logprobs.dtype == np.float32
+        np.testing.assert_array_equal(got.signal.logprobs, got.logprob)
+        for name in ("logprob", "entropy", "at_student_topk"):
+            mine, theirs, best = (getattr(answer, name) for answer in (got, want, true))
+            # No further from the truth than another engine's rounding is.
+            assert np.abs(mine - best).mean() <= 2 * np.abs(theirs - best).mean() + 0.01, name
+            np.testing.assert_allclose(mine, best, atol=0.3, err_msg=name)
 
 
 def test_bad_settings_are_refused_before_an_engine_starts(folder):

@@ -248,6 +248,20 @@ def test_running_teacher_against_the_pair(pair):
             check_teacher_info(pairing, info, context_length=512)
 
 
+def test_a_kv_cache_that_is_too_small_is_named_with_a_size_that_suffices(pair):
+    """512 bytes a token: 500 tokens, a half-empty block of 32 and the engine's own."""
+    limit = {"key": "teacher.kv_cache_bytes", "value": 1 << 18, "tokens": 512, "block": 32}
+    info = TeacherInfo("t", 300, 480, ("topk",), meta={"context_limit": limit})
+    with pytest.raises(PairingError) as raised:
+        check_teacher_info(check(pair), info, context_length=500)
+    said = str(raised.value)
+    assert "its KV cache (teacher.kv_cache_bytes = 262144) has room for 480 tokens" in said
+    assert f"the run needs 500: raise teacher.kv_cache_bytes to {512 * 564}, or lower" in said
+    limit |= {"key": "teacher.gpu_memory_utilization", "value": 0.5}
+    with pytest.raises(PairingError, match=r"raise teacher.gpu_memory_utilization, or lower"):
+        check_teacher_info(check(pair), info, context_length=500)
+
+
 def test_the_demo_kind_of_tokenizer(tmp_path):
     """No merges, no chat template, characters outside the vocabulary."""
     inner = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "1": 2, "2": 3}, "<unk>"))
