@@ -39,7 +39,7 @@ from process_memory import MIB, process_memory, settle
 
 from actors.trainer.environment import trainer_environment
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
-from opd_ray.types import HiddenSignal, TrainItem
+from opd_ray.types import HeadPart, HiddenSignal, TrainItem
 
 if TYPE_CHECKING:
     from actors.trainer.batch import MicroBatch
@@ -125,7 +125,8 @@ class NaiveObjective:
         def function(hidden_ND, weight_VD, bias_V):
             log_p_NV = F.log_softmax(hidden_ND @ weight_VD.T, -1)
             with torch.no_grad():
-                log_q_NV = F.log_softmax(batch.target.hidden_ND @ batch.target.head_VD.T, -1)
+                (target,) = batch.targets
+                log_q_NV = F.log_softmax(target.hidden_ND @ target.head_VD.T, -1)
             terms_NV = F.kl_div(log_q_NV, log_p_NV, reduction="none", log_target=True)
             divergence_N = terms_NV.sum(-1)
             logprob_N = log_p_NV.detach().gather(1, batch.sampled_ids_N[:, None])[:, 0]
@@ -167,7 +168,7 @@ def start_trainer(variant: str, plan: Plan) -> Trainer:
     trainer.setup("127.0.0.1", port)
     head_VD = np.random.default_rng(1).standard_normal((VOCAB, TEACHER_HIDDEN), np.float32)
     head_VD *= 2 * TEACHER_HIDDEN**-0.5
-    trainer.set_teacher_head(head_VD)
+    trainer.set_teacher_head((HeadPart(head_VD),))
     return trainer
 
 

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actors.teacher.http_probe import check_server
+from actors.teacher.router import TeacherRouter
 from opd_ray.checkpoint import CheckpointStore
-from opd_ray.config.choices import CacheMode, SignalChoice
+from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import model_path
+from opd_ray.config.teachers import cast_of, models_of
 from opd_ray.coordinator import Coordinator, Parts
 from opd_ray.crew import Crew
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.fleet import Fleet
+from opd_ray.followers import Followers
 from opd_ray.judge import Judge
 from opd_ray.metrics import Metrics
-from opd_ray.pairing import Pairing, check_pairing, check_teacher_info
+from opd_ray.pairing import Pairing, check_pairings, check_teacher_info
 from opd_ray.placement import plan_placement
 from opd_ray.progress import Progress
 from opd_ray.prompts import HeldOutTask, PromptFeed, divergence_prompts
@@ -38,29 +41,47 @@ class Workshop:
         crew: just started.
         pairing: what student and teacher have in common.
         tokenizer: the student's.
+        longest: most tokens that a teacher may have to read, by its name.
 
     Raises:
-        PairingError: the teacher's actor is not the model that was checked.
+        PairingError: a teacher's actor is not the model that was checked.
         ActorFailure, StallError: an actor did not come up.
     """
 
     def __init__(
-        self, config: Config, crew: Crew, pairing: Pairing, tokenizer: PreTrainedTokenizerBase
+        self,
+        config: Config,
+        crew: Crew,
+        pairing: Pairing,
+        tokenizer: PreTrainedTokenizerBase,
+        longest: Mapping[str, int],
     ) -> None:
         self.config = config
         self.crew = crew
         self.tokenizer = tokenizer
         self._pairing = pairing
-        info = crew.ready()
-        assert info is not None
-        check_teacher_info(pairing, info, context_length=config.student.context_length)
+        for name, info in crew.ready().items():
+            needed = max(config.student.context_length, longest.get(name, 0))
+            check_teacher_info(pairing, info, context_length=needed)
         rollouts = crew.rollout_pool()
+        pools, cast = crew.teacher_pools(), cast_of(config)
+        self.teachers = TeacherRouter(pools, cast.routes)
         self.trainers: TrainerGroup = crew.trainer_group()
-        if config.teacher.signal == SignalChoice.hidden:
-            crew.share_teacher_head(self.trainers)
-        self.teachers = crew.teacher_pool()
         self.judge = Judge(crew.fleet, rollouts, self.teachers)
-        self._sync = weight_sync(config, self.trainers, rollouts)
+        self._followers = Followers(
+            crew.fleet, {n: (cast.teachers[n], pool) for n, pool in pools.items()}, self.trainers
+        )
+        self._sync = weight_sync(config, self.trainers, rollouts, self._followers)
+
+    def save(self, folder: str) -> None:
+        """Write what trainers hold, and teachers that follow the student, below ``folder``."""
+        self.trainers.save(folder)
+        self._followers.save(str(Path(folder) / "teachers"))
+
+    def load(self, folder: str) -> None:
+        """Read what :meth:`save` wrote."""
+        self.trainers.load(folder)
+        self._followers.load(str(Path(folder) / "teachers"))
 
     def evaluator(self, config: Config, tasks: list[HeldOutTask]) -> Evaluator:
         """Measures the student on ``tasks`` with the seed of ``config``."""
@@ -91,6 +112,7 @@ class Workshop:
             sync=self._sync,
             teachers=self.teachers,
             trainers=self.trainers,
+            save=self.save,
             judge=self.judge,
             prompts=prompts,
             tip=tip,
@@ -105,7 +127,11 @@ class Workshop:
 
 @contextmanager
 def open_workshop(
-    config: Config, pairing: Pairing, tokenizer: PreTrainedTokenizerBase, own_topk: int
+    config: Config,
+    pairing: Pairing,
+    tokenizer: PreTrainedTokenizerBase,
+    own_topk: int,
+    longest: Mapping[str, int],
 ) -> Iterator[Workshop]:
     """Ray and a crew for the time of the block; Ctrl-C and SIGTERM ask the crew's fleet to stop.
 
@@ -114,6 +140,7 @@ def open_workshop(
         pairing: of its student and teacher.
         tokenizer: the student's.
         own_topk: see :func:`own_topk`.
+        longest: see :func:`opd_ray.routing.check_routing`.
     """
     with RaySession(config.cluster) as session:
         placement = plan_placement(config, session.cluster())
@@ -122,11 +149,11 @@ def open_workshop(
             Crew(settled, placement, vocab_size=pairing.vocab_size, own_topk=own_topk) as crew,
             _stop_on_signal(crew.fleet),
         ):
-            yield Workshop(settled, crew, pairing, tokenizer)
+            yield Workshop(settled, crew, pairing, tokenizer, longest)
 
 
 def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
-    """What student and teacher have in common, and the student's tokenizer.
+    """What student and teachers have in common, and the student's tokenizer.
 
     A teacher behind a URL is asked for all that the run needs of it.
 
@@ -134,25 +161,19 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
         PairingError: they cannot be student and teacher.
         TeacherError: what a server lacks.
     """
-    pairing = check_pairing(
-        config.student.path,
-        model_path(config.teacher),
-        context_length=config.student.context_length,
-        accept=config.teacher.accept_mismatch,
-        trust_student_code=config.student.trust_remote_code,
-        trust_teacher_code=config.teacher.trust_remote_code,
-    )
+    pairing = check_pairings(config)
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
-    if config.teacher.kind == "http" and config.teacher.cache is not CacheMode.replay:
-        check_server(
-            config.teacher,
-            tokenizer,
-            pairing.vocab_size,
-            context_length=config.student.context_length,
-            own_topk=own_topk(config),
-        )
+    for settings in models_of(config).values():
+        if settings.kind == "http" and settings.cache is not CacheMode.replay:
+            check_server(
+                settings,
+                tokenizer,
+                pairing.vocab_size,
+                context_length=config.student.context_length,
+                own_topk=own_topk(config),
+            )
     return pairing, tokenizer
 
 

@@ -1,6 +1,7 @@
 """Checkpoints of a run: written beside, renamed into place, the newest whole one found again.
 
-Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank),
+Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank,
+and ``teachers/`` that follow the student),
 ``config.yaml``, ``run.json`` (step, seed, filter state) and ``manifest.json`` (every file's size,
 written last: a checkpoint without it, or whose files do not match it, is not whole and is passed
 over).

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.teacher.dispatch import TeacherPool
+from actors.teacher.router import TeacherRouter
 from opd_ray.checkpoint import CheckpointStore, RunState
 from opd_ray.clock import StageClock
 from opd_ray.config.choices import Scoring
@@ -43,8 +43,9 @@ class Parts:
     """Everything a coordinator works with, ready to use."""
 
     sync: WeightSync
-    teachers: TeacherPool
+    teachers: TeacherRouter
     trainers: TrainerGroup
+    save: Callable[[str], None]  # writes the weights of the run below a folder
     judge: Judge
     prompts: PromptFeed
     tip: TipFilter
@@ -110,16 +111,18 @@ class Coordinator:
         clock.worked("train", account.seconds)
         with clock.stage("sync"):
             if not account.skipped:
-                parts.sync.push(step + 1)
+                parts.sync.push(step + 1, stepped=True)
         self.last_step = StepSnapshot(judged, scores, selection)
         values = step_metrics(
             self.last_step,
             account,
             parts.peak_memory(),
             clock.report(),
-            [parts.teachers.stats()],
+            parts.teachers.stats(),
             judging,
         )
+        for name, scored in parts.teachers.tokens_by_teacher().items():
+            values[f"teacher/{name}/tokens"] = scored
         parts.metrics.write(step + 1, values)
         parts.progress.step(step + 1, values)
         self._check_gap(account, step)
@@ -135,6 +138,7 @@ class Coordinator:
                 sample=sample,
                 prompt_ids=prompt.student_ids,
                 seed=derive_seed(self._config.run.seed, step, prompt.key, sample),
+                source=prompt.source,
             )
             for prompt in prompts
             for sample in range(rollout.samples_per_prompt)
@@ -187,7 +191,7 @@ class Coordinator:
     def _save(self, done: int) -> Path:
         run = self._config.run
         state = RunState(done, run.seed, run.steps, self._parts.tip.state_dict())
-        return self._parts.checkpoints.save(state, self._parts.trainers.save)
+        return self._parts.checkpoints.save(state, self._parts.save)
 
 
 def _kept(judged: Judged, weights: np.ndarray) -> TrainItem:

@@ -18,6 +18,7 @@ from actors.trainer.actor import TrainerActor
 from actors.trainer.environment import trainer_environment
 from actors.vllm_process import vllm_environment
 from opd_ray.config.schema import Config
+from opd_ray.config.teachers import cast_of, members_of
 from opd_ray.errors import ActorDied, PlacementError
 from opd_ray.fleet import Fleet
 from opd_ray.placement import PlacedActor, Placement, Role
@@ -55,6 +56,7 @@ class Crew:
         self._config = config
         self._vocab_size = vocab_size
         self._own_topk = own_topk
+        self._teachers = cast_of(config).teachers if "teacher" in roles else {}
         self.fleet = Fleet(config.cluster.start_timeout_s, "cluster.start_timeout_s")
         placed = [actor for actor in placement.actors if actor.role in roles]
         self._placed = {actor.name: actor for actor in placed}
@@ -73,7 +75,7 @@ class Crew:
             "trainer": self._trainer,
         }
         self._actors: dict[Role, list[tuple[str, Any]]] = {role: [] for role in _ALL}
-        self._teacher_pool: TeacherPool | None = None
+        self._teacher_pools: dict[str, TeacherPool] = {}
         # The first plan entry of the rollouts, which the teacher takes over to write answers.
         self._writer_place = next(actor for actor in placed if actor.role == "rollout")
         for actor in placed:
@@ -93,8 +95,8 @@ class Crew:
         self.fleet.shutdown()
         remove_placement_group(self._group)
 
-    def ready(self) -> TeacherInfo | None:
-        """Wait until every actor has loaded its model; returns what a teacher says of itself.
+    def ready(self) -> dict[str, TeacherInfo]:
+        """Wait until every actor has loaded its model; what every teacher says of itself, by name.
 
         Raises:
             ActorFailure: an actor could not start.
@@ -108,41 +110,40 @@ class Crew:
             loading += [(handle.setup.remote(address, port), name) for name, handle in trainers]
         infos = self.fleet.get_all(judges + loading)[: len(judges)]
         self.fleet.set_patience(self._config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
-        return infos[0] if infos else None
+        of = [self._placed[name].teacher for name, _ in self._actors["teacher"]]
+        return dict(zip(of, infos, strict=True))
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one."""
         max_in_flight = self._config.rollout.max_num_seqs
         return RolloutPool(self.fleet, self._actors["rollout"], max_in_flight)
 
-    def teacher_pool(self) -> TeacherPool:
-        """The teacher replicas as one; from now on the death of one is survived."""
-        settings = self._config.teacher
-        self._teacher_pool = TeacherPool(
-            self._actors["teacher"],
-            settings.batch_tokens,
-            get=self.fleet.get,
-            keeper=TeacherKeeper(self.fleet, lambda name: self._teacher(self._placed[name])),
-            max_restarts=settings.max_restarts,
-        )
-        return self._teacher_pool
+    def teacher_pools(self) -> dict[str, TeacherPool]:
+        """The replicas of every teacher as one, by its name; now the death of one is survived."""
+        keeper = TeacherKeeper(self.fleet, lambda name: self._teacher(self._placed[name]))
+        self._teacher_pools = {
+            name: TeacherPool(
+                [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
+                settings.batch_tokens,
+                get=self.fleet.get,
+                keeper=keeper,
+                # A new replica of one that follows would begin with the student of the start.
+                max_restarts=settings.max_restarts if settings.follow_decay is None else 0,
+            )
+            for name, settings in self._teachers.items()
+        }
+        return self._teacher_pools
 
     def trainer_group(self) -> TrainerGroup:
         """The trainer ranks as one."""
         micro_batch_tokens = self._config.trainer.micro_batch_tokens
         return TrainerGroup(self.fleet, self._actors["trainer"], micro_batch_tokens)
 
-    def share_teacher_head(self, trainers: TrainerGroup) -> None:
-        """Hand the teacher's output head to the trainers, past this process."""
-        _, teacher = self._actors["teacher"][0]
-        weight, bias = teacher.output_head.options(num_returns=2).remote()
-        trainers.set_teacher_head(weight, bias)
-
     def peak_memory(self) -> dict[str, int]:
         """Peak memory by actor, bytes; teacher replicas that died are left out."""
         named = [*self._actors["trainer"], *self._actors["rollout"]]
-        if self._teacher_pool is not None:
-            named += self._teacher_pool.living()
+        for pool in self._teacher_pools.values():
+            named += pool.living()
         peaks: dict[str, int] = {}
         for ref, name in [(handle.peak_memory.remote(), name) for name, handle in named]:
             # The pool hears of a teacher's death by itself.
@@ -169,13 +170,14 @@ class Crew:
         )
 
     def _teacher(self, placed: PlacedActor) -> Any:
-        settings = self._config.teacher
+        settings = self._teachers[placed.teacher]
         # Read when a process starts its thread pools, so it cannot be set from inside.
         environment = {"OMP_NUM_THREADS": str(settings.threads)}
         if settings.kind == "vllm":
             environment = vllm_environment(settings.threads)
         actor = self._at(placed, TeacherActor, environment)
-        return actor.remote(settings, self._vocab_size, self._own_topk)
+        members = members_of(self._config, settings)
+        return actor.remote(settings, self._vocab_size, self._own_topk, placed.teacher, members)
 
     def _trainer(self, placed: PlacedActor) -> Any:
         config = self._config

@@ -5,8 +5,9 @@ Estimates, not limits: allocators, kernels and libraries add to them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -14,6 +15,8 @@ from actors.teacher.projection import CHUNK_BYTES
 from actors.trainer.engine_config import effective_zero_stage
 from opd_ray.config.choices import Dtype, Scoring, SignalChoice
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import cast_of, members_of, models_of, with_main
 from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.model_shape import ModelShape
 
@@ -98,8 +101,10 @@ def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
     read = settings.batch_tokens if in_pieces else max(settings.batch_tokens, longest_text(config))
     # Float32 logits of a chunk of rows, their exponentials, and the originals in 16 bits.
     chunk = min(CHUNK_BYTES, read * teacher.vocab_size * FP32_BYTES)
+    follows = settings.follow_decay is not None and settings.dtype is not Dtype.float32
+    averages = teacher.parameters * FP32_BYTES if follows else 0
     model = {
-        "weights": teacher.parameters * width // split,
+        "weights": teacher.parameters * width // split + averages,
         "activations": read * _live_elements(teacher) * width // split,
         "logits": chunk * 5 // 2,
     }
@@ -113,10 +118,46 @@ def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
     return _placed(model, settings.gpus_per_replica > 0, {"signals": held}, share)
 
 
+def judge_memory(
+    config: Config, settings: TeacherSettings, shapes: Mapping[str, ModelShape]
+) -> MemoryEstimate | None:
+    """One replica of a teacher, or of an ensemble with all its members; None: unknown shapes.
+
+    Args:
+        config: of the run.
+        settings: of the teacher.
+        shapes: of models by path.
+    """
+    parts = [member.settings for member in members_of(config, settings)] or [settings]
+    found = []
+    for part in parts:
+        shape = shapes.get(part.path or "")
+        if shape is None:
+            return None
+        found.append(teacher_memory(with_main(config, part), shape))
+    if len(found) == 1:
+        return found[0]
+    host: Counter[str] = Counter()
+    device: Counter[str] = Counter()
+    for estimate in found:
+        host.update(estimate.host)
+        device.update(estimate.device)
+    host["process"] = PROCESS_BYTES
+    return replace(found[0], host=host, device=device)
+
+
+def head_shapes(config: Config, shapes: Mapping[str, ModelShape]) -> list[ModelShape]:
+    """The models whose output heads the trainers hold, as far as their shapes are known."""
+    if config.teacher.signal is not SignalChoice.hidden:
+        return []
+    paths = [settings.path or "" for settings in models_of(config).values()]
+    return [shapes[path] for path in paths if path in shapes]
+
+
 def trainer_memory(
-    config: Config, student: ModelShape, teacher: ModelShape | None
+    config: Config, student: ModelShape, heads: Sequence[ModelShape] = ()
 ) -> MemoryEstimate:
-    """One trainer rank under its ZeRO stage."""
+    """One trainer rank under its ZeRO stage; ``heads``: see :func:`head_shapes`."""
     settings = config.trainer
     width, ranks, stage = (
         ELEMENT_BYTES[settings.dtype],
@@ -143,8 +184,10 @@ def trainer_memory(
     }
     if stage >= 3 and ranks > 1:
         model["gathered weights"] = min(count, LIVE_PARAMETERS) * width
-    if teacher is not None and config.teacher.signal is SignalChoice.hidden:
-        model["teacher head"] = teacher.embedding_parameters * ELEMENT_BYTES[config.teacher.dtype]
+    if heads:
+        model["teacher head"] = sum(
+            head.embedding_parameters * ELEMENT_BYTES[config.teacher.dtype] for head in heads
+        )
     on_gpu = settings.gpus_per_rank > 0
     state = {"gradients": gradients, "optimizer": optimizer}
     if settings.offload_optimizer:
@@ -191,10 +234,32 @@ def signal_bytes_per_token(config: Config, teacher: ModelShape | None) -> int:
     return FP32_BYTES
 
 
+def _widest_signal(config: Config, shapes: Mapping[str, ModelShape]) -> int:
+    """Bytes of one token's signal from the teacher whose signal is the largest; 0: unknown."""
+    if config.teacher.signal is not SignalChoice.hidden:
+        return signal_bytes_per_token(config, None)
+    found = [0]
+    for settings in cast_of(config).teachers.values():
+        parts = [member.settings for member in members_of(config, settings)] or [settings]
+        if all(part.path in shapes for part in parts):
+            found.append(
+                sum(
+                    signal_bytes_per_token(with_main(config, part), shapes[part.path or ""])
+                    for part in parts
+                )
+            )
+    return max(found)
+
+
 def step_flows(
-    config: Config, student: ModelShape | None, teacher: ModelShape | None
+    config: Config,
+    student: ModelShape | None,
+    teachers: Mapping[str, ModelShape] | None = None,
 ) -> list[Flow]:
-    """Bytes between the stages in one step, at most; flows whose size is unknown are left out."""
+    """Bytes between the stages in one step, at most; flows whose size is unknown are left out.
+
+    ``teachers`` are the shapes that are known, by path.
+    """
     tokens = step_tokens(config)
     # Response id, mask, entropy and log-probability of the sampled token; prompt ids.
     written = tokens.response * (4 + 1 + 4 + 4) + tokens.prompt * 4
@@ -209,7 +274,7 @@ def step_flows(
         # Reverse and forward KL, JSD, log-probability, mass, entropy.
         Flow("teacher", "coordinator", "scores", tokens.response * 6 * FP32_BYTES),
     ]
-    signal = signal_bytes_per_token(config, teacher)
+    signal = _widest_signal(config, teachers or {})
     if signal and config.scoring is Scoring.exact:
         whole = tokens.response * signal
         flows.append(Flow("teacher", "trainer", "signal of all tokens, for exact scores", whole))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.teacher.dispatch import TeacherPool
+from actors.teacher.router import TeacherRouter
 from opd_ray.fleet import Fleet
 from opd_ray.rollout_pool import RolloutPool
 from opd_ray.teacher_metrics import JudgingTimes
@@ -53,7 +53,7 @@ class Writer:
 class Judge(Writer):
     """Streams requests through student and teacher, with no barrier between them."""
 
-    def __init__(self, fleet: Fleet, rollouts: RolloutPool, teachers: TeacherPool) -> None:
+    def __init__(self, fleet: Fleet, rollouts: RolloutPool, teachers: TeacherRouter) -> None:
         super().__init__(fleet, rollouts)
         self._teachers = teachers
         self.times = JudgingTimes(0.0, 0.0)  # of the last call of judge
@@ -73,6 +73,7 @@ class Judge(Writer):
         """
         begin = time.perf_counter()
         written: float | None = None
+        sources = {request.rollout_id: request.source for request in requests}
         self._rollouts.start(requests, sampling, record=True)
         rollouts: dict[str, Rollout] = {}
         scores: dict[str, RolloutScores] = {}
@@ -89,7 +90,9 @@ class Judge(Writer):
                     rollouts[rollout.rollout_id] = rollout
                     if len(rollouts) == len(requests):
                         written = time.perf_counter()
-                    self._teachers.submit(rollout, teacher_prompts[rollout.prompt_id])
+                    self._teachers.submit(
+                        rollout, sources[rollout.rollout_id], teacher_prompts[rollout.prompt_id]
+                    )
             else:
                 for found in self._teachers.collect(ready):
                     scores[found.rollout_id] = found

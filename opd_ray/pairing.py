@@ -6,9 +6,13 @@ else that is checked here makes a run learn the wrong thing without failing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
+from opd_ray.config.schema import Config
+from opd_ray.config.teacher import model_path
+from opd_ray.config.teachers import models_of
 from opd_ray.errors import OpdError
 from opd_ray.model_facts import ModelFacts, describe_model
 from opd_ray.pairing_differences import context_problem, differences, own_size_differences
@@ -32,6 +36,8 @@ class Pairing:
     context_length: int  # the shorter of both models
     tokenizer_hash: str  # the student's
     accepted: tuple[str, ...]  # differences found and accepted, for the log
+    # Tokens a teacher can read, by its path, of teachers with files.
+    teacher_contexts: Mapping[str, int] = field(default_factory=dict)
 
 
 def check_pairing(
@@ -62,6 +68,32 @@ def check_pairing(
     return compare_models(student, teacher, context_length=context_length, accept=accept)
 
 
+def check_pairings(config: Config) -> Pairing:
+    """Compare the student of a run with every teacher in it; what all of them share.
+
+    Raises:
+        ModelFactsError, PairingError: see :func:`check_pairing`, of the first that does not fit.
+    """
+    found = [
+        check_pairing(
+            config.student.path,
+            model_path(settings),
+            context_length=config.student.context_length,
+            accept=settings.accept_mismatch,
+            trust_student_code=config.student.trust_remote_code,
+            trust_teacher_code=settings.trust_remote_code,
+        )
+        for settings in models_of(config).values()
+    ]
+    return replace(
+        found[0],
+        vocab_size=min(pairing.vocab_size for pairing in found),
+        context_length=min(pairing.context_length for pairing in found),
+        accepted=tuple(dict.fromkeys(text for pairing in found for text in pairing.accepted)),
+        teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
+    )
+
+
 def compare_models(
     student: ModelFacts, teacher: ModelFacts, *, context_length: int, accept: Iterable[str] = ()
 ) -> Pairing:
@@ -81,6 +113,7 @@ def compare_models(
         context_length=min(student.context_length, teacher.context_length),
         tokenizer_hash=student.tokenizer_hash,
         accepted=tuple(text for _, text in found),
+        teacher_contexts={teacher.path: teacher.context_length},
     )
 
 

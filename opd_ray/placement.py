@@ -9,14 +9,22 @@ at the same time never have more threads than there are cores, on two cores as o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from opd_ray.cluster import Cluster, Node
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import MAIN, cast_of, settled_teachers
 from opd_ray.errors import PlacementError
-from opd_ray.estimate import MemoryEstimate, rollout_memory, teacher_memory, trainer_memory
+from opd_ray.estimate import (
+    MemoryEstimate,
+    head_shapes,
+    judge_memory,
+    rollout_memory,
+    trainer_memory,
+)
 from opd_ray.memory_fit import gigabytes, memory_problems
 from opd_ray.model_shape import ModelShape
 
@@ -45,6 +53,7 @@ class Need:
     index: int
     cpus: float
     gpus: float
+    teacher: str = MAIN  # which one, of a teacher
 
 
 @dataclass(frozen=True)
@@ -58,11 +67,13 @@ class PlacedActor:
     gpus: float
     threads: int
     memory: MemoryEstimate | None  # None: the model's shape is not known here
+    teacher: str = MAIN  # which one, of a teacher
 
     @property
     def name(self) -> str:
-        """E.g. "rollout-0"."""
-        return f"{self.role}-{self.index}"
+        """E.g. "rollout-0", "teacher-0" or, of a teacher named coder, "teacher-coder-0"."""
+        kind = self.role if self.teacher == MAIN else f"{self.role}-{self.teacher}"
+        return f"{kind}-{self.index}"
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -98,6 +109,8 @@ class Placement:
         """
         settled = {}
         for role, cpus_key in _CPUS_KEY.items():
+            if role == "teacher":
+                continue
             actors = [actor for _, actor in self.of(role)]
             if not actors:
                 continue
@@ -106,7 +119,13 @@ class Placement:
                 threads=min(actor.threads for actor in actors),
                 **{cpus_key.partition(".")[2]: actors[0].cpus},
             )
-        return replace(config, **settled)
+        teachers: dict[str, dict[str, float]] = {}
+        for _, actor in self.of("teacher"):
+            own = teachers.setdefault(
+                actor.teacher, {"threads": actor.threads, "cpus_per_replica": actor.cpus}
+            )
+            own["threads"] = min(own["threads"], actor.threads)
+        return settled_teachers(replace(config, **settled), teachers)
 
     def memory_problems(self) -> list[str]:
         """Nodes and GPUs whose estimated use exceeds what they have, with the keys to change."""
@@ -133,15 +152,17 @@ def plan_placement(
     config: Config,
     cluster: Cluster,
     student: ModelShape | None = None,
-    teacher: ModelShape | None = None,
+    teachers: Mapping[str, ModelShape] | None = None,
     roles: Sequence[Role] = ROLES,
 ) -> Placement:
     """Place every actor of a run, or those of the given roles.
 
-    ``student`` and ``teacher`` shapes, where known, give the memory estimates. Raises
+    The shapes of student and teachers (by path), where known, give the memory estimates. Raises
     PlacementError that names the key to change when the actors do not fit.
     """
-    needs = [need for need in _needs(config) if need.role in roles]
+    shapes = teachers or {}
+    cast = cast_of(config).teachers if "teacher" in roles else {}
+    needs = [need for need in _needs(config, cast) if need.role in roles]
     for role in roles:
         count = sum(need.role == role and not need.gpus for need in needs)
         if count > cluster.cpus:
@@ -155,15 +176,17 @@ def plan_placement(
     )
     memory: dict[Role, MemoryEstimate] = {}
     if student is not None:
-        memory["trainer"] = trainer_memory(config, student, teacher)
+        memory["trainer"] = trainer_memory(config, student, head_shapes(config, shapes))
         memory["rollout"] = rollout_memory(config, student)
-    if teacher is not None:
-        memory["teacher"] = teacher_memory(config, teacher)
+    judges = {name: judge_memory(config, settings, shapes) for name, settings in cast.items()}
     threads: dict[Role, int] = {
         "trainer": config.trainer.threads,
         "rollout": config.rollout.threads,
-        "teacher": config.teacher.threads,
     }
+
+    def asked_threads(need: Need) -> int:
+        return cast[need.teacher].threads if need.role == "teacher" else threads[need.role]
+
     actors = [
         PlacedActor(
             need.role,
@@ -171,16 +194,17 @@ def plan_placement(
             node.name,
             need.cpus or shared,
             need.gpus,
-            threads[need.role] or max(1, node.cores // together[node, _overlaps(need.role)]),
-            memory.get(need.role),
+            asked_threads(need) or max(1, node.cores // together[node, _overlaps(need.role)]),
+            judges[need.teacher] if need.role == "teacher" else memory.get(need.role),
+            need.teacher,
         )
         for need, node in zip(needs, nodes, strict=True)
     ]
     return Placement(tuple(actors), cluster)
 
 
-def _needs(config: Config) -> list[Need]:
-    rollout, teacher, trainer = config.rollout, config.teacher, config.trainer
+def _needs(config: Config, cast: Mapping[str, TeacherSettings]) -> list[Need]:
+    rollout, trainer = config.rollout, config.trainer
     return [
         *(
             Need("trainer", rank, trainer.cpus_per_rank, trainer.gpus_per_rank)
@@ -191,7 +215,8 @@ def _needs(config: Config) -> list[Need]:
             for index in range(rollout.actors)
         ),
         *(
-            Need("teacher", index, teacher.cpus_per_replica, teacher.gpus_per_replica)
+            Need("teacher", index, teacher.cpus_per_replica, teacher.gpus_per_replica, name)
+            for name, teacher in cast.items()
             for index in range(teacher.replicas)
         ),
     ]
@@ -214,18 +239,18 @@ def _fit(needs: list[Need], cluster: Cluster) -> tuple[float, list[Node]]:
 
 def _first_fit(needs: list[Need], shared: float, cluster: Cluster) -> list[Node] | None:
     free = {node: [float(node.cpus), float(node.gpus)] for node in cluster.nodes}
-    placed: dict[tuple[Role, int], Node] = {}
+    placed: dict[Need, Node] = {}
     for need in sorted(needs, key=lambda need: -need.gpus):
         cpus = need.cpus or shared
         for node, room in free.items():
             if room[0] + _EPSILON >= cpus and room[1] + _EPSILON >= need.gpus:
                 room[0] -= cpus
                 room[1] -= need.gpus
-                placed[need.role, need.index] = node
+                placed[need] = node
                 break
         else:
             return None
-    return [placed[need.role, need.index] for need in needs]
+    return [placed[need] for need in needs]
 
 
 def _why_not(needs: list[Need], cluster: Cluster) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from opd_ray.config.schema import Config, EvalTask
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt import DataError, PromptRow
-from opd_ray.data.prompt_set import PromptSet
+from opd_ray.data.prompt_set import PromptSet, SourceReport
 from opd_ray.data.settings import DataSettings
 from opd_ray.data.tokenize import tokenize
 from opd_ray.tasks import Task, get_task
@@ -24,6 +24,7 @@ class Prompt:
     key: str  # the row's id
     student_ids: np.ndarray  # [P] int32
     teacher_ids: np.ndarray  # [P'] int32; the student's own unless the row has a teacher prompt
+    source: str = ""  # what routes name
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class PromptFeed:
 
     def __str__(self) -> str:
         return str(self._rows.report)
+
+    @property
+    def sources(self) -> Mapping[str, SourceReport]:
+        """What the prompts in use come from."""
+        return self._rows.report.sources
 
     def batch(self, step: int, size: int) -> list[Prompt]:
         """The prompts of a step, from 0; they follow from step, size and seed alone."""
@@ -117,6 +123,6 @@ def _prompts(
     if any(row.teacher_text is not None for row in rows):
         teacher = tokenize(rows, tokenizer, settings, teacher=True)
     return [
-        Prompt(row.id, student_ids, teacher_ids)
+        Prompt(row.id, student_ids, teacher_ids, row.source)
         for row, student_ids, teacher_ids in zip(rows, student, teacher, strict=True)
     ]

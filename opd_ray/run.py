@@ -27,6 +27,7 @@ from opd_ray.report import (
     plot_quadrants,
     print_report,
 )
+from opd_ray.routing import check_routing
 from opd_ray.tip import TipFilter
 
 
@@ -40,13 +41,15 @@ def train(config: Config) -> int:
     pairing, tokenizer = check_models(config)
     prompts = PromptFeed.load(config, tokenizer)
     tasks = held_out_tasks(config, tokenizer)
+    longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
     with OutputFolder(config.run.output_dir) as output:
         output.begin(config)
         checkpoints = CheckpointStore(
             output.checkpoints, config.run.keep_checkpoints, to_yaml(config)
         )
         start = _resume_point(config, checkpoints)
-        with open_workshop(config, pairing, tokenizer, own_topk(config)) as workshop:
+        topk = own_topk(config)
+        with open_workshop(config, pairing, tokenizer, topk, longest) as workshop:
             return _Run(workshop, output, checkpoints).go(start, prompts, tasks)
 
 
@@ -73,7 +76,7 @@ class _Run:
         done = 0
         if start is not None:
             folder, state = start
-            trainers.load(str(folder / "trainer"))
+            workshop.load(str(folder / "trainer"))
             tip.load_state_dict(state.filter_state)
             done = state.step
         progress = Progress(config.run.steps, done)

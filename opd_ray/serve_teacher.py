@@ -19,6 +19,7 @@ from opd_ray.assembly import check_models, own_topk
 from opd_ray.config.check import check_config
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import with_main
 from opd_ray.errors import ConfigError
 from opd_ray.ray_session import RaySession
 
@@ -45,6 +46,13 @@ def serve_teacher(config: Config, serving: Serving) -> int:
     Raises:
         OpdError: bad input, no cluster, a name that is taken, or a teacher that does not come up.
     """
+    if config.teacher.kind in ("ensemble", "self"):
+        raise ConfigError(
+            f"teacher.kind = {config.teacher.kind!r}: this kind belongs to a run; serve the models "
+            "themselves (teacher.kind=hf teacher.path=FOLDER)"
+        )
+    # The section teacher is served, whoever else a run of this config would ask.
+    config = with_main(config, config.teacher)
     check_config(config)
     _require_cluster(config)
     if config.teacher.kind == "actor":

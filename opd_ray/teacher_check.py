@@ -1,4 +1,4 @@
-"""``opd-ray check-teacher``: the configured teacher, loaded in this process and probed."""
+"""``opd-ray check-teacher``: every teacher of a config, loaded in this process and probed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from opd_ray.assembly import check_models, own_topk
 from opd_ray.config.check import check_config
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import cast_of, key_of, members_of, models_of
+from opd_ray.pairing import Pairing
 from opd_ray.ray_session import RaySession
 
 
 def check_teacher(config: Config) -> list[str]:
-    """Every violation of the contract by the configured teacher.
+    """Every violation of the contract by a teacher of the run, with its name where several work.
 
     A teacher of kind ``actor`` is asked through Ray at ``cluster.address``; every other kind is
     loaded here, with the CPU threads that PyTorch takes by itself.
@@ -26,21 +29,41 @@ def check_teacher(config: Config) -> list[str]:
     """
     # Recorded answers would say nothing of the teacher, and probes are not worth recording.
     live = replace(config.teacher, cache=CacheMode.off, cache_dir=None)
-    config = replace(config, teacher=live)
+    others = {
+        name: {key: value for key, value in own.items() if key not in ("cache", "cache_dir")}
+        for name, own in config.teachers.items()
+    }
+    config = replace(config, teacher=live, teachers=others)
     check_config(config)
     pairing, _ = check_models(config)
-    with RaySession(config.cluster) if config.teacher.kind == "actor" else nullcontext():
-        # A teacher of the user's own with too large a vocabulary is to be named, not refused.
-        size = None if config.teacher.kind in ("class", "actor") else pairing.vocab_size
-        teacher = make_teacher(config.teacher, vocab_size=size, own_topk=own_topk(config))
-        try:
-            return contract_violations(
-                teacher,
-                config.teacher,
-                pairing.vocab_size,
-                context_length=config.student.context_length,
-                record_topk=config.rollout.record_topk,
-                own_topk=own_topk(config),
-            )
-        finally:
-            teacher.close()
+    teachers = cast_of(config).teachers
+    kinds = {settings.kind for settings in models_of(config).values()}
+    found: list[str] = []
+    with RaySession(config.cluster) if "actor" in kinds else nullcontext():
+        for name, settings in teachers.items():
+            violations = _violations(config, settings, pairing)
+            several = f"{key_of(name)}: " if len(teachers) > 1 else ""
+            found += [f"{several}{text}" for text in violations]
+    return found
+
+
+def _violations(config: Config, settings: TeacherSettings, pairing: Pairing) -> list[str]:
+    # A teacher of the user's own with too large a vocabulary is to be named, not refused.
+    size = None if settings.kind in ("class", "actor") else pairing.vocab_size
+    teacher = make_teacher(
+        settings,
+        vocab_size=size,
+        own_topk=own_topk(config),
+        members=members_of(config, settings),
+    )
+    try:
+        return contract_violations(
+            teacher,
+            settings,
+            pairing.vocab_size,
+            context_length=config.student.context_length,
+            record_topk=config.rollout.record_topk,
+            own_topk=own_topk(config),
+        )
+    finally:
+        teacher.close()

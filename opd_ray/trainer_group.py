@@ -80,9 +80,9 @@ class TrainerGroup:
         """Replace every rollout engine's weights over NCCL."""
         self._call_all("send_weights", version)
 
-    def set_teacher_head(self, weight: ray.ObjectRef, bias: ray.ObjectRef) -> None:
-        """Give every rank the teacher's output head, which makes distributions of hidden states."""
-        self._call_all("set_teacher_head", weight, bias)
+    def set_teacher_head(self, head: ray.ObjectRef, teacher: str) -> None:
+        """Give every rank a teacher's output head, which makes distributions of hidden states."""
+        self._call_all("set_teacher_head", head, teacher)
 
     def save(self, folder: str) -> None:
         """Write DeepSpeed's checkpoint of every rank below ``folder``."""

@@ -37,6 +37,7 @@ class RolloutRequest:
     sample: int
     prompt_ids: np.ndarray  # [P] int32
     seed: int
+    source: str = ""  # of the prompt: what routes name
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,29 @@ class HiddenSignal:
     """The teacher's last hidden states; with its output head they give its exact distribution."""
 
     hidden: np.ndarray  # [n, D] float32, or uint16 holding bfloat16 bits
+    # Whose output head makes distributions of them: a teacher's name in the run. The run sets it.
+    teacher: str = "teacher"
 
     def rows(self, index: np.ndarray) -> HiddenSignal:
         """The rows at ``index`` (copied, so that the rest can be freed)."""
-        return HiddenSignal(self.hidden[index])
+        return HiddenSignal(self.hidden[index], self.teacher)
 
     @property
     def nbytes(self) -> int:
         return self.hidden.nbytes
+
+
+@dataclass(frozen=True)
+class HeadPart:
+    """An output head that makes a distribution of the next D columns of hidden states.
+
+    A teacher's head is one part or, for an ensemble, one a member: its distribution is the sum of
+    ``share`` x softmax(hidden @ weight.T + bias) over the parts.
+    """
+
+    weight: np.ndarray  # [V, D] in wire form (opd_ray.wire)
+    bias: np.ndarray | None = None  # [V] in wire form
+    share: float = 1.0  # the shares of a head add up to 1
 
 
 @dataclass(frozen=True)

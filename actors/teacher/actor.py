@@ -11,10 +11,20 @@ import ray
 import torch
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.server import TeacherServer, TeacherStats
+from actors.weights.chunks import WeightChunk, unpack
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import RolloutScores, ScoreRequest, Signal, SignalReceipt, TeacherInfo
+from opd_ray.config.teachers import Member
+from opd_ray.types import (
+    HeadPart,
+    RolloutScores,
+    ScoreRequest,
+    Signal,
+    SignalReceipt,
+    TeacherInfo,
+)
 
 
 # Signals are handed out beside the scoring: a trainer never waits for a batch to end.
@@ -23,11 +33,19 @@ class TeacherActor(Lifeline):
     """One replica of a teacher; :class:`actors.teacher.server.TeacherServer` has the details.
 
     Args: as :func:`actors.teacher.registry.make_teacher`; ``settings.threads`` is at least 1.
+        ``name`` is the teacher's in the run.
     """
 
     def __init__(
-        self, settings: TeacherSettings, vocab_size: int | None = None, own_topk: int = 0
+        self,
+        settings: TeacherSettings,
+        vocab_size: int | None = None,
+        own_topk: int = 0,
+        name: str = "teacher",
+        members: Sequence[Member] = (),
     ) -> None:
+        self._name = name
+        self._members = members
         self._settings = settings
         self._vocab_size = vocab_size
         self._own_topk = own_topk
@@ -36,8 +54,13 @@ class TeacherActor(Lifeline):
         """Load the teacher, before any other call; what it is."""
         # Not in the constructor: Ray answers an error there with a crash of the process.
         torch.set_num_threads(self._settings.threads)
-        teacher = make_teacher(self._settings, vocab_size=self._vocab_size, own_topk=self._own_topk)
-        self._server = TeacherServer(teacher, self._settings)
+        self._teacher = make_teacher(
+            self._settings,
+            vocab_size=self._vocab_size,
+            own_topk=self._own_topk,
+            members=self._members,
+        )
+        self._server = TeacherServer(self._teacher, self._settings, self._name)
         return self._server.info()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:
@@ -71,9 +94,26 @@ class TeacherActor(Lifeline):
         self._server.forget(rollout_ids)
 
     @ray.method(concurrency_group="signals")
-    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Weight [V, D] and bias [V] or None of the output layer, in wire form."""
+    def output_head(self) -> tuple[HeadPart, ...]:
+        """The output layer, in one part, or one a member of an ensemble."""
         return self._server.output_head()
+
+    def follow(self, *chunks: WeightChunk) -> None:
+        """Move towards the student's new weights; give references to their chunks."""
+        self._following().follow(pair for chunk in chunks for pair in unpack(chunk))
+
+    def save(self, path: str) -> None:
+        """Write the weights of a teacher that follows the student."""
+        self._following().save(path)
+
+    def load(self, path: str) -> None:
+        """Read what :meth:`save` wrote."""
+        self._following().load(path)
+
+    def _following(self) -> FollowingTeacher:
+        if not isinstance(self._teacher, FollowingTeacher):
+            raise TeacherError(f"teacher {self._name!r} does not follow the student's weights")
+        return self._teacher
 
     @ray.method(concurrency_group="signals")
     def stats(self) -> TeacherStats:

@@ -6,6 +6,7 @@ response and the longest sequence, the same again, each rollout alone, shorter r
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,12 @@ import torch
 
 from actors.teacher.answer_check import answers_problems, check_info
 from actors.teacher.answer_difference import answer_differences
-from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
+from actors.teacher.protocol import HeadTeacher, MixtureTeacher, Teacher, TeacherError
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
+    HeadPart,
     HiddenSignal,
     ScoreRequest,
     TeacherAnswer,
@@ -239,27 +241,24 @@ class _Probe:
         self, requests: Sequence[ScoreRequest], batch: Mapping[str, TeacherAnswer]
     ) -> Iterator[str]:
         """Hidden states times the output head must give the log-probabilities of the answer."""
-        if not isinstance(self._teacher, HeadTeacher):
+        if not isinstance(self._teacher, HeadTeacher | MixtureTeacher):
             yield f"{self._who} has no output_head(), which teacher.signal = hidden needs"
             return
         try:
-            weight, bias = TeacherServer(self._teacher, self._settings).output_head()
+            head = TeacherServer(self._teacher, self._settings).output_head()
         except Exception as error:
             yield f"{self._who}: output_head(): {_last_line(error)}"
             return
-        weight_VD = from_wire(weight).float()
+        size = sum(part.weight.shape[1] for part in head)
         for request in requests:
             answer = batch.get(request.rollout_id)
             if answer is None or not isinstance(answer.signal, HiddenSignal):
                 continue
             hidden_mD = from_wire(answer.signal.hidden[:_HEAD_ROWS]).float()
-            if hidden_mD.ndim != 2 or hidden_mD.shape[1] != weight_VD.shape[1]:
+            if hidden_mD.ndim != 2 or hidden_mD.shape[1] != size:
                 continue  # said already
-            logits_mV = hidden_mD @ weight_VD.T
-            if bias is not None:
-                logits_mV += from_wire(bias).float()
             sampled = torch.from_numpy(request.response_ids[:_HEAD_ROWS]).long()
-            expected = logits_mV.log_softmax(dim=-1).gather(1, sampled[:, None])[:, 0].numpy()
+            expected = _projected(hidden_mD, head, sampled).numpy()
             given = answer.logprob[:_HEAD_ROWS]
             if given.shape == expected.shape and np.abs(given - expected).max() > self._tolerance:
                 yield (
@@ -267,6 +266,21 @@ class _Probe:
                     f"states times output head by up to {np.abs(given - expected).max():.3g} nats "
                     f"(tolerance {self._tolerance:g})"
                 )
+
+
+def _projected(
+    hidden_mD: torch.Tensor, head: Sequence[HeadPart], ids_m: torch.Tensor
+) -> torch.Tensor:
+    """Log-probabilities [m] of one token a row under the head's distribution."""
+    terms = []
+    parts = hidden_mD.split([part.weight.shape[1] for part in head], dim=1)
+    for part_mD, part in zip(parts, head, strict=True):
+        logits_mV = part_mD @ from_wire(part.weight).float().T
+        if part.bias is not None:
+            logits_mV += from_wire(part.bias).float()
+        logprob_m = logits_mV.log_softmax(dim=-1).gather(1, ids_m[:, None])[:, 0]
+        terms.append(logprob_m + math.log(part.share))
+    return torch.stack(terms).logsumexp(dim=0)
 
 
 def _last_line(error: Exception) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from opd_ray.config.choices import SignalChoice
 from opd_ray.errors import RunError
-from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+from opd_ray.types import HeadPart, ScoreRequest, TeacherAnswer, TeacherInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TeacherError(RunError):
@@ -89,4 +92,30 @@ class AdaptableTeacher(Protocol):
         Raises:
             TeacherError: it cannot.
         """
+        ...
+
+
+@runtime_checkable
+class MixtureTeacher(Protocol):
+    """A teacher whose distribution of hidden states is a mixture of several heads'."""
+
+    def head_parts(self) -> tuple[HeadPart, ...]:
+        """Every head with its share, for the columns of a hidden state in turn."""
+        ...
+
+
+@runtime_checkable
+class FollowingTeacher(Protocol):
+    """A teacher whose weights move towards the student's after every optimizer step."""
+
+    def follow(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Take in the student's new weights, by their Hugging Face names."""
+        ...
+
+    def save(self, path: str) -> None:
+        """Write the weights as they are now to one file."""
+        ...
+
+    def load(self, path: str) -> None:
+        """Go on from what :meth:`save` wrote."""
         ...

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from actors.teacher.protocol import Teacher, TeacherError, Wanted
+from opd_ray.config.check_teacher import TEACHER_KINDS
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import Member
 
 
 def make_teacher(
-    settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
+    settings: TeacherSettings,
+    *,
+    vocab_size: int | None = None,
+    own_topk: int = 0,
+    members: Sequence[Member] = (),
 ) -> Teacher:
     """The teacher that ``settings`` describe, loaded and ready.
 
@@ -18,6 +25,7 @@ def make_teacher(
         settings: the ``teacher`` section of a run.
         vocab_size: real tokens student and teacher share (:mod:`opd_ray.pairing`); None: all rows.
         own_topk: how many of its own likeliest tokens a rule wants to see; 0: none.
+        members: of an ensemble (:func:`opd_ray.config.teachers.members_of`).
 
     Raises:
         TeacherError: an unknown kind, a teacher that cannot be loaded, or one of the user's own
@@ -45,18 +53,29 @@ def make_teacher(
         from actors.teacher.http import HttpTeacher
 
         return HttpTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
+    if settings.kind == "self":
+        from actors.teacher.follower import Follower
+
+        return Follower(settings, vocab_size=vocab_size, own_topk=own_topk)
+    if settings.kind == "ensemble":
+        from actors.teacher.ensemble import Ensemble
+
+        made = [
+            (m, make_teacher(m.settings, vocab_size=vocab_size, own_topk=own_topk)) for m in members
+        ]
+        return Ensemble(made, settings, own_topk=own_topk)
     if settings.kind == "class":
         from actors.teacher.own_class import find_teacher_class
 
-        made = find_teacher_class(settings.class_path or "", settings.arguments)
-        return _of_size(made(**settings.arguments), vocab_size)
+        own = find_teacher_class(settings.class_path or "", settings.arguments)
+        return _of_size(own(**settings.arguments), vocab_size)
     if settings.kind == "actor":
         from actors.teacher.ray_actor import ActorTeacher
 
         wanted = Wanted(settings.signal, settings.topk, own_topk)
         actor = ActorTeacher(settings.actor_name or "", settings.actor_namespace, wanted)
         return _of_size(actor, vocab_size)
-    raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: hf, vllm, http, class, actor")
+    raise TeacherError(f"teacher.kind is {settings.kind!r}; there is: {', '.join(TEACHER_KINDS)}")
 
 
 def _of_size(teacher: Teacher, vocab_size: int | None) -> Teacher:

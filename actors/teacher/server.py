@@ -5,16 +5,24 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from actors.teacher.answer_check import check_answers, check_info, check_request
-from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
+from actors.teacher.protocol import HeadTeacher, MixtureTeacher, Teacher, TeacherError
 from actors.teacher.store import SignalStore
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.tip.streamed import streamed_scores
-from opd_ray.types import RolloutScores, ScoreRequest, Signal, TeacherAnswer, TeacherInfo
+from opd_ray.types import (
+    HeadPart,
+    HiddenSignal,
+    RolloutScores,
+    ScoreRequest,
+    Signal,
+    TeacherAnswer,
+    TeacherInfo,
+)
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,15 @@ class TeacherServer:
     Args:
         teacher: any kind.
         settings: ``signal``, ``topk``, ``batch_tokens``, ``store_bytes``.
+        name: of the teacher in the run.
 
     Raises:
         TeacherError: the teacher cannot give the signal the settings ask for.
     """
 
-    def __init__(self, teacher: Teacher, settings: TeacherSettings) -> None:
+    def __init__(self, teacher: Teacher, settings: TeacherSettings, name: str = "teacher") -> None:
         self._teacher = teacher
+        self._name = name
         self._settings = settings
         self._info = teacher.info()
         check_info(self._info, signal=settings.signal.value, topk=settings.topk)
@@ -84,7 +94,10 @@ class TeacherServer:
             _scores(request, answer) for request, answer in zip(requests, answers, strict=True)
         ]
         for answer in answers:
-            self._store.put(answer.rollout_id, answer.signal)
+            signal = answer.signal
+            if isinstance(signal, HiddenSignal):
+                signal = replace(signal, teacher=self._name)
+            self._store.put(answer.rollout_id, signal)
         self._calls += 1
         self._retries += sum(answer.retries for answer in answers)
         self._rollouts += len(requests)
@@ -111,12 +124,14 @@ class TeacherServer:
         """
         self._store.forget(rollout_ids)
 
-    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The output layer for the hidden signal: weight [V, D], bias [V] or None, wire form.
+    def output_head(self) -> tuple[HeadPart, ...]:
+        """The output layer for the hidden signal: one part, or one a member of an ensemble.
 
         Raises:
             TeacherError: this kind of teacher has none to give, or one of another shape.
         """
+        if isinstance(self._teacher, MixtureTeacher):
+            return self._teacher.head_parts()
         if not isinstance(self._teacher, HeadTeacher):
             raise TeacherError(
                 f"teacher {self._info.name!r} has no output_head(): set teacher.signal to topk"
@@ -128,7 +143,7 @@ class TeacherServer:
                 f"teacher {self._info.name!r}: output_head() has shape {weight.shape}, "
                 f"bias {None if bias is None else bias.shape}; its info() says {expected}"
             )
-        return weight, bias
+        return (HeadPart(weight, bias),)
 
     def stats(self) -> TeacherStats:
         """The account so far."""

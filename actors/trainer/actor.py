@@ -6,12 +6,11 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import ray
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
-from opd_ray.types import ExactItemScores, Signal, TrainItem, TrainStats
+from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats
 
 
 @ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1})
@@ -55,9 +54,9 @@ class TrainerActor(Lifeline):
         self._trainer.setup(master_address, master_port)
 
     @ray.method(concurrency_group="rank")
-    def set_teacher_head(self, head: np.ndarray, bias: np.ndarray | None = None) -> None:
-        """Keep the teacher's output head; give references."""
-        self._trainer.set_teacher_head(head, bias)
+    def set_teacher_head(self, head: Sequence[HeadPart], teacher: str = "teacher") -> None:
+        """Keep a teacher's output head; give a reference to it."""
+        self._trainer.set_teacher_head(head, teacher)
 
     @ray.method(concurrency_group="rank")
     def train_step(

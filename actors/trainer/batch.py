@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,14 @@ import torch
 from torch import Tensor
 
 from opd_ray.alignment import predicting_positions
-from opd_ray.divergence import HiddenTarget, LogitsTarget, SampledTarget, Target, TopKTarget
+from opd_ray.divergence import (
+    HiddenTarget,
+    LogitsTarget,
+    MixtureTarget,
+    SampledTarget,
+    Target,
+    TopKTarget,
+)
 from opd_ray.errors import RunError
 from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem
 from opd_ray.wire import from_wire
@@ -25,10 +33,15 @@ class BatchError(RunError):
 
 
 class TeacherHead(NamedTuple):
-    """The teacher's output head, which turns its hidden states into its distribution."""
+    """What turns a teacher's hidden states into its distribution, or into its share of one."""
 
     weight_VD: Tensor
     bias_V: Tensor | None
+    share: float = 1.0
+
+
+# By the teacher's name; an ensemble has one a member, for the columns of hidden states in turn.
+TeacherHeads = Mapping[str, Sequence[TeacherHead]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class MicroBatch:
     sampled_ids_N: Tensor
     weights_N: Tensor
     rollout_logprob_N: Tensor
-    target: Target
+    targets: tuple[Target, ...]  # of the N rows in turn: one, or one a teacher with hidden states
 
     @property
     def is_empty(self) -> bool:
@@ -67,7 +80,7 @@ def check_items(
     signals: Mapping[str, Signal],
     *,
     vocab_size: int,
-    head: TeacherHead | None,
+    heads: TeacherHeads,
 ) -> None:
     """Check everything that would crash or silently misalign a forward pass.
 
@@ -75,7 +88,7 @@ def check_items(
         items: rollouts, those without kept rows included.
         signals: by rollout id; row i belongs to kept row i of the rollout.
         vocab_size: token ids lie below it.
-        head: of the teacher, for hidden states.
+        heads: of the teachers, for hidden states.
 
     Raises:
         BatchError: a signal is missing or has another number of rows, signals of several kinds, a
@@ -90,7 +103,7 @@ def check_items(
         signal = signals.get(item.rollout_id)
         if signal is None:
             raise BatchError(f"rollout {item.rollout_id} came without the teacher's signal")
-        _check_signal(item, signal, vocab_size, head)
+        _check_signal(item, signal, vocab_size, heads)
         kinds.setdefault(_kind(signal), item.rollout_id)
     if len(kinds) > 1:
         named = ", ".join(f"{kind} (rollout {rollout})" for kind, rollout in kinds.items())
@@ -102,17 +115,19 @@ def build_micro_batch(
     signals: Mapping[str, Signal],
     *,
     vocab_size: int,
-    head: TeacherHead | None,
+    heads: TeacherHeads,
     device: torch.device,
 ) -> MicroBatch:
     """The tensors of one micro-batch, from items that passed :func:`check_items`.
 
-    Items without kept rows are left out. If none is left, the batch is one token whose row has
+    Rollouts whose signals need the same head lie side by side. Items without kept rows are left
+    out. If none is left, the batch is one token whose row has
     weight 0: it takes part in every collective and adds a gradient of exactly 0.
     """
     items = [item for item in items if len(item.rows)]
     if not items:
         return _stand_in(vocab_size, device)
+    items.sort(key=lambda item: _head_of(signals[item.rollout_id]))
     texts = [np.concatenate([item.prompt_ids, item.response_ids]) for item in items]
     lengths = np.array([len(text) for text in texts])
     shape = (len(texts), int(lengths.max()))
@@ -140,29 +155,33 @@ def build_micro_batch(
         sampled_ids_N=tensor(sampled, torch.int64),
         weights_N=tensor([item.weights for item in items], torch.float32),
         rollout_logprob_N=tensor([item.rollout_logprob for item in items], torch.float32),
-        target=_stack([signals[item.rollout_id] for item in items], sampled, head, device),
+        targets=tuple(
+            _stack(list(group), signals, heads, device)
+            for _, group in groupby(items, lambda item: _head_of(signals[item.rollout_id]))
+        ),
     )
 
 
 def _stack(
-    signals: Sequence[Signal],
-    sampled: Sequence[np.ndarray],
-    head: TeacherHead | None,
+    items: Sequence[TrainItem],
+    signals: Mapping[str, Signal],
+    heads: TeacherHeads,
     device: torch.device,
 ) -> Target:
-    """Signals of one kind as the target of all their rows."""
+    """Signals of one kind, and of one head, as the target of all their rows."""
+    of_items = [signals[item.rollout_id] for item in items]
 
     def column(name: str) -> Tensor:
-        return from_wire(np.concatenate([getattr(signal, name) for signal in signals])).to(device)
+        return from_wire(np.concatenate([getattr(signal, name) for signal in of_items])).to(device)
 
-    match signals[0]:
+    match of_items[0]:
         case TopKSignal():
             return TopKTarget(column("ids").long(), column("logprobs"))
-        case HiddenSignal():
-            assert head is not None
-            return HiddenTarget(column("hidden"), *head)
+        case HiddenSignal(teacher=teacher):
+            return _of_hidden(column("hidden"), heads[teacher])
         case SampledSignal():
-            ids_N = torch.as_tensor(np.concatenate(sampled), device=device).long()
+            sampled = np.concatenate([item.response_ids[item.rows] for item in items])
+            ids_N = torch.as_tensor(sampled, device=device).long()
             return SampledTarget(ids_N, column("logprobs"))
 
 
@@ -179,8 +198,25 @@ def _stand_in(vocab_size: int, device: torch.device) -> MicroBatch:
         sampled_ids_N=zero_N,
         weights_N=zero_N.float(),
         rollout_logprob_N=zero_N.float(),
-        target=LogitsTarget(torch.zeros(1, vocab_size, device=device)),
+        targets=(LogitsTarget(torch.zeros(1, vocab_size, device=device)),),
     )
+
+
+def _of_hidden(hidden_ND: Tensor, heads: Sequence[TeacherHead]) -> Target:
+    """Each head's columns of the hidden states under that head."""
+    sizes = [head.weight_VD.shape[1] for head in heads]
+    parts = tuple(
+        HiddenTarget(part_ND.contiguous(), head.weight_VD, head.bias_V)
+        for part_ND, head in zip(hidden_ND.split(sizes, dim=1), heads, strict=True)
+    )
+    if len(parts) == 1:
+        return parts[0]
+    return MixtureTarget(parts, tuple(head.share for head in heads))
+
+
+def _head_of(signal: Signal) -> str:
+    """The teacher whose head a signal needs; "" where it needs none."""
+    return signal.teacher if isinstance(signal, HiddenSignal) else ""
 
 
 def _kind(signal: Signal) -> object:
@@ -214,9 +250,7 @@ def _check_text(item: TrainItem, vocab_size: int) -> None:
         )
 
 
-def _check_signal(
-    item: TrainItem, signal: Signal, vocab_size: int, head: TeacherHead | None
-) -> None:
+def _check_signal(item: TrainItem, signal: Signal, vocab_size: int, heads: TeacherHeads) -> None:
     name = f"rollout {item.rollout_id}"
     match signal:
         case TopKSignal(ids=ids):
@@ -228,14 +262,18 @@ def _check_signal(
                     f"{name}, row {item.rows[row]}: the teacher's top-k has id {ids[row, column]}, "
                     f"outside the vocabulary of {vocab_size}"
                 )
-        case HiddenSignal(hidden=hidden):
+        case HiddenSignal(hidden=hidden, teacher=teacher):
             found = len(hidden)
-            if head is None:
-                raise BatchError(f"{name} came with hidden states, but no teacher head was set")
-            if hidden.shape[1] != head.weight_VD.shape[1]:
+            if teacher not in heads:
                 raise BatchError(
-                    f"{name}: hidden states of size {hidden.shape[1]} do not fit the teacher's "
-                    f"head of size {head.weight_VD.shape[1]}"
+                    f"{name} came with hidden states of {teacher!r}, but no head of that teacher "
+                    "was set"
+                )
+            size = sum(head.weight_VD.shape[1] for head in heads[teacher])
+            if hidden.shape[1] != size:
+                raise BatchError(
+                    f"{name}: hidden states of size {hidden.shape[1]} do not fit the head of "
+                    f"{teacher!r}, of size {size}"
                 )
         case SampledSignal(logprobs=logprobs):
             found = len(logprobs)

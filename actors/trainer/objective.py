@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
 from actors.trainer.head import HeadFunction
 from opd_ray.config.schema import LossSettings
-from opd_ray.divergence import exact_scores, linear_divergence
+from opd_ray.divergence import Target, exact_scores, linear_divergence
 from opd_ray.types import ExactItemScores
 
 _SCORES = [field.name for field in fields(ExactItemScores) if field.name != "rollout_id"]
@@ -35,21 +36,25 @@ class Objective:
         def function(
             hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
         ) -> tuple[Tensor, ...]:
-            found = linear_divergence(
-                hidden_ND,
-                weight_VD,
-                batch.target,
-                kind=self._loss.divergence.value,
-                beta=self._loss.beta,
-                temperature=self._loss.temperature,
-                weights_N=batch.weights_N * scale,
-                bias_V=bias_V,
-                vocab_size=self._vocab_size,
-                chunk_size=self._loss.chunk_rows,
-                sampled_ids_N=batch.sampled_ids_N,
-            )
-            assert found.logprob_N is not None  # because the sampled ids were given
-            return found.loss, found.divergence_N, found.logprob_N
+            found = []
+            for rows, target in _rows_of(batch):
+                part = linear_divergence(
+                    hidden_ND[rows],
+                    weight_VD,
+                    target,
+                    kind=self._loss.divergence.value,
+                    beta=self._loss.beta,
+                    temperature=self._loss.temperature,
+                    weights_N=batch.weights_N[rows] * scale,
+                    bias_V=bias_V,
+                    vocab_size=self._vocab_size,
+                    chunk_size=self._loss.chunk_rows,
+                    sampled_ids_N=batch.sampled_ids_N[rows],
+                )
+                assert part.logprob_N is not None  # because the sampled ids were given
+                found.append((part.loss, part.divergence_N, part.logprob_N))
+            losses, divergences, logprobs = zip(*found, strict=True)
+            return torch.stack(losses).sum(), torch.cat(divergences), torch.cat(logprobs)
 
         return function
 
@@ -59,19 +64,36 @@ class Objective:
         def function(
             hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
         ) -> tuple[Tensor, ...]:
-            found = exact_scores(
-                hidden_ND,
-                weight_VD,
-                batch.target,
-                sampled_ids_N=batch.sampled_ids_N,
-                vocab_size=self._vocab_size,
-                temperature=1.0,
-                chunk_size=self._loss.chunk_rows,
-                bias_V=bias_V,
+            found = [
+                exact_scores(
+                    hidden_ND[rows],
+                    weight_VD,
+                    target,
+                    sampled_ids_N=batch.sampled_ids_N[rows],
+                    vocab_size=self._vocab_size,
+                    temperature=1.0,
+                    chunk_size=self._loss.chunk_rows,
+                    bias_V=bias_V,
+                )
+                for rows, target in _rows_of(batch)
+            ]
+            return tuple(
+                torch.cat([getattr(part, f"{name}_N") for part in found]) for name in _SCORES
             )
-            return tuple(getattr(found, f"{name}_N") for name in _SCORES)
 
         return function
+
+
+def _rows_of(batch: MicroBatch) -> Iterator[tuple[slice, Target]]:
+    """Every target of a micro-batch with its rows.
+
+    All of them are gone through within one call of the head, so that what the ranks do together
+    does not depend on how many teachers a rank's rollouts have.
+    """
+    start = 0
+    for target in batch.targets:
+        yield slice(start, start + target.num_rows), target
+        start += target.num_rows
 
 
 def split_scores(batch: MicroBatch, columns: Sequence[Tensor]) -> list[ExactItemScores]:

@@ -8,7 +8,6 @@ from collections import ChainMap, deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,7 +22,7 @@ from actors.trainer.tally import StepTally
 from actors.weights.chunks import WeightChunk, pack
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.errors import RunError
-from opd_ray.types import ExactItemScores, Signal, TrainItem, TrainStats
+from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats
 from opd_ray.wire import from_wire
 
 
@@ -64,7 +63,7 @@ class Trainer:
         self._vocab_size = vocab_size
         on_gpu = trainer.gpus_per_rank > 0
         self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
-        self._teacher_head: TeacherHead | None = None
+        self._teacher_heads: dict[str, tuple[TeacherHead, ...]] = {}
 
     def setup(self, master_address: str, master_port: int) -> None:
         """Meet the other ranks at rank 0's address, load the student and start the engine.
@@ -87,16 +86,20 @@ class Trainer:
             device=self._device,
         )
 
-    def set_teacher_head(self, head: np.ndarray, bias: np.ndarray | None = None) -> None:
-        """Keep the teacher's output head, needed for the hidden signal.
+    def set_teacher_head(self, head: Sequence[HeadPart], teacher: str = "teacher") -> None:
+        """Keep a teacher's output head, needed for the hidden signal; a later one replaces it.
 
         Args:
-            head: ``[V, D]`` in wire form (see :mod:`opd_ray.wire`).
-            bias: ``[V]`` in wire form.
+            head: one part, or one a member of an ensemble.
+            teacher: its name in the run, which its signals carry.
         """
-        self._teacher_head = TeacherHead(
-            from_wire(head).to(self._device),
-            None if bias is None else from_wire(bias).to(self._device),
+        self._teacher_heads[teacher] = tuple(
+            TeacherHead(
+                from_wire(part.weight).to(self._device),
+                None if part.bias is None else from_wire(part.bias).to(self._device),
+                part.share,
+            )
+            for part in head
         )
 
     def train_step(
@@ -239,7 +242,7 @@ class Trainer:
             items,
             signals,
             vocab_size=self._vocab_size,
-            head=self._teacher_head,
+            heads=self._teacher_heads,
             device=self._device,
         )
 
@@ -264,7 +267,7 @@ class Trainer:
         """Check this rank's input; if any rank refuses its own, all raise and none waits alone."""
         try:
             for items in micro_batches:
-                check_items(items, signals, vocab_size=self._vocab_size, head=self._teacher_head)
+                check_items(items, signals, vocab_size=self._vocab_size, heads=self._teacher_heads)
         except BatchError:
             all_ranks(False, self._device)
             raise

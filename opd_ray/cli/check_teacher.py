@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from opd_ray.config.load import load_config
 
     config = load_config(args.config, args.overrides)
+    from opd_ray.config.teachers import MAIN, cast_of
     from opd_ray.teacher_check import check_teacher
 
     violations = check_teacher(config)
@@ -36,5 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if violations:
         print(f"{len(violations)} violations of the contract of a teacher")
         return RUN_FAILED
-    print(f"the teacher of kind {config.teacher.kind} keeps its contract")
+    for name, settings in cast_of(config).teachers.items():
+        called = "teacher" if name == MAIN else f"teacher {name}"
+        print(f"the {called} of kind {settings.kind} keeps its contract")
     return 0

@@ -18,10 +18,12 @@ from opd_ray.config.check_data import (
     named_tasks,
     teacher_accuracy_problems,
 )
-from opd_ray.config.check_teacher import MODEL_KINDS, teacher_problems
+from opd_ray.config.check_teacher import MODEL_KINDS
+from opd_ray.config.check_teachers import name_problems, teachers_problems
 from opd_ray.config.choices import SignalChoice, SyncBackend
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import model_path
+from opd_ray.config.teachers import models_of
 from opd_ray.errors import ConfigError
 from opd_ray.model_shape import ModelShapeError, config_json
 from opd_ray.tip import find_rule
@@ -66,12 +68,14 @@ def check_config(config: Config) -> None:
 
 def config_problems(config: Config) -> list[str]:
     """Every problem of ``config``; an empty list means that a run may start."""
+    if unclear := name_problems(config):
+        return unclear
     return [
-        *_range_problems(config),
+        *(text for text in _range_problems(config) if not text.startswith("teacher.")),
         *_run_problems(config),
         *_length_problems(config),
         *_rollout_problems(config),
-        *teacher_problems(config),
+        *teachers_problems(config, _range_problems),
         *_rule_problems(config),
         *_vocabulary_problems(config),
         *_trainer_problems(config),
@@ -179,9 +183,11 @@ def _rule_problems(config: Config) -> Iterator[str]:
 def _vocabulary_problems(config: Config) -> Iterator[str]:
     """Missing models, and top-k above the rows that a model has."""
     models = [("student.path", config.student.path)]
-    teacher_path = model_path(config.teacher)
-    if config.teacher.kind in MODEL_KINDS and teacher_path:
-        models.append(("teacher.path", teacher_path))
+    models += [
+        (f"{key}.path", path)
+        for key, settings in models_of(config).items()
+        if settings.kind in MODEL_KINDS and (path := model_path(settings))
+    ]
     topks = ["rollout.record_topk"]
     if config.teacher.signal is SignalChoice.topk:
         topks.append("teacher.topk")

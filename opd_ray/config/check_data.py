@@ -67,6 +67,11 @@ def teacher_accuracy_problems(config: Config) -> Iterator[str]:
             "eval.teacher_accuracy = true with teacher.cache = replay: no teacher "
             "is there to write answers; set it to false"
         )
+    elif config.eval.teacher_accuracy and not config.teacher.path:
+        yield (
+            "eval.teacher_accuracy = true with teacher.path = null: it is the section teacher that "
+            "writes answers; set it to false"
+        )
 
 
 def named_tasks(config: Config) -> list[tuple[str, EvalTask]]:

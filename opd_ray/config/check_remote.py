@@ -8,20 +8,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from opd_ray.config.choices import CacheMode
-from opd_ray.config.keys import shown
 from opd_ray.config.teacher import TeacherSettings
 
 
 def url_problems(teacher: TeacherSettings) -> Iterator[str]:
     """Of the keys of kind http."""
     if teacher.kind != "http":
-        for key in ("url", "model", "api_key_env"):
-            value = getattr(teacher, key)
-            if value:
-                yield (
-                    f"teacher.{key} = {shown(value)} with teacher.kind = {teacher.kind!r}: it "
-                    "belongs to teacher.kind=http; set that, or leave it out"
-                )
         return
     if not teacher.url:
         yield "teacher.url = null: kind http needs the base URL of a server, http://HOST:8000/v1"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from opd_ray.config.check_remote import cache_problems, url_problems
-from opd_ray.config.choices import Divergence, Scoring, SignalChoice
+from opd_ray.config.choices import CacheMode, Divergence, Scoring, SignalChoice
 from opd_ray.config.keys import shown
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import KIND_KEYS
 
-TEACHER_KINDS = ("hf", "vllm", "http", "class", "actor")
+TEACHER_KINDS = ("hf", "vllm", "http", "class", "actor", "ensemble", "self")
 # Kinds that run a model from the folder teacher.path.
 MODEL_KINDS = ("hf", "vllm")
 
@@ -40,10 +41,26 @@ def _kind_problems(config: Config) -> Iterator[str]:
             f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g} with "
             f"teacher.tensor_parallel_size = {split}: make them equal"
         )
-    if teacher.kind == "hf" and teacher.gpus_per_replica > 1:
+    if teacher.kind in ("hf", "self", "ensemble") and teacher.gpus_per_replica > 1:
         yield (
-            f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g}: kind hf runs on one GPU; "
-            "use at most 1, and more teacher.replicas"
+            f"teacher.gpus_per_replica = {teacher.gpus_per_replica:g}: kind {teacher.kind} runs on "
+            "one GPU; use at most 1, and more teacher.replicas"
+        )
+    if teacher.cache is not CacheMode.off and teacher.kind == "ensemble":
+        yield (
+            f"teacher.cache = {teacher.cache} with teacher.kind = 'ensemble': give each member a "
+            "cache of its own, in teachers"
+        )
+    if teacher.cache is not CacheMode.off and teacher.follow_decay is not None:
+        yield (
+            f"teacher.cache = {teacher.cache} with teacher.follow_decay = "
+            f"{teacher.follow_decay:g}: the answers change with every step; set it to off"
+        )
+    decay = teacher.follow_decay
+    if decay is not None and not 0 <= decay < 1:
+        yield (
+            f"teacher.follow_decay = {decay:g}: must lie in [0, 1); for a teacher that stays as it "
+            "is leave it out"
         )
 
 
@@ -72,10 +89,10 @@ def _signal_problems(config: Config) -> Iterator[str]:
 def _own_teacher_problems(config: Config) -> Iterator[str]:
     """The user's own teacher: an importable class, or an actor in a cluster that runs already."""
     teacher = config.teacher
-    for kind, keys in (("class", ("class_path", "arguments")), ("actor", ("actor_name",))):
+    for kind, keys in KIND_KEYS.items():
         for key in keys:
             value = getattr(teacher, key)
-            if value and teacher.kind != kind:
+            if (value or value == 0) and teacher.kind != kind:
                 yield (
                     f"teacher.{key} = {shown(value)} with teacher.kind = {teacher.kind!r}: it "
                     f"belongs to teacher.kind={kind}; set that, or leave it out"

@@ -229,6 +229,10 @@ class Config:
     data: DataSettings = field(default_factory=DataSettings)
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    # Further teachers by name: the keys of the section teacher in which each differs from it.
+    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # The teacher of each source of prompts: a name in teachers, or "teacher"; empty: it gets all.
+    routes: dict[str, str] = field(default_factory=dict)
     # Scores of the filter: by-products of rollout and teacher, or an exact pass in the trainer.
     scoring: Scoring = Scoring.streamed
     tip: TipSettings = field(default_factory=TipSettings)

@@ -7,12 +7,21 @@ from typing import Any
 
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 
+# Keys that mean something to one kind alone; a teacher of another kind does not inherit them.
+KIND_KEYS: dict[str, tuple[str, ...]] = {
+    "class": ("class_path", "arguments"),
+    "actor": ("actor_name",),
+    "http": ("url", "model", "api_key_env"),
+    "ensemble": ("members",),
+    "self": ("follow_decay",),
+}
+
 
 @dataclass
 class TeacherSettings:
     # Kind of teacher: "hf" runs a Hugging Face model, "vllm" runs it in a vLLM engine, "http" asks
     # a server at a URL, "class" is a class of your own, "actor" asks a named Ray actor of your own
-    # that runs already.
+    # that runs already, "ensemble" mixes several of teachers, "self" is the student's own weights.
     kind: str = "hf"
     # Hugging Face folder (or hub name) of the teacher. Kinds http, class and actor need none; with
     # one, its tokenizer is compared with the student's.
@@ -41,6 +50,11 @@ class TeacherSettings:
     timeout_s: float = 300.0
     # Kind http: how often a request is sent again after a lost connection, HTTP 429 or 5xx.
     max_retries: int = 8
+    # Kind ensemble: names of teachers and their weights (above 0; divided by their sum).
+    members: dict[str, float] = field(default_factory=dict)
+    # Kind self: after every step the teacher's weights become this share of their own and the rest
+    # of the student's; null keeps those of the start.
+    follow_decay: float | None = None
     # Copies of the teacher; rollouts go to the least loaded.
     replicas: int = 1
     # How often each replica is started again when its process dies; the others go on meanwhile.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opd_ray.data.prompt import DataError, PromptRow
-from opd_ray.data.prompt_set import LoadReport, PromptSet
+from opd_ray.data.prompt_set import LoadReport, PromptSet, SourceReport
 from opd_ray.data.row_reader import BadRow, RowReader
 from opd_ray.data.settings import DataSettings, OverLength
 from opd_ray.data.sources import Source, open_source
@@ -41,7 +42,7 @@ def load_prompts(
     settings.validate(section)
     source = open_source(settings, section)
     reader = RowReader(settings)
-    prompts, ids = _check_rows(source, reader, section)
+    prompts, ids, sources = _check_rows(source, reader, section)
     numbers = np.arange(len(source))
     if settings.deduplicate:
         numbers = np.sort(np.unique(prompts, return_index=True)[1])
@@ -49,6 +50,7 @@ def load_prompts(
     _refuse_repeated_ids(source, numbers, ids[numbers], section)
 
     too_long, longest, longest_teacher = 0, None, None
+    shown: np.ndarray | None = None
     if tokenizer is not None:
         lengths = _lengths(source, reader, numbers, tokenizer, settings)
         fits = lengths[:, 0] <= settings.max_prompt_tokens
@@ -57,6 +59,7 @@ def load_prompts(
             _judge_too_long(source, numbers, lengths[:, 0], settings, section)
         numbers, lengths = numbers[fits][: settings.limit], lengths[fits][: settings.limit]
         longest, longest_teacher = (int(length) for length in lengths.max(axis=0))
+        shown = lengths[:, 1]
     else:
         numbers = numbers[: settings.limit]
     report = LoadReport(
@@ -66,15 +69,33 @@ def load_prompts(
         beyond_limit=len(source) - duplicates - too_long - len(numbers),
         longest_prompt=longest,
         longest_teacher_prompt=longest_teacher,
+        sources=_by_source([sources[number] for number in numbers], shown),
     )
     order_seed = seed if settings.seed is None else settings.seed
     return PromptSet(source, reader, numbers, report, settings.shuffle, order_seed)
 
 
-def _check_rows(source: Source, reader: RowReader, section: str) -> tuple[np.ndarray, np.ndarray]:
-    """Digests of all prompts and of all ids, uint64; raises `DataError` that lists bad rows."""
+def _by_source(sources: list[str], shown: np.ndarray | None) -> dict[str, SourceReport]:
+    """`sources` and the lengths [rows] that a teacher is shown, of the rows in use."""
+    found = {}
+    names = np.array(sources, dtype=object)
+    for name in dict.fromkeys(sources):
+        here = names == name
+        longest = None if shown is None else int(shown[here].max())
+        found[name] = SourceReport(int(here.sum()), longest)
+    return found
+
+
+def _check_rows(
+    source: Source, reader: RowReader, section: str
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Digests of all prompts and of all ids, uint64, and the rows' sources.
+
+    Raises `DataError` that lists bad rows.
+    """
     prompts = np.empty(len(source), dtype=np.uint64)
     ids = np.empty(len(source), dtype=np.uint64)
+    sources: list[str] = []
     complaints: list[str] = []
     bad = 0
     for number in range(len(source)):
@@ -87,6 +108,7 @@ def _check_rows(source: Source, reader: RowReader, section: str) -> tuple[np.nda
             continue
         prompts[number] = _digest(json.dumps([row.text, row.messages, row.teacher_text]))
         ids[number] = _digest(row.id)
+        sources.append(sys.intern(row.source))
     if bad:
         if bad > BAD_ROWS_SHOWN:
             complaints.append(f"  and {bad - BAD_ROWS_SHOWN} more")
@@ -94,7 +116,7 @@ def _check_rows(source: Source, reader: RowReader, section: str) -> tuple[np.nda
             f"{section}: {bad} of {len(source)} rows cannot be used; mend or remove them:\n"
             + "\n".join(complaints)
         )
-    return prompts, ids
+    return prompts, ids, sources
 
 
 def _refuse_repeated_ids(

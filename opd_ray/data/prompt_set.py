@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,15 @@ from opd_ray.data.prompt import DataError, PromptRow
 from opd_ray.data.row_reader import RowReader
 from opd_ray.data.sources import Source
 from opd_ray.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class SourceReport:
+    """The prompts in use that come from one source."""
+
+    prompts: int
+    # Tokens of the longest prompt that a teacher reads; None when no tokenizer was at hand.
+    longest_teacher_prompt: int | None
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,7 @@ class LoadReport:
     # Tokens of the longest prompt used; None when no tokenizer was at hand.
     longest_prompt: int | None
     longest_teacher_prompt: int | None
+    sources: Mapping[str, SourceReport]
 
     @property
     def used(self) -> int:

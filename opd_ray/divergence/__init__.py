@@ -6,6 +6,7 @@ from opd_ray.divergence.linear import DivergenceOutput, linear_divergence
 from opd_ray.divergence.target import (
     HiddenTarget,
     LogitsTarget,
+    MixtureTarget,
     SampledTarget,
     Target,
     TopKTarget,
@@ -20,6 +21,7 @@ __all__ = [
     "HiddenTarget",
     "Kind",
     "LogitsTarget",
+    "MixtureTarget",
     "SampledTarget",
     "Target",
     "TopKTarget",

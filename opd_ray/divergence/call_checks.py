@@ -8,6 +8,7 @@ from torch import Tensor
 from opd_ray.divergence.target import (
     HiddenTarget,
     LogitsTarget,
+    MixtureTarget,
     Target,
     check_head,
     check_token_ids,
@@ -49,6 +50,8 @@ def _teacher_rows(target: Target) -> int | None:
     """Vocabulary rows of the teacher, padding included; None where the target does not say."""
     if isinstance(target, HiddenTarget):
         return target.head_VD.shape[0]
+    if isinstance(target, MixtureTarget):
+        return target.parts[0].head_VD.shape[0]
     if isinstance(target, LogitsTarget):
         return target.logits_NV.shape[1]
     return None

@@ -12,7 +12,7 @@ from torch import Tensor
 from opd_ray.divergence.blocks import Cut, block_rows, chunk_rows, compute_dtype, slices
 from opd_ray.divergence.call_checks import check_call
 from opd_ray.divergence.kernels import jsd_, log_softmax_
-from opd_ray.divergence.logits import GivenLogits, ProjectedLogits, teacher_logits
+from opd_ray.divergence.logits import LogitsSource, ProjectedLogits, teacher_logits
 from opd_ray.divergence.signals import check_temperature
 from opd_ray.divergence.target import SampledTarget, Target, TopKTarget
 from opd_ray.divergence.topk_tail import TopKTail
@@ -136,7 +136,7 @@ class _TeacherScores:
 class _FullTeacher:
     """The teacher's distribution over the whole vocabulary."""
 
-    def __init__(self, logits: ProjectedLogits | GivenLogits) -> None:
+    def __init__(self, logits: LogitsSource) -> None:
         self._logits = logits
 
     def load(self, rows: slice) -> None:

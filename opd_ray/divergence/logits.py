@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from opd_ray.divergence.blocks import Cut
-from opd_ray.divergence.target import HiddenTarget, LogitsTarget
+from opd_ray.divergence.kernels import log_softmax_
+from opd_ray.divergence.target import HiddenTarget, LogitsTarget, MixtureTarget
+
+
+class LogitsSource(Protocol):
+    """Logits in blocks: load a chunk of rows, then ask once for each of its blocks."""
+
+    def load(self, rows: slice) -> None: ...
+
+    def block(self, rows: slice) -> Tensor: ...
 
 
 class ProjectedLogits:
@@ -85,10 +98,44 @@ class GivenLogits:
         return logits_BV if self._temperature == 1.0 else logits_BV.div_(self._temperature)
 
 
-def teacher_logits(target: HiddenTarget | LogitsTarget, cut: Cut) -> ProjectedLogits | GivenLogits:
+class MixedLogits:
+    """Log-probabilities of a mixture of several heads' distributions, one chunk at a time.
+
+    One chunk of logits a part is alive, and no more.
+    """
+
+    def __init__(self, target: MixtureTarget, cut: Cut) -> None:
+        self._temperature = cut.temperature
+        plain = replace(cut, temperature=1.0)
+        self._parts = [
+            (math.log(share), ProjectedLogits(part.hidden_ND, part.head_VD, part.bias_V, plain))
+            for share, part in zip(target.shares, target.parts, strict=True)
+        ]
+
+    def load(self, rows: slice) -> None:
+        """Compute every part's logits of a chunk of rows."""
+        for _, part in self._parts:
+            part.load(rows)
+
+    def block(self, rows: slice) -> Tensor:
+        """log sum share x softmax of some rows, divided by the temperature, to be overwritten."""
+        mixed_BV: Tensor | None = None
+        for log_share, part in self._parts:
+            weighted_BV = log_softmax_(part.block(rows)).add_(log_share)
+            if mixed_BV is None:
+                mixed_BV = weighted_BV
+            else:
+                torch.logaddexp(mixed_BV, weighted_BV, out=mixed_BV)
+        assert mixed_BV is not None  # a mixture has parts
+        return mixed_BV if self._temperature == 1.0 else mixed_BV.div_(self._temperature)
+
+
+def teacher_logits(target: HiddenTarget | MixtureTarget | LogitsTarget, cut: Cut) -> LogitsSource:
     """The source of the teacher's logits over the whole vocabulary."""
     if isinstance(target, LogitsTarget):
         return GivenLogits(target.logits_NV, cut)
+    if isinstance(target, MixtureTarget):
+        return MixedLogits(target, cut)
     return ProjectedLogits(target.hidden_ND, target.head_VD, target.bias_V, cut)
 
 

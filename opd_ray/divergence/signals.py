@@ -15,7 +15,7 @@ from torch import Tensor
 
 from opd_ray.divergence.blocks import Cut
 from opd_ray.divergence.kernels import Kind, kernel_of, log_softmax_
-from opd_ray.divergence.logits import GivenLogits, ProjectedLogits, teacher_logits
+from opd_ray.divergence.logits import LogitsSource, teacher_logits
 from opd_ray.divergence.target import SampledTarget, Target, TopKTarget, check_token_ids
 from opd_ray.divergence.topk_tail import TopKTail
 
@@ -35,7 +35,7 @@ class FullVocabularySignal:
 
     def __init__(
         self,
-        teacher: ProjectedLogits | GivenLogits,
+        teacher: LogitsSource,
         kind: Kind,
         beta: float,
         scratch_BV: Tensor,

@@ -33,6 +33,33 @@ class HiddenTarget:
 
 
 @dataclass(frozen=True, eq=False)
+class MixtureTarget:
+    """Several teachers as one: Q = sum of shares[i] x the distribution of parts[i].
+
+    At a temperature T the mixture itself is tempered: Q^(1/T), normalised.
+    parts: of the same N rows and one dtype; their hidden sizes may differ. shares: each above 0,
+    together 1.
+    Raises ValueError on parts that do not fit together.
+    """
+
+    parts: tuple[HiddenTarget, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts or len(self.parts) != len(self.shares):
+            raise ValueError(f"{len(self.parts)} parts with {len(self.shares)} shares")
+        if min(self.shares) <= 0.0 or abs(sum(self.shares) - 1.0) > 1e-6:
+            raise ValueError(f"shares must be above 0 and add up to 1, not {self.shares}")
+        shapes = {(part.num_rows, len(part.head_VD), part.hidden_ND.dtype) for part in self.parts}
+        if len(shapes) > 1:
+            raise ValueError(f"parts differ in rows, vocabulary rows or dtype: {sorted(shapes)}")
+
+    @property
+    def num_rows(self) -> int:
+        return self.parts[0].num_rows
+
+
+@dataclass(frozen=True, eq=False)
 class LogitsTarget:
     """The teacher's logits over the whole vocabulary, [N, V]; up to a constant per row.
 
@@ -97,7 +124,7 @@ class SampledTarget:
         return self.token_ids_N.shape[0]
 
 
-Target = HiddenTarget | LogitsTarget | TopKTarget | SampledTarget
+Target = HiddenTarget | MixtureTarget | LogitsTarget | TopKTarget | SampledTarget
 
 
 def check_head(owner: str, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from opd_ray.cluster import Cluster, available_memory, this_machine
 from opd_ray.config.check import config_problems
@@ -10,7 +11,8 @@ from opd_ray.config.check_data import named_tasks
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import model_path
+from opd_ray.config.teacher import TeacherSettings, model_path
+from opd_ray.config.teachers import models_of
 from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
 from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
 from opd_ray.doctor.memory_table import memory_table
@@ -44,16 +46,20 @@ def examine(
     report.add("config", [failed("config", text) for text in problems] or [valid])
     if problems:
         return report
-    student, teacher = _shape(config.student.path), _shape(model_path(config.teacher))
-    report.add("models", _model_findings(config, student, teacher))
-    report.add("data", _data_findings(config))
+    student = _shape(config.student.path)
+    models = {key: path for key, s in models_of(config).items() if (path := model_path(s))}
+    found = {path: _shape(path) for path in models.values()}
+    teachers = {path: shape for path, shape in found.items() if shape is not None}
+    report.add("models", _model_findings(config, student, models, teachers))
+    contexts = {path: shape.context_length for path, shape in teachers.items()}
+    report.add("data", _data_findings(config, contexts))
     needed = checkpoint_bytes(config, student) if student else None
     if cluster is None:
         report.add("output", [disk_finding(config, needed), *_folder_findings(config)])
     elif needed is not None:
         report.add("output", [noted("disk", f"about {gigabytes(needed)} needed on the cluster")])
-    _add_plan(report, config, cluster, student, teacher)
-    report.add("step", [], _step_table(config, student, teacher))
+    _add_plan(report, config, cluster, student, teachers)
+    report.add("step", [], _step_table(config, student, teachers))
     return report
 
 
@@ -66,14 +72,16 @@ def _shape(path: str | None) -> ModelShape | None:
 
 
 def _model_findings(
-    config: Config, student: ModelShape | None, teacher: ModelShape | None
+    config: Config,
+    student: ModelShape | None,
+    models: Mapping[str, str],
+    teachers: Mapping[str, ModelShape],
 ) -> Iterator[Finding]:
+    """``models`` are the teachers' paths by key, ``teachers`` their shapes by path."""
     for role, path, shape in (
         ("student", config.student.path, student),
-        ("teacher", model_path(config.teacher), teacher),
+        *((key, path, teachers.get(path)) for key, path in models.items()),
     ):
-        if path is None:
-            continue
         if shape is None:
             yield noted(role, f"{path}: shape unknown here, so memory is not estimated")
         else:
@@ -84,8 +92,7 @@ def _model_findings(
                 f"layers of {shape.hidden_size}, {shape.vocab_size:,} vocabulary rows ({tied}), "
                 f"context {shape.context_length:,}",
             )
-    paths = (config.student.path, model_path(config.teacher))
-    elsewhere = [path for path in paths if path and _elsewhere(path)]
+    elsewhere = [path for path in (config.student.path, *models.values()) if _elsewhere(path)]
     if elsewhere:
         yield noted(
             "pairing",
@@ -94,31 +101,26 @@ def _model_findings(
         )
         return
     yield _tried("pairing", lambda: _pair(config))
-    if config.teacher.kind == "http" and config.teacher.cache is not CacheMode.replay:
-        yield _tried("teacher's server", lambda: _server(config))
+    for key, settings in models_of(config).items():
+        if settings.kind == "http" and settings.cache is not CacheMode.replay:
+            yield _tried(f"{key}'s server", partial(_server, config, settings))
 
 
 def _pair(config: Config) -> str:
-    from opd_ray.pairing import check_pairing
+    from opd_ray.pairing import check_pairings
 
-    pairing = check_pairing(
-        config.student.path,
-        model_path(config.teacher),
-        context_length=config.student.context_length,
-        accept=config.teacher.accept_mismatch,
-        trust_student_code=config.student.trust_remote_code,
-        trust_teacher_code=config.teacher.trust_remote_code,
-    )
-    if model_path(config.teacher) is None:
+    pairing = check_pairings(config)
+    without = {s.kind for s in models_of(config).values() if model_path(s) is None}
+    if without:
         return (
             f"the student's tokenizer of {pairing.vocab_size:,} tokens; a teacher of kind "
-            f"{config.teacher.kind} has no files to compare, opd-ray check-teacher asks it"
+            f"{', '.join(sorted(without))} has no files to compare, opd-ray check-teacher asks it"
         )
     accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
     return f"one tokenizer of {pairing.vocab_size:,} tokens{accepted}"
 
 
-def _server(config: Config) -> str:
+def _server(config: Config, settings: TeacherSettings) -> str:
     from actors.teacher.http_probe import check_server
     from opd_ray.assembly import own_topk
     from opd_ray.model_facts import describe_model
@@ -127,7 +129,7 @@ def _server(config: Config) -> str:
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
     served = check_server(
-        config.teacher,
+        settings,
         student.tokenizer,
         student.vocab_size,
         context_length=config.student.context_length,
@@ -136,8 +138,11 @@ def _server(config: Config) -> str:
     return f"{served.model} scores token ids, sequences of up to {served.context_length:,} tokens"
 
 
-def _data_findings(config: Config) -> Iterator[Finding]:
-    """Every row is read once; prompts are measured where the student's tokenizer is here."""
+def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Finding]:
+    """Every row is read once; prompts are measured where the student's tokenizer is here.
+
+    ``contexts`` are the teachers' by path, as far as they are known.
+    """
     from opd_ray.data.load import load_prompts
     from opd_ray.data.prompt import MissingData
 
@@ -159,6 +164,7 @@ def _data_findings(config: Config) -> Iterator[Finding]:
     from transformers import AutoTokenizer
 
     from opd_ray.prompts import PromptFeed, divergence_prompts, held_out_tasks
+    from opd_ray.routing import check_routing
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -167,11 +173,19 @@ def _data_findings(config: Config) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield failed("data", f"prompts cannot be measured: {str(error).splitlines()[0]}")
         return
-    yield _tried("data", lambda: str(PromptFeed.load(config, tokenizer)))
+    prompts: list[PromptFeed] = []
+
+    def training() -> str:
+        prompts.append(PromptFeed.load(config, tokenizer))
+        return str(prompts[0])
+
+    yield _tried("data", training)
 
     def held_out() -> str:
         tasks = held_out_tasks(config, tokenizer)
         divergence_prompts(tasks, config.eval.kl_prompts)
+        for feed in prompts:
+            check_routing(config, feed, tasks, contexts)
         return ", ".join(f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
 
     yield _tried("held-out data", held_out)
@@ -198,10 +212,10 @@ def _add_plan(
     config: Config,
     cluster: Cluster | None,
     student: ModelShape | None,
-    teacher: ModelShape | None,
+    teachers: Mapping[str, ModelShape],
 ) -> None:
     try:
-        plan = plan_placement(config, cluster or _cluster(config), student, teacher)
+        plan = plan_placement(config, cluster or _cluster(config), student, teachers)
     except OpdError as error:
         report.add("placement", [failed("placement", str(error))])
         return
@@ -230,7 +244,9 @@ def _cluster(config: Config) -> Cluster:
         return session.cluster()
 
 
-def _step_table(config: Config, student: ModelShape | None, teacher: ModelShape | None) -> str:
+def _step_table(
+    config: Config, student: ModelShape | None, teachers: Mapping[str, ModelShape]
+) -> str:
     tokens = step_tokens(config)
     rows = [
         f"{tokens.rollouts:,} rollouts, at most {tokens.prompt:,} prompt and {tokens.response:,} "
@@ -238,7 +254,7 @@ def _step_table(config: Config, student: ModelShape | None, teacher: ModelShape 
     ]
     rows += [
         f"{flow.source} -> {flow.target}: {gigabytes(flow.nbytes)} ({flow.what})"
-        for flow in step_flows(config, student, teacher)
+        for flow in step_flows(config, student, teachers)
     ]
     return "\n".join(rows)
 

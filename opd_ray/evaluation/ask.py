@@ -91,6 +91,7 @@ def sample_requests(
             sample=sample,
             prompt_ids=prompt.student_ids,
             seed=derive_seed(seed, "eval", purpose, prompt.key, sample),
+            source=prompt.source,
         )
         for prompt in prompts
         for sample in range(samples)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from actors.teacher.dispatch import TeacherPool
+from actors.teacher.router import TeacherRouter
 from opd_ray.evaluation.ask import ask, askings, sample_requests
 from opd_ray.evaluation.figures import figures
 from opd_ray.judge import Judge, Judged, Writer
@@ -34,7 +34,7 @@ class Evaluator:
     def __init__(
         self,
         judge: Judge,
-        teachers: TeacherPool,
+        teachers: TeacherRouter,
         trainers: TrainerGroup,
         tasks: Sequence[HeldOutTask],
         kl_prompts: Sequence[Prompt],

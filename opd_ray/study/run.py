@@ -25,6 +25,7 @@ from opd_ray.output import OutputFolder
 from opd_ray.pairing import Pairing
 from opd_ray.progress import Progress
 from opd_ray.prompts import HeldOutTask, PromptFeed, held_out_tasks
+from opd_ray.routing import check_routing
 from opd_ray.study.cells import Cell, study_cells
 from opd_ray.study.plots import plot_learning_curves, plot_overlaps
 from opd_ray.study.report import arms_of, results_table
@@ -96,11 +97,14 @@ class _Runner:
 
     def run(self, config: Config, cells: list[Cell], waiting: list[Cell]) -> int:
         """Run the ``waiting`` ones of ``cells``; returns the exit code."""
-        self._seed_data(waiting[0])  # bad data is refused before any model is loaded
+        # Bad data is refused before any model is loaded.
+        longest = check_routing(
+            config, *self._seed_data(waiting[0]), self._pairing.teacher_contexts
+        )
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)
-        with open_workshop(config, self._pairing, self._tokenizer, topk) as workshop:
-            workshop.trainers.save(str(self._folder.start))
+        with open_workshop(config, self._pairing, self._tokenizer, topk, longest) as workshop:
+            workshop.save(str(self._folder.start))
             for number, cell in enumerate(waiting):
                 if workshop.crew.fleet.stop_requested:
                     return INTERRUPTED
@@ -119,7 +123,7 @@ class _Runner:
         progress.say(f"cell {number}: {cell.arm}, seed {cell.seed}")
         # Step -1: rows of an attempt that was cut short are dropped, those of step 0 too.
         metrics = Metrics([JsonlSink(self._folder.metrics(cell.arm, cell.seed), resume_step=-1)])
-        workshop.trainers.load(str(self._folder.start))
+        workshop.load(str(self._folder.start))
         evaluator = _KnownStart(workshop.evaluator(settled, tasks), self._folder.step_0(cell.seed))
         coordinator = workshop.coordinator(
             settled,

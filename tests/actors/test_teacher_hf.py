@@ -296,9 +296,9 @@ def test_server_hands_out_the_head_of_a_hidden_teacher(folder):
     chosen = settings(folder, signal=SignalChoice.hidden)
     teacher = HfTeacher(chosen, vocab_size=REAL)
     server = TeacherServer(teacher, chosen)
-    weight, bias = server.output_head()
-    assert (weight.shape, bias) == ((REAL, 64), None)
-    teacher.output_head = lambda: (weight[1:], None)
+    (part,) = server.output_head()
+    assert (part.weight.shape, part.bias, part.share) == ((REAL, 64), None, 1.0)
+    teacher.output_head = lambda: (part.weight[1:], None)
     with pytest.raises(TeacherError, match=r"output_head\(\) has shape \(79, 64\)"):
         server.output_head()
 

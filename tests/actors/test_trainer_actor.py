@@ -22,6 +22,7 @@ from actors.trainer.actor import TrainerActor
 from actors.trainer.environment import trainer_environment
 from actors.weights.chunks import unpack
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
+from opd_ray.types import HeadPart
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,8 @@ def weights(handles) -> dict[str, torch.Tensor]:
 def test_a_step_by_reference_between_two_gathers_of_all_weights(ranks, folder, tmp_path):
     items, signals = ragged_items(8)
     head = teacher_head()
-    by_reference = ray.put(head)
-    ray.get([handle.set_teacher_head.remote(by_reference, None) for handle in ranks])
+    by_reference = ray.put((HeadPart(head),))
+    ray.get([handle.set_teacher_head.remote(by_reference) for handle in ranks])
 
     before = weights(ranks)
     original = AutoModelForCausalLM.from_pretrained(folder).state_dict()

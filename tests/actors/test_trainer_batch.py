@@ -14,7 +14,7 @@ from actors.trainer.batch import (
     build_micro_batch,
     check_items,
 )
-from opd_ray.divergence import HiddenTarget, SampledTarget, TopKTarget
+from opd_ray.divergence import HiddenTarget, MixtureTarget, SampledTarget, TopKTarget
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem
 from opd_ray.wire import to_wire
 
@@ -34,8 +34,9 @@ def item(name: str, prompt: list[int], response: list[int], rows: list[int]) -> 
 
 
 def build(items, signals, head=HEAD):
-    check_items(items, signals, vocab_size=10, head=head)
-    return build_micro_batch(items, signals, vocab_size=10, head=head, device=CPU)
+    heads = {"teacher": (head,)}
+    check_items(items, signals, vocab_size=10, heads=heads)
+    return build_micro_batch(items, signals, vocab_size=10, heads=heads, device=CPU)
 
 
 def test_three_tokens_by_hand():
@@ -67,9 +68,9 @@ def test_padding_on_the_right_and_rows_in_order():
     assert batch.weights_N.tolist() == [1.0, 1.0, 2.0]
     assert batch.rollout_logprob_N.tolist() == [-1.0, -1.0, -2.0]
     assert (batch.trunk_tokens, batch.padding_tokens) == (10, 3)
-    assert isinstance(batch.target, TopKTarget)
-    assert batch.target.ids_NK.tolist() == [[2, 9], [5, 1], [7, 2]]
-    assert batch.target.logprobs_NK.tolist() == [[-5.0, -6.0], [-1.0, -2.0], [-3.0, -4.0]]
+    assert isinstance(batch.targets[0], TopKTarget)
+    assert batch.targets[0].ids_NK.tolist() == [[2, 9], [5, 1], [7, 2]]
+    assert batch.targets[0].logprobs_NK.tolist() == [[-5.0, -6.0], [-1.0, -2.0], [-3.0, -4.0]]
 
 
 def test_hidden_signal_in_bfloat16_and_the_teachers_head():
@@ -78,17 +79,51 @@ def test_hidden_signal_in_bfloat16_and_the_teachers_head():
         torch.ones(10, 2, dtype=torch.bfloat16), torch.ones(10, dtype=torch.bfloat16)
     )
     batch = build([item("a", [1], [2], [0])], {"a": HiddenSignal(to_wire(hidden))}, head)
-    assert isinstance(batch.target, HiddenTarget)
-    assert torch.equal(batch.target.hidden_ND, hidden)
-    assert batch.target.head_VD is head.weight_VD
-    assert batch.target.bias_V is head.bias_V
+    assert isinstance(batch.targets[0], HiddenTarget)
+    assert torch.equal(batch.targets[0].hidden_ND, hidden)
+    assert batch.targets[0].head_VD is head.weight_VD
+    assert batch.targets[0].bias_V is head.bias_V
+
+
+def test_rollouts_of_two_teachers_lie_side_by_side_by_head():
+    """Heads of different hidden sizes; the ensemble's has two parts."""
+    one = TeacherHead(torch.ones(10, 2), None)
+    parts = (
+        TeacherHead(torch.full((10, 1), 2.0), None, 0.25),
+        TeacherHead(torch.full((10, 2), 3.0), None, 0.75),
+    )
+    heads = {"teacher": (one,), "both": parts}
+    items = [
+        item("a", [1], [2], [0]),
+        item("b", [3], [4, 5], [0, 1]),
+        item("c", [6], [7], [0]),
+    ]
+    signals = {
+        "a": HiddenSignal(np.array([[1.0, 2.0]], np.float32), "teacher"),
+        "b": HiddenSignal(np.array([[3.0, 4.0, 5.0], [6.0, 7.0, 8.0]], np.float32), "both"),
+        "c": HiddenSignal(np.array([[9.0, 10.0]], np.float32), "teacher"),
+    }
+    check_items(items, signals, vocab_size=10, heads=heads)
+    batch = build_micro_batch(items, signals, vocab_size=10, heads=heads, device=CPU)
+    assert batch.rollout_ids == ("b", "a", "c")
+    assert batch.sampled_ids_N.tolist() == [4, 5, 2, 7]
+    assert batch.kept_N.tolist() == [0, 1, 3, 6]
+    mixture, plain = batch.targets
+    assert isinstance(mixture, MixtureTarget)
+    assert mixture.shares == (0.25, 0.75)
+    assert [part.hidden_ND.tolist() for part in mixture.parts] == [
+        [[3.0], [6.0]],
+        [[4.0, 5.0], [7.0, 8.0]],
+    ]
+    assert isinstance(plain, HiddenTarget)
+    assert plain.hidden_ND.tolist() == [[1.0, 2.0], [9.0, 10.0]]
 
 
 def test_sampled_signal_belongs_to_the_sampled_tokens():
     batch = build([item("a", [1], [2, 3], [1])], {"a": SampledSignal(np.array([-0.5], np.float32))})
-    assert isinstance(batch.target, SampledTarget)
-    assert batch.target.token_ids_N.tolist() == [3]
-    assert batch.target.logprobs_N.tolist() == [-0.5]
+    assert isinstance(batch.targets[0], SampledTarget)
+    assert batch.targets[0].token_ids_N.tolist() == [3]
+    assert batch.targets[0].logprobs_N.tolist() == [-0.5]
 
 
 def test_without_kept_rows_one_weightless_row_stands_in():
@@ -152,13 +187,13 @@ SIGNAL = SampledSignal(np.zeros(2, np.float32))
             [GOOD],
             {"a": HiddenSignal(np.zeros((2, 2), np.float32))},
             None,
-            "rollout a came with hidden states, but no teacher head was set",
+            "rollout a came with hidden states of 'teacher', but no head of that teacher was set",
         ),
         (
             [GOOD],
             {"a": HiddenSignal(np.zeros((2, 3), np.float32))},
             HEAD,
-            "rollout a: hidden states of size 3 do not fit the teacher's head of size 2",
+            "rollout a: hidden states of size 3 do not fit the head of 'teacher', of size 2",
         ),
         (
             [GOOD, replace(GOOD, rollout_id="b")],
@@ -178,5 +213,6 @@ SIGNAL = SampledSignal(np.zeros(2, np.float32))
     ],
 )
 def test_refused(items, signals, head, message):
+    heads = {} if head is None else {"teacher": (head,)}
     with pytest.raises(BatchError, match=message):
-        check_items(items, signals, vocab_size=10, head=head)
+        check_items(items, signals, vocab_size=10, heads=heads)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import make_tiny_qwen3
 from trainer_data import (
     ROWS,
     VOCAB,
+    naive_loss,
     naive_step,
     ragged_items,
     share_out,
@@ -15,8 +17,10 @@ from trainer_data import (
     total_weight,
 )
 from trainer_ranks import Ranks, shared_ranks
+from transformers import AutoModelForCausalLM
 
 from opd_ray.config.schema import TrainerSettings
+from opd_ray.types import HeadPart, HiddenSignal
 
 # With an epsilon this large, Adam's first step is lr / eps x gradient: the gradient can be read off
 # the weights, after everything DeepSpeed does to it and through the trainer's own interface.
@@ -148,4 +152,41 @@ def test_gradient_checkpointing_changes_nothing(stage, students, data, expected)
     _, gradients = one_step(
         shared_ranks(2), students[True], settings, plan, signals, head, total_weight(items)
     )
+    assert_same_gradients(gradients, wanted)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_several_teachers_in_one_step(stage, students, data):
+    """Three heads of different sizes, dealt so that the ranks have different numbers of them.
+
+    "other" has a head of its own; "twice" is an ensemble of the first teacher with itself.
+    """
+    items, signals, head = data
+    total, rng = total_weight(items), np.random.default_rng(5)
+    small = rng.normal(scale=0.3, size=(VOCAB, 20)).astype(np.float32)
+    mixed, of = {}, {}
+    for number, item in enumerate(items):
+        hidden = signals[item.rollout_id].hidden
+        of[item.rollout_id] = ("teacher", "other", "teacher", "twice")[number % 4]
+        if of[item.rollout_id] == "other":
+            hidden = rng.normal(size=(len(item.rows), 20)).astype(np.float32)
+        elif of[item.rollout_id] == "twice":
+            hidden = np.concatenate([hidden, hidden], axis=1)
+        mixed[item.rollout_id] = HiddenSignal(hidden, of[item.rollout_id])
+
+    model = AutoModelForCausalLM.from_pretrained(students[True], dtype=torch.float64)
+    for names, theirs, some in ((("teacher", "twice"), head, signals), (("other",), small, mixed)):
+        part = [item for item in items if of[item.rollout_id] in names]
+        loss, _ = naive_loss(model, part, some, theirs)
+        (loss * (total_weight(part) / total)).backward()
+    wanted = {name: p.grad.numpy() for name, p in model.named_parameters()}
+
+    ranks = shared_ranks(2)
+    ranks.start(students[True], sgd(stage), vocab_size=VOCAB, head=head)
+    ranks.call("set_teacher_head", (HeadPart(small),), "other")
+    ranks.call("set_teacher_head", (HeadPart(head, None, 0.3), HeadPart(head, None, 0.7)), "twice")
+    before = ranks.weights()
+    train(ranks, share_out(items, 2, 2), total, mixed)
+    after = ranks.weights()
+    gradients = {n: (before[n].astype(np.float64) - after[n]) / STEP_PER_GRADIENT for n in wanted}
     assert_same_gradients(gradients, wanted)

@@ -14,6 +14,7 @@ import numpy as np
 
 from actors.trainer.environment import trainer_environment
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
+from opd_ray.types import HeadPart
 
 
 class Ranks:
@@ -61,7 +62,7 @@ class Ranks:
             )
         )
         if head is not None:
-            self.call("set_teacher_head", head)
+            self.call("set_teacher_head", (HeadPart(head),))
 
     def call(self, method: str, *args: Any) -> list[Any]:
         """The same arguments to every rank."""

@@ -159,7 +159,7 @@ def test_fractions_of_a_gpu_share_one() -> None:
 
 
 def test_table_names_every_actor() -> None:
-    text = plan_placement(make_config({"ranks": 2}), machine(2), SHAPE, SHAPE).render()
+    text = plan_placement(make_config({"ranks": 2}), machine(2), SHAPE, {"t": SHAPE}).render()
     lines = text.splitlines()
     assert lines[0].split()[:2] == ["actor", "node"]
     assert [line.split()[0] for line in lines[1:]] == [
@@ -174,12 +174,12 @@ def test_table_names_every_actor() -> None:
 
 def test_trainer_memory_by_hand() -> None:
     count = SHAPE.parameters
-    plain = trainer_memory(make_config(), SHAPE, SHAPE).host
+    plain = trainer_memory(make_config(), SHAPE, [SHAPE]).host
     assert plain["weights"] == plain["gradients"] == 4 * count
     assert plain["optimizer"] == 8 * count
     assert plain["process"] == PROCESS_BYTES
     sharded = make_config({"ranks": 4, "zero_stage": 3, "dtype": Dtype.bfloat16})
-    parts = trainer_memory(sharded, SHAPE, None).host
+    parts = trainer_memory(sharded, SHAPE).host
     assert parts["weights"] == 2 * count // 4
     assert parts["gradients"] == 4 * count // 4  # sums in float32
     assert parts["gathered weights"] == 2 * count
@@ -192,13 +192,13 @@ def test_trainer_memory_by_hand() -> None:
     assert second.host["gradients"] == 4 * count // 4
     # In bfloat16 there is no stage 0: DeepSpeed runs stage 1, which shards the optimizer.
     none = make_config({"ranks": 4, "dtype": Dtype.bfloat16})
-    assert trainer_memory(none, SHAPE, None).host["optimizer"] == 12 * count // 4
+    assert trainer_memory(none, SHAPE).host["optimizer"] == 12 * count // 4
 
 
 def test_a_text_longer_than_the_micro_batch_goes_alone() -> None:
     long = make_config({"micro_batch_tokens": 10}, {"max_new_tokens": 1000})
     short = make_config({"micro_batch_tokens": 2048 + 1000}, {"max_new_tokens": 1000})
-    found = [trainer_memory(config, SHAPE, None).host["activations"] for config in (long, short)]
+    found = [trainer_memory(config, SHAPE).host["activations"] for config in (long, short)]
     assert found[0] == found[1]
     kept_per_token = 4 * (4 * 64 + 2 * 64 + 2 * 32 + 64 + 32 + 4 * 256)
     assert found[0] == 3048 * kept_per_token * 4
@@ -206,7 +206,7 @@ def test_a_text_longer_than_the_micro_batch_goes_alone() -> None:
 
 def test_checkpointing_saves_activations_and_offload_moves_the_optimizer() -> None:
     config = make_config({"gpus_per_rank": 1, "zero_stage": 1})
-    whole = trainer_memory(config, SHAPE, None)
+    whole = trainer_memory(config, SHAPE)
     cut = trainer_memory(
         replace(
             config,
@@ -235,13 +235,13 @@ def test_rollout_and_teacher_memory() -> None:
 
 def test_too_little_memory_names_what_to_lower() -> None:
     small = Cluster((Node("n0", 4, 2 * GB, 0),))
-    (problem,) = plan_placement(make_config(), small, SHAPE, SHAPE).memory_problems()
+    (problem,) = plan_placement(make_config(), small, SHAPE, {"t": SHAPE}).memory_problems()
     assert "node n0" in problem
     assert "2.00 GB" in problem
-    assert plan_placement(make_config(), machine(4), SHAPE, SHAPE).memory_problems() == []
+    assert plan_placement(make_config(), machine(4), SHAPE, {"t": SHAPE}).memory_problems() == []
     tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
     config = make_config({"gpus_per_rank": 1})
-    (problem,) = plan_placement(config, tight, SHAPE, SHAPE).memory_problems()
+    (problem,) = plan_placement(config, tight, SHAPE, {"t": SHAPE}).memory_problems()
     assert problem.startswith("trainer-0")
     assert "of that activations" in problem
     assert "trainer.micro_batch_tokens" in problem
@@ -251,9 +251,9 @@ def test_a_vllm_engine_must_fit_into_its_share_of_a_gpu() -> None:
     config = make_config(rollout={"gpus_per_actor": 1})
     needed = rollout_memory(config, SHAPE).device_bytes
     roomy = machine(4, gpus=1, gpu_memory_bytes=int(needed / 0.9) + 10)
-    assert plan_placement(config, roomy, SHAPE, SHAPE).memory_problems() == []
+    assert plan_placement(config, roomy, SHAPE, {"t": SHAPE}).memory_problems() == []
     tight = machine(4, gpus=1, gpu_memory_bytes=int(needed / 0.9) - 10)
-    (problem,) = plan_placement(config, tight, SHAPE, SHAPE).memory_problems()
+    (problem,) = plan_placement(config, tight, SHAPE, {"t": SHAPE}).memory_problems()
     assert problem.startswith("rollout-0: needs about")
     assert "90% of" in problem
 
@@ -262,12 +262,14 @@ def test_flows_of_a_step_by_hand() -> None:
     config = make_config()
     tokens = step_tokens(config)
     assert (tokens.rollouts, tokens.response, tokens.kept) == (128, 128 * 128, 128 * 64)
-    flows = {(flow.source, flow.target): flow.nbytes for flow in step_flows(config, SHAPE, SHAPE)}
+    flows = {
+        (flow.source, flow.target): flow.nbytes for flow in step_flows(config, SHAPE, {"t": SHAPE})
+    }
     assert flows["rollout", "teacher"] == 128 * 128 * 16 * 8
     assert flows["teacher", "trainer"] == 128 * 64 * 32 * 8
     assert flows["trainer", "rollout"] == 4 * SHAPE.parameters
     assert ("trainer", "rollout") not in {
-        (flow.source, flow.target) for flow in step_flows(config, None, None)
+        (flow.source, flow.target) for flow in step_flows(config, None)
     }
 
 

@@ -59,10 +59,11 @@ def machine(gpus: int) -> Cluster:
 
 
 def memory_problems(config: Config, gpus: int) -> list[str]:
-    shapes = [
-        read_shape(path) if path else None for path in (config.student.path, config.teacher.path)
-    ]
-    return plan_placement(config, machine(gpus), *shapes).memory_problems()
+    student = read_shape(config.student.path)
+    path = config.teacher.path
+    shape = read_shape(path) if path else None
+    teachers = {path: shape} if path and shape else {}
+    return plan_placement(config, machine(gpus), student, teachers).memory_problems()
 
 
 @pytest.mark.parametrize("name", packaged_names())
@@ -149,7 +150,7 @@ def test_llama_memory_by_hand() -> None:
     assert small["weights"] == 8_030_261_248 * 2 // 2
     assert small["KV cache"] == 10_240 * (2 * 32 * 8 * 128 * 2) // 2
     assert small["sampler"] == 3 * 128 * 128_256 * 4
-    trainer = trainer_memory(config, student, teacher)
+    trainer = trainer_memory(config, student)
     assert trainer.device["weights"] == 8_030_261_248 * 2 // 2
     assert trainer.device["gathered weights"] == 10**9 * 2
     assert trainer.device["gradient of the head"] == 128_256 * 4096 * 4
@@ -163,15 +164,17 @@ def test_llama_memory_by_hand() -> None:
 def test_bytes_and_tokens_of_a_step_by_hand() -> None:
     config = load_config("tip_qwen3_8b_to_4b")
     student, teacher = read_shape(config.student.path), read_shape(str(config.teacher.path))
+    assert teacher is not None
+    shapes = {str(config.teacher.path): teacher}
     tokens = step_tokens(config)
     assert (tokens.rollouts, tokens.prompt) == (128, 128 * 2048)
     assert (tokens.response, tokens.kept) == (128 * 8192, 64 * 8192)
-    flows = {(f.source, f.target): f.nbytes for f in step_flows(config, student, teacher)}
+    flows = {(f.source, f.target): f.nbytes for f in step_flows(config, student, shapes)}
     assert flows["rollout", "teacher"] == 128 * 8192 * 64 * 8
     assert flows["teacher", "trainer"] == 64 * 8192 * 64 * 8
     assert flows["trainer", "rollout"] == 4_022_468_096 * 2
     exact = load_config("tip_qwen3_8b_to_4b/exact")
-    hidden = [f.nbytes for f in step_flows(exact, student, teacher) if f.source == "teacher"]
+    hidden = [f.nbytes for f in step_flows(exact, student, shapes) if f.source == "teacher"]
     # Scores; every row's hidden state for the exact scores; the kept rows' for the loss.
     assert hidden == [128 * 8192 * 24, 128 * 8192 * 4096 * 2, 64 * 8192 * 4096 * 2]
 

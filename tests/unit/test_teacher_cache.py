@@ -123,7 +123,7 @@ def same(one: TeacherAnswer, other: TeacherAnswer) -> None:
         assert mine.keys() == theirs.keys()
         for name in mine:
             np.testing.assert_array_equal(mine[name], theirs[name])
-            assert mine[name].dtype == theirs[name].dtype
+            assert np.asarray(mine[name]).dtype == np.asarray(theirs[name]).dtype
 
 
 @pytest.mark.parametrize("signal", list(SignalChoice))

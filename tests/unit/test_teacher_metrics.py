@@ -11,10 +11,11 @@ from fake_replicas import make_kept_pool, make_pool, rollout
 from rich.console import Console
 
 from actors.teacher.pool_account import PoolStats
+from actors.teacher.router import TeacherRouter
 from opd_ray.judge import Judge
 from opd_ray.report import Figures, closing_table
 from opd_ray.teacher_metrics import JudgingTimes, teacher_metrics
-from opd_ray.types import Sampling
+from opd_ray.types import RolloutRequest, Sampling
 
 
 def two_batches(batch_tokens: int = 40) -> PoolStats:
@@ -129,9 +130,10 @@ def test_the_teacher_is_the_bottleneck_once_all_is_written(monkeypatch) -> None:
     pool, _, clock = make_pool(1, batch_tokens=10)
     monkeypatch.setattr("time.perf_counter", clock)
     made = [rollout(name) for name in "abc"]
-    judge = Judge(Waits(clock), Streams(made), pool)
+    judge = Judge(Waits(clock), Streams(made), TeacherRouter({"teacher": pool}, {}))
     prompt = np.zeros(5, np.int32)
-    judged = judge.judge(made, Sampling(), dict.fromkeys("abc", prompt))
+    requests = [RolloutRequest(name, name, 0, prompt, 0) for name in "abc"]
+    judged = judge.judge(requests, Sampling(), dict.fromkeys("abc", prompt))
     assert [j.rollout.rollout_id for j in judged] == ["a", "b", "c"]
     # One second a rollout, one for the end of the stream, one for each batch of one.
     assert judge.times == JudgingTimes(seconds=7.0, teacher_alone_seconds=4.0)

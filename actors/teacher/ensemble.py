@@ -1,0 +1,158 @@
+"""Kind ``ensemble``: several teachers as one, whose distribution is their weighted mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from actors.teacher.mixture import mixed_logprobs, mixed_topk
+from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import Member
+from opd_ray.types import (
+    HeadPart,
+    HiddenSignal,
+    SampledSignal,
+    ScoreRequest,
+    Signal,
+    TeacherAnswer,
+    TeacherInfo,
+    TopK,
+    TopKSignal,
+)
+
+
+class Ensemble:
+    """A teacher made of teachers (see :class:`actors.teacher.protocol.Teacher`).
+
+    The log-probabilities of sampled tokens and of the student's top-K are those of the mixture. So
+    is the hidden signal: the members' hidden states side by side, with one head a member. The top-k
+    signal is a lower bound token by token (:func:`actors.teacher.mixture.mixed_topk`). The
+    mixture's entropy does not follow from the members': it is not given, except of one member.
+
+    Args:
+        members: each with its teacher, loaded.
+        settings: of the ensemble: ``signal``, ``topk``, ``accept_mismatch``.
+        own_topk: how many of its own likeliest tokens each answer names beside the signal.
+
+    Raises:
+        TeacherError: members with different tokenizers or vocabularies, or without a head where
+            the hidden signal needs it.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[tuple[Member, Teacher]],
+        settings: TeacherSettings,
+        *,
+        own_topk: int = 0,
+    ) -> None:
+        self._names = [member.name for member, _ in members]
+        self._shares = [member.weight for member, _ in members]
+        self._teachers = [teacher for _, teacher in members]
+        self._settings = settings
+        self._own_topk = own_topk
+        self._info = self._joined([teacher.info() for teacher in self._teachers])
+
+    def info(self) -> TeacherInfo:
+        """What the members have in common."""
+        return self._info
+
+    def close(self) -> None:
+        """Let every member go."""
+        for teacher in self._teachers:
+            teacher.close()
+
+    def head_parts(self) -> tuple[HeadPart, ...]:
+        """Every member's output head with its share."""
+        parts = []
+        for name, share, teacher in zip(self._names, self._shares, self._teachers, strict=True):
+            if not isinstance(teacher, HeadTeacher):
+                raise TeacherError(
+                    f"member {name!r} has no output_head(): set teacher.signal to topk"
+                )
+            parts.append(HeadPart(*teacher.output_head(), share))
+        return tuple(parts)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        """One answer a request, from every member's answer to it."""
+        by_member = [teacher.score(requests) for teacher in self._teachers]
+        for name, answers in zip(self._names, by_member, strict=True):
+            if [answer.rollout_id for answer in answers] != [r.rollout_id for r in requests]:
+                raise TeacherError(f"member {name!r} did not answer every request in order")
+        return [
+            self._mixed(request, answers)
+            for request, *answers in zip(requests, *by_member, strict=True)
+        ]
+
+    def _mixed(self, request: ScoreRequest, answers: Sequence[TeacherAnswer]) -> TeacherAnswer:
+        logprob = mixed_logprobs([a.logprob for a in answers], self._shares)
+        at_student = mixed_logprobs([a.at_student_topk for a in answers], self._shares)
+        ids_mE = np.concatenate((request.student_topk.ids, request.response_ids[:, None]), axis=1)
+        exact_mE = np.concatenate((at_student, logprob[:, None]), axis=1)
+        own = None
+        if self._own_topk and all(a.topk is not None for a in answers):
+            tops = [a.topk for a in answers if a.topk is not None]
+            own = mixed_topk(tops, self._shares, ids_mE, exact_mE, self._own_topk)
+        return TeacherAnswer(
+            rollout_id=request.rollout_id,
+            logprob=logprob,
+            at_student_topk=at_student,
+            signal=self._signal([a.signal for a in answers], logprob, ids_mE, exact_mE),
+            entropy=answers[0].entropy if len(answers) == 1 else None,
+            topk=own,
+            retries=sum(answer.retries for answer in answers),
+        )
+
+    def _signal(
+        self,
+        signals: Sequence[Signal],
+        logprob: np.ndarray,
+        ids_mE: np.ndarray,
+        exact_mE: np.ndarray,
+    ) -> Signal:
+        kinds = {type(signal).__name__ for signal in signals}
+        if self._settings.signal is SignalChoice.hidden:
+            hidden = [signal.hidden for signal in signals if isinstance(signal, HiddenSignal)]
+            self._require(len(hidden) == len(signals), kinds)
+            return HiddenSignal(np.concatenate(hidden, axis=1))
+        if self._settings.signal is SignalChoice.sampled:
+            return SampledSignal(logprob)
+        tops = [TopK(s.ids, s.logprobs) for s in signals if isinstance(s, TopKSignal)]
+        self._require(len(tops) == len(signals), kinds)
+        top = mixed_topk(tops, self._shares, ids_mE, exact_mE, self._settings.topk)
+        return TopKSignal(top.ids, top.logprobs)
+
+    def _require(self, holds: bool, kinds: set[str]) -> None:
+        if not holds:
+            raise TeacherError(
+                f"members {self._names} gave signals of kinds {sorted(kinds)}; teacher.signal is "
+                f"{self._settings.signal}"
+            )
+
+    def _joined(self, infos: Sequence[TeacherInfo]) -> TeacherInfo:
+        sizes = {name: info.vocab_size for name, info in zip(self._names, infos, strict=True)}
+        if len(set(sizes.values())) > 1:
+            raise TeacherError(f"members of one ensemble need one vocabulary, theirs are {sizes}")
+        hashes = {info.tokenizer_hash for info in infos} - {None}
+        if len(hashes) > 1 and not self._settings.accept_mismatch:
+            raise TeacherError(
+                f"members {self._names} have tokenizers with the fingerprints "
+                f"{sorted(map(str, hashes))}: use teachers with one tokenizer"
+            )
+        limits = [info.max_topk for info in infos if info.max_topk is not None]
+        hidden = [info.hidden_size for info in infos if info.hidden_size is not None]
+        return TeacherInfo(
+            name=" + ".join(
+                f"{share:.3g} {name}" for share, name in zip(self._shares, self._names, strict=True)
+            ),
+            vocab_size=infos[0].vocab_size,
+            context_length=min(info.context_length for info in infos),
+            signals=tuple(s for s in infos[0].signals if all(s in i.signals for i in infos)),
+            hidden_size=sum(hidden) if len(hidden) == len(infos) else None,
+            max_topk=min(limits) if limits else None,
+            tokenizer_hash=hashes.pop() if len(hashes) == 1 else None,
+            meta={"kind": "ensemble", "members": [info.meta for info in infos]},
+        )

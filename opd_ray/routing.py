@@ -1,0 +1,100 @@
+"""Whether a run's prompts and its teachers fit: a teacher for every source, room for every prompt.
+
+Checked when the prompts are read, before any model loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from opd_ray.config.schema import Config
+from opd_ray.config.teachers import cast_of, key_of, members_of
+from opd_ray.data.prompt_set import SourceReport
+from opd_ray.errors import ConfigError
+from opd_ray.prompts import HeldOutTask, PromptFeed, divergence_prompts
+
+
+def check_routing(
+    config: Config,
+    prompts: PromptFeed,
+    tasks: Sequence[HeldOutTask],
+    teacher_contexts: Mapping[str, int],
+) -> dict[str, int]:
+    """Refuse prompts that no teacher would judge, or that its context has no room for.
+
+    Args:
+        config: of the run.
+        prompts: to train on.
+        tasks: whose first prompts are judged for the divergence on held-out ones.
+        teacher_contexts: tokens by path, of teachers with files; others are asked when they run.
+
+    Returns:
+        Most tokens of prompt and response that each teacher may have to read, by name.
+
+    Raises:
+        ConfigError: names sources and counts, or the teacher and the lengths.
+    """
+    asked = divergence_prompts(tasks, config.eval.kl_prompts)
+    held_out: dict[str, SourceReport] = {}
+    for prompt in asked:
+        known = held_out.get(prompt.source, SourceReport(0, 0))
+        held_out[prompt.source] = SourceReport(
+            known.prompts + 1, max(known.longest_teacher_prompt or 0, len(prompt.teacher_ids))
+        )
+    problems = [
+        *_without_teacher(config, "data", prompts.sources),
+        *_without_teacher(config, "eval.kl_prompts", held_out),
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    longest = _longest_sequences(config, [prompts.sources, held_out])
+    if problems := _too_long(config, longest, teacher_contexts):
+        raise ConfigError("\n".join(problems))
+    return longest
+
+
+def _longest_sequences(
+    config: Config, parts: Sequence[Mapping[str, SourceReport]]
+) -> dict[str, int]:
+    cast = cast_of(config)
+    (only, *_) = cast.teachers
+    longest: dict[str, int] = {}
+    for sources in parts:
+        for source, report in sources.items():
+            name = cast.routes.get(source, only)
+            tokens = (report.longest_teacher_prompt or 0) + config.rollout.max_new_tokens
+            longest[name] = max(longest.get(name, 0), tokens)
+    return longest
+
+
+def _without_teacher(
+    config: Config, section: str, sources: Mapping[str, SourceReport]
+) -> list[str]:
+    missing = {s: r.prompts for s, r in sources.items() if s not in config.routes}
+    if not config.routes or not missing:
+        return []
+    counts = ", ".join(f"{source!r} ({count} prompts)" for source, count in missing.items())
+    return [
+        f"routes: no teacher for the sources {counts} of {section}; name one for each, "
+        "or leave routes empty so that the section teacher judges everything"
+    ]
+
+
+def _too_long(
+    config: Config, longest: Mapping[str, int], teacher_contexts: Mapping[str, int]
+) -> list[str]:
+    cast = cast_of(config)
+    problems = []
+    for name, tokens in longest.items():
+        settings = cast.teachers[name]
+        models = [member.settings for member in members_of(config, settings)] or [settings]
+        paths = [model.path or "" for model in models]
+        contexts = [teacher_contexts[path] for path in paths if path in teacher_contexts]
+        if contexts and min(contexts) < tokens:
+            problems.append(
+                f"{key_of(name)}: its longest prompt with rollout.max_new_tokens = "
+                f"{config.rollout.max_new_tokens} has {tokens} tokens, its context is "
+                f"{min(contexts)}; shorten data.fields.teacher_prompt, lower "
+                "rollout.max_new_tokens, or use a teacher with a longer context"
+            )
+    return problems

@@ -1,0 +1,222 @@
+"""Several teachers in a configuration: what is inherited, merged, settled and refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opd_ray.cluster import Cluster, Node
+from opd_ray.config.check import config_problems
+from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
+from opd_ray.config.load import load_config, to_yaml
+from opd_ray.config.schema import Config, StudentSettings
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import cast_of, members_of, models_of, named_teachers
+from opd_ray.errors import ConfigError
+from opd_ray.placement import plan_placement
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> dict[str, str]:
+    for name in ("student", "a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"vocab_size": 100}))
+    return {name: str(tmp_path / name) for name in ("student", "a", "b")}
+
+
+def config_of(paths: dict[str, str], **changes: Any) -> Config:
+    teacher = TeacherSettings(path=paths["a"], topk=8, **changes.pop("teacher", {}))
+    return replace(
+        Config(student=StudentSettings(path=paths["student"]), teacher=teacher), **changes
+    )
+
+
+def routed(paths: dict[str, str], **own: Any) -> Config:
+    """Two sources, the second with teacher ``b``."""
+    return config_of(
+        paths,
+        teachers={"b": {"path": paths["b"], **own}},
+        routes={"one": "teacher", "two": "b"},
+    )
+
+
+def ensemble(paths: dict[str, str], **members: float) -> Config:
+    named = {name: {"path": paths["b" if name == "b" else "a"]} for name in members}
+    base = config_of(paths, teachers=named)
+    return replace(base, teacher=replace(base.teacher, kind="ensemble", path=None, members=members))
+
+
+def test_a_named_teacher_differs_in_its_keys_alone(paths: dict[str, str]) -> None:
+    config = routed(paths, dtype="bfloat16", replicas=3)
+    assert config_problems(config) == []
+    named = named_teachers(config)["b"]
+    assert named == replace(config.teacher, path=paths["b"], dtype=Dtype.bfloat16, replicas=3)
+    assert list(cast_of(config).teachers) == ["teacher", "b"]
+    assert cast_of(config).routes == {"one": "teacher", "two": "b"}
+
+
+def test_without_routes_the_section_teacher_judges_everything(paths: dict[str, str]) -> None:
+    cast = cast_of(config_of(paths))
+    assert (list(cast.teachers), dict(cast.routes)) == (["teacher"], {})
+
+
+def test_two_names_with_equal_settings_are_one_teacher(paths: dict[str, str]) -> None:
+    config = config_of(
+        paths,
+        teachers={"again": {"path": paths["a"], "threads": 2}, "b": {"path": paths["b"]}},
+        routes={"x": "again", "y": "b", "z": "teacher"},
+    )
+    assert config_problems(config) == []
+    cast = cast_of(config)
+    assert list(cast.teachers) == ["again", "b"]
+    assert cast.routes == {"x": "again", "y": "b", "z": "again"}
+    # The placement's CPUs and threads do not part them again.
+    cluster = Cluster((Node("n", 8, 10**12),))
+    plan = plan_placement(config, cluster)
+    assert [a.name for a in plan.actors if a.role == "teacher"] == [
+        "teacher-again-0",
+        "teacher-b-0",
+    ]
+    settled = plan.settle(config)
+    assert list(cast_of(settled).teachers) == ["again", "b"]
+    assert cast_of(settled).teachers["again"].threads == 2
+    assert cast_of(settled).teachers["b"].threads >= 1
+
+
+def test_members_are_merged_and_their_weights_divided(paths: dict[str, str]) -> None:
+    config = ensemble(paths, a=1.0, b=2.0, again=5.0)
+    assert config_problems(config) == []
+    settings = cast_of(config).teachers["teacher"]
+    members = members_of(config, settings)
+    assert [(m.name, m.weight, m.settings.kind) for m in members] == [
+        ("a", 6 / 8, "hf"),
+        ("b", 2 / 8, "hf"),
+    ]
+    assert list(models_of(config)) == ["teachers.a", "teachers.b"]
+
+
+def test_the_student_as_its_own_teacher(paths: dict[str, str]) -> None:
+    config = config_of(paths)
+    config = replace(config, teacher=TeacherSettings(kind="self", follow_decay=0.99))
+    assert config_problems(config) == []
+    assert cast_of(config).teachers["teacher"].path == paths["student"]
+    # Beside it a model is a model, and follows nobody.
+    config = replace(
+        config, teachers={"b": {"path": paths["b"]}}, routes={"x": "b", "y": "teacher"}
+    )
+    assert config_problems(config) == []
+    other = cast_of(config).teachers["b"]
+    assert (other.kind, other.follow_decay) == ("hf", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"teachers": {"b": {"pth": "x"}}}, ["teachers.b: unknown key pth: did you mean path?"]),
+        ({"teachers": {"b": {"topk": "many"}}}, ["teachers.b: topk = 'many'", "an integer"]),
+        ({"teachers": {"teacher": {}}}, ["teachers.teacher", "choose another"]),
+        ({"teachers": {"b": {}}}, ["teachers.b: nothing uses it"]),
+        ({"routes": {"x": "b"}}, ["routes.x = 'b': no such teacher; there is teacher"]),
+        (
+            {"teachers": {"b": {"topk": 4}}, "routes": {"x": "b"}},
+            ["teachers.b.topk = 4 with teacher.topk = 8", "leave it out"],
+        ),
+        (
+            {"teachers": {"b": {"signal": "sampled"}}, "routes": {"x": "b"}},
+            ["teachers.b.signal = sampled with teacher.signal = topk"],
+        ),
+        (
+            {"teachers": {"b": {"replicas": 0}}, "routes": {"x": "b"}},
+            ["teachers.b.replicas = 0: must be at least 1"],
+        ),
+        (
+            {"teachers": {"b": {"kind": "vlm"}}, "routes": {"x": "b"}},
+            ["teachers.b.kind = 'vlm'"],
+        ),
+        (
+            {"teachers": {"b": {"kind": "class"}}, "routes": {"x": "b"}},
+            ["teachers.b.class_path = null"],
+        ),
+        (
+            {"teachers": {"b": {"path": "/nowhere/b"}}, "routes": {"x": "b"}},
+            ["teachers.b.path = '/nowhere/b'"],
+        ),
+    ],
+)
+def test_refused(paths: dict[str, str], change: dict[str, Any], parts: list[str]) -> None:
+    text = "\n".join(config_problems(config_of(paths, **change)))
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"members": {}}, "teacher.members is empty"),
+        ({"members": {"c": 1.0}}, "teacher.members.c: no such teacher in teachers; there is a, b"),
+        ({"members": {"a": 0.0, "b": 1.0}}, "teacher.members.a = 0: a weight must be above 0"),
+        ({"gpus_per_replica": 2.0}, "teacher.gpus_per_replica = 2"),
+        ({"follow_decay": 0.5}, "it belongs to teacher.kind=self"),
+    ],
+)
+def test_refused_ensembles(paths: dict[str, str], change: dict[str, Any], part: str) -> None:
+    config = ensemble(paths, a=1.0, b=1.0)
+    config = replace(config, teacher=replace(config.teacher, **change))
+    assert part in "\n".join(config_problems(config))
+
+
+@pytest.mark.parametrize("kind", ["ensemble", "self", "vllm", "http"])
+def test_kinds_that_are_no_members(paths: dict[str, str], kind: str) -> None:
+    config = ensemble(paths, a=1.0, b=1.0)
+    config = replace(config, teachers={**config.teachers, "b": {"kind": kind}})
+    text = "\n".join(config_problems(config))
+    assert f"teacher.members.b: a teacher of kind {kind!r} cannot be part of an ensemble" in text
+
+
+def test_members_with_hidden_states_have_one_dtype(paths: dict[str, str]) -> None:
+    config = ensemble(paths, a=1.0, b=1.0)
+    config = replace(config, teacher=replace(config.teacher, signal=SignalChoice.hidden))
+    assert config_problems(config) == []
+    own = {**config.teachers["b"], "dtype": "bfloat16"}
+    text = "\n".join(config_problems(replace(config, teachers={**config.teachers, "b": own})))
+    assert "teacher.members: their dtypes are bfloat16, float32" in text
+
+
+def test_each_teacher_has_a_cache_of_its_own(paths: dict[str, str], tmp_path: Path) -> None:
+    recorded: dict[str, Any] = {"cache": CacheMode.record, "cache_dir": str(tmp_path / "a")}
+    config = config_of(
+        paths, teacher=recorded, teachers={"b": {"path": paths["b"]}}, routes={"x": "b"}
+    )
+    assert cast_of(config).teachers["b"].cache is CacheMode.off
+    assert config_problems(config) == []
+    for other in ({"kind": "ensemble", "members": {"b": 1.0}}, {"kind": "self"}):
+        more = {"path": None, "follow_decay": 0.5 if other["kind"] == "self" else None, **other}
+        changed = replace(config, routes={}, teacher=replace(config.teacher, **more))
+        assert "teacher.cache = record with" in "\n".join(config_problems(changed))
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_decay_has_a_range(paths: dict[str, str], decay: float) -> None:
+    config = replace(config_of(paths), teacher=TeacherSettings(kind="self", follow_decay=decay))
+    assert "must lie in [0, 1)" in "\n".join(config_problems(config))
+
+
+def test_self_has_no_path_of_its_own(paths: dict[str, str]) -> None:
+    config = replace(config_of(paths), teacher=TeacherSettings(kind="self", path=paths["a"]))
+    assert "with kind self" in "\n".join(config_problems(config))
+
+
+def test_written_and_read_again(paths: dict[str, str], tmp_path: Path) -> None:
+    config = routed(paths, dtype="bfloat16")
+    file = tmp_path / "run.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config(str(file)) == config
+    changed = load_config(str(file), ["teachers.b.replicas=2", "routes={p.jsonl: b, q: teacher}"])
+    assert changed.teachers["b"]["replicas"] == 2
+    assert changed.routes["p.jsonl"] == "b"
+    with pytest.raises(ConfigError, match="routes"):
+        load_config(str(file), ["routes=b"])

@@ -1,0 +1,162 @@
+"""Ensembles of real models: one twice is itself, two are their mixture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from actors.teacher.contract import contract_violations
+from actors.teacher.ensemble import Ensemble
+from actors.teacher.hf import HfTeacher
+from actors.teacher.protocol import TeacherError
+from actors.teacher.registry import make_teacher
+from actors.teacher.server import TeacherServer
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import Member
+from opd_ray.demo import pair_folder
+from opd_ray.types import HiddenSignal, ScoreRequest, TopK, TopKSignal
+from opd_ray.wire import from_wire
+
+VOCAB, K = 24, 6
+
+
+def settings(signal: SignalChoice, name: str = "teacher", **more) -> TeacherSettings:
+    path = str(pair_folder() / name)
+    return TeacherSettings(path=path, signal=signal, topk=K, batch_tokens=256, **more)
+
+
+def member(name: str, weight: float, signal: SignalChoice) -> Member:
+    return Member(name, weight, settings(signal, name))
+
+
+def make(signal: SignalChoice, own_topk: int = 0, **weights: float) -> Ensemble:
+    made = make_teacher(
+        TeacherSettings(kind="ensemble", signal=signal, topk=K),
+        vocab_size=VOCAB,
+        own_topk=own_topk,
+        members=[member(name, weight, signal) for name, weight in weights.items()],
+    )
+    assert isinstance(made, Ensemble)
+    return made
+
+
+def requests(count: int = 4, seed: int = 0) -> list[ScoreRequest]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        m = int(rng.integers(1, 9))
+        ids_mK = np.stack([rng.choice(VOCAB, 5, replace=False) for _ in range(m)])
+        found.append(
+            ScoreRequest(
+                f"r{number}",
+                rng.integers(3, VOCAB, 4).astype(np.int32),
+                rng.integers(3, VOCAB, m).astype(np.int32),
+                TopK(ids_mK.astype(np.int32), np.full((m, 5), -2.0, np.float32)),
+            )
+        )
+    return found
+
+
+def whole(name: str, request: ScoreRequest) -> np.ndarray:
+    """[m, VOCAB] probabilities: a top-k of the whole vocabulary, put in order."""
+    chosen = TeacherSettings(path=str(pair_folder() / name), topk=VOCAB, batch_tokens=256)
+    (answer,) = HfTeacher(chosen, vocab_size=VOCAB).score([request])
+    assert isinstance(answer.signal, TopKSignal)
+    found = np.zeros(answer.signal.ids.shape)
+    np.put_along_axis(
+        found, answer.signal.ids.astype(np.int64), np.exp(answer.signal.logprobs), axis=1
+    )
+    return found
+
+
+@pytest.mark.parametrize("signal", list(SignalChoice))
+def test_one_teacher_twice_is_that_teacher(signal: SignalChoice) -> None:
+    chosen = settings(signal)
+    alone = HfTeacher(chosen, vocab_size=VOCAB, own_topk=4)
+    twice = Ensemble(
+        [(Member("one", 0.3, chosen), alone), (Member("two", 0.7, chosen), alone)],
+        chosen,
+        own_topk=4,
+    )
+    for one, other in zip(alone.score(requests()), twice.score(requests()), strict=True):
+        np.testing.assert_allclose(one.logprob, other.logprob, atol=1e-5)
+        np.testing.assert_allclose(one.at_student_topk, other.at_student_topk, atol=1e-5)
+        assert one.topk is not None
+        assert other.topk is not None
+        np.testing.assert_allclose(one.topk.logprobs, other.topk.logprobs, atol=1e-5)
+        if signal is SignalChoice.topk:
+            assert isinstance(one.signal, TopKSignal)
+            assert isinstance(other.signal, TopKSignal)
+            np.testing.assert_allclose(one.signal.logprobs, other.signal.logprobs, atol=1e-5)
+
+
+def test_two_teachers_are_their_mixture() -> None:
+    mixed = make(SignalChoice.topk, teacher=0.25, student=0.75)
+    for request, answer in zip(requests(), mixed.score(requests()), strict=True):
+        true_mV = 0.25 * whole("teacher", request) + 0.75 * whole("student", request)
+        rows = np.arange(len(true_mV))
+        np.testing.assert_allclose(
+            answer.logprob, np.log(true_mV[rows, request.response_ids]), atol=1e-4
+        )
+        np.testing.assert_allclose(
+            answer.at_student_topk,
+            np.log(np.take_along_axis(true_mV, request.student_topk.ids.astype(int), 1)),
+            atol=1e-4,
+        )
+        assert answer.entropy is None
+        assert isinstance(answer.signal, TopKSignal)
+        named = np.take_along_axis(true_mV, answer.signal.ids.astype(int), 1)
+        assert (np.exp(answer.signal.logprobs) <= named * (1 + 1e-4)).all()
+        # What is likeliest under the mixture is likely under a member, so its list has it.
+        np.testing.assert_allclose(
+            answer.signal.logprobs[:, 0], np.log(true_mV.max(axis=1)), atol=0.05
+        )
+
+
+def test_hidden_states_and_heads_give_the_mixture() -> None:
+    mixed = make(SignalChoice.hidden, teacher=0.25, student=0.75)
+    server = TeacherServer(
+        mixed, TeacherSettings(kind="ensemble", signal=SignalChoice.hidden), "both"
+    )
+    one, two = server.output_head()
+    assert (one.share, two.share) == (0.25, 0.75)
+    (request, *_) = requests()
+    (answer,) = mixed.score([request])
+    assert isinstance(answer.signal, HiddenSignal)
+    sizes = [part.weight.shape[1] for part in (one, two)]
+    parts = from_wire(answer.signal.hidden).split(sizes, dim=1)
+    found = sum(
+        part.share * torch.softmax(hidden @ from_wire(part.weight).T, -1)
+        for hidden, part in zip(parts, (one, two), strict=True)
+    )
+    true_mV = 0.25 * whole("teacher", request) + 0.75 * whole("student", request)
+    np.testing.assert_allclose(found.numpy(), true_mV, atol=1e-5)
+    # What a trainer gets says whose head it needs.
+    server.score([request])
+    (taken,) = server.take({request.rollout_id: np.array([0])}).values()
+    assert isinstance(taken, HiddenSignal)
+    assert taken.teacher == "both"
+
+
+@pytest.mark.parametrize("signal", list(SignalChoice))
+def test_an_ensemble_keeps_the_contract(signal: SignalChoice) -> None:
+    chosen = TeacherSettings(kind="ensemble", signal=signal, topk=K, batch_tokens=256)
+    found = contract_violations(
+        make(signal, own_topk=4, teacher=0.5, student=0.5),
+        chosen,
+        VOCAB,
+        context_length=128,
+        record_topk=5,
+        own_topk=4,
+    )
+    assert found == []
+
+
+def test_members_that_do_not_fit() -> None:
+    chosen = settings(SignalChoice.topk)
+    whole_vocabulary, fewer = HfTeacher(chosen), HfTeacher(chosen, vocab_size=20)
+    pair = [(Member("a", 0.5, chosen), whole_vocabulary), (Member("b", 0.5, chosen), fewer)]
+    with pytest.raises(TeacherError, match=r"one vocabulary, theirs are \{'a': 24, 'b': 20\}"):
+        Ensemble(pair, chosen)

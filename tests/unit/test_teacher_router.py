@@ -1,0 +1,95 @@
+"""Rollouts to the teacher that their source names; the pools behind are real, the replicas not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_teacher_dispatch import make_pool, rollout
+
+from actors.teacher.protocol import TeacherError
+from actors.teacher.router import TeacherRouter
+
+ROWS, NONE = np.array([0], np.int32), np.zeros(0, np.int32)
+
+
+def make_router(**replicas: int):
+    """A router over a pool for every name, each routed from a source of the same name."""
+    made = {name: make_pool(count) for name, count in replicas.items()}
+    pools = {name: pool for name, (pool, _, _) in made.items()}
+    return TeacherRouter(pools, {name: name for name in pools}), {
+        name: found for name, (_, found, _) in made.items()
+    }
+
+
+def collect_all(router: TeacherRouter) -> set[str]:
+    found: set[str] = set()
+    router.pump()
+    while refs := router.pending_refs():
+        found |= {score.rollout_id for score in router.collect(refs[0])}
+        router.pump()
+    return found
+
+
+def test_each_source_has_its_teacher() -> None:
+    router, replicas = make_router(code=1, sums=1)
+    for name in "abcd":
+        router.submit(rollout(name), "code" if name in "ac" else "sums")
+    assert collect_all(router) == set("abcd")
+    assert replicas["code"][0].held == {"a", "c"}
+    assert replicas["sums"][0].held == {"b", "d"}
+    router.take({"a": ROWS, "b": ROWS, "c": NONE}, forget=True)
+    assert replicas["code"][0].held == set()
+    assert replicas["sums"][0].held == {"d"}
+    router.drop(["d"])
+    assert replicas["sums"][0].held == set()
+    with pytest.raises(TeacherError, match="'a' is not with the teachers"):
+        router.take({"a": ROWS})
+
+
+def test_a_look_leaves_everything_in_place() -> None:
+    router, replicas = make_router(code=1, sums=1)
+    router.submit(rollout("a"), "code")
+    router.submit(rollout("b"), "sums")
+    collect_all(router)
+    router.take({"a": ROWS, "b": ROWS}, forget=False)
+    assert replicas["code"][0].held == {"a"}
+    assert len(router.take({"a": ROWS, "b": ROWS})) == 2
+
+
+def test_every_teacher_has_its_account() -> None:
+    router, _ = make_router(code=1, sums=2)
+    for number in range(5):
+        router.submit(rollout(f"r{number}", 10), "code" if number < 2 else "sums")
+    collect_all(router)
+    code, sums = router.stats()
+    assert (code.scored_rollouts, code.scored_tokens, code.replicas) == (2, 20, 1)
+    assert (sums.scored_rollouts, sums.scored_tokens, sums.replicas) == (3, 30, 2)
+    router.open_account()
+    assert [stats.scored_rollouts for stats in router.stats()] == [0, 0]
+
+
+def test_one_teacher_needs_no_routes() -> None:
+    pool, [replica], _ = make_pool(1)
+    router = TeacherRouter({"teacher": pool}, {})
+    router.submit(rollout("a"), "anything", np.array([7, 8], np.int32))
+    assert router.owner(_sent(router)) == "teacher 0"
+    np.testing.assert_array_equal(replica.prompts["a"], [7, 8])
+
+
+def _sent(router: TeacherRouter):
+    router.pump()
+    return router.pending_refs()[0]
+
+
+def test_misuse_is_refused() -> None:
+    router, _ = make_router(code=1, sums=1)
+    with pytest.raises(TeacherError, match="source 'poems' has no teacher in routes"):
+        router.submit(rollout("a"), "poems")
+    router.submit(rollout("a"), "code")
+    with pytest.raises(TeacherError, match="'a' was submitted twice"):
+        router.submit(rollout("a"), "sums")
+    with pytest.raises(TeacherError, match="'b' is not with the teachers"):
+        router.drop(["b"])
+    pools = {name: make_pool(1)[0] for name in ("x", "y")}
+    with pytest.raises(ValueError, match="no routes between them"):
+        TeacherRouter(pools, {})
