@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from actors.teacher.dispatch import TeacherPool
+from opd_ray.checkpoint import CheckpointError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
@@ -50,15 +51,24 @@ class Followers:
         self._share_heads(self._following)
 
     def save(self, folder: str) -> None:
-        """Write every follower's weights below ``folder``, which is made."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        """Write every follower's weights below ``folder``, which is made where there is one."""
         for name in self._following:
+            Path(folder).mkdir(parents=True, exist_ok=True)
             owner, handle = self._pools[name].living()[0]
             self._fleet.get(handle.save.remote(_file(folder, name)), owner)
 
     def load(self, folder: str) -> None:
-        """Have every replica go on from what :meth:`save` wrote."""
+        """Have every replica go on from what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: it was written where one of them did not follow.
+        """
         for name in self._following:
+            if not Path(_file(folder, name)).is_file():
+                raise CheckpointError(
+                    f"checkpoint {folder} holds no weights of the teacher {name!r}, which follows "
+                    "the student: resume with the configuration it was written with"
+                )
             self._ask_all(name, "load", _file(folder, name))
         self._share_heads(self._following)
 
