@@ -102,10 +102,10 @@ def test_ctrl_c_stops_the_job_and_lets_it_finish_what_it_must(head: Head, tmp_pa
     try:
         log.wait_for("at work")
         job.send_signal(signal.SIGINT)
-        assert job.wait(timeout=120) == 130, log.text
+        log.wait_for("STOPPED")
+        assert job.wait(timeout=60) == 130, log.text
     finally:
         job.kill()
-    log.wait_for("STOPPED")
     assert log.text.count("at work\n") == 1
     assert log.text.count("saved\n") == 1
 

@@ -13,6 +13,7 @@ import ray
 from launching import SMALL
 from safetensors.numpy import load_file
 
+from actors.teacher.dispatch import TeacherPool
 from opd_ray.assembly import Workshop, check_models, open_workshop, own_topk
 from opd_ray.checkpoint import CheckpointStore
 from opd_ray.config.load import load_config
@@ -53,9 +54,9 @@ def trained(workshop: Workshop, folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "export" / "model.safetensors")
 
 
-def kill_one(workshop: Workshop) -> None:
+def kill_one(pool: TeacherPool) -> None:
     """SIGKILL to the process of a replica that can score."""
-    _, handle = workshop.teachers.living()[0]
+    _, handle = pool.living()[0]
     # Beside a batch that is being scored, not after it.
     call = handle.__ray_call__.options(concurrency_group="signals")
     os.kill(ray.get(call.remote(lambda actor: os.getpid())), signal.SIGKILL)
@@ -76,15 +77,16 @@ def at_call(number: int, function: Callable, event: Callable[[], None]) -> Calla
 def test_killed_teachers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("demo", [*_OVERRIDES, f"run.output_dir={tmp_path}"])
     pairing, tokenizer = check_models(config)
-    with open_workshop(config, pairing, tokenizer, own_topk(config)) as workshop:
+    longest = {"teacher": config.student.context_length}
+    with open_workshop(config, pairing, tokenizer, own_topk(config), longest) as workshop:
         start = tmp_path / "start"
         workshop.trainers.save(str(start))
         undisturbed = trained(workshop, tmp_path / "undisturbed")
         workshop.trainers.load(str(start))
-        pool = workshop.teachers
+        pool = workshop.teachers._pools["teacher"]
         # In the first step with batches out, in the second when all is scored but nothing taken.
-        monkeypatch.setattr(pool, "collect", at_call(2, pool.collect, lambda: kill_one(workshop)))
-        monkeypatch.setattr(pool, "take", at_call(1, pool.take, lambda: kill_one(workshop)))
+        monkeypatch.setattr(pool, "collect", at_call(2, pool.collect, lambda: kill_one(pool)))
+        monkeypatch.setattr(pool, "take", at_call(1, pool.take, lambda: kill_one(pool)))
         disturbed = trained(workshop, tmp_path / "disturbed")
     assert disturbed.keys() == undisturbed.keys()
     for name, weights in undisturbed.items():
