@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -25,11 +23,11 @@ from opd_ray.prompts import held_out_tasks
 from opd_ray.ray_session import RaySession
 
 
-def evaluate(config: Config, out: Path | None = None) -> int:
+def evaluate(config: Config, out: Path) -> int:
     """Evaluate ``student.path`` on ``eval.tasks`` and print a table.
 
     Every finished problem is a line in the folder ``out``; problems that are there already are not
-    asked again. With ``out`` None nothing is kept.
+    asked again.
 
     Raises:
         OpdError: bad input, before any model is loaded, or the reason why it could not go on.
@@ -40,7 +38,7 @@ def evaluate(config: Config, out: Path | None = None) -> int:
     )
     tasks = held_out_tasks(config, tokenizer)
     asked = [way for task in tasks for way in askings(task, config.rollout.max_new_tokens)]
-    with _folder(out) as folder:
+    with EvaluationFolder(out) as folder:
         folder.begin(evaluation_settings(config, asked))
         missing = [asking for asking in asked if _open_problems(folder, asking)]
         if missing:
@@ -48,20 +46,8 @@ def evaluate(config: Config, out: Path | None = None) -> int:
         results = read_results(folder)
         write_results(folder, results, config.student.path, _versions())
         print(render(results, config.student.path))
-        if out is not None:
-            print(f"results: {folder.results_md}, {folder.results_json}; responses: {out}/<task>")
+        print(f"results: {folder.results_md}, {folder.results_json}; responses: {out}/<task>")
     return 0
-
-
-@contextmanager
-def _folder(out: Path | None) -> Iterator[EvaluationFolder]:
-    """The folder asked for, or one for the time of the block."""
-    if out is not None:
-        with EvaluationFolder(out) as folder:
-            yield folder
-        return
-    with TemporaryDirectory(prefix="opd_ray_eval_") as name, EvaluationFolder(Path(name)) as folder:
-        yield folder
 
 
 def _open_problems(folder: EvaluationFolder, asking: Asking) -> int:

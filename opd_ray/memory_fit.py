@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from opd_ray.cluster import Node
+from opd_ray.config.schema import Config, RolloutSettings
+from opd_ray.config.teacher import TeacherSettings, model_path
+from opd_ray.config.teachers import cast_of, key_of, models_of
+from opd_ray.estimate import ELEMENT_BYTES, judge_memory
+from opd_ray.model_shape import ModelShape
 
 if TYPE_CHECKING:
     from opd_ray.placement import PlacedActor
@@ -77,6 +82,47 @@ def memory_problems(node: Node, actors: Sequence[PlacedActor]) -> list[str]:
                 f"{_advice(actor.role, memory.device)}"
             )
     return problems
+
+
+def capacity_problems(
+    config: Config, student: ModelShape | None, teachers: Mapping[str, ModelShape]
+) -> Iterator[str]:
+    """Sizes in the config that do not hold what the run puts there, on any machine.
+
+    The shapes, of teachers by path, are those that are known.
+    """
+    rollout = config.rollout
+    if student is not None and not rollout.gpus_per_actor:
+        yield from _kv_problem("rollout", rollout, student, config.student.context_length)
+    for key, settings in models_of(config).items():
+        shape = teachers.get(model_path(settings) or "")
+        if shape is not None and settings.kind == "vllm" and not settings.gpus_per_replica:
+            yield from _kv_problem(key, settings, shape, config.student.context_length)
+    for name, settings in cast_of(config).teachers.items():
+        memory = judge_memory(config, settings, teachers)
+        held = memory.host["signals"] if memory else 0
+        if held > settings.store_bytes:
+            key = key_of(name)
+            yield (
+                f"{key}.store_bytes = {settings.store_bytes}: the signals of a step may take "
+                f"{gigabytes(held)} a replica; set it to {held}, or use {key}.signal=topk, more "
+                f"{key}.replicas or fewer rollout.prompts_per_step"
+            )
+
+
+def _kv_problem(
+    key: str, settings: RolloutSettings | TeacherSettings, shape: ModelShape, tokens: int
+) -> Iterator[str]:
+    """Whether an engine's KV cache on the CPU is too small for one text of ``tokens``."""
+    needed = shape.kv_cache_bytes(
+        tokens, ELEMENT_BYTES[settings.dtype], settings.tensor_parallel_size
+    )
+    if needed > settings.kv_cache_bytes:
+        yield (
+            f"{key}.kv_cache_bytes = {settings.kv_cache_bytes}: one text of student.context_length "
+            f"= {tokens} tokens takes {needed} bytes; raise it at least to that, or lower the "
+            "context"
+        )
 
 
 def _advice(role: str, parts: Mapping[str, int]) -> str:

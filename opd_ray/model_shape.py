@@ -12,6 +12,8 @@ from typing import Any
 from opd_ray.errors import OpdError
 
 KNOWN_TYPES = ("llama", "qwen2", "qwen3")
+# Tokens that a vLLM engine on the CPU reserves at once (the `block_size` that the actors give it).
+KV_BLOCK_TOKENS = 32
 
 
 class ModelShapeError(OpdError, ValueError):
@@ -97,6 +99,15 @@ class ModelShape:
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Keys and values of one token in all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes
+
+    def kv_cache_bytes(self, tokens: int, element_bytes: int, split: int = 1) -> int:
+        """The smallest KV cache in which an engine on the CPU takes a text of so many tokens.
+
+        Whole blocks, and one that vLLM keeps for itself; of each process if it is `split`.
+        """
+        blocks = -(-tokens // KV_BLOCK_TOKENS) + 1
+        shares = min(split, self.kv_heads)
+        return blocks * KV_BLOCK_TOKENS * self.kv_bytes_per_token(element_bytes) // shares
 
     def layer_activation_elements(self) -> int:
         """Elements one layer keeps for its backward pass, per token.

@@ -137,6 +137,12 @@ class Placement:
             )
         ]
 
+    def unknown_gpu_memory(self) -> list[str]:
+        """Nodes with actors on GPUs of which nobody knows how much memory they have."""
+        used = {actor.node for actor in self.actors if actor.gpus}
+        nodes = self.cluster.nodes
+        return [n.name for n in nodes if n.name in used and n.gpu_memory_bytes is None]
+
     def render(self) -> str:
         """The plan as a table."""
         head = ("actor", "node", "CPUs", "GPUs", "threads", "memory", "GPU memory")

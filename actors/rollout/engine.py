@@ -40,7 +40,8 @@ class RolloutEngine:
         vocab_size: real tokens; rows of the output beyond them are padding. None: all rows.
 
     Raises:
-        ValueError: ``rollout.record_topk`` exceeds the vocabulary.
+        ValueError: ``rollout.record_topk`` exceeds the vocabulary, or the KV cache does not hold
+            one text of the context length.
     """
 
     def __init__(
@@ -69,7 +70,18 @@ class RolloutEngine:
                 f"rollout.record_topk is {rollout.record_topk}, but the student's vocabulary has "
                 f"{vocab_size} tokens; lower it"
             )
-        self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        try:
+            self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        except ValueError as error:
+            if "gpu_memory_utilization" not in str(error):
+                raise
+            # vLLM's advice when the KV cache is too small, on a CPU too.
+            key = "gpu_memory_utilization" if rollout.gpus_per_actor else "kv_cache_bytes"
+            raise ValueError(
+                f"rollout.{key} = {getattr(rollout, key)}: vLLM's KV cache does not hold one text "
+                f"of student.context_length = {student.context_length} tokens; raise it, or lower "
+                f"the context ({str(error).partition('. ')[0]})"
+            ) from error
         if sync.backend is SyncBackend.ray:
             self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         self._engine.set_weight_version("0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def add_commands(commands: Commands) -> None:
   opd-ray eval --config my_run.yaml --model FOLDER --tasks amc23
   opd-ray eval --config demo --model outputs/demo/export
 
-Stopped, it goes on when the same command is given again with the same --out.
+Stopped, it goes on when the same command is given again.
 tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, gsm8k, ...
 """,
     )
@@ -46,15 +47,23 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
         "--out",
         type=Path,
         metavar="FOLDER",
-        help="keep responses and results there, and go on where it stands",
+        help="keep responses and results there, and go on where it stands "
+        "(default: outputs/eval/MODEL, by the last part of the model's name)",
     )
-    asking = parser.add_argument_group("how problems are asked (default: 16 samples, T = 1)")
+    asking = parser.add_argument_group(
+        "how problems are asked",
+        "(default: 16 samples, T = 1; tasks of a config: as it says)",
+    )
     asking.add_argument("--greedy", action="store_true", help="once, at temperature 0")
     asking.add_argument("--samples", type=int, metavar="N", help="N sampled responses")
     asking.add_argument("--temperature", type=float, help="of the samples (default 1.0)")
     asking.add_argument("--top-p", type=float, help="nucleus mass of the samples (default 1.0)")
     asking.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="longest response, tokens (default 8192)"
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help="longest response, tokens (default 8192, or what fits into the model's context; with "
+        "--config as it says)",
     )
     engines = parser.add_argument_group("engines")
     engines.add_argument("--actors", type=int, metavar="N", help="rollout actors (default 1)")
@@ -71,7 +80,12 @@ def run(args: argparse.Namespace) -> int:
     config = evaluation_config(args)
     from opd_ray.evaluate import evaluate
 
-    return evaluate(config, args.out)
+    return evaluate(config, args.out or default_folder(config.student.path))
+
+
+def default_folder(model: str) -> Path:
+    """Where responses and results are kept unless the command says otherwise."""
+    return Path("outputs/eval") / Path(model).resolve().name
 
 
 def evaluation_config(args: argparse.Namespace) -> Config:
@@ -96,9 +110,9 @@ def evaluation_config(args: argparse.Namespace) -> Config:
     elif args.model is None or args.tasks is None:
         raise ConfigError("eval: give --model and --tasks, or --config")
     else:
-        longest = args.max_new_tokens or presets.MAX_NEW_TOKENS
-        values = presets.base_values(args.model, longest)
+        values = presets.base_values(args.model, args.max_new_tokens)
         config = config_from(values, overrides, "command line")
+        _check_lengths(config, args.max_new_tokens)
     asking = {
         "temperature": args.temperature,
         "top_p": args.top_p,
@@ -121,4 +135,33 @@ def evaluation_config(args: argparse.Namespace) -> Config:
         }
         names = [name.strip() for name in args.tasks.split(",") if name.strip()]
         tasks = presets.named_tasks(names, config.data, args.data, **sampled | chosen)
+    drawn = args.temperature is not None or args.top_p is not None
+    if drawn and not any(task.samples for task in tasks):
+        raise ConfigError(
+            "eval: --temperature and --top-p are of samples, and none are asked for: "
+            "give --samples too"
+        )
     return replace(config, eval=replace(config.eval, tasks=tasks))
+
+
+def _check_lengths(config: Config, asked: int | None) -> None:
+    """Say how far the model's context shortens responses, or refuse those that were asked for.
+
+    Raises:
+        ConfigError: `asked`, the value of --max-new-tokens, leaves too little room for prompts.
+    """
+    from opd_ray.evaluation.presets import MAX_NEW_TOKENS
+
+    context, prompt = config.student.context_length, config.data.max_prompt_tokens
+    if asked is not None and prompt + asked > context:
+        raise ConfigError(
+            f"--max-new-tokens {asked}: with prompts of up to {prompt} tokens more than the "
+            f"{context} of the context of {config.student.path}; use at most {context - prompt}, "
+            "or a lower data.max_prompt_tokens"
+        )
+    if asked is None and config.rollout.max_new_tokens < MAX_NEW_TOKENS:
+        print(
+            f"prompts of up to {prompt:,} tokens, responses of up to "
+            f"{config.rollout.max_new_tokens:,}; the context has {context:,}",
+            file=sys.stderr,
+        )

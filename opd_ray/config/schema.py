@@ -97,7 +97,7 @@ class RolloutSettings:
     max_num_seqs: int = 64
     # Tokens an engine processes in one forward pass.
     max_num_batched_tokens: int = 2048
-    # Bytes of KV cache of an engine on the CPU.
+    # Bytes of KV cache of an engine on the CPU; one text of student.context_length must fit.
     kv_cache_bytes: int = 1 << 28
     # Share of a GPU's memory vLLM may take.
     gpu_memory_utilization: float = 0.9

@@ -18,7 +18,7 @@ from opd_ray.doctor.machine import disk_finding, machine_findings, package_findi
 from opd_ray.doctor.memory_table import memory_table
 from opd_ray.errors import OpdError
 from opd_ray.estimate import checkpoint_bytes, step_flows, step_tokens
-from opd_ray.memory_fit import gigabytes
+from opd_ray.memory_fit import capacity_problems, gigabytes
 from opd_ray.model_shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.output import OutputFolder
 from opd_ray.placement import plan_placement
@@ -219,7 +219,8 @@ def _add_plan(
     except OpdError as error:
         report.add("placement", [failed("placement", str(error))])
         return
-    findings = [failed("memory", text) for text in plan.memory_problems()]
+    problems = [*capacity_problems(config, student, teachers), *plan.memory_problems()]
+    findings = [failed("memory", text) for text in problems]
     here = cluster is None and config.cluster.address is None
     needed = sum(actor.memory.host_bytes for actor in plan.actors if actor.memory)
     if here and not findings and needed > available_memory():
@@ -228,6 +229,14 @@ def _add_plan(
                 "memory",
                 f"about {gigabytes(needed)} needed, {gigabytes(available_memory())} free now",
                 "end other programs before the run",
+            )
+        )
+    if unknown := plan.unknown_gpu_memory():
+        findings.append(
+            noted(
+                "GPU memory",
+                f"not checked: unknown of {', '.join(unknown)}",
+                "plan for nodes of a size you name: --gpus N --gpu-memory-gb GB",
             )
         )
     report.add("placement", findings or [passed("placement", "every actor fits")], plan.render())

@@ -1,7 +1,7 @@
 """Evaluation by task names alone: the settings that it starts from, all in this one place.
 
 They are the paper's: 16 samples a problem at temperature 1 from the whole distribution, prompts up
-to 2,048 and responses up to 8,192 tokens.
+to 2,048 and responses up to 8,192 tokens, or what fits into the model's context.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from opd_ray.config.schema import EvalTask
 from opd_ray.data.benchmarks import BENCHMARKS
 from opd_ray.data.settings import PLACEHOLDER, DataKind, DataSettings, FieldSettings
 from opd_ray.errors import ConfigError
-from opd_ray.model_shape import config_json
+from opd_ray.model_shape import ModelShapeError, config_json, known_config, read_shape
 
 SAMPLES = 16
 TEMPERATURE = 1.0
@@ -27,30 +27,41 @@ INSTRUCTION = (
 )
 
 
-def base_values(model: str, max_new_tokens: int) -> dict[str, Any]:
-    """What takes the place of a configuration file when there is none, as its keys and values."""
-    known = config_json(model) or {}
-    longest = MAX_PROMPT_TOKENS + max_new_tokens
+def base_values(model: str, max_new_tokens: int | None) -> dict[str, Any]:
+    """What takes the place of a configuration file when there is none, as its keys and values.
+
+    Prompts get up to half of a short context. With `max_new_tokens` None, responses are as long as
+    the rest of it allows; else nothing shortens them here.
+    """
+    known = config_json(model) or known_config(model) or {}
+    longest = MAX_PROMPT_TOKENS + (max_new_tokens or MAX_NEW_TOKENS)
+    context = min(longest, known.get("max_position_embeddings", longest))
+    prompt = min(MAX_PROMPT_TOKENS, context // 2)
     return {
-        "student": {
-            "path": model,
-            "context_length": min(longest, known.get("max_position_embeddings", longest)),
-        },
+        "student": {"path": model, "context_length": context},
         "data": {
             "kind": "prepared",
             "path": "math500",
             "instruction": INSTRUCTION,
-            "max_prompt_tokens": MAX_PROMPT_TOKENS,
+            "max_prompt_tokens": prompt,
         },
         "rollout": {
-            "max_new_tokens": max_new_tokens,
+            "max_new_tokens": max_new_tokens or context - prompt,
             # No token is scored, and small vocabularies have no 16 tokens to record.
             "record_topk": 1,
             "dtype": "bfloat16",
-            # At least one response of full length must fit.
-            "kv_cache_bytes": 1 << 30,
+            "kv_cache_bytes": max(1 << 30, _one_text(model, context)),
         },
     }
+
+
+def _one_text(model: str, context: int) -> int:
+    """Bytes of KV cache for a text of `context` tokens, in float32 too; 0: unknown."""
+    try:
+        shape = read_shape(model)
+    except ModelShapeError:
+        return 0
+    return 0 if shape is None else shape.kv_cache_bytes(context, element_bytes=4)
 
 
 def named_tasks(

@@ -19,6 +19,7 @@ from tiny_models import EOS, make_tiny_qwen3
 
 from actors.rollout.environment import TOPK_CONFIG, VOCAB_CONFIG
 from actors.weights.chunks import named_weights, pack
+from opd_ray.model_shape import read_shape
 from opd_ray.types import Sampling
 
 # Of the 96 rows of the output; the rest stand for padding in one engine.
@@ -195,6 +196,18 @@ def test_a_bad_request_is_refused_and_takes_no_other_with_it(host, change, messa
     with pytest.raises(ValueError, match=message):
         generate(host, "tied", [good, replace(bad, **change)])
     assert not host.call("tied", "has_unfinished")
+
+
+def test_the_kv_cache_must_hold_one_text(host, folders):
+    needed = read_shape(folders[True]).kv_cache_bytes(CONTEXT_LENGTH, element_bytes=4)
+    host.start("least", folders[True], {}, kv_cache_bytes=needed)
+    request = tiny_requests(prompts=1, samples=1)[0]
+    request = replace(request, prompt_ids=np.full(CONTEXT_LENGTH - 1, 7, np.int32))
+    assert len(generate(host, "least", [request])) == 1
+    for too_few in (needed - 1, 1):
+        message = f"rollout.kv_cache_bytes = {too_few}: .* student.context_length = 128 tokens"
+        with pytest.raises(ValueError, match=message):
+            host.start("less", folders[True], {}, kv_cache_bytes=too_few)
 
 
 def test_more_recorded_tokens_than_the_vocabulary_has_are_refused(host, folders):

@@ -1,4 +1,4 @@
-"""An evaluation that was killed and resumed gives the figures of an unbroken one by two actors."""
+"""Evaluations on real engines: one that was killed and resumed, and a benchmark by its name."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from launching import end
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from opd_ray.cli import main
+
+_EXCERPTS = Path(__file__).parents[1] / "unit" / "excerpts"
 
 _TASK = (
     "eval.tasks=[{name: sums, task: chain_sum, problems: 64, "
@@ -91,3 +96,57 @@ def test_killed_and_resumed_like_unbroken(
     assert not ray.is_initialized()
     assert main([*_ARGUMENTS, "--out", str(whole), "--temperature", "0.5"]) == 2
     assert "sampled.temperature: 1.0 -> 0.5" in capsys.readouterr().err
+
+
+def save_byte_model(folder: Path) -> None:
+    """A random Llama that reads and writes bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = {token: number for number, token in enumerate(["<eos>", *alphabet])}
+    inner = Tokenizer(models.BPE(vocab=tokens, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>").save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokens),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=4096,
+        eos_token_id=0,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def test_a_benchmark_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_byte_model(tmp_path / "bytes")
+    assert main(["prepare", "math500", "--from", str(_EXCERPTS / "math500.jsonl")]) == 0
+    command = ["eval", "--model", "bytes", "--tasks", "math500", "--problems", "2"]
+    command += ["--samples", "2", "--max-new-tokens", "16", "cluster.num_cpus=2"]
+    assert main(command) == 0
+    out = Path("outputs/eval/bytes")
+    records = [json.loads(line) for line in (out / "math500" / "sampled.jsonl").open()]
+    lines = Path("data/math500.jsonl").read_text().splitlines()[:2]
+    answers = {problem["id"]: problem["answer"] for problem in map(json.loads, lines)}
+    assert {record["id"]: record["answer"] for record in records} == answers
+    for record in records:
+        first, second = record["responses"]
+        assert first != second
+        assert all(1 <= tokens <= 16 for tokens in record["tokens"])
+        for tokens, reason in zip(record["tokens"], record["finish_reasons"], strict=True):
+            assert reason == "stop" or tokens == 16
+    results = json.loads((out / "results.json").read_text())
+    assert results["settings"]["dtype"] == "bfloat16"
+    assert results["figures"]["eval/math500/mean@2"] == 0
+    assert 0 < results["figures"]["eval/math500/tokens@2"] <= 16
+
+    capsys.readouterr()
+    assert main(command) == 0
+    assert not ray.is_initialized()
+    assert f"results: {out}/results.md" in capsys.readouterr().out

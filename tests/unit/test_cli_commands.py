@@ -80,8 +80,8 @@ def test_eval_takes_another_model(config_file: Path, run_module: types.ModuleTyp
     assert main(["eval", "--config", str(config_file)]) == 0
     arguments = ["eval", "--config", str(config_file), "--model", "other", "--out", "found"]
     assert main(arguments) == 0
-    (_, own, nowhere), (_, other, somewhere) = run_module.calls
-    assert (own.student.path, nowhere) == ("s", None)
+    (_, own, by_name), (_, other, somewhere) = run_module.calls
+    assert (own.student.path, by_name) == ("s", Path("outputs/eval/s"))
     assert (other.student.path, somewhere) == ("other", Path("found"))
 
 

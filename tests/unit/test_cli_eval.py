@@ -10,7 +10,7 @@ import pytest
 from benchmark_files import EXCERPTS
 
 from opd_ray.cli import main, make_parser
-from opd_ray.cli.evaluation import evaluation_config
+from opd_ray.cli.evaluation import default_folder, evaluation_config
 from opd_ray.config.check import check_evaluation
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import Config
@@ -25,14 +25,19 @@ def config_of(*arguments: str) -> Config:
     return evaluation_config(make_parser().parse_args(["eval", *arguments]))
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    """The demo's student with a context for long responses, as far as its config.json says."""
+def described(tmp_path: Path, **sizes: int) -> str:
+    """The demo's student, as far as its config.json says with other sizes."""
     folder = tmp_path / "model"
     shutil.copytree(STUDENT, folder)
-    described = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**described, "max_position_embeddings": 40960}))
+    old = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**old, **sizes}))
     return str(folder)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """One with a context for long responses."""
+    return described(tmp_path, max_position_embeddings=40960)
 
 
 def test_names_alone_take_the_papers_settings(model: str) -> None:
@@ -48,6 +53,50 @@ def test_names_alone_take_the_papers_settings(model: str) -> None:
     assert config.rollout.max_new_tokens == 8192
     assert config.student.context_length == 2048 + 8192
     assert config.rollout.dtype is Dtype.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("context", "prompt", "response"),
+    [(8192, 2048, 6144), (4096, 2048, 2048), (2048, 1024, 1024), (10240, 2048, 8192)],
+)
+def test_responses_are_as_long_as_a_short_context_allows(
+    tmp_path: Path,
+    context: int,
+    prompt: int,
+    response: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = described(tmp_path, max_position_embeddings=context)
+    config = config_of("--model", model, "--tasks", "math500")
+    check_evaluation(config)
+    assert config.student.context_length == context
+    assert (config.data.max_prompt_tokens, config.rollout.max_new_tokens) == (prompt, response)
+    assert (f"responses of up to {response:,}; " in capsys.readouterr().err) == (response < 8192)
+
+
+def test_responses_that_were_asked_for_are_not_shortened(tmp_path: Path) -> None:
+    model = described(tmp_path, max_position_embeddings=8192)
+    arguments = ("--model", model, "--tasks", "math500", "--max-new-tokens")
+    with pytest.raises(ConfigError, match="--max-new-tokens 8192: .* use at most 6144"):
+        config_of(*arguments, "8192")
+    config = config_of(*arguments, "7680", "data.max_prompt_tokens=512")
+    check_evaluation(config)
+    assert config.student.context_length == 8192
+
+
+def test_a_text_of_full_length_fits_the_kv_cache(tmp_path: Path) -> None:
+    """Sizes of Qwen3-4B: two tensors of 8 heads of 128 in 36 layers, float32."""
+    sizes = {"num_hidden_layers": 36, "num_key_value_heads": 8, "head_dim": 128}
+    model = described(tmp_path, max_position_embeddings=40960, **sizes)
+    config = config_of("--model", model, "--tasks", "math500")
+    assert config.rollout.kv_cache_bytes == (10_240 + 32) * 2 * 36 * 8 * 128 * 4
+    config = config_of("--model", model, "--tasks", "math500", "--max-new-tokens", "64")
+    assert config.rollout.kv_cache_bytes == 1 << 30
+
+
+def test_results_are_kept_in_a_folder_of_the_models_name() -> None:
+    assert default_folder("Qwen/Qwen3-4B") == Path("outputs/eval/Qwen3-4B")
+    assert default_folder("/models/student/") == Path("outputs/eval/student")
 
 
 def test_options_and_overrides(model: str) -> None:
@@ -95,7 +144,9 @@ def test_a_configs_own_tasks_and_dress() -> None:
         (["--config", "demo", "eval.tasks=[]"], "eval.tasks is empty"),
         (["--config", "demo", "--samples", "0"], "greedy = false: nothing is asked"),
         (["--config", "demo", "--samples", "2", "--temperature", "0"], "temperature above 0"),
-        (["--config", "demo", "--top-p", "1.5"], "top_p = 1.5"),
+        (["--config", "demo", "--samples", "2", "--top-p", "1.5"], "top_p = 1.5"),
+        (["--config", "demo", "--temperature", "0.6"], "none are asked for: give --samples too"),
+        (["--config", "demo", "--top-p", "0.9"], "none are asked for: give --samples too"),
         (["--config", "demo", "--max-new-tokens", "500"], "together more than student.context_"),
         (["--model", "no/such/folder", "--tasks", "math500"], "no/such/folder"),
         (["--model", str(STUDENT), "--tasks", "math500", "rollout.roh=1"], "unknown key"),

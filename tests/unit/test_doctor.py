@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ def test_a_healthy_run_passes(config_file: Path) -> None:
     assert text.endswith("all checks passed")
 
 
+def test_unknown_gpu_memory_is_not_called_enough(config_file: Path) -> None:
+    unknown, known = (
+        Cluster((replace(CLUSTER.nodes[0], gpus=1, gpu_memory_bytes=nbytes),))
+        for nbytes in (None, 8 << 30)
+    )
+    text = examine(str(config_file), ["trainer.gpus_per_rank=1"], unknown).render()
+    assert "GPU memory: not checked" in text
+    assert "--gpu-memory-gb" in text
+    assert "every actor fits" not in text
+    assert (
+        "every actor fits" in examine(str(config_file), ["trainer.gpus_per_rank=1"], known).render()
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "name", "parts"),
     [
@@ -97,6 +112,8 @@ def test_a_healthy_run_passes(config_file: Path) -> None:
         (["scoring=exact"], "config", ["teacher.signal=hidden"]),
         (["student.path=/no/such/folder"], "config", ["student.path", "no such folder"]),
         (["trainer.ranks=5"], "placement", ["trainer.ranks = 5", "4 CPUs"]),
+        (["rollout.kv_cache_bytes=1"], "memory", ["rollout.kv_cache_bytes = 1", "takes 81920"]),
+        (["teacher.store_bytes=1"], "memory", ["teacher.store_bytes = 1"]),
         (["student.context_length=256"], "pairing", ["128", "256"]),
         (["rollout.prompts_per_step=65"], "data", ["rollout.prompts_per_step = 65"]),
         (["data.max_prompt_tokens=3"], "data", ["max_prompt_tokens"]),

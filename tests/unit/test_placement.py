@@ -20,6 +20,7 @@ from opd_ray.estimate import (
     teacher_memory,
     trainer_memory,
 )
+from opd_ray.memory_fit import capacity_problems
 from opd_ray.model_shape import ModelShape
 from opd_ray.placement import plan_placement
 
@@ -245,6 +246,49 @@ def test_too_little_memory_names_what_to_lower() -> None:
     assert problem.startswith("trainer-0")
     assert "of that activations" in problem
     assert "trainer.micro_batch_tokens" in problem
+
+
+def capacity(config: Config) -> list[str]:
+    return list(capacity_problems(config, SHAPE, {"t": SHAPE}))
+
+
+def test_a_kv_cache_on_the_cpu_must_hold_one_text() -> None:
+    """Keys and values of 2 heads of 16 in 4 layers; 4,096 tokens in blocks of 32, and one block."""
+    needed = (4096 + 32) * 2 * 4 * 2 * 16 * 4
+    enough = {"kv_cache_bytes": needed}
+    engine = {"kind": "vllm", **enough}
+    assert capacity(make_config(rollout=enough, teacher=engine)) == []
+    too_few = {"kv_cache_bytes": needed - 1}
+    (problem,) = capacity(make_config(rollout=too_few, teacher=engine))
+    assert problem.startswith(f"rollout.kv_cache_bytes = {needed - 1}: ")
+    assert f"takes {needed} bytes" in problem
+    (problem,) = capacity(make_config(rollout=enough, teacher=engine | too_few))
+    assert problem.startswith(f"teacher.kv_cache_bytes = {needed - 1}: ")
+    half = {"kv_cache_bytes": needed // 2}
+    assert capacity(make_config(rollout=half | {"dtype": Dtype.bfloat16})) == []
+    # Each of two processes has one of the two heads; a third one has no less.
+    for split in (2, 3):
+        assert capacity(make_config(rollout=half | {"tensor_parallel_size": split})) == []
+    # vLLM sizes it by itself on a GPU, and no other teacher has one.
+    assert capacity(make_config(rollout=too_few | {"gpus_per_actor": 1})) == []
+    assert capacity(make_config(rollout=enough, teacher=too_few)) == []
+
+
+def test_a_store_must_hold_the_signals_of_a_step() -> None:
+    held = 128 * 128 * 32 * 8
+    assert capacity(make_config(teacher={"store_bytes": held})) == []
+    (problem,) = capacity(make_config(teacher={"store_bytes": held - 1}))
+    assert problem.startswith(f"teacher.store_bytes = {held - 1}: ")
+    assert f"set it to {held}" in problem
+    assert capacity(make_config(teacher={"store_bytes": held // 2, "replicas": 2})) == []
+
+
+def test_gpus_of_unknown_memory_are_named() -> None:
+    config = make_config({"gpus_per_rank": 1})
+    assert plan_placement(config, machine(4, gpus=1), SHAPE).unknown_gpu_memory() == ["n0"]
+    known = machine(4, gpus=1, gpu_memory_bytes=GB)
+    assert plan_placement(config, known, SHAPE).unknown_gpu_memory() == []
+    assert plan_placement(make_config(), machine(4, gpus=1), SHAPE).unknown_gpu_memory() == []
 
 
 def test_a_vllm_engine_must_fit_into_its_share_of_a_gpu() -> None:
