@@ -70,7 +70,8 @@ class ChunkWeightTransferEngine(WeightTransferEngine[ChunkInitInfo, ChunkUpdateI
             if any(parameter is not None for parameter in layer._parameters.values())
             and not is_deferred_attention_layer(layer)
             and get_layerwise_info(layer).can_load()
-            and get_layerwise_info(layer).load_numel == 0
+            # Not by elements: a worker whose rows of the vocabulary are all padding takes none.
+            and not get_layerwise_info(layer).loaded_weights
         ]
         if missing:
             raise RuntimeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -76,10 +77,25 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
     return model(input_ids=torch.stack([first, first.flip(0)], dim=1)).logits
 
 
-@pytest.mark.parametrize(
-    ("kind", "tied"), [("llama", False), ("qwen2", True)], ids=["llama-untied", "qwen2-tied"]
+# As the recipes do on GPUs: engines split over two processes, everything in bfloat16. vLLM pads the
+# student's 32 rows to 64, so its second process holds nothing but padding.
+_AS_RECIPES = (
+    "rollout.tensor_parallel_size=2",
+    "teacher.tensor_parallel_size=2",
+    "rollout.dtype=bfloat16",
+    "teacher.dtype=bfloat16",
+    "trainer.dtype=bfloat16",
 )
-def test_two_steps(kind: str, tied: bool, tmp_path: Path) -> None:
+
+
+@pytest.mark.parametrize(
+    ("kind", "tied", "overrides", "largest_gap"),
+    [("llama", False, _AS_RECIPES, 0.05), ("qwen2", True, (), 1e-4)],
+    ids=["llama-untied-split-bfloat16", "qwen2-tied"],
+)
+def test_two_steps(
+    kind: str, tied: bool, overrides: Sequence[str], largest_gap: float, tmp_path: Path
+) -> None:
     student = make_model(tmp_path / "student", kind, layers=2, tied=tied, rows=32, seed=1)
     teacher = make_model(tmp_path / "teacher", kind, layers=3, tied=not tied, rows=40, seed=2)
     before = load(student)
@@ -88,11 +104,11 @@ def test_two_steps(kind: str, tied: bool, tmp_path: Path) -> None:
 
     output = tmp_path / "run"
     paths = (f"run.output_dir={output}", f"student.path={student}", f"teacher.path={teacher}")
-    assert main(["demo", *_RUN, *paths]) == 0
+    assert main(["demo", *_RUN, *overrides, *paths]) == 0
     steps = rows(output)
     assert [row["rollout/weights_version"] for row in steps] == [0, 1]
     # Trainer and vLLM agree on the weights as loaded, and on those that were sent.
-    assert all(row["sync/gap_mean"] < 1e-4 for row in steps)
+    assert all(row["sync/gap_mean"] < largest_gap for row in steps)
     assert all(math.isfinite(row["train/loss"]) and row["train/loss"] > 0 for row in steps)
     assert steps[0]["train/loss"] != steps[1]["train/loss"]
 
