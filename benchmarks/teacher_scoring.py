@@ -30,16 +30,17 @@ from typing import Any
 import numpy as np
 from process_memory import MIB, process_memory, settle
 
+from actors.openmp import OPENMP_WAITING
 from actors.vllm_process import vllm_environment
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import ScoreRequest, TopK
+from opd_ray.types import ScoreRequest, TeacherAnswer, TopK
 
 RESULTS = Path(__file__).parent / "results" / "teacher_scoring.md"
 VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS = 49_152, 576, 30, 9, 3
 PROMPT, RESPONSE, STUDENT_TOPK, TOPK = 64, 192, 16, 32  # tokens
 SEQUENCES = 16  # of one call where throughput is measured
-GROWTH = (4, 16, 64)  # sequences a call where memory is measured
+GROWTH = (16, 64, 256)  # sequences a call where memory is measured
 BARE, HEAD = "bare vLLM forward", "bare + output head"
 VLLM, HF = "vllm, k = 32", "hf, k = 32"
 
@@ -132,6 +133,12 @@ def read_and_project(teacher: Any, requests: Sequence[ScoreRequest]) -> None:
             torch.nn.functional.linear(hidden_CD, head_VD[:VOCAB])
 
 
+def size(answer: TeacherAnswer) -> int:
+    """Bytes of all that an answer holds."""
+    arrays = (answer.logprob, answer.at_student_topk, answer.entropy)
+    return answer.signal.nbytes + sum(array.nbytes for array in arrays if array is not None)
+
+
 def timed(call: Any, *arguments: Any) -> tuple[float, float]:
     """Seconds of wall and of CPU time."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -156,7 +163,7 @@ def work(pipe: Connection, kind: str, plan: Plan) -> None:
             held = settle()
             answers = teacher.score(requests[:count])
             peak = process_memory("VmHWM") - held
-            pipe.send((peak, sum(answer.signal.nbytes for answer in answers)))
+            pipe.send((peak, sum(map(size, answers))))
         elif what == "bare":
             pipe.send(timed(read_only, teacher, requests[:count]))
         elif what == "head":
@@ -216,7 +223,7 @@ def throughput(vllm: Worker, hf: Worker, repeats: int) -> list[str]:
 def memory(workers: dict[str, Worker]) -> list[str]:
     """Peak above what is held, for growing calls; and without the answers themselves."""
     lines = [
-        "| teacher | sequences a call | tokens | peak above held, MiB | of it signals, MiB |",
+        "| teacher | sequences a call | tokens | peak above held, MiB | of it the answers, MiB |",
         "|---|---|---|---|---|",
     ]
     for name, worker in workers.items():
@@ -265,7 +272,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=[d.value for d in Dtype], default=Dtype.bfloat16.value)
     arguments = parser.parse_args()
     # Inherited by the workers, whose OpenMP reads its number of threads when it loads.
-    os.environ |= vllm_environment(arguments.threads) | {"OMP_WAIT_POLICY": "PASSIVE"}
+    os.environ |= vllm_environment(arguments.threads) | OPENMP_WAITING
     with tempfile.TemporaryDirectory() as folder:
         parameters = make_model(folder)
         plan = Plan(folder, arguments.threads, arguments.dtype)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.openmp import OPENMP_WAITING
 from actors.rollout.actor import RolloutActor
 from actors.rollout.environment import engine_environment
 from actors.teacher.actor import TeacherActor
@@ -200,7 +201,7 @@ class Crew:
                 self._group, placement_group_bundle_index=self._bundles[placed.name]
             ),
             # Stages take turns on the same cores: threads without work must not spin for it.
-            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", **environment}},
+            runtime_env={"env_vars": {**OPENMP_WAITING, **environment}},
             # An actor that Ray restarts has lost its state, and nobody would know.
             max_restarts=0,
         )

@@ -21,6 +21,7 @@ from vllm.v1.sample.logits_processor.interface import (
 
 from actors.rollout.environment import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG
 from actors.rollout.score_arena import ScoreArena, TokenScores
+from opd_ray.divergence.likeliest import likeliest
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -117,10 +118,10 @@ class ScoreRecorder(LogitsProcessor):
         # Sampling overwrites the logits, so what is kept of them is a copy; one is enough.
         recorded_BV = logits if len(batch_rows) == len(logits) else logits[self._index(batch_rows)]
         logprobs_BV = torch.log_softmax(recorded_BV, dim=-1, dtype=torch.float32)
-        topk = torch.topk(logprobs_BV, self._topk, dim=-1)
+        topk_logprobs_BK, topk_ids_BK = likeliest(logprobs_BV, self._topk)
         self.arena.entropy_R[rows_B] = _entropy_B(logprobs_BV)
-        self.arena.topk_ids_RK[rows_B] = topk.indices.to(torch.int32)
-        self.arena.topk_logprobs_RK[rows_B] = topk.values
+        self.arena.topk_ids_RK[rows_B] = topk_ids_BK.to(torch.int32)
+        self.arena.topk_logprobs_RK[rows_B] = topk_logprobs_BK
         self._last_step = _Step(logprobs_BV, recordings, positions)
         return logits
 

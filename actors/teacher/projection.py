@@ -14,6 +14,7 @@ import torch
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.divergence.blocks import block_rows, slices
+from opd_ray.divergence.likeliest import likeliest
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,
@@ -25,8 +26,6 @@ from opd_ray.types import (
 
 # Logits of one chunk of rows, counted as float32; bfloat16 weights give half of that.
 CHUNK_BYTES = 1 << 27
-# Columns of one group in the search for the likeliest tokens.
-_GROUPED = 16
 
 
 def project(
@@ -114,27 +113,6 @@ def _read(
         values["top_logprobs"] = top_logits_Bk - log_sum_B
         values["top_ids"] = top_ids_Bk.int()
     return values
-
-
-def likeliest(logits_BV: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and ids [B, k] of the k greatest of each row, in descending order.
-
-    As ``torch.topk``, which is three times as slow on a CPU: columns are put into groups, the k
-    groups with the greatest maxima hold the k greatest values, and only their columns are sorted.
-    """
-    groups = logits_BV.shape[1] // _GROUPED
-    if groups <= k:
-        top = logits_BV.topk(k, dim=-1)
-        return top.values, top.indices
-    # Column j is in group j modulo the number of groups: the maximum runs over contiguous rows.
-    grouped_BgG = logits_BV[:, : groups * _GROUPED].unflatten(1, (_GROUPED, groups))
-    group_Bk = grouped_BgG.amax(dim=1).topk(k, dim=-1).indices
-    steps_g = torch.arange(0, groups * _GROUPED, groups, device=logits_BV.device)
-    ids_BC = (group_Bk[:, None, :] + steps_g[:, None]).flatten(1)
-    last_R = torch.arange(groups * _GROUPED, logits_BV.shape[1], device=logits_BV.device)
-    ids_BC = torch.cat((ids_BC, last_R.expand(len(logits_BV), -1)), dim=1)
-    top = logits_BV.gather(1, ids_BC).topk(k, dim=-1)
-    return top.values, ids_BC.gather(1, top.indices)
 
 
 def _signal(rows: dict[str, np.ndarray], settings: TeacherSettings) -> Signal:

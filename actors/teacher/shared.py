@@ -12,6 +12,7 @@ import numpy as np
 import ray
 import torch
 
+from actors.openmp import OPENMP_WAITING
 from actors.teacher.protocol import (
     AdaptableTeacher,
     HeadTeacher,
@@ -110,7 +111,7 @@ class SharedTeacher:
             num_cpus=settings.cpus_per_replica,
             num_gpus=settings.gpus_per_replica,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE", **environment}},
+            runtime_env={"env_vars": {**OPENMP_WAITING, **environment}},
             # A host holds nothing but the teacher: asked again, it answers the same.
             max_restarts=settings.max_restarts,
             max_task_retries=settings.max_restarts,

@@ -40,7 +40,7 @@ def engine_config(settings: TrainerSettings, *, hidden_size: int, on_gpu: bool) 
     }
     if not settings.offload_optimizer:
         # torch's AdamW needs no compiler; with optimizer offload DeepSpeed takes its own.
-        adam |= {"torch_adam": True, "fused": True} if on_gpu else {"torch_adam": True}
+        adam |= {"torch_adam": True, "fused": True}
     zero: dict[str, Any] = {
         "stage": effective_zero_stage(settings),
         "reduce_bucket_size": max(hidden_size**2, _SMALLEST_BUCKET),
