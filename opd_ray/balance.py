@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+# Share of a plan's padded tokens that may be padding. Not less: every round of micro-batches has a
+# cost of its own (ZeRO-3 gathers the weights in each).
+MOST_PADDING = 0.10
+
 
 def plan_micro_batches(
     lengths: Sequence[int], ranks: int, micro_batch_tokens: int
@@ -17,6 +21,9 @@ def plan_micro_batches(
     a multiple of ``ranks`` and the groups are as equal as that allows. Groups of similar cost form
     one round (the ranks work through a round together), the dearest going to the rank that has had
     least: the ranks' totals never differ by more than the dearest group.
+
+    There are as few rounds as the budget allows, and then one more at a time until at most
+    ``MOST_PADDING`` of the padded tokens are padding: smaller groups hold more alike texts.
 
     Args:
         lengths: tokens of each text, prompt and response together.
@@ -45,9 +52,14 @@ def plan_micro_batches(
     sorted_size = size[order]
     fewest = len(_cut(sorted_size, micro_batch_tokens))
     rounds = -(-fewest // ranks)
-    cuts = _cut(sorted_size, _smallest_cap(sorted_size, rounds * ranks, micro_batch_tokens))
+    while True:
+        cuts = _cut(sorted_size, _smallest_cap(sorted_size, rounds * ranks, micro_batch_tokens))
+        costs = [int(sorted_size[start]) * (stop - start) for start, stop in cuts]
+        # Texts alone have no padding, so this comes to an end.
+        if sum(costs) * (1 - MOST_PADDING) <= size.sum():
+            break
+        rounds += 1
     groups = [order[start:stop] for start, stop in cuts]
-    costs = [int(sorted_size[start]) * (stop - start) for start, stop in cuts]
     missing = rounds * ranks - len(groups)
     groups += [order[:0]] * missing
     costs += [0] * missing

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from opd_ray.cluster import Node
+from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.config.teachers import cast_of, key_of, models_of
@@ -15,48 +16,14 @@ from opd_ray.model_shape import ModelShape
 if TYPE_CHECKING:
     from opd_ray.placement import PlacedActor
 
-_TRAINER_STATE = (
-    "trainer.zero_stage=3 over more trainer.ranks, or trainer.offload_optimizer=true where there "
-    "are GPUs"
-)
-# What to change when this is the largest part of a process that does not fit.
-_REMEDIES: Mapping[tuple[str, str], str] = {
-    ("trainer", "weights"): "trainer.zero_stage=3 over more trainer.ranks",
-    ("trainer", "optimizer"): _TRAINER_STATE,
-    ("trainer", "gradients"): _TRAINER_STATE,
-    ("trainer", "activations"): (
-        "trainer.gradient_checkpointing=true, or a lower trainer.micro_batch_tokens or "
-        "rollout.max_new_tokens"
-    ),
-    ("trainer", "loss"): "a lower loss.chunk_rows",
-    ("trainer", "teacher head"): "teacher.signal=topk",
-    ("rollout", "weights"): (
-        "rollout.dtype=bfloat16, or more rollout.gpus_per_actor and rollout.tensor_parallel_size"
-    ),
-    ("rollout", "KV cache"): (
-        "a lower rollout.kv_cache_bytes, or on GPUs more rollout.gpus_per_actor and "
-        "rollout.tensor_parallel_size"
-    ),
-    ("rollout", "sampler"): "a lower rollout.max_num_seqs",
-    ("rollout", "activations"): "a lower rollout.max_num_batched_tokens",
-    ("teacher", "weights"): (
-        "teacher.dtype=bfloat16, or teacher.kind=vllm with more teacher.gpus_per_replica and "
-        "teacher.tensor_parallel_size"
-    ),
-    ("teacher", "KV cache"): (
-        "a lower teacher.kv_cache_bytes, or on GPUs more teacher.gpus_per_replica and "
-        "teacher.tensor_parallel_size"
-    ),
-    ("teacher", "activations"): "a lower teacher.batch_tokens or rollout.max_new_tokens",
-    ("teacher", "signals"): "teacher.signal=topk, or fewer rollout.prompts_per_step",
-}
-_OTHERWISE = "give its actors a node with more memory"
+_OTHERWISE = "a node or GPUs with more memory"
 
 
-def memory_problems(node: Node, actors: Sequence[PlacedActor]) -> list[str]:
+def memory_problems(config: Config, node: Node, actors: Sequence[PlacedActor]) -> list[str]:
     """Where the estimated use on a node exceeds what it or one of its GPUs has.
 
     Args:
+        config: of the run, whose keys are named.
         node: where the actors are.
         actors: those of that node; memory that is unknown counts as none.
     """
@@ -68,7 +35,7 @@ def memory_problems(node: Node, actors: Sequence[PlacedActor]) -> list[str]:
         problems.append(
             f"node {node.name}: its actors need about {gigabytes(total)}, it has "
             f"{gigabytes(node.memory_bytes)}; most of it for {largest.name} "
-            f"({gigabytes(memory.host_bytes)}){_advice(largest.role, memory.host)}"
+            f"({gigabytes(memory.host_bytes)}){_advice(config, largest, memory.host)}"
         )
     if node.gpu_memory_bytes is None:
         return problems
@@ -79,7 +46,7 @@ def memory_problems(node: Node, actors: Sequence[PlacedActor]) -> list[str]:
             problems.append(
                 f"{actor.name}: needs about {gigabytes(memory.device_bytes)} a GPU and may take "
                 f"{gigabytes(usable)} ({share}{gigabytes(node.gpu_memory_bytes)})"
-                f"{_advice(actor.role, memory.device)}"
+                f"{_advice(config, actor, memory.device)}"
             )
     return problems
 
@@ -125,11 +92,72 @@ def _kv_problem(
         )
 
 
-def _advice(role: str, parts: Mapping[str, int]) -> str:
-    """The largest part of a process, and the keys that make it smaller."""
-    part = max(parts, key=lambda name: parts[name])
-    remedy = _REMEDIES.get((role, part), _OTHERWISE)
-    return f", {gigabytes(parts[part])} of that {part}: use {remedy}"
+def _advice(config: Config, actor: PlacedActor, parts: Mapping[str, int]) -> str:
+    """The largest part of a process that some key makes smaller, and the key."""
+    if actor.role == "trainer":
+        remedies = _trainer_remedies(config)
+    elif actor.role == "rollout":
+        remedies = _rollout_remedies(config.rollout)
+    else:
+        settings = cast_of(config).teachers[actor.teacher]
+        remedies = _teacher_remedies(key_of(actor.teacher), settings)
+    part = max(parts, key=lambda name: (name in remedies, parts[name]))
+    return f", {gigabytes(parts[part])} of that {part}: use {remedies.get(part, _OTHERWISE)}"
+
+
+def _trainer_remedies(config: Config) -> dict[str, str]:
+    """What to change where a part of a rank is too large; a part that nothing changes is left out.
+
+    What the config has already is not advised; so with the other roles.
+    """
+    trainer = config.trainer
+    sharded = "more trainer.ranks"
+    if trainer.zero_stage < 3:
+        sharded = f"trainer.zero_stage=3 over {sharded}"
+    state = sharded
+    if trainer.gpus_per_rank and not trainer.offload_optimizer:
+        state += ", or trainer.offload_optimizer=true"
+    activations = "a lower trainer.micro_batch_tokens or rollout.max_new_tokens"
+    if not trainer.gradient_checkpointing:
+        activations = f"trainer.gradient_checkpointing=true, or {activations}"
+    remedies = {
+        "weights": sharded,
+        "optimizer": state,
+        "gradients": state,
+        "activations": activations,
+        "loss": "a lower loss.chunk_rows",
+        "teacher head": "teacher.signal=topk",
+    }
+    if trainer.dtype is Dtype.float32:
+        remedies["gathered weights"] = "trainer.dtype=bfloat16"
+    return remedies
+
+
+def _rollout_remedies(rollout: RolloutSettings) -> dict[str, str]:
+    split = "more rollout.gpus_per_actor and rollout.tensor_parallel_size"
+    in_float32 = rollout.dtype is Dtype.float32
+    return {
+        "weights": f"rollout.dtype=bfloat16, or {split}" if in_float32 else split,
+        "KV cache": split if rollout.gpus_per_actor else "a lower rollout.kv_cache_bytes",
+        "sampler": "a lower rollout.max_num_seqs",
+        "activations": "a lower rollout.max_num_batched_tokens",
+    }
+
+
+def _teacher_remedies(key: str, teacher: TeacherSettings) -> dict[str, str]:
+    split = f"more {key}.gpus_per_replica and {key}.tensor_parallel_size"
+    weights = split if teacher.kind == "vllm" else f"{key}.kind=vllm with {split}"
+    if teacher.dtype is Dtype.float32:
+        weights = f"{key}.dtype=bfloat16, or {weights}"
+    fewer = "fewer rollout.prompts_per_step"
+    exact = teacher.signal is SignalChoice.hidden
+    return {
+        "weights": weights,
+        "KV cache": split if teacher.gpus_per_replica else f"a lower {key}.kv_cache_bytes",
+        "activations": f"a lower {key}.batch_tokens or rollout.max_new_tokens",
+        "logits": f"a lower {key}.batch_tokens",
+        "signals": f"{key}.signal=topk, or {fewer}" if exact else fewer,
+    }
 
 
 def gigabytes(nbytes: float) -> str:

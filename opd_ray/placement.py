@@ -93,14 +93,9 @@ class Placement:
     actors: tuple[PlacedActor, ...]
     cluster: Cluster
 
-    @property
-    def bundles(self) -> list[dict[str, float]]:
-        """One placement-group bundle an actor, in the order of ``actors`` (strategy PACK)."""
-        return [actor.bundle for actor in self.actors]
-
-    def of(self, role: Role) -> list[tuple[int, PlacedActor]]:
-        """(bundle index, actor) of every actor of a role, in the order of their numbers."""
-        return [(at, actor) for at, actor in enumerate(self.actors) if actor.role == role]
+    def of(self, role: Role) -> list[PlacedActor]:
+        """Every actor of a role, in the order of their numbers."""
+        return [actor for actor in self.actors if actor.role == role]
 
     def settle(self, config: Config) -> Config:
         """The config with the CPUs and threads of this plan in place of every 0.
@@ -111,7 +106,7 @@ class Placement:
         for role, cpus_key in _CPUS_KEY.items():
             if role == "teacher":
                 continue
-            actors = [actor for _, actor in self.of(role)]
+            actors = self.of(role)
             if not actors:
                 continue
             settled[role] = replace(
@@ -120,20 +115,20 @@ class Placement:
                 **{cpus_key.partition(".")[2]: actors[0].cpus},
             )
         teachers: dict[str, dict[str, float]] = {}
-        for _, actor in self.of("teacher"):
+        for actor in self.of("teacher"):
             own = teachers.setdefault(
                 actor.teacher, {"threads": actor.threads, "cpus_per_replica": actor.cpus}
             )
             own["threads"] = min(own["threads"], actor.threads)
         return settled_teachers(replace(config, **settled), teachers)
 
-    def memory_problems(self) -> list[str]:
+    def memory_problems(self, config: Config) -> list[str]:
         """Nodes and GPUs whose estimated use exceeds what they have, with the keys to change."""
         return [
             problem
             for node in self.cluster.nodes
             for problem in memory_problems(
-                node, [actor for actor in self.actors if actor.node == node.name]
+                config, node, [actor for actor in self.actors if actor.node == node.name]
             )
         ]
 

@@ -165,10 +165,10 @@ def _rollout_problems(config: Config) -> Iterator[str]:
             "0: greedy responses to one prompt are all the same; raise the temperature or ask for 1"
         )
     split = rollout.tensor_parallel_size
-    if split > 0 and rollout.gpus_per_actor % split:
+    if rollout.gpus_per_actor and rollout.gpus_per_actor != split:
         yield (
             f"rollout.gpus_per_actor = {rollout.gpus_per_actor} with rollout.tensor_parallel_size "
-            f"= {split}: the GPUs of an actor must be a multiple of it"
+            f"= {split}: make them equal, more GPUs of an actor would idle"
         )
 
 

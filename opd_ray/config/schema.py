@@ -73,7 +73,7 @@ class RolloutSettings:
     actors: int = 1
     # Ray CPUs each actor reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_actor: float = 0.0
-    # GPUs each actor reserves (a multiple of tensor_parallel_size); 0 runs vLLM on the CPU.
+    # GPUs each actor reserves (as many as tensor_parallel_size); 0 runs vLLM on the CPU.
     gpus_per_actor: int = 0
     # CPU threads of an actor's matrix products; 0 shares a node's cores with its teachers.
     threads: int = 0
@@ -135,7 +135,8 @@ class TrainerSettings:
     offload_optimizer: bool = False
     # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
     dtype: Dtype = Dtype.float32
-    # Padded tokens the trunk reads in one micro-batch; a longer rollout goes alone.
+    # Most padded tokens the trunk reads in one micro-batch; a longer rollout goes alone. It reads
+    # fewer where more than 10 % would be padding.
     micro_batch_tokens: int = 8192
     # Recompute activations in the backward pass instead of keeping them.
     gradient_checkpointing: bool = False

@@ -219,7 +219,7 @@ def _add_plan(
     except OpdError as error:
         report.add("placement", [failed("placement", str(error))])
         return
-    problems = [*capacity_problems(config, student, teachers), *plan.memory_problems()]
+    problems = [*capacity_problems(config, student, teachers), *plan.memory_problems(config)]
     findings = [failed("memory", text) for text in problems]
     here = cluster is None and config.cluster.address is None
     needed = sum(actor.memory.host_bytes for actor in plan.actors if actor.memory)

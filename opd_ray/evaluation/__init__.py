@@ -1,1 +1,1 @@
-"""Evaluation: estimators of accuracy from repeated samples."""
+"""Evaluation: problems asked, responses judged and kept, figures from the records alone."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import hf_hub_download
+
 from opd_ray.config.schema import Config
 from opd_ray.evaluation.ask import Asking
 from opd_ray.prompts import HeldOutTask
@@ -41,14 +43,15 @@ def evaluation_settings(config: Config, asked: Sequence[Asking]) -> dict[str, An
 
 
 def model_fingerprint(path: str) -> str:
-    """A digest of a model folder's descriptions and of samples of its weights; a hub name as it is.
+    """A digest of a model folder's descriptions and of samples of its weights, or hub name@commit.
 
     Of every file of weights the size, the first and the last MiB count: enough to tell two steps of
     a training apart without reading 100 GB.
     """
     folder = Path(path)
     if not folder.is_dir():
-        return path
+        # Lies in the cache in a folder named by the commit.
+        return f"{path}@{Path(hf_hub_download(path, 'config.json')).parent.name}"
     digest = hashlib.blake2b(digest_size=16)
     for file in sorted(folder.iterdir()):
         if file.name in _DESCRIPTIONS or file.suffix in _WEIGHTS:

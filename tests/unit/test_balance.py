@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opd_ray.balance import plan_micro_batches
+from opd_ray.config.schema import TrainerSettings
 
 
 def padded(lengths, micro):
@@ -29,15 +30,33 @@ def test_every_plan_keeps_its_promises(lengths, ranks, budget):
     totals = [sum(rank_costs) for rank_costs in costs]
     dearest = max((cost for rank_costs in costs for cost in rank_costs), default=0)
     assert max(totals) - min(totals) <= dearest
+    assert sum(totals) * 0.9 <= sum(lengths)
     assert plan == plan_micro_batches(lengths, ranks, budget)
 
 
 def test_hand_computed():
-    # Sorted 9 8 | 3 2 2 1 with at most 18 tokens; two groups for two ranks.
-    assert plan_micro_batches([2, 9, 1, 3, 8, 2], ranks=2, micro_batch_tokens=18) == [
+    # Sorted 9 8 | 3 3 3 2 with at most 18 tokens; two groups for two ranks, 2 of 30 are padding.
+    assert plan_micro_batches([3, 9, 2, 3, 8, 3], ranks=2, micro_batch_tokens=18) == [
         [[1, 4]],
         [[0, 2, 3, 5]],
     ]
+
+
+def test_a_round_more_where_padding_would_be_more_than_a_tenth():
+    # In one micro-batch of 32 tokens, 10 would be padding; in two of 16 and 6 none are.
+    assert plan_micro_batches([8, 3, 8, 3], ranks=1, micro_batch_tokens=100) == [[[0, 2], [1, 3]]]
+    # 2 of 32 are no more than a tenth.
+    assert plan_micro_batches([8, 7, 8, 7], ranks=1, micro_batch_tokens=100) == [[[0, 1, 2, 3]]]
+
+
+def test_sixteen_texts_within_the_default_budget():
+    """Prompts of 60 to 250 tokens with responses of up to 128: four micro-batches, not sixteen."""
+    rng = np.random.default_rng(0)
+    for ranks, most in ((1, 5), (2, 3), (4, 2)):
+        lengths = (rng.integers(60, 250, 16) + rng.integers(20, 129, 16)).tolist()
+        plan = plan_micro_batches(lengths, ranks, TrainerSettings().micro_batch_tokens)
+        assert sum(padded(lengths, micro) for rank in plan for micro in rank) <= sum(lengths) / 0.9
+        assert len(plan[0]) <= most
 
 
 def test_ranks_share_what_one_micro_batch_could_hold():

@@ -88,8 +88,12 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             ["rollout.samples_per_prompt = 4", "greedy", "raise the temperature"],
         ),
         (
+            {"rollout__gpus_per_actor": 4, "rollout__tensor_parallel_size": 2},
+            ["rollout.gpus_per_actor = 4", "make them equal"],
+        ),
+        (
             {"rollout__gpus_per_actor": 3, "rollout__tensor_parallel_size": 2},
-            ["rollout.gpus_per_actor = 3", "multiple"],
+            ["rollout.gpus_per_actor = 3", "make them equal"],
         ),
         (
             {"teacher__kind": "oracle"},

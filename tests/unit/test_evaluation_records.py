@@ -300,7 +300,15 @@ def test_settings_follow_prompts_answers_model_and_sampling(tmp_path: Path) -> N
     assert model_fingerprint(str(model)) == before
     (model / "model.safetensors").write_bytes(bytes((3 << 20) - 1) + b"x")
     assert model_fingerprint(str(model)) != before
-    assert model_fingerprint("some/hub-name") == "some/hub-name"
+
+
+def test_a_hub_model_is_told_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    for commit in ("1a2b", "3c4d"):
+        monkeypatch.setattr(
+            "opd_ray.evaluation.settings.hf_hub_download",
+            lambda name, file, commit=commit: f"/models--{name}/snapshots/{commit}/{file}",
+        )
+        assert model_fingerprint("some/hub-name") == f"some/hub-name@{commit}"
 
 
 def test_the_protocol_of_a_task_is_met() -> None:

@@ -63,7 +63,7 @@ def make_config(
 def test_two_cores_hold_all_three_stages() -> None:
     plan = plan_placement(make_config(), machine(2))
     assert [actor.name for actor in plan.actors] == ["trainer-0", "rollout-0", "teacher-0"]
-    assert plan.bundles == [{"CPU": 0.5}] * 3
+    assert [actor.bundle for actor in plan.actors] == [{"CPU": 0.5}] * 3
     # Rollout and teacher overlap and split the cores; the trainer works alone and has them all.
     assert [actor.threads for actor in plan.actors] == [2, 1, 1]
     assert plan.actors[0].options == {"num_cpus": 0.5, "num_gpus": 0}
@@ -80,7 +80,7 @@ def test_stages_that_overlap_never_exceed_the_cores(
     plan = plan_placement(config, machine(cpus))
     overlapping = [actor.threads for actor in plan.actors if actor.role != "trainer"]
     assert sum(overlapping) <= max(cpus, len(overlapping))
-    assert sum(actor.threads for _, actor in plan.of("trainer")) <= cpus
+    assert sum(actor.threads for actor in plan.of("trainer")) <= cpus
     assert sum(actor.cpus for actor in plan.actors) <= cpus
 
 
@@ -149,8 +149,9 @@ def test_eight_gpus_on_two_nodes() -> None:
     for actor in plan.actors:
         used[actor.node] = used.get(actor.node, 0) + actor.gpus
     assert used == {"n0": 4, "n1": 4}
-    assert plan.of("rollout")[0][0] == 4
-    assert plan.bundles[4] == {"CPU": 1.0, "GPU": 2}
+    (rollout,) = plan.of("rollout")
+    assert rollout == plan.actors[4]
+    assert rollout.bundle == {"CPU": 1.0, "GPU": 2}
 
 
 def test_fractions_of_a_gpu_share_one() -> None:
@@ -234,15 +235,51 @@ def test_rollout_and_teacher_memory() -> None:
     assert split.host_bytes == PROCESS_BYTES
 
 
-def test_too_little_memory_names_what_to_lower() -> None:
-    small = Cluster((Node("n0", 4, 2 * GB, 0),))
-    (problem,) = plan_placement(make_config(), small, SHAPE, {"t": SHAPE}).memory_problems()
-    assert "node n0" in problem
-    assert "2.00 GB" in problem
-    assert plan_placement(make_config(), machine(4), SHAPE, {"t": SHAPE}).memory_problems() == []
+def problems(config: Config, cluster: Cluster) -> list[str]:
+    return plan_placement(config, cluster, SHAPE, {"t": SHAPE}).memory_problems(config)
+
+
+def test_what_is_set_already_is_not_advised() -> None:
     tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
     config = make_config({"gpus_per_rank": 1})
-    (problem,) = plan_placement(config, tight, SHAPE, {"t": SHAPE}).memory_problems()
+    (problem,) = problems(config, tight)
+    assert "use trainer.gradient_checkpointing=true, or a lower" in problem
+    config.trainer.gradient_checkpointing = True
+    config.loss.chunk_rows = 1
+    (problem,) = problems(config, tight)
+    assert "of that activations: use a lower trainer.micro_batch_tokens" in problem
+
+
+def test_a_part_that_no_key_makes_smaller_is_passed_over() -> None:
+    """With a huge vocabulary the gradient of the head is the largest part."""
+    wide = replace(SHAPE, vocab_size=10**6)
+    trainer = {"gpus_per_rank": 1, "zero_stage": 1, "offload_optimizer": True}
+    config = make_config({**trainer, "dtype": Dtype.bfloat16})
+    config.loss.chunk_rows = 1
+    parts = trainer_memory(config, wide).device
+    assert max(parts, key=lambda part: parts[part]) == "gradient of the head"
+    tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
+    (problem,) = plan_placement(config, tight, wide).memory_problems(config)
+    assert "gradient of the head" not in problem
+    assert "of that weights: use trainer.zero_stage=3 over more trainer.ranks" in problem
+
+
+def test_a_teachers_own_keys_are_named() -> None:
+    config = make_config(teacher={"gpus_per_replica": 1, "batch_tokens": 1})
+    (problem,) = problems(config, machine(4, gpus=1, gpu_memory_bytes=10**6))
+    assert problem.startswith("teacher-0: ")
+    assert "of that logits: use a lower teacher.batch_tokens" in problem
+
+
+def test_too_little_memory_names_what_to_lower() -> None:
+    small = Cluster((Node("n0", 4, 2 * GB, 0),))
+    (problem,) = problems(make_config(), small)
+    assert "node n0" in problem
+    assert "2.00 GB" in problem
+    assert problems(make_config(), machine(4)) == []
+    tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
+    config = make_config({"gpus_per_rank": 1})
+    (problem,) = problems(config, tight)
     assert problem.startswith("trainer-0")
     assert "of that activations" in problem
     assert "trainer.micro_batch_tokens" in problem
@@ -295,9 +332,9 @@ def test_a_vllm_engine_must_fit_into_its_share_of_a_gpu() -> None:
     config = make_config(rollout={"gpus_per_actor": 1})
     needed = rollout_memory(config, SHAPE).device_bytes
     roomy = machine(4, gpus=1, gpu_memory_bytes=int(needed / 0.9) + 10)
-    assert plan_placement(config, roomy, SHAPE, {"t": SHAPE}).memory_problems() == []
+    assert problems(config, roomy) == []
     tight = machine(4, gpus=1, gpu_memory_bytes=int(needed / 0.9) - 10)
-    (problem,) = plan_placement(config, tight, SHAPE, {"t": SHAPE}).memory_problems()
+    (problem,) = problems(config, tight)
     assert problem.startswith("rollout-0: needs about")
     assert "90% of" in problem
 

@@ -63,7 +63,7 @@ def memory_problems(config: Config, gpus: int) -> list[str]:
     path = config.teacher.path
     shape = read_shape(path) if path else None
     teachers = {path: shape} if path and shape else {}
-    return plan_placement(config, machine(gpus), student, teachers).memory_problems()
+    return plan_placement(config, machine(gpus), student, teachers).memory_problems(config)
 
 
 @pytest.mark.parametrize("name", packaged_names())
@@ -91,10 +91,10 @@ def test_a_pair_has_the_papers_settings(pair: str) -> None:
         "reverse_kl",
     )
     assert (config.tip.h_clip, config.tip.divergence_clip) == (0.98, 1.0)
-    assert [(t.name, t.problems, t.samples) for t in config.eval.tasks] == [
-        ("math500", 500, 16),
-        ("aime24", 30, 16),
-        ("aime25", 30, 16),
+    assert [(t.name, t.problems, t.samples, t.greedy) for t in config.eval.tasks] == [
+        ("math500", 500, 16, False),
+        ("aime24", 30, 16, False),
+        ("aime25", 30, 16, False),
     ]
     thinking = {"enable_thinking": False} if "qwen3" in pair else {}
     for data in (config.data, *(task.data for task in config.eval.tasks)):

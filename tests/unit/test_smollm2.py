@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from opd_ray import smollm2
 from opd_ray.config.load import load_config
@@ -183,3 +183,36 @@ def test_the_teacher_is_checked_by_what_it_says() -> None:
             smollm2.check_teacher(wrong, _Words())  # type: ignore[arg-type]
     with pytest.raises(smollm2.FetchError, match="not finite"):
         smollm2.check_teacher(_Talker([1, 0], float("nan")), _Words())  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(
+    not (smollm2.cache_folder() / "smollm2-135m-instruct").is_dir(),
+    reason="the pair is not in the cache: run `opd-ray fetch-smollm2`",
+)
+def test_the_pair_that_was_fetched() -> None:
+    pair = smollm2.pair_folder()
+    teacher, student = (
+        AutoModelForCausalLM.from_pretrained(pair / name, dtype=torch.float32)
+        for name in ("teacher", "student")
+    )
+    layers = [layer.state_dict() for layer in teacher.model.layers]
+    assert len(layers) == 30
+    kept = [*range(13), *range(19, 30)]
+    assert [layer.self_attn.layer_idx for layer in student.model.layers] == list(range(24))
+    for old, layer in zip(kept, student.model.layers, strict=True):
+        weights = layer.state_dict()
+        assert weights.keys() == layers[old].keys()
+        assert all(torch.equal(weights[name], layers[old][name]) for name in weights)
+    for name in ("embed_tokens", "norm"):
+        ours, theirs = (getattr(model.model, name).weight for model in (student, teacher))
+        assert torch.equal(ours, theirs)
+    assert student.lm_head.weight is student.model.embed_tokens.weight
+
+    tokenizer = AutoTokenizer.from_pretrained(pair / "teacher")
+    smollm2.check_teacher(teacher, tokenizer)
+    # Rows of queries in another order, as when a GGUF file's are taken for those of transformers.
+    with torch.no_grad():
+        for layer in teacher.model.layers:
+            layer.self_attn.q_proj.weight.copy_(layer.self_attn.q_proj.weight.flip(0))
+    with pytest.raises(smollm2.FetchError, match="answers 'What is the capital"):
+        smollm2.check_teacher(teacher, tokenizer)
