@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from actors.teacher.router import TeacherRouter
 from opd_ray.checkpoint import CheckpointStore
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
-from opd_ray.config.teachers import cast_of, models_of
+from opd_ray.config.teachers import cast_of, models_of, parts_of
 from opd_ray.coordinator import Coordinator, Parts
 from opd_ray.crew import Crew
 from opd_ray.evaluation.evaluator import Evaluator
@@ -23,7 +24,7 @@ from opd_ray.fleet import Fleet
 from opd_ray.followers import Followers
 from opd_ray.judge import Judge
 from opd_ray.metrics import Metrics
-from opd_ray.pairing import Pairing, check_pairings, check_teacher_info
+from opd_ray.pairing import Pairing, check_pairings, check_teacher_info, uncompared_tokenizer
 from opd_ray.placement import plan_placement
 from opd_ray.progress import Progress
 from opd_ray.prompts import HeldOutTask, PromptFeed, divergence_prompts
@@ -60,11 +61,21 @@ class Workshop:
         self.crew = crew
         self.tokenizer = tokenizer
         self._pairing = pairing
+        cast = cast_of(config)
+        notes = [f"accepted difference of {text}" for text in pairing.accepted]
         for name, info in crew.ready().items():
-            needed = max(config.student.context_length, longest.get(name, 0))
-            check_teacher_info(pairing, info, context_length=needed)
+            models = parts_of(config, cast.teachers[name])
+            check_teacher_info(
+                pairing,
+                info,
+                context_length=max(config.student.context_length, longest.get(name, 0)),
+                accept={kind for model in models for kind in model.accept_mismatch},
+            )
+            notes += [note for note in [uncompared_tokenizer(info, models)] if note]
+        for note in notes:
+            print(f"opd-ray: {note}", file=sys.stderr)
         rollouts = crew.rollout_pool()
-        pools, cast = crew.teacher_pools(), cast_of(config)
+        pools = crew.teacher_pools()
         self.teachers = TeacherRouter(pools, cast.routes)
         self.trainers: TrainerGroup = crew.trainer_group()
         self.judge = Judge(crew.fleet, rollouts, self.teachers)

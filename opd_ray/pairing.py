@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import model_path
+from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.config.teachers import models_of
 from opd_ray.errors import OpdError
 from opd_ray.model_facts import ModelFacts, describe_model
@@ -20,6 +20,8 @@ from opd_ray.types import TeacherInfo
 
 # Differences a user may accept (teacher.accept_mismatch), and what they mean.
 ACCEPTABLE = ("extra_tokens", "merges", "special_tokens", "probes", "eos", "pad", "chat_template")
+# Those of them in which two tokenizers have one fingerprint (opd_ray.model_facts.tokenizer_hash).
+_OUTSIDE_THE_FINGERPRINT = frozenset({"probes", "chat_template"})
 
 
 class PairingError(OpdError, ValueError):
@@ -35,7 +37,7 @@ class Pairing:
     pad_id: int | None  # the student's
     context_length: int  # the shorter of both models
     tokenizer_hash: str  # the student's
-    accepted: tuple[str, ...]  # differences found and accepted, for the log
+    accepted: tuple[str, ...]  # differences found and accepted, in words
     # Tokens a teacher can read, by its path, of teachers with files.
     teacher_contexts: Mapping[str, int] = field(default_factory=dict)
 
@@ -74,8 +76,8 @@ def check_pairings(config: Config) -> Pairing:
     Raises:
         ModelFactsError, PairingError: see :func:`check_pairing`, of the first that does not fit.
     """
-    found = [
-        check_pairing(
+    pairings = {
+        key: check_pairing(
             config.student.path,
             model_path(settings),
             context_length=config.student.context_length,
@@ -83,13 +85,14 @@ def check_pairings(config: Config) -> Pairing:
             trust_student_code=config.student.trust_remote_code,
             trust_teacher_code=settings.trust_remote_code,
         )
-        for settings in models_of(config).values()
-    ]
+        for key, settings in models_of(config).items()
+    }
+    found = list(pairings.values())
     return replace(
         found[0],
         vocab_size=min(pairing.vocab_size for pairing in found),
         context_length=min(pairing.context_length for pairing in found),
-        accepted=tuple(dict.fromkeys(text for pairing in found for text in pairing.accepted)),
+        accepted=tuple(f"{key}: {text}" for key, p in pairings.items() for text in p.accepted),
         teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
     )
 
@@ -133,18 +136,21 @@ def _student_alone(student: ModelFacts, context_length: int) -> Pairing:
     )
 
 
-def check_teacher_info(pairing: Pairing, info: TeacherInfo, *, context_length: int) -> None:
+def check_teacher_info(
+    pairing: Pairing, info: TeacherInfo, *, context_length: int, accept: Iterable[str] = ()
+) -> None:
     """Compare the pair's common facts with what a running teacher says of itself.
+
+    Args:
+        pairing: of the student with all teachers.
+        info: of one of them.
+        context_length: most tokens that it has to read.
+        accept: differences accepted of this teacher.
 
     Raises:
         PairingError: another tokenizer, fewer tokens, or a context shorter than the run needs.
     """
-    problems = []
-    if info.tokenizer_hash not in (None, pairing.tokenizer_hash) and not pairing.accepted:
-        problems.append(
-            f"its tokenizer's fingerprint is {info.tokenizer_hash}, the student's is "
-            f"{pairing.tokenizer_hash}: serve a teacher with the student's tokenizer"
-        )
+    problems = fingerprint_problems(info, pairing.tokenizer_hash, accept)
     if info.vocab_size < pairing.vocab_size:
         problems.append(
             f"it knows {info.vocab_size} tokens, the student's tokenizer has {pairing.vocab_size}"
@@ -154,6 +160,42 @@ def check_teacher_info(pairing: Pairing, info: TeacherInfo, *, context_length: i
     if problems:
         listed = "\n".join(f"  - {text}" for text in problems)
         raise PairingError(f"teacher {info.name!r} does not fit the student:\n{listed}")
+
+
+def fingerprints_may_differ(accept: Iterable[str]) -> bool:
+    """Whether one of the accepted differences gives two tokenizers two fingerprints."""
+    return bool(set(accept) - _OUTSIDE_THE_FINGERPRINT)
+
+
+def fingerprint_problems(info: TeacherInfo, student_hash: str, accept: Iterable[str]) -> list[str]:
+    """That a teacher says it has another tokenizer, unless ``accept`` names what may be the cause.
+
+    A teacher that does not say which it has (None) is not refused: see
+    :func:`uncompared_tokenizer`.
+    """
+    if info.tokenizer_hash in (None, student_hash) or fingerprints_may_differ(accept):
+        return []
+    return [
+        f"its tokenizer's fingerprint is {info.tokenizer_hash}, the student's is {student_hash}: "
+        "serve a teacher with the student's tokenizer"
+    ]
+
+
+def uncompared_tokenizer(info: TeacherInfo, models: Iterable[TeacherSettings]) -> str | None:
+    """That nobody could compare a running teacher's tokenizer with the student's, in words.
+
+    Args:
+        info: of the teacher.
+        models: its settings, or those of its members.
+    """
+    # A server's tokenizer is probed, or the server is refused.
+    unseen = any(model_path(model) is None and model.kind != "http" for model in models)
+    if info.tokenizer_hash is not None or not unseen:
+        return None
+    return (
+        f"teacher {info.name!r}: its tokenizer was not compared with the student's: it has neither "
+        "teacher.path nor info().tokenizer_hash (opd_ray.model_facts.tokenizer_hash)"
+    )
 
 
 def _accepted(accept: Iterable[str]) -> frozenset[str]:

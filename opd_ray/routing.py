@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from opd_ray.config.schema import Config
-from opd_ray.config.teachers import cast_of, key_of, members_of
+from opd_ray.config.teachers import cast_of, key_of, parts_of
 from opd_ray.data.prompt_set import SourceReport
 from opd_ray.errors import ConfigError
 from opd_ray.prompts import HeldOutTask, PromptFeed, divergence_prompts
@@ -87,8 +87,7 @@ def _too_long(
     problems = []
     for name, tokens in longest.items():
         settings = cast.teachers[name]
-        models = [member.settings for member in members_of(config, settings)] or [settings]
-        paths = [model.path or "" for model in models]
+        paths = [model.path or "" for model in parts_of(config, settings)]
         contexts = [teacher_contexts[path] for path in paths if path in teacher_contexts]
         if contexts and min(contexts) < tokens:
             problems.append(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 
-from actors.teacher.contract import contract_violations
+from actors.teacher.contract import TOLERANCE, contract_violations
 from actors.teacher.registry import make_teacher
 from opd_ray.assembly import check_models, own_topk
 from opd_ray.config.check import check_config
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import cast_of, key_of, members_of, models_of
-from opd_ray.pairing import Pairing
+from opd_ray.config.teachers import cast_of, key_of, members_of, models_of, parts_of
+from opd_ray.pairing import Pairing, uncompared_tokenizer
 from opd_ray.ray_session import RaySession
 
 
@@ -56,14 +56,25 @@ def _violations(config: Config, settings: TeacherSettings, pairing: Pairing) -> 
         own_topk=own_topk(config),
         members=members_of(config, settings),
     )
+    models = parts_of(config, settings)
+    # An ensemble is as coarse as its coarsest member, and has what differs in any of them.
+    asked = replace(
+        settings,
+        dtype=max((model.dtype for model in models), key=TOLERANCE.__getitem__),
+        accept_mismatch=[kind for model in models for kind in model.accept_mismatch],
+    )
     try:
-        return contract_violations(
+        found = contract_violations(
             teacher,
-            settings,
+            asked,
             pairing.vocab_size,
             context_length=config.student.context_length,
             record_topk=config.rollout.record_topk,
             own_topk=own_topk(config),
+            tokenizer_hash=pairing.tokenizer_hash,
         )
+        if not found and (note := uncompared_tokenizer(teacher.info(), models)):
+            print(note)
+        return found
     finally:
         teacher.close()

@@ -17,6 +17,7 @@ def answer_differences(
     what: str,
     *,
     tolerance: float,
+    by: str,
     skip: Collection[str] = (),
 ) -> Iterator[str]:
     """Arrays in which answers to the same rollouts differ, over the rows that both have.
@@ -27,6 +28,7 @@ def answer_differences(
         others: by rollout id; rollouts that only one side has are left out.
         what: how the others were asked for, for the message.
         tolerance: nats; a share of their size for hidden states, which have no unit.
+        by: where the tolerance comes from, for the message.
         skip: names of arrays that may differ.
     """
     for key in [key for key in answers if key in others]:
@@ -43,7 +45,7 @@ def answer_differences(
                 row = int(np.argwhere(bad)[0][0])
                 yield (
                     f"{who}, rollout {key!r}, position {row}: {name}: {what}, by up to "
-                    f"{np.nanmax(apart):.3g} (tolerance {tolerance * scale:g})"
+                    f"{np.nanmax(apart):.3g} (tolerance {tolerance * scale:g}, {by})"
                 )
 
 

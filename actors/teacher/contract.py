@@ -21,6 +21,7 @@ from actors.teacher.protocol import HeadTeacher, MixtureTeacher, Teacher, Teache
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.pairing import fingerprint_problems
 from opd_ray.types import (
     HeadPart,
     HiddenSignal,
@@ -46,17 +47,20 @@ def contract_violations(
     context_length: int,
     record_topk: int,
     own_topk: int = 0,
+    tokenizer_hash: str | None = None,
     seed: int = 0,
 ) -> list[str]:
     """Every violation that probing finds, one sentence each; an empty list for a good teacher.
 
     Args:
         teacher: of any kind, loaded.
-        settings: ``signal``, ``topk``, and ``dtype``, by which answers may differ (TOLERANCE).
+        settings: ``signal``, ``topk``, ``accept_mismatch``, and ``dtype``, by which answers may
+            differ (TOLERANCE).
         vocab_size: tokens of the student's tokenizer.
         context_length: longest prompt plus response of a run, tokens, at least 16.
         record_topk: K of the student's top-K.
         own_topk: how many of its own likeliest tokens the run's rule needs; 0: none.
+        tokenizer_hash: fingerprint of the student's tokenizer; None: not compared.
         seed: of the token ids that are asked.
     """
     try:
@@ -69,7 +73,7 @@ def contract_violations(
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return [f"info(): vocab_size and context_length are {sizes}; expected integers above 0"]
     probe = _Probe(teacher, info, settings, np.random.default_rng(seed))
-    limits = _Limits(vocab_size, context_length, record_topk, own_topk)
+    limits = _Limits(vocab_size, context_length, record_topk, own_topk, tokenizer_hash)
     with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
         found = [
             *_info_problems(teacher, info, settings, limits),
@@ -84,6 +88,7 @@ class _Limits:
     context_length: int
     record_topk: int
     own_topk: int
+    tokenizer_hash: str | None
 
 
 def _info_problems(
@@ -102,6 +107,9 @@ def _info_problems(
             f"{who}: info().context_length is {info.context_length}; the run needs "
             f"{limits.context_length} (student.context_length)"
         )
+    if limits.tokenizer_hash is not None:
+        for text in fingerprint_problems(info, limits.tokenizer_hash, settings.accept_mismatch):
+            yield f"{who}: {text}"
     try:
         check_info(info, signal=settings.signal.value, topk=settings.topk)
     except TeacherError as error:
@@ -124,6 +132,7 @@ class _Probe:
         self._rng = rng
         self._who = f"teacher {info.name!r}"
         self._tolerance = TOLERANCE[settings.dtype]
+        self._by = f"of teacher.dtype = {settings.dtype}"  # the tolerance, for messages
 
     def problems(self, limits: _Limits) -> Iterator[str]:
         """Everything that is wrong with the answers."""
@@ -234,7 +243,7 @@ class _Probe:
         skip: Collection[str] = (),
     ) -> Iterator[str]:
         return answer_differences(
-            self._who, batch, others, what, tolerance=self._tolerance, skip=skip
+            self._who, batch, others, what, tolerance=self._tolerance, by=self._by, skip=skip
         )
 
     def _head_problems(
@@ -264,7 +273,7 @@ class _Probe:
                 yield (
                     f"{self._who}, rollout {request.rollout_id!r}: logprob differs from hidden "
                     f"states times output head by up to {np.abs(given - expected).max():.3g} nats "
-                    f"(tolerance {self._tolerance:g})"
+                    f"(tolerance {self._tolerance:g}, {self._by})"
                 )
 
 

@@ -11,6 +11,7 @@ from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.config.teachers import Member
+from opd_ray.pairing import fingerprints_may_differ
 from opd_ray.types import (
     HeadPart,
     HiddenSignal,
@@ -34,7 +35,7 @@ class Ensemble:
 
     Args:
         members: each with its teacher, loaded.
-        settings: of the ensemble: ``signal``, ``topk``, ``accept_mismatch``.
+        settings: of the ensemble: ``signal``, ``topk``.
         own_topk: how many of its own likeliest tokens each answer names beside the signal.
 
     Raises:
@@ -49,6 +50,7 @@ class Ensemble:
         *,
         own_topk: int = 0,
     ) -> None:
+        self._members = [member for member, _ in members]
         self._names = [member.name for member, _ in members]
         self._shares = [member.weight for member, _ in members]
         self._teachers = [teacher for _, teacher in members]
@@ -136,8 +138,10 @@ class Ensemble:
         sizes = {name: info.vocab_size for name, info in zip(self._names, infos, strict=True)}
         if len(set(sizes.values())) > 1:
             raise TeacherError(f"members of one ensemble need one vocabulary, theirs are {sizes}")
-        hashes = {info.tokenizer_hash for info in infos} - {None}
-        if len(hashes) > 1 and not self._settings.accept_mismatch:
+        said = {info.tokenizer_hash for info in infos}
+        hashes = said - {None}
+        accepted = {kind for m in self._members for kind in m.settings.accept_mismatch}
+        if len(hashes) > 1 and not fingerprints_may_differ(accepted):
             raise TeacherError(
                 f"members {self._names} have tokenizers with the fingerprints "
                 f"{sorted(map(str, hashes))}: use teachers with one tokenizer"
@@ -153,6 +157,6 @@ class Ensemble:
             signals=tuple(s for s in infos[0].signals if all(s in i.signals for i in infos)),
             hidden_size=sum(hidden) if len(hidden) == len(infos) else None,
             max_topk=min(limits) if limits else None,
-            tokenizer_hash=hashes.pop() if len(hashes) == 1 else None,
+            tokenizer_hash=said.pop() if len(said) == 1 else None,
             meta={"kind": "ensemble", "members": [info.meta for info in infos]},
         )

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opd_ray.alignment import predicting_positions
+from opd_ray.model_facts import tokenizer_hash
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo, TopKSignal
 
 
@@ -15,12 +16,13 @@ class SoftTeacher:
 
     def __init__(self, path: str, topk: int, temperature: float = 1.0, floor: float = 0.01) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(path).eval()
-        self._vocab_size = len(AutoTokenizer.from_pretrained(path))  # without padding rows
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        self._vocab_size, self._hash = len(tokenizer), tokenizer_hash(tokenizer)  # no padding rows
         self._topk, self._temperature, self._floor = topk, temperature, floor
 
     def info(self) -> TeacherInfo:
         context = self._model.config.max_position_embeddings
-        return TeacherInfo("soft", self._vocab_size, context, signals=("topk",))
+        return TeacherInfo("soft", self._vocab_size, context, ("topk",), tokenizer_hash=self._hash)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         return [self._answer(request) for request in requests]

@@ -65,7 +65,8 @@ class TeacherSettings:
     gpus_per_replica: float = 0
     # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
     threads: int = 0
-    # Number format of the teacher's weights.
+    # Number format of the teacher's weights. Kinds http, class and actor choose their own: say here
+    # which, as check-teacher allows for its rounding.
     dtype: Dtype = Dtype.float32
     # What reaches the loss: top-k with tail, hidden states (exact), or the sampled token alone.
     signal: SignalChoice = SignalChoice.topk

@@ -75,6 +75,11 @@ def members_of(config: Config, settings: TeacherSettings) -> tuple[Member, ...]:
     return tuple(found)
 
 
+def parts_of(config: Config, settings: TeacherSettings) -> list[TeacherSettings]:
+    """The models that a teacher consists of: the members of an ensemble, or itself."""
+    return [member.settings for member in members_of(config, settings)] or [settings]
+
+
 def models_of(config: Config) -> dict[str, TeacherSettings]:
     """Every teacher that works in the run by its key, members in place of their ensemble."""
     found: dict[str, TeacherSettings] = {}

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.model_facts import ModelFactsError, describe_model
-from opd_ray.pairing import PairingError, check_pairing, check_teacher_info
+from opd_ray.pairing import (
+    PairingError,
+    check_pairing,
+    check_teacher_info,
+    uncompared_tokenizer,
+)
 from opd_ray.types import TeacherInfo
 
 TEXT = ["the sum of the terms is the total", "a total of 12 and 34 is 46, then stop"]
@@ -246,6 +253,32 @@ def test_running_teacher_against_the_pair(pair):
     ):
         with pytest.raises(PairingError, match=message):
             check_teacher_info(pairing, info, context_length=512)
+
+
+def test_an_accepted_difference_of_one_teacher_excuses_no_other(pair):
+    """Teacher A's chat template was accepted; B has another tokenizer."""
+    edit(pair[1], "tokenizer_config.json", lambda c: c.update(chat_template="{{ other }}"))
+    for file in pair[1].glob("chat_template*"):
+        file.unlink()
+    pairing = check(pair, accept=["chat_template"])
+    assert pairing.accepted
+    stranger = TeacherInfo("b", 300, 512, ("topk",), tokenizer_hash="no")
+    for accept in ([], ["chat_template"], ["probes"]):
+        with pytest.raises(PairingError, match="fingerprint is no"):
+            check_teacher_info(pairing, stranger, context_length=512, accept=accept)
+    check_teacher_info(pairing, stranger, context_length=512, accept=["merges"])
+
+
+def test_a_tokenizer_that_nobody_compared_is_said():
+    silent = TeacherInfo("mine", 300, 512, ("topk",))
+    own = TeacherSettings(kind="class", class_path="m:C")
+    said = uncompared_tokenizer(silent, [own])
+    assert said is not None
+    assert said.startswith("teacher 'mine': its tokenizer was not compared with the student's")
+    assert uncompared_tokenizer(silent, [TeacherSettings(path="compared"), own])
+    assert uncompared_tokenizer(replace(silent, tokenizer_hash="same"), [own]) is None
+    assert uncompared_tokenizer(silent, [replace(own, path="compared")]) is None
+    assert uncompared_tokenizer(silent, [TeacherSettings(kind="http", url="probed")]) is None
 
 
 def test_a_kv_cache_that_is_too_small_is_named_with_a_size_that_suffices(pair):

@@ -72,9 +72,13 @@ class Good:
         )
 
 
-def violations(teacher: Any, signal: str = "topk", **changes: Any) -> list[str]:
+def violations(
+    teacher: Any, signal: str = "topk", accept_mismatch: Sequence[str] = (), **changes: Any
+) -> list[str]:
     teacher.signal = signal
-    settings = TeacherSettings(signal=SignalChoice(signal), topk=TOP)
+    settings = TeacherSettings(
+        signal=SignalChoice(signal), topk=TOP, accept_mismatch=list(accept_mismatch)
+    )
     wanted = {"vocab_size": V, "context_length": CONTEXT, "record_topk": K, **changes}
     return contract_violations(teacher, settings, **wanted)
 
@@ -152,12 +156,23 @@ class Broken(Good):
         "expected descending order",
         "expected 0 to ln(vocabulary)",
         "topk is a tuple; expected a TopK or None",
-        "logprob: asked twice, it differs, by up to 0.01 (tolerance 0.001)",
+        "it differs, by up to 0.01 (tolerance 0.001, of teacher.dtype = float32)",
     ],
 )
 def test_every_violation_is_named(part: str) -> None:
     found = violations(Broken())
     assert any(part in text for text in found), "\n".join(found)
+
+
+def test_another_tokenizer_is_named_unless_what_differs_is_accepted() -> None:
+    other = altered("info", lambda info: replace(info, tokenizer_hash="theirs"))
+    [one] = violations(other, tokenizer_hash="ours")
+    assert one.startswith("teacher 'mine': its tokenizer's fingerprint is theirs, the student's is")
+    assert violations(other, tokenizer_hash="theirs") == []
+    assert violations(Good(), tokenizer_hash="ours") == []  # it does not say: noted elsewhere
+    assert violations(other, tokenizer_hash="ours", accept_mismatch=["merges"]) == []
+    # These leave the fingerprint alone, so they explain nothing.
+    assert violations(other, tokenizer_hash="ours", accept_mismatch=["chat_template", "probes"])
 
 
 def altered(method: str, change: Any) -> Good:
