@@ -19,6 +19,7 @@ from actors.trainer.actor import TrainerActor
 from actors.trainer.environment import trainer_environment
 from actors.vllm_process import vllm_environment
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import batch_budget
 from opd_ray.config.teachers import cast_of, members_of
 from opd_ray.errors import ActorDied, PlacementError
 from opd_ray.fleet import Fleet
@@ -125,7 +126,7 @@ class Crew:
         self._teacher_pools = {
             name: TeacherPool(
                 [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
-                settings.batch_tokens,
+                batch_budget(settings, self._config.student.context_length),
                 get=self.fleet.get,
                 keeper=keeper,
                 # A new replica of one that follows would begin with the student of the start.

@@ -72,7 +72,8 @@ class TeacherSettings:
     signal: SignalChoice = SignalChoice.topk
     # k of the top-k signal.
     topk: int = 32
-    # Prompt and response tokens scored in one forward pass.
+    # Prompt and response tokens scored in one forward pass. Kind http: a replica is given at least
+    # concurrency sequences of student.context_length together.
     batch_tokens: int = 8192
     # Kind vllm: bytes of KV cache of a replica on the CPU; bounds the longest sequence.
     kv_cache_bytes: int = 1 << 28
@@ -93,6 +94,17 @@ class TeacherSettings:
     accept_mismatch: list[str] = field(default_factory=list)
     # Run model code that comes with the checkpoint.
     trust_remote_code: bool = False
+
+
+def batch_budget(teacher: TeacherSettings, longest: int) -> int:
+    """Prompt and response tokens that a replica is given at once.
+
+    A replica that asks a server gets enough to have all its requests under way, also when every
+    sequence has ``longest`` tokens.
+    """
+    if teacher.kind != "http":
+        return teacher.batch_tokens
+    return max(teacher.batch_tokens, teacher.concurrency * longest)
 
 
 def model_path(teacher: TeacherSettings) -> str | None:

@@ -7,21 +7,24 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_replicas import Remote
 from fake_server import KEY, FakeServer, V, distribution, running
 
 import actors.teacher.http_client as http_client
 from actors.teacher.answer_check import check_answers
 from actors.teacher.contract import contract_violations
+from actors.teacher.dispatch import TeacherPool
 from actors.teacher.http import HttpTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import SignalChoice
-from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import ScoreRequest, TopK
+from opd_ray.config.teacher import TeacherSettings, batch_budget
+from opd_ray.types import Rollout, ScoreRequest, TopK
 
 K, TOP = 5, 4
 
@@ -149,6 +152,37 @@ def test_answers_come_in_the_order_asked_with_bounded_concurrency(
     fake.seconds = 0.02
     asked = requests(10)
     assert [a.rollout_id for a in made.score(asked)] == [r.rollout_id for r in asked]
+    assert fake.most_at_once == 3
+
+
+def test_a_pool_keeps_all_requests_under_way_however_long_the_sequences(
+    fake: FakeServer, teacher: Make
+) -> None:
+    """Every rollout is longer than batch_tokens: cut by those, the server would get one a time."""
+    chosen = settings(fake, concurrency=3, batch_tokens=1)
+    server = TeacherServer(teacher(concurrency=3), chosen)
+    answers: dict[str, Any] = {}
+
+    def score(asked: list[ScoreRequest]) -> str:
+        ref = asked[0].rollout_id
+        answers[ref] = server.score(asked)
+        return ref
+
+    replica = SimpleNamespace(score=Remote(score))
+    budget = batch_budget(chosen, longest=10)
+    pool = TeacherPool([("teacher-0", replica)], budget, lambda ref, _: answers[ref])
+    fake.seconds = 0.02
+    asked = requests(9)
+    for r in asked:
+        floats = np.zeros(len(r.response_ids), np.float32)
+        ids = (r.prompt_ids, r.response_ids, floats.astype(np.uint8))
+        name = r.rollout_id
+        pool.submit(Rollout(name, name, 0, *ids, floats, floats, "stop", 0, r.student_topk))
+    scored = []
+    while len(scored) < len(asked):
+        pool.pump()
+        scored += pool.collect(pool.pending_refs()[0])
+    assert [score.rollout_id for score in scored] == [r.rollout_id for r in asked]
     assert fake.most_at_once == 3
 
 
