@@ -1,12 +1,14 @@
 """Every kind of teacher on the same rollouts: the same scores, and the same weights after training.
 
 The kinds are a Hugging Face model, a vLLM engine, vLLM's server behind its URL, a class, a named
-Ray actor, and recorded answers.
+Ray actor, a student's own frozen weights, an ensemble of one, and recorded answers.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -34,6 +36,7 @@ from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import CacheMode, SignalChoice
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teachers import Member
 from opd_ray.types import RolloutScores, Signal, TrainItem
 
 # The actor below is defined here, where Ray's workers cannot import it from.
@@ -43,7 +46,7 @@ V = 96  # tokens, all real: a server's distribution has no way to leave padding 
 CONTEXT = 255
 TOLERANCE = 1e-4
 REQUESTS = ragged(seed=11, count=12)
-KINDS = ("vllm", "http", "class", "actor", "replay")
+KINDS = ("vllm", "http", "class", "actor", "self", "ensemble", "replay")
 
 
 class OwnTeacher(HfTeacher):
@@ -97,9 +100,10 @@ def served(starting: Served, host: TeacherHost) -> Iterator[Served]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=1 << 27)
-    yield
+def cluster(served: Served) -> Iterator[dict[str, str]]:
+    """A Ray whose processes know the server's key; its address and folder."""
+    context = ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
+    yield context.address_info
     ray.shutdown()
 
 
@@ -113,7 +117,7 @@ def make(
     folder: str,
     host: TeacherHost,
     served: Served,
-    cluster: None,
+    cluster: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[str], Teacher]]:
     """A teacher of each kind."""
@@ -132,6 +136,12 @@ def make(
             )
         ),
         "actor": lambda: make_teacher(TeacherSettings(kind="actor", actor_name="own")),
+        "self": lambda: make_teacher(settings(folder, kind="self"), vocab_size=V),
+        "ensemble": lambda: make_teacher(
+            settings(None, kind="ensemble"),
+            vocab_size=V,
+            members=[Member("only", 1.0, settings(folder))],
+        ),
         "replay": lambda: make_teacher(
             replace(cache, cache=CacheMode.replay, path=f"/gone/{Path(folder).name}")
         ),
@@ -267,9 +277,7 @@ def test_a_real_server_is_probed(served: Served, folder: str) -> None:
         check_server(http(served), tokenizer, V + 1, context_length=CONTEXT)
 
 
-def test_no_key_in_the_log_of_a_run_with_a_server(
-    served: Served, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_key_in_what_a_teacher_logs(served: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     teacher = make_teacher(http(served), vocab_size=V)
     answers = teacher.score(REQUESTS[:2])
@@ -277,3 +285,32 @@ def test_no_key_in_the_log_of_a_run_with_a_server(
     teacher.close()
     assert KEY not in caplog.text
     assert KEY not in served.log()
+
+
+def test_a_run_with_a_server_trains_and_writes_its_key_nowhere(
+    served: Served, cluster: dict[str, str], tmp_path: Path
+) -> None:
+    """Two steps as a user starts them; then all files of the run and of Ray are searched."""
+    student, output = make_tiny_qwen3(tmp_path / "student", vocab=V, seed=1), tmp_path / "run"
+    command = [sys.executable, "-m", "opd_ray", "train", "--config", "demo"]
+    command += [f"run.output_dir={output}", "run.steps=2", f"student.path={student}"]
+    command += ["teacher.kind=http", "teacher.path=null", f"teacher.url={served.url}"]
+    command += ["teacher.api_key_env=TEACHER_KEY", "teacher.signal=topk", "teacher.topk=8"]
+    command += ["rollout.prompts_per_step=8", "eval.every=0", "eval.tasks=[]", "eval.kl_prompts=0"]
+    command += ["eval.teacher_accuracy=false", "run.export_at_end=false"]
+    command += [f"cluster.address={cluster['gcs_address']}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    steps = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in steps if "train/loss" in row]
+    assert len(trained) == 2
+    for row in trained:
+        assert row["train/loss"] > 0
+        assert row["teacher/tokens_per_second"] > 0
+    folders = (output, Path(cluster["session_dir"]))
+    searched = [f for folder in folders for f in folder.rglob("*") if f.is_file()]
+    assert any(f.name == "config.yaml" for f in searched)
+    assert any(f.name.startswith("worker-") for f in searched)
+    for file in searched:
+        assert KEY.encode() not in file.read_bytes(), file
+    assert KEY not in done.stdout + done.stderr

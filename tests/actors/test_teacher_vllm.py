@@ -14,7 +14,7 @@ from tiny_models import make_tiny_qwen3
 
 from actors.teacher.answer_check import check_answers
 from actors.teacher.hf import HfTeacher
-from actors.teacher.protocol import TeacherError
+from actors.teacher.protocol import TeacherError, Wanted
 from actors.teacher.vllm import VllmTeacher
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
@@ -54,10 +54,13 @@ class TeacherHost:
         """What the teacher says of itself."""
         return self._teacher.info()
 
-    def score(self, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
-        """Its answers."""
+    def score(
+        self, requests: list[ScoreRequest], wanted: Wanted | None = None
+    ) -> list[TeacherAnswer]:
+        """Its answers, in the shape that a run wants."""
         self._projected.clear()
-        return self._teacher.score(requests)
+        teacher = self._teacher if wanted is None else self._teacher.adapted(wanted)
+        return teacher.score(requests)
 
     def projected(self) -> list[int]:
         """Rows of every call of the output head in the last :meth:`score`."""
@@ -158,6 +161,25 @@ def test_only_response_rows_meet_the_vocabulary_within_the_token_budget(host):
     # vLLM samples a token after each pass, from one more row a sequence.
     passes = -(-8 * 54 // BUDGET)
     assert 8 * 5 <= sum(rows) <= 8 * 5 + 8 + 2 * passes
+
+
+def test_one_engine_answers_each_run_as_it_wants(host):
+    requests = ragged(seed=4, count=6)
+    whole = host.score(requests)
+    narrow = host.score(requests, Wanted(SignalChoice.topk, topk=3, own_topk=2))
+    sampled = host.score(requests, Wanted(SignalChoice.sampled, topk=1))
+    check_answers(host.info(), requests, narrow, signal="topk", topk=3)
+    check_answers(host.info(), requests, sampled, signal="sampled", topk=1)
+    for full, few, one in zip(whole, narrow, sampled, strict=True):
+        expected = full.signal.logprobs
+        np.testing.assert_allclose(few.signal.logprobs, expected[:, :3], atol=TOLERANCE)
+        np.testing.assert_allclose(few.topk.logprobs, expected[:, :2], atol=TOLERANCE)
+        np.testing.assert_allclose(one.signal.logprobs, full.logprob, atol=TOLERANCE)
+        assert one.topk is None
+    for more in (Wanted(SignalChoice.topk, topk=9), Wanted(SignalChoice.hidden, topk=8)):
+        with pytest.raises(TeacherError, match="this vllm teacher gives topk up to 8, or sampled"):
+            host.score(requests, more)
+    assert host.score(requests)[0].signal.ids.shape[1] == 8  # what others want changes nothing
 
 
 def test_no_requests_no_answers(host):

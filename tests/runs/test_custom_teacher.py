@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def environment() -> dict[str, str]:
         # Ray's own processes, and the workers below them, inherit it.
         patch.setenv("PYTHONPATH", path)
         context = ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 28
+            address="local", num_cpus=4, include_dashboard=False, object_store_memory=1 << 28
         )
     gcs = context.address_info["gcs_address"]
     yield {**os.environ, "PYTHONPATH": path, "RAY_ADDRESS": gcs}
@@ -50,8 +51,10 @@ def trained(environment: dict[str, str], config: str, output: Path) -> list[dict
 
 def test_class_and_actor_train_alike(environment: dict[str, str], tmp_path: Path) -> None:
     assert "actor soft-teacher serves" in python(environment, str(FOLDER / "teacher_actor.py"))
-    as_class = trained(environment, "class.yaml", tmp_path / "class")
-    as_actor = trained(environment, "actor.yaml", tmp_path / "actor")
+    with ThreadPoolExecutor() as threads:
+        as_class, as_actor = threads.map(
+            lambda kind: trained(environment, f"{kind}.yaml", tmp_path / kind), ("class", "actor")
+        )
     assert [row["step"] for row in as_class] == [row["step"] for row in as_actor] == [1, 2]
     for one, other in zip(as_class, as_actor, strict=True):
         assert one["train/loss"] > 0
@@ -59,11 +62,17 @@ def test_class_and_actor_train_alike(environment: dict[str, str], tmp_path: Path
             assert one[name] == pytest.approx(other[name], rel=1e-4), name
 
 
-@pytest.mark.parametrize("config", ["class.yaml", "actor.yaml"])
-def test_the_examples_keep_the_contract(environment: dict[str, str], config: str) -> None:
+def test_the_examples_keep_the_contract(environment: dict[str, str]) -> None:
     try:
         ray.get_actor("soft-teacher", namespace="opd-ray")
     except ValueError:
         python(environment, str(FOLDER / "teacher_actor.py"))
-    check = ("-m", "opd_ray", "check-teacher", "--config", str(FOLDER / config))
-    assert "keeps its contract" in python(environment, *check)
+    check = ("-m", "opd_ray", "check-teacher", "--config")
+    with ThreadPoolExecutor() as threads:
+        said = threads.map(
+            lambda config: python(environment, *check, str(FOLDER / config)),
+            ("class.yaml", "actor.yaml"),
+        )
+        for text in said:
+            assert "keeps its contract" in text
+            assert "not compared" not in text  # their tokenizers tell what they are

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from launching import SMALL, rows
 
 from actors.teacher.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
@@ -142,11 +143,20 @@ def test_two_clients_with_wishes_of_their_own(environment: dict[str, str], tmp_p
             serving.kill()
 
 
-def test_detached_it_outlives_its_command_until_it_is_stopped(environment: dict[str, str]) -> None:
+def test_detached_it_serves_a_run_and_goes_on_until_it_is_stopped(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     start = subprocess.run(command("--detach"), env=environment, capture_output=True, text=True)
     assert start.returncode == 0, start.stderr
-    client = make_teacher(TeacherSettings(kind="actor", actor_name="judge", topk=5))
-    assert len(client.score(requests(3, 3))) == 3
+    run = [sys.executable, "-m", "opd_ray", "train", "--config", "demo", *SMALL, "run.steps=1"]
+    run += ["teacher.kind=actor", "teacher.path=null", "teacher.actor_name=judge"]
+    run += ["cluster.address=auto", f"run.output_dir={tmp_path}"]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    [row] = rows(tmp_path)
+    assert row["train/loss"] > 0
+    stats = ray.get(ray.get_actor("judge", namespace="opd-ray").stats.remote())
+    assert stats.rollouts == 16  # every one of the run's, and none twice
     stop = subprocess.run(command("--stop"), env=environment, capture_output=True, text=True)
     assert (stop.returncode, stop.stdout) == (0, "judge stopped\n"), stop.stderr
     eventually(is_gone)
