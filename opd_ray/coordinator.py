@@ -101,7 +101,7 @@ class Coordinator:
         with clock.stage("rollout_and_teacher"):
             requests, teacher_prompts = self._requests(step)
             judged = parts.judge.judge(requests, self._sampling, teacher_prompts)
-        judging = parts.judge.times
+        alone_seconds = parts.judge.teacher_alone_seconds
         scores = self._scores(judged, clock)
         with clock.stage("filter"):
             seeds = [derive_seed(self._config.run.seed, step, j.rollout.rollout_id) for j in judged]
@@ -119,10 +119,8 @@ class Coordinator:
             parts.peak_memory(),
             clock.report(),
             parts.teachers.stats(),
-            judging,
+            alone_seconds,
         )
-        for name, scored in parts.teachers.tokens_by_teacher().items():
-            values[f"teacher/{name}/tokens"] = scored
         parts.metrics.write(step + 1, values)
         parts.progress.step(step + 1, values)
         self._check_gap(account, step)

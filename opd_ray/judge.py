@@ -11,7 +11,6 @@ import numpy as np
 from actors.teacher.router import TeacherRouter
 from opd_ray.fleet import Fleet
 from opd_ray.rollout_pool import RolloutPool
-from opd_ray.teacher_metrics import JudgingTimes
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
 
 
@@ -56,7 +55,8 @@ class Judge(Writer):
     def __init__(self, fleet: Fleet, rollouts: RolloutPool, teachers: TeacherRouter) -> None:
         super().__init__(fleet, rollouts)
         self._teachers = teachers
-        self.times = JudgingTimes(0.0, 0.0)  # of the last call of judge
+        # Of the last call of judge: from the last rollout written to the last one scored.
+        self.teacher_alone_seconds = 0.0
 
     def judge(
         self,
@@ -71,7 +71,6 @@ class Judge(Writer):
             sampling: how the student samples.
             teacher_prompts: the teacher's prompt of each prompt id ([P] int32).
         """
-        begin = time.perf_counter()
         written: float | None = None
         sources = {request.rollout_id: request.source for request in requests}
         self._rollouts.start(requests, sampling, record=True)
@@ -96,6 +95,5 @@ class Judge(Writer):
             else:
                 for found in self._teachers.collect(ready):
                     scores[found.rollout_id] = found
-        end = time.perf_counter()
-        self.times = JudgingTimes(end - begin, end - (end if written is None else written))
+        self.teacher_alone_seconds = 0.0 if written is None else time.perf_counter() - written
         return [Judged(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests]

@@ -174,20 +174,22 @@ def _add_teacher_rows(table: Table, steps: Sequence[dict[str, float]]) -> None:
     def mean(name: str) -> float:
         return float(np.mean([row[f"teacher/{name}"] for row in rows]))
 
-    seconds = np.array([row["seconds/rollout_and_teacher"] for row in rows])
+    seconds = np.array([row["seconds/step"] for row in rows])
     alone = seconds @ [row["teacher/bottleneck_share"] for row in rows]
     table.add_section()
     table.add_row("teacher tokens/s while working", "", f"{mean('tokens_per_second'):,.0f}", "")
     share = f"{alone / seconds.sum():.1%}" if seconds.any() else ""
-    table.add_row("judging by the teacher alone", "", share, "")
+    table.add_row("waiting for the teacher alone", "", share, "")
     sent, whole = mean("signal_bytes"), mean("signal_bytes_all_rows")
     if whole:
         text = f"{sent / 2**20:,.2f} MiB of {whole / 2**20:,.2f}"
         table.add_row("signal a step, kept of all", "", text, "")
+    if seen := mean("exact_scoring_bytes"):
+        table.add_row("signal a step, exact scores", "", f"{seen / 2**20:,.2f} MiB", "")
     if retries := sum(row["teacher/retries"] for row in rows):
         table.add_row("asked again, a teacher died", "", f"{retries:,.0f}", "")
     if retries := sum(row["teacher/request_retries"] for row in rows):
-        table.add_row("requests sent again to the teacher's server", "", f"{retries:,.0f}", "")
+        table.add_row("sent again to the server", "", f"{retries:,.0f}", "")
 
 
 def _number(value: float | None) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from actors.teacher.pool_account import PoolStats
 from opd_ray.judge import Judged
-from opd_ray.teacher_metrics import JudgingTimes, teacher_metrics
+from opd_ray.teacher_metrics import teacher_metrics
 from opd_ray.tip import Selection, TokenScores
 from opd_ray.trainer_group import StepAccount
 
@@ -31,8 +31,8 @@ def step_metrics(
     account: StepAccount,
     peak_memory_bytes: dict[str, int],
     seconds: dict[str, float],
-    pools: Sequence[PoolStats],
-    times: JudgingTimes,
+    pools: Mapping[str, PoolStats],
+    alone_seconds: float,
 ) -> dict[str, float]:
     """All metrics of a step.
 
@@ -41,8 +41,8 @@ def step_metrics(
         account: its gradient step.
         peak_memory_bytes: by process.
         seconds: the stage clock's report.
-        pools: the accounts of the teachers' pools over this step.
-        times: of its judging.
+        pools: the account of every teacher's pool over this step, by its name.
+        alone_seconds: how long it waited for teachers alone.
     """
     judged, scores, selection = snapshot.judged, snapshot.scores, snapshot.selection
     lengths = np.array([len(j.rollout.response_ids) for j in judged])
@@ -63,7 +63,13 @@ def step_metrics(
         "tokens_per_second/step": tokens / seconds["seconds/step"],
         "idle_share": seconds["seconds/idle"] / seconds["seconds/step"],
         **seconds,
-        **teacher_metrics(pools, times, tokens=tokens, kept_tokens=account.kept_tokens),
+        **teacher_metrics(
+            pools,
+            alone_seconds=alone_seconds,
+            step_seconds=seconds["seconds/step"],
+            tokens=tokens,
+            kept_tokens=account.kept_tokens,
+        ),
         **{f"tip/{name}": value for name, value in selection.as_metrics().items()},
     }
     for name in ("entropy", "reverse_kl", "forward_kl"):

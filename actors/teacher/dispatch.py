@@ -292,7 +292,7 @@ class TeacherPool:
             except ActorDied as death:
                 self._lose(replica, death)
                 continue
-            self._account.handed_out(receipt)
+            self._account.handed_out(receipt, kept=forget)
             taken += keep
             refs.append(signals)
         return taken, refs

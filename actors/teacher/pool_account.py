@@ -29,8 +29,9 @@ class PoolStats:
     retried_rollouts: int  # asked again because a replica died
     request_retries: int  # requests that teachers behind a URL had to send again
     restarts: int
-    signal_rows: int  # handed to the trainers
+    signal_rows: int  # handed to the trainers to learn from
     signal_bytes: int
+    looked_at_bytes: int  # of rows that trainers saw before the filter chose, for exact scores
     tokens_by_replica: dict[str, int]  # of those that can score now
 
 
@@ -48,7 +49,7 @@ class PoolAccount:
         self.batches = self.scored_rollouts = self.scored_tokens = 0
         self.waited_rollouts = self.retried_rollouts = self.restarts = 0
         self.request_retries = 0
-        self.signal_rows = self.signal_bytes = 0
+        self.signal_rows = self.signal_bytes = self.looked_at_bytes = 0
         self.waiting_seconds = self.longest_wait = self._busy_seconds = 0.0
         self.longest_queue_tokens = self._sent_tokens = 0
         self.tokens_by_replica: Counter[str] = Counter()
@@ -90,10 +91,13 @@ class PoolAccount:
         since = self._busy_since
         return self._busy_seconds + (0.0 if since is None else self._clock() - since)
 
-    def handed_out(self, receipt: SignalReceipt) -> None:
-        """Kept rows went to a trainer."""
-        self.signal_rows += receipt.rows
-        self.signal_bytes += receipt.nbytes
+    def handed_out(self, receipt: SignalReceipt, *, kept: bool) -> None:
+        """Rows went to a trainer: those that the filter kept, or all for a look before it chose."""
+        if kept:
+            self.signal_rows += receipt.rows
+            self.signal_bytes += receipt.nbytes
+        else:
+            self.looked_at_bytes += receipt.nbytes
 
     def stats(
         self,
@@ -124,5 +128,6 @@ class PoolAccount:
             restarts=self.restarts,
             signal_rows=self.signal_rows,
             signal_bytes=self.signal_bytes,
+            looked_at_bytes=self.looked_at_bytes,
             tokens_by_replica={name: self.tokens_by_replica[name] for name in replicas},
         )

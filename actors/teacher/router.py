@@ -98,15 +98,9 @@ class TeacherRouter:
         for pool in self._pools.values():
             pool.open_account()
 
-    def stats(self) -> list[PoolStats]:
-        """Every teacher's account so far."""
-        return [pool.stats() for pool in self._pools.values()]
-
-    def tokens_by_teacher(self) -> dict[str, int]:
-        """Prompt and response tokens that each has scored, where there are several."""
-        if len(self._pools) == 1:
-            return {}
-        return {name: pool.stats().scored_tokens for name, pool in self._pools.items()}
+    def stats(self) -> dict[str, PoolStats]:
+        """Every teacher's account so far, by its name."""
+        return {name: pool.stats() for name, pool in self._pools.items()}
 
     def _by_teacher(self, rollout_ids: Iterable[str]) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}

@@ -14,7 +14,7 @@ from actors.teacher.pool_account import PoolStats
 from actors.teacher.router import TeacherRouter
 from opd_ray.judge import Judge
 from opd_ray.report import Figures, closing_table
-from opd_ray.teacher_metrics import JudgingTimes, teacher_metrics
+from opd_ray.teacher_metrics import teacher_metrics
 from opd_ray.types import RolloutRequest, Sampling
 
 
@@ -36,9 +36,20 @@ def two_batches(batch_tokens: int = 40) -> PoolStats:
     return pool.stats()
 
 
+def metrics(*pools: PoolStats, tokens: int = 9, kept_tokens: int = 0) -> dict[str, float]:
+    """Of teachers a, b, ... in a step of 20 s, 5 of which it waited for them alone."""
+    return teacher_metrics(
+        dict(zip("ab", pools, strict=False)),
+        alone_seconds=5.0,
+        step_seconds=20.0,
+        tokens=tokens,
+        kept_tokens=kept_tokens,
+    )
+
+
 def test_figures_of_one_pool_by_hand() -> None:
-    values = teacher_metrics([two_batches()], JudgingTimes(20.0, 5.0), tokens=15, kept_tokens=3)
-    assert values == {
+    assert metrics(two_batches(), tokens=15, kept_tokens=3) == {
+        "teacher/tokens": 30,
         "teacher/tokens_per_second": 30 / 10,
         "teacher/queue_tokens": 20,
         "teacher/wait_mean_seconds": pytest.approx(4 / 3),
@@ -52,20 +63,32 @@ def test_figures_of_one_pool_by_hand() -> None:
         "teacher/signal_bytes": 300,
         "teacher/signal_bytes_per_trained_token": 100.0,
         "teacher/signal_bytes_all_rows": 1500.0,
+        "teacher/exact_scoring_bytes": 0,
+        "teacher/replica/teacher 0/tokens": 30,
     }
 
 
 def test_two_teachers_add_up() -> None:
-    pools = [two_batches(), two_batches(batch_tokens=80)]
-    values = teacher_metrics(pools, JudgingTimes(20.0, 5.0), tokens=30, kept_tokens=6)
-    assert values["teacher/tokens_per_second"] == 60 / 10
+    values = metrics(two_batches(), two_batches(batch_tokens=80), tokens=30, kept_tokens=6)
+    assert values["teacher/tokens"] == 60
+    # Whether one works after the other or beside it, neither is any faster.
+    assert values["teacher/tokens_per_second"] == 60 / 20
+    for name, fill in (("a", 30 / 80), ("b", 30 / 160)):
+        of = {key: values[f"teacher/{name}/{key}"] for key in ("tokens", "tokens_per_second")}
+        assert of == {"tokens": 30, "tokens_per_second": 3.0}
+        assert values[f"teacher/{name}/queue_tokens"] == 20
+        assert values[f"teacher/{name}/wait_mean_seconds"] == pytest.approx(4 / 3)
+        assert values[f"teacher/{name}/wait_max_seconds"] == 3.0
+        assert values[f"teacher/{name}/batch_fill"] == pytest.approx(fill)
     assert values["teacher/batch_fill"] == pytest.approx((30 / 80 + 30 / 160) / 2)
     assert (values["teacher/signal_bytes"], values["teacher/signal_bytes_all_rows"]) == (600, 3000)
 
 
 def test_a_step_that_keeps_nothing_divides_by_nothing() -> None:
     pool, _, _ = make_pool(1)
-    values = teacher_metrics([pool.stats()], JudgingTimes(0.0, 0.0), tokens=9, kept_tokens=0)
+    values = teacher_metrics(
+        {"teacher": pool.stats()}, alone_seconds=0.0, step_seconds=0.0, tokens=9, kept_tokens=0
+    )
     assert values.pop("teacher/replicas") == 1
     assert set(values.values()) == {0.0}
 
@@ -76,7 +99,7 @@ def test_retries_and_restarts_are_counted() -> None:
     pool.pump()
     first.die()
     pool.collect((first, "score", 0))
-    values = teacher_metrics([pool.stats()], JudgingTimes(1.0, 0.0), tokens=9, kept_tokens=0)
+    values = metrics(pool.stats())
     assert (values["teacher/retries"], values["teacher/restarts"]) == (1, 1)
     assert values["teacher/replicas"] == 0  # it is still coming up
     assert len(keeper.started) == 1
@@ -89,8 +112,35 @@ def test_requests_that_a_server_was_sent_again_are_counted() -> None:
         pool.submit(rollout(name))
     pool.pump()
     pool.collect(pool.pending_refs()[0])
-    values = teacher_metrics([pool.stats()], JudgingTimes(1.0, 0.0), tokens=9, kept_tokens=0)
-    assert values["teacher/request_retries"] == 4
+    assert metrics(pool.stats())["teacher/request_retries"] == 4
+
+
+def test_rows_looked_at_before_the_filter_chose_are_counted_apart() -> None:
+    """As with exact scores: three rows go out for a look, then the one that is kept."""
+    pool, _, _ = make_pool(1)
+    pool.submit(rollout("a"))
+    pool.pump()
+    pool.collect(pool.pending_refs()[0])
+    pool.take({"a": np.arange(3)}, forget=False)
+    pool.take({"a": np.array([1])})
+    values = metrics(pool.stats(), tokens=3, kept_tokens=1)
+    assert values["teacher/exact_scoring_bytes"] == 300
+    assert values["teacher/signal_bytes"] == values["teacher/signal_bytes_per_trained_token"] == 100
+    assert values["teacher/signal_bytes_all_rows"] == 300
+
+
+def test_a_slow_replica_is_seen_to_get_less() -> None:
+    pool, [quick, slow], _ = make_pool(2, batch_tokens=20)
+    for number in range(12):
+        pool.submit(rollout(f"r{number}"))
+    pool.pump()
+    while any(ref[0] is quick for ref in pool.pending_refs()):
+        pool.collect(next(ref for ref in pool.pending_refs() if ref[0] is quick))
+        pool.pump()
+    pool.collect(next(ref for ref in pool.pending_refs() if ref[0] is slow))
+    values = metrics(pool.stats())
+    assert values["teacher/replica/teacher 0/tokens"] == 80
+    assert values["teacher/replica/teacher 1/tokens"] == 20
 
 
 class Streams:
@@ -135,8 +185,8 @@ def test_the_teacher_is_the_bottleneck_once_all_is_written(monkeypatch) -> None:
     requests = [RolloutRequest(name, name, 0, prompt, 0) for name in "abc"]
     judged = judge.judge(requests, Sampling(), dict.fromkeys("abc", prompt))
     assert [j.rollout.rollout_id for j in judged] == ["a", "b", "c"]
-    # One second a rollout, one for the end of the stream, one for each batch of one.
-    assert judge.times == JudgingTimes(seconds=7.0, teacher_alone_seconds=4.0)
+    # Three seconds of writing; then one for the end of the stream, one for each batch of one.
+    assert judge.teacher_alone_seconds == 4.0
 
 
 def table_text(rows: list[dict[str, float]]) -> str:
@@ -157,11 +207,14 @@ def test_the_report_says_what_the_teacher_did() -> None:
     }
     old = table_text([step])
     assert "teacher tokens/s" not in old
-    figures = teacher_metrics([two_batches()], JudgingTimes(4.0, 1.0), tokens=30_000, kept_tokens=3)
+    figures = metrics(two_batches(), tokens=30_000, kept_tokens=3)
+    assert "exact scores" not in table_text([{**step, **figures}])
+    figures["teacher/exact_scoring_bytes"] = 3 << 20
     text = table_text([{**step, **figures}, {**step, **figures, "teacher/retries": 7}])
     for row in (
         r"teacher tokens/s while working *│ *│ *3 ",
-        r"judging by the teacher alone *│ *│ *25.0%",
+        r"waiting for the teacher alone *│ *│ *25.0%",
+        r"signal a step, exact scores *│ *│ *3.00 MiB",
         r"signal a step, kept of all *│ *│ *0.00 MiB of 2.86",
         r"asked again, a teacher died *│ *│ *7 ",
     ):

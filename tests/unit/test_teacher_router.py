@@ -61,11 +61,12 @@ def test_every_teacher_has_its_account() -> None:
     for number in range(5):
         router.submit(rollout(f"r{number}", 10), "code" if number < 2 else "sums")
     collect_all(router)
-    code, sums = router.stats()
+    stats = router.stats()
+    code, sums = stats["code"], stats["sums"]
     assert (code.scored_rollouts, code.scored_tokens, code.replicas) == (2, 20, 1)
     assert (sums.scored_rollouts, sums.scored_tokens, sums.replicas) == (3, 30, 2)
     router.open_account()
-    assert [stats.scored_rollouts for stats in router.stats()] == [0, 0]
+    assert [stats.scored_rollouts for stats in router.stats().values()] == [0, 0]
 
 
 def test_one_teacher_needs_no_routes() -> None:
