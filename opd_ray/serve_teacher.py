@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -17,42 +17,45 @@ from actors.teacher.protocol import TeacherError
 from actors.teacher.shared import MAX_CALLS, ServingStats, SharedTeacher
 from opd_ray.assembly import check_models, own_topk
 from opd_ray.config.check import check_config
+from opd_ray.config.check_teachers import name_problems
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import with_main
+from opd_ray.config.teachers import MAIN, named_teachers, with_main
 from opd_ray.errors import ConfigError
 from opd_ray.ray_session import RaySession
+from opd_ray.types import TeacherInfo
 
 
 @dataclass(frozen=True)
 class Serving:
     """How a teacher is served.
 
-    ``replicas`` None takes the config's; ``every_s`` is the time between two lines of throughput.
+    ``replicas`` None takes the config's; ``every_s`` is the time between two lines of throughput;
+    ``teacher`` is a name in the config's ``teachers``, or its section ``teacher``.
     """
 
     name: str
     namespace: str
+    teacher: str = MAIN
     replicas: int | None = None
     detach: bool = False
     every_s: float = 10.0
 
 
 def serve_teacher(config: Config, serving: Serving) -> int:
-    """Start the configured teacher as a named actor; report its throughput until Ctrl-C.
+    """Start a configured teacher as a named actor; report its throughput until Ctrl-C.
 
     Returns the exit code.
 
     Raises:
         OpdError: bad input, no cluster, a name that is taken, or a teacher that does not come up.
     """
+    config = with_main(config, _chosen(config, serving.teacher))
     if config.teacher.kind in ("ensemble", "self"):
         raise ConfigError(
             f"teacher.kind = {config.teacher.kind!r}: this kind belongs to a run; serve the models "
             "themselves (teacher.kind=hf teacher.path=FOLDER)"
         )
-    # The section teacher is served, whoever else a run of this config would ask.
-    config = with_main(config, config.teacher)
     check_config(config)
     _require_cluster(config)
     if config.teacher.kind == "actor":
@@ -66,7 +69,7 @@ def serve_teacher(config: Config, serving: Serving) -> int:
         actor = _start(serving, settings, pairing.vocab_size, own_topk(config))
         try:
             with _sigterm_as_interrupt():
-                info = _ask(actor.ready.remote(), serving.name)
+                info = _started(actor, serving, settings, config.cluster.start_timeout_s)
                 print(
                     f"{serving.name} serves {info.name} ({config.teacher.kind}, {info.vocab_size} "
                     f"tokens, context {info.context_length}) from {settings.replicas} replicas; "
@@ -115,6 +118,16 @@ def throughput(before: ServingStats, now: ServingStats, seconds: float) -> str:
     )
 
 
+def _chosen(config: Config, name: str) -> TeacherSettings:
+    """The teacher to be served, whoever else a run of this config would ask."""
+    if unclear := name_problems(config):
+        raise ConfigError("\n".join(unclear))
+    everyone = named_teachers(config)
+    if name not in everyone:
+        raise ConfigError(f"--teacher {name}: no such teacher; there is {', '.join(everyone)}")
+    return everyone[name]
+
+
 def _require_cluster(config: Config) -> None:
     if config.cluster.address is None:
         raise ConfigError(
@@ -145,6 +158,22 @@ def _start(serving: Serving, settings: TeacherSettings, vocab_size: int, own_top
             f"--name {serving.name}: an actor of that name runs in the Ray namespace "
             f"{serving.namespace!r} already; end it with --stop, or choose another name"
         ) from error
+
+
+def _started(
+    actor: Any, serving: Serving, settings: TeacherSettings, patience_s: float
+) -> TeacherInfo:
+    """What the teacher says of itself once every replica has loaded."""
+    reference = actor.ready.remote()
+    ready, _ = ray.wait([reference], timeout=patience_s)
+    if not ready:
+        raise TeacherError(
+            f"{serving.name}: not ready after {patience_s:g} s: either the cluster has no room for "
+            f"{settings.replicas} replicas with {settings.cpus_per_replica:g} CPUs and "
+            f"{settings.gpus_per_replica:g} GPUs each (`ray status` tells), or loading takes "
+            "longer: raise cluster.start_timeout_s"
+        )
+    return cast(TeacherInfo, _ask(reference, serving.name))
 
 
 def _report(actor: Any, serving: Serving) -> None:

@@ -26,6 +26,12 @@ def add_commands(commands: Commands) -> None:
         "--namespace", default="opd-ray", help="the runs' teacher.actor_namespace (default opd-ray)"
     )
     parser.add_argument(
+        "--teacher",
+        default="teacher",
+        metavar="NAME",
+        help="which of the config's teachers: a name in teachers (default: the section teacher)",
+    )
+    parser.add_argument(
         "--replicas", type=int, help="processes that score (default: teacher.replicas)"
     )
     parser.add_argument(
@@ -56,5 +62,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.stop:
         return stop_teacher(config, args.name, args.namespace)
-    serving = Serving(args.name, args.namespace, args.replicas, args.detach, args.every)
+    serving = Serving(
+        name=args.name,
+        namespace=args.namespace,
+        teacher=args.teacher,
+        replicas=args.replicas,
+        detach=args.detach,
+        every_s=args.every,
+    )
     return serve_teacher(config, serving)

@@ -25,7 +25,10 @@ from opd_ray.config.teachers import (
 _NO_MEMBERS = {
     "ensemble": "list its members instead",
     "self": "use it alone, or by a route",
-    "vllm": "only one vLLM engine fits a process; use hf, or serve it and name it by kind actor",
+    "vllm": (
+        "only one vLLM engine fits a process; use hf, or serve it (opd-ray serve-teacher --teacher "
+        "NAME) and give kind actor"
+    ),
     "http": "it knows bounds of some of the student's tokens, not values; use it by a route",
 }
 

@@ -9,7 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -20,9 +23,14 @@ from launching import SMALL, rows
 from actors.teacher.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
+from opd_ray import serve_teacher
+from opd_ray.cluster import from_ray_nodes
 from opd_ray.config.choices import SignalChoice
+from opd_ray.config.load import load_config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.demo import pair_folder
+from opd_ray.errors import ConfigError
+from opd_ray.serve_teacher import Serving
 from opd_ray.types import SampledSignal, ScoreRequest, TeacherAnswer, TopK, TopKSignal
 
 TEACHER = pair_folder() / "teacher"
@@ -73,9 +81,9 @@ def hosts() -> list[int]:
     return found
 
 
-def is_gone() -> bool:
+def is_gone(name: str = "judge") -> bool:
     try:
-        ray.get_actor("judge", namespace="opd-ray")
+        ray.get_actor(name, namespace="opd-ray")
     except ValueError:
         return True
     return False
@@ -141,6 +149,29 @@ def test_two_clients_with_wishes_of_their_own(environment: dict[str, str], tmp_p
     finally:
         if serving.poll() is None:
             serving.kill()
+
+
+def test_replicas_without_a_place_end_the_command(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, which has joined the cluster; there is no GPU in it."""
+    joined = nullcontext(SimpleNamespace(cluster=lambda: from_ray_nodes(ray.nodes())))
+    monkeypatch.setattr(serve_teacher, "RaySession", lambda settings: joined)
+    config = load_config(
+        "demo",
+        [
+            "cluster.address=auto",
+            "cluster.start_timeout_s=1",
+            f"teachers={{large: {{path: {TEACHER}, gpus_per_replica: 1}}}}",
+        ],
+    )
+    starved = Serving("starved", "opd-ray", teacher="large", replicas=2)
+    said = "starved: not ready after 1 s: .* no room for 2 replicas with 0 CPUs and 1 GPUs each"
+    with pytest.raises(TeacherError, match=said):
+        serve_teacher.serve_teacher(config, starved)
+    eventually(lambda: is_gone("starved"))
+    with pytest.raises(ConfigError, match="--teacher small: no such teacher; there is teacher, la"):
+        serve_teacher.serve_teacher(config, replace(starved, teacher="small"))
 
 
 def test_detached_it_serves_a_run_and_goes_on_until_it_is_stopped(

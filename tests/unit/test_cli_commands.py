@@ -198,7 +198,11 @@ def test_wrong_arguments_show_the_usage(
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "demo", "eval", "export", "prepare", "doctor", "make-pair"]
+    "command",
+    [
+        *("train", "demo", "eval", "export", "prepare", "doctor", "make-pair"),
+        *("check-teacher", "serve-teacher", "study", "fetch-smollm2"),
+    ],
 )
 def test_every_command_has_help_with_examples(
     command: str, capsys: pytest.CaptureFixture[str]
