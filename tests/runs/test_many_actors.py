@@ -61,9 +61,11 @@ def test_several_of_everything(tmp_path: Path) -> None:
         assert 0 < row["teacher/batch_fill"] <= 1
         assert 0 <= row["teacher/bottleneck_share"] < 1
         assert 0 <= row["teacher/wait_mean_seconds"] <= row["teacher/wait_max_seconds"]
+        assert sum(row[f"teacher/replica/teacher-{i}/tokens"] for i in (0, 1)) > tokens
         # Exact scores look at every row once, then the kept ones travel.
-        per_row = row["teacher/signal_bytes_all_rows"] / tokens
-        assert row["teacher/signal_bytes"] == pytest.approx(per_row * (tokens + kept))
+        per_row = row["teacher/exact_scoring_bytes"] / tokens
+        assert per_row > 0
+        assert row["teacher/signal_bytes"] == pytest.approx(per_row * kept)
     evaluations = [
         json.loads(line)
         for line in (output / "metrics.jsonl").read_text().splitlines()
