@@ -16,7 +16,14 @@ from actors.teacher.router import TeacherRouter
 from opd_ray.checkpoint import CheckpointStore
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
-from opd_ray.config.teachers import cast_of, models_of, parts_of
+from opd_ray.config.teachers import (
+    cast_of,
+    in_words_of,
+    key_of,
+    models_of,
+    parts_of,
+    speaking_of,
+)
 from opd_ray.coordinator import Coordinator, Parts
 from opd_ray.crew import Crew
 from opd_ray.evaluation.evaluator import Evaluator
@@ -65,13 +72,15 @@ class Workshop:
         notes = [f"accepted difference of {text}" for text in pairing.accepted]
         for name, info in crew.ready().items():
             models = parts_of(config, cast.teachers[name])
-            check_teacher_info(
-                pairing,
-                info,
-                context_length=max(config.student.context_length, longest.get(name, 0)),
-                accept={kind for model in models for kind in model.accept_mismatch},
-            )
-            notes += [note for note in [uncompared_tokenizer(info, models)] if note]
+            with speaking_of(key_of(name)):
+                check_teacher_info(
+                    pairing,
+                    info,
+                    context_length=max(config.student.context_length, longest.get(name, 0)),
+                    accept={kind for model in models for kind in model.accept_mismatch},
+                )
+            if note := uncompared_tokenizer(info, models):
+                notes.append(in_words_of(key_of(name), note))
         for note in notes:
             print(f"opd-ray: {note}", file=sys.stderr)
         rollouts = crew.rollout_pool()
@@ -176,15 +185,16 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
-    for settings in models_of(config).values():
+    for key, settings in models_of(config).items():
         if settings.kind == "http" and settings.cache is not CacheMode.replay:
-            check_server(
-                settings,
-                tokenizer,
-                pairing.vocab_size,
-                context_length=config.student.context_length,
-                own_topk=own_topk(config),
-            )
+            with speaking_of(key):
+                check_server(
+                    settings,
+                    tokenizer,
+                    pairing.vocab_size,
+                    context_length=config.student.context_length,
+                    own_topk=own_topk(config),
+                )
     return pairing, tokenizer
 
 

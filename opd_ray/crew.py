@@ -20,7 +20,7 @@ from actors.trainer.environment import trainer_environment
 from actors.vllm_process import vllm_environment
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
-from opd_ray.config.teachers import cast_of, members_of
+from opd_ray.config.teachers import cast_of, members_of, restarts_of
 from opd_ray.errors import ActorDied, PlacementError
 from opd_ray.fleet import Fleet
 from opd_ray.placement import PlacedActor, Placement, Role
@@ -123,17 +123,16 @@ class Crew:
     def teacher_pools(self) -> dict[str, TeacherPool]:
         """The replicas of every teacher as one, by its name; now the death of one is survived."""
         keeper = TeacherKeeper(self.fleet, lambda name: self._teacher(self._placed[name]))
-        self._teacher_pools = {
-            name: TeacherPool(
+        for name, settings in self._teachers.items():
+            max_restarts, no_more = restarts_of(name, settings)
+            self._teacher_pools[name] = TeacherPool(
                 [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
                 batch_budget(settings, self._config.student.context_length),
                 get=self.fleet.get,
                 keeper=keeper,
-                # A new replica of one that follows would begin with the student of the start.
-                max_restarts=settings.max_restarts if settings.follow_decay is None else 0,
+                max_restarts=max_restarts,
+                no_more=no_more,
             )
-            for name, settings in self._teachers.items()
-        }
         return self._teacher_pools
 
     def trainer_group(self) -> TrainerGroup:

@@ -13,7 +13,7 @@ from actors.teacher.dispatch import TeacherPool
 from opd_ray.checkpoint import CheckpointError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import ActorDied
+from opd_ray.errors import ActorDied, RunError
 from opd_ray.fleet import Fleet
 from opd_ray.trainer_group import TrainerGroup
 
@@ -38,7 +38,8 @@ class Followers:
         self._pools = {name: pool for name, (_, pool) in teachers.items()}
         self._following = [n for n, (s, _) in teachers.items() if s.follow_decay is not None]
         self._hidden = any(s.signal is SignalChoice.hidden for s, _ in teachers.values())
-        self._share_heads(list(teachers))
+        for name, pool in self._pools.items():
+            self._share_head(name, pool.living()[0][1])
 
     def __bool__(self) -> bool:
         """Whether any teacher follows."""
@@ -47,15 +48,17 @@ class Followers:
     def follow(self, chunks: Sequence[ray.ObjectRef]) -> None:
         """Let them take in the student's weights after an optimizer step."""
         for name in self._following:
-            self._ask_all(name, "follow", *chunks)
-        self._share_heads(self._following)
+            self._share_head(name, self._ask_all(name, "follow", *chunks)[0])
 
     def save(self, folder: str) -> None:
-        """Write every follower's weights below ``folder``, which is made where there is one."""
+        """Write every follower's weights below ``folder``, which is made where there is one.
+
+        Raises:
+            RunError: no replica of one of them is left.
+        """
         for name in self._following:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            owner, handle = self._pools[name].living()[0]
-            self._fleet.get(handle.save.remote(_file(folder, name)), owner)
+            self._save(name, _file(folder, name))
 
     def load(self, folder: str) -> None:
         """Have every replica go on from what :meth:`save` wrote.
@@ -69,24 +72,43 @@ class Followers:
                     f"checkpoint {folder} holds no weights of the teacher {name!r}, which follows "
                     "the student: resume with the configuration it was written with"
                 )
-            self._ask_all(name, "load", _file(folder, name))
-        self._share_heads(self._following)
+            self._share_head(name, self._ask_all(name, "load", _file(folder, name))[0])
 
-    def _ask_all(self, name: str, method: str, *arguments: Any) -> None:
+    def _ask_all(self, name: str, method: str, *arguments: Any) -> list[Any]:
+        """Ask every replica; the handles of those that did it, at least one."""
         asked = [
-            (getattr(handle, method).remote(*arguments), owner)
+            (getattr(handle, method).remote(*arguments), owner, handle)
             for owner, handle in self._pools[name].living()
         ]
-        for ref, owner in asked:
+        done = []
+        for ref, owner, handle in asked:
             # The pool hears of a death by itself; no dead replica of a follower is replaced.
             with suppress(ActorDied):
                 self._fleet.get(ref, owner)
+                done.append(handle)
+        if not done:
+            raise _none_left(name)
+        return done
 
-    def _share_heads(self, names: Sequence[str]) -> None:
-        """Hand the teachers' output heads to the trainers, past this process."""
-        for name in names if self._hidden else ():
-            _, handle = self._pools[name].living()[0]
+    def _save(self, name: str, path: str) -> None:
+        """Have the first replica that lives write its weights: all have the same."""
+        for owner, handle in self._pools[name].living():
+            with suppress(ActorDied):
+                self._fleet.get(handle.save.remote(path), owner)
+                return
+        raise _none_left(name)
+
+    def _share_head(self, name: str, handle: Any) -> None:
+        """Hand a teacher's output head to the trainers, past this process."""
+        if self._hidden:
             self._trainers.set_teacher_head(handle.output_head.remote(), name)
+
+
+def _none_left(name: str) -> RunError:
+    return RunError(
+        f"teacher {name!r}, which follows the student: every replica died; resume the run from its "
+        "last checkpoint"
+    )
 
 
 def _file(folder: str, name: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
-from opd_ray.config.teachers import models_of
+from opd_ray.config.teachers import in_words_of, models_of, speaking_of
 from opd_ray.errors import OpdError
 from opd_ray.model_facts import ModelFacts, describe_model
 from opd_ray.pairing_differences import context_problem, differences, own_size_differences
@@ -76,23 +76,25 @@ def check_pairings(config: Config) -> Pairing:
     Raises:
         ModelFactsError, PairingError: see :func:`check_pairing`, of the first that does not fit.
     """
-    pairings = {
-        key: check_pairing(
-            config.student.path,
-            model_path(settings),
-            context_length=config.student.context_length,
-            accept=settings.accept_mismatch,
-            trust_student_code=config.student.trust_remote_code,
-            trust_teacher_code=settings.trust_remote_code,
-        )
-        for key, settings in models_of(config).items()
-    }
+    pairings: dict[str, Pairing] = {}
+    for key, settings in models_of(config).items():
+        with speaking_of(key):
+            pairings[key] = check_pairing(
+                config.student.path,
+                model_path(settings),
+                context_length=config.student.context_length,
+                accept=settings.accept_mismatch,
+                trust_student_code=config.student.trust_remote_code,
+                trust_teacher_code=settings.trust_remote_code,
+            )
     found = list(pairings.values())
     return replace(
         found[0],
         vocab_size=min(pairing.vocab_size for pairing in found),
         context_length=min(pairing.context_length for pairing in found),
-        accepted=tuple(f"{key}: {text}" for key, p in pairings.items() for text in p.accepted),
+        accepted=tuple(
+            f"{key}: {in_words_of(key, text)}" for key, p in pairings.items() for text in p.accepted
+        ),
         teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
     )
 

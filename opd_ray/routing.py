@@ -20,7 +20,7 @@ def check_routing(
     tasks: Sequence[HeldOutTask],
     teacher_contexts: Mapping[str, int],
 ) -> dict[str, int]:
-    """Refuse prompts that no teacher would judge, or that its context has no room for.
+    """Refuse prompts that no teacher would judge, routes without prompts, prompts without room.
 
     Args:
         config: of the run.
@@ -44,6 +44,7 @@ def check_routing(
     problems = [
         *_without_teacher(config, "data", prompts.sources),
         *_without_teacher(config, "eval.kl_prompts", held_out),
+        *_without_prompts(config, {**held_out, **prompts.sources}),
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -77,6 +78,17 @@ def _without_teacher(
     return [
         f"routes: no teacher for the sources {counts} of {section}; name one for each, "
         "or leave routes empty so that the section teacher judges everything"
+    ]
+
+
+def _without_prompts(config: Config, sources: Mapping[str, SourceReport]) -> list[str]:
+    """Routes that no prompt takes: a misspelt source, whose teacher would load for nothing."""
+    there = ", ".join(f"{source!r} ({report.prompts})" for source, report in sources.items())
+    return [
+        f"routes.{source} = {name!r}: no prompt of data or eval.kl_prompts has this source; there "
+        f"is {there}: correct the name, or take the route out"
+        for source, name in config.routes.items()
+        if source not in sources
     ]
 
 

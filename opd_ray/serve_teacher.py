@@ -20,8 +20,9 @@ from opd_ray.config.check import check_config
 from opd_ray.config.check_teachers import name_problems
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import MAIN, named_teachers, with_main
+from opd_ray.config.teachers import MAIN, key_of, named_teachers, speaking_of, with_main
 from opd_ray.errors import ConfigError
+from opd_ray.pairing import Pairing
 from opd_ray.ray_session import RaySession
 from opd_ray.types import TeacherInfo
 
@@ -51,19 +52,8 @@ def serve_teacher(config: Config, serving: Serving) -> int:
         OpdError: bad input, no cluster, a name that is taken, or a teacher that does not come up.
     """
     config = with_main(config, _chosen(config, serving.teacher))
-    if config.teacher.kind in ("ensemble", "self"):
-        raise ConfigError(
-            f"teacher.kind = {config.teacher.kind!r}: this kind belongs to a run; serve the models "
-            "themselves (teacher.kind=hf teacher.path=FOLDER)"
-        )
-    check_config(config)
-    _require_cluster(config)
-    if config.teacher.kind == "actor":
-        raise ConfigError(
-            "teacher.kind = 'actor': that is how a run asks a teacher that is served; give the "
-            "kind of the teacher itself (teacher.kind=hf teacher.actor_name=null)"
-        )
-    pairing, _ = check_models(config)
+    with speaking_of(key_of(serving.teacher)):
+        pairing = _checked(config)
     with RaySession(config.cluster) as session:
         settings = _settled(config, serving, max(node.cores for node in session.cluster().nodes))
         actor = _start(serving, settings, pairing.vocab_size, own_topk(config))
@@ -126,6 +116,24 @@ def _chosen(config: Config, name: str) -> TeacherSettings:
     if name not in everyone:
         raise ConfigError(f"--teacher {name}: no such teacher; there is {', '.join(everyone)}")
     return everyone[name]
+
+
+def _checked(config: Config) -> Pairing:
+    """What the teacher and the config's student have in common."""
+    if config.teacher.kind in ("ensemble", "self"):
+        raise ConfigError(
+            f"teacher.kind = {config.teacher.kind!r}: this kind belongs to a run; serve the models "
+            "themselves (teacher.kind=hf teacher.path=FOLDER)"
+        )
+    check_config(config)
+    _require_cluster(config)
+    if config.teacher.kind == "actor":
+        raise ConfigError(
+            "teacher.kind = 'actor': that is how a run asks a teacher that is served; give the "
+            "kind of the teacher itself (teacher.kind=hf teacher.actor_name=null)"
+        )
+    pairing, _ = check_models(config)
+    return pairing
 
 
 def _require_cluster(config: Config) -> None:

@@ -13,10 +13,10 @@ import torch
 from actors.lifeline import LIFELINE_GROUP, Lifeline
 from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
-from actors.teacher.server import TeacherServer, TeacherStats
+from actors.teacher.server import TeacherServer
 from actors.weights.chunks import WeightChunk, unpack
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import Member
+from opd_ray.config.teachers import Member, key_of, speaking_of
 from opd_ray.types import (
     HeadPart,
     RolloutScores,
@@ -54,33 +54,34 @@ class TeacherActor(Lifeline):
         """Load the teacher, before any other call; what it is."""
         # Not in the constructor: Ray answers an error there with a crash of the process.
         torch.set_num_threads(self._settings.threads)
-        self._teacher = make_teacher(
-            self._settings,
-            vocab_size=self._vocab_size,
-            own_topk=self._own_topk,
-            members=self._members,
-        )
-        self._server = TeacherServer(self._teacher, self._settings, self._name)
+        with speaking_of(key_of(self._name)):
+            self._teacher = make_teacher(
+                self._settings,
+                vocab_size=self._vocab_size,
+                own_topk=self._own_topk,
+                members=self._members,
+            )
+            self._server = TeacherServer(self._teacher, self._settings, self._name)
         return self._server.info()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:
         """Scores of each request, in order; ``student_topk`` may be a reference to a TopK."""
         refs = [r.student_topk for r in requests if isinstance(r.student_topk, ray.ObjectRef)]
         found = dict(zip(refs, ray.get(refs), strict=True))
-        return self._server.score(
-            [
-                replace(r, student_topk=found[r.student_topk])
-                if isinstance(r.student_topk, ray.ObjectRef)
-                else r
-                for r in requests
-            ]
-        )
+        whole = [
+            replace(r, student_topk=found[r.student_topk])
+            if isinstance(r.student_topk, ray.ObjectRef)
+            else r
+            for r in requests
+        ]
+        with speaking_of(key_of(self._name)):
+            return self._server.score(whole)
 
     @ray.method(concurrency_group="signals", num_returns=2)
     def take(
         self, keep: Mapping[str, np.ndarray], forget: bool = True
     ) -> tuple[dict[str, Signal], SignalReceipt]:
-        """Kept rows by rollout id, whose reference goes to a trainer unread, and a receipt.
+        """Kept rows ([n] int32) by rollout id, whose reference goes to a trainer, and a receipt.
 
         The receipt says that the rows no longer depend on this process.
         """
@@ -114,11 +115,6 @@ class TeacherActor(Lifeline):
         if not isinstance(self._teacher, FollowingTeacher):
             raise TeacherError(f"teacher {self._name!r} does not follow the student's weights")
         return self._teacher
-
-    @ray.method(concurrency_group="signals")
-    def stats(self) -> TeacherStats:
-        """The replica's account since its start."""
-        return self._server.stats()
 
     @ray.method(concurrency_group="signals")
     def peak_memory(self) -> int:

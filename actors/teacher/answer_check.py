@@ -94,7 +94,8 @@ def check_answers(
     signal: str,
     topk: int,
 ) -> None:
-    """Whether ``answers`` are one valid answer a request, in order.
+    """Whether ``answers`` are one valid answer a request, in order, as
+    :class:`actors.teacher.protocol.Teacher` promises.
 
     Args:
         signal: the kind of signal the run trains on.
@@ -104,22 +105,6 @@ def check_answers(
         TeacherError: naming teacher, rollout and position, what came and what was expected.
     """
     _raise_first(answers_problems(info, requests, answers, signal=signal, topk=topk))
-
-
-def check_answer(
-    info: TeacherInfo,
-    request: ScoreRequest,
-    answer: TeacherAnswer,
-    *,
-    signal: str,
-    topk: int,
-) -> None:
-    """Whether one answer keeps the contract of :class:`actors.teacher.protocol.Teacher`.
-
-    Raises:
-        TeacherError: naming teacher, rollout and position, what came and what was expected.
-    """
-    _raise_first(_answer_problems(info, request, answer, signal, topk))
 
 
 def answers_problems(
@@ -245,6 +230,9 @@ def _topk_problems(
     yield from logprob_problems(who, f"{name}.logprobs", logprobs, shape)
     if not fits(logprobs, shape):
         yield from id_problems(who, f"{name}.ids", ids, info.vocab_size)
+        return
+    if not logprobs.shape[1]:
+        yield f"{who}: {name} has shape {list(logprobs.shape)}; expected at least one token a row"
         return
     yield from shape_problems(who, f"{name}.ids", ids, logprobs.shape)
     yield from id_problems(who, f"{name}.ids", ids, info.vocab_size)

@@ -16,7 +16,7 @@ from actors.teacher.protocol import TeacherError
 from actors.teacher.roster import Keeper, Replica, Roster
 from actors.teacher.tasks import Batch, Task, TaskQueue
 from opd_ray.errors import ActorDied
-from opd_ray.types import Rollout, RolloutScores, ScoreRequest, SignalReceipt
+from opd_ray.types import Rollout, RolloutScores, SignalReceipt
 
 
 class TeacherPool:
@@ -39,6 +39,7 @@ class TeacherPool:
         clock: seconds, for the account.
         keeper: watches and replaces replicas; None: the death of one ends the run.
         max_restarts: how often each replica may be started again.
+        no_more: why none is started again after that, for the message.
     """
 
     IN_FLIGHT = 2
@@ -51,8 +52,9 @@ class TeacherPool:
         clock: Callable[[], float] = time.monotonic,
         keeper: Keeper | None = None,
         max_restarts: int = 0,
+        no_more: str = "none may be started again",
     ) -> None:
-        self._roster = Roster(replicas, keeper, max_restarts)
+        self._roster = Roster(replicas, keeper, max_restarts, no_more)
         self._batch_tokens = batch_tokens
         self._get = get
         self._clock = clock
@@ -74,19 +76,8 @@ class TeacherPool:
         """
         if rollout.rollout_id in self._tasks:
             raise TeacherError(f"rollout {rollout.rollout_id!r} was submitted twice")
-        if rollout.topk is None:
-            raise TeacherError(
-                f"rollout {rollout.rollout_id!r} has no record of the student's top-K"
-            )
-        prompt_ids = rollout.prompt_ids if teacher_prompt_ids is None else teacher_prompt_ids
-        request = ScoreRequest(
-            rollout_id=rollout.rollout_id,
-            prompt_ids=prompt_ids,
-            response_ids=rollout.response_ids,
-            student_topk=rollout.topk,
-        )
-        tokens = len(prompt_ids) + len(rollout.response_ids)
-        task = self._tasks[rollout.rollout_id] = Task(request, tokens, self._clock())
+        task = Task.of(rollout, teacher_prompt_ids, self._clock())
+        self._tasks[rollout.rollout_id] = task
         self._queue.append(task)
         self._account.queued(self._queue.tokens)
 
@@ -278,7 +269,9 @@ class TeacherPool:
         """Take rows that are held; which rollouts worked, and the references to their rows."""
         by_replica: dict[Replica, dict[str, np.ndarray]] = {}
         for rollout_id, rows in wanted.items():
-            by_replica.setdefault(self._holder(rollout_id), {})[rollout_id] = rows
+            holder = self._tasks[rollout_id].holder
+            assert holder is not None  # waited for
+            by_replica.setdefault(holder, {})[rollout_id] = rows
         asked = [
             (replica, keep, *replica.handle.take.remote(keep, forget))
             for replica, keep in by_replica.items()
@@ -310,11 +303,6 @@ class TeacherPool:
         if ref in self._batches:
             return self._batches[ref].replica
         return self._roster.behind(ref)
-
-    def _holder(self, rollout_id: str) -> Replica:
-        holder = self._tasks[rollout_id].holder
-        assert holder is not None
-        return holder
 
     def _require_scored(self, rollout_id: str) -> None:
         task = self._tasks.get(rollout_id)

@@ -68,7 +68,7 @@ class Ensemble:
             teacher.close()
 
     def head_parts(self) -> tuple[HeadPart, ...]:
-        """Every member's output head with its share."""
+        """Every member's output head ([V, D_i], bias [V] or None) with its share."""
         parts = []
         for name, share, teacher in zip(self._names, self._shares, self._teachers, strict=True):
             if not isinstance(teacher, HeadTeacher):
@@ -135,6 +135,13 @@ class Ensemble:
             )
 
     def _joined(self, infos: Sequence[TeacherInfo]) -> TeacherInfo:
+        for name, info in zip(self._names, infos, strict=True):
+            # A server behind kind actor: what it bounds would enter the mixture as if it knew it.
+            if info.meta.get("reads_student_logprobs"):
+                raise TeacherError(
+                    f"member {name!r} knows only bounds of some of the student's tokens: use it by "
+                    "a route, or serve it with teacher.named_tokens of the whole vocabulary"
+                )
         sizes = {name: info.vocab_size for name, info in zip(self._names, infos, strict=True)}
         if len(set(sizes.values())) > 1:
             raise TeacherError(f"members of one ensemble need one vocabulary, theirs are {sizes}")

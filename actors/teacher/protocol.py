@@ -100,7 +100,10 @@ class MixtureTeacher(Protocol):
     """A teacher whose distribution of hidden states is a mixture of several heads'."""
 
     def head_parts(self) -> tuple[HeadPart, ...]:
-        """Every head with its share, for the columns of a hidden state in turn."""
+        """Every head ([V, D_i], bias [V] or None) with its share of the mixture.
+
+        Head i multiplies the next D_i columns of a hidden state.
+        """
         ...
 
 
@@ -109,7 +112,7 @@ class FollowingTeacher(Protocol):
     """A teacher whose weights move towards the student's after every optimizer step."""
 
     def follow(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Take in the student's new weights, by their Hugging Face names."""
+        """Take in the student's new weights: every tensor, whole, by its Hugging Face name."""
         ...
 
     def save(self, path: str) -> None:

@@ -64,7 +64,11 @@ class ActorTeacher:
         return copy.deepcopy(answers)
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The actor's output layer, which only the hidden signal needs."""
+        """Weight [V, D] and bias [V] or None of the actor's output layer, in wire form.
+
+        Raises:
+            TeacherError: it has none; only the hidden signal needs it.
+        """
         if not hasattr(self._actor, "output_head"):
             raise TeacherError(
                 f"teacher.actor_name = {self._name!r}: that actor has no output_head(): set "

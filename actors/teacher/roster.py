@@ -60,10 +60,15 @@ class Roster:
         replicas: (name, actor handle) pairs.
         keeper: None: the death of a replica ends the run.
         max_restarts: how often each replica may be started again.
+        no_more: why none is started again after that, for the message.
     """
 
     def __init__(
-        self, replicas: Sequence[tuple[str, Any]], keeper: Keeper | None, max_restarts: int
+        self,
+        replicas: Sequence[tuple[str, Any]],
+        keeper: Keeper | None,
+        max_restarts: int,
+        no_more: str,
     ) -> None:
         self.living = [
             Replica(name, handle, keeper.lifeline(name) if keeper else None)
@@ -71,6 +76,7 @@ class Roster:
         ]
         self._keeper = keeper
         self._max_restarts = max_restarts
+        self._no_more = no_more
         self._restarts: Counter[str] = Counter()
         self._starting: dict[Any, Replica] = {}  # by the reference that says it has loaded
 
@@ -119,9 +125,7 @@ class Roster:
             return True
         if not self._all():
             raise ActorFailure(
-                name,
-                f"{death.cause}; no teacher replica is left, and teacher.max_restarts = "
-                f"{self._max_restarts} allows no further start",
+                name, f"{death.cause}; no teacher replica is left, and {self._no_more}"
             ) from death
         return False
 

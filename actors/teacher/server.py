@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,25 +23,6 @@ from opd_ray.types import (
 )
 
 
-@dataclass(frozen=True)
-class TeacherStats:
-    """Account of one replica since its start."""
-
-    calls: int
-    rollouts: int
-    tokens: int  # prompt and response tokens scored
-    busy_seconds: float
-    batch_fill: (
-        float  # tokens per call as a share of teacher.batch_tokens; above 1 for long rollouts
-    )
-    held_rollouts: int
-    held_bytes: int
-    handed_out_rows: int
-    handed_out_bytes: int
-    peak_memory_bytes: int
-    retries: int  # requests that a teacher behind a URL had to send again
-
-
 class TeacherServer:
     """One teacher and the signals it holds.
 
@@ -51,7 +30,7 @@ class TeacherServer:
 
     Args:
         teacher: any kind.
-        settings: ``signal``, ``topk``, ``batch_tokens``, ``store_bytes``.
+        settings: ``signal``, ``topk``, ``store_bytes``.
         name: of the teacher in the run.
 
     Raises:
@@ -65,9 +44,6 @@ class TeacherServer:
         self._info = teacher.info()
         check_info(self._info, signal=settings.signal.value, topk=settings.topk)
         self._store = SignalStore(settings.store_bytes)
-        self._calls = self._rollouts = self._tokens = self._retries = 0
-        self._busy_seconds = 0.0
-        self._rows_out = self._bytes_out = 0
 
     def info(self) -> TeacherInfo:
         """What the teacher says about itself."""
@@ -79,7 +55,6 @@ class TeacherServer:
         Raises:
             TeacherError: a request the teacher cannot serve, or an answer against the contract.
         """
-        start = time.perf_counter()
         for request in requests:
             check_request(self._info, request)
         answers = self._teacher.score(requests)
@@ -98,23 +73,15 @@ class TeacherServer:
             if isinstance(signal, HiddenSignal):
                 signal = replace(signal, teacher=self._name)
             self._store.put(answer.rollout_id, signal)
-        self._calls += 1
-        self._retries += sum(answer.retries for answer in answers)
-        self._rollouts += len(requests)
-        self._tokens += sum(len(r.prompt_ids) + len(r.response_ids) for r in requests)
-        self._busy_seconds += time.perf_counter() - start
         return scores
 
     def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> dict[str, Signal]:
-        """The kept rows ([n] int) of each rollout's signal; those rollouts are then forgotten.
+        """The kept rows ([n] int32) of each rollout's signal; those rollouts are then forgotten.
 
         Raises:
             TeacherError: no signal is held for a rollout, or a row lies outside its response.
         """
-        signals = self._store.take(keep) if forget else self._store.rows(keep)
-        self._rows_out += sum(len(index) for index in keep.values())
-        self._bytes_out += sum(signal.nbytes for signal in signals.values())
-        return signals
+        return self._store.take(keep) if forget else self._store.rows(keep)
 
     def forget(self, rollout_ids: Iterable[str]) -> None:
         """Free signals that nobody will ask for.
@@ -144,23 +111,6 @@ class TeacherServer:
                 f"bias {None if bias is None else bias.shape}; its info() says {expected}"
             )
         return (HeadPart(weight, bias),)
-
-    def stats(self) -> TeacherStats:
-        """The account so far."""
-        budget = self._calls * self._settings.batch_tokens
-        return TeacherStats(
-            calls=self._calls,
-            rollouts=self._rollouts,
-            tokens=self._tokens,
-            busy_seconds=self._busy_seconds,
-            batch_fill=self._tokens / budget if budget else 0.0,
-            held_rollouts=len(self._store),
-            held_bytes=self._store.nbytes,
-            handed_out_rows=self._rows_out,
-            handed_out_bytes=self._bytes_out,
-            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            retries=self._retries,
-        )
 
     def close(self) -> None:
         """Let the teacher go."""

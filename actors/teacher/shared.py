@@ -33,8 +33,6 @@ MAX_CALLS = 64
 class ServingStats:
     """Account of a shared teacher since its start."""
 
-    replicas: int
-    calls: int
     rollouts: int
     tokens: int  # prompt and response tokens scored
     busy_seconds: float  # wall time in which at least one replica had work
@@ -63,7 +61,7 @@ class TeacherHost:
         return self._shaped(wanted).score(requests)
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The output layer that makes distributions of hidden states."""
+        """Weight [V, D] and bias [V] or None of the output layer, in wire form."""
         teacher = self._teachers[self._own]
         if not isinstance(teacher, HeadTeacher):
             raise TeacherError(
@@ -121,7 +119,7 @@ class SharedTeacher:
         ]
         self._outstanding = [0] * settings.replicas
         self._lock = threading.Lock()
-        self._calls = self._rollouts = self._tokens = self._waiting = 0
+        self._rollouts = self._tokens = self._waiting = 0
         self._busy_seconds, self._busy_since = 0.0, 0.0
 
     def ready(self) -> TeacherInfo:
@@ -146,7 +144,7 @@ class SharedTeacher:
         return self._score(requests, wanted)
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The output layer that makes distributions of hidden states."""
+        """Weight [V, D] and bias [V] or None of the output layer, in wire form."""
         return cast(Any, ray.get(self._hosts[0].output_head.remote()))
 
     def stats(self) -> ServingStats:
@@ -156,8 +154,6 @@ class SharedTeacher:
             if self._waiting:
                 busy += time.monotonic() - self._busy_since
             return ServingStats(
-                replicas=len(self._hosts),
-                calls=self._calls,
                 rollouts=self._rollouts,
                 tokens=self._tokens,
                 busy_seconds=busy,
@@ -186,7 +182,6 @@ class SharedTeacher:
                 if not self._waiting:
                     self._busy_seconds += time.monotonic() - self._busy_since
         with self._lock:
-            self._calls += 1
             self._rollouts += len(requests)
             self._tokens += tokens
         return answers

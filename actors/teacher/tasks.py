@@ -6,8 +6,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from actors.teacher.protocol import TeacherError
 from actors.teacher.roster import Replica
-from opd_ray.types import ScoreRequest
+from opd_ray.types import Rollout, ScoreRequest
 
 
 @dataclass(eq=False)
@@ -20,6 +23,25 @@ class Task:
     holder: Replica | None = None  # None: queued or being scored
     delivered: bool = False  # its scores went to the caller
     dropped: bool = False  # given up while being scored
+
+    @classmethod
+    def of(cls, rollout: Rollout, teacher_prompt_ids: np.ndarray | None, now: float) -> Task:
+        """A finished rollout, queued ``now``, with the teacher's own prompt ([P] int32) if any.
+
+        Raises:
+            TeacherError: it has no top-K for the teacher to score.
+        """
+        if rollout.topk is None:
+            raise TeacherError(
+                f"rollout {rollout.rollout_id!r} has no record of the student's top-K"
+            )
+        request = ScoreRequest(
+            rollout_id=rollout.rollout_id,
+            prompt_ids=rollout.prompt_ids if teacher_prompt_ids is None else teacher_prompt_ids,
+            response_ids=rollout.response_ids,
+            student_topk=rollout.topk,
+        )
+        return cls(request, len(request.prompt_ids) + len(request.response_ids), now)
 
     @property
     def rollout_id(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 
 from opd_ray.config.check_teacher import teacher_problems
@@ -14,6 +13,7 @@ from opd_ray.config.teacher import TeacherSettings
 from opd_ray.config.teachers import (
     MAIN,
     cast_of,
+    in_words_of,
     key_of,
     members_of,
     models_of,
@@ -75,7 +75,7 @@ def teachers_problems(config: Config, ranges: Callable[[Config], Iterator[str]])
         for text in [*found, *teacher_problems(alone)]:
             if text not in told:  # inherited ones are told once
                 told.add(text)
-                yield text if key == MAIN else re.sub(r"(?<![\w.])teacher\.", f"{key}.", text)
+                yield in_words_of(key, text)
     for name, settings in cast.teachers.items():
         yield from _together(config, name, settings)
 

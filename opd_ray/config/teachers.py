@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -12,6 +15,7 @@ from opd_ray.config.choices import CacheMode
 from opd_ray.config.keys import editable
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import KIND_KEYS, TeacherSettings
+from opd_ray.errors import OpdError
 
 # The name of the section ``teacher`` in routes.
 MAIN = "teacher"
@@ -51,7 +55,7 @@ def cast_of(config: Config) -> Cast:
 
 
 def members_of(config: Config, settings: TeacherSettings) -> tuple[Member, ...]:
-    """The parts of an ensemble, equal ones as one; empty for every other kind.
+    """The parts of an ensemble, those of one model as one; empty for every other kind.
 
     They compute on the ensemble's device and threads, and give its signal.
     """
@@ -67,7 +71,7 @@ def members_of(config: Config, settings: TeacherSettings) -> tuple[Member, ...]:
         )
         share = weight / total
         for place, other in enumerate(found):
-            if _same(other.settings, member):
+            if _same_model(other.settings, member):
                 found[place] = replace(other, weight=other.weight + share)
                 break
         else:
@@ -113,6 +117,32 @@ def key_of(name: str) -> str:
     return name if name == MAIN else f"teachers.{name}"
 
 
+def restarts_of(name: str, settings: TeacherSettings) -> tuple[int, str]:
+    """How often each replica may be started again, and, in words, why not once more."""
+    if settings.follow_decay is not None:
+        return 0, "one that follows the student is not started again: it would begin at the start"
+    allowed = settings.max_restarts
+    return allowed, f"{key_of(name)}.max_restarts = {allowed} allows no further start"
+
+
+def in_words_of(key: str, text: str) -> str:
+    """A message that speaks of the section ``teacher``, about the teacher at ``key``.
+
+    ``signal`` and ``topk`` stay: they are the section's for all.
+    """
+    return re.sub(r"(?<![\w.])teacher\.(?!signal\b|topk\b)", f"{key}.", text)
+
+
+@contextmanager
+def speaking_of(key: str) -> Iterator[None]:
+    """Errors of the block that speak of the section ``teacher`` speak of the teacher at ``key``."""
+    try:
+        yield
+    except OpdError as error:
+        error.args = (in_words_of(key, str(error)),)
+        raise
+
+
 def _base(main: TeacherSettings, own: Mapping[str, Any]) -> TeacherSettings:
     """What a further teacher inherits from the section ``teacher``."""
     kind = own.get("kind", "hf" if main.kind in _NOT_INHERITED else main.kind)
@@ -134,8 +164,30 @@ def _resolved(config: Config, settings: TeacherSettings) -> TeacherSettings:
 
 
 def _same(one: TeacherSettings, other: TeacherSettings) -> bool:
-    """Equal in everything but what the placement fills in."""
-    return one == replace(other, threads=one.threads, cpus_per_replica=one.cpus_per_replica)
+    """Equal in everything but what the placement fills in, and how their folder is written."""
+    if _folder(one.path) != _folder(other.path):
+        return False
+    return one == replace(
+        other, path=one.path, threads=one.threads, cpus_per_replica=one.cpus_per_replica
+    )
+
+
+def _same_model(one: TeacherSettings, other: TeacherSettings) -> bool:
+    """Equal in everything that matters to a member, which has no process of its own."""
+    return _same(
+        one,
+        replace(
+            other,
+            replicas=one.replicas,
+            max_restarts=one.max_restarts,
+            store_bytes=one.store_bytes,
+        ),
+    )
+
+
+def _folder(path: str | None) -> str | None:
+    """A model's folder without links and final slashes; a hub name as it is."""
+    return str(Path(path).resolve()) if path and Path(path).is_dir() else path
 
 
 def settled_teachers(config: Config, placed: Mapping[str, Mapping[str, Any]]) -> Config:

@@ -110,13 +110,14 @@ def _pair(config: Config) -> str:
     from opd_ray.pairing import check_pairings
 
     pairing = check_pairings(config)
+    accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
     without = {s.kind for s in models_of(config).values() if model_path(s) is None}
     if without:
         return (
             f"the student's tokenizer of {pairing.vocab_size:,} tokens; a teacher of kind "
             f"{', '.join(sorted(without))} has no files to compare, opd-ray check-teacher asks it"
+            f"{accepted}"
         )
-    accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
     return f"one tokenizer of {pairing.vocab_size:,} tokens{accepted}"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from actors.teacher.hf import HfTeacher
 from actors.teacher.server import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorFailure
-from opd_ray.fleet import Fleet
+from opd_ray.fleet import Fleet, StallError
 from opd_ray.teacher_keeper import TeacherKeeper
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
 
@@ -106,12 +107,17 @@ class Run:
     def _start(settings: TeacherSettings):
         return TeacherActor.options(num_cpus=0.5).remote(settings, VOCAB)
 
+    def ask(self, question: Callable[[Any], Any]) -> list[Any]:
+        """What each living replica answers, beside a batch that is being scored, not after it."""
+        calls = [
+            handle.__ray_call__.options(concurrency_group="signals").remote(question)
+            for _, handle in self.pool.living()
+        ]
+        return ray.get(calls)
+
     def kill(self, number: int) -> None:
         """As the operating system does it when memory is short."""
-        _, handle = self.pool.living()[number]
-        # Beside a batch that is being scored, not after it.
-        call = handle.__ray_call__.options(concurrency_group="signals")
-        os.kill(ray.get(call.remote(lambda actor: os.getpid())), signal.SIGKILL)
+        os.kill(self.ask(lambda actor: os.getpid())[number], signal.SIGKILL)
 
     def submit(self) -> None:
         for rollout in self.made:
@@ -157,12 +163,30 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
         assert run.pool.stats().retried_rollouts > 0
         run.refs.clear()  # the pool's own references and the writer's are left
         run.kill(0)
-        assert_same(run, run.take(), undisturbed)
+        taken = run.take()
+        assert_same(run, taken, undisturbed)
         stats = run.pool.stats()
         assert stats.retried_rollouts >= COUNT / 2
-        held = ray.get([handle.stats.remote() for _, handle in run.pool.living()])
-        assert all(s.held_bytes == 0 for s in held)
-        assert stats.signal_bytes == sum(s.handed_out_bytes for s in held)
+        assert set(run.ask(lambda actor: actor._server._store.nbytes)) == {0}
+        assert stats.signal_bytes == sum(signal.nbytes for signal in taken.values())
+
+        # Replicas that hang are not dead: the run waits, then says for what and how long.
+        hung = run.ask(lambda actor: os.getpid())
+        for pid in hung:
+            os.kill(pid, signal.SIGSTOP)
+        run.fleet.set_patience(1, "cluster.stall_timeout_s")
+        run.scores.clear()
+        try:
+            for rollout in made:
+                run.pool.submit(rollout)
+            with pytest.raises(StallError, match="1 s while waiting for scores .*stall_timeout_s"):
+                run.drive(until=1)
+        finally:
+            for pid in hung:
+                os.kill(pid, signal.SIGCONT)
+        run.fleet.set_patience(60, "the test's patience")
+        run.drive(until=COUNT)
+        run.pool.drop(run.scores)
 
         # One that raises is no death: asking another would give the same.
         long = replace(made[0], response_ids=np.full(2000, 5, np.int32), topk=made[0].topk)

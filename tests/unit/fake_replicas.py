@@ -145,6 +145,7 @@ def make_kept_pool(count: int, batch_tokens: int = 100, max_restarts: int = 1):
         Clock(),
         keeper=keeper,
         max_restarts=max_restarts,
+        no_more=f"teacher.max_restarts = {max_restarts} allows no further start",
     )
     return pool, replicas, keeper
 

@@ -15,7 +15,14 @@ from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 from opd_ray.config.load import load_config, to_yaml
 from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import cast_of, members_of, models_of, named_teachers
+from opd_ray.config.teachers import (
+    cast_of,
+    members_of,
+    models_of,
+    named_teachers,
+    restarts_of,
+    speaking_of,
+)
 from opd_ray.errors import ConfigError
 from opd_ray.placement import plan_placement
 
@@ -97,6 +104,29 @@ def test_members_are_merged_and_their_weights_divided(paths: dict[str, str]) -> 
         ("b", 2 / 8, "hf"),
     ]
     assert list(models_of(config)) == ["teachers.a", "teachers.b"]
+
+
+def test_members_of_one_model_load_once_however_they_are_written(
+    paths: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(paths["a"])
+    config = ensemble(paths, a=1.0, slash=1.0, link=1.0, copies=1.0, coarse=1.0)
+    teachers = {
+        **config.teachers,
+        "slash": {"path": paths["a"] + "/"},
+        "link": {"path": str(tmp_path / "link")},
+        # A member lives in the ensemble's processes: these say nothing about it.
+        "copies": {"path": paths["a"], "replicas": 3, "max_restarts": 5, "store_bytes": 7},
+        "coarse": {"path": paths["a"], "dtype": "bfloat16"},
+    }
+    config = replace(config, teachers=teachers)
+    assert config_problems(config) == []
+    members = members_of(config, cast_of(config).teachers["teacher"])
+    assert [(m.name, m.weight) for m in members] == [("a", 0.8), ("coarse", 0.2)]
+    # Two teachers by route with different replicas are two; another way to write a folder is not.
+    routes = {"x": "a", "y": "slash", "z": "copies"}
+    used = {name: teachers[name] for name in ("a", "slash", "copies")}
+    assert list(cast_of(config_of(paths, teachers=used, routes=routes)).teachers) == ["a", "copies"]
 
 
 def test_the_student_as_its_own_teacher(paths: dict[str, str]) -> None:
@@ -203,6 +233,30 @@ def test_each_teacher_has_a_cache_of_its_own(paths: dict[str, str], tmp_path: Pa
 def test_decay_has_a_range(paths: dict[str, str], decay: float) -> None:
     config = replace(config_of(paths), teacher=TeacherSettings(kind="self", follow_decay=decay))
     assert "must lie in [0, 1)" in "\n".join(config_problems(config))
+
+
+def test_why_a_replica_is_not_started_again() -> None:
+    assert restarts_of("teacher", TeacherSettings(max_restarts=2)) == (
+        2,
+        "teacher.max_restarts = 2 allows no further start",
+    )
+    assert restarts_of("b", TeacherSettings())[1].startswith("teachers.b.max_restarts = 1 ")
+    follower = TeacherSettings(kind="self", follow_decay=0.9, max_restarts=1)
+    allowed, why = restarts_of("own", follower)
+    assert allowed == 0
+    assert "max_restarts" not in why
+    assert "follows the student" in why
+
+
+def test_errors_name_the_key_of_the_teacher_they_are_about() -> None:
+    text = "raise teacher.store_bytes, or set teacher.signal=topk (my_teacher.x, teacher.topk)"
+    with pytest.raises(ConfigError) as error, speaking_of("teachers.b"):
+        raise ConfigError(text)
+    # Signal and width are the section's for all teachers.
+    assert str(error.value) == text.replace(" teacher.store", " teachers.b.store")
+    with pytest.raises(ConfigError) as error, speaking_of("teacher"):
+        raise ConfigError(text)
+    assert str(error.value) == text
 
 
 def test_self_has_no_path_of_its_own(paths: dict[str, str]) -> None:

@@ -11,11 +11,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
+from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.model_facts import ModelFactsError, describe_model
 from opd_ray.pairing import (
     PairingError,
     check_pairing,
+    check_pairings,
     check_teacher_info,
     uncompared_tokenizer,
 )
@@ -267,6 +269,22 @@ def test_an_accepted_difference_of_one_teacher_excuses_no_other(pair):
         with pytest.raises(PairingError, match="fingerprint is no"):
             check_teacher_info(pairing, stranger, context_length=512, accept=accept)
     check_teacher_info(pairing, stranger, context_length=512, accept=["merges"])
+
+
+def test_every_teacher_is_compared_and_spoken_of_by_its_key(pair):
+    student, other = map(str, pair)
+    edit(pair[1], "config.json", lambda c: c.update(eos_token_id=[EOS, END]))
+    config = Config(
+        student=StudentSettings(path=student, context_length=512),
+        teacher=TeacherSettings(path=student),
+        teachers={"b": {"path": other}},
+        routes={"x": "teacher", "y": "b"},
+    )
+    with pytest.raises(PairingError, match=r"accept it with teachers\.b\.accept_mismatch=\[eos\]"):
+        check_pairings(config)
+    config.teachers["b"]["accept_mismatch"] = ["eos"]
+    [accepted] = check_pairings(config).accepted
+    assert accepted.startswith("teachers.b: end of sequence: the student stops at")
 
 
 def test_a_tokenizer_that_nobody_compared_is_said():

@@ -61,6 +61,14 @@ def test_sources_without_a_teacher(data: list[str]) -> None:
     assert "no teacher for the sources 'more.jsonl' (30 prompts) of data" in str(error.value)
 
 
+def test_a_route_that_no_prompt_takes(data: list[str]) -> None:
+    routes = "routes={sums.jsonl: teacher, more.jsonl: teacher, mor.jsonl: own}"
+    with pytest.raises(ConfigError) as error:
+        checked([*data, TWO, routes])
+    assert "routes.mor.jsonl = 'own': no prompt of data or eval.kl_prompts" in str(error.value)
+    assert "there is 'more.jsonl' (30), 'sums.jsonl' (40)" in str(error.value)
+
+
 def test_held_out_prompts_that_are_judged_need_one_too(data: list[str]) -> None:
     routes = "routes={sums.jsonl: teacher, more.jsonl: teacher}"
     checked([*data, routes])

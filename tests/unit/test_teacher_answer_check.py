@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.teacher.answer_check import check_answer, check_answers, check_info, check_request
+from actors.teacher.answer_check import check_answers, check_info, check_request
 from actors.teacher.protocol import TeacherError
 from opd_ray.types import (
     HiddenSignal,
@@ -56,7 +56,7 @@ def at(values: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarray:
 
 
 def check(request, answer, signal="topk"):
-    check_answer(INFO, request, answer, signal=signal, topk=TOP)
+    check_answers(INFO, [request], [answer], signal=signal, topk=TOP)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -150,6 +150,10 @@ BROKEN = {
     "own topk broken": (
         lambda r, a: replace(a, topk=replace(a.topk, ids=at(a.topk.ids, (0, 0), 99))),
         "position 0: topk.ids is 99",
+    ),
+    "own topk of no token": (
+        lambda r, a: replace(a, topk=TopK(a.topk.ids[:, :0], a.topk.logprobs[:, :0])),
+        r"topk has shape \[5, 0\]; expected at least one token a row",
     ),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.config.teachers import Member
 from opd_ray.demo import pair_folder
-from opd_ray.types import HiddenSignal, ScoreRequest, TopK, TopKSignal
+from opd_ray.types import HiddenSignal, ScoreRequest, TeacherInfo, TopK, TopKSignal
 from opd_ray.wire import from_wire
 
 VOCAB, K = 24, 6
@@ -152,6 +154,41 @@ def test_an_ensemble_keeps_the_contract(signal: SignalChoice) -> None:
         own_topk=4,
     )
     assert found == []
+
+
+class Bounded(HfTeacher):
+    """As a server that names few tokens, behind kind actor."""
+
+    def info(self) -> TeacherInfo:
+        return replace(super().info(), meta={"reads_student_logprobs": True})
+
+
+class Foreign(HfTeacher):
+    """With a tokenizer of its own."""
+
+    def info(self) -> TeacherInfo:
+        return replace(super().info(), tokenizer_hash="another")
+
+
+def test_a_member_that_knows_bounds_alone_is_refused() -> None:
+    chosen = settings(SignalChoice.topk)
+    with pytest.raises(TeacherError, match="member 'served' knows only bounds"):
+        Ensemble([(Member("served", 1.0, chosen), Bounded(chosen))], chosen)
+
+
+def test_members_with_two_tokenizers_are_refused_unless_what_differs_is_accepted() -> None:
+    chosen = settings(SignalChoice.topk)
+    accepting = replace(chosen, accept_mismatch=["merges"])
+    for other, accepted in ((chosen, False), (accepting, True)):
+        pair = [
+            (Member("a", 0.5, chosen), HfTeacher(chosen)),
+            (Member("b", 0.5, other), Foreign(other)),
+        ]
+        if accepted:
+            assert Ensemble(pair, chosen).info().tokenizer_hash is None
+        else:
+            with pytest.raises(TeacherError, match="fingerprints .*another"):
+                Ensemble(pair, chosen)
 
 
 def test_members_that_do_not_fit() -> None:

@@ -66,7 +66,7 @@ class Process:
 
     @property
     def held_bytes(self) -> int:
-        return self.server.stats().held_bytes
+        return self.server._store.nbytes
 
 
 class Keeper:

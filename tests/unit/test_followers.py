@@ -1,0 +1,78 @@
+"""Teachers that follow the student, some of whose replicas have died unnoticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_replicas import Remote
+
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import ActorDied, RunError
+from opd_ray.followers import Followers
+
+
+class Replica:
+    """Answers with its own name; a dead one with the news of its death."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dead = False
+        self.asked: list[str] = []
+        for method in ("follow", "save", "load", "output_head"):
+            setattr(self, method, Remote(lambda *_, method=method: self._ask(method)))
+
+    def _ask(self, method: str) -> Replica:
+        self.asked.append(method)
+        return self
+
+
+class Fleet:
+    def get(self, ref: Replica, owner: str) -> None:
+        assert ref.name == owner
+        if ref.dead:
+            raise ActorDied(owner, "killed")
+
+
+class Parts:
+    """Pool and trainers: the latter take heads of the living alone, as their own get does."""
+
+    def __init__(self) -> None:
+        self.replicas = [Replica("own-0"), Replica("own-1")]
+        self.heads: list[str] = []
+        settings = TeacherSettings(kind="self", follow_decay=0.9, signal=SignalChoice.hidden)
+        pool: Any = self
+        self.followers = Followers(Fleet(), {"own": (settings, pool)}, self)  # type: ignore[arg-type]
+
+    def living(self) -> list[tuple[str, Replica]]:
+        return [(replica.name, replica) for replica in self.replicas]
+
+    def set_teacher_head(self, head: Replica, teacher: str) -> None:
+        assert not head.dead
+        self.heads.append(head.name)
+
+
+def test_the_others_go_on_where_the_first_is_dead(tmp_path: Path) -> None:
+    parts = Parts()
+    first, second = parts.replicas
+    parts.followers.follow([])
+    parts.followers.save(str(tmp_path))
+    assert (first.asked.count("save"), second.asked.count("save")) == (1, 0)
+    first.dead = True
+    parts.followers.follow([])
+    parts.followers.save(str(tmp_path))
+    assert second.asked.count("save") == 1
+    (tmp_path / "own.safetensors").touch()
+    parts.followers.load(str(tmp_path))
+    assert parts.heads == ["own-0", "own-0", "own-1", "own-1"]
+
+
+def test_none_left_is_said(tmp_path: Path) -> None:
+    parts = Parts()
+    for replica in parts.replicas:
+        replica.dead = True
+    for act in (lambda: parts.followers.follow([]), lambda: parts.followers.save(str(tmp_path))):
+        with pytest.raises(RunError, match="teacher 'own', which follows .*: every replica died"):
+            act()
