@@ -171,6 +171,8 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
         assert stats.signal_bytes == sum(signal.nbytes for signal in taken.values())
 
         # Replicas that hang are not dead: the run waits, then says for what and how long.
+        while len(run.pool.living()) < 2:
+            run.pool.collect(run.fleet.wait(run.pool.pending_refs(), "the new replica"))
         hung = run.ask(lambda actor: os.getpid())
         for pid in hung:
             os.kill(pid, signal.SIGSTOP)
