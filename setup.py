@@ -51,6 +51,7 @@ DEV = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-cov>=5",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",

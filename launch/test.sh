@@ -39,11 +39,12 @@ if [[ "$part" == all || "$part" == checks ]]; then
 fi
 
 # One pytest for all of them, in this order, so that its summary is the last line and counts everything.
+# Two files at a time: engines spend much of a test on starting up, which uses one core.
 case "$part" in
     all) folders=(tests/unit tests/actors tests/runs) ;;
     *) folders=("tests/$part") ;;
 esac
 present=()
 for folder in "${folders[@]}"; do [[ -d "$folder" ]] && present+=("$folder"); done
-"$env/bin/python" -m pytest --durations=15 "${present[@]}" "$@" || failed=1
+"$env/bin/python" -m pytest -n 2 --dist loadfile --durations=15 "${present[@]}" "$@" || failed=1
 exit "$failed"

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def actor(folder):
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     student, rollout = tiny_settings(folder, cpus_per_actor=1.0)
     environment = {"env_vars": engine_environment(rollout)}
     yield RolloutActor.options(runtime_env=environment).remote(student, rollout, SyncSettings())

@@ -27,7 +27,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
     yield
     ray.shutdown()
 

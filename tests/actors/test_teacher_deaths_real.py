@@ -34,7 +34,7 @@ def settings(tmp_path_factory) -> TeacherSettings:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
     yield
     ray.shutdown()
 

@@ -102,7 +102,9 @@ def served(starting: Served, host: TeacherHost) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def cluster(served: Served) -> Iterator[dict[str, str]]:
     """A Ray whose processes know the server's key; its address and folder."""
-    context = ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
+    context = ray.init(
+        address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27
+    )
     yield context.address_info
     ray.shutdown()
 

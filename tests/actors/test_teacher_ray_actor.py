@@ -48,7 +48,7 @@ class Silent:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=1 << 27)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=1 << 27)
     yield
     ray.shutdown()
 

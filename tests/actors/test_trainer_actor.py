@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(folder):
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
     trainer = TrainerSettings(ranks=2, threads=1, zero_stage=3)
     handles = [
         TrainerActor.options(runtime_env={"env_vars": trainer_environment(trainer)}).remote(
