@@ -72,8 +72,8 @@ def capacity_problems(
             key = key_of(name)
             yield (
                 f"{key}.store_bytes = {settings.store_bytes}: the signals of a step may take "
-                f"{gigabytes(held)} a replica; set it to {held}, or use {key}.signal=topk, more "
-                f"{key}.replicas or fewer rollout.prompts_per_step"
+                f"{gigabytes(held)} a replica; set it to {held}, or use more {key}.replicas or "
+                f"{_teacher_remedies(key, settings)['signals']}"
             )
 
 

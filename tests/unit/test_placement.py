@@ -317,6 +317,9 @@ def test_a_store_must_hold_the_signals_of_a_step() -> None:
     (problem,) = capacity(make_config(teacher={"store_bytes": held - 1}))
     assert problem.startswith(f"teacher.store_bytes = {held - 1}: ")
     assert f"set it to {held}" in problem
+    assert "teacher.signal=topk" not in problem
+    (problem,) = capacity(make_config(teacher={"store_bytes": 1, "signal": SignalChoice.hidden}))
+    assert "teacher.signal=topk" in problem
     assert capacity(make_config(teacher={"store_bytes": held // 2, "replicas": 2})) == []
 
 
