@@ -27,12 +27,10 @@ import json
 import multiprocessing
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -40,7 +38,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from end_to_end_own import own_loss, run_own
+from held_out_judge import Judge
+from watched_command import run_watched
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "end_to_end.md"
@@ -75,58 +75,6 @@ def read_prompts(file: Path, count: int) -> list[str]:
         return [json.loads(line)["prompt"] for line, _ in zip(lines, range(count), strict=False)]
 
 
-def family(root: int) -> list[int]:
-    """A process and all below it."""
-    children: dict[int, list[int]] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                after_name = (folder / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            children.setdefault(int(after_name[1]), []).append(int(folder.name))
-    found = [root]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
-
-
-def memory(pids: list[int]) -> int:
-    """Proportional set sizes added up, bytes: what processes share counts once."""
-    total = 0
-    for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total * 1024
-
-
-def watched(command: list[str], log: Path, environment: dict[str, str]) -> int:
-    """Run a command to its end; returns the peak memory of its processes."""
-    peak = 0
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment
-        )
-        done = threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not done.wait(1.0):
-                peak = max(peak, memory(family(process.pid)))
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        status = process.wait()
-        done.set()
-        watcher.join()
-    if status:
-        raise RuntimeError(f"{' '.join(command[:4])} ... failed:\n{log.read_text()[-4000:]}")
-    return peak
-
-
 def trl_python(folder: Path) -> Path:
     """The interpreter of TRL's environment, which is made unless it is there."""
     python = folder / "bin" / "python"
@@ -136,137 +84,6 @@ def trl_python(folder: Path) -> Path:
         install = [str(python), "-m", "pip", "install", "--quiet"]
         subprocess.run([*install, "-r", str(HERE / "end_to_end_trl.txt")], check=True)
     return python
-
-
-class Judge:
-    """The pair's teacher, and held-out prompts on which exported students are compared."""
-
-    def __init__(self, teacher: Path, prompts: list[str]) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self._teacher = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32).eval()
-        self._tokenizer = AutoTokenizer.from_pretrained(teacher, padding_side="left")
-        dialogues = [[{"role": "user", "content": text}] for text in prompts]
-        texts = self._tokenizer.apply_chat_template(
-            dialogues, add_generation_prompt=True, tokenize=False
-        )
-        self._inputs = self._tokenizer(
-            texts, add_special_tokens=False, padding=True, return_tensors="pt"
-        )
-
-    def held_out(self, folder: Path) -> tuple[tuple[float, float], list[dict[str, list[int]]]]:
-        """KL(teacher || student) on the student's own responses, nats a token, with its standard
-        error; and the responses."""
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        torch.manual_seed(0)
-        prompt_length = self._inputs["input_ids"].shape[1]
-        end = self._tokenizer.eos_token_id
-        rollouts, sums, counts = [], [], []
-        with torch.inference_mode():
-            written_BL = student.generate(
-                **self._inputs, max_new_tokens=NEW_TOKENS, do_sample=True, top_k=0
-            )
-            for ids_L, mask_P in zip(written_BL, self._inputs["attention_mask"], strict=True):
-                prompt, response = ids_L[:prompt_length][mask_P == 1], ids_L[prompt_length:]
-                # Padding and the end share an id: the first one is the end.
-                ends = (response == end).nonzero()
-                response = response[: int(ends[0]) + 1] if len(ends) else response
-                text_1L = torch.cat([prompt, response])[None]
-                rows = slice(len(prompt) - 1, -1)
-                log_q_NV = self._teacher(text_1L).logits[0, rows].log_softmax(-1)
-                log_p_NV = student(text_1L).logits[0, rows].log_softmax(-1)
-                sums.append(float((log_q_NV.exp() * (log_q_NV - log_p_NV)).sum()))
-                counts.append(len(response))
-                rollouts.append({"prompt_ids": prompt.tolist(), "response_ids": response.tolist()})
-        mean = sum(sums) / sum(counts)
-        deviations = np.array(sums) - mean * np.array(counts)  # of a ratio of two sums
-        return (mean, float(np.sqrt((deviations**2).sum()) / sum(counts))), rollouts
-
-
-def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
-    """The loss of opd-ray's teacher and trainer on given rollouts, float32, nats a token."""
-    from actors.teacher.hf import HfTeacher
-    from actors.trainer.trainer import Trainer
-    from opd_ray.config.choices import SignalChoice
-    from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
-    from opd_ray.config.teacher import TeacherSettings
-    from opd_ray.types import HeadPart, ScoreRequest, TopK, TrainItem
-
-    settings = TeacherSettings(path=str(pair / "teacher"), signal=SignalChoice.hidden)
-    teacher = HfTeacher(settings)
-    vocab = teacher.info().vocab_size
-    requests, items = [], []
-    for number, rollout in enumerate(rollouts):
-        prompt, response = (
-            np.array(rollout[name], dtype=np.int32) for name in ("prompt_ids", "response_ids")
-        )
-        length = len(response)
-        nothing = TopK(np.zeros((length, 1), np.int32), np.zeros((length, 1), np.float32))
-        requests.append(ScoreRequest(str(number), prompt, response, nothing))
-        ones = np.ones(length, np.float32)
-        rows = np.arange(length, dtype=np.int32)
-        items.append(TrainItem(str(number), prompt, response, rows, ones, ones))
-    signals = {answer.rollout_id: answer.signal for answer in teacher.score(requests)}
-    trainer = Trainer(
-        StudentSettings(path=str(pair / "student")),
-        TrainerSettings(),
-        LossSettings(),
-        rank=0,
-        world_size=1,
-        vocab_size=vocab,
-    )
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    trainer.setup("127.0.0.1", port)
-    trainer.set_teacher_head((HeadPart(*teacher.output_head()),))
-    total = float(sum(len(item.rows) for item in items))
-    stats = trainer.train_step([items], total, 0.0, signals)
-    return stats.loss_sum / total
-
-
-def run_own(dtype: str, steps: int, folder: Path, data: Path) -> dict[str, Any]:
-    """opd-ray's command line; returns what its metrics file says, and the peak memory."""
-    settings = {
-        "run.output_dir": folder,
-        "run.steps": steps,
-        "run.checkpoint_every": 0,
-        "run.resume": "never",
-        "data.shuffle": "false",
-        "rollout.prompts_per_step": PROMPTS,
-        "rollout.max_new_tokens": NEW_TOKENS,
-        "tip.rule": "all",
-        "trainer.learning_rate": LEARNING_RATE,
-        "trainer.micro_batch_tokens": 1536,
-        "trainer.lr_schedule": "constant",
-        "trainer.warmup_steps": 0,
-        "trainer.adam_beta1": BETAS[0],
-        "trainer.adam_beta2": BETAS[1],
-        "eval.every": 0,
-        "eval.tasks": "[]",
-        "eval.kl_prompts": 0,
-        **{f"{section}.dtype": dtype for section in ("rollout", "teacher", "trainer")},
-    }
-    command = [sys.executable, "-m", "opd_ray", "train", "--config", "smollm2_gsm8k"]
-    command += [f"{key}={value}" for key, value in settings.items()]
-    peak = watched(command, folder.with_suffix(".log"), {"OPD_RAY_DATA": str(data)})
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "seconds/step" in row]
-    return {
-        "seconds": [row["seconds/step"] for row in rows],
-        "tokens": [row["train/kept_tokens"] for row in rows],
-        "padding": statistics.mean(row["train/padding_share"] for row in rows),
-        "stages": {
-            name.removeprefix("seconds/"): statistics.mean(row[name] for row in rows[1:])
-            for name in rows[0]
-            if name.startswith("seconds/")
-        },
-        "peak": peak,
-    }
 
 
 def run_trl(python: Path, plan: dict[str, Any], folder: Path, threads: int) -> dict[str, Any]:
@@ -280,7 +97,7 @@ def run_trl(python: Path, plan: dict[str, Any], folder: Path, threads: int) -> d
         "PYTHONPATH": "",
         "TRL_EXPERIMENTAL_SILENCE": "1",
     }
-    peak = watched([str(python), script, str(file)], folder.with_suffix(".log"), environment)
+    peak = run_watched([str(python), script, str(file)], folder.with_suffix(".log"), environment)
     return json.loads(result.read_text()) | {"peak": peak}
 
 
@@ -359,7 +176,9 @@ def main() -> None:
     pair = pair_folder()
     python = trl_python(arguments.trl_env)
     judge = Judge(
-        pair / "teacher", read_prompts(arguments.data / "gsm8k.jsonl", arguments.held_out)
+        pair / "teacher",
+        read_prompts(arguments.data / "gsm8k.jsonl", arguments.held_out),
+        NEW_TOKENS,
     )
     before, rollouts = judge.held_out(pair / "student")
     print(f"held-out KL before: {before[0]:.3f} nats", flush=True)
@@ -387,7 +206,7 @@ def main() -> None:
                 folder = Path(scratch, f"{name}_{dtype}")
                 begin = time.perf_counter()
                 if name == "opd-ray":
-                    found = run_own(dtype, steps, folder, arguments.data)
+                    found = run_own(plan | {"dtype": dtype}, folder, arguments.data)
                     student = folder / "export"
                 else:
                     found = run_trl(python, plan | {"dtype": dtype}, folder, threads)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from agreement import agreement
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 SOLUTION_TOKENS = 128
@@ -41,23 +42,6 @@ def read_dialogues(file: Path, count: int, tokenizer: Any) -> list[tuple[list[in
     return dialogues
 
 
-@torch.inference_mode()
-def agreement(
-    teacher: Any, student: Any, dialogues: list[tuple[list[int], list[int]]]
-) -> tuple[float, float]:
-    """KL(teacher || student), nats a token, and the share of equal likeliest tokens."""
-    divergence, equal, tokens = 0.0, 0, 0
-    for prompt_ids, solution_ids in dialogues:
-        text_1L = torch.tensor([prompt_ids + solution_ids])
-        rows = slice(len(prompt_ids) - 1, -1)
-        log_q_NV = teacher(text_1L).logits[0, rows].log_softmax(-1)
-        log_p_NV = student(text_1L).logits[0, rows].log_softmax(-1)
-        divergence += float((log_q_NV.exp() * (log_q_NV - log_p_NV)).sum())
-        equal += int((log_q_NV.argmax(-1) == log_p_NV.argmax(-1)).sum())
-        tokens += len(solution_ids)
-    return divergence / tokens, equal / tokens
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -69,10 +53,12 @@ def main() -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tokenizer = AutoTokenizer.from_pretrained(arguments.teacher)
     dialogues = read_dialogues(arguments.dialogues, arguments.count, tokenizer)
+    tokens = sum(len(solution) for _, solution in dialogues)
     teacher = AutoModelForCausalLM.from_pretrained(arguments.teacher, dtype=torch.float32).eval()
     for folder in arguments.students:
         student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        divergence, equal = agreement(teacher, student, dialogues)
+        found = [agreement(teacher, student, prompt, solution) for prompt, solution in dialogues]
+        divergence, equal = (sum(values) / tokens for values in zip(*found, strict=True))
         print(f"{folder}: KL {divergence:.3f} nats, equal likeliest tokens {equal:.3f}")
 
 

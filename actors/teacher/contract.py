@@ -133,6 +133,8 @@ class _Probe:
         self._who = f"teacher {info.name!r}"
         self._tolerance = TOLERANCE[settings.dtype]
         self._by = f"of teacher.dtype = {settings.dtype}"  # the tolerance, for messages
+        if settings.dtype is Dtype.bfloat16:
+            self._by += "; rounding may exceed it on random text: check in float32 too"
 
     def problems(self, limits: _Limits) -> Iterator[str]:
         """Everything that is wrong with the answers."""

@@ -53,13 +53,17 @@ class HttpClient:
 
     Args:
         settings: ``url``, ``api_key_env``, ``concurrency``, ``timeout_s``, ``max_retries``.
+        most_retries: fewer than the settings allow.
 
     Raises:
         TeacherError: the environment variable for the key is not set.
     """
 
-    def __init__(self, settings: TeacherSettings) -> None:
+    def __init__(self, settings: TeacherSettings, most_retries: int | None = None) -> None:
         self._settings = settings
+        self._retries = settings.max_retries
+        if most_retries is not None:
+            self._retries = min(self._retries, most_retries)
         self._url = str(settings.url).rstrip("/")
         self._key = _key(settings.api_key_env)
         self._random = random.Random()
@@ -106,7 +110,7 @@ class HttpClient:
         return await self._ask("POST", url, body)
 
     async def _ask(self, method: str, url: str, body: dict[str, Any] | None) -> Reply:
-        tries = self._settings.max_retries + 1
+        tries = self._retries + 1
         for number in range(tries):
             pause = 0.0
             try:
@@ -132,10 +136,10 @@ class HttpClient:
                 longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**number)
                 # Not below half: an overloaded server gets the pause that the doubling is for.
                 await asyncio.sleep(pause + longest * self._random.uniform(0.5, 1.0))
-        raise TeacherError(
-            f"teacher.url = {self._url!r}: {trouble} (tried {tries} times, "
-            f"teacher.max_retries = {self._settings.max_retries})"
-        )
+        limit = ""
+        if self._retries == self._settings.max_retries:
+            limit = f", teacher.max_retries = {self._retries}"
+        raise TeacherError(f"teacher.url = {self._url!r}: {trouble} (tried {tries} times{limit})")
 
     def _parsed(self, content: bytes) -> Any:
         text = self._clean(content.decode("utf-8", errors="replace"))

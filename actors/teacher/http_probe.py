@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from actors.teacher.http_client import HttpClient, Reply
@@ -11,6 +11,7 @@ from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.pairing_differences import PROBES
 
+# A wrong URL is to be said soon; once the run has begun, a server that restarts has more time.
 _PROBE_RETRIES = 2
 
 
@@ -48,11 +49,8 @@ def check_server(
         TeacherError: listing what the server lacks, each with a remedy.
     """
 
-    # A wrong URL is to be said soon; once the run has begun, a server that restarts has more time.
-    settings = replace(settings, max_retries=min(settings.max_retries, _PROBE_RETRIES))
-
     async def ask() -> Served:
-        async with HttpClient(settings) as client:
+        async with HttpClient(settings, _PROBE_RETRIES) as client:
             served = await probe(client, settings, vocab_size, own_topk)
             problems = await _tokenizer_problems(client, settings, served.model, tokenizer)
             if served.context_length < context_length:

@@ -150,6 +150,13 @@ def make_kept_pool(count: int, batch_tokens: int = 100, max_restarts: int = 1):
     return pool, replicas, keeper
 
 
+def answer_all(pool: TeacherPool, replica: FakeReplica) -> None:
+    """Let one replica answer until the pool has nothing more for it."""
+    while own := [ref for ref in pool.pending_refs() if ref[0] is replica]:
+        pool.collect(own[0])
+        pool.pump()
+
+
 def rollout(name: str, tokens: int = 10, topk="ref") -> Rollout:
     prompt, response = np.zeros(tokens // 2, np.int32), np.zeros(tokens - tokens // 2, np.int32)
     floats = np.zeros(len(response), np.float32)

@@ -67,8 +67,11 @@ def test_nobody_is_there() -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
         said = refused(SimpleNamespace(url=url))
+        patient = refused(SimpleNamespace(url=url), max_retries=9)
     assert f"teacher.url = {url!r}: ClientConnectorError" in said
+    assert said.endswith("(tried 2 times, teacher.max_retries = 1)")
     assert "tried 2 times" in said
+    assert patient.endswith("(tried 3 times)")  # a start waits less than a run; the key is not 2
 
 
 def test_another_url(fake: FakeServer) -> None:

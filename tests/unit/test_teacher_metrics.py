@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from fake_replicas import make_kept_pool, make_pool, rollout
+from fake_replicas import answer_all, make_kept_pool, make_pool, rollout
 from rich.console import Console
 
 from actors.teacher.pool_account import PoolStats
@@ -134,9 +134,7 @@ def test_a_slow_replica_is_seen_to_get_less() -> None:
     for number in range(12):
         pool.submit(rollout(f"r{number}"))
     pool.pump()
-    while any(ref[0] is quick for ref in pool.pending_refs()):
-        pool.collect(next(ref for ref in pool.pending_refs() if ref[0] is quick))
-        pool.pump()
+    answer_all(pool, quick)
     pool.collect(next(ref for ref in pool.pending_refs() if ref[0] is slow))
     values = metrics(pool.stats())
     assert values["teacher/replica/teacher 0/tokens"] == 80

@@ -1,0 +1,95 @@
+"""opd-ray's side of end_to_end.py."""
+
+from __future__ import annotations
+
+import json
+import socket
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from watched_command import run_watched
+
+
+def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
+    """The loss of opd-ray's teacher and trainer on given rollouts, float32, nats a token."""
+    from actors.teacher.hf import HfTeacher
+    from actors.trainer.trainer import Trainer
+    from opd_ray.config.choices import SignalChoice
+    from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
+    from opd_ray.config.teacher import TeacherSettings
+    from opd_ray.types import HeadPart, ScoreRequest, TopK, TrainItem
+
+    settings = TeacherSettings(path=str(pair / "teacher"), signal=SignalChoice.hidden)
+    teacher = HfTeacher(settings)
+    vocab = teacher.info().vocab_size
+    requests, items = [], []
+    for number, rollout in enumerate(rollouts):
+        prompt, response = (
+            np.array(rollout[name], dtype=np.int32) for name in ("prompt_ids", "response_ids")
+        )
+        length = len(response)
+        nothing = TopK(np.zeros((length, 1), np.int32), np.zeros((length, 1), np.float32))
+        requests.append(ScoreRequest(str(number), prompt, response, nothing))
+        ones = np.ones(length, np.float32)
+        rows = np.arange(length, dtype=np.int32)
+        items.append(TrainItem(str(number), prompt, response, rows, ones, ones))
+    signals = {answer.rollout_id: answer.signal for answer in teacher.score(requests)}
+    trainer = Trainer(
+        StudentSettings(path=str(pair / "student")),
+        TrainerSettings(),
+        LossSettings(),
+        rank=0,
+        world_size=1,
+        vocab_size=vocab,
+    )
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    trainer.setup("127.0.0.1", port)
+    trainer.set_teacher_head((HeadPart(*teacher.output_head()),))
+    total = float(sum(len(item.rows) for item in items))
+    stats = trainer.train_step([items], total, 0.0, signals)
+    return stats.loss_sum / total
+
+
+def run_own(plan: dict[str, Any], folder: Path, data: Path) -> dict[str, Any]:
+    """opd-ray's command line; returns what its metrics file says, and the peak memory."""
+    settings = {
+        "run.output_dir": folder,
+        "run.steps": plan["steps"],
+        "run.checkpoint_every": 0,
+        "run.resume": "never",
+        "data.shuffle": "false",
+        "rollout.prompts_per_step": plan["prompts_per_step"],
+        "rollout.max_new_tokens": plan["max_new_tokens"],
+        "tip.rule": "all",
+        "trainer.learning_rate": plan["learning_rate"],
+        "trainer.micro_batch_tokens": 1536,
+        "trainer.lr_schedule": "constant",
+        "trainer.warmup_steps": 0,
+        "trainer.adam_beta1": plan["adam_beta1"],
+        "trainer.adam_beta2": plan["adam_beta2"],
+        "eval.every": 0,
+        "eval.tasks": "[]",
+        "eval.kl_prompts": 0,
+        **{f"{section}.dtype": plan["dtype"] for section in ("rollout", "teacher", "trainer")},
+    }
+    command = [sys.executable, "-m", "opd_ray", "train", "--config", "smollm2_gsm8k"]
+    command += [f"{key}={value}" for key, value in settings.items()]
+    peak = run_watched(command, folder.with_suffix(".log"), {"OPD_RAY_DATA": str(data)})
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "seconds/step" in row]
+    return {
+        "seconds": [row["seconds/step"] for row in rows],
+        "tokens": [row["train/kept_tokens"] for row in rows],
+        "padding": statistics.mean(row["train/padding_share"] for row in rows),
+        "stages": {
+            name.removeprefix("seconds/"): statistics.mean(row[name] for row in rows[1:])
+            for name in rows[0]
+            if name.startswith("seconds/")
+        },
+        "peak": peak,
+    }
