@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 
-from actors.teacher.contract import TOLERANCE, contract_violations
+from actors.teacher.answer_difference import TOLERANCE
+from actors.teacher.contract import contract_violations
 from actors.teacher.registry import make_teacher
 from opd_ray.assembly import check_models, own_topk
 from opd_ray.config.check import check_config

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from actors.teacher.contract import contract_violations
-from opd_ray.config.choices import SignalChoice
+from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HiddenSignal,
@@ -73,11 +73,18 @@ class Good:
 
 
 def violations(
-    teacher: Any, signal: str = "topk", accept_mismatch: Sequence[str] = (), **changes: Any
+    teacher: Any,
+    signal: str = "topk",
+    accept_mismatch: Sequence[str] = (),
+    dtype: Dtype = Dtype.float32,
+    **changes: Any,
 ) -> list[str]:
     teacher.signal = signal
     settings = TeacherSettings(
-        signal=SignalChoice(signal), topk=TOP, accept_mismatch=list(accept_mismatch)
+        signal=SignalChoice(signal),
+        topk=TOP,
+        accept_mismatch=list(accept_mismatch),
+        dtype=dtype,
     )
     wanted = {"vocab_size": V, "context_length": CONTEXT, "record_topk": K, **changes}
     return contract_violations(teacher, settings, **wanted)
@@ -182,16 +189,51 @@ def altered(method: str, change: Any) -> Good:
     return teacher
 
 
-def test_rows_shifted_by_one_are_named_though_every_array_is_well_formed() -> None:
+# A language model is sharper than this teacher, whose rows bfloat16 could confuse.
+@pytest.mark.parametrize(("dtype", "sharpness"), [(Dtype.float32, 1.0), (Dtype.bfloat16, 5.0)])
+def test_rows_shifted_by_one_are_named_though_every_array_is_well_formed(
+    dtype: Dtype, sharpness: float
+) -> None:
     """Row t of this teacher has seen token t already."""
 
     def seen(_: np.ndarray, request: ScoreRequest) -> np.ndarray:
         text = np.concatenate((request.prompt_ids, request.response_ids))
-        return np.cumsum(Good().vectors_VD[text], axis=0)[len(request.prompt_ids) :]
+        states = np.cumsum(Good().vectors_VD[text], axis=0)[len(request.prompt_ids) :]
+        return sharpness * states
 
-    found = violations(altered("hidden", seen))
+    found = violations(altered("hidden", seen), dtype=dtype)
     assert found
     assert all("are the rows shifted by one?" in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    ("most", "typical", "dtype", "named"),
+    [
+        (0.6, 0.05, Dtype.bfloat16, None),
+        (0.6, 0.05, Dtype.float32, "by up to 0.6 (tolerance 0.001,"),
+        (2.1, 0.05, Dtype.bfloat16, "position 0: entropy: asked alone, it differs from"),
+        (0.9, 0.05, Dtype.bfloat16, "by up to 0.9 on a row's average (tolerance 0.7,"),
+        (0.6, 0.3, Dtype.bfloat16, "by 0.325 on average (tolerance 0.2,"),
+    ],
+)
+def test_rounding_is_known_by_its_worst_row_and_its_mean(
+    most: float, typical: float, dtype: Dtype, named: str | None
+) -> None:
+    def rounded(answers: list[TeacherAnswer], requests: Sequence[ScoreRequest]) -> Any:
+        def off(answer: TeacherAnswer) -> TeacherAnswer:
+            error = np.full(len(answer.entropy), typical, np.float32)
+            error[0] = most
+            return replace(answer, entropy=answer.entropy / 2 + error)
+
+        return [
+            off(answer) if len(requests) > 1 else replace(answer, entropy=answer.entropy / 2)
+            for answer in answers
+        ]
+
+    found = violations(altered("score", rounded), dtype=dtype)
+    assert bool(found) is bool(named)
+    assert all(": entropy" in text for text in found), found
+    assert named is None or any(named in text for text in found), found
 
 
 def test_answers_that_depend_on_their_batch_are_named() -> None:
