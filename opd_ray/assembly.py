@@ -24,7 +24,7 @@ from opd_ray.config.teachers import (
     parts_of,
     speaking_of,
 )
-from opd_ray.coordinator import Coordinator, Parts
+from opd_ray.coordinator import Coordinator, Parts, run_sampling
 from opd_ray.crew import Crew
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.fleet import Fleet
@@ -112,7 +112,7 @@ class Workshop:
             tasks,
             divergence_prompts(tasks, config.eval.kl_prompts),
             self.tokenizer,
-            config.rollout.max_new_tokens,
+            run_sampling(config.rollout),
             config.run.seed,
         )
 

@@ -9,6 +9,18 @@ import numpy as np
 # Share of a plan's padded tokens that may be padding. Not less: every round of micro-batches has a
 # cost of its own (ZeRO-3 gathers the weights in each).
 MOST_PADDING = 0.10
+# Widths of micro-batches between a number and its double. Matrix kernels are made for shapes (on
+# CPUs oneDNN compiles and keeps one for every number of rows), so that widths had better recur.
+_WIDTHS_PER_DOUBLING = 16
+
+
+def padded_width(longest: int) -> int:
+    """Tokens that the texts of a micro-batch are padded to, the longest included.
+
+    At most one sixteenth more than the longest has.
+    """
+    step = 1 << max(0, longest.bit_length() - _WIDTHS_PER_DOUBLING.bit_length())
+    return -(-longest // step) * step
 
 
 def plan_micro_batches(
@@ -17,10 +29,10 @@ def plan_micro_batches(
     """Distribute texts over ranks and micro-batches.
 
     Texts are sorted by length and cut into consecutive groups, so that a group holds texts of
-    similar length. A group costs its padded tokens (texts x longest text). The number of groups is
-    a multiple of ``ranks`` and the groups are as equal as that allows. Groups of similar cost form
-    one round (the ranks work through a round together), the dearest going to the rank that has had
-    least: the ranks' totals never differ by more than the dearest group.
+    similar length. A group costs its padded tokens (texts x :func:`padded_width`). The number of
+    groups is a multiple of ``ranks`` and the groups are as equal as that allows. Groups of similar
+    cost form one round (the ranks work through a round together), the dearest going to the rank
+    that has had least: the ranks' totals never differ by more than the dearest group.
 
     There are as few rounds as the budget allows, and then one more at a time until at most
     ``MOST_PADDING`` of the padded tokens are padding: smaller groups hold more alike texts.
@@ -49,13 +61,13 @@ def plan_micro_batches(
         raise ValueError(f"text {int(size.argmin())} has {int(size.min())} tokens; 1 is the least")
 
     order = np.argsort(-size, kind="stable")
-    sorted_size = size[order]
+    sorted_size = np.array([padded_width(tokens) for tokens in size[order].tolist()])
     fewest = len(_cut(sorted_size, micro_batch_tokens))
     rounds = -(-fewest // ranks)
     while True:
         cuts = _cut(sorted_size, _smallest_cap(sorted_size, rounds * ranks, micro_batch_tokens))
         costs = [int(sorted_size[start]) * (stop - start) for start, stop in cuts]
-        # Texts alone have no padding, so this comes to an end.
+        # Texts alone have less padding, so this comes to an end.
         if sum(costs) * (1 - MOST_PADDING) <= size.sum():
             break
         rounds += 1

@@ -17,7 +17,7 @@ from actors.teacher.router import TeacherRouter
 from opd_ray.checkpoint import CheckpointStore, RunState
 from opd_ray.clock import StageClock
 from opd_ray.config.choices import Scoring
-from opd_ray.config.schema import Config
+from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.errors import RunError
 from opd_ray.evaluation.evaluator import Evaluator, whole
 from opd_ray.fleet import Interrupted
@@ -63,11 +63,8 @@ class Coordinator:
         self._config = config
         self._vocab_size = vocab_size
         self._parts = parts
-        rollout = config.rollout
         self.last_step: StepSnapshot | None = None
-        self._sampling = Sampling(
-            rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens
-        )
+        self._sampling = run_sampling(config.rollout)
 
     def run(self, done: int) -> None:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
@@ -190,6 +187,11 @@ class Coordinator:
         run = self._config.run
         state = RunState(done, run.seed, run.steps, self._parts.tip.state_dict())
         return self._parts.checkpoints.save(state, self._parts.save)
+
+
+def run_sampling(rollout: RolloutSettings) -> Sampling:
+    """How a run's rollouts are sampled."""
+    return Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
 
 
 def _kept(judged: Judged, weights: np.ndarray) -> TrainItem:

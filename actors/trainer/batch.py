@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from opd_ray.alignment import predicting_positions
+from opd_ray.balance import padded_width
 from opd_ray.divergence import (
     HiddenTarget,
     LogitsTarget,
@@ -130,11 +131,14 @@ def build_micro_batch(
     items.sort(key=lambda item: _head_of(signals[item.rollout_id]))
     texts = [np.concatenate([item.prompt_ids, item.response_ids]) for item in items]
     lengths = np.array([len(text) for text in texts])
-    shape = (len(texts), int(lengths.max()))
+    longest = int(lengths.max())
+    shape = (len(texts), padded_width(longest))
     input_ids_BL = np.zeros(shape, dtype=np.int64)
     for row, text in enumerate(texts):
         input_ids_BL[row, : len(text)] = text
-    position_BL = np.broadcast_to(np.arange(shape[1]), shape)
+    column_BL = np.broadcast_to(np.arange(shape[1]), shape)
+    # Learned positions end with the context, which the width may exceed.
+    position_BL = np.minimum(column_BL, longest - 1)
     kept = [
         row * shape[1] + predicting_positions(len(item.prompt_ids), item.rows)
         for row, item in enumerate(items)
@@ -149,7 +153,7 @@ def build_micro_batch(
         rollout_ids=tuple(item.rollout_id for item in items),
         rows_per_rollout=tuple(len(item.rows) for item in items),
         input_ids_BL=tensor(input_ids_BL, torch.int64),
-        attention_mask_BL=tensor(position_BL < lengths[:, None], torch.int64),
+        attention_mask_BL=tensor(column_BL < lengths[:, None], torch.int64),
         position_ids_BL=tensor(position_BL, torch.int64),
         kept_N=tensor(kept, torch.int64),
         sampled_ids_N=tensor(sampled, torch.int64),

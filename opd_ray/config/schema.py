@@ -198,7 +198,7 @@ class EvalSettings:
     every: int = 50
     # What is evaluated.
     tasks: list[EvalTask] = field(default_factory=list)
-    # Held-out prompts whose sampled responses give KL(teacher||student) and top-1 agreement.
+    # Held-out prompts for KL(teacher||student) and top-1 on responses sampled as the run's are.
     kl_prompts: int = 64
     # Evaluate the teacher's accuracy once too (kind hf; its answers come from a vLLM engine).
     teacher_accuracy: bool = False

@@ -27,7 +27,8 @@ class Evaluator:
         tasks: what accuracy is measured on.
         kl_prompts: held-out prompts for KL(teacher || student) and top-1 agreement.
         tokenizer: decodes responses for the verifiers.
-        max_new_tokens: longest response, where a task does not set its own.
+        sampling: how the run's rollouts are sampled; so are the responses for the divergence. Its
+            length is that of a task's responses too, where the task does not set its own.
         seed: the run's seed.
     """
 
@@ -39,7 +40,7 @@ class Evaluator:
         tasks: Sequence[HeldOutTask],
         kl_prompts: Sequence[Prompt],
         tokenizer: PreTrainedTokenizerBase,
-        max_new_tokens: int,
+        sampling: Sampling,
         seed: int,
     ) -> None:
         self._judge = judge
@@ -48,7 +49,7 @@ class Evaluator:
         self._tasks = tasks
         self._kl_prompts = kl_prompts
         self._tokenizer = tokenizer
-        self._max_new_tokens = max_new_tokens
+        self._sampling = sampling
         self._seed = seed
 
     def run(self) -> dict[str, float]:
@@ -59,7 +60,7 @@ class Evaluator:
         values: dict[str, float] = {}
         for held_out in self._tasks:
             values |= accuracy(
-                self._judge, held_out, self._tokenizer, self._max_new_tokens, self._seed
+                self._judge, held_out, self._tokenizer, self._sampling.max_tokens, self._seed
             )
         if self._kl_prompts:
             values |= self._distance()
@@ -69,9 +70,8 @@ class Evaluator:
     def _distance(self) -> dict[str, float]:
         """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts."""
         requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
-        sampling = Sampling(max_tokens=self._max_new_tokens)
         teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
-        judged = self._judge.judge(requests, sampling, teacher_prompts)
+        judged = self._judge.judge(requests, self._sampling, teacher_prompts)
         scores = self._trainers.score([whole(j) for j in judged], self._teachers.take)
         gaps = [
             np.abs(found.logprob - j.rollout.logprob[j.rollout.response_mask > 0])

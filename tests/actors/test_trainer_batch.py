@@ -51,6 +51,16 @@ def test_three_tokens_by_hand():
     assert hidden_N.tolist() == [8, 3, 4]
 
 
+def test_longer_texts_are_padded_to_a_width_that_recurs():
+    signals = {"a": SampledSignal(np.full(30, -1.0, np.float32))}
+    batch = build([item("a", [1] * 5, [2] * 30, list(range(30)))], signals)
+    assert batch.input_ids_BL.shape == (1, 36)
+    assert batch.attention_mask_BL.sum() == 35
+    assert batch.position_ids_BL[0].tolist() == [*range(35), 34]
+    assert batch.kept_N.tolist() == list(range(4, 34))
+    assert batch.padding_tokens == 1
+
+
 def test_padding_on_the_right_and_rows_in_order():
     items = [item("a", [1], [2], [0]), item("b", [3, 4], [5, 6, 7], [0, 2])]
     signals = {

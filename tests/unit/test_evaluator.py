@@ -1,0 +1,113 @@
+"""Held-out divergence: which responses it is taken on, and which of their tokens count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from opd_ray.config.schema import RolloutSettings
+from opd_ray.coordinator import run_sampling
+from opd_ray.evaluation.evaluator import Evaluator
+from opd_ray.judge import Judged
+from opd_ray.prompts import Prompt
+from opd_ray.types import (
+    ExactItemScores,
+    Rollout,
+    RolloutRequest,
+    RolloutScores,
+    Sampling,
+    TrainItem,
+)
+
+# Two prompts; the second response has a token that a tool wrote.
+MASKS = {"a": [1, 1, 1], "b": [1, 0]}
+FORWARD_KL = {"a": [0.1, 0.2, 0.3], "b": [1.0]}
+TOP1 = {"a": [True, False, True], "b": [False]}
+
+
+class FakeJudge:
+    """Writes the responses of MASKS and remembers how it was asked to."""
+
+    asked: tuple[Sampling, list[int]]
+
+    def judge(
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: Sampling,
+        teacher_prompts: Mapping[str, np.ndarray],
+    ) -> list[Judged]:
+        self.asked = sampling, [request.seed for request in requests]
+        return [self.judged(request) for request in requests]
+
+    @staticmethod
+    def judged(request: RolloutRequest) -> Judged:
+        mask = np.array(MASKS[request.prompt_id], np.uint8)
+        rollout = Rollout(
+            rollout_id=request.rollout_id,
+            prompt_id=request.prompt_id,
+            sample=request.sample,
+            prompt_ids=request.prompt_ids,
+            response_ids=np.arange(len(mask), dtype=np.int32),
+            response_mask=mask,
+            entropy=np.zeros(len(mask), np.float32),
+            logprob=np.full(len(mask), -1.0, np.float32),
+            finish_reason="stop",
+            weights_version=0,
+        )
+        return Judged(rollout, cast(RolloutScores, None))
+
+
+class FakeTrainers:
+    """Scores every row that is asked for as FORWARD_KL and TOP1 say."""
+
+    def score(self, items: Sequence[TrainItem], signals: Any) -> list[ExactItemScores]:
+        return [self.scores(item) for item in items]
+
+    @staticmethod
+    def scores(item: TrainItem) -> ExactItemScores:
+        key = item.rollout_id.split("/")[2]
+        assert item.rows.tolist() == np.flatnonzero(MASKS[key]).tolist()
+        kl = np.array(FORWARD_KL[key], np.float32)
+        return ExactItemScores(
+            rollout_id=item.rollout_id,
+            entropy=np.ones_like(kl),
+            reverse_kl=2 * kl,
+            forward_kl=kl,
+            jsd=kl,
+            logprob=np.full_like(kl, -1.25),
+            teacher_logprob=kl,
+            teacher_entropy=kl,
+            top1_agree=np.array(TOP1[key]),
+        )
+
+
+def evaluator(judge: FakeJudge, rollout: RolloutSettings) -> Evaluator:
+    ids = np.array([1, 2], np.int32)
+    prompts = [Prompt(key, ids, ids) for key in MASKS]
+    parts: Any = (judge, SimpleNamespace(take=None), FakeTrainers())
+    return Evaluator(*parts, [], prompts, cast(Any, None), run_sampling(rollout), seed=3)
+
+
+def test_divergence_is_a_mean_over_the_students_own_tokens() -> None:
+    values = evaluator(FakeJudge(), RolloutSettings()).run()
+    assert values["eval/kl"] == pytest.approx((0.1 + 0.2 + 0.3 + 1.0) / 4)
+    assert values["eval/reverse_kl"] == pytest.approx(2 * values["eval/kl"])
+    assert values["eval/top1"] == pytest.approx(2 / 4)
+    assert values["eval/entropy"] == pytest.approx(1)
+    assert values["eval/sync_gap"] == pytest.approx(0.25)
+
+
+def test_divergence_is_taken_on_responses_sampled_as_the_runs_are_with_the_same_seeds() -> None:
+    judge = FakeJudge()
+    rollout = RolloutSettings(temperature=0.7, top_p=0.9, top_k=40, max_new_tokens=17)
+    subject = evaluator(judge, rollout)
+    subject.run()
+    first = judge.asked
+    assert first[0] == Sampling(temperature=0.7, top_p=0.9, top_k=40, max_tokens=17)
+    assert len(set(first[1])) == len(MASKS)
+    subject.run()
+    assert judge.asked == first
