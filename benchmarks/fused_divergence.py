@@ -11,7 +11,8 @@ system time of all threads, steadier than the clock where others use the machine
 
 Memory is the process's peak above what it held with its inputs made, first all of it, then without
 the two gradients that any implementation has to hand back. Needs Linux (/proc).
-To reach: time at most 0.7 of naive and 1.35 of bare; memory at most 0.15 of naive, and flat in N.
+Targets: time at most 0.7 of naive and 1.35 of bare; memory beyond the gradients at most 0.15 of
+naive's, and flat in N.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/tip_filter.py [--tokens 1000000 10000000] [--repeats 3]
 
 One call of `TipFilter.select` each: normalise, score, choose, quadrant report; without the overlaps
-with other rules, which have a row of their own. Best of the repeats, one thread. To reach, for each
+with other rules, which have a row of their own. Best of the repeats, one thread. Target, for each
 rule: 0.5 s and 6 s.
 """
 
@@ -109,7 +109,7 @@ def main() -> None:
             f"of {os.getloadavg()[2]:.1f} in all. Beyond the number of cores, wall time "
             "tells of the load,",
             "and CPU time of the filter.",
-            f"To reach, for each rule: {reach}.",
+            f"Target, for each rule: {reach}.",
             "",
             *lines,
             "",

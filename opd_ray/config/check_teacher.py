@@ -71,6 +71,12 @@ def _signal_problems(config: Config) -> Iterator[str]:
             f"loss.divergence = {loss.divergence} with teacher.signal = sampled: the sampled token "
             "alone gives the reverse KL only; use loss.divergence=reverse_kl or the topk signal"
         )
+    if teacher.signal is SignalChoice.sampled and config.eval.kl_prompts > 0:
+        yield (
+            f"eval.kl_prompts = {config.eval.kl_prompts} with teacher.signal = sampled: the "
+            "sampled token alone gives no held-out divergence; use eval.kl_prompts=0, or the topk "
+            "signal"
+        )
     tempered = loss.temperature > 0 and loss.temperature != 1
     if tempered and teacher.signal is not SignalChoice.hidden:
         yield (

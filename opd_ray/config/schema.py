@@ -135,8 +135,9 @@ class TrainerSettings:
     offload_optimizer: bool = False
     # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
     dtype: Dtype = Dtype.float32
-    # Most padded tokens the trunk reads in one micro-batch; a longer rollout goes alone. It reads
-    # fewer where more than 10 % would be padding.
+    # Most padded tokens the trunk reads in one micro-batch; a longer rollout goes alone. Texts are
+    # padded to widths that recur, at most a sixteenth beyond the longest. The trunk reads fewer
+    # where more than 10 % would be padding.
     micro_batch_tokens: int = 8192
     # Recompute activations in the backward pass instead of keeping them.
     gradient_checkpointing: bool = False
@@ -198,9 +199,10 @@ class EvalSettings:
     every: int = 50
     # What is evaluated.
     tasks: list[EvalTask] = field(default_factory=list)
-    # Held-out prompts for KL(teacher||student) and top-1 on responses sampled as the run's are.
+    # Held-out prompts, of the tasks above, for KL(teacher||student) and top-1 agreement on
+    # responses sampled as the run's are; 0 for none.
     kl_prompts: int = 64
-    # Evaluate the teacher's accuracy once too (kind hf; its answers come from a vLLM engine).
+    # Evaluate the teacher's accuracy once too (kinds hf and vllm; a vLLM engine writes for both).
     teacher_accuracy: bool = False
 
 

@@ -48,7 +48,8 @@ class TeacherSettings:
     concurrency: int = 16
     # Kind http: seconds until an unanswered request counts as lost and is sent again.
     timeout_s: float = 300.0
-    # Kind http: how often a request is sent again after a lost connection, HTTP 429 or 5xx.
+    # Kind http: how often a request is sent again after a lost connection, a time-out or HTTP 408,
+    # 425, 429, 500, 502, 503 or 504.
     max_retries: int = 8
     # Kind ensemble: names of teachers and their weights (above 0; divided by their sum).
     members: dict[str, float] = field(default_factory=dict)

@@ -97,7 +97,8 @@ def _model_findings(
         yield noted(
             "pairing",
             f"not checked: {', '.join(elsewhere)} not on this machine",
-            f"hf download {elsewhere[0]} --include '*.json' '*.txt' '*.model', without weights",
+            f"without weights: hf download {elsewhere[0]} --include '*.json' '*.jinja' '*.txt' "
+            "'*.model'",
         )
         return
     yield _tried("pairing", lambda: _pair(config))

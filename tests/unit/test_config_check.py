@@ -138,8 +138,16 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         ({"teacher__path": None}, ["teacher.path = null", "needs a Hugging Face folder"]),
         ({"teacher__gpus_per_replica": 2.0}, ["teacher.gpus_per_replica = 2", "teacher.replicas"]),
         (
-            {"teacher__signal": SignalChoice.sampled, "loss__divergence": Divergence.forward_kl},
+            {
+                "teacher__signal": SignalChoice.sampled,
+                "loss__divergence": Divergence.forward_kl,
+                "eval__kl_prompts": 0,
+            },
             ["loss.divergence = forward_kl", "teacher.signal = sampled", "reverse_kl"],
+        ),
+        (
+            {"teacher__signal": SignalChoice.sampled},
+            ["eval.kl_prompts = 64", "teacher.signal = sampled", "use eval.kl_prompts=0"],
         ),
         (
             {"teacher__signal": SignalChoice.topk, "loss__temperature": 2.0},
