@@ -22,7 +22,7 @@ def problems(tmp_path: Path, **teacher: Any) -> list[str]:
         Config(
             student=StudentSettings(path=str(tmp_path)),
             teacher=TeacherSettings(**teacher),
-            eval=EvalSettings(teacher_accuracy=False),
+            eval=EvalSettings(kl_prompts=0, teacher_accuracy=False),
         )
     )
 
