@@ -14,6 +14,8 @@ from opd_ray.types import ExactItemScores, Rollout, RolloutScores
 
 # What RolloutScores says of a rollout as a whole; all its other fields have a value a token.
 _OF_THE_ROLLOUT = ("rollout_id", "retries")
+# Not told by every kind of teacher: a batch that several judged has it for some rollouts only.
+_MAY_BE_UNKNOWN = ("teacher_entropy",)
 
 
 def batch_scores(
@@ -22,7 +24,8 @@ def batch_scores(
     """The streamed scores of a batch, in the order of ``rollouts``.
 
     Raises ValueError if the two do not name the same rollouts in the same order, if an array does
-    not have one value for each response token, or if a score is there for some rollouts only.
+    not have one value for each response token, or if a score is there for some rollouts only. The
+    teacher's entropy, which not every kind of teacher knows, is then left out.
     """
     names = [rollout.rollout_id for rollout in rollouts]
     if names != [score.rollout_id for score in scores]:
@@ -34,6 +37,8 @@ def batch_scores(
     def joined(items: Sequence[Any], field: str) -> np.ndarray | None:
         parts = [getattr(item, field) for item in items]
         if all(part is None for part in parts):
+            return None
+        if field in _MAY_BE_UNKNOWN and any(part is None for part in parts):
             return None
         for name, part, length in zip(names, parts, lengths, strict=True):
             if part is None:
