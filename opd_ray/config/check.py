@@ -6,6 +6,7 @@ opd_ray.placement, what depends on both tokenizers by opd_ray.pairing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from importlib.util import find_spec
@@ -105,10 +106,10 @@ def _range_problems(config: Config) -> Iterator[str]:
     for least, keys in _AT_LEAST.items():
         for key in keys.split():
             value = _value(config, key)
-            if value is not None and value < least:
+            if value is not None and not least <= value < math.inf:
                 yield f"{key} = {value}: must be at least {least}"
     for key in _ABOVE_ZERO.split():
-        if _value(config, key) <= 0:
+        if not 0 < _value(config, key) < math.inf:
             yield f"{key} = {_value(config, key)}: must be above 0"
     for key in _AT_MOST_ONE.split():
         if _value(config, key) > 1:

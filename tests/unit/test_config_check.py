@@ -171,6 +171,8 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         ({"tip__rule": "no_such_module:rule"}, ["tip.rule", "No module named 'no_such_module'"]),
         ({"tip__rule": "json:dumps"}, ["tip.rule = 'json:dumps'", "is no rule"]),
         ({"data__instruction": "no place"}, ["data.instruction", "{prompt}"]),
+        ({"trainer__learning_rate": float("nan")}, ["trainer.learning_rate = nan"]),
+        ({"sync__max_gap": float("nan")}, ["sync.max_gap = nan"]),
         ({"eval__tasks": [EvalTask(), EvalTask()]}, ["2 tasks are called 'heldout'"]),
         ({"eval__tasks": [EvalTask(task="nope")]}, ["eval.tasks[0].task = 'nope'", "chain_sum"]),
         ({"eval__tasks": [EvalTask(problems=0)]}, ["eval.tasks[0].problems = 0"]),
