@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+
+from opd_ray.config.choices import Dtype
+from opd_ray.config.schema import TrainerSettings
 
 # Share of a plan's padded tokens that may be padding. Not less: every round of micro-batches has a
 # cost of its own (ZeRO-3 gathers the weights in each).
 MOST_PADDING = 0.10
-# Widths of micro-batches between a number and its double. Matrix kernels are made for shapes (on
-# CPUs oneDNN compiles and keeps one for every number of rows), so that widths had better recur.
 _WIDTHS_PER_DOUBLING = 16
 
+# Tokens that the texts of a micro-batch are padded to, by the tokens of the longest.
+Width = Callable[[int], int]
 
-def padded_width(longest: int) -> int:
-    """Tokens that the texts of a micro-batch are padded to, the longest included.
 
-    At most one sixteenth more than the longest has.
-    """
+def exact_width(longest: int) -> int:
+    """No more than the longest text has."""
+    return longest
+
+
+def recurring_width(longest: int) -> int:
+    """One of 16 widths between a number and its double, at most a sixteenth more than needed."""
     step = 1 << max(0, longest.bit_length() - _WIDTHS_PER_DOUBLING.bit_length())
     return -(-longest // step) * step
 
 
+def width_of(trainer: TrainerSettings) -> Width:
+    """How wide a trainer's micro-batches are.
+
+    In bfloat16 on a CPU, oneDNN compiles a kernel for every number of rows and keeps it: with new
+    widths all the time the process grows. Elsewhere more padding would bring nothing.
+    """
+    on_cpu = not trainer.gpus_per_rank
+    return recurring_width if on_cpu and trainer.dtype is Dtype.bfloat16 else exact_width
+
+
 def plan_micro_batches(
-    lengths: Sequence[int], ranks: int, micro_batch_tokens: int
+    lengths: Sequence[int], ranks: int, micro_batch_tokens: int, width: Width = exact_width
 ) -> list[list[list[int]]]:
     """Distribute texts over ranks and micro-batches.
 
     Texts are sorted by length and cut into consecutive groups, so that a group holds texts of
-    similar length. A group costs its padded tokens (texts x :func:`padded_width`). The number of
+    similar length. A group costs its padded tokens (texts x width of the longest). The number of
     groups is a multiple of ``ranks`` and the groups are as equal as that allows. Groups of similar
     cost form one round (the ranks work through a round together), the dearest going to the rank
     that has had least: the ranks' totals never differ by more than the dearest group.
@@ -41,6 +57,7 @@ def plan_micro_batches(
         lengths: tokens of each text, prompt and response together.
         ranks: trainer ranks.
         micro_batch_tokens: padded tokens a micro-batch may hold; a longer text goes alone.
+        width: of a micro-batch, at most 1 / (1 - ``MOST_PADDING``) of its longest text.
 
     Returns:
         ``plan[rank][micro]``: indices into ``lengths``. Every index occurs once; every rank has the
@@ -61,13 +78,13 @@ def plan_micro_batches(
         raise ValueError(f"text {int(size.argmin())} has {int(size.min())} tokens; 1 is the least")
 
     order = np.argsort(-size, kind="stable")
-    sorted_size = np.array([padded_width(tokens) for tokens in size[order].tolist()])
+    sorted_size = np.array([width(tokens) for tokens in size[order].tolist()])
     fewest = len(_cut(sorted_size, micro_batch_tokens))
     rounds = -(-fewest // ranks)
     while True:
         cuts = _cut(sorted_size, _smallest_cap(sorted_size, rounds * ranks, micro_batch_tokens))
         costs = [int(sorted_size[start]) * (stop - start) for start, stop in cuts]
-        # Texts alone have less padding, so this comes to an end.
+        # Texts alone have no more padding than that, so this comes to an end.
         if sum(costs) * (1 - MOST_PADDING) <= size.sum():
             break
         rounds += 1

@@ -137,8 +137,7 @@ class Crew:
 
     def trainer_group(self) -> TrainerGroup:
         """The trainer ranks as one."""
-        micro_batch_tokens = self._config.trainer.micro_batch_tokens
-        return TrainerGroup(self.fleet, self._actors["trainer"], micro_batch_tokens)
+        return TrainerGroup(self.fleet, self._actors["trainer"], self._config.trainer)
 
     def peak_memory(self) -> dict[str, int]:
         """Peak memory by actor, bytes; teacher replicas that died are left out."""

@@ -13,6 +13,7 @@ import torch
 
 from actors.teacher.projection import CHUNK_BYTES
 from actors.trainer.engine_config import effective_zero_stage
+from opd_ray.balance import width_of
 from opd_ray.config.choices import Dtype, Scoring, SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
@@ -174,7 +175,7 @@ def trainer_memory(
         kept_per_token = student.layers * student.hidden_size + layer
     else:
         kept_per_token = student.layers * layer
-    read = max(settings.micro_batch_tokens, longest_text(config))
+    read = max(settings.micro_batch_tokens, width_of(settings)(longest_text(config)))
     rows = _chunk_rows(config, student)
     model = {
         "weights": count * width // (ranks if stage >= 3 else 1),

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from opd_ray.balance import plan_micro_batches
+from opd_ray.balance import plan_micro_batches, width_of
+from opd_ray.config.schema import TrainerSettings
 from opd_ray.fleet import Fleet
 from opd_ray.types import ExactItemScores, TrainItem, TrainStats
 
@@ -36,11 +37,11 @@ class TrainerGroup:
     """All trainer ranks. Every method is a collective: all ranks are called, all must answer."""
 
     def __init__(
-        self, fleet: Fleet, ranks: Sequence[tuple[str, Any]], micro_batch_tokens: int
+        self, fleet: Fleet, ranks: Sequence[tuple[str, Any]], settings: TrainerSettings
     ) -> None:
         self._fleet = fleet
         self._ranks = list(ranks)
-        self._micro_batch_tokens = micro_batch_tokens
+        self._settings = settings
 
     def step(
         self, items: Sequence[TrainItem], learning_rate: float, signals: SignalSource
@@ -109,7 +110,9 @@ class TrainerGroup:
     ) -> list[tuple[Any, list[list[TrainItem]], Sequence[ray.ObjectRef]]]:
         """Every rank's handle, micro-batches and signals; no rank begins before all have theirs."""
         lengths = [item.num_tokens for item in items]
-        plan = plan_micro_batches(lengths, len(self._ranks), self._micro_batch_tokens)
+        plan = plan_micro_batches(
+            lengths, len(self._ranks), self._settings.micro_batch_tokens, width_of(self._settings)
+        )
         shares = []
         for (_, handle), rank in zip(self._ranks, plan, strict=True):
             micro_batches = [[items[i] for i in micro] for micro in rank]

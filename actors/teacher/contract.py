@@ -270,11 +270,11 @@ class _Probe:
             if given.shape != expected.shape:
                 continue  # said already
             apart = np.abs(given - expected).max()
-            if apart > self._tolerance.answer:  # one state and one product: little to round
+            if apart > self._tolerance.product:
                 yield (
                     f"{self._who}, rollout {request.rollout_id!r}: logprob differs from hidden "
                     f"states times output head by up to {apart:.3g} nats "
-                    f"(tolerance {self._tolerance.answer:g}, {self._by})"
+                    f"(tolerance {self._tolerance.product:g}, {self._by})"
                 )
 
 

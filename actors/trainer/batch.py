@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from opd_ray.alignment import predicting_positions
-from opd_ray.balance import padded_width
+from opd_ray.balance import Width, exact_width
 from opd_ray.divergence import (
     HiddenTarget,
     LogitsTarget,
@@ -118,6 +118,7 @@ def build_micro_batch(
     vocab_size: int,
     heads: TeacherHeads,
     device: torch.device,
+    width: Width = exact_width,
 ) -> MicroBatch:
     """The tensors of one micro-batch, from items that passed :func:`check_items`.
 
@@ -132,7 +133,7 @@ def build_micro_batch(
     texts = [np.concatenate([item.prompt_ids, item.response_ids]) for item in items]
     lengths = np.array([len(text) for text in texts])
     longest = int(lengths.max())
-    shape = (len(texts), padded_width(longest))
+    shape = (len(texts), width(longest))
     input_ids_BL = np.zeros(shape, dtype=np.int64)
     for row, text in enumerate(texts):
         input_ids_BL[row, : len(text)] = text

@@ -20,6 +20,7 @@ from actors.trainer.process_group import all_ranks, join_process_group
 from actors.trainer.student import save_student
 from actors.trainer.tally import StepTally
 from actors.weights.chunks import WeightChunk, pack
+from opd_ray.balance import width_of
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.errors import RunError
 from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats
@@ -244,6 +245,7 @@ class Trainer:
             vocab_size=self._vocab_size,
             heads=self._teacher_heads,
             device=self._device,
+            width=width_of(self._settings),
         )
 
     def _optimizer_step(self, tally: StepTally, learning_rate: float) -> float:

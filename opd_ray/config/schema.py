@@ -135,9 +135,8 @@ class TrainerSettings:
     offload_optimizer: bool = False
     # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
     dtype: Dtype = Dtype.float32
-    # Most padded tokens the trunk reads in one micro-batch; a longer rollout goes alone. Texts are
-    # padded to widths that recur, at most a sixteenth beyond the longest. The trunk reads fewer
-    # where more than 10 % would be padding.
+    # Most padded tokens the trunk reads in one micro-batch; a longer rollout goes alone. It reads
+    # fewer where more than 10 % would be padding.
     micro_batch_tokens: int = 8192
     # Recompute activations in the backward pass instead of keeping them.
     gradient_checkpointing: bool = False

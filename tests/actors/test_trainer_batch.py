@@ -14,6 +14,7 @@ from actors.trainer.batch import (
     build_micro_batch,
     check_items,
 )
+from opd_ray.balance import exact_width, recurring_width
 from opd_ray.divergence import HiddenTarget, MixtureTarget, SampledTarget, TopKTarget
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem
 from opd_ray.wire import to_wire
@@ -33,10 +34,10 @@ def item(name: str, prompt: list[int], response: list[int], rows: list[int]) -> 
     )
 
 
-def build(items, signals, head=HEAD):
+def build(items, signals, head=HEAD, width=exact_width):
     heads = {"teacher": (head,)}
     check_items(items, signals, vocab_size=10, heads=heads)
-    return build_micro_batch(items, signals, vocab_size=10, heads=heads, device=CPU)
+    return build_micro_batch(items, signals, vocab_size=10, heads=heads, device=CPU, width=width)
 
 
 def test_three_tokens_by_hand():
@@ -51,9 +52,10 @@ def test_three_tokens_by_hand():
     assert hidden_N.tolist() == [8, 3, 4]
 
 
-def test_longer_texts_are_padded_to_a_width_that_recurs():
+def test_a_width_beyond_the_longest_text_is_padding():
     signals = {"a": SampledSignal(np.full(30, -1.0, np.float32))}
-    batch = build([item("a", [1] * 5, [2] * 30, list(range(30)))], signals)
+    text = item("a", [1] * 5, [2] * 30, list(range(30)))
+    batch = build([text], signals, width=recurring_width)
     assert batch.input_ids_BL.shape == (1, 36)
     assert batch.attention_mask_BL.sum() == 35
     assert batch.position_ids_BL[0].tolist() == [*range(35), 34]

@@ -336,3 +336,49 @@ def test_settings_are_a_section_of_a_structured_config():
     changed = OmegaConf.merge(OmegaConf.structured(Config), {"tip": {"rule": "random", "rho": 0.1}})
     settings = OmegaConf.to_object(changed).tip
     assert asdict(settings) == asdict(TipSettings(rule="random", rho=0.1))
+
+
+def one_rollout(h, divergence):
+    return TokenScores(
+        np.array([len(divergence)]),
+        np.ones(len(divergence), bool),
+        16,
+        entropy_N=np.asarray(h) * math.log(16),
+        reverse_kl_N=np.asarray(divergence, np.float64),
+    )
+
+
+def soft_weights(tip_filter, divergence, step=0):
+    scores = one_rollout(np.zeros(len(divergence)), divergence)
+    return tip_filter.select(scores, np.zeros(1, np.int64), step).weights_N
+
+
+def test_divergence_is_clipped_as_asked():
+    tip_filter = TipFilter(TipSettings(selection="soft", divergence_clip=0.75))
+    weights_N = soft_weights(tip_filter, [0, 1, 2, 3, 100])
+    np.testing.assert_allclose(weights_N, [0, 1 / 3, 2 / 3, 1, 1], rtol=1e-6)
+
+
+def test_streamed_bounds_forget_at_the_rate_asked():
+    settings = TipSettings(selection="soft", normalise_over="stream", stream_decay=0.0)
+    tip_filter = TipFilter(settings)
+    for step, greatest in enumerate((100.0, 10.0)):
+        soft_weights(tip_filter, [0, greatest], step)
+    np.testing.assert_allclose(soft_weights(tip_filter, [0, 5], 2), [0, 0.5], rtol=0.01)
+
+
+def test_a_score_at_the_threshold_is_kept():
+    tip_filter = TipFilter(
+        TipSettings(rule="divergence_topk", selection="threshold", threshold=0.5)
+    )
+    assert soft_weights(tip_filter, [0.25, 0.5, 1]).tolist() == [0, 1, 1]
+
+
+def test_quadrants_are_cut_where_asked():
+    settings = TipSettings(
+        h_clip=1.0, quadrant_cut="value", quadrant_h_cut=0.4, quadrant_divergence_cut=0.6
+    )
+    scores = one_rollout([0, 0.5, 1], [0, 5, 10])
+    quadrants = TipFilter(settings).select(scores, np.zeros(1, np.int64), 0).quadrants
+    assert (quadrants.h_cut, quadrants.divergence_cut) == (0.4, 0.6)
+    assert quadrants.index_M.tolist() == [3, 1, 0]

@@ -119,6 +119,10 @@ def test_an_entropy_that_only_some_teachers_know_is_left_out():
     [
         ([judged("b", 3), judged("a", 2)], "same rollouts in the same order"),
         ([judged("a", 2), judged("b", 4)], r"reverse_kl of rollout b has shape \(4,\)"),
+        (
+            [judged("a", 2, union_forward_kl=np.zeros(2)), judged("b", 3)],
+            "union_forward_kl is missing for rollout b",
+        ),
     ],
 )
 def test_batch_scores_refuses_what_does_not_fit(parts, message):
@@ -146,6 +150,9 @@ def test_exact_scores_take_the_place_of_streamed_ones():
     batch = with_exact_scores(streamed, [exact("a", [0.25]), exact("b", [0.5, 0.75, 1.0])])
     written = batch.response_mask_N
     np.testing.assert_allclose(batch.entropy_N[written], [0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_allclose(batch.reverse_kl_N[written], [1.25, 1.5, 1.75, 2.0])
+    np.testing.assert_allclose(batch.jsd_N[written], [0.025, 0.05, 0.075, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(batch.teacher_logprob_N[written], [-0.25, -0.5, -0.75, -1.0])
     np.testing.assert_allclose(batch.forward_kl_N[written], [2.25, 2.5, 2.75, 3.0])
     np.testing.assert_allclose(batch.teacher_entropy_N[written], [0.25, 0.5, 0.75, 1.0])
     assert batch.teacher_mass_N is not None
