@@ -84,6 +84,22 @@ class CheckpointStore:
                 continue
         return None
 
+    def set_aside_after(self, step: int) -> list[Path]:
+        """Rename every checkpoint beyond ``step`` to ``step_NNNNNNNN.left``; returns the new paths.
+
+        A run that goes on from ``step`` leaves the history that they belong to: they must neither
+        push out its own checkpoints nor be gone on from. One set aside before under the same name
+        is replaced.
+        """
+        moved = []
+        for folder in self._all():
+            if int(folder.name.removeprefix("step_")) > step:
+                aside = folder.with_name(f"{folder.name}.left")
+                if aside.exists():
+                    shutil.rmtree(aside)
+                moved.append(folder.rename(aside))
+        return moved
+
     def _all(self) -> list[Path]:
         if not self._folder.is_dir():
             return []

@@ -66,22 +66,26 @@ class Coordinator:
         self.last_step: StepSnapshot | None = None
         self._sampling = run_sampling(config.rollout)
 
-    def run(self, done: int) -> None:
+    def run(self, done: int, *, evaluated: bool = False) -> None:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
+
+        Args:
+            done: steps taken before.
+            evaluated: whether step ``done`` has been evaluated; Ctrl-C may have come in between.
 
         Raises:
             Interrupted: a stop was asked for; the last finished step has been saved.
         """
-        total, every = self._config.run.steps, self._config.eval.every
+        total = self._config.run.steps
         saved = done
         try:
             self._parts.sync.push(done)
-            if done == 0:
-                self._evaluate(0)
+            if self._evaluation_due(done) and not evaluated:
+                self._evaluate(done)
             while done < total:
                 self.step(done)
                 done += 1
-                if done == total or (every and done % every == 0):
+                if self._evaluation_due(done):
                     self._evaluate(done)
                 if done == total or self._checkpoint_due(done):
                     self._save(done)
@@ -178,6 +182,10 @@ class Coordinator:
         values = self._parts.evaluator.run()
         self._parts.metrics.write(step, values)
         self._parts.progress.evaluation(step, values)
+
+    def _evaluation_due(self, done: int) -> bool:
+        every = self._config.eval.every
+        return done in (0, self._config.run.steps) or bool(every and done % every == 0)
 
     def _checkpoint_due(self, done: int) -> bool:
         every = self._config.run.checkpoint_every

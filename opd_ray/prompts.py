@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -111,8 +112,13 @@ def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]
         raise DataError(
             f"eval.kl_prompts = {count} needs held-out prompts: add an eval task, or set it to 0"
         )
-    pool = [prompt for task in tasks for prompt in task.prompts]
-    return pool[:count]
+    pool = [(task.settings.name, prompt) for task in tasks for prompt in task.prompts][:count]
+    times = Counter(prompt.key for _, prompt in pool)
+    # Row ids are unique within one set of problems only.
+    return [
+        replace(prompt, key=f"{name}/{prompt.key}") if times[prompt.key] > 1 else prompt
+        for name, prompt in pool
+    ]
 
 
 def _prompts(

@@ -83,6 +83,8 @@ class _Run:
         progress.say(f"prompts: {prompts}")
         if start is not None:
             progress.say(f"resumed from {start[0]} at step {done}")
+            for folder in self._checkpoints.set_aside_after(done):
+                progress.say(f"a later checkpoint is set aside: {folder}")
         metrics = self._metrics(done)
         coordinator = workshop.coordinator(
             config,
@@ -93,8 +95,10 @@ class _Run:
             metrics=metrics,
             progress=progress,
         )
+        rows = read_jsonl(self._output.metrics)
+        evaluated = any(row["step"] == done and "seconds/eval" in row for row in rows)
         try:
-            coordinator.run(done)
+            coordinator.run(done, evaluated=evaluated)
             if config.run.export_at_end:
                 trainers.export(str(self._output.export))
             progress.close()
@@ -153,7 +157,7 @@ def _resume_point(config: Config, checkpoints: CheckpointStore) -> tuple[Path, R
     """Where to go on, or None for a run from the start.
 
     Raises:
-        CheckpointError, ConfigError: the checkpoint asked for is broken, or of another schedule.
+        CheckpointError, ConfigError: the checkpoint asked for is broken, or has another seed.
     """
     resume = config.run.resume
     if resume == "never":

@@ -33,6 +33,20 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000002", "step_00000003"]
 
 
+def test_going_on_from_an_older_one_sets_the_later_ones_aside(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    CheckpointStore(tmp_path, keep=3).save(_state(3), _write("w"))
+    for _ in range(2):  # a second time the one set aside before is replaced
+        CheckpointStore(tmp_path, keep=3).save(_state(8), _write("abandoned"))
+        assert store.set_aside_after(3) == [tmp_path / "step_00000008.left"]
+    final = store.save(_state(5), _write("w"))
+    assert store.newest() == (final, _state(5))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step_00000005",
+        "step_00000008.left",
+    ]
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "no manifest", "no run.json"])
 def test_a_broken_checkpoint_is_passed_over(tmp_path: Path, damage: str) -> None:
     store = CheckpointStore(tmp_path, keep=3)
