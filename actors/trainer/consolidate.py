@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from actors.trainer.engine import CHECKPOINT_TAG, CheckpointMismatch
+from actors.trainer.engine import CHECKPOINT_TAG, read_layout
 from actors.trainer.student import load_student_config, save_student
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
@@ -36,20 +36,20 @@ def export_checkpoint(
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every weight of the student by the model's own names, float32 where master weights exist.
+    """Every weight of the student by the model's own names.
+
+    From ZeRO-3 these are the float32 master weights, else what the trainer computes with.
 
     Raises:
         CheckpointMismatch: there is no trainer's checkpoint in ``folder``.
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    parts = folder / CHECKPOINT_TAG
-    if not parts.is_dir():
-        raise CheckpointMismatch(f"{folder} holds no DeepSpeed checkpoint of a trainer")
-    if any(parts.glob("*optim_states.pt")):
+    if read_layout(folder)["zero_stage"] == 3:
         state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG)
     else:
-        # Stage 0: one file holds the module and the optimizer.
-        file = parts / "mp_rank_00_model_states.pt"
+        # Below stage 3 rank 0 holds the module whole. DeepSpeed's own way to master weights cannot
+        # read what its optimizer for bfloat16 (stage 1) writes.
+        file = folder / CHECKPOINT_TAG / "mp_rank_00_model_states.pt"
         state = torch.load(file, map_location="cpu", weights_only=False)["module"]
     return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}

@@ -151,10 +151,7 @@ class Engine:
         Raises:
             CheckpointMismatch: there is none, or it is of another layout of ranks and shards.
         """
-        file = Path(folder, _LAYOUT_FILE)
-        if not file.is_file():
-            raise CheckpointMismatch(f"{folder} holds no checkpoint of a trainer")
-        layout = json.loads(file.read_text(encoding="utf-8"))
+        layout = read_layout(Path(folder))
         if layout != self._layout:
             raise CheckpointMismatch(
                 f"the trainer's checkpoint in {folder} has {_settings(layout)}, this run has "
@@ -169,6 +166,19 @@ class Engine:
 
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone() if self._rank == 0 else parameter.new_empty(0)
+
+
+def read_layout(folder: Path) -> dict[str, int | str]:
+    """Ranks, ZeRO stage and number format of what :meth:`Engine.save` wrote.
+
+    Raises:
+        CheckpointMismatch: there is no trainer's checkpoint in ``folder``.
+    """
+    file = folder / _LAYOUT_FILE
+    if not file.is_file():
+        raise CheckpointMismatch(f"{folder} holds no checkpoint of a trainer")
+    layout: dict[str, int | str] = json.loads(file.read_text(encoding="utf-8"))
+    return layout
 
 
 def _settings(layout: dict[str, int | str]) -> str:

@@ -13,9 +13,10 @@ from trainer_data import ROWS, VOCAB, ragged_items, share_out, teacher_head, tot
 from trainer_ranks import Ranks, shared_ranks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from actors.trainer.consolidate import export_checkpoint
 from actors.trainer.engine import CheckpointMismatch
 from opd_ray.config.choices import Dtype
-from opd_ray.config.schema import TrainerSettings
+from opd_ray.config.schema import StudentSettings, TrainerSettings
 
 LAYOUTS = [
     (0, Dtype.float32),
@@ -44,7 +45,7 @@ def ranks():
 
 @pytest.fixture(scope="module")
 def written(ranks, folder, tmp_path_factory):
-    """Checkpoint after two steps, and weights and statistics after a third, by layout."""
+    """Checkpoint and weights after two steps, statistics and weights after a third, by layout."""
     found = {}
     for stage, dtype in LAYOUTS:
         target = tmp_path_factory.mktemp("checkpoint")
@@ -52,7 +53,7 @@ def written(ranks, folder, tmp_path_factory):
         step(ranks, 0)
         step(ranks, 1)
         ranks.call("save", str(target))
-        found[stage, dtype] = target, step(ranks, 2), ranks.weights()
+        found[stage, dtype] = target, ranks.weights(), step(ranks, 2), ranks.weights()
     return found
 
 
@@ -73,13 +74,30 @@ def step(group, seed):
 def test_the_next_step_in_new_processes_is_bit_for_bit_the_same(
     stage, dtype, written, fresh_ranks, folder
 ):
-    target, stats, weights = written[stage, dtype]
+    target, _, stats, weights = written[stage, dtype]
     fresh_ranks.start(folder, settings(stage, dtype), vocab_size=VOCAB, head=teacher_head())
     fresh_ranks.call("load", str(target))
     for found, wanted in zip(step(fresh_ranks, 2), stats, strict=True):
         assert (found.loss_sum, found.grad_norm) == (wanted.loss_sum, wanted.grad_norm)
     for name, weight in fresh_ranks.weights().items():
         np.testing.assert_array_equal(weight, weights[name])
+
+
+@pytest.mark.parametrize(("stage", "dtype"), LAYOUTS)
+def test_a_checkpoint_is_exported_without_its_engine(stage, dtype, written, folder, tmp_path):
+    target, weights, *_ = written[stage, dtype]
+    student = StudentSettings(path=str(folder))
+    export_checkpoint(target, student, settings(stage, dtype), tmp_path / "export")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "export")
+    assert str(model.dtype) == f"torch.{dtype}"
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.detach().float().numpy(), weights[name])
+
+
+def test_a_missing_checkpoint_is_not_exported(folder, tmp_path):
+    student = StudentSettings(path=str(folder))
+    with pytest.raises(CheckpointMismatch, match="holds no checkpoint of a trainer"):
+        export_checkpoint(tmp_path, student, settings(0, Dtype.float32), tmp_path / "export")
 
 
 def test_a_missing_checkpoint_is_named(fresh_ranks, folder, tmp_path):
@@ -91,7 +109,7 @@ def test_a_missing_checkpoint_is_named(fresh_ranks, folder, tmp_path):
 def test_a_checkpoint_of_another_layout_is_refused_before_anything_is_read(
     written, fresh_ranks, folder
 ):
-    target, _, _ = written[1, Dtype.float32]
+    target, *_ = written[1, Dtype.float32]
     fresh_ranks.start(folder, settings(3, Dtype.float32), vocab_size=VOCAB)
     with pytest.raises(
         CheckpointMismatch,
