@@ -52,14 +52,15 @@ def test_cells_begin_alike_and_are_run_once(tmp_path: Path) -> None:
     config.write_text(CONFIG.replace("OUTPUT", str(output)))
     assert "3 cells, 0 finished" in run_study(config)
 
-    # Between the two equal cells another one trained: weights and optimizer must be as at first.
+    # Between the two equal cells another one trained: weights and optimizer must be as at first. Up
+    # to rounding: which rollouts the teacher reads together depends on when they were written.
     first, again = rows(output, "first"), rows(output, "again")
     assert [row["step"] for row in first] == [0, 1, 2, 2]
     assert [row.keys() for row in first] == [row.keys() for row in again]
     for one, same in zip(first, again, strict=True):
         for name, value in one.items():
             if name.startswith(("train/", "rollout/", "tip/", "scores/", "eval/")):
-                assert abs(value - same[name]) <= 1e-6 * max(1.0, abs(value)), name
+                assert abs(value - same[name]) <= 1e-4 * max(1.0, abs(value)), name
     other = rows(output, "other")
     assert other[0] == first[0]
     assert other[1]["rollout/tokens"] == first[1]["rollout/tokens"]
