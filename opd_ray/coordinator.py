@@ -19,7 +19,7 @@ from opd_ray.clock import StageClock
 from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.errors import RunError
-from opd_ray.evaluation.evaluator import Evaluator, whole
+from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.fleet import Interrupted
 from opd_ray.judge import Judge, Judged
 from opd_ray.metrics import Metrics
@@ -30,7 +30,7 @@ from opd_ray.seeds import derive_seed
 from opd_ray.step_metrics import StepSnapshot, step_metrics
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
 from opd_ray.trainer_group import StepAccount, TrainerGroup
-from opd_ray.types import RolloutRequest, Sampling, TrainItem
+from opd_ray.types import RolloutRequest, Sampling
 from opd_ray.weight_sync import WeightSync
 
 
@@ -154,7 +154,7 @@ class Coordinator:
             return streamed
         with clock.stage("exact_scores"):
             look = partial(self._parts.teachers.take, forget=False)
-            exact = self._parts.trainers.score([whole(j) for j in judged], look)
+            exact = self._parts.trainers.score([j.whole() for j in judged], look)
         return with_exact_scores(streamed, exact)
 
     def _train(self, judged: Sequence[Judged], selection: Selection, step: int) -> StepAccount:
@@ -162,7 +162,7 @@ class Coordinator:
         parts, config = self._parts, self._config
         lengths = [len(j.rollout.response_ids) for j in judged]
         weights_by_rollout = np.split(selection.weights_N, np.cumsum(lengths)[:-1])
-        items = [_kept(j, w) for j, w in zip(judged, weights_by_rollout, strict=True)]
+        items = [j.kept(w) for j, w in zip(judged, weights_by_rollout, strict=True)]
         rate = learning_rate(step, config.run.steps, config.trainer)
         account = parts.trainers.step(items, rate, parts.teachers.take)
         parts.teachers.drop([item.rollout_id for item in items if not len(item.rows)])
@@ -200,17 +200,3 @@ class Coordinator:
 def run_sampling(rollout: RolloutSettings) -> Sampling:
     """How a run's rollouts are sampled."""
     return Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
-
-
-def _kept(judged: Judged, weights: np.ndarray) -> TrainItem:
-    """The rows of one rollout that the filter kept."""
-    rollout = judged.rollout
-    rows = np.flatnonzero(weights).astype(np.int32)
-    return TrainItem(
-        rollout_id=rollout.rollout_id,
-        prompt_ids=rollout.prompt_ids,
-        response_ids=rollout.response_ids,
-        rows=rows,
-        weights=weights[rows].astype(np.float32),
-        rollout_logprob=rollout.logprob[rows],
-    )

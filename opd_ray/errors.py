@@ -44,6 +44,10 @@ class ActorDied(ActorFailure):
     """The process of an actor is gone whose keeper may put another in its place."""
 
 
+class PeerFailure(RunError):
+    """A process gave up because another one in the same collective call did, which knows why."""
+
+
 def is_known(error: BaseException) -> bool:
     """Whether the message is meant for the user: an OpdError, or a class of this project's own."""
     return isinstance(error, OpdError) or type(error).__module__.split(".")[0] in (

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from opd_ray.errors import ActorDied, ActorFailure, RunError
+from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError
 
 # How long after a task's error the fleet looks for a dead process, which is then the real cause:
 # the peers of a dead trainer rank fail with "connection closed", often before Ray tells of it.
@@ -126,17 +126,30 @@ class Fleet:
             gone = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
             if gone and owner in self._entrusted:
                 raise ActorDied(owner, _short(error)) from error
+            if isinstance(error, PeerFailure):  # all are alive, and one of them knows the cause
+                raise ActorFailure(owner, _short(error)) from error
             raise self._root_cause(error, owner) from error
 
     def get_all(self, refs: Iterable[tuple[ray.ObjectRef, str]]) -> list[Any]:
-        """The values of (reference, owner) pairs, in order; the first failure ends the wait."""
+        """The values of (reference, owner) pairs, in order; the first failure ends the wait.
+
+        A PeerFailure does not: the call that caused it fails too, and its error says more.
+        """
         pairs = list(refs)
         owners = dict(pairs)
         values: dict[ray.ObjectRef, Any] = {}
+        complaint: ActorFailure | None = None
         while len(values) < len(owners):
             pending = [ref for ref in owners if ref not in values]
             ref = self.wait(pending, ", ".join(owners[ref] for ref in pending))
-            values[ref] = self.get(ref, owners[ref])
+            try:
+                values[ref] = self.get(ref, owners[ref])
+            except ActorFailure as failure:
+                if not isinstance(failure.__cause__, PeerFailure):
+                    raise
+                complaint, values[ref] = failure, None
+        if complaint is not None:
+            raise complaint
         return [values[ref] for ref, _ in pairs]
 
     def _root_cause(self, error: RayError, owner: str) -> ActorFailure:

@@ -11,7 +11,7 @@ import numpy as np
 from actors.teacher.router import TeacherRouter
 from opd_ray.fleet import Fleet
 from opd_ray.rollout_pool import RolloutPool
-from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
+from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TrainItem
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,23 @@ class Judged:
 
     rollout: Rollout
     scores: RolloutScores
+
+    def kept(self, weights_m: np.ndarray) -> TrainItem:
+        """The rows with a weight above 0, to be trained on."""
+        rollout = self.rollout
+        rows = np.flatnonzero(weights_m).astype(np.int32)
+        return TrainItem(
+            rollout_id=rollout.rollout_id,
+            prompt_ids=rollout.prompt_ids,
+            response_ids=rollout.response_ids,
+            rows=rows,
+            weights=weights_m[rows].astype(np.float32),
+            rollout_logprob=rollout.logprob[rows],
+        )
+
+    def whole(self) -> TrainItem:
+        """All tokens that the student wrote itself, to be scored."""
+        return self.kept(self.rollout.response_mask)
 
 
 class Writer:

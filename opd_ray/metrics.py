@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ class Sink(Protocol):
 
 
 class JsonlSink:
-    """One JSON object a line: ``{"step": 3, "loss": 0.41, ...}``.
+    """One JSON object a line: ``{"step": 3, "loss": 0.41, ...}``; null is no finite number.
 
     Args:
         path: the file; rows of steps after ``resume_step`` are dropped first, since a resumed run
@@ -37,7 +38,8 @@ class JsonlSink:
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        row = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **row}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -93,9 +95,13 @@ class Metrics:
 
 
 def read_jsonl(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics file; rows of one step (training and evaluation) are merged."""
+    """The rows of a metrics file; rows of one step (training and evaluation) are merged.
+
+    What was no finite number is NaN.
+    """
     rows: dict[int, dict[str, float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        rows.setdefault(row["step"], {}).update(row)
+        values = {name: math.nan if value is None else value for name, value in row.items()}
+        rows.setdefault(row["step"], {}).update(values)
     return [rows[step] for step in sorted(rows)]

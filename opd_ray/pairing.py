@@ -33,8 +33,6 @@ class Pairing:
     """What a checked pair shares."""
 
     vocab_size: int  # real tokens; rows beyond them are padding in both models
-    eos_ids: tuple[int, ...]  # the student's
-    pad_id: int | None  # the student's
     context_length: int  # the shorter of both models
     tokenizer_hash: str  # the student's
     accepted: tuple[str, ...]  # differences found and accepted, in words
@@ -113,8 +111,6 @@ def compare_models(
         )
     return Pairing(
         vocab_size=min(student.vocab_size, teacher.vocab_size),
-        eos_ids=student.eos_ids,
-        pad_id=student.pad_id,
         context_length=min(student.context_length, teacher.context_length),
         tokenizer_hash=student.tokenizer_hash,
         accepted=tuple(text for _, text in found),
@@ -123,15 +119,13 @@ def compare_models(
 
 
 def _student_alone(student: ModelFacts, context_length: int) -> Pairing:
-    """Its own tokens and ends, where the teacher has no files to compare."""
+    """Its own tokens, where the teacher has no files to compare."""
     problems = own_size_differences("student", student, context_length)
     if problems:
         listed = "\n".join(f"  - {text}" for _, text in problems)
         raise PairingError(f"student {student.path}:\n{listed}")
     return Pairing(
         vocab_size=student.vocab_size,
-        eos_ids=student.eos_ids,
-        pad_id=student.pad_id,
         context_length=student.context_length,
         tokenizer_hash=student.tokenizer_hash,
         accepted=(),

@@ -13,7 +13,7 @@ from actors.rollout.environment import (
     VOCAB_CONFIG,
     engine_threads,
 )
-from actors.rollout.score_arena import TokenScores
+from actors.rollout.score_arena import RecordedScores
 from actors.vllm_process import prepare_vllm
 from actors.weights.chunks import WeightChunk
 from opd_ray.config.choices import SyncBackend
@@ -203,7 +203,7 @@ class RolloutEngine:
         """One forward pass for everything in the batch; the rollouts that it finished."""
         finished = [output for output in self._engine.step() if output.finished]
         recorded = [o.request_id for o in finished if self._requests[o.request_id][1]]
-        scores: dict[str, TokenScores] = {}
+        scores: dict[str, RecordedScores] = {}
         if recorded:
             first_worker, *_ = self._engine.collective_rpc("pop_scores", args=(recorded,))
             scores = dict(zip(recorded, first_worker, strict=True))
@@ -264,7 +264,7 @@ class RolloutEngine:
         if request.rollout_id in ids_in_use:
             raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
 
-    def _rollout_of(self, output: RequestOutput, scores: TokenScores | None) -> Rollout:
+    def _rollout_of(self, output: RequestOutput, scores: RecordedScores | None) -> Rollout:
         request, _ = self._requests.pop(output.request_id)
         completion = output.outputs[0]
         response_ids = np.asarray(completion.token_ids, dtype=np.int32)

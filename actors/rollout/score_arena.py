@@ -10,7 +10,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class TokenScores:
+class RecordedScores:
     """Scores of N sampled tokens, in nats, of the model's distribution at temperature 1."""
 
     entropy_N: np.ndarray  # float32, over the full vocabulary
@@ -45,11 +45,11 @@ class ScoreArena:
             self._double()
         return self._free.pop()
 
-    def take(self, rows: Sequence[int]) -> TokenScores:
+    def take(self, rows: Sequence[int]) -> RecordedScores:
         """What the given rows hold, in that order; the rows are free afterwards."""
         index_N = torch.tensor(rows, dtype=torch.long, device=self.entropy_R.device)
         self._free.extend(rows)
-        return TokenScores(
+        return RecordedScores(
             entropy_N=self.entropy_R[index_N].cpu().numpy(),
             logprob_N=self.logprob_R[index_N].cpu().numpy(),
             topk_ids_NK=self.topk_ids_RK[index_N].cpu().numpy(),

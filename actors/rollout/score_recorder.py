@@ -20,7 +20,7 @@ from vllm.v1.sample.logits_processor.interface import (
 )
 
 from actors.rollout.environment import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG
-from actors.rollout.score_arena import ScoreArena, TokenScores
+from actors.rollout.score_arena import RecordedScores, ScoreArena
 from opd_ray.divergence.likeliest import likeliest
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class ScoreRecorder(LogitsProcessor):
 
     # As where vLLM calls apply(): tensors made in that mode cannot be written outside it.
     @torch.inference_mode()
-    def pop(self, keys: Sequence[str]) -> list[TokenScores] | None:
+    def pop(self, keys: Sequence[str]) -> list[RecordedScores] | None:
         """The scores of finished requests, one row an output token; forgets the requests.
 
         None in workers that do not record.

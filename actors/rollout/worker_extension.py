@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from actors.rollout.score_arena import TokenScores
+from actors.rollout.score_arena import RecordedScores
 from actors.rollout.score_recorder import ScoreRecorder
 from actors.weights import ray_engine
 
@@ -20,7 +20,7 @@ class RolloutWorkerExtension:
 
     model_runner: Any  # the worker's
 
-    def pop_scores(self, keys: Sequence[str]) -> list[TokenScores] | None:
+    def pop_scores(self, keys: Sequence[str]) -> list[RecordedScores] | None:
         """See :meth:`ScoreRecorder.pop`."""
         recorder = next(
             processor

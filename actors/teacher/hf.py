@@ -174,7 +174,7 @@ class HfTeacher:
         expected = self._model(input_ids=ids, use_cache=False).logits.float()
         hidden = self._trunk(input_ids=ids, use_cache=False).last_hidden_state
         error = float((self._head(hidden).float() - expected).abs().max())
-        if error > 1e-2 * float(expected.abs().max()):
+        if not error <= 1e-2 * float(expected.abs().max()):  # NaN too
             raise TeacherError(
                 f"{self._settings.path}: the logits of {type(self._model).__name__} are not its "
                 f"output head times its last hidden states (they differ by {error:.3g}), as with "

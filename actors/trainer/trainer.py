@@ -22,7 +22,7 @@ from actors.trainer.tally import StepTally
 from actors.weights.chunks import WeightChunk, pack
 from opd_ray.balance import width_of
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
-from opd_ray.errors import RunError
+from opd_ray.errors import PeerFailure, RunError
 from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats
 from opd_ray.wire import from_wire
 
@@ -125,8 +125,9 @@ class Trainer:
         Raises:
             ValueError: ``total_weight`` is negative or not finite.
             BatchError: see :func:`actors.trainer.batch.check_items`.
-            TrainerError: a loss or gradient is not finite, or another rank refused its input; the
-                weights are as before, but the engine must not be used any further.
+            TrainerError: a loss or gradient is not finite; the weights are as before, but the
+                engine must not be used any further.
+            PeerFailure: another rank raised one of these.
         """
         if not 0 <= total_weight < math.inf:
             raise ValueError(f"total_weight must be finite and not negative, not {total_weight}")
@@ -250,11 +251,12 @@ class Trainer:
 
     def _optimizer_step(self, tally: StepTally, learning_rate: float) -> float:
         """Apply the gradients of all ranks; returns their global norm before clipping."""
-        if not all_ranks(not tally.not_finite(), self._device):
-            raise TrainerError(
-                f"rank {self._rank}: the divergence is NaN or infinite in rollouts "
-                f"{tally.not_finite() or 'of another rank'}; no step was taken"
-            )
+        broken = tally.not_finite()
+        if not all_ranks(not broken, self._device):
+            problem = f"rank {self._rank}: the divergence is NaN or infinite in rollouts"
+            if broken:
+                raise TrainerError(f"{problem} {broken}; no step was taken")
+            raise PeerFailure(f"{problem} of another rank; no step was taken")
         norm = self._engine.step(learning_rate)
         if not math.isfinite(norm):
             raise TrainerError(
@@ -274,4 +276,4 @@ class Trainer:
             all_ranks(False, self._device)
             raise
         if not all_ranks(True, self._device):
-            raise TrainerError(f"rank {self._rank}: another rank refused its rollouts")
+            raise PeerFailure(f"rank {self._rank}: another rank refused its rollouts")

@@ -144,7 +144,7 @@ class TrainerSettings:
     learning_rate: float = 1.0e-6
     # Course after the warm-up.
     lr_schedule: LrSchedule = LrSchedule.cosine
-    # Steps over which the learning rate rises from 0.
+    # Steps over which the learning rate rises to its peak, by equal amounts.
     warmup_steps: int = 0
     # Learning rate at the end, as a share of the peak.
     min_lr_ratio: float = 0.0

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from opd_ray.divergence.blocks import Cut, block_rows, chunk_rows, compute_dtype, slices
+from opd_ray.divergence.comparison import Comparison, comparison_of
 from opd_ray.divergence.head_gradient import HeadGradient
 from opd_ray.divergence.kernels import Kind
 from opd_ray.divergence.logits import ProjectedLogits
-from opd_ray.divergence.signals import Signal, signal_of
 from opd_ray.divergence.target import Target
 
 
@@ -66,7 +66,7 @@ class FusedPass:
         # Not named here: the buffers of both end with the call, before the gradients are rounded.
         self._go_over(
             ProjectedLogits(hidden_ND, head_VD, bias_V, student_cut),
-            signal_of(self.target, self.kind, self.beta, cut, device),
+            comparison_of(self.target, self.kind, self.beta, cut, device),
             student_cut.chunk,
             cut,
             values,
@@ -82,7 +82,7 @@ class FusedPass:
     def _go_over(
         self,
         student: ProjectedLogits,
-        signal: Signal,
+        comparison: Comparison,
         student_chunk: int,
         cut: Cut,
         values: _Values,
@@ -92,20 +92,20 @@ class FusedPass:
         for rows in slices(0, len(values.divergence_N), student_chunk):
             student.load(rows)
             for teacher_rows in slices(rows.start, rows.stop, cut.chunk):
-                signal.load(teacher_rows)
+                comparison.load(teacher_rows)
                 for part in slices(teacher_rows.start, teacher_rows.stop, cut.block):
-                    self._block(student, signal, part, values)
+                    self._block(student, comparison, part, values)
             if any(self.wanted):
                 gradients.add(rows, student.stored(rows))
 
     def _block(
-        self, student: ProjectedLogits, signal: Signal, part: slice, values: _Values
+        self, student: ProjectedLogits, comparison: Comparison, part: slice, values: _Values
     ) -> None:
         """Values of a block of rows; their gradients go where the student's logits were."""
         logits_BV = student.block(part)
         sampled_B = None if self.sampled_ids_N is None else self.sampled_ids_N[part]
         wanted = any(self.wanted)
-        values.divergence_N[part], logprob_B = signal.block_(logits_BV, part, sampled_B, wanted)
+        values.divergence_N[part], logprob_B = comparison.block_(logits_BV, part, sampled_B, wanted)
         if values.logprob_N is not None and logprob_B is not None:
             values.logprob_N[part] = logprob_B
         if wanted:

@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from actors.teacher.router import TeacherRouter
 from opd_ray.evaluation.ask import ask, askings, sample_requests
 from opd_ray.evaluation.figures import figures
-from opd_ray.judge import Judge, Judged, Writer
+from opd_ray.judge import Judge, Writer
 from opd_ray.prompts import HeldOutTask, Prompt
 from opd_ray.trainer_group import TrainerGroup
-from opd_ray.types import Sampling, TrainItem
+from opd_ray.types import Sampling
 
 
 class Evaluator:
@@ -72,7 +72,7 @@ class Evaluator:
         requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
         teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
         judged = self._judge.judge(requests, self._sampling, teacher_prompts)
-        scores = self._trainers.score([whole(j) for j in judged], self._teachers.take)
+        scores = self._trainers.score([j.whole() for j in judged], self._teachers.take)
         gaps = [
             np.abs(found.logprob - j.rollout.logprob[j.rollout.response_mask > 0])
             for found, j in zip(scores, judged, strict=True)
@@ -99,17 +99,3 @@ def accuracy(
         records = list(ask(writer, asking, tokenizer, seed))
         values |= figures(held_out.settings.name, asking.samples, records)
     return values
-
-
-def whole(judged: Judged) -> TrainItem:
-    """All the student's own tokens of a rollout, as rows to be scored or trained on."""
-    rollout = judged.rollout
-    rows = np.flatnonzero(rollout.response_mask).astype(np.int32)
-    return TrainItem(
-        rollout_id=rollout.rollout_id,
-        prompt_ids=rollout.prompt_ids,
-        response_ids=rollout.response_ids,
-        rows=rows,
-        weights=np.ones(len(rows), dtype=np.float32),
-        rollout_logprob=rollout.logprob[rows],
-    )

@@ -5,11 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 
-def rollout_index(lengths_R: np.ndarray) -> np.ndarray:
-    """The rollout each token belongs to, [N] int64."""
-    return np.repeat(np.arange(len(lengths_R)), lengths_R)
-
-
 def rollout_starts(lengths_R: np.ndarray) -> np.ndarray:
     """The flat index at which each rollout starts, [R] int64."""
     return np.cumsum(lengths_R) - lengths_R

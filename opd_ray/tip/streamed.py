@@ -38,7 +38,6 @@ def streamed_scores(
     teacher_at_student_mK: np.ndarray,
     teacher_ids_mk: np.ndarray | None = None,
     teacher_logprobs_mk: np.ndarray | None = None,
-    student_at_teacher_mk: np.ndarray | None = None,
 ) -> StreamedScores:
     """Scores of one rollout of m tokens; row t is the distribution that predicted token t.
 
@@ -48,9 +47,6 @@ def streamed_scores(
         teacher_at_student_mK: the teacher's log-probabilities of the same ids, nats.
         teacher_ids_mk: the teacher's own k most likely ids, for ``union_forward_kl_m``.
         teacher_logprobs_mk: the teacher's log-probabilities of ``teacher_ids_mk``, nats.
-        student_at_teacher_mk: the student's log-probabilities of ``teacher_ids_mk``, nats, where
-            the source knows them. Then the union is exact; without them it is a lower bound, see
-            :func:`union_forward_kl`.
 
     Raises ValueError, naming argument, row and column, on differing shapes, log-probabilities that
     are not finite or above 0, ids repeated within a row, or rows whose probabilities exceed 1
@@ -67,15 +63,12 @@ def streamed_scores(
         if teacher_logprobs_mk is None:
             raise ValueError("teacher_ids_mk needs teacher_logprobs_mk beside it")
         _check_logprobs("teacher", teacher_ids_mk, teacher_logprobs_mk)
-        if student_at_teacher_mk is not None:
-            _check_logprobs("student at teacher", teacher_ids_mk, student_at_teacher_mk)
         union_m = union_forward_kl(
             student_ids_mK,
             student_logprobs_mK,
             teacher_at_student_mK,
             teacher_ids_mk,
             teacher_logprobs_mk,
-            student_at_teacher_mk,
         )
     mass_m = np.exp(teacher_at_student_mK.astype(np.float64)).sum(axis=1)
     return StreamedScores(
@@ -93,41 +86,33 @@ def union_forward_kl(
     teacher_at_student_mK: np.ndarray,
     teacher_ids_mk: np.ndarray,
     teacher_logprobs_mk: np.ndarray,
-    student_at_teacher_mk: np.ndarray | None = None,
 ) -> np.ndarray:
     """Forward KL renormalised on U, the union of both top-Ks (arXiv 2605.26844), [m] nats.
 
     U falls into the student's top-K, S, and the teacher's ids beyond it, O. The teacher is known on
-    all of U. The student's log-probabilities on O are known only if ``student_at_teacher_mk`` gives
-    them; then the value is exact. Otherwise all that is known of the student there is the sum P(O):
-    at most its tail mass, and at most |O| times the least probability of its top-K. In that case O
-    is taken as one bucket, and P(O) as the value within those limits that lies nearest to the
-    teacher's. So the result is the least value that a student with this top-K can have: a lower
-    bound, exact where O is empty, and never negative. Spreading the tail mass over all V - K other
-    tokens instead would put P(O) near zero and overstate the divergence just where the teacher
-    disagrees.
+    all of U; of the student on O no more is known than the sum P(O): at most its tail mass, and at
+    most |O| times the least probability of its top-K. So O is taken as one bucket, and P(O) as the
+    value within those limits that lies nearest to the teacher's. The result is the least value that
+    a student with this top-K can have: a lower bound, exact where O is empty, and never negative.
+    Spreading the tail mass over all V - K other tokens instead would put P(O) near zero and
+    overstate the divergence just where the teacher disagrees.
     """
     outside_mk = ~_rows_contain(teacher_ids_mk, student_ids_mK)
     student_mK = np.exp(student_logprobs_mK.astype(np.float64))
     teacher_mK = np.exp(teacher_at_student_mK.astype(np.float64))
-    teacher_outside_mk = np.exp(teacher_logprobs_mk.astype(np.float64)) * outside_mk
-    if student_at_teacher_mk is not None:
-        student_outside_mk = np.exp(student_at_teacher_mk.astype(np.float64)) * outside_mk
-    else:
-        student_m = student_mK.sum(axis=1)
-        teacher_m = np.maximum(teacher_mK.sum(axis=1), np.finfo(np.float64).tiny)
-        teacher_outside_mk = teacher_outside_mk.sum(axis=1, keepdims=True)
-        limit_m = np.minimum(
-            np.maximum(1.0 - student_m, 0.0) + TAIL_SLACK,
-            outside_mk.sum(axis=1) * student_mK.min(axis=1),
-        )
-        nearest_m = student_m * teacher_outside_mk[:, 0] / teacher_m
-        student_outside_mk = np.minimum(nearest_m, limit_m)[:, None]
-    student_mU = np.concatenate((student_mK, student_outside_mk), axis=1)
-    teacher_mU = np.concatenate((teacher_mK, teacher_outside_mk), axis=1)
-    student_mU /= student_mU.sum(axis=1, keepdims=True)
-    teacher_mU /= teacher_mU.sum(axis=1, keepdims=True)
-    return _kl(teacher_mU, student_mU)
+    teacher_outside_m = (np.exp(teacher_logprobs_mk.astype(np.float64)) * outside_mk).sum(axis=1)
+    student_m = student_mK.sum(axis=1)
+    teacher_m = np.maximum(teacher_mK.sum(axis=1), np.finfo(np.float64).tiny)
+    limit_m = np.minimum(
+        np.maximum(1.0 - student_m, 0.0) + TAIL_SLACK,
+        outside_mk.sum(axis=1) * student_mK.min(axis=1),
+    )
+    student_outside_m = np.minimum(student_m * teacher_outside_m / teacher_m, limit_m)
+    student_mB = np.concatenate((student_mK, student_outside_m[:, None]), axis=1)
+    teacher_mB = np.concatenate((teacher_mK, teacher_outside_m[:, None]), axis=1)
+    student_mB /= student_mB.sum(axis=1, keepdims=True)
+    teacher_mB /= teacher_mB.sum(axis=1, keepdims=True)
+    return _kl(teacher_mB, student_mB)
 
 
 def _with_tail(logprobs_mK: np.ndarray) -> np.ndarray:

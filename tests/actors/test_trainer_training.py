@@ -25,6 +25,7 @@ from actors.trainer.batch import BatchError
 from actors.trainer.trainer import TrainerError
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
+from opd_ray.errors import PeerFailure
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal
 
 STAGES = (0, 1, 2, 3)
@@ -186,7 +187,7 @@ def test_a_loss_that_is_no_number_stops_every_rank_before_the_step(stage, ranks,
     outcomes = ranks.outcomes(
         "train_step", [(own, total_weight(items), 1e-2, broken) for own in plan]
     )
-    assert [type(outcome) for outcome in outcomes] == [TrainerError, TrainerError]
+    assert [type(outcome) for outcome in outcomes] == [PeerFailure, TrainerError]
     assert "NaN or infinite in rollouts of another rank" in str(outcomes[0])
     assert "NaN or infinite in rollouts ['r3']" in str(outcomes[1])
     for name, weight in ranks.weights().items():
@@ -216,6 +217,7 @@ def test_bad_input_of_one_rank_hangs_nobody_and_the_next_step_works(ranks, folde
     wrong = replace(items[1], response_ids=np.full_like(items[1].response_ids, VOCAB))
     bad = [plan[0], [[wrong], []]]
     outcomes = ranks.outcomes("train_step", [(own, 1.0, 1e-2, signals) for own in bad])
+    assert isinstance(outcomes[0], PeerFailure)
     assert "another rank refused its rollouts" in str(outcomes[0])
     assert isinstance(outcomes[1], BatchError)
     assert f"rollout r1: response token 0 has id {VOCAB}" in str(outcomes[1])

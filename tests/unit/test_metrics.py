@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from pathlib import Path
 
@@ -29,6 +31,17 @@ def test_rows_of_one_step_are_merged_and_a_resumed_run_rewrites_its_own(tmp_path
         {"step": 2, "train/loss": 2.0},
         {"step": 3, "train/loss": 30.0},
     ]
+
+
+def test_what_is_no_number_is_null_in_the_file_and_nan_when_read(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonlSink(path, resume_step=0)
+    sink.write(1, {"a": math.nan, "b": math.inf, "c": 2})
+    sink.close()
+    assert json.loads(path.read_text()) == {"step": 1, "a": None, "b": None, "c": 2}
+    [row] = read_jsonl(path)
+    assert math.isnan(row["a"])
+    assert row["c"] == 2
 
 
 def test_the_clock_splits_a_step_into_stages_and_idle_time() -> None:

@@ -80,8 +80,6 @@ def check(pair, **options):
 def test_a_matching_pair(pair):
     pairing = check(pair)
     assert pairing.vocab_size == TOKENS  # 304 rows, 4 of them padding
-    assert pairing.eos_ids == (EOS,)
-    assert pairing.pad_id == PAD
     assert pairing.context_length == 512
     assert pairing.accepted == ()
     assert pairing.tokenizer_hash == describe_model(str(pair[1])).tokenizer_hash
@@ -229,7 +227,8 @@ def test_all_differences_come_at_once(pair):
 def test_generation_config_names_the_ends(pair):
     for folder in pair:
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [EOS, END]}))
-    assert check(pair).eos_ids == (EOS, END)
+    check(pair)
+    assert describe_model(str(pair[0])).eos_ids == (EOS, END)
 
 
 def test_unreadable_models(pair, tmp_path):
@@ -326,6 +325,6 @@ def test_the_demo_kind_of_tokenizer(tmp_path):
 def test_without_a_teachers_files_the_student_alone_is_looked_at(pair):
     student, _ = pair
     pairing = check_pairing(str(student), None, context_length=512)
-    assert (pairing.vocab_size, pairing.eos_ids, pairing.pad_id) == (TOKENS, (EOS,), PAD)
+    assert (pairing.vocab_size, pairing.context_length) == (TOKENS, 512)
     with pytest.raises(PairingError, match="the student's context is 512 tokens, the run needs"):
         check_pairing(str(student), None, context_length=513)

@@ -1,6 +1,6 @@
 """From a block of student logits to its divergences and gradients, for each kind of target.
 
-A signal has ``load(rows)``, called before the blocks of those rows (at most a chunk), and
+A comparison has ``load(rows)``, called before the blocks of those rows (at most a chunk), and
 ``block_(logits_BV, rows, sampled_B, gradient)``, which returns the values [B] and, if ``sampled_B``
 is given, the student's log-probabilities of those ids [B], and which overwrites ``logits_BV``, with
 ``gradient`` by the gradient of each row's value with respect to its own logits.
@@ -20,7 +20,7 @@ from opd_ray.divergence.target import SampledTarget, Target, TopKTarget, check_t
 from opd_ray.divergence.topk_tail import TopKTail
 
 
-class Signal(Protocol):
+class Comparison(Protocol):
     """See the module's docstring."""
 
     def load(self, rows: slice) -> None: ...
@@ -30,7 +30,7 @@ class Signal(Protocol):
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
-class FullVocabularySignal:
+class FullVocabularyComparison:
     """The exact divergence, from the teacher's logits over the whole vocabulary."""
 
     def __init__(
@@ -58,7 +58,7 @@ class FullVocabularySignal:
         return value_B.clamp_(min=0.0), logprob_B  # below 0 by rounding alone
 
 
-class TopKTailSignal:
+class TopKTailComparison:
     """The divergence of the coarser distributions: the teacher's top-k and one tail bucket."""
 
     def __init__(self, buckets: TopKTail, kind: Kind, beta: float) -> None:
@@ -85,7 +85,7 @@ class TopKTailSignal:
         return value_B.clamp_(min=0.0), logprob_B  # below 0 by rounding alone
 
 
-class SampledSignal:
+class SampledComparison:
     """log p(y) - log q(y) of the sampled token y, with the score-function gradient.
 
     Over y drawn from the student P, the value's mean is KL(P||Q), and the mean of
@@ -115,11 +115,13 @@ class SampledSignal:
         return value_B, logprob_B
 
 
-def signal_of(target: Target, kind: Kind, beta: float, cut: Cut, device: torch.device) -> Signal:
-    """The signal that a target gives; ValueError where target, kind and temperature clash."""
+def comparison_of(
+    target: Target, kind: Kind, beta: float, cut: Cut, device: torch.device
+) -> Comparison:
+    """How rows compare with a target; ValueError where target, kind and temperature clash."""
     if isinstance(target, TopKTarget):
         check_temperature(target, cut.temperature)
-        return TopKTailSignal(TopKTail(target, cut), kind, beta)
+        return TopKTailComparison(TopKTail(target, cut), kind, beta)
     if isinstance(target, SampledTarget):
         check_temperature(target, cut.temperature)
         if kind != "reverse_kl":
@@ -127,9 +129,9 @@ def signal_of(target: Target, kind: Kind, beta: float, cut: Cut, device: torch.d
                 f"a sampled-token target estimates reverse_kl alone, not {kind}: it says nothing "
                 "of the teacher's other tokens; use a top-k, hidden or logits target"
             )
-        return SampledSignal(target, cut)
+        return SampledComparison(target, cut)
     scratch_BV = torch.empty(cut.block, cut.vocab, dtype=cut.dtype, device=device)
-    return FullVocabularySignal(teacher_logits(target, cut), kind, beta, scratch_BV)
+    return FullVocabularyComparison(teacher_logits(target, cut), kind, beta, scratch_BV)
 
 
 def check_temperature(target: TopKTarget | SampledTarget, temperature: float) -> None:

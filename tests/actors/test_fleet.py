@@ -1,0 +1,115 @@
+"""Waiting for actors: whose failure is told, and what ends a wait. Real actors of Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from actors.lifeline import LIFELINE_GROUP, Lifeline
+from opd_ray.errors import ActorDied, ActorFailure, PeerFailure
+from opd_ray.fleet import Fleet, Interrupted, StallError
+
+
+@ray.remote(num_cpus=0, concurrency_groups=LIFELINE_GROUP)
+class Worker(Lifeline):
+    """Answers, complains, or never ends."""
+
+    def answer(self, value: int, seconds: float = 0.0) -> int:
+        time.sleep(seconds)
+        return value
+
+    def complain(self, of_a_peer: bool, seconds: float = 0.0) -> None:
+        time.sleep(seconds)
+        raise PeerFailure("another rank refused") if of_a_peer else ValueError("token 7 is wrong")
+
+    def die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=1 << 27)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    fleet = Fleet(30.0, "the.key")
+    yield fleet
+    fleet.shutdown()
+
+
+@pytest.fixture
+def two(fleet: Fleet) -> list[ray.actor.ActorHandle]:
+    handles = [Worker.remote() for _ in range(2)]
+    for number, handle in enumerate(handles):
+        fleet.enlist(f"worker-{number}", handle)
+    return handles
+
+
+def test_values_come_in_the_order_of_the_calls(fleet, two):
+    refs = [(two[0].answer.remote(1, 0.5), "worker-0"), (two[1].answer.remote(2), "worker-1")]
+    assert fleet.get_all(refs) == [1, 2]
+
+
+@pytest.mark.parametrize("cause_first", [True, False])
+def test_the_cause_is_told_and_not_the_complaint_of_a_peer(fleet, two, cause_first):
+    refs = [
+        (two[0].complain.remote(True, 0.5 * cause_first), "worker-0 (step)"),
+        (two[1].complain.remote(False, 0.5 * (not cause_first)), "worker-1 (step)"),
+    ]
+    with pytest.raises(ActorFailure, match=r"(?s)worker-1 \(step\) failed.*token 7 is wrong"):
+        fleet.get_all(refs)
+
+
+def test_complaints_of_peers_alone_are_told(fleet, two):
+    refs = [(handle.complain.remote(True), "all") for handle in two]
+    with pytest.raises(ActorFailure, match="another rank refused"):
+        fleet.get_all(refs)
+
+
+def test_a_death_ends_the_wait_for_others(fleet, two):
+    two[1].die.remote()
+    with pytest.raises(ActorFailure, match="worker-1 failed"):
+        fleet.get(two[0].answer.remote(1, 60.0), "worker-0")
+
+
+def test_a_dead_process_is_the_cause_of_a_living_ones_error(fleet, two):
+    ray.get(two[1].answer.remote(0))
+    two[1].die.remote()
+    with pytest.raises(ActorFailure, match="worker-1 failed"):
+        fleet.get(two[0].complain.remote(False), "worker-0")
+
+
+def test_the_death_of_an_entrusted_actor_is_its_keepers_matter(fleet, two):
+    lifeline = fleet.entrust("worker-1")
+    two[1].die.remote()
+    assert fleet.wait([lifeline], "its end") == lifeline
+    assert fleet.get(two[0].answer.remote(5), "worker-0") == 5
+    with pytest.raises(ActorDied, match="worker-1"):
+        fleet.get(two[1].answer.remote(5), "worker-1")
+
+
+def test_patience_ends_and_names_its_key(fleet, two):
+    fleet.set_patience(0.1, "the.other.key")
+    with pytest.raises(StallError, match=r"waiting for worker-0 \(the.other.key sets this limit"):
+        fleet.get(two[0].answer.remote(1, 60.0), "worker-0")
+
+
+def test_a_stop_leaves_only_the_waits_that_may_be_left(fleet, two):
+    threading.Timer(0.3, lambda: setattr(fleet, "stop_requested", True)).start()
+    with pytest.raises(Interrupted, match="stopped while waiting for scores"):
+        fleet.wait([two[0].answer.remote(1, 60.0)], "scores", interruptible=True)
+    assert fleet.get(two[1].answer.remote(2), "worker-1") == 2
+
+
+def test_names_are_used_once(fleet, two):
+    with pytest.raises(ValueError, match="'worker-0' is enlisted already"):
+        fleet.enlist("worker-0", two[1])

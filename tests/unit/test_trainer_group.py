@@ -1,0 +1,123 @@
+"""Several trainer ranks as one: who gets which rollouts, and how accounts add up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opd_ray.config.schema import TrainerSettings
+from opd_ray.trainer_group import TrainerGroup
+from opd_ray.types import TrainItem, TrainStats
+
+STATS = TrainStats(
+    loss_sum=3.0,
+    weight_sum=6.0,
+    kept_tokens=8,
+    trunk_tokens=50,
+    padding_tokens=5,
+    grad_norm=2.0,
+    learning_rate=0.1,
+    gap_sum=0.8,
+    gap_max=0.3,
+    skipped=False,
+    seconds=1.5,
+)
+
+
+class Rank:
+    """Stands for a trainer actor: keeps what it is called with, answers with its account."""
+
+    def __init__(self, stats: TrainStats) -> None:
+        self.train_step = SimpleNamespace(remote=self._step)
+        self.calls: list[tuple[Any, ...]] = []
+        self._stats = stats
+
+    def _step(self, *arguments: Any) -> TrainStats:
+        self.calls.append(arguments)
+        return self._stats
+
+
+class Answers:
+    """Stands for the fleet: every reference is its value."""
+
+    def get_all(self, refs: Any) -> list[Any]:
+        return [value for value, _ in refs]
+
+
+def item(name: str, length: int, weights: list[float]) -> TrainItem:
+    return TrainItem(
+        rollout_id=name,
+        prompt_ids=np.zeros(2, np.int32),
+        response_ids=np.zeros(length, np.int32),
+        rows=np.arange(len(weights), dtype=np.int32),
+        weights=np.array(weights, np.float32),
+        rollout_logprob=np.zeros(len(weights), np.float32),
+    )
+
+
+ITEMS = [item("a", 8, [1.0, 0.5]), item("b", 4, []), item("c", 8, [2.0]), item("d", 6, [1.0])]
+
+
+def group(*stats: TrainStats) -> tuple[TrainerGroup, list[Rank]]:
+    ranks = [Rank(one) for one in stats]
+    fleet: Any = Answers()
+    named = [(f"trainer-{number}", rank) for number, rank in enumerate(ranks)]
+    return TrainerGroup(fleet, named, TrainerSettings(micro_batch_tokens=10)), ranks
+
+
+def test_every_kept_rollout_goes_to_one_rank_with_its_own_signals_alone():
+    several, ranks = group(STATS, STATS)
+    several.step(ITEMS, 0.1, lambda wanted: [sorted(wanted)])
+    given = []
+    for rank in ranks:
+        [(micro_batches, total_weight, learning_rate, found)] = rank.calls
+        names = [one.rollout_id for micro in micro_batches for one in micro]
+        assert found == sorted(names)
+        assert (total_weight, learning_rate) == (4.5, 0.1)
+        given += names
+    assert sorted(given) == ["a", "c", "d"]  # b keeps nothing
+    assert len({len(rank.calls[0][0]) for rank in ranks}) == 1  # as many micro-batches each
+
+
+def test_accounts_add_up_by_hand():
+    other = replace(
+        STATS,
+        loss_sum=1.0,
+        weight_sum=2.0,
+        kept_tokens=2,
+        trunk_tokens=30,
+        padding_tokens=3,
+        gap_sum=0.2,
+        gap_max=0.7,
+        seconds=2.5,
+    )
+    several, _ = group(STATS, other)
+    account = several.step(ITEMS, 0.1, lambda wanted: [])
+    assert account.loss == pytest.approx(4.0 / 8.0)
+    assert account.kept_tokens == 10
+    assert account.padding_share == pytest.approx(8.0 / 80.0)
+    assert account.gap_mean == pytest.approx(1.0 / 10.0)
+    assert (account.gap_max, account.grad_norm, account.seconds) == (0.7, 2.0, 2.5)
+    assert account.learning_rate == 0.1
+    assert not account.skipped
+
+
+def test_a_step_without_kept_tokens_divides_by_nothing():
+    nothing = replace(
+        STATS, loss_sum=0.0, weight_sum=0.0, kept_tokens=0, trunk_tokens=0, padding_tokens=0
+    )
+    several, _ = group(replace(nothing, gap_sum=0.0, gap_max=0.0, skipped=True))
+    account = several.step([item("b", 4, [])], 0.1, lambda wanted: [])
+    assert account.skipped
+    assert (account.loss, account.padding_share, account.gap_mean) == (0.0, 0.0, 0.0)
+
+
+def test_an_unknown_gap_stays_unknown():
+    unknown = replace(STATS, gap_sum=math.nan, gap_max=math.nan)
+    several, _ = group(unknown, unknown)
+    assert math.isnan(several.step(ITEMS, 0.1, lambda wanted: []).gap_mean)
