@@ -1,4 +1,4 @@
-"""Memory of every process and bytes between the stages, from config and model shapes alone.
+"""Memory of every process, from config and model shapes alone.
 
 Estimates, not limits: allocators, kernels and libraries add to them.
 """
@@ -14,17 +14,16 @@ import torch
 from actors.teacher.projection import CHUNK_BYTES
 from actors.trainer.engine_config import effective_zero_stage
 from opd_ray.balance import width_of
-from opd_ray.config.choices import Dtype, Scoring, SignalChoice
+from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import cast_of, members_of, models_of, with_main
+from opd_ray.config.teachers import models_of, parts_of, with_main
 from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.model_shape import ModelShape
+from opd_ray.step_traffic import ELEMENT_BYTES, FP32_BYTES, signal_bytes_per_token, step_tokens
 
 # Resident size of a process that has imported torch, vLLM or DeepSpeed and Ray (measured: 0.63 GB).
 PROCESS_BYTES = 650 << 20
-FP32_BYTES = 4
-ELEMENT_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
 # AdamW's two moments, and the float32 master copy that ZeRO and bfloat16 keep beside the weights.
 MOMENT_BYTES, MASTER_BYTES = 8, 4
 # Rows of the vocabulary alive at once in the sampler (logits, log-probabilities, entropy terms) and
@@ -51,41 +50,23 @@ class MemoryEstimate:
         return sum(self.device.values())
 
 
-@dataclass(frozen=True)
-class Flow:
-    """What one stage sends another in one step, at most."""
-
-    source: str
-    target: str
-    what: str
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class StepTokens:
-    """Tokens of one step if every prompt and response is as long as allowed."""
-
-    rollouts: int
-    prompt: int
-    response: int
-    kept: int
-
-
 def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
     """One rollout actor, per GPU where it has several.
 
-    On a GPU vLLM takes its whole share; counted are the weights and a KV cache for one response.
+    On a GPU vLLM takes its whole share; counted are the weights and a KV cache for one response. On
+    a CPU it reads every prompt in one piece.
     """
     settings = config.rollout
     width = ELEMENT_BYTES[settings.dtype]
     on_gpu = settings.gpus_per_actor > 0
     longest = longest_text(config) * student.kv_bytes_per_token(width)
     split = settings.tensor_parallel_size
+    read = max(settings.max_num_batched_tokens, 0 if on_gpu else config.student.context_length)
     model = {
         "weights": student.parameters * width // split,
         "KV cache": longest // split if on_gpu else settings.kv_cache_bytes,
         "sampler": SAMPLER_COPIES * settings.max_num_seqs * student.vocab_size * FP32_BYTES,
-        "activations": settings.max_num_batched_tokens * _live_elements(student) * width // split,
+        "activations": read * _live_elements(student) * width // split,
     }
     return _placed(model, on_gpu, gpu_share=settings.gpu_memory_utilization)
 
@@ -129,9 +110,8 @@ def judge_memory(
         settings: of the teacher.
         shapes: of models by path.
     """
-    parts = [member.settings for member in members_of(config, settings)] or [settings]
     found = []
-    for part in parts:
+    for part in parts_of(config, settings):
         shape = shapes.get(part.path or "")
         if shape is None:
             return None
@@ -209,82 +189,11 @@ def _chunk_rows(config: Config, model: ModelShape) -> int:
     return chunk_rows(most, model.vocab_size, torch.float32, config.loss.chunk_rows)
 
 
-def step_tokens(config: Config) -> StepTokens:
-    """The most tokens one step can have."""
-    rollouts = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
-    prompt = min(config.data.max_prompt_tokens, config.student.context_length)
-    response = rollouts * config.rollout.max_new_tokens
-    share = 1.0 if config.tip.rule == "all" else config.tip.rho
-    return StepTokens(rollouts, rollouts * prompt, response, round(share * response))
-
-
 def checkpoint_bytes(config: Config, student: ModelShape) -> int:
     """Disk for the checkpoints that are kept, one more being written, and the exported model."""
     state = student.parameters * (FP32_BYTES + MASTER_BYTES + MOMENT_BYTES)
     exported = student.parameters * ELEMENT_BYTES[config.trainer.dtype]
     return (config.run.keep_checkpoints + 1) * state + exported * config.run.export_at_end
-
-
-def signal_bytes_per_token(config: Config, teacher: ModelShape | None) -> int:
-    """Bytes of the teacher's signal for one response token."""
-    settings = config.teacher
-    if settings.signal is SignalChoice.topk:
-        return settings.topk * (4 + FP32_BYTES)
-    if settings.signal is SignalChoice.hidden:
-        return teacher.hidden_size * ELEMENT_BYTES[settings.dtype] if teacher else 0
-    return FP32_BYTES
-
-
-def _widest_signal(config: Config, shapes: Mapping[str, ModelShape]) -> int:
-    """Bytes of one token's signal from the teacher whose signal is the largest; 0: unknown."""
-    if config.teacher.signal is not SignalChoice.hidden:
-        return signal_bytes_per_token(config, None)
-    found = [0]
-    for settings in cast_of(config).teachers.values():
-        parts = [member.settings for member in members_of(config, settings)] or [settings]
-        if all(part.path in shapes for part in parts):
-            found.append(
-                sum(
-                    signal_bytes_per_token(with_main(config, part), shapes[part.path or ""])
-                    for part in parts
-                )
-            )
-    return max(found)
-
-
-def step_flows(
-    config: Config,
-    student: ModelShape | None,
-    teachers: Mapping[str, ModelShape] | None = None,
-) -> list[Flow]:
-    """Bytes between the stages in one step, at most; flows whose size is unknown are left out.
-
-    ``teachers`` are the shapes that are known, by path.
-    """
-    tokens = step_tokens(config)
-    # Response id, mask, entropy and log-probability of the sampled token; prompt ids.
-    written = tokens.response * (4 + 1 + 4 + 4) + tokens.prompt * 4
-    flows = [
-        Flow("rollout", "coordinator", "text and scores", written),
-        Flow(
-            "rollout",
-            "teacher",
-            "student top-k",
-            tokens.response * config.rollout.record_topk * (4 + FP32_BYTES),
-        ),
-        # Reverse and forward KL, JSD, log-probability, mass, entropy.
-        Flow("teacher", "coordinator", "scores", tokens.response * 6 * FP32_BYTES),
-    ]
-    signal = _widest_signal(config, teachers or {})
-    if signal and config.scoring is Scoring.exact:
-        whole = tokens.response * signal
-        flows.append(Flow("teacher", "trainer", "signal of all tokens, for exact scores", whole))
-    if signal:
-        flows.append(Flow("teacher", "trainer", "signal of kept tokens", tokens.kept * signal))
-    if student is not None:
-        weights = student.parameters * ELEMENT_BYTES[config.rollout.dtype]
-        flows.append(Flow("trainer", "rollout", "weights, to each actor", weights))
-    return flows
 
 
 def _live_elements(shape: ModelShape) -> int:

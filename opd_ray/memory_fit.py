@@ -10,8 +10,9 @@ from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.config.teachers import cast_of, key_of, models_of
-from opd_ray.estimate import ELEMENT_BYTES, judge_memory
+from opd_ray.estimate import judge_memory
 from opd_ray.model_shape import ModelShape
+from opd_ray.step_traffic import ELEMENT_BYTES
 
 if TYPE_CHECKING:
     from opd_ray.placement import PlacedActor
@@ -140,7 +141,8 @@ def _rollout_remedies(rollout: RolloutSettings) -> dict[str, str]:
         "weights": f"rollout.dtype=bfloat16, or {split}" if in_float32 else split,
         "KV cache": split if rollout.gpus_per_actor else "a lower rollout.kv_cache_bytes",
         "sampler": "a lower rollout.max_num_seqs",
-        "activations": "a lower rollout.max_num_batched_tokens",
+        "activations": "a lower rollout.max_num_batched_tokens"
+        + ("" if rollout.gpus_per_actor else " and student.context_length"),
     }
 
 

@@ -17,11 +17,12 @@ from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
 from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
 from opd_ray.doctor.memory_table import memory_table
 from opd_ray.errors import OpdError
-from opd_ray.estimate import checkpoint_bytes, step_flows, step_tokens
+from opd_ray.estimate import checkpoint_bytes
 from opd_ray.memory_fit import capacity_problems, gigabytes
 from opd_ray.model_shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.output import OutputFolder
 from opd_ray.placement import plan_placement
+from opd_ray.step_traffic import step_flows, step_tokens
 
 
 def examine(

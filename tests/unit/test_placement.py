@@ -15,14 +15,13 @@ from opd_ray.errors import PlacementError
 from opd_ray.estimate import (
     PROCESS_BYTES,
     rollout_memory,
-    step_flows,
-    step_tokens,
     teacher_memory,
     trainer_memory,
 )
 from opd_ray.memory_fit import capacity_problems
 from opd_ray.model_shape import ModelShape
 from opd_ray.placement import plan_placement
+from opd_ray.step_traffic import step_flows, step_tokens
 
 GB = 10**9
 SHAPE = ModelShape(
@@ -233,6 +232,16 @@ def test_rollout_and_teacher_memory() -> None:
     split = rollout_memory(gpu, SHAPE)
     assert split.device["weights"] == 4 * SHAPE.parameters // 2
     assert split.host_bytes == PROCESS_BYTES
+
+
+def test_a_rollout_engine_on_a_cpu_reads_a_whole_context_at_once() -> None:
+    def activations(**rollout: float) -> int:
+        config = make_config(rollout={"max_num_batched_tokens": 64, **rollout})
+        config.student.context_length = 512
+        memory = rollout_memory(config, SHAPE)
+        return (memory.device or memory.host)["activations"]
+
+    assert activations() == 8 * activations(gpus_per_actor=1)
 
 
 def problems(config: Config, cluster: Cluster) -> list[str]:

@@ -16,14 +16,13 @@ from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
 from opd_ray.estimate import (
     rollout_memory,
-    step_flows,
-    step_tokens,
     teacher_memory,
     trainer_memory,
 )
 from opd_ray.evaluation.presets import INSTRUCTION
 from opd_ray.model_shape import known_config, read_shape
 from opd_ray.placement import plan_placement
+from opd_ray.step_traffic import step_flows, step_tokens
 
 GB = 10**9
 PAIRS = ("tip_qwen3_8b_to_4b", "tip_llama33_70b_to_8b", "tip_qwen25_14b_to_1_5b")

@@ -1,0 +1,105 @@
+"""Tokens of one step and bytes between its stages, at most, from config and model shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from opd_ray.config.choices import Dtype, Scoring, SignalChoice
+from opd_ray.config.schema import Config
+from opd_ray.config.teachers import cast_of, parts_of, with_main
+from opd_ray.model_shape import ModelShape
+
+FP32_BYTES = 4
+ELEMENT_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What one stage sends another in one step, at most."""
+
+    source: str
+    target: str
+    what: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class StepTokens:
+    """Tokens of one step if every prompt and response is as long as allowed."""
+
+    rollouts: int
+    prompt: int
+    response: int
+    kept: int
+
+
+def step_tokens(config: Config) -> StepTokens:
+    """The most tokens one step can have."""
+    rollouts = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    prompt = min(config.data.max_prompt_tokens, config.student.context_length)
+    response = rollouts * config.rollout.max_new_tokens
+    share = 1.0 if config.tip.rule == "all" else config.tip.rho
+    return StepTokens(rollouts, rollouts * prompt, response, round(share * response))
+
+
+def signal_bytes_per_token(config: Config, teacher: ModelShape | None) -> int:
+    """Bytes of the teacher's signal for one response token."""
+    settings = config.teacher
+    if settings.signal is SignalChoice.topk:
+        return settings.topk * (4 + FP32_BYTES)
+    if settings.signal is SignalChoice.hidden:
+        return teacher.hidden_size * ELEMENT_BYTES[settings.dtype] if teacher else 0
+    return FP32_BYTES
+
+
+def step_flows(
+    config: Config,
+    student: ModelShape | None,
+    teachers: Mapping[str, ModelShape] | None = None,
+) -> list[Flow]:
+    """Bytes between the stages in one step, at most; flows whose size is unknown are left out.
+
+    ``teachers`` are the shapes that are known, by path.
+    """
+    tokens = step_tokens(config)
+    # Response id, mask, entropy and log-probability of the sampled token; prompt ids.
+    written = tokens.response * (4 + 1 + 4 + 4) + tokens.prompt * 4
+    flows = [
+        Flow("rollout", "coordinator", "text and scores", written),
+        Flow(
+            "rollout",
+            "teacher",
+            "student top-k",
+            tokens.response * config.rollout.record_topk * (4 + FP32_BYTES),
+        ),
+        # Reverse and forward KL, JSD, log-probability, mass, entropy.
+        Flow("teacher", "coordinator", "scores", tokens.response * 6 * FP32_BYTES),
+    ]
+    signal = _widest_signal(config, teachers or {})
+    if signal and config.scoring is Scoring.exact:
+        whole = tokens.response * signal
+        flows.append(Flow("teacher", "trainer", "signal of all tokens, for exact scores", whole))
+    if signal:
+        flows.append(Flow("teacher", "trainer", "signal of kept tokens", tokens.kept * signal))
+    if student is not None:
+        weights = student.parameters * ELEMENT_BYTES[config.rollout.dtype]
+        flows.append(Flow("trainer", "rollout", "weights, to each actor", weights))
+    return flows
+
+
+def _widest_signal(config: Config, shapes: Mapping[str, ModelShape]) -> int:
+    """Bytes of one token's signal from the teacher whose signal is the largest; 0: unknown."""
+    if config.teacher.signal is not SignalChoice.hidden:
+        return signal_bytes_per_token(config, None)
+    found = [0]
+    for settings in cast_of(config).teachers.values():
+        parts = parts_of(config, settings)
+        if all(part.path in shapes for part in parts):
+            found.append(
+                sum(
+                    signal_bytes_per_token(with_main(config, part), shapes[part.path or ""])
+                    for part in parts
+                )
+            )
+    return max(found)
