@@ -67,6 +67,15 @@ class Broken(EveryOther):
         return np.full(len(inputs), np.nan)
 
 
+class Short(EveryOther):
+    def score(self, inputs: RuleInputs) -> np.ndarray:
+        return np.zeros(len(inputs) - 1)
+
+
+class Undecided(EveryOther):
+    keeps = "middle"
+
+
 class Misspelt(EveryOther):
     needs = ("entorpy",)
 
@@ -79,5 +88,9 @@ def test_a_class_is_a_rule_too():
 def test_mistakes_in_a_rule_are_named():
     with pytest.raises(ValueError, match=r"Broken gives a score of nan for token 0"):
         TipFilter(TipSettings(rule=f"{__name__}:Broken")).select(batch(), np.zeros(2, int), 0)
+    with pytest.raises(ValueError, match=r"Short gives scores of shape \(3,\) for 4 tokens"):
+        TipFilter(TipSettings(rule=f"{__name__}:Short")).select(batch(), np.zeros(2, int), 0)
+    with pytest.raises(ValueError, match="keeps='middle' must be one of"):
+        TipFilter(TipSettings(rule=f"{__name__}:Undecided"))
     with pytest.raises(ValueError, match="no score is called 'entorpy'"):
         TipFilter(TipSettings(rule=f"{__name__}:Misspelt"))

@@ -121,6 +121,19 @@ BROKEN = {
         lambda r, a: altered_signal(a, ids=a.signal.ids[:, :2], logprobs=a.signal.logprobs[:, :2]),
         r"signal.logprobs has shape \[5, 2\]; expected \[5, 4\]",
     ),
+    "ids of another k": (
+        lambda r, a: altered_signal(a, ids=a.signal.ids[:, :2]),
+        r"signal.ids has shape \[5, 2\]; expected \[5, 4\]",
+    ),
+    "signal that contradicts logprob": (
+        lambda r, a: replace(
+            a,
+            logprob=a.signal.logprobs[:, 1] - 0.2,
+            at_student_topk=np.full((M, K), -9.0, np.float32),
+            topk=None,
+        ),
+        "signal.logprobs is .*; expected the sampled token's logprob",
+    ),
     "ids in 64 bits": (
         lambda r, a: altered_signal(a, ids=a.signal.ids.astype(np.int64)),
         "signal.ids has dtype int64; expected int32",
@@ -162,9 +175,40 @@ BROKEN = {
 def test_violation_is_named(case):
     alter, message = BROKEN[case]
     request, answer = make()
+    if case == "signal that contradicts logprob":  # every sampled token is the second likeliest
+        request = replace(request, response_ids=answer.signal.ids[:, 1].copy())
     with pytest.raises(TeacherError, match=message) as error:
         check(request, alter(request, answer))
     assert "teacher 'big', rollout 'r7'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "rounded",
+    [
+        lambda a: replace(a, logprob=np.full(M, 0.0009, np.float32)),
+        lambda a: replace(a, at_student_topk=np.full((M, K), np.log(1.009 / K), np.float32)),
+        lambda a: replace(a, entropy=np.full(M, -0.0009, np.float32)),
+        lambda a: replace(a, entropy=np.full(M, np.log(V) + 0.0009, np.float32)),
+        lambda a: replace(a, signal=SampledSignal(a.logprob - np.float32(0.09))),
+    ],
+)
+def test_rounding_in_half_precision_is_no_violation(rounded):
+    """A log-probability of 0, a mass of 1 and an entropy of 0 or ln V, each rounded beyond it."""
+    request, answer = make()
+    # No sampled token among the student's, whose values are made up here.
+    ids = (request.response_ids[:, None] + np.arange(1, K + 1)) % V
+    request = replace(request, student_topk=replace(request.student_topk, ids=ids.astype(np.int32)))
+    answer = replace(answer, at_student_topk=np.full((M, K), -9.0, np.float32), topk=None)
+    answer = replace(answer, signal=SampledSignal(answer.logprob))
+    changed = rounded(answer)
+    if not np.array_equal(changed.logprob, answer.logprob):
+        changed = replace(changed, signal=SampledSignal(changed.logprob))
+    check(request, changed, "sampled")
+
+
+def test_a_text_as_long_as_the_context_is_read():
+    request, _ = make()
+    check_request(INFO, replace(request, prompt_ids=np.ones(11, np.int32)))
 
 
 def test_rows_shifted_by_one_are_noticed():
@@ -265,6 +309,7 @@ def test_requests_no_teacher_can_serve(changes, message):
 def test_info_must_cover_what_the_run_asks():
     check_info(INFO, signal="topk", topk=V)
     check_info(INFO, signal="hidden", topk=V)
+    check_info(replace(INFO, max_topk=5), signal="topk", topk=5)
     for info, signal, topk, message in (
         (INFO, "sampled", 1, r"no 'sampled' signal; set teacher.signal to one of \['topk'"),
         (INFO, "topk", V + 1, "teacher.topk is 21, it can give 1 to 20"),

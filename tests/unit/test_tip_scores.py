@@ -48,6 +48,21 @@ def test_bad_values_are_named(fields, message):
         scores(**fields)
 
 
+@pytest.mark.parametrize(("beyond", "refused"), [(0.0009, False), (0.0011, True)])
+def test_rounding_is_taken_back_up_to_a_thousandth(beyond, refused):
+    for fields, bound in (
+        ({"entropy_N": np.full(5, math.log(16) + beyond)}, math.log(16)),
+        ({"reverse_kl_N": np.full(5, -beyond)}, 0.0),
+        ({"teacher_logprob_N": np.full(5, beyond)}, 0.0),
+    ):
+        if refused:
+            with pytest.raises(ValueError, match="must be finite and in"):
+                scores(**fields)
+        else:
+            [(name, _)] = fields.items()
+            assert np.all(getattr(scores(**fields), name) == np.float32(bound))
+
+
 def test_tool_tokens_may_hold_anything_and_are_left_out():
     batch = scores(mask=(1, 0, 0, 1, 1), entropy_N=[0.5, np.nan, np.inf, 1.0, 1.5])
     tokens = batch.student_tokens()

@@ -185,6 +185,19 @@ def test_union_is_the_least_value_a_student_can_have():
         assert scores.union_forward_kl_m[row] == pytest.approx(least, rel=1e-4)
 
 
+def test_half_precision_may_round_beyond_the_bounds():
+    """Up to a hundredth: a log-probability of 0 and a mass of 1."""
+    ids = np.array([[4, 7]])
+    near = np.log(np.array([[0.6, 0.409]]))
+    assert streamed_scores(ids, near, near).reverse_kl_m[0] == 0.0
+    with pytest.raises(ValueError, match=r"row 0 add up to 1.011"):
+        streamed_scores(ids, near, np.log(np.array([[0.6, 0.411]])))
+    sure = np.array([[0.009, -9.0]])
+    assert streamed_scores(ids, sure, sure).teacher_mass_m[0] == 1.0
+    with pytest.raises(ValueError, match="0.011 of token 4"):
+        streamed_scores(ids, sure, np.array([[0.011, -9.0]]))
+
+
 IDS = np.array([[4, 7], [1, 2]])
 GOOD = np.log(np.array([[0.5, 0.3], [0.6, 0.1]]))
 
