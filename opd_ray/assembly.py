@@ -13,7 +13,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actors.teacher.http_probe import check_server
 from actors.teacher.router import TeacherRouter
-from opd_ray.checkpoint import CheckpointStore
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
 from opd_ray.config.teachers import (
@@ -24,7 +23,7 @@ from opd_ray.config.teachers import (
     parts_of,
     speaking_of,
 )
-from opd_ray.coordinator import Coordinator, Parts, run_sampling
+from opd_ray.coordinator import Checkpoints, Coordinator, Evaluates, Parts, run_sampling
 from opd_ray.crew import Crew
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.fleet import Fleet
@@ -121,9 +120,9 @@ class Workshop:
         config: Config,
         *,
         prompts: PromptFeed,
-        evaluator: Evaluator,
+        evaluator: Evaluates,
         tip: TipFilter,
-        checkpoints: CheckpointStore,
+        checkpoints: Checkpoints,
         metrics: Metrics,
         progress: Progress,
     ) -> Coordinator:

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from actors.teacher.router import TeacherRouter
-from opd_ray.checkpoint import CheckpointStore, RunState
+from opd_ray.checkpoint import RunState
 from opd_ray.clock import StageClock
 from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.errors import RunError
-from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.fleet import Interrupted
 from opd_ray.judge import Judge, Judged
 from opd_ray.metrics import Metrics
@@ -38,6 +37,18 @@ class SyncGapError(RunError):
     """Trainer and rollout engine disagree about the student's log-probabilities."""
 
 
+class Evaluates(Protocol):
+    """Measures the student (:class:`opd_ray.evaluation.evaluator.Evaluator`)."""
+
+    def run(self) -> dict[str, float]: ...
+
+
+class Checkpoints(Protocol):
+    """Where checkpoints go (:class:`opd_ray.checkpoint.CheckpointStore`)."""
+
+    def save(self, state: RunState, write_trainer: Callable[[str], None]) -> object: ...
+
+
 @dataclass(frozen=True)
 class Parts:
     """Everything a coordinator works with, ready to use."""
@@ -49,8 +60,8 @@ class Parts:
     judge: Judge
     prompts: PromptFeed
     tip: TipFilter
-    evaluator: Evaluator
-    checkpoints: CheckpointStore
+    evaluator: Evaluates
+    checkpoints: Checkpoints
     metrics: Metrics
     progress: Progress
     peak_memory: Callable[[], dict[str, int]]  # bytes, by process
@@ -191,10 +202,10 @@ class Coordinator:
         every = self._config.run.checkpoint_every
         return bool(every) and done % every == 0
 
-    def _save(self, done: int) -> Path:
+    def _save(self, done: int) -> None:
         run = self._config.run
         state = RunState(done, run.seed, run.steps, self._parts.tip.state_dict())
-        return self._parts.checkpoints.save(state, self._parts.save)
+        self._parts.checkpoints.save(state, self._parts.save)
 
 
 def run_sampling(rollout: RolloutSettings) -> Sampling:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.assembly import Workshop, check_models, open_workshop, own_topk
-from opd_ray.checkpoint import CheckpointStore, RunState
+from opd_ray.checkpoint import RunState
 from opd_ray.config.schema import Config
 from opd_ray.errors import INTERRUPTED, OutputFolderError
 from opd_ray.evaluation.evaluator import Evaluator
@@ -130,7 +131,7 @@ class _Runner:
             prompts=prompts,
             evaluator=evaluator,
             tip=TipFilter(settled.tip, loss_score=settled.loss.divergence.value),
-            checkpoints=_NoCheckpoints(self._folder.path, keep=1),
+            checkpoints=_NoCheckpoints(),
             metrics=metrics,
             progress=progress,
         )
@@ -151,8 +152,8 @@ class _Runner:
         return self._data[cell.seed]
 
 
-class _KnownStart(Evaluator):
-    """Evaluates as another evaluator does, but the start of a seed only once.
+class _KnownStart:
+    """Evaluates as an evaluator does, but the start of a seed only once.
 
     The first call is the one before any step: the student and the seeds are the same in all arms.
     """
@@ -172,11 +173,11 @@ class _KnownStart(Evaluator):
         return known
 
 
-class _NoCheckpoints(CheckpointStore):
+class _NoCheckpoints:
     """A cell that is cut short begins anew, so its checkpoints would serve nobody."""
 
-    def save(self, state: RunState, write_trainer: object) -> Path:
-        return Path()
+    def save(self, state: RunState, write_trainer: Callable[[str], None]) -> None:
+        pass
 
 
 def _begin(output: OutputFolder, config: Config) -> None:
