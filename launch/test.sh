@@ -38,13 +38,14 @@ if [[ "$part" == all || "$part" == checks ]]; then
     [[ "$part" == checks ]] && exit "$failed"
 fi
 
-# One pytest for all of them, in this order, so that its summary is the last line and counts everything.
-# Two files at a time: engines spend much of a test on starting up, which uses one core.
+# One pytest for all of them, so that its summary is the last line and counts everything. Two files at
+# a time: engines spend much of a test on starting up, which uses one core. The longest come first, so
+# that both are busy to the end.
 case "$part" in
-    all) folders=(tests/unit tests/actors tests/runs) ;;
+    all) folders=(tests/runs tests/actors tests/unit) ;;
     *) folders=("tests/$part") ;;
 esac
 present=()
 for folder in "${folders[@]}"; do [[ -d "$folder" ]] && present+=("$folder"); done
-"$env/bin/python" -m pytest -n 2 --dist loadfile --durations=15 "${present[@]}" "$@" || failed=1
+"$env/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 "${present[@]}" "$@" || failed=1
 exit "$failed"

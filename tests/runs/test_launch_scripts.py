@@ -95,7 +95,7 @@ def test_everything_is_checked_and_tested_in_order(environment: dict[str, str]) 
     calls = [line for line in lines if not line.startswith("==")]
     assert calls[:3] == ["ruff check .", "ruff format --check .", "mypy "]
     assert calls[3].startswith("python -m pytest ")
-    assert calls[3].endswith("tests/unit tests/actors tests/runs")
+    assert calls[3].endswith("tests/runs tests/actors tests/unit")
     assert len(calls) == 4
     assert lines[-1] == calls[3]  # pytest's summary comes last
 
