@@ -8,6 +8,7 @@ vocabulary.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,7 +175,12 @@ class HfTeacher:
         expected = self._model(input_ids=ids, use_cache=False).logits.float()
         hidden = self._trunk(input_ids=ids, use_cache=False).last_hidden_state
         error = float((self._head(hidden).float() - expected).abs().max())
-        if not error <= 1e-2 * float(expected.abs().max()):  # NaN too
+        if not math.isfinite(error):
+            raise TeacherError(
+                f"{self._settings.path}: its logits are NaN or infinite in "
+                f"{self._settings.dtype.value}; are its weights whole?"
+            )
+        if error > 1e-2 * float(expected.abs().max()):
             raise TeacherError(
                 f"{self._settings.path}: the logits of {type(self._model).__name__} are not its "
                 f"output head times its last hidden states (they differ by {error:.3g}), as with "

@@ -283,6 +283,15 @@ def test_soft_capped_logits_are_refused(tmp_path):
         HfTeacher(settings(str(path)))
 
 
+def test_weights_that_are_no_numbers_are_refused(folder, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3] = torch.nan
+    model.save_pretrained(tmp_path)
+    with pytest.raises(TeacherError, match="its logits are NaN or infinite in float32"):
+        HfTeacher(settings(str(tmp_path)))
+
+
 def test_bad_settings_are_refused(folder):
     with pytest.raises(TeacherError, match=r"teacher\.path is not set"):
         HfTeacher(TeacherSettings())
