@@ -1,66 +1,55 @@
-"""Which trainer rank reads which texts in which micro-batch: equal work, little padding."""
+"""Which trainer rank reads which texts in which micro-batch: equal work, beginnings shared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
+from opd_ray.packing import Width, by_beginning, exact_width
 
-# Share of a plan's padded tokens that may be padding. Not less: every round of micro-batches has a
-# cost of its own (ZeRO-3 gathers the weights in each).
-MOST_PADDING = 0.10
-_WIDTHS_PER_DOUBLING = 16
-
-# Tokens that the texts of a micro-batch are padded to, by the tokens of the longest.
-Width = Callable[[int], int]
+_WIDTHS_PER_DOUBLING = 32
 
 
-def exact_width(longest: int) -> int:
-    """No more than the longest text has."""
-    return longest
-
-
-def recurring_width(longest: int) -> int:
-    """One of 16 widths between a number and its double, at most a sixteenth more than needed."""
-    step = 1 << max(0, longest.bit_length() - _WIDTHS_PER_DOUBLING.bit_length())
-    return -(-longest // step) * step
+def recurring_width(tokens: int) -> int:
+    """One of 32 widths between a number and its double, at most a 32nd more than needed."""
+    step = 1 << max(0, tokens.bit_length() - _WIDTHS_PER_DOUBLING.bit_length())
+    return -(-tokens // step) * step
 
 
 def width_of(trainer: TrainerSettings) -> Width:
     """How wide a trainer's micro-batches are.
 
     In bfloat16 on a CPU, oneDNN compiles a kernel for every number of rows and keeps it: with new
-    widths all the time the process grows. Elsewhere more padding would bring nothing.
+    widths all the time the process grows. Elsewhere padding would bring nothing.
     """
     on_cpu = not trainer.gpus_per_rank
     return recurring_width if on_cpu and trainer.dtype is Dtype.bfloat16 else exact_width
 
 
 def plan_micro_batches(
-    lengths: Sequence[int], ranks: int, micro_batch_tokens: int, width: Width = exact_width
+    texts: Sequence[np.ndarray], ranks: int, micro_batch_tokens: int, width: Width = exact_width
 ) -> list[list[list[int]]]:
-    """Distribute texts over ranks and micro-batches.
+    """Distribute texts over ranks and micro-batches, each to be packed into one row.
 
-    Texts are sorted by length and cut into consecutive groups, so that a group holds texts of
-    similar length. A group costs its padded tokens (texts x width of the longest). The number of
-    groups is a multiple of ``ranks`` and the groups are as equal as that allows. Groups of similar
-    cost form one round (the ranks work through a round together), the dearest going to the rank
-    that has had least: the ranks' totals never differ by more than the dearest group.
-
-    There are as few rounds as the budget allows, and then one more at a time until at most
-    ``MOST_PADDING`` of the padded tokens are padding: smaller groups hold more alike texts.
+    Texts are sorted by their tokens, so that those with a beginning in common are neighbours, and
+    cut into consecutive groups. A group costs the tokens of its row, shared ones counted once. The
+    number of groups is the smallest multiple of ``ranks`` that the budget allows, and the groups
+    are as equal as that allows. Groups of similar cost form one round (the ranks work through a
+    round together), the dearest going to the rank that has had least: the ranks' totals never
+    differ by more than the dearest group.
 
     Args:
-        lengths: tokens of each text, prompt and response together.
+        texts: token ids.
         ranks: trainer ranks.
-        micro_batch_tokens: padded tokens a micro-batch may hold; a longer text goes alone.
-        width: of a micro-batch, at most 1 / (1 - ``MOST_PADDING``) of its longest text.
+        micro_batch_tokens: tokens a row may hold; a longer text goes alone.
+        width: of a row.
 
     Returns:
-        ``plan[rank][micro]``: indices into ``lengths``. Every index occurs once; every rank has the
+        ``plan[rank][micro]``: indices into ``texts``. Every index occurs once; every rank has the
         same number of micro-batches, some of them empty when there are too few texts. The same
         input always gives the same plan.
 
@@ -71,56 +60,70 @@ def plan_micro_batches(
         raise ValueError(f"ranks must be at least 1, not {ranks}")
     if micro_batch_tokens < 1:
         raise ValueError(f"micro_batch_tokens must be at least 1, not {micro_batch_tokens}")
-    if len(lengths) == 0:
+    if not texts:
         return [[] for _ in range(ranks)]
-    size = np.asarray(lengths, dtype=np.int64)
-    if size.min() < 1:
-        raise ValueError(f"text {int(size.argmin())} has {int(size.min())} tokens; 1 is the least")
+    empty = [number for number, text in enumerate(texts) if len(text) == 0]
+    if empty:
+        raise ValueError(f"text {empty[0]} has 0 tokens; 1 is the least")
 
-    order = np.argsort(-size, kind="stable")
-    sorted_size = np.array([width(tokens) for tokens in size[order].tolist()])
-    fewest = len(_cut(sorted_size, micro_batch_tokens))
+    order, shared = by_beginning(texts)
+    costs = _Costs([len(texts[index]) for index in order], shared, width)
+    fewest = len(costs.cut(micro_batch_tokens))
     rounds = -(-fewest // ranks)
-    while True:
-        cuts = _cut(sorted_size, _smallest_cap(sorted_size, rounds * ranks, micro_batch_tokens))
-        costs = [int(sorted_size[start]) * (stop - start) for start, stop in cuts]
-        # Texts alone have no more padding than that, so this comes to an end.
-        if sum(costs) * (1 - MOST_PADDING) <= size.sum():
-            break
-        rounds += 1
+    cuts = costs.cut(costs.smallest_cap(rounds * ranks, micro_batch_tokens))
     groups = [order[start:stop] for start, stop in cuts]
+    cost = [costs.of(start, stop) for start, stop in cuts]
     missing = rounds * ranks - len(groups)
-    groups += [order[:0]] * missing
-    costs += [0] * missing
+    groups += [[]] * missing
+    cost += [0] * missing
 
     plan: list[list[list[int]]] = [[] for _ in range(ranks)]
     load = [0] * ranks
-    dearest_first = sorted(range(len(groups)), key=lambda group: -costs[group])
+    dearest_first = sorted(range(len(groups)), key=lambda group: -cost[group])
     for first in range(0, len(groups), ranks):
         receivers = sorted(range(ranks), key=load.__getitem__)
         for rank, group in zip(receivers, dearest_first[first : first + ranks], strict=True):
-            plan[rank].append(sorted(groups[group].tolist()))
-            load[rank] += costs[group]
+            plan[rank].append(sorted(groups[group]))
+            load[rank] += cost[group]
     return plan
 
 
-def _cut(sorted_size: np.ndarray, cap: int) -> list[tuple[int, int]]:
-    """Consecutive (start, stop) groups of descending lengths, padded tokens within ``cap``."""
-    cuts, start = [], 0
-    while start < len(sorted_size):
-        stop = start + max(1, cap // int(sorted_size[start]))
-        cuts.append((start, min(stop, len(sorted_size))))
-        start = stop
-    return cuts
+class _Costs:
+    """Tokens of rows that hold consecutive texts of an order.
 
+    Args:
+        lengths: of the texts, in this order.
+        shared: tokens that each shares with the one before.
+        width: of a row.
+    """
 
-def _smallest_cap(sorted_size: np.ndarray, groups: int, cap: int) -> int:
-    """The smallest cap, at most ``cap``, with which no more than ``groups`` groups are needed."""
-    low, high = 1, cap
-    while low < high:
-        middle = (low + high) // 2
-        if len(_cut(sorted_size, middle)) <= groups:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    def __init__(self, lengths: Sequence[int], shared: Sequence[int], width: Width) -> None:
+        self._lengths = lengths
+        self._width = width
+        own = np.array(lengths) - np.array(shared)
+        # What texts 0 to i - 1 need in one row.
+        self._until = np.concatenate([[0], np.cumsum(own)]).tolist()
+
+    def of(self, start: int, stop: int) -> int:
+        """Tokens of the row with texts ``start`` to ``stop - 1``."""
+        rest = self._until[stop] - self._until[start + 1]
+        return self._width(self._lengths[start] + rest)
+
+    def cut(self, cap: int) -> list[tuple[int, int]]:
+        """Groups, each as long as ``cap`` tokens allow."""
+        edges = [0]
+        for stop in range(1, len(self._lengths)):
+            if self.of(edges[-1], stop + 1) > cap:
+                edges.append(stop)
+        return list(pairwise([*edges, len(self._lengths)]))
+
+    def smallest_cap(self, groups: int, cap: int) -> int:
+        """The smallest cap, at most ``cap``, with which no more than ``groups`` are needed."""
+        low, high = 1, cap
+        while low < high:
+            middle = (low + high) // 2
+            if len(self.cut(middle)) <= groups:
+                high = middle
+            else:
+                low = middle + 1
+        return low

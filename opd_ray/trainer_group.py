@@ -109,9 +109,9 @@ class TrainerGroup:
         self, items: Sequence[TrainItem], signals: SignalSource
     ) -> list[tuple[Any, list[list[TrainItem]], Sequence[ray.ObjectRef]]]:
         """Every rank's handle, micro-batches and signals; no rank begins before all have theirs."""
-        lengths = [item.num_tokens for item in items]
+        texts = [item.text_ids for item in items]
         plan = plan_micro_batches(
-            lengths, len(self._ranks), self._settings.micro_batch_tokens, width_of(self._settings)
+            texts, len(self._ranks), self._settings.micro_batch_tokens, width_of(self._settings)
         )
         shares = []
         for (_, handle), rank in zip(self._ranks, plan, strict=True):

@@ -207,8 +207,10 @@ class TrainItem:
     rollout_logprob: np.ndarray  # [n] float32, what vLLM said of the sampled tokens at those rows
 
     @property
-    def num_tokens(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids)
+    def text_ids(self) -> np.ndarray:
+        """What the trunk has to read: the text up to where its last kept row is predicted."""
+        needed = len(self.prompt_ids) + (int(self.rows[-1]) if len(self.rows) else 0)
+        return np.concatenate([self.prompt_ids, self.response_ids])[:needed]
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,26 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from actors.teacher.batching import batches_by_length
+from actors.packed_attention import (
+    PACKED,
+    PackedAttentionError,
+    check_packing,
+    packed_row,
+    plain_attention,
+)
 from actors.teacher.projection import CHUNK_BYTES, answer_of, project, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.alignment import predicting_positions
+from opd_ray.balance import plan_micro_batches
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.model_facts import tokenizer_hash
+from opd_ray.packing import Packing, pack
 from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo
 from opd_ray.wire import to_wire
+
+# Largest difference between two ways to the same logits, relative to the largest: bfloat16's.
+_LOGITS_TOLERANCE = 1e-2
 
 
 class HfTeacher:
@@ -34,8 +45,8 @@ class HfTeacher:
     Log-probabilities and entropies are float32 whatever the weights' format.
 
     Args:
-        settings: ``path``, ``dtype``, ``signal``, ``topk``, ``batch_tokens`` (padded tokens of one
-            forward pass; a longer sequence goes alone), ``gpus_per_replica``.
+        settings: ``path``, ``dtype``, ``signal``, ``topk``, ``batch_tokens`` (of one forward
+            pass; a longer sequence goes alone), ``gpus_per_replica``.
         vocab_size: tokens that are real; rows of the output head beyond them are left out of the
             distribution. None: all rows.
         own_topk: how many of its own likeliest tokens each answer names beside the signal.
@@ -43,7 +54,8 @@ class HfTeacher:
 
     Raises:
         TeacherError: a model whose logits are not its output head times its last hidden states
-            (soft-capped or scaled logits), or a vocabulary smaller than ``vocab_size``.
+            (soft-capped or scaled logits), one whose texts cannot be packed, or a vocabulary
+            smaller than ``vocab_size``.
     """
 
     def __init__(
@@ -66,6 +78,7 @@ class HfTeacher:
         model = AutoModelForCausalLM.from_pretrained(
             settings.path,
             dtype=getattr(torch, settings.dtype.value),
+            attn_implementation=PACKED,
             trust_remote_code=settings.trust_remote_code,
         )
         self._model = model.to(self._device).eval().requires_grad_(False)
@@ -79,7 +92,7 @@ class HfTeacher:
             )
         self._own_topk = own_topk
         self._chunk_bytes = chunk_bytes
-        self._require_plain_head()
+        self._require_plain_logits()
         self._info = self._describe()
 
     def info(self) -> TeacherInfo:
@@ -110,17 +123,17 @@ class HfTeacher:
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """One answer a request, in the order of the requests."""
-        lengths = [len(r.prompt_ids) + len(r.response_ids) for r in requests]
+        # The last response token predicts nothing that anyone asked for: it is not read.
+        texts = [np.concatenate((r.prompt_ids, r.response_ids))[:-1] for r in requests]
+        (batches,) = plan_micro_batches(texts, 1, self._settings.batch_tokens)
         answers: dict[int, TeacherAnswer] = {}
-        for batch in batches_by_length(lengths, self._settings.batch_tokens):
-            for index, answer in zip(
-                batch, self._score_batch([requests[i] for i in batch]), strict=True
-            ):
-                answers[index] = answer
+        for batch in batches:
+            found = self._score_batch([requests[i] for i in batch], pack([texts[i] for i in batch]))
+            answers |= zip(batch, found, strict=True)
         return [answers[index] for index in range(len(requests))]
 
-    def _score_batch(self, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
-        hidden_ND = self._hidden_rows(requests)
+    def _score_batch(self, requests: list[ScoreRequest], packing: Packing) -> list[TeacherAnswer]:
+        hidden_ND = self._hidden_rows(requests, packing)
         flat = project(
             hidden_ND,
             self._head,
@@ -145,42 +158,61 @@ class HfTeacher:
             for i, r in enumerate(requests)
         ]
 
-    def _hidden_rows(self, requests: list[ScoreRequest]) -> torch.Tensor:
+    def _hidden_rows(self, requests: list[ScoreRequest], packing: Packing) -> torch.Tensor:
         """Last hidden states of the positions that predict the responses, flat [N, D]."""
-        # The last response token predicts nothing that anyone asked for: it is not read.
-        texts = [np.concatenate((r.prompt_ids, r.response_ids))[:-1] for r in requests]
-        ids_BL = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
-        mask_BL = torch.zeros_like(ids_BL)
-        for row, text in enumerate(texts):
-            ids_BL[row, : len(text)] = torch.from_numpy(text)
-            mask_BL[row, : len(text)] = 1
-        hidden_BLD = self._trunk(
-            input_ids=ids_BL.to(self._device),
-            attention_mask=mask_BL.to(self._device),
-            use_cache=False,
-        ).last_hidden_state
-        return torch.cat(
+        rows_N = np.concatenate(
             [
-                hidden_BLD[
-                    row, predicting_positions(len(r.prompt_ids), np.arange(len(r.response_ids)))
-                ]
-                for row, r in enumerate(requests)
+                places[predicting_positions(len(r.prompt_ids), np.arange(len(r.response_ids)))]
+                for r, places in zip(requests, packing.places, strict=True)
             ]
         )
+        return self._read(packing)[torch.from_numpy(rows_N).to(self._device)]
+
+    def _read(self, packing: Packing) -> torch.Tensor:
+        """The trunk's last hidden states of a row, [T, D]."""
+        ids_1T, positions_1T = packed_row(packing, self._device)
+        return self._trunk(
+            input_ids=ids_1T,
+            position_ids=positions_1T,
+            use_cache=False,
+            segments=packing.segments,
+        ).last_hidden_state[0]
 
     @torch.inference_mode()
-    def _require_plain_head(self) -> None:
-        """Refuse models that do more to their logits than multiply by the output head."""
-        ids = torch.arange(min(8, self._head.weight.shape[0]), device=self._device)[None]
-        expected = self._model(input_ids=ids, use_cache=False).logits.float()
-        hidden = self._trunk(input_ids=ids, use_cache=False).last_hidden_state
-        error = float((self._head(hidden).float() - expected).abs().max())
+    def _require_plain_logits(self) -> None:
+        """Refuse models whose logits are not what :meth:`score` computes."""
+
+        def alone(text_T: np.ndarray) -> torch.Tensor:
+            with plain_attention(self._model):
+                ids_1T = torch.from_numpy(text_T)[None].to(self._device)
+                return self._model(input_ids=ids_1T, use_cache=False).logits[0].float()
+
+        def packed(packing: Packing) -> torch.Tensor:
+            ids_1T, positions_1T = packed_row(packing, self._device)
+            expected = self._model(
+                input_ids=ids_1T,
+                position_ids=positions_1T,
+                use_cache=False,
+                segments=packing.segments,
+            ).logits[0]
+            self._compare(self._head(self._read(packing)).float(), expected.float())
+            return expected.float()
+
+        try:
+            check_packing(
+                packed, alone, vocab_size=self._head.weight.shape[0], tolerance=_LOGITS_TOLERANCE
+            )
+        except PackedAttentionError as error:
+            raise TeacherError(f"{self._settings.path}: {error}") from error
+
+    def _compare(self, found: torch.Tensor, expected: torch.Tensor) -> None:
+        error = float((found - expected).abs().max())
         if not math.isfinite(error):
             raise TeacherError(
                 f"{self._settings.path}: its logits are NaN or infinite in "
                 f"{self._settings.dtype.value}; are its weights whole?"
             )
-        if error > 1e-2 * float(expected.abs().max()):
+        if error > _LOGITS_TOLERANCE * float(expected.abs().max()):
             raise TeacherError(
                 f"{self._settings.path}: the logits of {type(self._model).__name__} are not its "
                 f"output head times its last hidden states (they differ by {error:.3g}), as with "

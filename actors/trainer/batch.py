@@ -1,4 +1,4 @@
-"""Rollouts and the teacher's signals as the padded tensors of one micro-batch.
+"""Rollouts and the teacher's signals as the tensors of one micro-batch.
 
 Where a kept row is predicted comes from :mod:`opd_ray.alignment`.
 """
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from actors.packed_attention import packed_row
 from opd_ray.alignment import predicting_positions
-from opd_ray.balance import Width, exact_width
 from opd_ray.divergence import (
     HiddenTarget,
     LogitsTarget,
@@ -25,6 +25,7 @@ from opd_ray.divergence import (
     TopKTarget,
 )
 from opd_ray.errors import RunError
+from opd_ray.packing import Segment, Width, exact_width, pack
 from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem
 from opd_ray.wire import from_wire
 
@@ -47,14 +48,15 @@ TeacherHeads = Mapping[str, Sequence[TeacherHead]]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass: B texts padded to L tokens, N kept rows."""
+    """One forward pass: texts packed into a row of T tokens, N kept rows."""
 
     rollout_ids: tuple[str, ...]
     rows_per_rollout: tuple[int, ...]
-    input_ids_BL: Tensor
-    attention_mask_BL: Tensor
-    position_ids_BL: Tensor
-    kept_N: Tensor  # where in the flattened [B * L] positions each kept row is predicted
+    ids_1T: Tensor
+    positions_1T: Tensor
+    segments: tuple[Segment, ...]
+    padding_tokens: int
+    kept_N: Tensor  # where in the row each kept row of the responses is predicted
     sampled_ids_N: Tensor
     weights_N: Tensor
     rollout_logprob_N: Tensor
@@ -68,12 +70,7 @@ class MicroBatch:
     @property
     def trunk_tokens(self) -> int:
         """Tokens the trunk reads, padding included."""
-        return self.input_ids_BL.numel()
-
-    @property
-    def padding_tokens(self) -> int:
-        text = 0 if self.is_empty else int(self.attention_mask_BL.sum())
-        return self.trunk_tokens - text
+        return self.ids_1T.numel()
 
 
 def check_items(
@@ -122,40 +119,32 @@ def build_micro_batch(
 ) -> MicroBatch:
     """The tensors of one micro-batch, from items that passed :func:`check_items`.
 
-    Rollouts whose signals need the same head lie side by side. Items without kept rows are left
-    out. If none is left, the batch is one token whose row has
-    weight 0: it takes part in every collective and adds a gradient of exactly 0.
+    Rollouts whose signals need the same head come one after the other. Items without kept rows are
+    left out. If none is left, the batch is one token whose row has weight 0: it takes part in every
+    collective and adds a gradient of exactly 0.
     """
     items = [item for item in items if len(item.rows)]
     if not items:
         return _stand_in(vocab_size, device)
     items.sort(key=lambda item: _head_of(signals[item.rollout_id]))
-    texts = [np.concatenate([item.prompt_ids, item.response_ids]) for item in items]
-    lengths = np.array([len(text) for text in texts])
-    longest = int(lengths.max())
-    shape = (len(texts), width(longest))
-    input_ids_BL = np.zeros(shape, dtype=np.int64)
-    for row, text in enumerate(texts):
-        input_ids_BL[row, : len(text)] = text
-    column_BL = np.broadcast_to(np.arange(shape[1]), shape)
-    # Learned positions end with the context, which the width may exceed.
-    position_BL = np.minimum(column_BL, longest - 1)
+    packing = pack([item.text_ids for item in items], width)
+    ids_1T, positions_1T = packed_row(packing, device)
     kept = [
-        row * shape[1] + predicting_positions(len(item.prompt_ids), item.rows)
-        for row, item in enumerate(items)
+        places[predicting_positions(len(item.prompt_ids), item.rows)]
+        for item, places in zip(items, packing.places, strict=True)
     ]
     sampled = [item.response_ids[item.rows] for item in items]
 
-    def tensor(values: np.ndarray | Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
-        whole = values if isinstance(values, np.ndarray) else np.concatenate(values)
-        return torch.tensor(whole, dtype=dtype, device=device)
+    def tensor(values: Sequence[np.ndarray], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(np.concatenate(values), dtype=dtype, device=device)
 
     return MicroBatch(
         rollout_ids=tuple(item.rollout_id for item in items),
         rows_per_rollout=tuple(len(item.rows) for item in items),
-        input_ids_BL=tensor(input_ids_BL, torch.int64),
-        attention_mask_BL=tensor(column_BL < lengths[:, None], torch.int64),
-        position_ids_BL=tensor(position_BL, torch.int64),
+        ids_1T=ids_1T,
+        positions_1T=positions_1T,
+        segments=packing.segments,
+        padding_tokens=packing.padding,
         kept_N=tensor(kept, torch.int64),
         sampled_ids_N=tensor(sampled, torch.int64),
         weights_N=tensor([item.weights for item in items], torch.float32),
@@ -191,14 +180,14 @@ def _stack(
 
 
 def _stand_in(vocab_size: int, device: torch.device) -> MicroBatch:
-    one = torch.ones(1, 1, dtype=torch.int64, device=device)
     zero_N = torch.zeros(1, dtype=torch.int64, device=device)
     return MicroBatch(
         rollout_ids=(),
         rows_per_rollout=(),
-        input_ids_BL=one,
-        attention_mask_BL=one,
-        position_ids_BL=torch.zeros_like(one),
+        ids_1T=zero_N[None],
+        positions_1T=zero_N[None],
+        segments=(Segment(0, 1),),
+        padding_tokens=1,
         kept_N=zero_N,
         sampled_ids_N=zero_N,
         weights_N=zero_N.float(),

@@ -83,15 +83,20 @@ class Engine:
             config=config,
             dist_init_required=False,
         )
-        check_logits(self._engine, device, tolerance=1e-2 if bfloat16 else 1e-4)
+        check_logits(
+            self._engine,
+            device,
+            vocab_size=self.student.model.config.vocab_size,
+            tolerance=1e-2 if bfloat16 else 1e-4,
+        )
 
     def run(self, batch: MicroBatch, function: HeadFunction | None) -> Any:
         """What the head makes of a micro-batch's kept rows (see :meth:`Student.forward`)."""
         return self._engine(
-            batch.input_ids_BL,
-            batch.attention_mask_BL,
-            batch.position_ids_BL,
-            batch.kept_N,
+            batch.ids_1T,
+            batch.positions_1T,
+            segments=batch.segments,
+            kept_N=batch.kept_N,
             function=function,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -16,9 +17,17 @@ from transformers import (
 )
 from transformers.integrations import HfDeepSpeedConfig
 
+from actors.packed_attention import (
+    PACKED,
+    PackedAttentionError,
+    check_packing,
+    packed_row,
+    plain_attention,
+)
 from actors.trainer.head import DivergenceHead, HeadFunction
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError
+from opd_ray.packing import Packing, Segment
 
 _DROPOUT_RATES = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop")
 
@@ -43,34 +52,30 @@ class Student(nn.Module):
 
     def forward(
         self,
-        input_ids_BL: Tensor,
-        attention_mask_BL: Tensor,
-        position_ids_BL: Tensor,
+        ids_1T: Tensor,
+        positions_1T: Tensor,
+        segments: tuple[Segment, ...] | None = None,
         kept_N: Tensor | None = None,
         function: HeadFunction | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """What the head makes of the kept rows.
 
         Args:
-            input_ids_BL: padded on the right.
-            attention_mask_BL: 1 for text, 0 for padding.
-            position_ids_BL: position of each token in its text.
-            kept_N: indices into the B * L flattened positions; None runs the model's own forward
-                pass and gives all its logits ``[B * L, V]``.
+            ids_1T: packed texts, or one text.
+            positions_1T: of each token in its text.
+            segments: of the packed texts; None runs the model as it comes, on one text.
+            kept_N: indices into the T tokens; None gives the model's own logits ``[T, V]`` of all.
             function: see :class:`DivergenceHead`; None gives logits ``[N, V]``.
         """
-        trunk_input = {
-            "input_ids": input_ids_BL,
-            "attention_mask": attention_mask_BL,
-            "position_ids": position_ids_BL,
-            "use_cache": False,
-        }
+        row = {"input_ids": ids_1T, "position_ids": positions_1T, "use_cache": False}
+        if segments is None:
+            with plain_attention(self.model):
+                return self.model(**row).logits[0]
         if kept_N is None:
-            return self.model(**trunk_input).logits.flatten(0, 1)
-        hidden_BLD = self.model.base_model(**trunk_input).last_hidden_state
-        hidden_ND = hidden_BLD.flatten(0, 1)[kept_N]
+            return self.model(**row, segments=segments).logits[0]
+        hidden_1TD = self.model.base_model(**row, segments=segments).last_hidden_state
         # By keyword: ZeRO-3's hooks look into positional arguments and expect tensors there.
-        return self.model.get_output_embeddings()(hidden_ND, function=function)
+        return self.model.get_output_embeddings()(hidden_1TD[0, kept_N], function=function)
 
 
 def load_student_config(settings: StudentSettings) -> PretrainedConfig:
@@ -104,7 +109,7 @@ def load_student(
     model = AutoModelForCausalLM.from_pretrained(
         settings.path,
         dtype=dtype,
-        attn_implementation="sdpa",
+        attn_implementation=PACKED,
         trust_remote_code=settings.trust_remote_code,
     )
     del sharding
@@ -124,29 +129,45 @@ def save_student(
     ).save_pretrained(folder)
 
 
-def check_logits(engine: Callable[..., Tensor], device: torch.device, *, tolerance: float) -> None:
-    """Refuse a student that does more to its logits than project the last hidden state.
+def check_logits(
+    engine: Callable[..., Tensor], device: torch.device, *, vocab_size: int, tolerance: float
+) -> None:
+    """Refuse a student whose logits are not what the trainer computes.
 
     Args:
         engine: runs :class:`Student` (a collective).
         device: of the engine.
+        vocab_size: token ids lie below it.
         tolerance: largest difference, relative to the largest logit.
 
     Raises:
-        ConfigError: the model's own logits differ from those the trainer computes.
+        ConfigError: the model does more to its logits than project the last hidden state, or its
+            texts cannot be packed.
     """
-    ids_BL = torch.arange(4, device=device)[None]
-    mask_BL = torch.ones_like(ids_BL)
+
+    def alone(text_T: np.ndarray) -> Tensor:
+        ids_1T = torch.from_numpy(text_T)[None].to(device)
+        return engine(ids_1T, torch.arange(len(text_T), device=device)[None])
+
+    def packed(packing: Packing) -> Tensor:
+        ids_1T, positions_1T = packed_row(packing, device)
+        own_TV = engine(ids_1T, positions_1T, segments=packing.segments)
+        all_T = torch.arange(ids_1T.shape[1], device=device)
+        ours_TV = engine(ids_1T, positions_1T, segments=packing.segments, kept_N=all_T)
+        error = float((own_TV - ours_TV).abs().max() / own_TV.abs().max())
+        if not error <= tolerance:
+            raise ConfigError(
+                "student.path: the student's logits are not its output head's projection of the "
+                f"last hidden state (they differ by {error:.2g} of the largest): the model scales "
+                "or caps them, which the fused loss does not do; choose another student"
+            )
+        return own_TV
+
     with torch.no_grad():
-        own_NV = engine(ids_BL, mask_BL, ids_BL)
-        ours_NV = engine(ids_BL, mask_BL, ids_BL, ids_BL[0])
-    error = float((own_NV - ours_NV).abs().max() / own_NV.abs().max())
-    if not error <= tolerance:
-        raise ConfigError(
-            "student.path: the student's logits are not its output head's projection of the last "
-            f"hidden state (they differ by {error:.2g} of the largest): the model scales or caps "
-            "them, which the fused loss does not do; choose another student"
-        )
+        try:
+            check_packing(packed, alone, vocab_size=vocab_size, tolerance=tolerance)
+        except PackedAttentionError as error:
+            raise ConfigError(f"student.path: {error}; choose another student") from error
 
 
 def _refuse_dropout(model: PreTrainedModel) -> None:

@@ -1,4 +1,4 @@
-"""Micro-batches: the shift by one, padding, stacked signals, and what is refused."""
+"""Micro-batches: the shift by one, packed texts, stacked signals, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from actors.trainer.batch import (
     build_micro_batch,
     check_items,
 )
-from opd_ray.balance import exact_width, recurring_width
+from opd_ray.balance import recurring_width
 from opd_ray.divergence import HiddenTarget, MixtureTarget, SampledTarget, TopKTarget
+from opd_ray.packing import Segment, exact_width
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem
 from opd_ray.wire import to_wire
 
@@ -44,26 +45,40 @@ def test_three_tokens_by_hand():
     """Prompt 7 8, response 3 4 5: the tokens are predicted at positions 1, 2, 3 of 7 8 3 4 5."""
     one = item("a", [7, 8], [3, 4, 5], [0, 1, 2])
     batch = build([one], {"a": SampledSignal(np.array([-0.3, -0.4, -0.5], np.float32))})
-    assert batch.input_ids_BL.tolist() == [[7, 8, 3, 4, 5]]
+    # Nothing after the last kept row has a part in the loss, so its own token is not read.
+    assert batch.ids_1T.tolist() == [[7, 8, 3, 4]]
     assert batch.kept_N.tolist() == [1, 2, 3]
     assert batch.sampled_ids_N.tolist() == [3, 4, 5]
     # A model whose hidden state is its token id: each kept row sees the token before its own.
-    hidden_N = batch.input_ids_BL.flatten()[batch.kept_N]
+    hidden_N = batch.ids_1T[0, batch.kept_N]
     assert hidden_N.tolist() == [8, 3, 4]
 
 
-def test_a_width_beyond_the_longest_text_is_padding():
-    signals = {"a": SampledSignal(np.full(30, -1.0, np.float32))}
-    text = item("a", [1] * 5, [2] * 30, list(range(30)))
+def test_a_width_beyond_the_texts_is_padding():
+    signals = {"a": SampledSignal(np.full(61, -1.0, np.float32))}
+    text = item("a", [1] * 5, [2] * 61, list(range(61)))
     batch = build([text], signals, width=recurring_width)
-    assert batch.input_ids_BL.shape == (1, 36)
-    assert batch.attention_mask_BL.sum() == 35
-    assert batch.position_ids_BL[0].tolist() == [*range(35), 34]
-    assert batch.kept_N.tolist() == list(range(4, 34))
+    assert batch.ids_1T.shape == (1, 66)
+    assert batch.positions_1T[0].tolist() == [*range(65), 0]
+    assert batch.segments == (Segment(0, 65), Segment(65, 66))
+    assert batch.kept_N.tolist() == list(range(4, 65))
     assert batch.padding_tokens == 1
 
 
-def test_padding_on_the_right_and_rows_in_order():
+def test_samples_of_a_prompt_share_it():
+    prompt = list(range(10)) * 2
+    items = [item("a", prompt, [1, 2, 3], [0, 2]), item("b", prompt, [4, 5], [0, 1])]
+    signals = {name: SampledSignal(np.zeros(2, np.float32)) for name in "ab"}
+    batch = build(items, signals)
+    assert batch.ids_1T.tolist() == [[*prompt, 1, 2, 4]]
+    assert batch.positions_1T.tolist() == [[*range(20), 20, 21, 20]]
+    # Both first tokens are predicted at the prompt's last.
+    assert batch.kept_N.tolist() == [19, 21, 19, 22]
+    assert batch.sampled_ids_N.tolist() == [1, 3, 4, 5]
+    assert (batch.trunk_tokens, batch.padding_tokens) == (23, 0)
+
+
+def test_texts_side_by_side_and_rows_in_order():
     items = [item("a", [1], [2], [0]), item("b", [3, 4], [5, 6, 7], [0, 2])]
     signals = {
         "b": TopKSignal(np.array([[5, 1], [7, 2]]), np.array([[-1.0, -2.0], [-3.0, -4.0]])),
@@ -72,14 +87,14 @@ def test_padding_on_the_right_and_rows_in_order():
     batch = build(items, signals)
     assert batch.rollout_ids == ("a", "b")
     assert batch.rows_per_rollout == (1, 2)
-    assert batch.input_ids_BL.tolist() == [[1, 2, 0, 0, 0], [3, 4, 5, 6, 7]]
-    assert batch.attention_mask_BL.tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
-    assert batch.position_ids_BL.tolist() == [[0, 1, 2, 3, 4]] * 2
-    assert batch.kept_N.tolist() == [0, 5 + 1, 5 + 3]
+    assert batch.ids_1T.tolist() == [[1, 3, 4, 5, 6]]
+    assert batch.positions_1T.tolist() == [[0, 0, 1, 2, 3]]
+    assert batch.segments == (Segment(0, 1), Segment(1, 5))
+    assert batch.kept_N.tolist() == [0, 1 + 1, 1 + 3]
     assert batch.sampled_ids_N.tolist() == [2, 5, 7]
     assert batch.weights_N.tolist() == [1.0, 1.0, 2.0]
     assert batch.rollout_logprob_N.tolist() == [-1.0, -1.0, -2.0]
-    assert (batch.trunk_tokens, batch.padding_tokens) == (10, 3)
+    assert (batch.trunk_tokens, batch.padding_tokens) == (5, 0)
     assert isinstance(batch.targets[0], TopKTarget)
     assert batch.targets[0].ids_NK.tolist() == [[2, 9], [5, 1], [7, 2]]
     assert batch.targets[0].logprobs_NK.tolist() == [[-5.0, -6.0], [-1.0, -2.0], [-3.0, -4.0]]
@@ -119,7 +134,7 @@ def test_rollouts_of_two_teachers_lie_side_by_side_by_head():
     batch = build_micro_batch(items, signals, vocab_size=10, heads=heads, device=CPU)
     assert batch.rollout_ids == ("b", "a", "c")
     assert batch.sampled_ids_N.tolist() == [4, 5, 2, 7]
-    assert batch.kept_N.tolist() == [0, 1, 3, 6]
+    assert batch.kept_N.tolist() == [1, 2, 0, 3]
     mixture, plain = batch.targets
     assert isinstance(mixture, MixtureTarget)
     assert mixture.shares == (0.25, 0.75)

@@ -8,10 +8,12 @@ from tiny_models import make_tiny_qwen3
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from actors.packed_attention import PACKED
 from actors.trainer.head import DivergenceHead
 from actors.trainer.student import Student, check_logits, load_student
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError
+from opd_ray.packing import Segment
 
 CPU = torch.device("cpu")
 
@@ -34,11 +36,16 @@ def test_names_parameters_and_logits_stay_the_models_own(tmp_path, tied):
     assert isinstance(head, DivergenceHead)
     assert (head.weight is student.model.get_input_embeddings().weight) == tied
     ids_BL = torch.randint(0, 96, (2, 7))
+    ids_1T, positions_1T = ids_BL.view(1, 14), torch.arange(7).repeat(2)[None]
+    segments = (Segment(0, 7), Segment(7, 14))
     kept_N = torch.tensor([3, 0, 12])
     with torch.no_grad():
-        logits_NV = student(ids_BL, torch.ones_like(ids_BL), torch.arange(7)[None], kept_N)
-        wanted = original(ids_BL).logits.flatten(0, 1)[kept_N]
-    torch.testing.assert_close(logits_NV, wanted)
+        logits_NV = student(ids_1T, positions_1T, segments=segments, kept_N=kept_N)
+        wanted = original(ids_BL).logits.flatten(0, 1)
+        torch.testing.assert_close(logits_NV, wanted[kept_N])
+        all_TV = student(ids_1T, positions_1T, segments=segments)
+        torch.testing.assert_close(all_TV, wanted)
+        torch.testing.assert_close(student(ids_BL[:1], positions_1T[:, :7]), wanted[:7])
 
 
 def test_a_function_gets_hidden_states_weight_and_bias():
@@ -49,8 +56,15 @@ def test_a_function_gets_hidden_states_weight_and_bias():
     torch.testing.assert_close(head(hidden), linear(hidden))
 
 
-@pytest.mark.parametrize("kind", ["gemma2", "cohere", "granite"])
-def test_models_that_cap_or_scale_their_logits_are_refused(kind):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("gemma2", "attention of Gemma2Attention has softcap"),
+        ("cohere", "scales or caps them"),
+        ("granite", "scales or caps them"),
+    ],
+)
+def test_models_that_cap_or_scale_their_logits_are_refused(kind, message):
     config = AutoConfig.for_model(
         kind,
         vocab_size=32,
@@ -64,13 +78,13 @@ def test_models_that_cap_or_scale_their_logits_are_refused(kind):
         pad_token_id=0,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(50.0)
     student = Student(model)
-    with pytest.raises(ConfigError, match="scales or caps them"):
-        check_logits(student, CPU, tolerance=1e-4)
+    with pytest.raises(ConfigError, match=message):
+        check_logits(student, CPU, vocab_size=32, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral"])
@@ -86,7 +100,8 @@ def test_plain_models_are_taken(kind):
         head_dim=8,
     )
     torch.manual_seed(0)
-    check_logits(Student(AutoModelForCausalLM.from_config(config)), CPU, tolerance=1e-4)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    check_logits(Student(model), CPU, vocab_size=32, tolerance=1e-4)
 
 
 def test_dropout_is_refused(tmp_path):

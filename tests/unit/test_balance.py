@@ -1,28 +1,35 @@
-"""Plans of micro-batches: complete, within budget, balanced, little padded."""
+"""Plans of micro-batches: complete, within budget, balanced, beginnings together."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opd_ray.balance import exact_width, plan_micro_batches, recurring_width, width_of
+from opd_ray.balance import plan_micro_batches, recurring_width, width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
+from opd_ray.packing import exact_width, pack
 
 
-def padded(lengths, micro, width=exact_width):
-    return width(max((lengths[i] for i in micro), default=0)) * len(micro)
+def texts_of(lengths):
+    """Texts that begin with numbers of their own, so that none is shared."""
+    return [np.arange(length) + 1000 * number for number, length in enumerate(lengths)]
+
+
+def row(texts, micro, width=exact_width):
+    """Tokens that a micro-batch really takes."""
+    return len(pack([texts[i] for i in micro], width).ids_T) if micro else 0
 
 
 def test_widths_recur_and_pad_little():
-    assert [recurring_width(n) for n in (1, 16, 31, 32, 33, 64, 65, 200, 255, 257)] == [
-        *(1, 16, 31, 32, 34, 64, 68, 200, 256, 272)
+    assert [recurring_width(n) for n in (1, 32, 63, 64, 65, 128, 129, 400, 511, 513)] == [
+        *(1, 32, 63, 64, 66, 128, 132, 400, 512, 528)
     ]
-    longest = np.arange(1, 5000)
-    widths = np.array([recurring_width(int(n)) for n in longest])
-    assert (widths >= longest).all()
-    assert (widths <= longest * 17 / 16).all()
-    assert len(set(widths[256:512])) == 16  # of texts with 257 to 512 tokens
+    tokens = np.arange(1, 5000)
+    widths = np.array([recurring_width(int(n)) for n in tokens])
+    assert (widths >= tokens).all()
+    assert (widths <= tokens * 33 / 32).all()
+    assert len(set(widths[512:1024])) == 32  # of rows with 513 to 1,024 tokens
 
 
 def test_widths_recur_where_kernels_are_kept_for_them():
@@ -33,62 +40,62 @@ def test_widths_recur_where_kernels_are_kept_for_them():
 
 @given(
     lengths=st.lists(st.integers(1, 300), max_size=60),
+    prompts=st.integers(1, 60),
     ranks=st.integers(1, 5),
     budget=st.integers(1, 1000),
     width=st.sampled_from([exact_width, recurring_width]),
 )
-def test_every_plan_keeps_its_promises(lengths, ranks, budget, width):
-    plan = plan_micro_batches(lengths, ranks, budget, width)
+def test_every_plan_keeps_its_promises(lengths, prompts, ranks, budget, width):
+    # Texts of one prompt begin alike, a few tokens or many.
+    texts = [
+        np.concatenate([np.full(2 * (n % prompts), n % prompts), [99 + n] * length])
+        for n, length in enumerate(lengths)
+    ]
+    plan = plan_micro_batches(texts, ranks, budget, width)
     assert len(plan) == ranks
     assert len({len(rank) for rank in plan}) == 1
-    assert sorted(i for rank in plan for micro in rank for i in micro) == list(range(len(lengths)))
-    costs = [[padded(lengths, micro, width) for micro in rank] for rank in plan]
+    assert sorted(i for rank in plan for micro in rank for i in micro) == list(range(len(texts)))
+    costs = [[row(texts, micro, width) for micro in rank] for rank in plan]
     for rank, rank_costs in zip(plan, costs, strict=True):
         for micro, cost in zip(rank, rank_costs, strict=True):
             assert cost <= budget or len(micro) == 1
     totals = [sum(rank_costs) for rank_costs in costs]
     dearest = max((cost for rank_costs in costs for cost in rank_costs), default=0)
     assert max(totals) - min(totals) <= dearest
-    assert sum(totals) * 0.9 <= sum(lengths)
-    assert plan == plan_micro_batches(lengths, ranks, budget, width)
+    assert plan == plan_micro_batches(texts, ranks, budget, width)
 
 
 def test_hand_computed():
-    # Sorted 9 8 | 3 3 3 2 with at most 18 tokens; two groups for two ranks, 2 of 30 are padding.
-    assert plan_micro_batches([3, 9, 2, 3, 8, 3], ranks=2, micro_batch_tokens=18) == [
-        [[1, 4]],
-        [[0, 2, 3, 5]],
+    # 9 and 2 | 8 and 3, as equal as the order by first token allows.
+    assert plan_micro_batches(texts_of([9, 2, 8, 3]), ranks=2, micro_batch_tokens=18) == [
+        [[0, 1]],
+        [[2, 3]],
     ]
 
 
-def test_a_round_more_where_padding_would_be_more_than_a_tenth():
-    # In one micro-batch of 32 tokens, 10 would be padding; in two of 16 and 6 none are.
-    assert plan_micro_batches([8, 3, 8, 3], ranks=1, micro_batch_tokens=100) == [[[0, 2], [1, 3]]]
-    # 2 of 32 are no more than a tenth.
-    assert plan_micro_batches([8, 7, 8, 7], ranks=1, micro_batch_tokens=100) == [[[0, 1, 2, 3]]]
+def test_samples_of_a_prompt_lie_in_one_micro_batch():
+    """Two prompts of 20 tokens with two samples of 5 each: 30 tokens a prompt, not 50."""
+    first, second = np.arange(20), np.arange(20) + 50
+    texts = [np.append(prompt, np.full(5, end)) for end in (1, 2) for prompt in (first, second)]
+    plan = plan_micro_batches(texts, ranks=1, micro_batch_tokens=30)
+    assert sorted(plan[0]) == [[0, 2], [1, 3]]
+    assert [row(texts, micro) for micro in plan[0]] == [30, 30]
 
 
-def test_sixteen_texts_within_the_default_budget():
-    """Prompts of 60 to 250 tokens with responses of up to 128: four micro-batches, not sixteen."""
-    rng = np.random.default_rng(0)
-    for ranks, most in ((1, 5), (2, 3), (4, 2)):
-        lengths = (rng.integers(60, 250, 16) + rng.integers(20, 129, 16)).tolist()
-        plan = plan_micro_batches(lengths, ranks, TrainerSettings().micro_batch_tokens)
-        assert sum(padded(lengths, micro) for rank in plan for micro in rank) <= sum(lengths) / 0.9
-        assert len(plan[0]) <= most
+def test_sixteen_texts_within_the_default_budget_are_one_row():
+    lengths = np.random.default_rng(0).integers(80, 380, 16).tolist()
+    (plan,) = plan_micro_batches(texts_of(lengths), 1, TrainerSettings().micro_batch_tokens)
+    assert plan == [list(range(16))]
 
 
 def test_the_rank_that_has_had_least_gets_the_dearest_of_a_round():
-    lengths = [100, 90, 80, 10]
-    plan = plan_micro_batches(lengths, ranks=2, micro_batch_tokens=100)
-    assert sorted(padded(lengths, rank[0]) + padded(lengths, rank[1]) for rank in plan) == [
-        110,
-        170,
-    ]
+    texts = texts_of([100, 90, 80, 10])
+    plan = plan_micro_batches(texts, ranks=2, micro_batch_tokens=100)
+    assert sorted(sum(row(texts, micro) for micro in rank) for rank in plan) == [110, 170]
 
 
 def test_ranks_share_what_one_micro_batch_could_hold():
-    plan = plan_micro_batches([10] * 8, ranks=4, micro_batch_tokens=1000)
+    plan = plan_micro_batches(texts_of([10] * 8), ranks=4, micro_batch_tokens=1000)
     assert [[len(micro) for micro in rank] for rank in plan] == [[2]] * 4
 
 
@@ -97,29 +104,28 @@ def test_no_text_gives_no_micro_batch():
 
 
 def test_fewer_texts_than_ranks_leave_some_ranks_an_empty_micro_batch():
-    plan = plan_micro_batches([5, 7], ranks=3, micro_batch_tokens=10)
+    plan = plan_micro_batches(texts_of([5, 7]), ranks=3, micro_batch_tokens=10)
     assert sorted(plan) == [[[]], [[0]], [[1]]]
 
 
-def test_padding_is_small_on_ragged_lengths():
+def test_ranks_have_equal_work_on_ragged_lengths():
     """Reasoning lengths: log-normal, many times longer at the top than in the middle."""
     rng = np.random.default_rng(0)
     for ranks in (1, 2, 4, 8):
         lengths = np.clip(rng.lognormal(6.0, 0.7, 512), 20, 8192).astype(int).tolist()
-        plan = plan_micro_batches(lengths, ranks, 16384)
-        costs = np.array([[padded(lengths, micro) for micro in rank] for rank in plan])
-        assert costs.sum() <= 1.10 * sum(lengths)
-        assert costs.sum(axis=1).max() <= 1.05 * costs.sum(axis=1).mean()
+        plan = plan_micro_batches(texts_of(lengths), ranks, 16384)
+        work = np.array([sum(lengths[i] for micro in rank for i in micro) for rank in plan])
+        assert work.max() <= 1.05 * work.mean()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("lengths", "ranks", "budget", "message"),
     [
-        (([3, 0], 1, 10), "text 1 has 0 tokens"),
-        (([3], 0, 10), "ranks must be at least 1, not 0"),
-        (([3], 1, 0), "micro_batch_tokens must be at least 1, not 0"),
+        ([3, 0], 1, 10, "text 1 has 0 tokens"),
+        ([3], 0, 10, "ranks must be at least 1, not 0"),
+        ([3], 1, 0, "micro_batch_tokens must be at least 1, not 0"),
     ],
 )
-def test_bad_input_is_refused(arguments, message):
+def test_bad_input_is_refused(lengths, ranks, budget, message):
     with pytest.raises(ValueError, match=message):
-        plan_micro_batches(*arguments)
+        plan_micro_batches(texts_of(lengths), ranks, budget)

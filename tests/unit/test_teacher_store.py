@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.teacher.batching import batches_by_length
 from actors.teacher.protocol import TeacherError
 from actors.teacher.store import SignalStore
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal
@@ -79,15 +78,3 @@ def test_a_thousand_rollouts_leave_the_store_flat():
             store.forget(held[4:])
             held.clear()
             assert (len(store), store.nbytes) == (0, 0)
-
-
-def test_batches_by_length():
-    assert batches_by_length([], 10) == []
-    assert batches_by_length([3, 9, 3, 4], 8) == [[1], [3, 0], [2]]
-    rng = np.random.default_rng(1)
-    for _ in range(50):
-        lengths = rng.integers(1, 40, rng.integers(1, 30)).tolist()
-        batches = batches_by_length(lengths, 64)
-        assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-        for batch in batches:
-            assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 64

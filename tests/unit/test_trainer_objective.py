@@ -28,9 +28,10 @@ def micro_batch() -> MicroBatch:
     return MicroBatch(
         rollout_ids=("a", "b", "c"),
         rows_per_rollout=(1, 2, 2),
-        input_ids_BL=nothing,
-        attention_mask_BL=nothing,
-        position_ids_BL=nothing,
+        ids_1T=nothing,
+        positions_1T=nothing,
+        segments=(),
+        padding_tokens=0,
         kept_N=nothing,
         sampled_ids_N=torch.tensor([0, 3, 5, 7, 10]),
         weights_N=torch.tensor([1.0, 0.5, 2.0, 1.0, 0.25]),

@@ -1,0 +1,156 @@
+"""Attention of packed texts (see :mod:`opd_ray.packing`), as a transformers attention function.
+
+Every segment attends to itself and to its ancestors, by PyTorch's scaled dot product attention,
+whose kernels for causal attention serve wherever no sliding window is shorter than the text. A
+model loaded with ``attn_implementation=PACKED`` takes the segments as a keyword of its forward
+pass, which transformers hands through to here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface, PreTrainedModel
+
+from opd_ray.errors import RunError
+from opd_ray.packing import MIN_SHARED, Packing, Segment, pack
+
+PACKED = "opd_ray_packed"
+
+# What other models' attention does beyond the dot product.
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+
+
+class PackedAttentionError(RunError):
+    """A model whose texts cannot lie side by side in one row."""
+
+
+def packed_row(packing: Packing, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and positions of a row, ``[1, T]``."""
+    return (
+        torch.from_numpy(packing.ids_T)[None].to(device),
+        torch.from_numpy(packing.positions_T)[None].to(device),
+    )
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    segments: tuple[Segment, ...] | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """See transformers' ``AttentionInterface``.
+
+    Args:
+        module: the attention layer.
+        query: [1, H, T, D].
+        key: [1, H or fewer, T, D], and so ``value``.
+        attention_mask: ignored; transformers makes none for this function.
+        dropout: of the attention weights; only 0.
+        scaling: of the products; None: 1 / sqrt(D).
+        sliding_window: how many positions a token sees, its own included; None: all.
+        segments: of the row.
+        kwargs: of other attention functions.
+
+    Returns:
+        [1, T, H, D], and no attention weights.
+
+    Raises:
+        PackedAttentionError: the model asks for more than the dot product, or drops ``segments``.
+    """
+    extra = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
+    if extra or dropout or segments is None:
+        reason = f"has {extra[0]}" if extra else "has dropout" if dropout else "takes no segments"
+        raise PackedAttentionError(f"the attention of {type(module).__name__} {reason}")
+    lengths = [segment.tokens for segment in segments]
+    # Split, not sliced: the gradients of slices would each be as large as the row.
+    queries, keys, values = (t.split(lengths, dim=2) for t in (query, key, value))
+    number = {segment.start: i for i, segment in enumerate(segments)}
+    outputs = []
+    for segment, own in zip(segments, queries, strict=True):
+        chain = [number[part.start] for part in (*segment.ancestors, segment)]
+        if len(chain) == 1:
+            k, v = keys[chain[0]], values[chain[0]]
+        else:
+            k = torch.cat([keys[i] for i in chain], dim=2)
+            v = torch.cat([values[i] for i in chain], dim=2)
+        outputs.append(
+            F.scaled_dot_product_attention(
+                own,
+                k,
+                v,
+                scale=scaling,
+                enable_gqa=own.shape[1] != k.shape[1],
+                **_visible(own.shape[2], k.shape[2], sliding_window, own.device),
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _visible(queries: int, keys: int, window: int | None, device: torch.device) -> dict[str, Any]:
+    """The last ``queries`` of ``keys`` positions see themselves and what comes before."""
+    if window is not None and keys > window:
+        key_K = torch.arange(keys, device=device)
+        query_Q1 = key_K[keys - queries :, None]
+        return {"attn_mask": (key_K <= query_Q1) & (key_K > query_Q1 - window)}
+    if queries == keys:
+        return {"is_causal": True}
+    return {"attn_mask": causal_lower_right(queries, keys)}
+
+
+AttentionInterface.register(PACKED, packed_attention)
+
+
+@contextmanager
+def plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Within, a model loaded for packed texts reads single ones, with transformers' attention."""
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(PACKED)
+
+
+def check_packing(
+    packed: Callable[[Packing], Tensor],
+    alone: Callable[[np.ndarray], Tensor],
+    *,
+    vocab_size: int,
+    tolerance: float,
+) -> None:
+    """Compare a model's logits of two packed texts with those of each text alone.
+
+    Args:
+        packed: the logits ``[T, V]`` of a row, by packed attention.
+        alone: the logits ``[T, V]`` of one text, by transformers' own.
+        vocab_size: token ids lie below it.
+        tolerance: largest difference, relative to the largest logit.
+
+    Raises:
+        PackedAttentionError: they differ: layers look at neighbours in the row past the attention.
+    """
+    beginning = np.arange(MIN_SHARED + 2)
+    texts = [np.append(beginning, ends) % vocab_size for ends in ([3, 4, 5], [6])]
+    packing = pack(texts)
+    found_TV = packed(packing)
+    for text, places in zip(texts, packing.places, strict=True):
+        expected_TV = alone(text)
+        error = float((found_TV[places] - expected_TV).abs().max() / expected_TV.abs().max())
+        if error > tolerance:  # NaN is another check's
+            raise PackedAttentionError(
+                "the logits of two texts in one row are not those of each text alone (they differ "
+                f"by {error:.2g} of the largest): layers of the model see neighbours in the row"
+            )
