@@ -53,6 +53,7 @@ def step_metrics(
         "train/grad_norm": account.grad_norm,
         "train/learning_rate": account.learning_rate,
         "train/kept_tokens": account.kept_tokens,
+        "train/trunk_tokens": account.trunk_tokens,
         "train/padding_share": account.padding_share,
         "train/skipped": float(account.skipped),
         "rollout/tokens": tokens,

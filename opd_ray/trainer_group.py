@@ -24,6 +24,7 @@ class StepAccount:
 
     loss: float  # mean divergence over the kept tokens, nats
     kept_tokens: int
+    trunk_tokens: int  # tokens the trunks read: shared beginnings once, padding included
     padding_share: float  # of the tokens the trunks read
     grad_norm: float
     learning_rate: float
@@ -128,6 +129,7 @@ def _add_up(stats: Sequence[TrainStats]) -> StepAccount:
     return StepAccount(
         loss=sum(s.loss_sum for s in stats) / weight if weight else 0.0,
         kept_tokens=kept,
+        trunk_tokens=trunk,
         padding_share=sum(s.padding_tokens for s in stats) / trunk if trunk else 0.0,
         grad_norm=max(s.grad_norm for s in stats),
         learning_rate=stats[0].learning_rate,

@@ -135,8 +135,8 @@ class TrainerSettings:
     offload_optimizer: bool = False
     # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
     dtype: Dtype = Dtype.float32
-    # Most padded tokens the trunk reads in one micro-batch; a longer rollout goes alone. It reads
-    # fewer where more than 10 % would be padding.
+    # Most tokens the trunk reads in one micro-batch, a prompt once for all its samples in there; a
+    # longer rollout goes alone.
     micro_batch_tokens: int = 8192
     # Recompute activations in the backward pass instead of keeping them.
     gradient_checkpointing: bool = False

@@ -73,8 +73,9 @@ class TeacherSettings:
     signal: SignalChoice = SignalChoice.topk
     # k of the top-k signal.
     topk: int = 32
-    # Prompt and response tokens scored in one forward pass. Kind http: a replica is given at least
-    # concurrency sequences of student.context_length together.
+    # Prompt and response tokens scored in one forward pass (kind hf: a prompt once for all its
+    # samples in there). Kind http: a replica is given at least concurrency sequences of
+    # student.context_length together.
     batch_tokens: int = 8192
     # Kind vllm: bytes of KV cache of a replica on the CPU; bounds the longest sequence.
     kv_cache_bytes: int = 1 << 28

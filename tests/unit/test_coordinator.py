@@ -76,6 +76,7 @@ def account(gap_mean: float) -> StepAccount:
     return StepAccount(
         loss=0.1,
         kept_tokens=3,
+        trunk_tokens=0,
         padding_share=0.0,
         grad_norm=1.0,
         learning_rate=0.1,

@@ -19,6 +19,7 @@ from opd_ray.types import Rollout, RolloutScores
 ACCOUNT = StepAccount(
     loss=0.25,
     kept_tokens=3,
+    trunk_tokens=400,
     padding_share=0.05,
     grad_norm=2.0,
     learning_rate=1e-4,
@@ -62,6 +63,7 @@ def test_what_a_step_did():
     expected = {
         "train/loss": 0.25,
         "train/kept_tokens": 3,
+        "train/trunk_tokens": 400,
         "train/padding_share": 0.05,
         "train/grad_norm": 2.0,
         "train/learning_rate": 1e-4,

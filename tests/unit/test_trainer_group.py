@@ -100,6 +100,7 @@ def test_accounts_add_up_by_hand():
     account = several.step(ITEMS, 0.1, lambda wanted: [])
     assert account.loss == pytest.approx(4.0 / 8.0)
     assert account.kept_tokens == 10
+    assert account.trunk_tokens == 80
     assert account.padding_share == pytest.approx(8.0 / 80.0)
     assert account.gap_mean == pytest.approx(1.0 / 10.0)
     assert (account.gap_max, account.grad_norm, account.seconds) == (0.7, 2.0, 2.5)
