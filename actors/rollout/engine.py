@@ -88,6 +88,7 @@ class RolloutEngine:
 
     def engine_args(self) -> dict[str, Any]:
         """Arguments of vLLM's ``EngineArgs``."""
+        from actors.rms_norm import CPU_KERNEL_CONFIG
         from actors.rollout.score_recorder import ScoreRecorder
         from actors.rollout.worker_extension import RolloutWorkerExtension
         from actors.weights.ray_engine import BACKEND
@@ -119,6 +120,7 @@ class RolloutEngine:
             args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
         else:
             args["kv_cache_memory_bytes"] = rollout.kv_cache_bytes
+            args["kernel_config"] = CPU_KERNEL_CONFIG
             # The smallest its attention kernel likes, so that short prompts are shared too.
             args["block_size"] = 32
             # When a partly prefilled prompt's sample is thrown away, vLLM rewinds its seeded

@@ -1,4 +1,4 @@
-"""What the rollout engine adds to vLLM's workers: recorded scores and a weight-transfer backend.
+"""What the rollout engine adds to vLLM's workers: scores, a weight-transfer backend, RMS norms.
 
 vLLM imports this module in every worker process before it loads the model.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import actors.rms_norm  # noqa: F401  (registers kernels)
 from actors.rollout.score_arena import RecordedScores
 from actors.rollout.score_recorder import ScoreRecorder
 from actors.weights import ray_engine

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import os
 
+from actors.malloc import KEEP_FREED_MEMORY
 from opd_ray.config.schema import TrainerSettings
-
-# glibc gives large blocks back to the kernel when they are freed, and activations come and go in
-# every layer: without these a step spends about a tenth of its time on page faults. One arena, as
-# the backward pass frees in another thread what the forward pass has allocated.
-_KEEP_FREED_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
-    "MALLOC_ARENA_MAX": "1",
-}
 
 
 def trainer_environment(trainer: TrainerSettings) -> dict[str, str]:
@@ -31,7 +23,7 @@ def trainer_environment(trainer: TrainerSettings) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
     }
     if not trainer.gpus_per_rank:
-        environment |= _KEEP_FREED_MEMORY
+        environment |= KEEP_FREED_MEMORY
     return environment
 
 

@@ -82,6 +82,16 @@ class EngineHost:
         """Rows of recorded scores that were not given back."""
         return self._recorder(name).arena.rows_in_use
 
+    def norms(self, name: str) -> list[list[str]]:
+        """The implementations of RMS norms that an engine's worker tries, in that order."""
+
+        def find(_: Any) -> Any:
+            from vllm import ir
+
+            return [ir.ops.rms_norm.get_priority(), ir.ops.fused_add_rms_norm.get_priority()]
+
+        return self._engines[name]._engine.collective_rpc(find)[0]
+
     def _recorder(self, name: str) -> Any:
         from actors.rollout.score_recorder import ScoreRecorder
 

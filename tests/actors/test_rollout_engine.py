@@ -75,6 +75,10 @@ def test_scores_equal_those_of_a_hugging_face_forward(rollouts, folders):
         assert_scores_match(model, rollout)
 
 
+def test_norms_are_compiled_and_else_those_of_pytorch(host):
+    assert host.norms("tied") == [["opd_ray_cpu", "native"]] * 2
+
+
 def test_rollouts_carry_what_was_asked(rollouts):
     asked = {request.rollout_id: request for request in tiny_requests()}
     for rollout in rollouts:
