@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -22,7 +21,6 @@ from actors.packed_attention import (
     PackedAttentionError,
     check_packing,
     packed_row,
-    plain_attention,
 )
 from actors.trainer.head import DivergenceHead, HeadFunction
 from opd_ray.config.schema import StudentSettings
@@ -54,26 +52,29 @@ class Student(nn.Module):
         self,
         ids_1T: Tensor,
         positions_1T: Tensor,
-        segments: tuple[Segment, ...] | None = None,
+        segments: tuple[Segment, ...],
         kept_N: Tensor | None = None,
         function: HeadFunction | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """What the head makes of the kept rows.
 
         Args:
-            ids_1T: packed texts, or one text.
+            ids_1T: packed texts.
             positions_1T: of each token in its text.
-            segments: of the packed texts; None runs the model as it comes, on one text.
-            kept_N: indices into the T tokens; None gives the model's own logits ``[T, V]`` of all.
+            segments: of the row.
+            kept_N: indices into the T tokens; None runs the model's own forward pass and gives all
+                its logits ``[T, V]``.
             function: see :class:`DivergenceHead`; None gives logits ``[N, V]``.
         """
-        row = {"input_ids": ids_1T, "position_ids": positions_1T, "use_cache": False}
-        if segments is None:
-            with plain_attention(self.model):
-                return self.model(**row).logits[0]
+        row = {
+            "input_ids": ids_1T,
+            "position_ids": positions_1T,
+            "use_cache": False,
+            "segments": segments,
+        }
         if kept_N is None:
-            return self.model(**row, segments=segments).logits[0]
-        hidden_1TD = self.model.base_model(**row, segments=segments).last_hidden_state
+            return self.model(**row).logits[0]
+        hidden_1TD = self.model.base_model(**row).last_hidden_state
         # By keyword: ZeRO-3's hooks look into positional arguments and expect tensors there.
         return self.model.get_output_embeddings()(hidden_1TD[0, kept_N], function=function)
 
@@ -145,11 +146,7 @@ def check_logits(
             texts cannot be packed.
     """
 
-    def alone(text_T: np.ndarray) -> Tensor:
-        ids_1T = torch.from_numpy(text_T)[None].to(device)
-        return engine(ids_1T, torch.arange(len(text_T), device=device)[None])
-
-    def packed(packing: Packing) -> Tensor:
+    def logits_of(packing: Packing) -> Tensor:
         ids_1T, positions_1T = packed_row(packing, device)
         own_TV = engine(ids_1T, positions_1T, segments=packing.segments)
         all_T = torch.arange(ids_1T.shape[1], device=device)
@@ -165,7 +162,7 @@ def check_logits(
 
     with torch.no_grad():
         try:
-            check_packing(packed, alone, vocab_size=vocab_size, tolerance=tolerance)
+            check_packing(logits_of, vocab_size)
         except PackedAttentionError as error:
             raise ConfigError(f"student.path: {error}; choose another student") from error
 

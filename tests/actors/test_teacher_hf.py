@@ -265,7 +265,11 @@ def test_other_architectures(tmp_path, config_class, model_class):
         np.testing.assert_allclose(answer.logprob, expected, atol=1e-5)
 
 
-def test_soft_capped_logits_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("attention_cap", "message"),
+    [(None, "as with soft-capped"), (50.0, "attention of Gemma2Attention has softcap")],
+)
+def test_soft_capped_logits_are_refused(tmp_path, attention_cap, message):
     path = make_tiny_qwen3(tmp_path, vocab=VOCAB)
     config = Gemma2Config(
         vocab_size=VOCAB,
@@ -276,10 +280,11 @@ def test_soft_capped_logits_are_refused(tmp_path):
         num_key_value_heads=1,
         head_dim=16,
         final_logit_softcapping=0.5,
+        attn_logit_softcapping=attention_cap,
         initializer_range=0.4,
     )
     Gemma2ForCausalLM(config).save_pretrained(path)
-    with pytest.raises(TeacherError, match="soft-capped"):
+    with pytest.raises(TeacherError, match=message):
         HfTeacher(settings(str(path)))
 
 
