@@ -1,9 +1,8 @@
-"""Causal attention by matrix products, for bfloat16 on CPUs.
+"""Causal attention with a backward pass of matrix products, for bfloat16 on CPUs.
 
 The backward pass of PyTorch's own kernel there shares out heads, not rows, and so leaves cores idle
-where a row of packed texts is attended to text by text. This one is made of batched matrix products
-instead. What lives between the two passes grows with the text, as with that kernel, and not with
-its square: the attention weights are computed again.
+where a row of packed texts is attended to text by text. As with that kernel, what lives between the
+two passes grows with the text and not with its square: the attention weights are computed again.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 # Query rows whose attention weights are alive at once.
 _BLOCK = 128
@@ -31,12 +32,14 @@ class ProductAttention(torch.autograd.Function):
         key, value = key.contiguous(), value.contiguous()
         ctx.save_for_backward(query, key, value)
         ctx.scale = scale
-        output = _by_key(torch.empty_like(query), key)
-        for rows, query_B, seen in _blocks(query, key):
-            weights = _weights(query_B, key[:, :seen], rows.stop - rows.start, scale)
-            attended = weights @ value[:, :seen]
-            output[:, :, rows] = attended.view_as(output[:, :, rows])
-        return output.view_as(query)
+        return F.scaled_dot_product_attention(
+            query[None],
+            key[None],
+            value[None],
+            attn_mask=causal_lower_right(query.shape[1], key.shape[1]),
+            scale=scale,
+            enable_gqa=True,
+        )[0]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

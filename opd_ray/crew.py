@@ -15,9 +15,9 @@ from actors.rollout.actor import RolloutActor
 from actors.rollout.environment import engine_environment
 from actors.teacher.actor import TeacherActor
 from actors.teacher.dispatch import TeacherPool
+from actors.teacher.environment import teacher_environment
 from actors.trainer.actor import TrainerActor
 from actors.trainer.environment import trainer_environment
-from actors.vllm_process import vllm_environment
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
 from opd_ray.config.teachers import cast_of, members_of, restarts_of
@@ -171,11 +171,7 @@ class Crew:
 
     def _teacher(self, placed: PlacedActor) -> Any:
         settings = self._teachers[placed.teacher]
-        # Read when a process starts its thread pools, so it cannot be set from inside.
-        environment = {"OMP_NUM_THREADS": str(settings.threads)}
-        if settings.kind == "vllm":
-            environment = vllm_environment(settings.threads)
-        actor = self._at(placed, TeacherActor, environment)
+        actor = self._at(placed, TeacherActor, teacher_environment(settings))
         members = members_of(self._config, settings)
         return actor.remote(settings, self._vocab_size, self._own_topk, placed.teacher, members)
 

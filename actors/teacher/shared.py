@@ -13,6 +13,7 @@ import ray
 import torch
 
 from actors.openmp import OPENMP_WAITING
+from actors.teacher.environment import teacher_environment
 from actors.teacher.protocol import (
     AdaptableTeacher,
     HeadTeacher,
@@ -21,7 +22,6 @@ from actors.teacher.protocol import (
     Wanted,
 )
 from actors.teacher.registry import make_teacher
-from actors.vllm_process import vllm_environment
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
@@ -102,14 +102,11 @@ class SharedTeacher:
     """
 
     def __init__(self, settings: TeacherSettings, vocab_size: int | None, own_topk: int) -> None:
-        environment = {"OMP_NUM_THREADS": str(settings.threads)}
-        if settings.kind == "vllm":
-            environment = vllm_environment(settings.threads)
         host: Any = ray.remote(TeacherHost).options(
             num_cpus=settings.cpus_per_replica,
             num_gpus=settings.gpus_per_replica,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": {**OPENMP_WAITING, **environment}},
+            runtime_env={"env_vars": {**OPENMP_WAITING, **teacher_environment(settings)}},
             # A host holds nothing but the teacher: asked again, it answers the same.
             max_restarts=settings.max_restarts,
             max_task_retries=settings.max_restarts,
