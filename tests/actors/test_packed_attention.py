@@ -148,6 +148,24 @@ def test_a_model_that_looks_past_its_attention_is_found():
         check(model)
 
 
+def test_a_model_with_an_attention_of_its_own_is_found():
+    """Bloom takes any keywords and drops them."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "bloom", vocab_size=V, hidden_size=16, n_layer=1, n_head=2, initializer_range=0.3
+    )
+    with pytest.raises(PackedAttentionError, match="depend on the text beside it"):
+        check(AutoModelForCausalLM.from_config(config))
+
+
+def test_a_model_that_takes_no_further_keywords_is_found():
+    def forward(input_ids, position_ids, use_cache):
+        raise AssertionError("not to be reached")
+
+    with pytest.raises(PackedAttentionError, match="hands no keywords on to its attention"):
+        check(forward)
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
