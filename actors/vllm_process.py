@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 
-from actors.malloc import KEEP_FREED_MEMORY
-
 
 def vllm_environment(threads: int) -> dict[str, str]:
     """Variables for the process of one engine, for Ray's ``runtime_env={"env_vars": ...}``.
@@ -19,7 +17,6 @@ def vllm_environment(threads: int) -> dict[str, str]:
     """
     return {
         "OMP_NUM_THREADS": str(threads),
-        **KEEP_FREED_MEMORY,
         # Engine and scheduler in the actor's process: starts faster, and one step is one call.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # The runner whose logits processors record the student's scores, and whose hidden states
