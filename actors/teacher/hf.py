@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,28 +170,26 @@ class HfTeacher:
 
     def _read(self, packing: Packing) -> torch.Tensor:
         """The trunk's last hidden states of a row, [T, D]."""
+        return self._trunk(**self._row(packing)).last_hidden_state[0]
+
+    def _row(self, packing: Packing) -> dict[str, Any]:
+        """Keywords of the model's forward pass."""
         ids_1T, positions_1T = packed_row(packing, self._device)
-        return self._trunk(
-            input_ids=ids_1T,
-            position_ids=positions_1T,
-            use_cache=False,
-            segments=packing.segments,
-        ).last_hidden_state[0]
+        return {
+            "input_ids": ids_1T,
+            "position_ids": positions_1T,
+            "use_cache": False,
+            "segments": packing.segments,
+        }
 
     @torch.inference_mode()
     def _require_plain_logits(self) -> None:
         """Refuse models whose logits are not what :meth:`score` computes."""
 
         def logits_of(packing: Packing) -> torch.Tensor:
-            ids_1T, positions_1T = packed_row(packing, self._device)
-            expected = self._model(
-                input_ids=ids_1T,
-                position_ids=positions_1T,
-                use_cache=False,
-                segments=packing.segments,
-            ).logits[0]
-            self._compare(self._head(self._read(packing)).float(), expected.float())
-            return expected.float()
+            expected = self._model(**self._row(packing)).logits[0].float()
+            self._compare(self._head(self._read(packing)).float(), expected)
+            return expected
 
         try:
             check_packing(logits_of, self._head.weight.shape[0])
