@@ -1,0 +1,180 @@
+"""A run whose parts are real and whose actors are plain objects, for tests of its coordinator."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from fake_replicas import Clock, value_of
+from stand_ins import Engine, Response, Script, StandInFleet, Teacher, Trainer
+
+from actors.teacher.dispatch import TeacherPool
+from actors.teacher.router import TeacherRouter
+from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.coordinator import Checkpoints, Coordinator, Parts
+from opd_ray.data.prompt import PromptRow
+from opd_ray.followers import Followers
+from opd_ray.judge import Judge
+from opd_ray.metrics import Metrics
+from opd_ray.progress import Progress
+from opd_ray.prompts import PromptFeed
+from opd_ray.rollout_pool import RolloutPool
+from opd_ray.tip import TipFilter, TipSettings
+from opd_ray.trainer_group import TrainerGroup
+from opd_ray.types import TrainItem
+from opd_ray.weight_sync import RaySync
+
+VOCAB_SIZE = 10
+# The teacher reads "think" in place of "why"; two prompts of two sources, each with its teacher.
+PROMPTS = (
+    PromptRow("a", "why", None, None, "sums", teacher_text="think"),
+    PromptRow("b", "so", None, None, "code"),
+)
+TEACHER_OF = {"sums": "first", "code": "second"}
+
+
+class StandInRun:
+    """A coordinator with two engines, three teacher replicas and two trainer ranks.
+
+    Args:
+        responses: by prompt and sample ("a0").
+        order: seed of the order in which work arrives.
+        gap: how far trainers and engines are apart, nats a token.
+        follow: let the teachers follow the student.
+        checkpoints: where they go; None keeps their states in ``saved``.
+        sections: of the configuration, where they differ from :func:`configuration`.
+    """
+
+    def __init__(
+        self,
+        responses: Mapping[str, Response],
+        *,
+        order: int = 0,
+        gap: float = 0.0,
+        follow: bool = False,
+        checkpoints: Checkpoints | None = None,
+        **sections: Any,
+    ) -> None:
+        draw = Random(order)
+        self.config = configuration(**sections)
+        self.script = Script(responses)
+        self.fleet: Any = StandInFleet(draw)
+        self.engines = [Engine(self.script, draw) for _ in range(2)]
+        self.trainers = [Trainer(self.script, gap) for _ in range(self.config.trainer.ranks)]
+        replicas = {"first": ("first-0", "first-1"), "second": ("second-0",)}
+        self.teachers = {
+            teacher: [Teacher(name, self.script) for name in names]
+            for teacher, names in replicas.items()
+        }
+        self.rows: list[tuple[int, dict[str, float]]] = []  # (step, values), as written
+        self.printed = io.StringIO()
+        self.evaluated: list[list[int]] = []  # the engines' versions at every evaluation
+        self.saved: list[Any] = []
+        self.stop_after: int | None = None  # the step after which Ctrl-C comes
+        self._follow = follow
+        self._coordinator = self._put_together(checkpoints)
+
+    def _put_together(self, checkpoints: Checkpoints | None) -> Coordinator:
+        config, fleet = self.config, self.fleet
+        ranks = [(f"trainer-{number}", one) for number, one in enumerate(self.trainers)]
+        trainers = TrainerGroup(fleet, ranks, config.trainer)
+        engines = [(f"rollout-{number}", one) for number, one in enumerate(self.engines)]
+        rollouts = RolloutPool(fleet, engines, config.rollout.max_num_seqs)
+        pools = {
+            teacher: TeacherPool([(r.name, r) for r in replicas], 10, value_of, Clock())
+            for teacher, replicas in self.teachers.items()
+        }
+        teachers = TeacherRouter(pools, TEACHER_OF)
+        settings = TeacherSettings(kind="self", follow_decay=0.9 if self._follow else None)
+        followers = Followers(fleet, {n: (settings, pool) for n, pool in pools.items()}, trainers)
+        rows: Any = SimpleNamespace(batch=_batch)
+        tokenizer: Any = _Letters()
+        parts = Parts(
+            sync=RaySync(trainers, rollouts, followers),
+            teachers=teachers,
+            trainers=trainers,
+            save=lambda folder: (Path(folder) / "weights").touch(),
+            judge=Judge(fleet, rollouts, teachers),
+            prompts=PromptFeed(rows, config.data, tokenizer),
+            tip=TipFilter(config.tip),
+            evaluator=SimpleNamespace(run=self._evaluate),
+            checkpoints=checkpoints or SimpleNamespace(save=self._save),
+            metrics=Metrics([SimpleNamespace(write=self._write, close=lambda: None)]),
+            progress=Progress(config.run.steps, 0, self.printed, every=1),
+            peak_memory=lambda: {"trainer-0": 7},
+        )
+        return Coordinator(config, parts, VOCAB_SIZE)
+
+    def step(self, step: int) -> None:
+        self._coordinator.step(step)
+
+    def go(self, done: int) -> None:
+        """All steps from ``done`` to the last."""
+        self._coordinator.run(done)
+
+    def trained(self) -> dict[str, TrainItem]:
+        """What the trainers were given for the last step, by the response's name."""
+        items = [item for trainer in self.trainers for item in trainer.steps[-1].items]
+        named = {self.script.name(item.rollout_id): item for item in items}
+        assert len(named) == len(items), "a rollout was given twice"
+        return named
+
+    def kept_rows(self) -> dict[str, list[int]]:
+        """The rows of the last step by the response's name."""
+        return {name: item.rows.tolist() for name, item in self.trained().items()}
+
+    @property
+    def replicas(self) -> list[Teacher]:
+        return [replica for replicas in self.teachers.values() for replica in replicas]
+
+    @property
+    def versions(self) -> list[list[int]]:
+        """The versions of the weights that each engine was given."""
+        return [[version for version, _ in engine.weights] for engine in self.engines]
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append((step, values))
+        self.fleet.stop_requested = step == self.stop_after
+
+    def _evaluate(self) -> dict[str, float]:
+        self.evaluated.append([engine.version for engine in self.engines])
+        return {"eval/accuracy": len(self.evaluated) / 4}
+
+    def _save(self, state: Any, write_trainer: Any) -> None:
+        self.saved.append(state)
+
+
+def configuration(**sections: Any) -> Config:
+    """Two prompts, two samples of each, half of the tokens by their divergence."""
+    default: dict[str, Any] = {
+        "run": RunSettings(steps=8),
+        "rollout": RolloutSettings(prompts_per_step=2, samples_per_prompt=2, max_num_seqs=1),
+        "tip": TipSettings(rule="divergence_topk", rho=0.5),
+        "trainer": TrainerSettings(ranks=2, micro_batch_tokens=8),
+    }
+    return Config(**{**default, **sections})
+
+
+def _batch(step: int, size: int) -> Sequence[PromptRow]:
+    """The prompts in turn."""
+    return [PROMPTS[number % len(PROMPTS)] for number in range(step * size, (step + 1) * size)]
+
+
+class _Letters:
+    """A tokenizer: the ids of a text are its bytes."""
+
+    chat_template = None
+
+    def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, Any]:
+        return {"input_ids": [list(text.encode()) for text in texts]}
+
+
+def ids(text: str) -> np.ndarray:
+    """[P] int32, a text's ids."""
+    return np.array(list(text.encode()), np.int32)

@@ -1,0 +1,249 @@
+"""Actors of a run that are plain objects: rollout engines, teachers, trainer ranks, their fleet.
+
+Every reference is its value. Which of several comes first is drawn, so a test that repeats itself
+with several orders finds whatever depends on the order in which work arrives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import numpy as np
+from fake_replicas import FakeReplica, Remote
+
+from opd_ray.fleet import Interrupted
+from opd_ray.types import (
+    ExactItemScores,
+    Rollout,
+    RolloutRequest,
+    RolloutScores,
+    Sampling,
+    TrainItem,
+    TrainStats,
+)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the actors say of a response of m tokens; all other scores are the same everywhere."""
+
+    mask: list[int]  # [m], 1 = written by the student
+    logprob: list[float]  # [m] nats, the engine's
+    reverse_kl: list[float]  # [m] nats, streamed by the teacher
+    exact_kl: list[float] = field(default_factory=list)  # [m] nats, of the trainers' exact pass
+
+
+class Script:
+    """The responses of a run by prompt and sample ("a0"), the same at every step."""
+
+    def __init__(self, responses: Mapping[str, Response]) -> None:
+        self._responses = dict(responses)
+        self._names: dict[str, str] = {}
+
+    def write(self, request: RolloutRequest, version: int) -> Rollout:
+        """The n-th response of the script (from 1) has the token ids 10 n, 10 n + 1 and so on."""
+        name = f"{request.prompt_id}{request.sample}"
+        self._names[request.rollout_id] = name
+        response = self._responses[name]
+        size = len(response.mask)
+        first = 10 * (1 + list(self._responses).index(name))
+        return Rollout(
+            rollout_id=request.rollout_id,
+            prompt_id=request.prompt_id,
+            sample=request.sample,
+            prompt_ids=request.prompt_ids,
+            response_ids=np.arange(first, first + size, dtype=np.int32),
+            response_mask=np.array(response.mask, np.uint8),
+            entropy=np.ones(size, np.float32),
+            logprob=np.array(response.logprob, np.float32),
+            finish_reason="stop",
+            weights_version=version,
+            topk=f"top-K of {name}",
+        )
+
+    def name(self, rollout_id: str) -> str:
+        """Which response a rollout that was written is."""
+        return self._names[rollout_id]
+
+    def response(self, rollout_id: str) -> Response:
+        return self._responses[self.name(rollout_id)]
+
+
+class StandInFleet:
+    """Waits for nothing: any of what is ready may come first."""
+
+    def __init__(self, order: Random) -> None:
+        self.stop_requested = False
+        self._order = order
+
+    def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool = False) -> Any:
+        if interruptible and self.stop_requested:
+            raise Interrupted
+        ready = [one for one in pending if getattr(one, "ready", True)]
+        assert ready, f"a real run would wait for {what} for ever"
+        return self._order.choice(ready)
+
+    def get(self, ref: Any, owner: str) -> Any:
+        return ref
+
+    def get_all(self, refs: Iterable[tuple[Any, str]]) -> list[Any]:
+        return [ref for ref, _ in refs]
+
+
+class Engine:
+    """A rollout actor and its own stream: responses one by one, in any order."""
+
+    def __init__(self, script: Script, order: Random) -> None:
+        self.given: list[RolloutRequest] = []
+        self.samplings: list[Sampling] = []
+        self.weights: list[tuple[int, tuple[Any, ...]]] = []  # (version, chunks)
+        self.generate = Remote(self._generate)
+        self.add = Remote(self._add)
+        self.update_weights = Remote(self._update_weights)
+        self._script = script
+        self._order = order
+        self._open: list[RolloutRequest] = []
+        self._more = False
+
+    @property
+    def version(self) -> int:
+        return self.weights[-1][0] if self.weights else 0
+
+    @property
+    def ready(self) -> bool:
+        return bool(self._open) or not self._more
+
+    def __next__(self) -> list[Rollout]:
+        if not self._open:
+            raise StopIteration
+        request = self._open.pop(self._order.randrange(len(self._open)))
+        return [self._script.write(request, self.version)]
+
+    def _generate(
+        self, requests: list[RolloutRequest], sampling: Sampling, record: bool, more: bool
+    ) -> Engine:
+        assert record
+        self.samplings.append(sampling)
+        self._add(requests, more)
+        return self
+
+    def _add(self, requests: list[RolloutRequest], more: bool) -> None:
+        self.given += requests
+        self._open += requests
+        self._more = more
+
+    def _update_weights(self, version: int, *chunks: Any) -> None:
+        self.weights.append((version, chunks))
+
+
+class Teacher(FakeReplica):
+    """A teacher replica; the signal of kept rows is their numbers."""
+
+    def __init__(self, name: str, script: Script) -> None:
+        super().__init__(name)
+        self.dropped: list[str] = []
+        self.followed: list[tuple[Any, ...]] = []  # chunks of the student's weights
+        self.follow = Remote(lambda *chunks: self.followed.append(chunks))
+        self._script = script
+
+    def value(self, ref: Any) -> Any:
+        found = super().value(ref)
+        return [self._scores(one.rollout_id) for one in found] if ref[1] == "score" else found
+
+    def _scores(self, rollout_id: str) -> RolloutScores:
+        reverse_kl = np.array(self._script.response(rollout_id).reverse_kl, np.float32)
+        zero, one = np.zeros_like(reverse_kl), np.ones_like(reverse_kl)
+        return RolloutScores(rollout_id, reverse_kl, zero, zero, -one, one)
+
+    def _take(self, keep: Mapping[str, np.ndarray], forget: bool) -> tuple[Any, Any]:
+        _, receipt = super()._take(keep, forget)
+        return {rollout_id: rows.tolist() for rollout_id, rows in keep.items()}, receipt
+
+    def _forget(self, ids: list[str]) -> None:
+        super()._forget(ids)
+        self.dropped += ids
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What one rank was given for one step."""
+
+    items: list[TrainItem]
+    total_weight: float
+    learning_rate: float
+
+
+class Trainer:
+    """A trainer rank that insists on the signals of its own rows.
+
+    Args:
+        script: what an exact pass finds.
+        gap: how far it and the engines are apart, nats a token.
+    """
+
+    def __init__(self, script: Script, gap: float = 0.0) -> None:
+        self.steps: list[TrainStep] = []
+        self.train_step = Remote(self._train_step)
+        self.score = Remote(self._score)
+        self.weights = Remote(lambda: [f"weights after {len(self.steps)} steps"])
+        self._script = script
+        self._gap = gap
+
+    def _train_step(
+        self,
+        micro_batches: list[list[TrainItem]],
+        total_weight: float,
+        learning_rate: float,
+        *found: dict[str, list[int]],
+    ) -> TrainStats:
+        items = _items(micro_batches, found)
+        self.steps.append(TrainStep(items, total_weight, learning_rate))
+        kept = sum(len(item.rows) for item in items)
+        weight = float(sum(item.weights.sum() for item in items))
+        return TrainStats(
+            loss_sum=0.5 * weight,
+            weight_sum=weight,
+            kept_tokens=kept,
+            trunk_tokens=sum(len(item.text_ids) for item in items),
+            padding_tokens=0,
+            grad_norm=1.0,
+            learning_rate=learning_rate,
+            gap_sum=self._gap * kept,
+            gap_max=self._gap,
+            skipped=not total_weight,
+            seconds=0.0,
+        )
+
+    def _score(
+        self, micro_batches: list[list[TrainItem]], *found: dict[str, list[int]]
+    ) -> list[ExactItemScores]:
+        return [self._exact(item) for item in _items(micro_batches, found)]
+
+    def _exact(self, item: TrainItem) -> ExactItemScores:
+        exact_kl = np.array(self._script.response(item.rollout_id).exact_kl, np.float32)
+        reverse_kl = exact_kl[item.rows]
+        zero, one = np.zeros_like(reverse_kl), np.ones_like(reverse_kl)
+        return ExactItemScores(
+            rollout_id=item.rollout_id,
+            entropy=one,
+            reverse_kl=reverse_kl,
+            forward_kl=zero,
+            jsd=zero,
+            logprob=-one,
+            teacher_logprob=-one,
+            teacher_entropy=one,
+            top1_agree=np.ones(len(one), np.bool_),
+        )
+
+
+def _items(
+    micro_batches: list[list[TrainItem]], found: Sequence[dict[str, list[int]]]
+) -> list[TrainItem]:
+    """The items of all micro-batches, after a look whether the signals are those of their rows."""
+    items = [item for micro_batch in micro_batches for item in micro_batch]
+    signals = {rollout_id: rows for part in found for rollout_id, rows in part.items()}
+    assert signals == {item.rollout_id: item.rows.tolist() for item in items}
+    return items
