@@ -1,0 +1,74 @@
+"""Rollouts and scores that arrive in any order, brought together in the order of the requests."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_replicas import Clock, value_of
+from stand_ins import Engine, Response, Script, StandInFleet, Teacher
+
+from actors.teacher.dispatch import TeacherPool
+from actors.teacher.router import TeacherRouter
+from opd_ray.judge import Judge, Judged
+from opd_ray.rollout_pool import RolloutPool
+from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
+
+NAMES = [f"{key}{sample}" for key in "abcd" for sample in range(3)]
+# Every response has a length and a divergence of its own.
+RESPONSES = {
+    name: Response(mask=[1] * size, logprob=[-0.1 * size] * size, reverse_kl=[0.1 * size] * size)
+    for size, name in enumerate(NAMES, start=1)
+}
+
+
+@pytest.mark.parametrize("order", range(6))
+def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
+    draw, script = Random(order), Script(RESPONSES)
+    fleet: Any = StandInFleet(draw)
+    engines = [(f"rollout-{number}", Engine(script, draw)) for number in range(3)]
+    teachers = [(name, Teacher(name, script)) for name in ("teacher-0", "teacher-1")]
+    pool = TeacherPool(teachers, 12, value_of, Clock())
+    judge = Judge(fleet, RolloutPool(fleet, engines, 2), TeacherRouter({"teacher": pool}, {}))
+    prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
+    requests = [
+        RolloutRequest(f"r{number}", name[0], int(name[1]), prompts[name[0]][:1], number)
+        for number, name in enumerate(NAMES)
+    ]
+    judged = judge.judge(requests, Sampling(), prompts)
+    assert [one.rollout.rollout_id for one in judged] == [f"r{n}" for n in range(12)]
+    assert [one.scores.rollout_id for one in judged] == [f"r{n}" for n in range(12)]
+    for size, one in enumerate(judged, start=1):
+        assert len(one.rollout.response_ids) == size
+        np.testing.assert_allclose(one.rollout.logprob, [-0.1 * size] * size, rtol=1e-6)
+        np.testing.assert_allclose(one.scores.reverse_kl, [0.1 * size] * size, rtol=1e-6)
+    read = {key: ids for _, teacher in teachers for key, ids in teacher.prompts.items()}
+    for request in requests:
+        assert read[request.rollout_id].tolist() == prompts[request.prompt_id].tolist()
+
+
+def test_kept_rows_take_their_own_weights_and_log_probabilities_along() -> None:
+    rollout = Rollout(
+        rollout_id="r",
+        prompt_id="p",
+        sample=0,
+        prompt_ids=np.array([1, 2], np.int32),
+        response_ids=np.array([3, 4, 5, 6], np.int32),
+        response_mask=np.array([1, 0, 1, 1], np.uint8),
+        entropy=np.zeros(4, np.float32),
+        logprob=np.array([-0.25, -0.5, -0.75, -1.0], np.float32),
+        finish_reason="stop",
+        weights_version=0,
+    )
+    zero = np.zeros(4, np.float32)
+    judged = Judged(rollout, RolloutScores("r", zero, zero, zero, zero, zero))
+    kept = judged.kept(np.array([0.0, 0.0, 0.5, 0.125], np.float32))
+    assert (kept.rows.tolist(), kept.weights.tolist()) == ([2, 3], [0.5, 0.125])
+    assert kept.rollout_logprob.tolist() == [-0.75, -1.0]
+    assert kept.prompt_ids.tolist() == [1, 2]
+    assert kept.response_ids.tolist() == [3, 4, 5, 6]
+    whole = judged.whole()
+    assert (whole.rows.tolist(), whole.weights.tolist()) == ([0, 2, 3], [1.0, 1.0, 1.0])
+    assert whole.rollout_logprob.tolist() == [-0.25, -0.75, -1.0]
