@@ -1,0 +1,83 @@
+"""A run's workshop without actors, and the part of a run that works in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from opd_ray.checkpoint import CheckpointStore, RunState
+from opd_ray.config.schema import Config, RunSettings
+from opd_ray.demo.tokenizer import character_tokenizer
+from opd_ray.fleet import Interrupted
+from opd_ray.output import OutputFolder
+from opd_ray.prompts import HeldOutTask
+from opd_ray.run import _Run
+from opd_ray.tip import TipFilter
+
+TOKENIZER = character_tokenizer()
+
+
+class Coordinator:
+    """Remembers its filter and how it was run; ``then`` ends the run, or interrupts it."""
+
+    last_step = None
+
+    def __init__(self, tip: TipFilter, then: Callable[[], None]) -> None:
+        self.tip = tip
+        self.ran: list[tuple[int, bool]] = []
+        self._then = then
+
+    def run(self, done: int, *, evaluated: bool) -> None:
+        self.ran.append((done, evaluated))
+        self._then()
+
+
+class Workshop:
+    """Has no actors; ``made`` is the coordinator, ``events`` all that it was asked for besides."""
+
+    def __init__(self, config: Config, then: Callable[[], None]) -> None:
+        self.config = config
+        self.tokenizer = TOKENIZER
+        self.events: list[str] = []
+        self.trainers = SimpleNamespace(export=lambda path: self.events.append(f"export {path}"))
+        self.crew: Any = SimpleNamespace(peak_memory=dict)
+        self._then = then
+        self.made: Coordinator
+        self.exit_code: int
+
+    def load(self, folder: str) -> None:
+        self.events.append(f"load {folder}")
+
+    def evaluator(self, config: Config, tasks: list[HeldOutTask]) -> None: ...
+
+    def coordinator(self, config: Config, *, tip: TipFilter, **others: Any) -> Coordinator:
+        self.made = Coordinator(tip, self._then)
+        return self.made
+
+
+def interrupted() -> None:
+    raise Interrupted
+
+
+def config_of(resume: str = "auto", **sections: Any) -> Config:
+    return Config(run=RunSettings(seed=7, steps=10, resume=resume), **sections)
+
+
+def go(
+    folder: Path,
+    config: Config,
+    start: tuple[Path, RunState] | None = None,
+    *,
+    then: Callable[[], None] = interrupted,
+    tasks: Sequence[HeldOutTask] = (),
+    crew: object = None,
+) -> Workshop:
+    """The part of a run with actors; one that is interrupted leaves out the report."""
+    with OutputFolder(folder) as output:
+        workshop = Workshop(config, then)
+        workshop.crew = crew or workshop.crew
+        run = _Run(workshop, output, CheckpointStore(output.checkpoints, keep=2))  # type: ignore[arg-type]
+        workshop.exit_code = run.go(start, "some prompts", list(tasks))  # type: ignore[arg-type]
+    return workshop

@@ -1,0 +1,142 @@
+"""Where a run goes on, and what its coordinator is made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_workshop import Workshop, config_of, go
+
+from opd_ray.checkpoint import CheckpointError, CheckpointStore, RunState
+from opd_ray.config.choices import Divergence
+from opd_ray.config.schema import LossSettings
+from opd_ray.errors import ConfigError
+from opd_ray.fleet import Interrupted
+from opd_ray.run import _resume_point
+from opd_ray.tip import TipFilter, TipSettings, TokenScores
+
+
+def state(step: int, seed: int = 7, tip: TipFilter | None = None) -> RunState:
+    tip = tip or TipFilter(TipSettings())
+    return RunState(step, seed, total_steps=10, filter_state=tip.state_dict())
+
+
+def save(folder: Path, *states: RunState) -> list[Path]:
+    store = CheckpointStore(folder / "checkpoints", keep=9)
+    return [store.save(one, lambda trainer: None) for one in states]
+
+
+@pytest.mark.parametrize("how", ["auto", "path"])
+def test_a_checkpoint_of_another_seed_is_not_gone_on_from(tmp_path: Path, how: str) -> None:
+    (place,) = save(tmp_path, state(4, seed=8))
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    resume = "auto" if how == "auto" else str(place)
+    with pytest.raises(ConfigError, match=r"run\.seed = 7, .*step_00000004 was .* with seed 8"):
+        _resume_point(config_of(resume), store)
+    assert _resume_point(config_of("never"), store) is None
+
+
+def test_a_run_goes_on_from_the_newest_checkpoint_or_the_one_it_is_told(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    assert _resume_point(config_of("auto"), store) is None
+    first, last = save(tmp_path, state(2), state(4))
+    assert _resume_point(config_of("auto"), store) == (last, state(4))
+    assert _resume_point(config_of(str(first)), store) == (first, state(2))
+    (first / "run.json").unlink()
+    with pytest.raises(CheckpointError, match=r"run\.json"):
+        _resume_point(config_of(str(first)), store)
+
+
+def scores(divergence: list[float], **more: list[float]) -> TokenScores:
+    """One rollout whose entropies are all alike."""
+    count = len(divergence)
+    floats = {f"{name}_N": np.array(values) for name, values in more.items()}
+    return TokenScores(
+        np.array([count]),
+        np.ones(count, bool),
+        vocab_size=16,
+        entropy_N=np.zeros(count),
+        reverse_kl_N=np.array(divergence),
+        **floats,  # type: ignore[arg-type]
+    )
+
+
+def test_a_resumed_filter_remembers_the_stream(tmp_path: Path) -> None:
+    """5 nats are a quarter of the way to the 20 nats that an earlier step has shown."""
+    tip = TipSettings(rule="soft_or", selection="soft", normalise_over="stream")
+    before = TipFilter(tip)
+    before.select(scores([0.0, 20.0]), np.zeros(1, np.int64), step=3)
+    (place,) = save(tmp_path, state(4, tip=before))
+    config = config_of(tip=tip)
+    start = _resume_point(config, CheckpointStore(tmp_path / "checkpoints", keep=2))
+    assert start is not None
+
+    def later(workshop: Workshop) -> np.ndarray:
+        chosen = workshop.made.tip.select(scores([0.0, 5.0]), np.zeros(1, np.int64), step=4)
+        return chosen.weights_N
+
+    workshop = go(tmp_path, config, start)
+    assert later(workshop) == pytest.approx([0.0, 0.25], rel=0.01)
+    assert workshop.events == [f"load {place / 'trainer'}"]
+    assert workshop.made.ran == [(4, False)]
+    anew = go(tmp_path / "anew", config)
+    assert later(anew) == pytest.approx([0.0, 1.0])
+    assert anew.events == []
+    assert anew.made.ran == [(0, False)]
+
+
+def test_going_on_from_an_older_checkpoint_sets_the_later_ones_aside_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, state(2), state(4), state(6))
+    seen: list[str] = []
+
+    def look() -> None:
+        seen.extend(sorted(path.name for path in (tmp_path / "checkpoints").iterdir()))
+        raise Interrupted
+
+    config = config_of(str(tmp_path / "checkpoints" / "step_00000002"))
+    start = _resume_point(config, CheckpointStore(tmp_path / "checkpoints", keep=2))
+    assert go(tmp_path, config, start, then=look).exit_code == 130
+    assert seen == ["step_00000002", "step_00000004.left", "step_00000006.left"]
+    said = capsys.readouterr().err
+    assert "step_00000002 at step 2" in said
+    assert said.count("a later checkpoint is set aside: ") == 2
+    assert "stopped; checkpoint: " in said
+
+
+def test_going_on_from_the_newest_sets_nothing_aside(tmp_path: Path) -> None:
+    places = save(tmp_path, state(2), state(4))
+    go(tmp_path, config_of(), (places[-1], state(4)))
+    assert sorted((tmp_path / "checkpoints").iterdir()) == places
+
+
+@pytest.mark.parametrize(("step", "evaluated"), [(4, True), (2, False)])
+def test_an_evaluation_in_the_metrics_is_not_made_again(
+    tmp_path: Path, step: int, evaluated: bool
+) -> None:
+    (place,) = save(tmp_path, state(4))
+    rows = [{"step": 4, "train/loss": 0.5}, {"step": step, "seconds/eval": 1.0}, {"step": 5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert go(tmp_path, config_of(), (place, state(4))).made.ran == [(4, evaluated)]
+    left = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
+    assert left == [4, step]  # what came after step 4 is written anew
+
+
+@pytest.mark.parametrize(
+    ("divergence", "mean"),
+    [(Divergence.reverse_kl, 2.0), (Divergence.forward_kl, 5.0), (Divergence.jsd, 0.25)],
+)
+def test_the_quadrants_loss_is_the_divergence_that_is_trained_on(
+    tmp_path: Path, divergence: Divergence, mean: float
+) -> None:
+    config = config_of(loss=LossSettings(divergence=divergence), tip=TipSettings(rule="all"))
+    tip = go(tmp_path, config).made.tip
+    values = scores([2.0, 2.0], forward_kl=[4.0, 6.0], jsd=[0.125, 0.375])
+    report = tip.select(values, np.zeros(1, np.int64), step=0).quadrants
+    assert report is not None
+    # All alike in entropy and reverse KL: they share one quadrant.
+    losses = [quadrant.mean_loss for quadrant in report.quadrants.values() if quadrant.share]
+    assert losses == [pytest.approx(mean)]

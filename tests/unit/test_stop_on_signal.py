@@ -1,0 +1,54 @@
+"""Ctrl-C and SIGTERM during a run: the first asks for a stop, the second ends it at once."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from opd_ray.assembly import _stop_on_signal
+from opd_ray.fleet import Fleet
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture
+def outside() -> Iterator[list[int]]:
+    """Signals that handlers from before the run got; without them SIGTERM would end the tests."""
+    got: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        got.append(number)
+
+    old = {number: signal.signal(number, note) for number in STOPS}
+    yield got
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("first", "second"), itertools.product(STOPS, STOPS))
+def test_the_first_signal_asks_for_a_stop_and_a_second_ends_the_run(
+    outside: list[int], first: signal.Signals, second: signal.Signals
+) -> None:
+    fleet = Fleet(1.0, "a key")
+    with _stop_on_signal(fleet):
+        assert not fleet.stop_requested
+        signal.raise_signal(first)
+        assert fleet.stop_requested
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(second)
+    assert outside == []
+
+
+def test_afterwards_signals_go_where_they_went_before(outside: list[int]) -> None:
+    fleet = Fleet(1.0, "a key")
+    with _stop_on_signal(fleet):
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), _stop_on_signal(fleet):
+        signal.raise_signal(signal.SIGTERM)
+    for number in STOPS:
+        signal.raise_signal(number)
+    assert outside == list(STOPS)
