@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +140,17 @@ def test_what_is_renamed_into_place_is_whole_by_then(
 
     monkeypatch.setattr(os, "replace", watch)
     final = CheckpointStore(tmp_path, keep=1).save(state(3), write)
+    sizes = {
+        str(path.relative_to(final)): path.stat().st_size
+        for path in final.rglob("*")
+        if path.is_file()
+    }
     ((name, names),) = replaced
-    assert name == "step_00000003"
-    assert {"manifest.json", "run.json", "config.yaml", "trainer/rank_0.bin"} <= names
-    assert names == {str(path.relative_to(final)) for path in final.rglob("*")}
+    assert name == final.name == "step_00000003"
+    assert names >= sizes.keys()
+    trainer = {"trainer/rank_0.bin": 7, "trainer/teachers/rank_0.bin": 20}
+    manifest = sizes.pop("manifest.json")
+    assert sizes.keys() == {"run.json", "config.yaml"} | trainer.keys()
+    assert sizes.items() >= trainer.items()
+    assert manifest > 0
+    assert json.loads((final / "manifest.json").read_text()) == sizes

@@ -44,11 +44,11 @@ def test_the_first_signal_asks_for_a_stop_and_a_second_ends_the_run(
 
 
 def test_afterwards_signals_go_where_they_went_before(outside: list[int]) -> None:
-    fleet = Fleet(1.0, "a key")
-    with _stop_on_signal(fleet):
-        signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), _stop_on_signal(fleet):
-        signal.raise_signal(signal.SIGTERM)
-    for number in STOPS:
-        signal.raise_signal(number)
-    assert outside == list(STOPS)
+    before = [signal.getsignal(number) for number in STOPS]
+    with _stop_on_signal(Fleet(1.0, "a key")):
+        assert all(signal.getsignal(number) not in before for number in STOPS)
+    assert [signal.getsignal(number) for number in STOPS] == before
+    with pytest.raises(RuntimeError, match="a run that failed"), _stop_on_signal(Fleet(1.0, "a")):
+        raise RuntimeError("a run that failed")
+    assert [signal.getsignal(number) for number in STOPS] == before
+    assert outside == []
