@@ -71,7 +71,7 @@ setup(
     packages=[*find_packages(include=["opd_ray", "opd_ray.*", "actors", "actors.*"]), "configs"],
     package_data={
         "configs": ["*.yaml", "**/*.yaml"],
-        "opd_ray": ["demo/**", "shapes/**"],
+        "opd_ray.models": ["shapes/**", "pairs/demo_pair/**"],
     },
     install_requires=CORE,
     extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "wandb": ["wandb"]},

@@ -1,4 +1,6 @@
-"""Attention of packed texts (see :mod:`opd_ray.packing`), as a transformers attention function.
+"""Attention of packed texts, as a transformers attention function.
+
+The texts lie as :mod:`opd_ray.batching.packing` says.
 
 Every segment attends to itself and to its ancestors, by PyTorch's scaled dot product attention,
 whose kernels for causal attention serve wherever no sliding window is shorter than the text. A
@@ -19,8 +21,8 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
 from actors.product_attention import ProductAttention
+from opd_ray.batching.packing import MIN_SHARED, Packing, Segment, pack
 from opd_ray.errors import RunError
-from opd_ray.packing import MIN_SHARED, Packing, Segment, pack
 
 PACKED = "opd_ray_packed"
 

@@ -171,7 +171,7 @@ def main() -> None:
     threads, steps = len(os.sched_getaffinity(0)), arguments.steps + 1
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     load = os.getloadavg()[0]
-    from opd_ray.smollm2 import pair_folder
+    from opd_ray.models.pairs.smollm2 import pair_folder
 
     pair = pair_folder()
     python = trl_python(arguments.trl_env)

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opd_ray.alignment import predicting_positions
-from opd_ray.demo import pair_folder
+from opd_ray.batching.alignment import predicting_positions
 from opd_ray.divergence import LogitsTarget, exact_scores
+from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 from opd_ray.tip import StreamedScores, TipFilter, TipSettings, TokenScores, streamed_scores
 

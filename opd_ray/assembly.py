@@ -25,15 +25,15 @@ from opd_ray.config.teachers import (
 )
 from opd_ray.coordinator import Checkpoints, Coordinator, Evaluates, Parts, run_sampling
 from opd_ray.crew import Crew
+from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.fleet import Fleet
 from opd_ray.followers import Followers
 from opd_ray.judge import Judge
-from opd_ray.metrics import Metrics
+from opd_ray.output.progress import Progress
+from opd_ray.output.sinks import Metrics
 from opd_ray.pairing import Pairing, check_pairings, check_teacher_info, uncompared_tokenizer
 from opd_ray.placement import plan_placement
-from opd_ray.progress import Progress
-from opd_ray.prompts import HeldOutTask, PromptFeed, divergence_prompts
 from opd_ray.ray_session import RaySession
 from opd_ray.tip import TipFilter, find_rule
 from opd_ray.trainer_group import TrainerGroup

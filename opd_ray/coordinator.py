@@ -14,16 +14,16 @@ from typing import Protocol
 import numpy as np
 
 from actors.teacher.router import TeacherRouter
-from opd_ray.checkpoint import RunState
 from opd_ray.clock import StageClock
 from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import Config, RolloutSettings
+from opd_ray.data.prompts import PromptFeed
 from opd_ray.errors import RunError
 from opd_ray.fleet import Interrupted
 from opd_ray.judge import Judge, Judged
-from opd_ray.metrics import Metrics
-from opd_ray.progress import Progress
-from opd_ray.prompts import PromptFeed
+from opd_ray.output.checkpoint import RunState
+from opd_ray.output.progress import Progress
+from opd_ray.output.sinks import Metrics
 from opd_ray.schedule import learning_rate
 from opd_ray.seeds import derive_seed
 from opd_ray.step_metrics import StepSnapshot, step_metrics
@@ -44,7 +44,7 @@ class Evaluates(Protocol):
 
 
 class Checkpoints(Protocol):
-    """Where checkpoints go (:class:`opd_ray.checkpoint.CheckpointStore`)."""
+    """Where checkpoints go (:class:`opd_ray.output.checkpoint.CheckpointStore`)."""
 
     def save(self, state: RunState, write_trainer: Callable[[str], None]) -> object: ...
 

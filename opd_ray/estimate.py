@@ -13,13 +13,13 @@ import torch
 
 from actors.teacher.projection import CHUNK_BYTES
 from actors.trainer.engine_config import effective_zero_stage
-from opd_ray.balance import width_of
+from opd_ray.batching.micro_batches import width_of
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.config.teachers import models_of, parts_of, with_main
 from opd_ray.divergence.blocks import chunk_rows
-from opd_ray.model_shape import ModelShape
+from opd_ray.models.shape import ModelShape
 from opd_ray.step_traffic import ELEMENT_BYTES, FP32_BYTES, signal_bytes_per_token, step_tokens
 
 # Resident size of a process that has imported torch, vLLM or DeepSpeed and Ray (measured: 0.63 GB).
@@ -155,7 +155,8 @@ def trainer_memory(
         kept_per_token = student.layers * student.hidden_size + layer
     else:
         kept_per_token = student.layers * layer
-    read = max(settings.micro_batch_tokens, width_of(settings)(longest_text(config)))
+    padded = width_of(on_gpu=settings.gpus_per_rank > 0, bfloat16=settings.dtype is Dtype.bfloat16)
+    read = max(settings.micro_batch_tokens, padded(longest_text(config)))
     rows = _chunk_rows(config, student)
     model = {
         "weights": count * width // (ranks if stage >= 3 else 1),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from opd_ray.checkpoint import read_state
 from opd_ray.config.load import load_config
 from opd_ray.errors import OutputFolderError
+from opd_ray.output.checkpoint import read_state
 
 
 def export(checkpoint: Path, out: Path) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 import ray
 
 from actors.teacher.dispatch import TeacherPool
-from opd_ray.checkpoint import CheckpointError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied, RunError
 from opd_ray.fleet import Fleet
+from opd_ray.output.checkpoint import CheckpointError
 from opd_ray.trainer_group import TrainerGroup
 
 

@@ -14,13 +14,13 @@ from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.config.teachers import in_words_of, models_of, speaking_of
 from opd_ray.errors import OpdError
-from opd_ray.model_facts import ModelFacts, describe_model
+from opd_ray.models.tokenizer import ModelFacts, describe_model
 from opd_ray.pairing_differences import context_problem, differences, own_size_differences
 from opd_ray.types import TeacherInfo
 
 # Differences a user may accept (teacher.accept_mismatch), and what they mean.
 ACCEPTABLE = ("extra_tokens", "merges", "special_tokens", "probes", "eos", "pad", "chat_template")
-# Those of them in which two tokenizers have one fingerprint (opd_ray.model_facts.tokenizer_hash).
+# Those of them in which two tokenizers have one fingerprint (see models.tokenizer).
 _OUTSIDE_THE_FINGERPRINT = frozenset({"probes", "chat_template"})
 
 
@@ -190,7 +190,7 @@ def uncompared_tokenizer(info: TeacherInfo, models: Iterable[TeacherSettings]) -
         return None
     return (
         f"teacher {info.name!r}: its tokenizer was not compared with the student's: it has neither "
-        "teacher.path nor info().tokenizer_hash (opd_ray.model_facts.tokenizer_hash)"
+        "teacher.path nor info().tokenizer_hash (opd_ray.models.tokenizer.tokenizer_hash)"
     )
 
 

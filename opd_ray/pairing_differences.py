@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from opd_ray.model_facts import ModelFacts
+from opd_ray.models.tokenizer import ModelFacts
 
 # Digits, spaces, line breaks, quotes, code, accents, other scripts, an emoji: where they part.
 PROBES = (

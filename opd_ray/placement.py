@@ -26,7 +26,7 @@ from opd_ray.estimate import (
     trainer_memory,
 )
 from opd_ray.memory_fit import gigabytes, memory_problems
-from opd_ray.model_shape import ModelShape
+from opd_ray.models.shape import ModelShape
 
 Role = Literal["trainer", "rollout", "teacher"]
 ROLES: tuple[Role, ...] = ("trainer", "rollout", "teacher")

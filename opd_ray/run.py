@@ -6,19 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from opd_ray.assembly import Workshop, check_models, open_workshop, own_topk
-from opd_ray.checkpoint import CheckpointStore, RunState, read_state
 from opd_ray.config.check import check_config
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config
 from opd_ray.coordinator import Coordinator
+from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, ConfigError
 from opd_ray.evaluation.evaluator import accuracy
 from opd_ray.fleet import Interrupted
 from opd_ray.judge import Writer
-from opd_ray.metrics import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
-from opd_ray.output import OutputFolder
-from opd_ray.progress import Progress
-from opd_ray.prompts import HeldOutTask, PromptFeed, held_out_tasks
+from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
+from opd_ray.output.folder import OutputFolder
+from opd_ray.output.progress import Progress
+from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
 from opd_ray.report import (
     Figures,
     closing_table,

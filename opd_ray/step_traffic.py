@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from opd_ray.config.choices import Dtype, Scoring, SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teachers import cast_of, parts_of, with_main
-from opd_ray.model_shape import ModelShape
+from opd_ray.models.shape import ModelShape
 
 FP32_BYTES = 4
 ELEMENT_BYTES = {Dtype.float32: 4, Dtype.bfloat16: 2}

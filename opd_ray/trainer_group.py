@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from opd_ray.balance import plan_micro_batches, width_of
+from opd_ray.batching.micro_batches import plan_micro_batches, width_of
+from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.fleet import Fleet
 from opd_ray.types import ExactItemScores, TrainItem, TrainStats
@@ -111,9 +112,11 @@ class TrainerGroup:
     ) -> list[tuple[Any, list[list[TrainItem]], Sequence[ray.ObjectRef]]]:
         """Every rank's handle, micro-batches and signals; no rank begins before all have theirs."""
         texts = [item.text_ids for item in items]
-        plan = plan_micro_batches(
-            texts, len(self._ranks), self._settings.micro_batch_tokens, width_of(self._settings)
+        settings = self._settings
+        width = width_of(
+            on_gpu=settings.gpus_per_rank > 0, bfloat16=settings.dtype is Dtype.bfloat16
         )
+        plan = plan_micro_batches(texts, len(self._ranks), settings.micro_batch_tokens, width)
         shares = []
         for (_, handle), rank in zip(self._ranks, plan, strict=True):
             micro_batches = [[items[i] for i in micro] for micro in rank]

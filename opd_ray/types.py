@@ -5,15 +5,20 @@ Letters of the axes: P prompt tokens, m response tokens of one rollout, N respon
 
 Alignment, everywhere: row t of a per-token array belongs to response token t; it describes the
 distribution that *predicted* that token, at the context before it.
-Everything here is numpy, so that the coordinator needs no torch.
+Everything here is numpy, so that the coordinator needs no torch. Numpy has no bfloat16: its bits
+travel as uint16.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
 
 SignalKind = Literal["topk", "hidden", "sampled"]
 
@@ -136,7 +141,7 @@ class HeadPart:
     ``share`` x softmax(hidden @ weight.T + bias) over the parts.
     """
 
-    weight: np.ndarray  # [V, D] in wire form (opd_ray.wire)
+    weight: np.ndarray  # [V, D] in wire form (opd_ray.types)
     bias: np.ndarray | None = None  # [V] in wire form
     share: float = 1.0  # the shares of a head add up to 1
 
@@ -243,3 +248,21 @@ class ExactItemScores:
     teacher_logprob: np.ndarray
     teacher_entropy: np.ndarray
     top1_agree: np.ndarray  # [n] bool
+
+
+def to_wire(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's values as a numpy array; bfloat16 becomes its bits as uint16, same shape."""
+    import torch
+
+    tensor = tensor.detach().contiguous().cpu()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.uint16).numpy()
+    return tensor.numpy()
+
+
+def from_wire(array: np.ndarray) -> torch.Tensor:
+    """The tensor that :func:`to_wire` took apart; a read-only array is copied, others shared."""
+    import torch
+
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor

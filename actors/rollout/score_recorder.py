@@ -21,7 +21,7 @@ from vllm.v1.sample.logits_processor.interface import (
 
 from actors.rollout.environment import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG
 from actors.rollout.score_arena import RecordedScores, ScoreArena
-from opd_ray.divergence.likeliest import likeliest
+from opd_ray.divergence.blocks import likeliest
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

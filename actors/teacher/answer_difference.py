@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opd_ray.config.choices import Dtype
-from opd_ray.types import HiddenSignal, TeacherAnswer, TopKSignal
-from opd_ray.wire import from_wire
+from opd_ray.types import HiddenSignal, TeacherAnswer, TopKSignal, from_wire
 
 
 class Tolerance(NamedTuple):

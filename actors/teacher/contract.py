@@ -29,8 +29,8 @@ from opd_ray.types import (
     TeacherAnswer,
     TeacherInfo,
     TopK,
+    from_wire,
 )
-from opd_ray.wire import from_wire
 
 # Response tokens that are read and scored in the probes besides the longest sequence.
 _SHORT, _MEDIUM = 3, 12

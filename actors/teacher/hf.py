@@ -26,14 +26,13 @@ from actors.packed_attention import (
 )
 from actors.teacher.projection import CHUNK_BYTES, answer_of, project, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
-from opd_ray.alignment import predicting_positions
-from opd_ray.balance import plan_micro_batches
+from opd_ray.batching.alignment import predicting_positions
+from opd_ray.batching.micro_batches import plan_micro_batches
+from opd_ray.batching.packing import Packing, pack
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.model_facts import tokenizer_hash
-from opd_ray.packing import Packing, pack
-from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo
-from opd_ray.wire import to_wire
+from opd_ray.models.tokenizer import tokenizer_hash
+from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo, to_wire
 
 # Largest difference between two ways to the same logits, relative to the largest.
 _LOGITS_TOLERANCE = 1e-2

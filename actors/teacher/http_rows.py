@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from actors.teacher.protocol import TeacherError
-from opd_ray.alignment import predicting_positions
+from opd_ray.batching.alignment import predicting_positions
 from opd_ray.types import ScoreRequest
 
 # Probability that rows beyond the student's tokens may have together: the distribution counts them.

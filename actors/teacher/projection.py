@@ -13,8 +13,7 @@ import torch
 
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.divergence.blocks import block_rows, slices
-from opd_ray.divergence.likeliest import likeliest
+from opd_ray.divergence.blocks import block_rows, likeliest, slices
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,

@@ -18,10 +18,10 @@ import numpy as np
 from actors.teacher.projection import answer_of, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
 from actors.vllm_process import prepare_vllm
-from opd_ray.alignment import predicting_positions
+from opd_ray.batching.alignment import predicting_positions
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.model_facts import tokenizer_hash
+from opd_ray.models.tokenizer import tokenizer_hash
 from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo
 
 _MAX_SEQUENCES = 64  # of one pass; bounds the logits of the last rows, which vLLM samples from

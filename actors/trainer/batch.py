@@ -1,6 +1,6 @@
 """Rollouts and the teacher's signals as the tensors of one micro-batch.
 
-Where a kept row is predicted comes from :mod:`opd_ray.alignment`.
+Where a kept row is predicted comes from :mod:`opd_ray.batching.alignment`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from actors.packed_attention import packed_row
-from opd_ray.alignment import predicting_positions
+from opd_ray.batching.alignment import predicting_positions
+from opd_ray.batching.packing import Segment, Width, exact_width, pack
 from opd_ray.divergence import (
     HiddenTarget,
     LogitsTarget,
@@ -25,9 +26,7 @@ from opd_ray.divergence import (
     TopKTarget,
 )
 from opd_ray.errors import RunError
-from opd_ray.packing import Segment, Width, exact_width, pack
-from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem
-from opd_ray.wire import from_wire
+from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem, from_wire
 
 
 class BatchError(RunError):

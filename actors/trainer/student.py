@@ -23,9 +23,9 @@ from actors.packed_attention import (
     packed_row,
 )
 from actors.trainer.head import DivergenceHead, HeadFunction
+from opd_ray.batching.packing import Packing, Segment
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError
-from opd_ray.packing import Packing, Segment
 
 _DROPOUT_RATES = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop")
 

@@ -20,11 +20,11 @@ from actors.trainer.process_group import all_ranks, join_process_group
 from actors.trainer.student import save_student
 from actors.trainer.tally import StepTally
 from actors.weights.chunks import WeightChunk, pack
-from opd_ray.balance import width_of
+from opd_ray.batching.micro_batches import width_of
+from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.errors import PeerFailure, RunError
-from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats
-from opd_ray.wire import from_wire
+from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats, from_wire
 
 
 class TrainerError(RunError):
@@ -64,6 +64,7 @@ class Trainer:
         self._vocab_size = vocab_size
         on_gpu = trainer.gpus_per_rank > 0
         self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
+        self._width = width_of(on_gpu=on_gpu, bfloat16=trainer.dtype is Dtype.bfloat16)
         self._teacher_heads: dict[str, tuple[TeacherHead, ...]] = {}
 
     def setup(self, master_address: str, master_port: int) -> None:
@@ -246,7 +247,7 @@ class Trainer:
             vocab_size=self._vocab_size,
             heads=self._teacher_heads,
             device=self._device,
-            width=width_of(self._settings),
+            width=self._width,
         )
 
     def _optimizer_step(self, tally: StepTally, learning_rate: float) -> float:

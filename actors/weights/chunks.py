@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from opd_ray.wire import from_wire, to_wire
+from opd_ray.types import from_wire, to_wire
 
 _ALIGNMENT = (
     16  # bytes; every tensor starts at a multiple, so that any dtype can be viewed in place

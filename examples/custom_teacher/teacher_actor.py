@@ -10,7 +10,7 @@ import argparse
 import ray
 from teacher_class import SoftTeacher
 
-from opd_ray.demo import pair_folder
+from opd_ray.models.pairs.demo import pair_folder
 
 
 def main() -> None:

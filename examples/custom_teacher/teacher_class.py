@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from opd_ray.alignment import predicting_positions
-from opd_ray.model_facts import tokenizer_hash
+from opd_ray.batching.alignment import predicting_positions
+from opd_ray.models.tokenizer import tokenizer_hash
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo, TopKSignal
 
 

@@ -24,7 +24,7 @@ def add_commands(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fetch the pair into the cache ($OPD_RAY_CACHE, else ~/.cache/opd-ray)."""
-    from opd_ray.smollm2 import fetch
+    from opd_ray.models.pairs.smollm2 import fetch
 
     fetch(again=args.again)
     return 0

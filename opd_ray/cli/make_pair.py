@@ -48,7 +48,7 @@ def add_commands(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train both models and write them with a README."""
-    from opd_ray.demo import make_pair
+    from opd_ray.models.pairs.demo import make_pair
 
     try:
         make_pair(

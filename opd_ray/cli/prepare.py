@@ -43,7 +43,7 @@ sets: dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24, aime25, amc2
 def run(args: argparse.Namespace) -> int:
     """Prepare one set and say what became of its rows."""
     from opd_ray.data.prepare import prepare
-    from opd_ray.data.prepared import prepared_folder
+    from opd_ray.data.sources import prepared_folder
 
     out = args.out or prepared_folder() / f"{args.name}.jsonl"
     print(prepare(args.name, args.origins, out))

@@ -26,7 +26,7 @@ from opd_ray.config.schema import Config
 from opd_ray.config.teacher import model_path
 from opd_ray.config.teachers import models_of
 from opd_ray.errors import ConfigError
-from opd_ray.model_shape import ModelShapeError, config_json
+from opd_ray.models.shape import ModelShapeError, config_json
 from opd_ray.tip import find_rule
 
 _AT_LEAST = {

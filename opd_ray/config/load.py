@@ -108,11 +108,11 @@ def _typed(merged: Any, source: str) -> Config:
 
 def _pair(what: str) -> str:
     if what == "demo_pair":
-        from opd_ray import demo
+        from opd_ray.models.pairs import demo
 
         return str(demo.pair_folder())
     if what == "smollm2":
-        from opd_ray import smollm2
+        from opd_ray.models.pairs import smollm2
 
         return str(smollm2.pair_folder())
     raise ConfigError(f"${{opd:{what}}}: only demo_pair and smollm2 are known")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from opd_ray.data.row_reader import BadRow
+from opd_ray.data.rows import BadRow
 
 
 def unchanged(text: str) -> str:

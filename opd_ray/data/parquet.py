@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from opd_ray.data.prompt import DataError
+from opd_ray.data.rows import DataError
 
 
 class ParquetSource:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from opd_ray.data.benchmarks import BENCHMARKS, Benchmark
-from opd_ray.data.prompt import DataError
-from opd_ray.data.row_reader import BadRow
+from opd_ray.data.rows import BadRow, DataError
 from opd_ray.data.settings import DataKind, DataSettings
 from opd_ray.data.sources import Source, TableSource, open_source
 from opd_ray.errors import ConfigError

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opd_ray.data.prompt import DataError, PromptRow
-from opd_ray.data.row_reader import RowReader
+from opd_ray.data.rows import DataError, PromptRow, RowReader
 from opd_ray.data.sources import Source
 from opd_ray.seeds import derive_seed
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opd_ray.data.prompt import DataError, PromptRow
+from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.settings import PLACEHOLDER, ChatTemplate, DataSettings
 
 if TYPE_CHECKING:

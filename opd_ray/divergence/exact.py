@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from opd_ray.divergence.blocks import Cut, block_rows, chunk_rows, compute_dtype, slices
-from opd_ray.divergence.call_checks import check_call
 from opd_ray.divergence.comparison import check_temperature
 from opd_ray.divergence.kernels import jsd_, log_softmax_
 from opd_ray.divergence.logits import LogitsSource, ProjectedLogits, teacher_logits
-from opd_ray.divergence.target import SampledTarget, Target, TopKTarget
+from opd_ray.divergence.target import SampledTarget, Target, TopKTarget, check_call
 from opd_ray.divergence.topk_tail import TopKTail
 
 

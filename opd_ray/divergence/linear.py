@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.call_checks import check_call
 from opd_ray.divergence.fused_pass import FusedPass
 from opd_ray.divergence.kernels import Kind
-from opd_ray.divergence.target import Target
+from opd_ray.divergence.target import Target, check_call
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ from opd_ray.doctor.memory_table import memory_table
 from opd_ray.errors import OpdError
 from opd_ray.estimate import checkpoint_bytes
 from opd_ray.memory_fit import capacity_problems, gigabytes
-from opd_ray.model_shape import ModelShape, ModelShapeError, config_json, read_shape
-from opd_ray.output import OutputFolder
+from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
+from opd_ray.output.folder import OutputFolder
 from opd_ray.placement import plan_placement
 from opd_ray.step_traffic import step_flows, step_tokens
 
@@ -126,7 +126,7 @@ def _pair(config: Config) -> str:
 def _server(config: Config, settings: TeacherSettings) -> str:
     from actors.teacher.http_probe import check_server
     from opd_ray.assembly import own_topk
-    from opd_ray.model_facts import describe_model
+    from opd_ray.models.tokenizer import describe_model
 
     student = describe_model(
         config.student.path, trust_remote_code=config.student.trust_remote_code
@@ -147,7 +147,7 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
     ``contexts`` are the teachers' by path, as far as they are known.
     """
     from opd_ray.data.load import load_prompts
-    from opd_ray.data.prompt import MissingData
+    from opd_ray.data.rows import MissingData
 
     if _elsewhere(config.student.path):
         yield noted("prompt lengths", "not checked: the student's tokenizer is not on this machine")
@@ -166,7 +166,7 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
         return
     from transformers import AutoTokenizer
 
-    from opd_ray.prompts import PromptFeed, divergence_prompts, held_out_tasks
+    from opd_ray.data.prompts import PromptFeed, divergence_prompts, held_out_tasks
     from opd_ray.routing import check_routing
 
     try:

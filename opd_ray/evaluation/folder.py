@@ -11,8 +11,7 @@ from typing import Any, TextIO
 
 from opd_ray.errors import OutputFolderError
 from opd_ray.evaluation.record import ProblemRecord
-from opd_ray.folder_lock import FolderLock
-from opd_ray.output import flat
+from opd_ray.output.folder import FolderLock, flat
 
 
 class EvaluationFolder:

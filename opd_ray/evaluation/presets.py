@@ -15,7 +15,7 @@ from opd_ray.config.schema import EvalTask
 from opd_ray.data.benchmarks import BENCHMARKS
 from opd_ray.data.settings import PLACEHOLDER, DataKind, DataSettings, FieldSettings
 from opd_ray.errors import ConfigError
-from opd_ray.model_shape import ModelShapeError, config_json, known_config, read_shape
+from opd_ray.models.shape import ModelShapeError, config_json, known_config, read_shape
 
 SAMPLES = 16
 TEMPERATURE = 1.0

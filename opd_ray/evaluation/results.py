@@ -11,7 +11,7 @@ from typing import Any
 
 from opd_ray.evaluation.figures import figures
 from opd_ray.evaluation.folder import EvaluationFolder
-from opd_ray.metrics import TensorBoardSink
+from opd_ray.output.sinks import TensorBoardSink
 
 HEAD = (
     "task",

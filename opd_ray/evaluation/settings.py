@@ -10,8 +10,8 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 
 from opd_ray.config.schema import Config
+from opd_ray.data.prompts import HeldOutTask
 from opd_ray.evaluation.ask import Asking
-from opd_ray.prompts import HeldOutTask
 
 _WEIGHTS = (".safetensors", ".bin")
 _DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")

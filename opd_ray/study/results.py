@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.errors import RunError
-from opd_ray.metrics import read_jsonl
+from opd_ray.output.sinks import read_jsonl
 from opd_ray.study.cells import Cell
 
 

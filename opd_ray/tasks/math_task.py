@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from opd_ray.tasks.boxed import last_boxed
 from opd_ray.tasks.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -61,3 +61,29 @@ class MathTask:
     def close(self) -> None:
         """End the judging processes (otherwise they end with this one)."""
         self._pool.close()
+
+
+_OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{")
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last complete `\boxed{...}` or `\fbox{...}`, or None.
+
+    Braces are balanced and `\{`, `\}` do not count; a box that never closes (a response cut off) is
+    passed over for the one before it.
+    """
+    for opening in reversed(list(_OPENING.finditer(text))):
+        depth = 1
+        place = opening.end()
+        while place < len(text):
+            character = text[place]
+            if character == "\\":
+                place += 1
+            elif character == "{":
+                depth += 1
+            elif character == "}":
+                depth -= 1
+                if depth == 0:
+                    return text[opening.end() : place].strip()
+            place += 1
+    return None

@@ -14,9 +14,8 @@ from opd_ray.tip.registry import find_rule, rule_names
 from opd_ray.tip.rule import Rule, RuleInputs
 from opd_ray.tip.running import RunningQuantiles
 from opd_ray.tip.sampling import race_keys, uniforms
-from opd_ray.tip.schedule import rho_at
 from opd_ray.tip.scores import MissingScoreError, TokenScores
-from opd_ray.tip.select import keep_greatest, share_counts
+from opd_ray.tip.select import keep_greatest, rho_at, share_counts
 from opd_ray.tip.settings import TipSettings
 
 

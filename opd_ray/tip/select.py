@@ -1,6 +1,8 @@
-"""Choose tokens by score: a share of each rollout or of the batch."""
+"""Choose tokens by score: a share of each rollout or of the batch, which may move with the step."""
 
 from __future__ import annotations
+
+from math import cos, pi
 
 import numpy as np
 
@@ -41,3 +43,20 @@ def keep_greatest(scores_M: np.ndarray, lengths_R: np.ndarray, counts_R: np.ndar
     ties_before_R = np.concatenate(([0], ties_M))[starts_R]
     keep_M |= tied_M & (ties_M <= np.repeat(room_R + ties_before_R, lengths_R))
     return keep_M & np.repeat(counts_R > 0, lengths_R)
+
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def rho_at(step: int, kind: str, rho_start: float, rho_end: float, num_steps: int) -> float:
+    """rho at ``step``, counted from 0.
+
+    ``constant`` stays at ``rho_start``. ``linear`` and ``cosine`` leave it at step 0, reach
+    ``rho_end`` at step ``num_steps`` and stay there.
+    """
+    if kind == "constant":
+        return rho_start
+    progress = min(step / num_steps, 1.0)
+    if kind == "cosine":
+        progress = (1.0 - cos(pi * progress)) / 2.0
+    return rho_start + (rho_end - rho_start) * progress

@@ -8,8 +8,7 @@ from difflib import get_close_matches
 from opd_ray.tip.normalise import METHODS, SCOPES
 from opd_ray.tip.quadrants import CUT_KINDS
 from opd_ray.tip.registry import rule_names
-from opd_ray.tip.schedule import SCHEDULES
-from opd_ray.tip.select import SELECTIONS, SHARE_SCOPES
+from opd_ray.tip.select import SCHEDULES, SELECTIONS, SHARE_SCOPES
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "jsd")
 

@@ -17,7 +17,7 @@ from actors.packed_attention import (
     packed_attention,
     packed_row,
 )
-from opd_ray.packing import MIN_SHARED, Packing, Segment, pack
+from opd_ray.batching.packing import MIN_SHARED, Packing, Segment, pack
 
 CPU = torch.device("cpu")
 V = 64

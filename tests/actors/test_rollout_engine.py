@@ -19,7 +19,7 @@ from tiny_models import EOS, make_tiny_qwen3
 
 from actors.rollout.environment import TOPK_CONFIG, VOCAB_CONFIG
 from actors.weights.chunks import named_weights, pack
-from opd_ray.model_shape import read_shape
+from opd_ray.models.shape import read_shape
 from opd_ray.types import Sampling
 
 # Of the 96 rows of the output; the rest stand for padding in one engine.

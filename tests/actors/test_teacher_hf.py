@@ -22,8 +22,7 @@ from actors.teacher.protocol import TeacherError
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import ScoreRequest, TopK
-from opd_ray.wire import from_wire
+from opd_ray.types import ScoreRequest, TopK, from_wire
 
 VOCAB = 96
 REAL = 80

@@ -14,11 +14,10 @@ from actors.trainer.batch import (
     build_micro_batch,
     check_items,
 )
-from opd_ray.balance import recurring_width
+from opd_ray.batching.micro_batches import recurring_width
+from opd_ray.batching.packing import Segment, exact_width
 from opd_ray.divergence import HiddenTarget, MixtureTarget, SampledTarget, TopKTarget
-from opd_ray.packing import Segment, exact_width
-from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem
-from opd_ray.wire import to_wire
+from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem, to_wire
 
 CPU = torch.device("cpu")
 HEAD = TeacherHead(torch.zeros(10, 2), None)

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from actors.packed_attention import PACKED
 from actors.trainer.head import DivergenceHead
 from actors.trainer.student import Student, check_logits, load_student
+from opd_ray.batching.packing import Segment
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError
-from opd_ray.packing import Segment
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from launching import SMALL, rows
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from opd_ray.cli import main
-from opd_ray.demo.tokenizer import VOCABULARY, character_tokenizer
+from opd_ray.models.pairs.demo import VOCABULARY, character_tokenizer
 
 HEAD_SIZE = 32  # the smallest that vLLM's CPU attention takes
 _RUN = (

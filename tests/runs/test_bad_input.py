@@ -11,8 +11,8 @@ import pytest
 import ray
 
 from opd_ray.cli import main
-from opd_ray.demo import pair_folder
-from opd_ray.output import OutputFolder
+from opd_ray.models.pairs.demo import pair_folder
+from opd_ray.output.folder import OutputFolder
 
 
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str) -> str:

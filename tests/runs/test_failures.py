@@ -14,7 +14,7 @@ import psutil
 import pytest
 from launching import actor_process, end, family, finish, start, wait_for_step
 
-from opd_ray.checkpoint import CheckpointStore
+from opd_ray.output.checkpoint import CheckpointStore
 
 _MANY = "run.steps=100000"
 

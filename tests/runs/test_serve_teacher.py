@@ -28,8 +28,8 @@ from opd_ray.cluster import from_ray_nodes
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.load import load_config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.demo import pair_folder
 from opd_ray.errors import ConfigError
+from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.serve_teacher import Serving
 from opd_ray.types import SampledSignal, ScoreRequest, TeacherAnswer, TopK, TopKSignal
 

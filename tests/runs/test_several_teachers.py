@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from launching import finish, rows, start
 
-from opd_ray.demo import pair_folder
+from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 
 

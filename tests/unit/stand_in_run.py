@@ -18,12 +18,12 @@ from actors.teacher.router import TeacherRouter
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.coordinator import Checkpoints, Coordinator, Parts
-from opd_ray.data.prompt import PromptRow
+from opd_ray.data.prompts import PromptFeed
+from opd_ray.data.rows import PromptRow
 from opd_ray.followers import Followers
 from opd_ray.judge import Judge
-from opd_ray.metrics import Metrics
-from opd_ray.progress import Progress
-from opd_ray.prompts import PromptFeed
+from opd_ray.output.progress import Progress
+from opd_ray.output.sinks import Metrics
 from opd_ray.rollout_pool import RolloutPool
 from opd_ray.tip import TipFilter, TipSettings
 from opd_ray.trainer_group import TrainerGroup

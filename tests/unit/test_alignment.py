@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opd_ray.alignment import predicting_positions
+from opd_ray.batching.alignment import predicting_positions
 
 
 def test_every_row_is_predicted_one_position_before_its_token() -> None:

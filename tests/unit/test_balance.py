@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opd_ray.balance import plan_micro_batches, recurring_width, width_of
-from opd_ray.config.choices import Dtype
+from opd_ray.batching.micro_batches import plan_micro_batches, recurring_width, width_of
+from opd_ray.batching.packing import exact_width, pack
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.packing import exact_width, pack
 
 
 def texts_of(lengths):
@@ -33,9 +32,9 @@ def test_widths_recur_and_pad_little():
 
 
 def test_widths_recur_where_kernels_are_kept_for_them():
-    assert width_of(TrainerSettings(dtype=Dtype.bfloat16)) is recurring_width
-    assert width_of(TrainerSettings(dtype=Dtype.bfloat16, gpus_per_rank=1)) is exact_width
-    assert width_of(TrainerSettings()) is exact_width
+    assert width_of(on_gpu=False, bfloat16=True) is recurring_width
+    assert width_of(on_gpu=True, bfloat16=True) is exact_width
+    assert width_of(on_gpu=False, bfloat16=False) is exact_width
 
 
 @given(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opd_ray.checkpoint import CheckpointError, CheckpointStore, RunState, read_state
+from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState, read_state
 
 
 def _state(step: int) -> RunState:

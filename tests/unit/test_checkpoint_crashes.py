@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from opd_ray.checkpoint import CheckpointStore, RunState, read_state
+from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
 
 # Every call by which a save changes the disk, or makes a change last.
 CALLS = [

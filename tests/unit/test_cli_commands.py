@@ -91,11 +91,11 @@ def test_export_passes_both_folders(run_module: types.ModuleType) -> None:
 
 
 def test_make_pair_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    import opd_ray.demo
+    import opd_ray.models.pairs.demo
 
     calls = []
     monkeypatch.setattr(
-        opd_ray.demo,
+        opd_ray.models.pairs.demo,
         "make_pair",
         lambda out, **options: calls.append((out, options)),
         raising=False,

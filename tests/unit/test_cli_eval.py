@@ -15,8 +15,8 @@ from opd_ray.config.check import check_evaluation
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import Config
 from opd_ray.data.settings import DataKind
-from opd_ray.demo import pair_folder
 from opd_ray.errors import ConfigError
+from opd_ray.models.pairs.demo import pair_folder
 
 STUDENT = pair_folder() / "student"
 
@@ -191,7 +191,7 @@ def test_excerpts_serve_as_a_prepared_set(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step up to the engine: the excerpts hold characters that the demo's tokenizer lacks."""
-    from opd_ray.prompts import held_out_tasks
+    from opd_ray.data.prompts import held_out_tasks
 
     class _Words:
         chat_template = None

@@ -15,11 +15,11 @@ import pytest
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config, RunSettings, StudentSettings
 from opd_ray.errors import OutputFolderError
-from opd_ray.output import OutputFolder
+from opd_ray.output.folder import OutputFolder
 
 HOLDER = """
 import sys, time
-from opd_ray.output import OutputFolder
+from opd_ray.output.folder import OutputFolder
 with OutputFolder(sys.argv[1]):
     print("held", flush=True)
     time.sleep(120)

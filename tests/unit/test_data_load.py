@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from opd_ray.data.load import load_prompts
-from opd_ray.data.prompt import DataError
+from opd_ray.data.rows import DataError
 from opd_ray.data.settings import (
     ChainSumSettings,
     ChainSumSplit,
@@ -20,8 +20,8 @@ from opd_ray.data.settings import (
     FieldSettings,
     OverLength,
 )
-from opd_ray.demo.tokenizer import character_tokenizer
 from opd_ray.errors import ConfigError
+from opd_ray.models.pairs.demo import character_tokenizer
 
 ROWS = [{"prompt": f"{n}+1=", "answer": n + 1, "level": n} for n in range(5)]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opd_ray.data.load import load_prompts
-from opd_ray.data.prompt import DataError
 from opd_ray.data.prompt_set import PromptSet
+from opd_ray.data.rows import DataError
 from opd_ray.data.settings import ChainSumSettings, DataKind, DataSettings
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from opd_ray.data.prompt import DataError, PromptRow
+from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.settings import ChatTemplate, DataSettings
 from opd_ray.data.tokenize import render, tokenize
-from opd_ray.demo.tokenizer import VOCABULARY, character_tokenizer
+from opd_ray.models.pairs.demo import VOCABULARY, character_tokenizer
 
 # The shape of the usual templates, in characters that the demo's tokenizer has.
 TEMPLATE = (

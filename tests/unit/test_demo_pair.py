@@ -6,9 +6,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from opd_ray.demo import make_pair, pair_folder, recipe
-from opd_ray.demo.recipe import greedy_accuracy, tiny_qwen3
-from opd_ray.demo.tokenizer import VOCABULARY, character_tokenizer
+from opd_ray.models.pairs import demo
+from opd_ray.models.pairs.demo import (
+    VOCABULARY,
+    character_tokenizer,
+    greedy_accuracy,
+    make_pair,
+    pair_folder,
+    tiny_qwen3,
+)
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 
 SPECIAL = {"<pad>": 0, "<eos>": 1, "<bos>": 2}
@@ -64,7 +70,7 @@ def test_the_teacher_knows_and_the_student_can_learn() -> None:
 
 def test_a_pair_is_made_and_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # That training teaches, the packaged pair shows; here only its end is brought forward.
-    monkeypatch.setattr(recipe, "greedy_accuracy", lambda *_: 0.375)
+    monkeypatch.setattr(demo, "greedy_accuracy", lambda *_: 0.375)
     said: list[str] = []
     made = make_pair(
         tmp_path / "pair",

@@ -13,7 +13,7 @@ from opd_ray.divergence import (
     blocks,
     linear_divergence,
 )
-from opd_ray.divergence.head_gradient import HeadGradient
+from opd_ray.divergence.fused_pass import HeadGradient
 
 KINDS = ("reverse_kl", "forward_kl", "jsd")
 N, D, V, K = 7, 5, 11, 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from opd_ray.divergence.likeliest import likeliest
+from opd_ray.divergence.blocks import likeliest
 
 
 @pytest.mark.parametrize("columns", [40, 512, 513, 1023, 4096])

@@ -17,7 +17,7 @@ from opd_ray.config.teacher import TeacherSettings
 from opd_ray.data.settings import ChainSumSettings, ChainSumSplit, DataSettings
 from opd_ray.doctor import Report, Verdict, examine
 from opd_ray.doctor import machine as machine_module
-from opd_ray.output import OutputFolder
+from opd_ray.output.folder import OutputFolder
 
 CLUSTER = Cluster((Node("n0", 4, 64 * 10**9, 0),))
 
@@ -27,7 +27,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders ``student`` and ``teacher`` with config and tokenizer; no weights anywhere."""
     from transformers import Qwen3Config
 
-    from opd_ray.demo.tokenizer import VOCABULARY, character_tokenizer
+    from opd_ray.models.pairs.demo import VOCABULARY, character_tokenizer
 
     folder = tmp_path_factory.mktemp("pair")
     for name, layers in (("student", 2), ("teacher", 3)):

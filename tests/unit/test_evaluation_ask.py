@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from opd_ray.config.schema import EvalTask
-from opd_ray.demo.tokenizer import EOS, PAD, character_tokenizer
+from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.ask import ask, askings, sample_requests
 from opd_ray.evaluation.record import ProblemRecord
-from opd_ray.prompts import HeldOutTask, Prompt
+from opd_ray.models.pairs.demo import EOS, PAD, character_tokenizer
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 TOKENIZER = character_tokenizer()

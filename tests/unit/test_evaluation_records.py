@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from opd_ray.config.schema import Config, EvalTask, StudentSettings
-from opd_ray.demo.tokenizer import character_tokenizer
+from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.errors import OutputFolderError
 from opd_ray.evaluation.ask import Asking, ask, askings
 from opd_ray.evaluation.figures import figures
@@ -21,7 +21,7 @@ from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.record import ProblemRecord
 from opd_ray.evaluation.results import read_results, render, write_results
 from opd_ray.evaluation.settings import evaluation_settings, model_fingerprint
-from opd_ray.prompts import HeldOutTask, Prompt
+from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.tasks import get_task
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 

@@ -11,9 +11,9 @@ import pytest
 
 from opd_ray.config.schema import RolloutSettings
 from opd_ray.coordinator import run_sampling
+from opd_ray.data.prompts import Prompt
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.judge import Judged
-from opd_ray.prompts import Prompt
 from opd_ray.types import (
     ExactItemScores,
     Rollout,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from opd_ray.model_shape import ModelShape, ModelShapeError, config_json, read_shape
+from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
 
 SIZES = {
     "vocab_size": 40,

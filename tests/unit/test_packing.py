@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opd_ray.packing import MIN_SHARED, Segment, by_beginning, pack
+from opd_ray.batching.packing import MIN_SHARED, Segment, by_beginning, pack
 
 PROMPT = np.arange(100, 100 + MIN_SHARED)
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 
 from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.model_facts import ModelFactsError, describe_model
+from opd_ray.models.tokenizer import ModelFactsError, describe_model
 from opd_ray.pairing import (
     PairingError,
     check_pairing,

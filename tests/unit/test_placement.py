@@ -19,7 +19,7 @@ from opd_ray.estimate import (
     trainer_memory,
 )
 from opd_ray.memory_fit import capacity_problems
-from opd_ray.model_shape import ModelShape
+from opd_ray.models.shape import ModelShape
 from opd_ray.placement import plan_placement
 from opd_ray.step_traffic import step_flows, step_tokens
 

@@ -16,8 +16,7 @@ from opd_ray.cli import main
 from opd_ray.data.benchmarks import BENCHMARKS, after_hashes, aime_number, whole_number
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prepare import PrepareReport, prepare
-from opd_ray.data.prompt import DataError
-from opd_ray.data.row_reader import BadRow
+from opd_ray.data.rows import BadRow, DataError
 from opd_ray.data.settings import DataKind, DataSettings
 from opd_ray.errors import ConfigError
 

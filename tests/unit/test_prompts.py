@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from opd_ray.config.schema import EvalTask
-from opd_ray.data.prompt import DataError
-from opd_ray.prompts import HeldOutTask, Prompt, divergence_prompts
+from opd_ray.data.prompts import HeldOutTask, Prompt, divergence_prompts
+from opd_ray.data.rows import DataError
 
 IDS = np.array([1, 2], np.int32)
 

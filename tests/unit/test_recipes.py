@@ -20,7 +20,7 @@ from opd_ray.estimate import (
     trainer_memory,
 )
 from opd_ray.evaluation.presets import INSTRUCTION
-from opd_ray.model_shape import known_config, read_shape
+from opd_ray.models.shape import known_config, read_shape
 from opd_ray.placement import plan_placement
 from opd_ray.step_traffic import step_flows, step_tokens
 

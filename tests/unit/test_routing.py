@@ -9,10 +9,10 @@ import pytest
 
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
-from opd_ray.demo.tokenizer import character_tokenizer
+from opd_ray.data.prompts import PromptFeed, held_out_tasks
 from opd_ray.errors import ConfigError
+from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.pairing import check_pairings
-from opd_ray.prompts import PromptFeed, held_out_tasks
 from opd_ray.routing import check_routing
 
 TWO = "teachers={own: {kind: self}}"

@@ -12,7 +12,7 @@ import numpy as np
 from fake_workshop import TOKENIZER, config_of, go
 
 from opd_ray.config.schema import EvalSettings, EvalTask
-from opd_ray.prompts import HeldOutTask, Prompt
+from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.seeds import derive_seed
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 

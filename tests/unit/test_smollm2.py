@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from opd_ray import smollm2
 from opd_ray.config.load import load_config
 from opd_ray.errors import ConfigError
+from opd_ray.models.pairs import smollm2
 
 LAYERS = 5
 

@@ -11,7 +11,7 @@ import pytest
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError, OutputFolderError
-from opd_ray.output import OutputFolder
+from opd_ray.output.folder import OutputFolder
 from opd_ray.study.cells import Cell, study_cells
 from opd_ray.study.results import StudyError, StudyFolder, cell_result
 from opd_ray.study.run import _begin

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from benchmark_files import EXCERPTS, WHOLE_SETS, needs_whole_sets, read_rows
 
-from opd_ray.tasks.boxed import last_boxed
-from opd_ray.tasks.math_task import MathTask
+from opd_ray.tasks.math_task import MathTask, last_boxed
 from opd_ray.tasks.worker_pool import WorkerDied, WorkerPool
 
 HANGS = r"10^{10^{10}}"

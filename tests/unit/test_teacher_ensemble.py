@@ -17,9 +17,8 @@ from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.config.teachers import Member
-from opd_ray.demo import pair_folder
-from opd_ray.types import HiddenSignal, ScoreRequest, TeacherInfo, TopK, TopKSignal
-from opd_ray.wire import from_wire
+from opd_ray.models.pairs.demo import pair_folder
+from opd_ray.types import HiddenSignal, ScoreRequest, TeacherInfo, TopK, TopKSignal, from_wire
 
 VOCAB, K = 24, 6
 

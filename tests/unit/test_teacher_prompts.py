@@ -12,10 +12,10 @@ import pytest
 
 from opd_ray.config.schema import Config, EvalSettings, EvalTask, RolloutSettings
 from opd_ray.data.load import load_prompts
-from opd_ray.data.prompt import PromptRow
+from opd_ray.data.prompts import PromptFeed, held_out_tasks
+from opd_ray.data.rows import PromptRow
 from opd_ray.data.settings import DataKind, DataSettings, FieldSettings
-from opd_ray.demo.tokenizer import character_tokenizer
-from opd_ray.prompts import PromptFeed, held_out_tasks
+from opd_ray.models.pairs.demo import character_tokenizer
 
 TOKENIZER = character_tokenizer()
 

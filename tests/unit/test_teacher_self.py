@@ -17,7 +17,7 @@ from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.weights.chunks import named_weights, pack, unpack
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.demo import pair_folder
+from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.types import ScoreRequest, TopK
 
 STUDENT = str(pair_folder() / "student")

@@ -17,8 +17,7 @@ from opd_ray.tip import (
     rule_names,
 )
 from opd_ray.tip.quadrants import jaccard, quadrant_report
-from opd_ray.tip.schedule import rho_at
-from opd_ray.tip.select import keep_greatest, share_counts
+from opd_ray.tip.select import keep_greatest, rho_at, share_counts
 
 LENGTHS = np.array([40, 0, 3, 57])
 SEEDS = np.arange(4) + 100

@@ -1,5 +1,8 @@
-"""Trains the demo pair: a Qwen3-shaped teacher that solves chain sums and a smaller student
-that is only warmed up, both by supervised learning on worked answers."""
+"""The demo pair, which comes with the package, and its making.
+
+A Qwen3-shaped teacher that solves chain sums and a smaller student that is only warmed up, over 24
+characters, both by supervised learning on worked answers.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,38 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opd_ray.demo.tokenizer import EOS, VOCABULARY, character_tokenizer
 from opd_ray.tasks.chain_sum import ChainSumGenerator, ChainSumProblem, ChainSumTask, Split
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+
+PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
+# 4 special tokens + 20 characters = 24 rows, a multiple of 8 with every id decodable.
+VOCABULARY = (PAD, EOS, BOS, UNK, *"0123456789+-*=,.: ?\n")
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """A fast tokenizer that adds no special token by itself and has no chat template."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {token: number for number, token in enumerate(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=EOS,
+        bos_token=BOS,
+        unk_token=UNK,
+        padding_side="left",
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+    )
+
 
 TEACHER_LAYERS, STUDENT_LAYERS, HIDDEN = 4, 3, 128
 TEACHER_RATE, STUDENT_RATE = 3e-3, 1e-3
@@ -281,3 +310,8 @@ read back in fp32. No held-out problem, in any order of its terms, is ever a tra
 Another processor or number of threads gives slightly different weights, and may end the student's
 training at another check.
 """
+
+
+def pair_folder() -> Path:
+    """The packaged pair: Hugging Face folders `teacher` and `student`, and a README of both."""
+    return Path(__file__).with_name("demo_pair")

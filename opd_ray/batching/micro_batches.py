@@ -7,9 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from opd_ray.config.choices import Dtype
-from opd_ray.config.schema import TrainerSettings
-from opd_ray.packing import Width, by_beginning, exact_width
+from opd_ray.batching.packing import Width, by_beginning, exact_width
 
 _WIDTHS_PER_DOUBLING = 32
 
@@ -20,14 +18,13 @@ def recurring_width(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def width_of(trainer: TrainerSettings) -> Width:
+def width_of(*, on_gpu: bool, bfloat16: bool) -> Width:
     """How wide a trainer's micro-batches are.
 
     In bfloat16 on a CPU, oneDNN compiles a kernel for every number of rows and keeps it: with new
     widths all the time the process grows. Elsewhere padding would bring nothing.
     """
-    on_cpu = not trainer.gpus_per_rank
-    return recurring_width if on_cpu and trainer.dtype is Dtype.bfloat16 else exact_width
+    return recurring_width if bfloat16 and not on_gpu else exact_width
 
 
 def plan_micro_batches(

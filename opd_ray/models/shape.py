@@ -152,7 +152,7 @@ def config_json(path: str) -> dict[str, Any] | None:
 
 def known_config(name: str) -> dict[str, Any] | None:
     """The sizes in the config.json of a hub model that this package knows; None of any other."""
-    shapes = resources.files("opd_ray") / "shapes"
+    shapes = resources.files("opd_ray.models") / "shapes"
     files = {
         f"{owner.name}/{file.name}": file
         for owner in shapes.iterdir()

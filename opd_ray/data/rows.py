@@ -1,13 +1,38 @@
-"""From a raw row, a mapping of columns, to a `PromptRow`, by the field mapping of the settings."""
+"""The noun of this package, a prompt with its answer, and how a raw row of columns becomes one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opd_ray.data.prompt import PromptRow
 from opd_ray.data.settings import DataSettings
+from opd_ray.errors import OpdError
+
+
+class DataError(OpdError, ValueError):
+    """Prompts that cannot be used; the message says where they are and what to do."""
+
+
+class MissingData(DataError):
+    """A file of prompts that is not on this machine."""
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One prompt, as text or as chat messages (exactly one of the two)."""
+
+    id: str
+    text: str | None
+    messages: tuple[Mapping[str, Any], ...] | None
+    answer: str | None
+    source: str
+    # What the teacher reads in place of the prompt; None shows it the student's.
+    teacher_text: str | None = None
+    # The columns that the field mapping does not use.
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
 
 ROLES = ("system", "user", "assistant", "tool")
 

@@ -1,0 +1,1 @@
+"""Pairs of student and teacher that are made here, one a file."""
