@@ -14,8 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from actors.teacher.http_probe import check_server
 from actors.teacher.router import TeacherRouter
 from opd_ray.config.choices import CacheMode
-from opd_ray.config.schema import Config
-from opd_ray.config.teachers import (
+from opd_ray.config.resolved_teachers import (
     cast_of,
     in_words_of,
     key_of,
@@ -23,6 +22,7 @@ from opd_ray.config.teachers import (
     parts_of,
     speaking_of,
 )
+from opd_ray.config.schema import Config
 from opd_ray.coordinator import Checkpoints, Coordinator, Evaluates, Parts, run_sampling
 from opd_ray.crew import Crew
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from actors.teacher.projection import CHUNK_BYTES
-from actors.trainer.engine_config import effective_zero_stage
 from opd_ray.batching.micro_batches import width_of
 from opd_ray.config.choices import Dtype, SignalChoice
-from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import models_of, parts_of, with_main
+from opd_ray.config.resolved_teachers import models_of, parts_of, with_main
+from opd_ray.config.schema import Config, effective_zero_stage
+from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
 from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.models.shape import ModelShape
 from opd_ray.step_traffic import ELEMENT_BYTES, FP32_BYTES, signal_bytes_per_token, step_tokens
@@ -82,7 +80,7 @@ def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
     in_pieces = settings.kind == "vllm"
     read = settings.batch_tokens if in_pieces else max(settings.batch_tokens, longest_text(config))
     # Float32 logits of a chunk of rows, their exponentials, and the originals in 16 bits.
-    chunk = min(CHUNK_BYTES, read * teacher.vocab_size * FP32_BYTES)
+    chunk = min(LOGITS_CHUNK_BYTES, read * teacher.vocab_size * FP32_BYTES)
     follows = settings.follow_decay is not None and settings.dtype is not Dtype.float32
     averages = teacher.parameters * FP32_BYTES if follows else 0
     model = {

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from opd_ray.cluster import Node
 from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.resolved_teachers import cast_of, key_of, models_of
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
-from opd_ray.config.teachers import cast_of, key_of, models_of
 from opd_ray.estimate import judge_memory
 from opd_ray.models.shape import ModelShape
 from opd_ray.step_traffic import ELEMENT_BYTES

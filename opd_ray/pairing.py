@@ -10,9 +10,9 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from opd_ray.config.resolved_teachers import in_words_of, models_of, speaking_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
-from opd_ray.config.teachers import in_words_of, models_of, speaking_of
 from opd_ray.errors import OpdError
 from opd_ray.models.tokenizer import ModelFacts, describe_model
 from opd_ray.pairing_differences import context_problem, differences, own_size_differences

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from opd_ray.cluster import Cluster, Node
+from opd_ray.config.resolved_teachers import MAIN, cast_of, settled_teachers
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import MAIN, cast_of, settled_teachers
 from opd_ray.errors import PlacementError
 from opd_ray.estimate import (
     MemoryEstimate,

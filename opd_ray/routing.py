@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from opd_ray.config.resolved_teachers import cast_of, key_of, parts_of
 from opd_ray.config.schema import Config
-from opd_ray.config.teachers import cast_of, key_of, parts_of
 from opd_ray.data.prompt_set import SourceReport
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
 from opd_ray.errors import ConfigError

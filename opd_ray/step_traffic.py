@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opd_ray.config.choices import Dtype, Scoring, SignalChoice
+from opd_ray.config.resolved_teachers import cast_of, parts_of, with_main
 from opd_ray.config.schema import Config
-from opd_ray.config.teachers import cast_of, parts_of, with_main
 from opd_ray.models.shape import ModelShape
 
 FP32_BYTES = 4

@@ -15,8 +15,8 @@ from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.server import TeacherServer
 from actors.weights.chunks import WeightChunk, unpack
+from opd_ray.config.resolved_teachers import Member, key_of, speaking_of
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import Member, key_of, speaking_of
 from opd_ray.types import (
     HeadPart,
     RolloutScores,

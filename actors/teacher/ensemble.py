@@ -9,8 +9,8 @@ import numpy as np
 from actors.teacher.mixture import mixed_logprobs, mixed_topk
 from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from opd_ray.config.choices import SignalChoice
+from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import Member
 from opd_ray.pairing import fingerprints_may_differ
 from opd_ray.types import (
     HeadPart,

@@ -24,13 +24,13 @@ from actors.packed_attention import (
     check_packing,
     packed_row,
 )
-from actors.teacher.projection import CHUNK_BYTES, answer_of, project, widest_topk
+from actors.teacher.projection import answer_of, project, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.batching.alignment import predicting_positions
 from opd_ray.batching.micro_batches import plan_micro_batches
 from opd_ray.batching.packing import Packing, pack
 from opd_ray.config.choices import SignalChoice
-from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
 from opd_ray.models.tokenizer import tokenizer_hash
 from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo, to_wire
 
@@ -63,7 +63,7 @@ class HfTeacher:
         *,
         vocab_size: int | None = None,
         own_topk: int = 0,
-        chunk_bytes: int = CHUNK_BYTES,
+        chunk_bytes: int = LOGITS_CHUNK_BYTES,
     ) -> None:
         if settings.path is None:
             raise TeacherError("teacher.path is not set: the hf teacher needs a model folder")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from opd_ray.config.choices import SignalChoice
-from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
 from opd_ray.divergence.blocks import block_rows, likeliest, slices
 from opd_ray.types import (
     HiddenSignal,
@@ -24,7 +24,6 @@ from opd_ray.types import (
 )
 
 # Logits of one chunk of rows, counted as float32; bfloat16 weights give half of that.
-CHUNK_BYTES = 1 << 27
 
 
 def project(
@@ -35,7 +34,7 @@ def project(
     *,
     topk: int,
     vocab_size: int,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int = LOGITS_CHUNK_BYTES,
 ) -> dict[str, np.ndarray]:
     """What the vocabulary is needed for, by name, one row a hidden state; float32, nats.
 

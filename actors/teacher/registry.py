@@ -8,8 +8,8 @@ from dataclasses import replace
 from actors.teacher.protocol import Teacher, TeacherError, Wanted
 from opd_ray.config.check_teacher import TEACHER_KINDS
 from opd_ray.config.choices import CacheMode
+from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import Member
 
 
 def make_teacher(
@@ -25,7 +25,7 @@ def make_teacher(
         settings: the ``teacher`` section of a run.
         vocab_size: real tokens student and teacher share (:mod:`opd_ray.pairing`); None: all rows.
         own_topk: how many of its own likeliest tokens a rule wants to see; 0: none.
-        members: of an ensemble (:func:`opd_ray.config.teachers.members_of`).
+        members: of an ensemble (:func:`opd_ray.config.resolved_teachers.members_of`).
 
     Raises:
         TeacherError: an unknown kind, a teacher that cannot be loaded, or one of the user's own

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
-from actors.trainer.engine_config import effective_zero_stage, engine_config
+from actors.trainer.engine_config import engine_config
 from actors.trainer.head import HeadFunction
 from actors.trainer.student import Student, check_logits, load_student, load_student_config
 from actors.weights.chunks import named_weights
 from opd_ray.config.choices import Dtype
-from opd_ray.config.schema import StudentSettings, TrainerSettings
+from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
 from opd_ray.errors import RunError
 
 if TYPE_CHECKING:

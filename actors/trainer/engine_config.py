@@ -5,20 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from opd_ray.config.choices import Dtype
-from opd_ray.config.schema import TrainerSettings
+from opd_ray.config.schema import TrainerSettings, effective_zero_stage
 
 _SMALLEST_BUCKET = 1 << 20
-
-
-def effective_zero_stage(settings: TrainerSettings) -> int:
-    """The stage DeepSpeed runs.
-
-    Stage 0 in bfloat16 becomes stage 1: without sharding, DeepSpeed sums the gradients of several
-    micro-batches in bfloat16. Results are those of stage 0 with float32 sums; memory is never more.
-    """
-    if settings.dtype == Dtype.bfloat16:
-        return max(settings.zero_stage, 1)
-    return settings.zero_stage
 
 
 def engine_config(settings: TrainerSettings, *, hidden_size: int, on_gpu: bool) -> dict[str, Any]:

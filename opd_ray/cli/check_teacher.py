@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from opd_ray.config.load import load_config
 
     config = load_config(args.config, args.overrides)
-    from opd_ray.config.teachers import MAIN, cast_of
+    from opd_ray.config.resolved_teachers import MAIN, cast_of
     from opd_ray.teacher_check import check_teacher
 
     violations = check_teacher(config)

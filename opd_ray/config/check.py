@@ -22,12 +22,12 @@ from opd_ray.config.check_data import (
 from opd_ray.config.check_teacher import MODEL_KINDS
 from opd_ray.config.check_teachers import name_problems, teachers_problems
 from opd_ray.config.choices import SignalChoice, SyncBackend
+from opd_ray.config.resolved_teachers import models_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import model_path
-from opd_ray.config.teachers import models_of
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
-from opd_ray.tip import find_rule
+from opd_ray.tip import TipFilter
 
 _AT_LEAST = {
     0: (
@@ -174,9 +174,9 @@ def _rollout_problems(config: Config) -> Iterator[str]:
 
 
 def _rule_problems(config: Config) -> Iterator[str]:
-    """A rule of the user's own must be there; TipSettings knows the others."""
+    """A rule that is not there, or does not go with the selection."""
     try:
-        find_rule(config.tip.rule)
+        TipFilter(config.tip)
     except (ImportError, ValueError) as error:
         yield f"tip.rule = {config.tip.rule!r}: {error}"
 

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator
 from opd_ray.config.check_teacher import teacher_problems
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.keys import layer_problems, shown
-from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import (
+from opd_ray.config.resolved_teachers import (
     MAIN,
     cast_of,
     in_words_of,
@@ -20,6 +18,8 @@ from opd_ray.config.teachers import (
     named_teachers,
     with_main,
 )
+from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
 
 # Kinds that cannot be part of an ensemble, and what to do instead.
 _NO_MEMBERS = {

@@ -15,8 +15,8 @@ from opd_ray.config.choices import (
     Scoring,
     SyncBackend,
 )
+from opd_ray.config.data import DataSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.data.settings import DataSettings
 from opd_ray.tip.settings import TipSettings
 
 
@@ -158,6 +158,17 @@ class TrainerSettings:
     adam_eps: float = 1.0e-8
     # Gradients are scaled down to this global norm; 0 leaves them.
     max_grad_norm: float = 1.0
+
+
+def effective_zero_stage(trainer: TrainerSettings) -> int:
+    """The stage DeepSpeed runs.
+
+    Stage 0 in bfloat16 becomes stage 1: without sharding, DeepSpeed sums the gradients of several
+    micro-batches in bfloat16. Results are those of stage 0 with float32 sums; memory is never more.
+    """
+    if trainer.dtype == Dtype.bfloat16:
+        return max(trainer.zero_stage, 1)
+    return trainer.zero_stage
 
 
 @dataclass

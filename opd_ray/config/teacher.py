@@ -7,6 +7,9 @@ from typing import Any
 
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 
+# Logits that a teacher which runs a model makes at once, bytes in float32; in bfloat16 half.
+LOGITS_CHUNK_BYTES = 1 << 27
+
 # Keys that mean something to one kind alone; a teacher of another kind does not inherit them.
 KIND_KEYS: dict[str, tuple[str, ...]] = {
     "class": ("class_path", "arguments"),

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from opd_ray.config.data import DataSettings, OverLength
 from opd_ray.data.prompt_set import LoadReport, PromptSet, SourceReport
 from opd_ray.data.rows import BadRow, DataError, PromptRow, RowReader
-from opd_ray.data.settings import DataSettings, OverLength
 from opd_ray.data.sources import Source, open_source
 from opd_ray.data.tokenize import tokenize
 

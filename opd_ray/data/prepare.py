@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.data.benchmarks import BENCHMARKS, Benchmark
 from opd_ray.data.rows import BadRow, DataError
-from opd_ray.data.settings import DataKind, DataSettings
 from opd_ray.data.sources import Source, TableSource, open_source
 from opd_ray.errors import ConfigError
 

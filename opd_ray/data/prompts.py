@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
-from opd_ray.data.settings import DataSettings
 from opd_ray.data.tokenize import tokenize
 from opd_ray.tasks import Task, get_task
 

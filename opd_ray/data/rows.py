@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from opd_ray.data.settings import DataSettings
+from opd_ray.config.data import DataSettings
 from opd_ray.errors import OpdError
 
 

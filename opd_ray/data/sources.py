@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.data.benchmarks import BENCHMARKS
 from opd_ray.data.parquet import ParquetSource
 from opd_ray.data.rows import BadRow, DataError, MissingData
-from opd_ray.data.settings import DataKind, DataSettings
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from opd_ray.config.data import PLACEHOLDER, ChatTemplate, DataSettings
 from opd_ray.data.rows import DataError, PromptRow
-from opd_ray.data.settings import PLACEHOLDER, ChatTemplate, DataSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

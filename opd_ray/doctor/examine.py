@@ -10,9 +10,9 @@ from opd_ray.config.check import config_problems
 from opd_ray.config.check_data import named_tasks
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.load import load_config
+from opd_ray.config.resolved_teachers import models_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
-from opd_ray.config.teachers import models_of
 from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
 from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
 from opd_ray.doctor.memory_table import memory_table

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from opd_ray.config.data import PLACEHOLDER, DataKind, DataSettings, FieldSettings
 from opd_ray.config.schema import EvalTask
 from opd_ray.data.benchmarks import BENCHMARKS
-from opd_ray.data.settings import PLACEHOLDER, DataKind, DataSettings, FieldSettings
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json, known_config, read_shape
 

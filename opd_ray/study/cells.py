@@ -8,12 +8,11 @@ from dataclasses import asdict, dataclass, replace
 
 from omegaconf import OmegaConf
 
-from actors.trainer.engine_config import effective_zero_stage
 from opd_ray.config.check import check_config
 from opd_ray.config.keys import editable, layer_problems
-from opd_ray.config.schema import Config, StudyArm
+from opd_ray.config.schema import Config, StudyArm, effective_zero_stage
 from opd_ray.errors import ConfigError
-from opd_ray.tip.settings import TipSettings
+from opd_ray.tip import TipFilter, TipSettings
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,12 @@ def _arms(config: Config) -> list[tuple[str, StudyArm]]:
 
 
 def _arm_settings(base: TipSettings, arm: StudyArm, place: str) -> TipSettings:
-    """The section tip with an arm's keys laid over it."""
+    """The section tip with an arm's keys laid over it; a rule that is not there is refused."""
     merged = OmegaConf.merge(editable(TipSettings), asdict(base), arm.tip)
     try:
         made = OmegaConf.to_object(merged)
-    except ValueError as error:
+        assert isinstance(made, TipSettings)
+        TipFilter(made)
+    except (ImportError, ValueError) as error:
         raise ConfigError(f"{place} ({arm.name}): {error}") from error
-    assert isinstance(made, TipSettings)
     return made

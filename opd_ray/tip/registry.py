@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from opd_ray.tip import rules
@@ -26,8 +27,10 @@ def find_rule(name: str) -> Rule:
     """
     if ":" not in name:
         if name not in rule_names():
+            near = get_close_matches(name, rule_names(), n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
-                f"no rule is called {name!r}; choose one of {', '.join(rule_names())}, "
+                f"no rule is called {name!r}; {hint}choose one of {', '.join(rule_names())}, "
                 'or give your own as "package.module:rule"'
             )
         return replace(importlib.import_module(f"{rules.__name__}.{name}").score, name=name)

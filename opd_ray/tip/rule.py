@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from opd_ray.tip.normalise import normalise
 from opd_ray.tip.running import RunningQuantiles
 from opd_ray.tip.scores import SCORE_SOURCES, TokenScores
-
-if TYPE_CHECKING:
-    from opd_ray.tip.settings import TipSettings
+from opd_ray.tip.settings import TipSettings
 
 KEEPS = ("top", "bottom", "sampled", "all")
 

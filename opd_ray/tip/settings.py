@@ -7,7 +7,6 @@ from difflib import get_close_matches
 
 from opd_ray.tip.normalise import METHODS, SCOPES
 from opd_ray.tip.quadrants import CUT_KINDS
-from opd_ray.tip.registry import rule_names
 from opd_ray.tip.select import SCHEDULES, SELECTIONS, SHARE_SCOPES
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "jsd")
@@ -15,7 +14,10 @@ DIVERGENCES = ("reverse_kl", "forward_kl", "jsd")
 
 @dataclass(frozen=True)
 class TipSettings:
-    """Which tokens are trained on. A bad value raises ValueError, naming field and remedy."""
+    """Which tokens are trained on. A bad value raises ValueError, naming field and remedy.
+
+    Whether there is such a rule is found where it is looked up (:func:`opd_ray.tip.find_rule`).
+    """
 
     # Name of a rule (all, random, entropy_sample, entropy_topk, soft_or, q3_only, divergence_topk,
     # bottom_soft_or, teachability, product) or import path "package.module:rule" of your own.
@@ -62,8 +64,6 @@ class TipSettings:
     overlap: bool = True
 
     def __post_init__(self) -> None:
-        if ":" not in self.rule:
-            _check_choice("rule", self.rule, rule_names(), 'or "package.module:rule" of your own')
         _check_choice("rho_schedule", self.rho_schedule, SCHEDULES)
         _check_choice("selection", self.selection, SELECTIONS)
         _check_choice("share_of", self.share_of, SHARE_SCOPES)
@@ -98,11 +98,11 @@ class TipSettings:
             )
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...], more: str = "") -> None:
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         near = get_close_matches(value, choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"tip.{name}={value!r} must be one of {', '.join(choices)} {more}{hint}")
+        raise ValueError(f"tip.{name}={value!r} must be one of {', '.join(choices)}{hint}")
 
 
 def _check_share(name: str, value: float) -> None:

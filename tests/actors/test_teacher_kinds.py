@@ -34,9 +34,9 @@ from actors.teacher.protocol import Teacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import CacheMode, SignalChoice
+from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import Member
 from opd_ray.types import RolloutScores, Signal, TrainItem
 
 # The actor below is defined here, where Ray's workers cannot import it from.

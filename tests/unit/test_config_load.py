@@ -255,8 +255,8 @@ eval: {tasks: [{name: '007'}]}
 
 def test_every_key_has_a_comment() -> None:
     """The schema is the reference manual of the configuration: no key without a word on it."""
+    from opd_ray.config import data as data
     from opd_ray.config import schema
-    from opd_ray.data import settings as data
     from opd_ray.tip import settings as tip
 
     for module in (schema, data, tip):

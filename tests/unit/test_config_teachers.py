@@ -13,9 +13,7 @@ from opd_ray.cluster import Cluster, Node
 from opd_ray.config.check import config_problems
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 from opd_ray.config.load import load_config, to_yaml
-from opd_ray.config.schema import Config, StudentSettings
-from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import (
+from opd_ray.config.resolved_teachers import (
     cast_of,
     members_of,
     models_of,
@@ -23,6 +21,8 @@ from opd_ray.config.teachers import (
     restarts_of,
     speaking_of,
 )
+from opd_ray.config.schema import Config, StudentSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
 from opd_ray.placement import plan_placement
 

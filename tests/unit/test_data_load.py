@@ -10,9 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from opd_ray.data.load import load_prompts
-from opd_ray.data.rows import DataError
-from opd_ray.data.settings import (
+from opd_ray.config.data import (
     ChainSumSettings,
     ChainSumSplit,
     DataKind,
@@ -20,6 +18,8 @@ from opd_ray.data.settings import (
     FieldSettings,
     OverLength,
 )
+from opd_ray.data.load import load_prompts
+from opd_ray.data.rows import DataError
 from opd_ray.errors import ConfigError
 from opd_ray.models.pairs.demo import character_tokenizer
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opd_ray.config.data import ChainSumSettings, DataKind, DataSettings
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet
 from opd_ray.data.rows import DataError
-from opd_ray.data.settings import ChainSumSettings, DataKind, DataSettings
 
 
 def chain_sums(count: int, **options: object) -> PromptSet:

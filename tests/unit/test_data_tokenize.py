@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from opd_ray.config.data import ChatTemplate, DataSettings
 from opd_ray.data.rows import DataError, PromptRow
-from opd_ray.data.settings import ChatTemplate, DataSettings
 from opd_ray.data.tokenize import render, tokenize
 from opd_ray.models.pairs.demo import VOCABULARY, character_tokenizer
 

@@ -11,10 +11,10 @@ import pytest
 
 from opd_ray.cli import main
 from opd_ray.cluster import Cluster, Node
+from opd_ray.config.data import ChainSumSettings, ChainSumSplit, DataSettings
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, EvalTask, RunSettings, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.data.settings import ChainSumSettings, ChainSumSplit, DataSettings
 from opd_ray.doctor import Report, Verdict, examine
 from opd_ray.doctor import machine as machine_module
 from opd_ray.output.folder import OutputFolder

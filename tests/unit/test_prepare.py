@@ -13,11 +13,11 @@ from benchmark_files import EXCERPTS, WHOLE_SETS, needs_whole_sets, read_rows
 from pyarrow import parquet
 
 from opd_ray.cli import main
+from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.data.benchmarks import BENCHMARKS, after_hashes, aime_number, whole_number
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prepare import PrepareReport, prepare
 from opd_ray.data.rows import BadRow, DataError
-from opd_ray.data.settings import DataKind, DataSettings
 from opd_ray.errors import ConfigError
 
 

@@ -15,8 +15,8 @@ from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import SignalChoice
+from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.config.teachers import Member
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.types import HiddenSignal, ScoreRequest, TeacherInfo, TopK, TopKSignal, from_wire
 

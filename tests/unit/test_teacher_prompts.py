@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opd_ray.config.data import DataKind, DataSettings, FieldSettings
 from opd_ray.config.schema import Config, EvalSettings, EvalTask, RolloutSettings
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompts import PromptFeed, held_out_tasks
 from opd_ray.data.rows import PromptRow
-from opd_ray.data.settings import DataKind, DataSettings, FieldSettings
 from opd_ray.models.pairs.demo import character_tokenizer
 
 TOKENIZER = character_tokenizer()

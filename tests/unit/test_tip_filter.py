@@ -293,7 +293,6 @@ def test_seeds_must_match_the_rollouts():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rule": "soft_ro"}, "tip.rule='soft_ro'.*did you mean 'soft_or'"),
         ({"rho": 1.2}, r"tip.rho=1.2 must lie in \[0, 1\]"),
         ({"rho": float("nan")}, "tip.rho=nan"),
         ({"rho_schedule": "linear"}, "needs tip.rho_end"),
@@ -321,6 +320,8 @@ def test_rules_that_do_not_go_with_a_selection():
 def test_unknown_rules_are_refused():
     with pytest.raises(ValueError, match="choose one of all, bottom_soft_or"):
         find_rule("nothing")
+    with pytest.raises(ValueError, match="'soft_ro'; did you mean 'soft_or'"):
+        TipFilter(TipSettings(rule="soft_ro"))
     with pytest.raises(ValueError, match="'math:pi' is no rule"):
         find_rule("math:pi")
     with pytest.raises(ModuleNotFoundError):
