@@ -7,4 +7,4 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 env="$(bash "$here/setup_env.sh")"
-exec "$env/bin/python" -m opd_ray.submit "$@"
+exec "$env/bin/python" -m opd_ray.cluster.submit "$@"

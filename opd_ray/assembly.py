@@ -13,6 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actors.teacher.http_probe import check_server
 from actors.teacher.router import TeacherRouter
+from opd_ray.cluster.placement import plan_placement
+from opd_ray.cluster.session import RaySession
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.resolved_teachers import (
     cast_of,
@@ -33,8 +35,6 @@ from opd_ray.judge import Judge
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
 from opd_ray.pairing import Pairing, check_pairings, check_teacher_info, uncompared_tokenizer
-from opd_ray.placement import plan_placement
-from opd_ray.ray_session import RaySession
 from opd_ray.tip import TipFilter, find_rule
 from opd_ray.trainer_group import TrainerGroup
 from opd_ray.weight_sync import weight_sync

@@ -18,12 +18,12 @@ from actors.teacher.dispatch import TeacherPool
 from actors.teacher.environment import teacher_environment
 from actors.trainer.actor import TrainerActor
 from actors.trainer.environment import trainer_environment
+from opd_ray.cluster.placement import PlacedActor, Placement, Role
 from opd_ray.config.resolved_teachers import cast_of, members_of, restarts_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
 from opd_ray.errors import ActorDied, PlacementError
 from opd_ray.fleet import Fleet
-from opd_ray.placement import PlacedActor, Placement, Role
 from opd_ray.rollout_pool import RolloutPool
 from opd_ray.teacher_keeper import TeacherKeeper
 from opd_ray.trainer_group import TrainerGroup

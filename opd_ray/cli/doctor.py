@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
-from opd_ray.cluster import Cluster, Node, this_machine
+from opd_ray.cluster.nodes import Cluster, Node, this_machine
 from opd_ray.errors import RUN_FAILED
 
 

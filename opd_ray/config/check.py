@@ -1,7 +1,7 @@
 """Values and combinations of values that no run can have, found before anything is loaded.
 
 Each problem names the key, its value and what to do. What depends on the cluster is checked by
-opd_ray.placement, what depends on both tokenizers by opd_ray.pairing.
+opd_ray.cluster.placement, what depends on both tokenizers by opd_ray.pairing.
 """
 
 from __future__ import annotations

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from opd_ray.cluster import Cluster, available_memory, this_machine
+from opd_ray.cluster.memory import checkpoint_bytes
+from opd_ray.cluster.memory_fit import capacity_problems, memory_problems, memory_table
+from opd_ray.cluster.nodes import Cluster, available_memory, gigabytes, this_machine
+from opd_ray.cluster.placement import plan_placement
+from opd_ray.cluster.step_size import step_flows, step_tokens
 from opd_ray.config.check import config_problems
 from opd_ray.config.check_data import named_tasks
 from opd_ray.config.choices import CacheMode
@@ -15,14 +19,9 @@ from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
 from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
-from opd_ray.doctor.memory_table import memory_table
 from opd_ray.errors import OpdError
-from opd_ray.estimate import checkpoint_bytes
-from opd_ray.memory_fit import capacity_problems, gigabytes
 from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.output.folder import OutputFolder
-from opd_ray.placement import plan_placement
-from opd_ray.step_traffic import step_flows, step_tokens
 
 
 def examine(
@@ -222,7 +221,7 @@ def _add_plan(
     except OpdError as error:
         report.add("placement", [failed("placement", str(error))])
         return
-    problems = [*capacity_problems(config, student, teachers), *plan.memory_problems(config)]
+    problems = [*capacity_problems(config, student, teachers), *memory_problems(config, plan)]
     findings = [failed("memory", text) for text in problems]
     here = cluster is None and config.cluster.address is None
     needed = sum(actor.memory.host_bytes for actor in plan.actors if actor.memory)
@@ -250,7 +249,7 @@ def _add_plan(
 def _cluster(config: Config) -> Cluster:
     if config.cluster.address is None:
         return this_machine(config.cluster.num_cpus)
-    from opd_ray.ray_session import RaySession
+    from opd_ray.cluster.session import RaySession
 
     with RaySession(config.cluster) as session:
         return session.cluster()

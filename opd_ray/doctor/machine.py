@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from opd_ray.cluster import Node, available_memory
+from opd_ray.cluster.nodes import Node, available_memory, gigabytes
 from opd_ray.config.schema import Config
 from opd_ray.doctor.finding import Finding, failed, noted, passed
-from opd_ray.memory_fit import gigabytes
 
 OLDEST_PYTHON = (3, 11)
 # What this version was tested with; each entry lists the names a package goes by.

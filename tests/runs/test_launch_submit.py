@@ -16,9 +16,9 @@ from launching import SMALL
 from local_head import Head, local_head
 from omegaconf import OmegaConf
 
+from opd_ray.cluster.submit import JOB_CONFIG, connect, run_job, stage
 from opd_ray.config.load import load_config
 from opd_ray.errors import ConfigError, RunError
-from opd_ray.submit import JOB_CONFIG, connect, run_job, stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 DRIVER = """
 import sys
 from pathlib import Path
-from opd_ray.submit import connect, run_job
+from opd_ray.cluster.submit import connect, run_job
 raise SystemExit(run_job(connect(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
 """
 

@@ -24,7 +24,7 @@ from actors.teacher.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
 from opd_ray import serve_teacher
-from opd_ray.cluster import from_ray_nodes
+from opd_ray.cluster.nodes import from_ray_nodes
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.load import load_config
 from opd_ray.config.teacher import TeacherSettings

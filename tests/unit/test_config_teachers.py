@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from opd_ray.cluster import Cluster, Node
+from opd_ray.cluster.nodes import Cluster, Node
+from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.check import config_problems
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 from opd_ray.config.load import load_config, to_yaml
@@ -24,7 +25,6 @@ from opd_ray.config.resolved_teachers import (
 from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
-from opd_ray.placement import plan_placement
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from opd_ray.cli import main
-from opd_ray.cluster import Cluster, Node
+from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.config.data import ChainSumSettings, ChainSumSplit, DataSettings
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, EvalTask, RunSettings, StudentSettings

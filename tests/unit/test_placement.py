@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from opd_ray.cluster import Cluster, Node, from_ray_nodes
-from opd_ray.config.choices import Dtype, SignalChoice
-from opd_ray.config.schema import Config, RolloutSettings, StudentSettings, TrainerSettings
-from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import PlacementError
-from opd_ray.estimate import (
+from opd_ray.cluster.memory import (
     PROCESS_BYTES,
     rollout_memory,
     teacher_memory,
     trainer_memory,
 )
-from opd_ray.memory_fit import capacity_problems
+from opd_ray.cluster.memory_fit import capacity_problems, memory_problems
+from opd_ray.cluster.nodes import Cluster, Node, from_ray_nodes
+from opd_ray.cluster.placement import plan_placement
+from opd_ray.cluster.step_size import step_flows, step_tokens
+from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.schema import Config, RolloutSettings, StudentSettings, TrainerSettings
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import PlacementError
 from opd_ray.models.shape import ModelShape
-from opd_ray.placement import plan_placement
-from opd_ray.step_traffic import step_flows, step_tokens
 
 GB = 10**9
 SHAPE = ModelShape(
@@ -245,7 +245,7 @@ def test_a_rollout_engine_on_a_cpu_reads_a_whole_context_at_once() -> None:
 
 
 def problems(config: Config, cluster: Cluster) -> list[str]:
-    return plan_placement(config, cluster, SHAPE, {"t": SHAPE}).memory_problems(config)
+    return memory_problems(config, plan_placement(config, cluster, SHAPE, {"t": SHAPE}))
 
 
 def test_what_is_set_already_is_not_advised() -> None:
@@ -268,7 +268,7 @@ def test_a_part_that_no_key_makes_smaller_is_passed_over() -> None:
     parts = trainer_memory(config, wide).device
     assert max(parts, key=lambda part: parts[part]) == "gradient of the head"
     tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
-    (problem,) = plan_placement(config, tight, wide).memory_problems(config)
+    (problem,) = memory_problems(config, plan_placement(config, tight, wide))
     assert "gradient of the head" not in problem
     assert "of that weights: use trainer.zero_stage=3 over more trainer.ranks" in problem
 

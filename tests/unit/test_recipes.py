@@ -8,21 +8,22 @@ from pathlib import Path
 import pytest
 
 from opd_ray.cli import main
-from opd_ray.cluster import Cluster, Node
+from opd_ray.cluster.memory import (
+    rollout_memory,
+    teacher_memory,
+    trainer_memory,
+)
+from opd_ray.cluster.memory_fit import memory_problems
+from opd_ray.cluster.nodes import Cluster, Node
+from opd_ray.cluster.placement import plan_placement
+from opd_ray.cluster.step_size import step_flows, step_tokens
 from opd_ray.config.check import config_problems
 from opd_ray.config.choices import Dtype, Scoring, SignalChoice
 from opd_ray.config.files import packaged_folder, packaged_names
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
-from opd_ray.estimate import (
-    rollout_memory,
-    teacher_memory,
-    trainer_memory,
-)
 from opd_ray.evaluation.presets import INSTRUCTION
 from opd_ray.models.shape import known_config, read_shape
-from opd_ray.placement import plan_placement
-from opd_ray.step_traffic import step_flows, step_tokens
 
 GB = 10**9
 PAIRS = ("tip_qwen3_8b_to_4b", "tip_llama33_70b_to_8b", "tip_qwen25_14b_to_1_5b")
@@ -57,12 +58,12 @@ def machine(gpus: int) -> Cluster:
     return Cluster((Node("n0", 2, 25 * GB),))
 
 
-def memory_problems(config: Config, gpus: int) -> list[str]:
+def too_small(config: Config, gpus: int) -> list[str]:
     student = read_shape(config.student.path)
     path = config.teacher.path
     shape = read_shape(path) if path else None
     teachers = {path: shape} if path and shape else {}
-    return plan_placement(config, machine(gpus), student, teachers).memory_problems(config)
+    return memory_problems(config, plan_placement(config, machine(gpus), student, teachers))
 
 
 @pytest.mark.parametrize("name", packaged_names())
@@ -72,7 +73,7 @@ def test_every_packaged_config_is_legal_and_fits_its_machine(name: str) -> None:
     assert config_problems(config) == []
     on_gpus = config.trainer.gpus_per_rank > 0
     gpus = (4 if name.endswith("gpus_4") else 8) if on_gpus else 0
-    assert memory_problems(config, gpus) == []
+    assert too_small(config, gpus) == []
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -206,7 +207,7 @@ def test_bytes_and_tokens_of_a_step_by_hand() -> None:
 def test_what_cannot_fit_is_found_with_the_key_to_change(
     name: str, overrides: list[str], parts: list[str]
 ) -> None:
-    problems = memory_problems(load_config(name, overrides), 8)
+    problems = too_small(load_config(name, overrides), 8)
     assert problems
     for part in parts:
         assert part in problems[0]

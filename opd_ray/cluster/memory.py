@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from opd_ray.batching.micro_batches import width_of
+from opd_ray.cluster.step_size import ELEMENT_BYTES, FP32_BYTES, signal_bytes_per_token, step_tokens
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.resolved_teachers import models_of, parts_of, with_main
 from opd_ray.config.schema import Config, effective_zero_stage
 from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
 from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.models.shape import ModelShape
-from opd_ray.step_traffic import ELEMENT_BYTES, FP32_BYTES, signal_bytes_per_token, step_tokens
 
 # Resident size of a process that has imported torch, vLLM or DeepSpeed and Ray (measured: 0.63 GB).
 PROCESS_BYTES = 650 << 20

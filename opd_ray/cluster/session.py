@@ -8,7 +8,7 @@ from types import TracebackType
 
 import ray
 
-from opd_ray.cluster import Cluster, from_ray_nodes
+from opd_ray.cluster.nodes import Cluster, from_ray_nodes
 from opd_ray.config.schema import ClusterSettings
 from opd_ray.errors import PlacementError
 

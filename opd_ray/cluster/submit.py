@@ -1,6 +1,6 @@
 """Submit a training job to a Ray cluster, follow its log, return its exit code, stop it on Ctrl-C.
 
-python -m opd_ray.submit ADDRESS CONFIG [key=value ...]
+python -m opd_ray.cluster.submit ADDRESS CONFIG [key=value ...]
 """
 
 from __future__ import annotations

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from opd_ray.cluster import Node
+from opd_ray.cluster.memory import MemoryEstimate, judge_memory
+from opd_ray.cluster.nodes import Node, gigabytes
+from opd_ray.cluster.placement import PlacedActor, Placement
+from opd_ray.cluster.step_size import ELEMENT_BYTES
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.resolved_teachers import cast_of, key_of, models_of
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
-from opd_ray.estimate import judge_memory
 from opd_ray.models.shape import ModelShape
-from opd_ray.step_traffic import ELEMENT_BYTES
-
-if TYPE_CHECKING:
-    from opd_ray.placement import PlacedActor
 
 _OTHERWISE = "a node or GPUs with more memory"
 
 
-def memory_problems(config: Config, node: Node, actors: Sequence[PlacedActor]) -> list[str]:
-    """Where the estimated use on a node exceeds what it or one of its GPUs has.
+def memory_problems(config: Config, placement: Placement) -> list[str]:
+    """Nodes and GPUs whose estimated use exceeds what they have, with the keys to change.
 
-    Args:
-        config: of the run, whose keys are named.
-        node: where the actors are.
-        actors: those of that node; memory that is unknown counts as none.
+    Memory that is unknown counts as none.
     """
+    return [
+        problem
+        for node in placement.cluster.nodes
+        for problem in _node_problems(
+            config, node, [actor for actor in placement.actors if actor.node == node.name]
+        )
+    ]
+
+
+def _node_problems(config: Config, node: Node, actors: Sequence[PlacedActor]) -> list[str]:
+    """Where the estimated use of ``actors`` exceeds what their node or one of its GPUs has."""
     known = [(actor, actor.memory) for actor in actors if actor.memory is not None]
     problems = []
     total = sum(memory.host_bytes for _, memory in known)
@@ -162,6 +167,34 @@ def _teacher_remedies(key: str, teacher: TeacherSettings) -> dict[str, str]:
     }
 
 
-def gigabytes(nbytes: float) -> str:
-    """Bytes for people: "1.53 GB", or "12.4 MB" below one hundredth of that."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"
+def memory_table(plan: Placement) -> str:
+    """One block a kind of process: bytes by purpose on each of its GPUs and in main memory.
+
+    Empty where no model's shape is known. Processes whose estimates are equal share a block.
+    """
+    gpu_bytes = {node.name: node.gpu_memory_bytes for node in plan.cluster.nodes}
+    blocks: dict[str, list[str]] = {}
+    for actor in plan.actors:
+        if actor.memory is not None:
+            block = _block(actor.memory, gpu_bytes[actor.node])
+            blocks.setdefault(block, []).append(actor.name)
+    return "\n".join(f"{', '.join(names)}\n{block}" for block, names in blocks.items())
+
+
+def _block(memory: MemoryEstimate, gpu_bytes: int | None) -> str:
+    lines = []
+    if memory.device:
+        share = f" of {memory.gpu_share:.0%} of a GPU" if memory.gpu_share < 1 else ""
+        lines.append(f"  each GPU {gigabytes(memory.device_bytes)}{share}: {_parts(memory.device)}")
+    if gpu_bytes and (one_text := memory.device.get("KV cache")):
+        room = int(memory.gpu_share * gpu_bytes) - memory.device_bytes + one_text
+        texts = max(0, room // one_text)
+        lines.append(f"  room in its KV cache for {texts} texts of the greatest length at once")
+    lines.append(f"  main memory {gigabytes(memory.host_bytes)}: {_parts(memory.host)}")
+    return "\n".join(lines)
+
+
+def _parts(parts: Mapping[str, int]) -> str:
+    """Largest first."""
+    ordered = sorted(parts.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {gigabytes(nbytes)}" for name, nbytes in ordered)

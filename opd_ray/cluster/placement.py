@@ -13,19 +13,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from opd_ray.cluster import Cluster, Node
-from opd_ray.config.resolved_teachers import MAIN, cast_of, settled_teachers
-from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import PlacementError
-from opd_ray.estimate import (
+from opd_ray.cluster.memory import (
     MemoryEstimate,
     head_shapes,
     judge_memory,
     rollout_memory,
     trainer_memory,
 )
-from opd_ray.memory_fit import gigabytes, memory_problems
+from opd_ray.cluster.nodes import Cluster, Node, gigabytes
+from opd_ray.config.resolved_teachers import MAIN, cast_of, settled_teachers
+from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import PlacementError
 from opd_ray.models.shape import ModelShape
 
 Role = Literal["trainer", "rollout", "teacher"]
@@ -121,16 +120,6 @@ class Placement:
             )
             own["threads"] = min(own["threads"], actor.threads)
         return settled_teachers(replace(config, **settled), teachers)
-
-    def memory_problems(self, config: Config) -> list[str]:
-        """Nodes and GPUs whose estimated use exceeds what they have, with the keys to change."""
-        return [
-            problem
-            for node in self.cluster.nodes
-            for problem in memory_problems(
-                config, node, [actor for actor in self.actors if actor.node == node.name]
-            )
-        ]
 
     def unknown_gpu_memory(self) -> list[str]:
         """Nodes with actors on GPUs of which nobody knows how much memory they have."""

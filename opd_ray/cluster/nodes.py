@@ -93,3 +93,8 @@ def _gpus() -> tuple[int, int | None]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = len(memory) if visible is None else len([gpu for gpu in visible.split(",") if gpu])
     return count, min(memory) if count else None
+
+
+def gigabytes(nbytes: float) -> str:
+    """Bytes for people: "1.53 GB", or "12.4 MB" below one hundredth of that."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.2f} MB"

@@ -1,0 +1,1 @@
+"""Where actors go: nodes, their memory, Ray, and jobs on a cluster."""
