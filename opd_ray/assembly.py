@@ -9,18 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from actors.teacher.http_probe import check_server
 from actors.teacher.router import TeacherRouter
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
-from opd_ray.config.choices import CacheMode
 from opd_ray.config.resolved_teachers import (
     cast_of,
     in_words_of,
     key_of,
-    models_of,
     parts_of,
     speaking_of,
 )
@@ -34,8 +31,12 @@ from opd_ray.followers import Followers
 from opd_ray.judge import Judge
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.pairing import Pairing, check_pairings, check_teacher_info, uncompared_tokenizer
-from opd_ray.tip import TipFilter, find_rule
+from opd_ray.preflight.pairing import (
+    Pairing,
+    check_teacher_info,
+    uncompared_tokenizer,
+)
+from opd_ray.tip import TipFilter
 from opd_ray.trainer_group import TrainerGroup
 from opd_ray.weight_sync import weight_sync
 
@@ -158,8 +159,8 @@ def open_workshop(
         config: a whole and checked configuration; the workshop's is settled by the placement.
         pairing: of its student and teacher.
         tokenizer: the student's.
-        own_topk: see :func:`own_topk`.
-        longest: see :func:`opd_ray.routing.check_routing`.
+        own_topk: see :func:`opd_ray.preflight.models.own_topk`.
+        longest: see :func:`opd_ray.preflight.prompts.check_routing`.
     """
     with RaySession(config.cluster) as session:
         placement = plan_placement(config, session.cluster())
@@ -169,38 +170,6 @@ def open_workshop(
             _stop_on_signal(crew.fleet),
         ):
             yield Workshop(settled, crew, pairing, tokenizer, longest)
-
-
-def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
-    """What student and teachers have in common, and the student's tokenizer.
-
-    A teacher behind a URL is asked for all that the run needs of it.
-
-    Raises:
-        PairingError: they cannot be student and teacher.
-        TeacherError: what a server lacks.
-    """
-    pairing = check_pairings(config)
-    tokenizer = AutoTokenizer.from_pretrained(
-        config.student.path, trust_remote_code=config.student.trust_remote_code
-    )
-    for key, settings in models_of(config).items():
-        if settings.kind == "http" and settings.cache is not CacheMode.replay:
-            with speaking_of(key):
-                check_server(
-                    settings,
-                    tokenizer,
-                    pairing.vocab_size,
-                    context_length=config.student.context_length,
-                    own_topk=own_topk(config),
-                )
-    return pairing, tokenizer
-
-
-def own_topk(config: Config) -> int:
-    """k of the teacher's own top-k that the rule of the filter asks for; 0 if it asks for none."""
-    rule = find_rule(config.tip.rule)
-    return config.rollout.record_topk if "union_forward_kl" in rule.needs else 0
 
 
 @contextmanager

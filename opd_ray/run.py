@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from opd_ray.assembly import Workshop, check_models, open_workshop, own_topk
-from opd_ray.config.check import check_config
+from opd_ray.assembly import Workshop, open_workshop
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config
 from opd_ray.coordinator import Coordinator
@@ -19,6 +18,9 @@ from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
+from opd_ray.preflight.config import check_config
+from opd_ray.preflight.models import check_models, own_topk
+from opd_ray.preflight.prompts import check_routing
 from opd_ray.report import (
     Figures,
     closing_table,
@@ -27,7 +29,6 @@ from opd_ray.report import (
     plot_quadrants,
     print_report,
 )
-from opd_ray.routing import check_routing
 from opd_ray.tip import TipFilter
 
 

@@ -15,15 +15,15 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.teacher.protocol import TeacherError
 from actors.teacher.shared import MAX_CALLS, ServingStats, SharedTeacher
-from opd_ray.assembly import check_models, own_topk
 from opd_ray.cluster.session import RaySession
-from opd_ray.config.check import check_config
-from opd_ray.config.check_teachers import name_problems
 from opd_ray.config.resolved_teachers import MAIN, key_of, named_teachers, speaking_of, with_main
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
-from opd_ray.pairing import Pairing
+from opd_ray.preflight.config import check_config
+from opd_ray.preflight.models import check_models, own_topk
+from opd_ray.preflight.pairing import Pairing
+from opd_ray.preflight.routes import name_problems
 from opd_ray.types import TeacherInfo
 
 

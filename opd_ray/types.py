@@ -86,7 +86,7 @@ class TeacherInfo:
     signals: tuple[SignalKind, ...]
     hidden_size: int | None = None  # needed for the hidden signal only
     max_topk: int | None = None  # None: up to the vocabulary
-    tokenizer_hash: str | None = None  # see opd_ray.pairing; None: unknown
+    tokenizer_hash: str | None = None  # see opd_ray.preflight.pairing; None: unknown
     meta: dict[str, Any] = field(default_factory=dict)
 
 

@@ -11,7 +11,7 @@ from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.pairing import fingerprints_may_differ
+from opd_ray.models.tokenizer import fingerprints_may_differ
 from opd_ray.types import (
     HeadPart,
     HiddenSignal,

@@ -9,7 +9,7 @@ from typing import Any
 from actors.teacher.http_client import HttpClient, Reply
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.pairing_differences import PROBES
+from opd_ray.models.tokenizer import PROBES
 
 # A wrong URL is to be said soon; once the run has begun, a server that restarts has more time.
 _PROBE_RETRIES = 2

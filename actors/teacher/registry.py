@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from actors.teacher.protocol import Teacher, TeacherError, Wanted
-from opd_ray.config.check_teacher import TEACHER_KINDS
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.resolved_teachers import Member
-from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teacher import TEACHER_KINDS, TeacherSettings
 
 
 def make_teacher(
@@ -23,7 +22,7 @@ def make_teacher(
 
     Args:
         settings: the ``teacher`` section of a run.
-        vocab_size: real tokens student and teacher share (:mod:`opd_ray.pairing`); None: all rows.
+        vocab_size: real tokens student and teacher share; None: all rows.
         own_topk: how many of its own likeliest tokens a rule wants to see; 0: none.
         members: of an ensemble (:func:`opd_ray.config.resolved_teachers.members_of`).
 

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     from opd_ray.config.resolved_teachers import MAIN, cast_of
-    from opd_ray.teacher_check import check_teacher
+    from opd_ray.preflight.contract.check import check_teacher
 
     violations = check_teacher(config)
     for violation in violations:

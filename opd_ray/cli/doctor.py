@@ -38,7 +38,7 @@ def add_commands(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; 0 only if none of them is a failure."""
-    from opd_ray.doctor import examine
+    from opd_ray.preflight.doctor import examine
 
     report = examine(args.config, args.overrides, _planned_cluster(args))
     print(report.render())

@@ -10,6 +10,9 @@ from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 # Logits that a teacher which runs a model makes at once, bytes in float32; in bfloat16 half.
 LOGITS_CHUNK_BYTES = 1 << 27
 
+TEACHER_KINDS = ("hf", "vllm", "http", "class", "actor", "ensemble", "self")
+# Kinds that run a model from the folder teacher.path.
+MODEL_KINDS = ("hf", "vllm")
 # Keys that mean something to one kind alone; a teacher of another kind does not inherit them.
 KIND_KEYS: dict[str, tuple[str, ...]] = {
     "class": ("class_path", "arguments"),

@@ -1,13 +1,27 @@
-"""What a model's config and tokenizer files say, read without its weights."""
+"""What a model's config and tokenizer files say, and the fingerprint by which tokenizers compare.
+
+No weights are read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from opd_ray.errors import OpdError
+from opd_ray.types import TeacherInfo
+
+# Digits, spaces, line breaks, quotes, code, accents, other scripts, an emoji: where they part.
+PROBES = (
+    "What is 1234 + 56.7?\n\nLet's see:  12*34 = 408.",
+    "def f(x):\n\treturn x**2  # café, naïve",
+    "Ответ: 答案是 42 🙂",
+)
+# Differences that a user may accept in which two tokenizers have one fingerprint.
+_OUTSIDE_THE_FINGERPRINT = frozenset({"probes", "chat_template"})
 
 
 class ModelFactsError(OpdError, ValueError):
@@ -79,6 +93,25 @@ def tokenizer_hash(tokenizer: Any) -> str:
     )
     content = (sorted(tokenizer.get_vocab().items()), _merges(tokenizer), special)
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+
+def fingerprints_may_differ(accept: Iterable[str]) -> bool:
+    """Whether one of the accepted differences gives two tokenizers two fingerprints."""
+    return bool(set(accept) - _OUTSIDE_THE_FINGERPRINT)
+
+
+def fingerprint_problems(info: TeacherInfo, student_hash: str, accept: Iterable[str]) -> list[str]:
+    """That a teacher says it has another tokenizer, unless ``accept`` names what may be the cause.
+
+    A teacher that does not say which it has (None) is not refused: see
+    ``preflight.pairing``.
+    """
+    if info.tokenizer_hash in (None, student_hash) or fingerprints_may_differ(accept):
+        return []
+    return [
+        f"its tokenizer's fingerprint is {info.tokenizer_hash}, the student's is {student_hash}: "
+        "serve a teacher with the student's tokenizer"
+    ]
 
 
 def _merges(tokenizer: Any) -> tuple[str, ...]:

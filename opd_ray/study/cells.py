@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 
 from omegaconf import OmegaConf
 
-from opd_ray.config.check import check_config
 from opd_ray.config.keys import editable, layer_problems
 from opd_ray.config.schema import Config, StudyArm, effective_zero_stage
 from opd_ray.errors import ConfigError
+from opd_ray.preflight.config import check_config
 from opd_ray.tip import TipFilter, TipSettings
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from opd_ray.assembly import Workshop, check_models, open_workshop, own_topk
+from opd_ray.assembly import Workshop, open_workshop
 from opd_ray.config.schema import Config
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
@@ -25,8 +25,9 @@ from opd_ray.output.checkpoint import RunState
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
-from opd_ray.pairing import Pairing
-from opd_ray.routing import check_routing
+from opd_ray.preflight.models import check_models, own_topk
+from opd_ray.preflight.pairing import Pairing
+from opd_ray.preflight.prompts import check_routing
 from opd_ray.study.cells import Cell, study_cells
 from opd_ray.study.plots import plot_learning_curves, plot_overlaps
 from opd_ray.study.report import arms_of, results_table

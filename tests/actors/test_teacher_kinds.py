@@ -27,7 +27,6 @@ from trainer_ranks import shared_ranks
 from transformers import AutoTokenizer
 
 from actors.teacher.answer_check import check_answers
-from actors.teacher.contract import contract_violations
 from actors.teacher.hf import HfTeacher
 from actors.teacher.http_probe import check_server
 from actors.teacher.protocol import Teacher, TeacherError
@@ -37,6 +36,7 @@ from opd_ray.config.choices import CacheMode, SignalChoice
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.preflight.contract.probes import contract_violations
 from opd_ray.types import RolloutScores, Signal, TrainItem
 
 # The actor below is defined here, where Ray's workers cannot import it from.

@@ -18,7 +18,7 @@ from actors.teacher.protocol import TeacherError, Wanted
 from actors.teacher.vllm import VllmTeacher
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.pairing import PairingError, check_pairing, check_teacher_info
+from opd_ray.preflight.pairing import PairingError, check_pairing, check_teacher_info
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 VOCAB = 96

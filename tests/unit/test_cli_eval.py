@@ -11,12 +11,12 @@ from benchmark_files import EXCERPTS
 
 from opd_ray.cli import main, make_parser
 from opd_ray.cli.evaluation import default_folder, evaluation_config
-from opd_ray.config.check import check_evaluation
 from opd_ray.config.choices import Dtype
 from opd_ray.config.data import DataKind
 from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
 from opd_ray.models.pairs.demo import pair_folder
+from opd_ray.preflight.config import check_evaluation
 
 STUDENT = pair_folder() / "student"
 

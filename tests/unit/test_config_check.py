@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from opd_ray.config.check import check_config, config_problems
 from opd_ray.config.choices import Divergence, Scoring, SignalChoice, SyncBackend
 from opd_ray.config.schema import Config, EvalTask, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
+from opd_ray.preflight.config import check_config, config_problems
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_missing_models_are_named(config: Config, tmp_path: Path) -> None:
 
 
 def test_wandb_needs_its_package(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opd_ray.config.check.find_spec", lambda name: None)
+    monkeypatch.setattr("opd_ray.preflight.config.find_spec", lambda name: None)
     (problem,) = config_problems(changed(config, run__wandb_project="mine"))
     assert "pip install wandb" in problem
 

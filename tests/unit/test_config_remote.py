@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from opd_ray.config.check import config_problems
 from opd_ray.config.choices import CacheMode, SignalChoice
 from opd_ray.config.schema import Config, EvalSettings, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.preflight.config import config_problems
 
 URL = "http://127.0.0.1:8000/v1"
 

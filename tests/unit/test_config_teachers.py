@@ -11,7 +11,6 @@ import pytest
 
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
-from opd_ray.config.check import config_problems
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 from opd_ray.config.load import load_config, to_yaml
 from opd_ray.config.resolved_teachers import (
@@ -25,6 +24,7 @@ from opd_ray.config.resolved_teachers import (
 from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
+from opd_ray.preflight.config import config_problems
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from opd_ray.config.data import ChainSumSettings, ChainSumSplit, DataSettings
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, EvalTask, RunSettings, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.doctor import Report, Verdict, examine
-from opd_ray.doctor import machine as machine_module
 from opd_ray.output.folder import OutputFolder
+from opd_ray.preflight import machine as machine_module
+from opd_ray.preflight.doctor import examine
+from opd_ray.preflight.findings import Report, Verdict
 
 CLUSTER = Cluster((Node("n0", 4, 64 * 10**9, 0),))
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config
 from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import ModelFactsError, describe_model
-from opd_ray.pairing import (
+from opd_ray.preflight.pairing import (
     PairingError,
     check_pairing,
     check_pairings,

@@ -17,13 +17,13 @@ from opd_ray.cluster.memory_fit import memory_problems
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.step_size import step_flows, step_tokens
-from opd_ray.config.check import config_problems
 from opd_ray.config.choices import Dtype, Scoring, SignalChoice
 from opd_ray.config.files import packaged_folder, packaged_names
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
 from opd_ray.evaluation.presets import INSTRUCTION
 from opd_ray.models.shape import known_config, read_shape
+from opd_ray.preflight.config import config_problems
 
 GB = 10**9
 PAIRS = ("tip_qwen3_8b_to_4b", "tip_llama33_70b_to_8b", "tip_qwen25_14b_to_1_5b")

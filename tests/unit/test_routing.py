@@ -12,8 +12,8 @@ from opd_ray.config.schema import Config
 from opd_ray.data.prompts import PromptFeed, held_out_tasks
 from opd_ray.errors import ConfigError
 from opd_ray.models.pairs.demo import character_tokenizer
-from opd_ray.pairing import check_pairings
-from opd_ray.routing import check_routing
+from opd_ray.preflight.pairing import check_pairings
+from opd_ray.preflight.prompts import check_routing
 
 TWO = "teachers={own: {kind: self}}"
 

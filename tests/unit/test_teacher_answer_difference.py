@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.teacher.answer_difference import Tolerance, answer_differences
+from opd_ray.preflight.contract.differences import Tolerance, answer_differences
 from opd_ray.types import HiddenSignal, TeacherAnswer, TopKSignal
 
 M, K, D = 10, 4, 6

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from actors.teacher.hf import HfTeacher
-from opd_ray import teacher_check
 from opd_ray.config.load import load_config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.pairs.demo import pair_folder
+from opd_ray.preflight.contract import check as teacher_check
 from opd_ray.types import TeacherInfo
 
 PAIR = pair_folder()

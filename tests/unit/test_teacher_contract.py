@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.teacher.contract import contract_violations
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.preflight.contract.probes import contract_violations
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from actors.teacher.contract import contract_violations
 from actors.teacher.ensemble import Ensemble
 from actors.teacher.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
@@ -18,6 +17,7 @@ from opd_ray.config.choices import SignalChoice
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.pairs.demo import pair_folder
+from opd_ray.preflight.contract.probes import contract_violations
 from opd_ray.types import HiddenSignal, ScoreRequest, TeacherInfo, TopK, TopKSignal, from_wire
 
 VOCAB, K = 24, 6

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from opd_ray.config.check_teacher import teacher_problems
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.keys import layer_problems, shown
 from opd_ray.config.resolved_teachers import (
@@ -20,6 +19,7 @@ from opd_ray.config.resolved_teachers import (
 )
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.preflight.teacher import teacher_problems
 
 # Kinds that cannot be part of an ensemble, and what to do instead.
 _NO_MEMBERS = {

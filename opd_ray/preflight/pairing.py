@@ -14,14 +14,12 @@ from opd_ray.config.resolved_teachers import in_words_of, models_of, speaking_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.errors import OpdError
-from opd_ray.models.tokenizer import ModelFacts, describe_model
-from opd_ray.pairing_differences import context_problem, differences, own_size_differences
+from opd_ray.models.tokenizer import ModelFacts, describe_model, fingerprint_problems
+from opd_ray.preflight.tokenizers import context_problem, differences, own_size_differences
 from opd_ray.types import TeacherInfo
 
 # Differences a user may accept (teacher.accept_mismatch), and what they mean.
 ACCEPTABLE = ("extra_tokens", "merges", "special_tokens", "probes", "eos", "pad", "chat_template")
-# Those of them in which two tokenizers have one fingerprint (see models.tokenizer).
-_OUTSIDE_THE_FINGERPRINT = frozenset({"probes", "chat_template"})
 
 
 class PairingError(OpdError, ValueError):
@@ -156,25 +154,6 @@ def check_teacher_info(
     if problems:
         listed = "\n".join(f"  - {text}" for text in problems)
         raise PairingError(f"teacher {info.name!r} does not fit the student:\n{listed}")
-
-
-def fingerprints_may_differ(accept: Iterable[str]) -> bool:
-    """Whether one of the accepted differences gives two tokenizers two fingerprints."""
-    return bool(set(accept) - _OUTSIDE_THE_FINGERPRINT)
-
-
-def fingerprint_problems(info: TeacherInfo, student_hash: str, accept: Iterable[str]) -> list[str]:
-    """That a teacher says it has another tokenizer, unless ``accept`` names what may be the cause.
-
-    A teacher that does not say which it has (None) is not refused: see
-    :func:`uncompared_tokenizer`.
-    """
-    if info.tokenizer_hash in (None, student_hash) or fingerprints_may_differ(accept):
-        return []
-    return [
-        f"its tokenizer's fingerprint is {info.tokenizer_hash}, the student's is {student_hash}: "
-        "serve a teacher with the student's tokenizer"
-    ]
 
 
 def uncompared_tokenizer(info: TeacherInfo, models: Iterable[TeacherSettings]) -> str | None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 
-from actors.teacher.answer_difference import TOLERANCE
-from actors.teacher.contract import contract_violations
 from actors.teacher.registry import make_teacher
-from opd_ray.assembly import check_models, own_topk
 from opd_ray.cluster.session import RaySession
-from opd_ray.config.check import check_config
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.resolved_teachers import cast_of, key_of, members_of, models_of, parts_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.pairing import Pairing, uncompared_tokenizer
+from opd_ray.preflight.config import check_config
+from opd_ray.preflight.contract.differences import TOLERANCE
+from opd_ray.preflight.contract.probes import contract_violations
+from opd_ray.preflight.models import check_models, own_topk
+from opd_ray.preflight.pairing import Pairing, uncompared_tokenizer
 
 
 def check_teacher(config: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""The examination itself: machine, packages, config, data, pairing, placement, size of a step."""
+"""``opd-ray doctor``: machine, packages, config, data, pairing, placement, size of a step."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from opd_ray.cluster.memory_fit import capacity_problems, memory_problems, memor
 from opd_ray.cluster.nodes import Cluster, available_memory, gigabytes, this_machine
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.step_size import step_flows, step_tokens
-from opd_ray.config.check import config_problems
-from opd_ray.config.check_data import named_tasks
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.load import load_config
 from opd_ray.config.resolved_teachers import models_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
-from opd_ray.doctor.finding import Finding, Report, failed, noted, passed
-from opd_ray.doctor.machine import disk_finding, machine_findings, package_findings
 from opd_ray.errors import OpdError
 from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.output.folder import OutputFolder
+from opd_ray.preflight.config import config_problems, named_tasks
+from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
+from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
 
 
 def examine(
@@ -108,7 +107,7 @@ def _model_findings(
 
 
 def _pair(config: Config) -> str:
-    from opd_ray.pairing import check_pairings
+    from opd_ray.preflight.pairing import check_pairings
 
     pairing = check_pairings(config)
     accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
@@ -124,8 +123,8 @@ def _pair(config: Config) -> str:
 
 def _server(config: Config, settings: TeacherSettings) -> str:
     from actors.teacher.http_probe import check_server
-    from opd_ray.assembly import own_topk
     from opd_ray.models.tokenizer import describe_model
+    from opd_ray.preflight.models import own_topk
 
     student = describe_model(
         config.student.path, trust_remote_code=config.student.trust_remote_code
@@ -166,7 +165,7 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
     from transformers import AutoTokenizer
 
     from opd_ray.data.prompts import PromptFeed, divergence_prompts, held_out_tasks
-    from opd_ray.routing import check_routing
+    from opd_ray.preflight.prompts import check_routing
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(

@@ -1,32 +1,27 @@
 """Values and combinations of values that no run can have, found before anything is loaded.
 
 Each problem names the key, its value and what to do. What depends on the cluster is checked by
-opd_ray.cluster.placement, what depends on both tokenizers by opd_ray.pairing.
+opd_ray.cluster.placement, what depends on both tokenizers by opd_ray.preflight.pairing.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from opd_ray.config.check_data import (
-    data_problems,
-    eval_problems,
-    named_tasks,
-    teacher_accuracy_problems,
-)
-from opd_ray.config.check_teacher import MODEL_KINDS
-from opd_ray.config.check_teachers import name_problems, teachers_problems
-from opd_ray.config.choices import SignalChoice, SyncBackend
+from opd_ray.config.choices import CacheMode, SignalChoice, SyncBackend
+from opd_ray.config.keys import shown
 from opd_ray.config.resolved_teachers import models_of
-from opd_ray.config.schema import Config
-from opd_ray.config.teacher import model_path
+from opd_ray.config.schema import Config, EvalTask
+from opd_ray.config.teacher import MODEL_KINDS, model_path
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
+from opd_ray.preflight.routes import name_problems, teachers_problems
 from opd_ray.tip import TipFilter
 
 _AT_LEAST = {
@@ -233,3 +228,70 @@ def _trainer_problems(config: Config) -> Iterator[str]:
 
 def _value(config: Config, key: str) -> Any:
     return reduce(getattr, key.split("."), config)
+
+
+def data_problems(config: Config) -> Iterator[str]:
+    """Every problem of the prompts, for training and for evaluation."""
+    sections = [
+        ("data", config.data),
+        *((f"{p}.data", task.data) for p, task in named_tasks(config)),
+    ]
+    for section, data in sections:
+        try:
+            data.validate(section)
+        except ConfigError as error:
+            yield str(error)
+
+
+def eval_problems(config: Config) -> Iterator[str]:
+    """Every other problem of the tasks of the section ``eval``."""
+    from opd_ray.tasks import get_task
+
+    names = Counter(task.name for task in config.eval.tasks)
+    yield from (
+        f"eval.tasks: {count} tasks are called {name!r}; give each its own name"
+        for name, count in names.items()
+        if count > 1
+    )
+    for place, task in named_tasks(config):
+        try:
+            get_task(task.task)
+        except ConfigError as error:
+            yield f"{place}.{error}"
+        for name, least in (("problems", 1), ("samples", 0), ("max_new_tokens", 1)):
+            value = getattr(task, name)
+            if value is not None and value < least:
+                yield f"{place}.{name} = {shown(value)}: must be at least {least}"
+        if not task.greedy and not task.samples:
+            yield f"{place}.samples = 0 with greedy = false: nothing is asked; set one of them"
+        if task.samples and task.temperature <= 0:
+            yield (
+                f"{place}.temperature = {task.temperature:g} with samples = {task.samples}: they "
+                "need a temperature above 0; for greedy decoding alone set samples to 0"
+            )
+        if not 0 < task.top_p <= 1:
+            yield f"{place}.top_p = {task.top_p:g}: must lie in (0, 1]"
+
+
+def teacher_accuracy_problems(config: Config) -> Iterator[str]:
+    """Accuracy asked of a teacher that cannot write."""
+    if config.eval.teacher_accuracy and config.teacher.kind not in MODEL_KINDS:
+        yield (
+            f"eval.teacher_accuracy = true with teacher.kind = {config.teacher.kind!r}: only a "
+            "teacher of kind hf or vllm can write answers; set it to false"
+        )
+    elif config.eval.teacher_accuracy and config.teacher.cache is CacheMode.replay:
+        yield (
+            "eval.teacher_accuracy = true with teacher.cache = replay: no teacher "
+            "is there to write answers; set it to false"
+        )
+    elif config.eval.teacher_accuracy and not config.teacher.path:
+        yield (
+            "eval.teacher_accuracy = true with teacher.path = null: it is the section teacher that "
+            "writes answers; set it to false"
+        )
+
+
+def named_tasks(config: Config) -> list[tuple[str, EvalTask]]:
+    """The tasks of the evaluation, each with the key that it stands under."""
+    return [(f"eval.tasks[{number}]", task) for number, task in enumerate(config.eval.tasks)]

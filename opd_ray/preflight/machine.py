@@ -11,7 +11,7 @@ from pathlib import Path
 
 from opd_ray.cluster.nodes import Node, available_memory, gigabytes
 from opd_ray.config.schema import Config
-from opd_ray.doctor.finding import Finding, failed, noted, passed
+from opd_ray.preflight.findings import Finding, failed, noted, passed
 
 OLDEST_PYTHON = (3, 11)
 # What this version was tested with; each entry lists the names a package goes by.

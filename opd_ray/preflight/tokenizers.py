@@ -1,7 +1,7 @@
 """In what the token vocabularies, special tokens, templates and sizes of two models differ.
 
-Each difference is a kind (:data:`opd_ray.pairing.ACCEPTABLE` names those a user may accept) and a
-sentence that says what differs and what to do.
+Each difference is a kind (``ACCEPTABLE`` in :mod:`opd_ray.preflight.pairing` names those a user may
+accept) and a sentence that says what differs and what to do.
 """
 
 from __future__ import annotations
@@ -9,14 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from opd_ray.models.tokenizer import ModelFacts
+from opd_ray.models.tokenizer import PROBES, ModelFacts
 
-# Digits, spaces, line breaks, quotes, code, accents, other scripts, an emoji: where they part.
-PROBES = (
-    "What is 1234 + 56.7?\n\nLet's see:  12*34 = 408.",
-    "def f(x):\n\treturn x**2  # café, naïve",
-    "Ответ: 答案是 42 🙂",
-)
 _SHOWN = 5
 
 Difference = tuple[str, str]  # kind, text

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from actors.teacher.answer_check import answers_problems, check_info
-from actors.teacher.answer_difference import TOLERANCE, answer_differences
 from actors.teacher.protocol import HeadTeacher, MixtureTeacher, Teacher, TeacherError
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.pairing import fingerprint_problems
+from opd_ray.models.tokenizer import fingerprint_problems
+from opd_ray.preflight.contract.differences import TOLERANCE, answer_differences
 from opd_ray.types import (
     HeadPart,
     HiddenSignal,

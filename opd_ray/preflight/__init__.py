@@ -1,0 +1,1 @@
+"""All that is refused before a model loads: configs, pairs, routes, prompts, machines."""

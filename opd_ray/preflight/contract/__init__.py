@@ -1,0 +1,1 @@
+"""``opd-ray check-teacher``: a live teacher held to the contract of every teacher."""

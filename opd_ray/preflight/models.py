@@ -1,0 +1,44 @@
+"""The models of a run before any is loaded: do they pair, and can a server give what is needed."""
+
+from __future__ import annotations
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from actors.teacher.http_probe import check_server
+from opd_ray.config.choices import CacheMode
+from opd_ray.config.resolved_teachers import models_of, speaking_of
+from opd_ray.config.schema import Config
+from opd_ray.preflight.pairing import Pairing, check_pairings
+from opd_ray.tip import find_rule
+
+
+def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
+    """What student and teachers have in common, and the student's tokenizer.
+
+    A teacher behind a URL is asked for all that the run needs of it.
+
+    Raises:
+        PairingError: they cannot be student and teacher.
+        TeacherError: what a server lacks.
+    """
+    pairing = check_pairings(config)
+    tokenizer = AutoTokenizer.from_pretrained(
+        config.student.path, trust_remote_code=config.student.trust_remote_code
+    )
+    for key, settings in models_of(config).items():
+        if settings.kind == "http" and settings.cache is not CacheMode.replay:
+            with speaking_of(key):
+                check_server(
+                    settings,
+                    tokenizer,
+                    pairing.vocab_size,
+                    context_length=config.student.context_length,
+                    own_topk=own_topk(config),
+                )
+    return pairing, tokenizer
+
+
+def own_topk(config: Config) -> int:
+    """k of the teacher's own top-k that the rule of the filter asks for; 0 if it asks for none."""
+    rule = find_rule(config.tip.rule)
+    return config.rollout.record_topk if "union_forward_kl" in rule.needs else 0
