@@ -11,7 +11,7 @@ LIFELINE_GROUP = {"lifeline": 1}
 
 
 class Lifeline:
-    """Base of the actors that :class:`opd_ray.fleet.Fleet` watches."""
+    """Base of the actors that :class:`opd_ray.pools.watch.Fleet` watches."""
 
     @ray.method(concurrency_group="lifeline")
     def lifeline(self) -> None:

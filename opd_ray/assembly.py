@@ -11,7 +11,6 @@ from types import FrameType
 
 from transformers import PreTrainedTokenizerBase
 
-from actors.teacher.router import TeacherRouter
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.resolved_teachers import (
@@ -23,22 +22,22 @@ from opd_ray.config.resolved_teachers import (
 )
 from opd_ray.config.schema import Config
 from opd_ray.coordinator import Checkpoints, Coordinator, Evaluates, Parts, run_sampling
-from opd_ray.crew import Crew
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
 from opd_ray.evaluation.evaluator import Evaluator
-from opd_ray.fleet import Fleet
-from opd_ray.followers import Followers
-from opd_ray.judge import Judge
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
+from opd_ray.pools.launch import Crew
+from opd_ray.pools.scorer import Judge
+from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.watch import Fleet
+from opd_ray.pools.weights import Followers, weight_sync
 from opd_ray.preflight.pairing import (
     Pairing,
     check_teacher_info,
     uncompared_tokenizer,
 )
 from opd_ray.tip import TipFilter
-from opd_ray.trainer_group import TrainerGroup
-from opd_ray.weight_sync import weight_sync
 
 
 class Workshop:

@@ -13,24 +13,24 @@ from typing import Protocol
 
 import numpy as np
 
-from actors.teacher.router import TeacherRouter
 from opd_ray.clock import StageClock
 from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.errors import RunError
-from opd_ray.fleet import Interrupted
-from opd_ray.judge import Judge, Judged
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
+from opd_ray.pools.scorer import Judge, Judged
+from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.trainers import StepAccount, TrainerGroup
+from opd_ray.pools.watch import Interrupted
+from opd_ray.pools.weights import WeightSync
 from opd_ray.schedule import learning_rate
 from opd_ray.seeds import derive_seed
 from opd_ray.step_metrics import StepSnapshot, step_metrics
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
-from opd_ray.trainer_group import StepAccount, TrainerGroup
 from opd_ray.types import RolloutRequest, Sampling
-from opd_ray.weight_sync import WeightSync
 
 
 class SyncGapError(RunError):

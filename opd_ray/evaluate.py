@@ -13,13 +13,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import Config
-from opd_ray.crew import Crew
 from opd_ray.data.prompts import held_out_tasks
 from opd_ray.evaluation.ask import Asking, ask, askings
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
 from opd_ray.evaluation.settings import evaluation_settings
-from opd_ray.judge import Writer
+from opd_ray.pools.launch import Crew
+from opd_ray.pools.scorer import Writer
 from opd_ray.preflight.config import check_evaluation
 
 

@@ -12,12 +12,12 @@ from opd_ray.coordinator import Coordinator
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, ConfigError
 from opd_ray.evaluation.evaluator import accuracy
-from opd_ray.fleet import Interrupted
-from opd_ray.judge import Writer
 from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
+from opd_ray.pools.scorer import Writer
+from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.prompts import check_routing

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.teacher.pool_account import PoolStats
-from opd_ray.judge import Judged
+from opd_ray.pools.scorer import Judged
+from opd_ray.pools.teachers.account import PoolStats
+from opd_ray.pools.trainers import StepAccount
 from opd_ray.teacher_metrics import teacher_metrics
 from opd_ray.tip import Selection, TokenScores
-from opd_ray.trainer_group import StepAccount
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from actors.teacher.pool_account import PoolStats
+from opd_ray.pools.teachers.account import PoolStats
 
 
 def teacher_metrics(

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.record import ProblemRecord
-from opd_ray.judge import Writer
+from opd_ray.pools.scorer import Writer
 from opd_ray.seeds import derive_seed
 from opd_ray.tasks import verify_many
 from opd_ray.types import Rollout, RolloutRequest, Sampling

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from actors.teacher.router import TeacherRouter
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.ask import ask, askings, sample_requests
 from opd_ray.evaluation.figures import figures
-from opd_ray.judge import Judge, Writer
-from opd_ray.trainer_group import TrainerGroup
+from opd_ray.pools.scorer import Judge, Writer
+from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.types import Sampling
 
 

@@ -20,11 +20,11 @@ from opd_ray.config.schema import Config
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
 from opd_ray.evaluation.evaluator import Evaluator
-from opd_ray.fleet import Interrupted
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
+from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.pairing import Pairing
 from opd_ray.preflight.prompts import check_routing

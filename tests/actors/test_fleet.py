@@ -13,7 +13,7 @@ import ray
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
 from opd_ray.errors import ActorDied, ActorFailure, PeerFailure
-from opd_ray.fleet import Fleet, Interrupted, StallError
+from opd_ray.pools.watch import Fleet, Interrupted, StallError
 
 
 @ray.remote(num_cpus=0, concurrency_groups=LIFELINE_GROUP)

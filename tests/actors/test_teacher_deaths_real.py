@@ -14,13 +14,13 @@ import ray
 from tiny_models import make_tiny_qwen3
 
 from actors.teacher.actor import TeacherActor
-from actors.teacher.dispatch import TeacherPool
 from actors.teacher.hf import HfTeacher
 from actors.teacher.server import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorFailure
-from opd_ray.fleet import Fleet, StallError
-from opd_ray.teacher_keeper import TeacherKeeper
+from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.teachers.replicas import TeacherKeeper
+from opd_ray.pools.watch import Fleet, StallError
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
 
 VOCAB, K, BATCH_TOKENS, COUNT = 96, 6, 96, 24

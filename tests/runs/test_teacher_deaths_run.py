@@ -13,13 +13,13 @@ import ray
 from launching import SMALL
 from safetensors.numpy import load_file
 
-from actors.teacher.dispatch import TeacherPool
 from opd_ray.assembly import Workshop, open_workshop
 from opd_ray.config.load import load_config
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
+from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.tip import TipFilter
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from actors.teacher.dispatch import TeacherPool
-from actors.teacher.roster import Replacement
 from opd_ray.errors import ActorDied
+from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.teachers.replicas import Replacement
 from opd_ray.types import Rollout, RolloutScores, SignalReceipt
 
 

@@ -13,22 +13,21 @@ import numpy as np
 from fake_replicas import Clock, value_of
 from stand_ins import Engine, Response, Script, StandInFleet, Teacher, Trainer
 
-from actors.teacher.dispatch import TeacherPool
-from actors.teacher.router import TeacherRouter
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.coordinator import Checkpoints, Coordinator, Parts
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.data.rows import PromptRow
-from opd_ray.followers import Followers
-from opd_ray.judge import Judge
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.rollout_pool import RolloutPool
+from opd_ray.pools.rollouts import RolloutPool
+from opd_ray.pools.scorer import Judge
+from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.weights import Followers, RaySync
 from opd_ray.tip import TipFilter, TipSettings
-from opd_ray.trainer_group import TrainerGroup
 from opd_ray.types import TrainItem
-from opd_ray.weight_sync import RaySync
 
 VOCAB_SIZE = 10
 # The teacher reads "think" in place of "why"; two prompts of two sources, each with its teacher.

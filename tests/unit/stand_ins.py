@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from fake_replicas import FakeReplica, Remote
 
-from opd_ray.fleet import Interrupted
+from opd_ray.pools.watch import Interrupted
 from opd_ray.types import (
     ExactItemScores,
     Rollout,

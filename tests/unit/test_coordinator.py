@@ -9,8 +9,8 @@ import pytest
 
 from opd_ray.config.schema import Config, EvalSettings, RunSettings, SyncSettings
 from opd_ray.coordinator import Coordinator, SyncGapError
-from opd_ray.fleet import Interrupted
-from opd_ray.trainer_group import StepAccount
+from opd_ray.pools.trainers import StepAccount
+from opd_ray.pools.watch import Interrupted
 
 
 class Recorded(Coordinator):

@@ -9,8 +9,8 @@ from stand_in_run import StandInRun
 from stand_ins import Response
 
 from opd_ray.config.schema import EvalSettings, RunSettings
-from opd_ray.fleet import Interrupted
 from opd_ray.output.checkpoint import CheckpointStore, read_state
+from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipSettings
 
 # Four responses of 2 + 3 + 2 + 4 = 11 tokens, of which the student wrote 10.

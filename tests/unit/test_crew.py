@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from opd_ray import crew as subject
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.schema import Config, RolloutSettings, StudentSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.crew import Crew
+from opd_ray.pools import launch as subject
+from opd_ray.pools.launch import Crew
 
 CONFIG = Config(
     student=StudentSettings(path="student"),

@@ -13,7 +13,7 @@ from opd_ray.config.schema import RolloutSettings
 from opd_ray.coordinator import run_sampling
 from opd_ray.data.prompts import Prompt
 from opd_ray.evaluation.evaluator import Evaluator
-from opd_ray.judge import Judged
+from opd_ray.pools.scorer import Judged
 from opd_ray.types import (
     ExactItemScores,
     Rollout,

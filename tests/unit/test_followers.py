@@ -11,7 +11,7 @@ from fake_replicas import Remote
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied, RunError
-from opd_ray.followers import Followers
+from opd_ray.pools.weights import Followers
 
 
 class Replica:

@@ -10,10 +10,10 @@ import pytest
 from fake_replicas import Clock, value_of
 from stand_ins import Engine, Response, Script, StandInFleet, Teacher
 
-from actors.teacher.dispatch import TeacherPool
-from actors.teacher.router import TeacherRouter
-from opd_ray.judge import Judge, Judged
-from opd_ray.rollout_pool import RolloutPool
+from opd_ray.pools.rollouts import RolloutPool
+from opd_ray.pools.scorer import Judge, Judged
+from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
 
 NAMES = [f"{key}{sample}" for key in "abcd" for sample in range(3)]

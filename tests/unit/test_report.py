@@ -7,8 +7,8 @@ import io
 import numpy as np
 from rich.console import Console
 
-from opd_ray.judge import Judged
 from opd_ray.models.pairs.demo import character_tokenizer
+from opd_ray.pools.scorer import Judged
 from opd_ray.report import Figures, closing_table, marked_response
 from opd_ray.step_metrics import StepSnapshot
 from opd_ray.tip import Selection, TokenScores

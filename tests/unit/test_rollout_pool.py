@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opd_ray.rollout_pool import RolloutPool
+from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 

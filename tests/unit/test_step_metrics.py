@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from fake_replicas import make_pool
 
-from actors.teacher.pool_account import PoolStats
-from opd_ray.judge import Judged
+from opd_ray.pools.scorer import Judged
+from opd_ray.pools.teachers.account import PoolStats
+from opd_ray.pools.trainers import StepAccount
 from opd_ray.step_metrics import StepSnapshot, step_metrics
 from opd_ray.tip import Selection, TokenScores
-from opd_ray.trainer_group import StepAccount
 from opd_ray.types import Rollout, RolloutScores
 
 ACCOUNT = StepAccount(

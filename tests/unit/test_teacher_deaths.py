@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fake_replicas import FakeKeeper, FakeReplica, make_kept_pool, make_pool, rollout
 
-from actors.teacher.dispatch import TeacherPool
 from actors.teacher.protocol import TeacherError
 from opd_ray.errors import ActorDied, ActorFailure
+from opd_ray.pools.teachers.pool import TeacherPool
 
 ROW = np.array([0], np.int32)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from fake_replicas import Remote
 
-from actors.teacher.dispatch import TeacherPool
-from actors.teacher.roster import Replacement
 from actors.teacher.server import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
+from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.teachers.replicas import Replacement
 from opd_ray.types import (
     Rollout,
     ScoreRequest,

@@ -17,12 +17,12 @@ from fake_server import KEY, FakeServer, V, distribution, running
 
 import actors.teacher.http_client as http_client
 from actors.teacher.answer_check import check_answers
-from actors.teacher.dispatch import TeacherPool
 from actors.teacher.http import HttpTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.server import TeacherServer
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings, batch_budget
+from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.preflight.contract.probes import contract_violations
 from opd_ray.types import Rollout, ScoreRequest, TopK
 

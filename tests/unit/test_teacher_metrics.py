@@ -10,9 +10,9 @@ import pytest
 from fake_replicas import answer_all, make_kept_pool, make_pool, rollout
 from rich.console import Console
 
-from actors.teacher.pool_account import PoolStats
-from actors.teacher.router import TeacherRouter
-from opd_ray.judge import Judge
+from opd_ray.pools.scorer import Judge
+from opd_ray.pools.teachers.account import PoolStats
+from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.report import Figures, closing_table
 from opd_ray.teacher_metrics import teacher_metrics
 from opd_ray.types import RolloutRequest, Sampling

@@ -7,7 +7,7 @@ import pytest
 from test_teacher_dispatch import make_pool, rollout
 
 from actors.teacher.protocol import TeacherError
-from actors.teacher.router import TeacherRouter
+from opd_ray.pools.teachers.router import TeacherRouter
 
 ROWS, NONE = np.array([0], np.int32), np.zeros(0, np.int32)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.trainer_group import TrainerGroup
+from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.types import TrainItem, TrainStats
 
 STATS = TrainStats(

@@ -10,7 +10,7 @@ import pytest
 from stand_ins import Response, Script, StandInFleet, Trainer
 
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.trainer_group import TrainerGroup
+from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.types import RolloutRequest, TrainItem
 
 # As long as each other, with a divergence of its own each; the trainers sort by the tokens.

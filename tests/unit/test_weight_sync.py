@@ -10,13 +10,12 @@ import pytest
 from fake_replicas import Clock, value_of
 from stand_ins import Engine, Script, StandInFleet, Teacher
 
-from actors.teacher.dispatch import TeacherPool
 from opd_ray.config.choices import SyncBackend
 from opd_ray.config.schema import Config, RolloutSettings, SyncSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.followers import Followers
-from opd_ray.rollout_pool import RolloutPool
-from opd_ray.weight_sync import WeightSync, weight_sync
+from opd_ray.pools.rollouts import RolloutPool
+from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.weights import Followers, WeightSync, weight_sync
 
 
 class Bench:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.teacher.router import TeacherRouter
-from opd_ray.fleet import Fleet
-from opd_ray.rollout_pool import RolloutPool
+from opd_ray.pools.rollouts import RolloutPool
+from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.watch import Fleet
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TrainItem
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from actors.teacher.dispatch import TeacherPool
-from actors.teacher.pool_account import PoolStats
 from actors.teacher.protocol import TeacherError
+from opd_ray.pools.teachers.account import PoolStats
+from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.types import Rollout, RolloutScores
 
 
 class TeacherRouter:
-    """Several :class:`actors.teacher.dispatch.TeacherPool` behind the interface of one.
+    """Several :class:`opd_ray.pools.teachers.pool.TeacherPool` behind the interface of one.
 
     Args:
         pools: by the teacher's name.

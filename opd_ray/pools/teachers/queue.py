@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.teacher.protocol import TeacherError
-from actors.teacher.roster import Replica
+from opd_ray.pools.teachers.replicas import Replica
 from opd_ray.types import Rollout, ScoreRequest
 
 

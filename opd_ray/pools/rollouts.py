@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from opd_ray.fleet import Fleet
+from opd_ray.pools.watch import Fleet
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 

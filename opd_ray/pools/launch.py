@@ -14,7 +14,6 @@ from actors.openmp import OPENMP_WAITING
 from actors.rollout.actor import RolloutActor
 from actors.rollout.environment import engine_environment
 from actors.teacher.actor import TeacherActor
-from actors.teacher.dispatch import TeacherPool
 from actors.teacher.environment import teacher_environment
 from actors.trainer.actor import TrainerActor
 from actors.trainer.environment import trainer_environment
@@ -23,10 +22,11 @@ from opd_ray.config.resolved_teachers import cast_of, members_of, restarts_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
 from opd_ray.errors import ActorDied, PlacementError
-from opd_ray.fleet import Fleet
-from opd_ray.rollout_pool import RolloutPool
-from opd_ray.teacher_keeper import TeacherKeeper
-from opd_ray.trainer_group import TrainerGroup
+from opd_ray.pools.rollouts import RolloutPool
+from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.teachers.replicas import TeacherKeeper
+from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.watch import Fleet
 from opd_ray.types import TeacherInfo
 
 _ALL: tuple[Role, ...] = ("trainer", "rollout", "teacher")

@@ -12,7 +12,7 @@ import ray
 from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.fleet import Fleet
+from opd_ray.pools.watch import Fleet
 from opd_ray.types import ExactItemScores, TrainItem, TrainStats
 
 # Gives references to the signals of the named rollouts' rows; a trainer resolves them itself.

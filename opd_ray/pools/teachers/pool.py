@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from actors.teacher.pool_account import PoolAccount, PoolStats
 from actors.teacher.protocol import TeacherError
-from actors.teacher.roster import Keeper, Replica, Roster
-from actors.teacher.tasks import Batch, Task, TaskQueue
 from opd_ray.errors import ActorDied
+from opd_ray.pools.teachers.account import PoolAccount, PoolStats
+from opd_ray.pools.teachers.queue import Batch, Task, TaskQueue
+from opd_ray.pools.teachers.replicas import Keeper, Replica, Roster
 from opd_ray.types import Rollout, RolloutScores, SignalReceipt
 
 
