@@ -15,10 +15,9 @@ from opd_ray import __version__
 from opd_ray.cli import (
     check_teacher,
     doctor,
-    evaluation,
-    fetch_smollm2,
-    make_pair,
-    models,
+    eval,
+    export,
+    pairs,
     prepare,
     serve_teacher,
     study,
@@ -74,14 +73,13 @@ def make_parser() -> argparse.ArgumentParser:
     for module in (
         train,
         study,
-        evaluation,
-        models,
+        eval,
+        export,
         prepare,
         doctor,
         check_teacher,
         serve_teacher,
-        make_pair,
-        fetch_smollm2,
+        pairs,
     ):
         module.add_commands(commands)
     return parser

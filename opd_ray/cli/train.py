@@ -47,6 +47,6 @@ def run_training(args: argparse.Namespace) -> int:
     if args.print_config:
         print(to_yaml(config), end="")
         return 0
-    from opd_ray.run import train
+    from opd_ray.coordinator.run import train
 
     return train(config)

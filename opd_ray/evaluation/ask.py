@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.data.prompts import HeldOutTask, Prompt
-from opd_ray.evaluation.record import ProblemRecord
+from opd_ray.evaluation.folder import ProblemRecord
 from opd_ray.pools.scorer import Writer
 from opd_ray.seeds import derive_seed
 from opd_ray.tasks import verify_many

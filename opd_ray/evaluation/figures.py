@@ -1,13 +1,14 @@
-"""The figures of one task, by name, from the records of its problems."""
+"""The figures of one task, by name, from the records of its problems, and their estimators."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import comb, nan, sqrt
 
 import numpy as np
 
-from opd_ray.evaluation.estimators import maj_at_n, mean_at_n, pass_at_n
-from opd_ray.evaluation.record import ProblemRecord
+from opd_ray.evaluation.folder import ProblemRecord
 
 LONG_SHARE = 0.9
 
@@ -46,3 +47,81 @@ def _tries(samples: int) -> Iterator[int]:
         yield k
         k *= 2
     yield samples
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share in [0, 1] and the standard error of it (nan for a single problem)."""
+
+    value: float
+    standard_error: float
+
+
+def mean_at_n(correct_PS: np.ndarray) -> Estimate:
+    """Mean over problems of the share of samples that are correct.
+
+    The standard error takes problems as drawn from a larger set: the deviation (ddof 1) of the
+    problems' own means over the root of their number. Samples of one problem are not independent
+    evidence, and this does not treat them so.
+    """
+    per_problem = _table(correct_PS).mean(axis=1)
+    return _over_problems(per_problem)
+
+
+def pass_at_n(correct_PS: np.ndarray, k: int) -> float:
+    """Unbiased share of problems that at least one of k samples solves (Chen et al. 2021, eq. 1).
+
+    With c of S samples correct it is 1 - C(S-c, k) / C(S, k), averaged over problems.
+    Raises `ValueError` unless 1 <= k <= S.
+    """
+    table = _table(correct_PS)
+    samples = table.shape[1]
+    if not 1 <= k <= samples:
+        raise ValueError(f"k = {k}: pass@k from {samples} samples needs 1 <= k <= {samples}")
+    all_wrong = [comb(samples - int(c), k) / comb(samples, k) for c in table.sum(axis=1)]
+    return float(1.0 - np.mean(all_wrong))
+
+
+def maj_at_n(correct_PS: np.ndarray, answers: Sequence[Sequence[str | None]]) -> Estimate:
+    """Share of problems whose most frequent extracted answer is correct.
+
+    `answers` holds, like the table, one extracted answer a sample; None does not vote. A tie counts
+    as the share of tied answers that are correct, the expected value of drawing one of them. A
+    problem without a vote counts 0. Equal answers with different verdicts (a verifier that ran out
+    of time) count by the share of correct ones. Standard error as in `mean_at_n`.
+    """
+    table = _table(correct_PS)
+    if [len(row) for row in answers] != [table.shape[1]] * table.shape[0]:
+        raise ValueError(
+            f"answers do not have the table's shape {table.shape}: give one answer a sample"
+        )
+    return _over_problems(
+        np.array([_majority(row, given) for row, given in zip(table, answers, strict=True)])
+    )
+
+
+def _majority(correct_S: np.ndarray, answers: Sequence[str | None]) -> float:
+    verdicts: dict[str, list[bool]] = {}
+    for correct, answer in zip(correct_S, answers, strict=True):
+        if answer is not None:
+            verdicts.setdefault(answer, []).append(bool(correct))
+    if not verdicts:
+        return 0.0
+    most = max(map(len, verdicts.values()))
+    return float(np.mean([np.mean(seen) for seen in verdicts.values() if len(seen) == most]))
+
+
+def _table(correct_PS: np.ndarray) -> np.ndarray:
+    table = np.asarray(correct_PS)
+    if table.dtype != bool or table.ndim != 2 or table.size == 0:
+        raise ValueError(
+            f"correct must be a [problems, samples] table of booleans with at least one of each, "
+            f"not {table.dtype} of shape {table.shape}"
+        )
+    return table
+
+
+def _over_problems(values_P: np.ndarray) -> Estimate:
+    count = len(values_P)
+    error = float(values_P.std(ddof=1)) / sqrt(count) if count > 1 else nan
+    return Estimate(float(values_P.mean()), error)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from opd_ray.errors import OutputFolderError
-from opd_ray.evaluation.record import ProblemRecord
 from opd_ray.output.folder import FolderLock, flat
 
 
@@ -110,3 +110,25 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in new.items()
     }
     return {**old, **both}
+
+
+@dataclass(frozen=True)
+class ProblemRecord:
+    """Everything that was answered to one problem; the lists have one entry a response."""
+
+    id: str
+    answer: str  # the gold answer
+    responses: list[str]
+    extracted: list[str | None]  # the answer each response gives; None: it gives none
+    correct: list[bool]
+    tokens: list[int]  # length of each response
+    finish_reasons: list[str]  # "stop", or "length" for a response that was cut off
+
+    def to_line(self) -> str:
+        """The record as a line of JSON, with its line break."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> ProblemRecord:
+        """The record that `to_line` wrote."""
+        return cls(**json.loads(line))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from opd_ray.assembly import Workshop, open_workshop
 from opd_ray.config.schema import Config
+from opd_ray.coordinator.session import Workshop, open_workshop
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
 from opd_ray.evaluation.evaluator import Evaluator

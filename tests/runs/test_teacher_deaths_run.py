@@ -13,8 +13,8 @@ import ray
 from launching import SMALL
 from safetensors.numpy import load_file
 
-from opd_ray.assembly import Workshop, open_workshop
 from opd_ray.config.load import load_config
+from opd_ray.coordinator.session import Workshop, open_workshop
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.progress import Progress

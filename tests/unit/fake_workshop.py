@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from opd_ray.config.schema import Config, RunSettings
+from opd_ray.coordinator.run import _Run
 from opd_ray.data.prompts import HeldOutTask
 from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.output.checkpoint import CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder
 from opd_ray.pools.watch import Interrupted
-from opd_ray.run import _Run
 from opd_ray.tip import TipFilter
 
 TOKENIZER = character_tokenizer()

@@ -15,7 +15,7 @@ from stand_ins import Engine, Response, Script, StandInFleet, Teacher, Trainer
 
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.coordinator import Checkpoints, Coordinator, Parts
+from opd_ray.coordinator.loop import Checkpoints, Coordinator, Parts
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.data.rows import PromptRow
 from opd_ray.output.progress import Progress

@@ -28,7 +28,7 @@ def config_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def run_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """Stands in for the modules that run a job, whose import takes seconds; records all calls."""
-    module = types.ModuleType("opd_ray.run")
+    module = types.ModuleType("opd_ray.coordinator.run")
     module.calls = []  # type: ignore[attr-defined]
 
     def record(name: str, result: int) -> Callable[..., int]:
@@ -40,8 +40,9 @@ def run_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 
     for name, result in (("train", 130), ("evaluate", 0), ("export", 0)):
         setattr(module, name, record(name, result))
-    for name in ("run", "evaluate", "export"):
-        monkeypatch.setitem(sys.modules, f"opd_ray.{name}", module)
+    for place in ("coordinator.run", "evaluation.run"):
+        monkeypatch.setitem(sys.modules, f"opd_ray.{place}", module)
+    monkeypatch.setattr("opd_ray.cli.export.export", module.export)
     return module
 
 

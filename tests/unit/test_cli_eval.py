@@ -10,7 +10,7 @@ import pytest
 from benchmark_files import EXCERPTS
 
 from opd_ray.cli import main, make_parser
-from opd_ray.cli.evaluation import default_folder, evaluation_config
+from opd_ray.cli.eval import default_folder, evaluation_config
 from opd_ray.config.choices import Dtype
 from opd_ray.config.data import DataKind
 from opd_ray.config.schema import Config

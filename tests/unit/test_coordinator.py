@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from opd_ray.config.schema import Config, EvalSettings, RunSettings, SyncSettings
-from opd_ray.coordinator import Coordinator, SyncGapError
+from opd_ray.coordinator.loop import Coordinator, SyncGapError
 from opd_ray.pools.trainers import StepAccount
 from opd_ray.pools.watch import Interrupted
 

@@ -11,7 +11,7 @@ from stand_ins import Response
 
 from opd_ray.config.choices import LrSchedule, Scoring
 from opd_ray.config.schema import RunSettings, SyncSettings, TrainerSettings
-from opd_ray.coordinator import SyncGapError
+from opd_ray.coordinator.loop import SyncGapError
 from opd_ray.tip import TipSettings
 
 NAN = math.nan  # what stands at tokens of a tool is never read

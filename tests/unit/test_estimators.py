@@ -6,7 +6,7 @@ from math import isnan
 import numpy as np
 import pytest
 
-from opd_ray.evaluation.estimators import maj_at_n, mean_at_n, pass_at_n
+from opd_ray.evaluation.figures import maj_at_n, mean_at_n, pass_at_n
 
 T, F = True, False
 

@@ -10,7 +10,7 @@ import numpy as np
 from opd_ray.config.schema import EvalTask
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.ask import ask, askings, sample_requests
-from opd_ray.evaluation.record import ProblemRecord
+from opd_ray.evaluation.folder import ProblemRecord
 from opd_ray.models.pairs.demo import EOS, PAD, character_tokenizer
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 

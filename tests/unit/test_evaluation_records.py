@@ -17,10 +17,9 @@ from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.errors import OutputFolderError
 from opd_ray.evaluation.ask import Asking, ask, askings
 from opd_ray.evaluation.figures import figures
-from opd_ray.evaluation.folder import EvaluationFolder
-from opd_ray.evaluation.record import ProblemRecord
+from opd_ray.evaluation.folder import EvaluationFolder, ProblemRecord
 from opd_ray.evaluation.results import read_results, render, write_results
-from opd_ray.evaluation.settings import evaluation_settings, model_fingerprint
+from opd_ray.evaluation.run import evaluation_settings, model_fingerprint
 from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.tasks import get_task
 from opd_ray.types import Rollout, RolloutRequest, Sampling
@@ -305,7 +304,7 @@ def test_settings_follow_prompts_answers_model_and_sampling(tmp_path: Path) -> N
 def test_a_hub_model_is_told_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     for commit in ("1a2b", "3c4d"):
         monkeypatch.setattr(
-            "opd_ray.evaluation.settings.hf_hub_download",
+            "opd_ray.evaluation.run.hf_hub_download",
             lambda name, file, commit=commit: f"/models--{name}/snapshots/{commit}/{file}",
         )
         assert model_fingerprint("some/hub-name") == f"some/hub-name@{commit}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from opd_ray.config.schema import RolloutSettings
-from opd_ray.coordinator import run_sampling
+from opd_ray.coordinator.loop import run_sampling
 from opd_ray.data.prompts import Prompt
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.pools.scorer import Judged

@@ -4,7 +4,7 @@ import pytest
 
 from opd_ray.config.choices import LrSchedule
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.schedule import learning_rate
+from opd_ray.coordinator.learning_rate import learning_rate
 
 
 def settings(schedule: LrSchedule, warmup: int = 0, floor: float = 0.0) -> TrainerSettings:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from opd_ray.clock import StageClock
+from opd_ray.coordinator.metrics import StageClock
 from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
 from opd_ray.seeds import derive_seed
 

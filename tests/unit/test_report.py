@@ -7,10 +7,10 @@ import io
 import numpy as np
 from rich.console import Console
 
+from opd_ray.coordinator.metrics import StepSnapshot
+from opd_ray.coordinator.report import Figures, closing_table, marked_response
 from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.pools.scorer import Judged
-from opd_ray.report import Figures, closing_table, marked_response
-from opd_ray.step_metrics import StepSnapshot
 from opd_ray.tip import Selection, TokenScores
 from opd_ray.types import Rollout, RolloutScores
 

@@ -11,10 +11,10 @@ from fake_workshop import Workshop, config_of, go
 
 from opd_ray.config.choices import Divergence
 from opd_ray.config.schema import LossSettings
+from opd_ray.coordinator.run import _resume_point
 from opd_ray.errors import ConfigError
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
 from opd_ray.pools.watch import Interrupted
-from opd_ray.run import _resume_point
 from opd_ray.tip import TipFilter, TipSettings, TokenScores
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from fake_replicas import make_pool
 
+from opd_ray.coordinator.metrics import StepSnapshot, step_metrics
 from opd_ray.pools.scorer import Judged
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.trainers import StepAccount
-from opd_ray.step_metrics import StepSnapshot, step_metrics
 from opd_ray.tip import Selection, TokenScores
 from opd_ray.types import Rollout, RolloutScores
 

@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from opd_ray.assembly import _stop_on_signal
+from opd_ray.coordinator.session import _stop_on_signal
 from opd_ray.pools.watch import Fleet
 
 STOPS = (signal.SIGINT, signal.SIGTERM)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from opd_ray.study.statistics import paired_difference, t_interval, t_quantile
+from opd_ray.study.report import paired_difference, t_interval, t_quantile
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ import pytest
 from fake_replicas import answer_all, make_kept_pool, make_pool, rollout
 from rich.console import Console
 
+from opd_ray.coordinator.metrics import teacher_metrics
+from opd_ray.coordinator.report import Figures, closing_table
 from opd_ray.pools.scorer import Judge
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.report import Figures, closing_table
-from opd_ray.teacher_metrics import teacher_metrics
 from opd_ray.types import RolloutRequest, Sampling
 
 

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from opd_ray.clock import StageClock
 from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import Config, RolloutSettings
+from opd_ray.coordinator.learning_rate import learning_rate
+from opd_ray.coordinator.metrics import StageClock, StepSnapshot, step_metrics
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import RunState
@@ -26,9 +27,7 @@ from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import StepAccount, TrainerGroup
 from opd_ray.pools.watch import Interrupted
 from opd_ray.pools.weights import WeightSync
-from opd_ray.schedule import learning_rate
 from opd_ray.seeds import derive_seed
-from opd_ray.step_metrics import StepSnapshot, step_metrics
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
 from opd_ray.types import RolloutRequest, Sampling
 

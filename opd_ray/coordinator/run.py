@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from opd_ray.assembly import Workshop, open_workshop
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config
-from opd_ray.coordinator import Coordinator
+from opd_ray.coordinator.loop import Coordinator
+from opd_ray.coordinator.report import (
+    Figures,
+    closing_table,
+    marked_response,
+    plot_curves,
+    plot_quadrants,
+    print_report,
+)
+from opd_ray.coordinator.session import Workshop, open_workshop
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, ConfigError
 from opd_ray.evaluation.evaluator import accuracy
@@ -21,14 +29,6 @@ from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.prompts import check_routing
-from opd_ray.report import (
-    Figures,
-    closing_table,
-    marked_response,
-    plot_curves,
-    plot_quadrants,
-    print_report,
-)
 from opd_ray.tip import TipFilter
 
 

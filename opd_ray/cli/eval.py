@@ -76,9 +76,9 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate; see opd_ray.evaluate."""
+    """Evaluate; see opd_ray.evaluation.run."""
     config = evaluation_config(args)
-    from opd_ray.evaluate import evaluate
+    from opd_ray.evaluation.run import evaluate
 
     return evaluate(config, args.out or default_folder(config.student.path))
 

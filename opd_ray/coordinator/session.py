@@ -21,7 +21,7 @@ from opd_ray.config.resolved_teachers import (
     speaking_of,
 )
 from opd_ray.config.schema import Config
-from opd_ray.coordinator import Checkpoints, Coordinator, Evaluates, Parts, run_sampling
+from opd_ray.coordinator.loop import Checkpoints, Coordinator, Evaluates, Parts, run_sampling
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.output.progress import Progress
