@@ -15,7 +15,7 @@ from watched_command import run_watched
 
 def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
     """The loss of opd-ray's teacher and trainer on given rollouts, float32, nats a token."""
-    from actors.teacher.hf import HfTeacher
+    from actors.teacher.kinds.hf import HfTeacher
     from actors.trainer.trainer import Trainer
     from opd_ray.config.choices import SignalChoice
     from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings

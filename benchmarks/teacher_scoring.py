@@ -30,8 +30,7 @@ from typing import Any
 import numpy as np
 from process_memory import MIB, process_memory, settle
 
-from actors.openmp import OPENMP_WAITING
-from actors.vllm_process import vllm_environment
+from actors.process import OPENMP_WAITING, vllm_environment
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TopK
@@ -239,8 +238,8 @@ def memory(workers: dict[str, Worker]) -> list[str]:
 
 def payload(plan: Plan) -> list[str]:
     """Bytes of real signals, as they leave the teacher for the trainers."""
-    from actors.teacher.hf import HfTeacher
-    from actors.teacher.server import TeacherServer
+    from actors.teacher.kinds.hf import HfTeacher
+    from actors.teacher.service import TeacherServer
 
     requests = make_requests(2)
     rows = RESPONSE * len(requests)

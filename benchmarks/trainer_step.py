@@ -37,13 +37,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from process_memory import MIB, process_memory, settle
 
-from actors.trainer.environment import trainer_environment
+from actors.process import trainer_environment
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.types import HeadPart, HiddenSignal, TrainItem
 
 if TYPE_CHECKING:
     from actors.trainer.batch import MicroBatch
-    from actors.trainer.head import HeadFunction
+    from actors.trainer.student import HeadFunction
     from actors.trainer.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "trainer_step.md"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import resource
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -12,7 +11,7 @@ from typing import Any
 
 import ray
 
-from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.process import LIFELINE_GROUP, Lifeline, peak_memory_bytes
 from actors.weights.chunks import WeightChunk
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling
@@ -127,7 +126,7 @@ class RolloutActor(Lifeline):
     @ray.method(concurrency_group="inbox")
     def peak_memory(self) -> int:
         """Most main memory this process ever held, bytes."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory_bytes()
 
     def _with_topk_by_reference(self, rollout: Rollout) -> Rollout:
         if rollout.topk is None:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.rollout.environment import (
+from actors.process import engine_threads, prepare_vllm
+from actors.rollout.recorded_scores import (
     RECORD_KEY,
     TOPK_CONFIG,
     VOCAB_CONFIG,
-    engine_threads,
+    RecordedScores,
 )
-from actors.rollout.score_arena import RecordedScores
-from actors.vllm_process import prepare_vllm
 from actors.weights.chunks import WeightChunk
 from opd_ray.config.choices import SyncBackend
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
@@ -88,9 +87,9 @@ class RolloutEngine:
 
     def engine_args(self) -> dict[str, Any]:
         """Arguments of vLLM's ``EngineArgs``."""
-        from actors.rms_norm import CPU_KERNEL_CONFIG
+        from actors.kernels.rms_norm import CPU_KERNEL_CONFIG
         from actors.rollout.score_recorder import ScoreRecorder
-        from actors.rollout.worker_extension import RolloutWorkerExtension
+        from actors.rollout.vllm_worker import RolloutWorkerExtension
         from actors.weights.ray_engine import BACKEND
 
         rollout = self._rollout

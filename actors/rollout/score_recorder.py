@@ -19,8 +19,13 @@ from vllm.v1.sample.logits_processor.interface import (
     MoveDirectionality,
 )
 
-from actors.rollout.environment import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG
-from actors.rollout.score_arena import RecordedScores, ScoreArena
+from actors.rollout.recorded_scores import (
+    RECORD_KEY,
+    TOPK_CONFIG,
+    VOCAB_CONFIG,
+    RecordedScores,
+    ScoreArena,
+)
 from opd_ray.divergence.blocks import likeliest
 
 if TYPE_CHECKING:

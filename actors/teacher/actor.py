@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -10,10 +9,10 @@ import numpy as np
 import ray
 import torch
 
-from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.process import LIFELINE_GROUP, Lifeline, peak_memory_bytes
 from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
-from actors.teacher.server import TeacherServer
+from actors.teacher.service import TeacherServer
 from actors.weights.chunks import WeightChunk, unpack
 from opd_ray.config.resolved_teachers import Member, key_of, speaking_of
 from opd_ray.config.teacher import TeacherSettings
@@ -30,7 +29,7 @@ from opd_ray.types import (
 # Signals are handed out beside the scoring: a trainer never waits for a batch to end.
 @ray.remote(concurrency_groups={**LIFELINE_GROUP, "signals": 1})
 class TeacherActor(Lifeline):
-    """One replica of a teacher; :class:`actors.teacher.server.TeacherServer` has the details.
+    """One replica of a teacher; :class:`actors.teacher.service.TeacherServer` has the details.
 
     Args: as :func:`actors.teacher.registry.make_teacher`; ``settings.threads`` is at least 1.
         ``name`` is the teacher's in the run.
@@ -119,4 +118,4 @@ class TeacherActor(Lifeline):
     @ray.method(concurrency_group="signals")
     def peak_memory(self) -> int:
         """Most main memory this process ever held, bytes."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory_bytes()

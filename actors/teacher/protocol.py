@@ -25,7 +25,7 @@ class Teacher(Protocol):
 
     One process calls it, one call at a time. Requests have been checked before: prompts are not
     empty, ids are below ``info().vocab_size``, no sequence exceeds ``info().context_length``.
-    Answers are checked after (:mod:`actors.teacher.answer_check`); whatever breaks the contract
+    Answers are checked after (:mod:`actors.teacher.contract.answers`); whatever breaks the contract
     ends the run with an error that names teacher, rollout and position.
     """
 

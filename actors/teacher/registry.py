@@ -31,7 +31,7 @@ def make_teacher(
             whose vocabulary is larger than the shared one.
     """
     if settings.cache is not CacheMode.off:
-        from actors.teacher.cache import CachedTeacher
+        from actors.teacher.cache.teacher import CachedTeacher
 
         live = replace(settings, cache=CacheMode.off, cache_dir=None)
         return CachedTeacher(
@@ -41,35 +41,35 @@ def make_teacher(
         )
     # Engines are imported where they are used: a run with one kind must not need the others.
     if settings.kind == "hf":
-        from actors.teacher.hf import HfTeacher
+        from actors.teacher.kinds.hf import HfTeacher
 
         return HfTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
     if settings.kind == "vllm":
-        from actors.teacher.vllm import VllmTeacher
+        from actors.teacher.kinds.vllm import VllmTeacher
 
         return VllmTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
     if settings.kind == "http":
-        from actors.teacher.http import HttpTeacher
+        from actors.teacher.http.teacher import HttpTeacher
 
         return HttpTeacher(settings, vocab_size=vocab_size, own_topk=own_topk)
     if settings.kind == "self":
-        from actors.teacher.follower import Follower
+        from actors.teacher.kinds.self_student import Follower
 
         return Follower(settings, vocab_size=vocab_size, own_topk=own_topk)
     if settings.kind == "ensemble":
-        from actors.teacher.ensemble import Ensemble
+        from actors.teacher.kinds.ensemble import Ensemble
 
         made = [
             (m, make_teacher(m.settings, vocab_size=vocab_size, own_topk=own_topk)) for m in members
         ]
         return Ensemble(made, settings, own_topk=own_topk)
     if settings.kind == "class":
-        from actors.teacher.own_class import find_teacher_class
+        from actors.teacher.kinds.custom_class import find_teacher_class
 
         own = find_teacher_class(settings.class_path or "", settings.arguments)
         return _of_size(own(**settings.arguments), vocab_size)
     if settings.kind == "actor":
-        from actors.teacher.ray_actor import ActorTeacher
+        from actors.teacher.kinds.ray_actor import ActorTeacher
 
         wanted = Wanted(settings.signal, settings.topk, own_topk)
         actor = ActorTeacher(settings.actor_name or "", settings.actor_namespace, wanted)

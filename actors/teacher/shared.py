@@ -12,8 +12,7 @@ import numpy as np
 import ray
 import torch
 
-from actors.openmp import OPENMP_WAITING
-from actors.teacher.environment import teacher_environment
+from actors.process import OPENMP_WAITING, teacher_environment
 from actors.teacher.protocol import (
     AdaptableTeacher,
     HeadTeacher,

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.process import LIFELINE_GROUP, Lifeline
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
 from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats
 
@@ -17,7 +17,7 @@ from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainSta
 class TrainerActor(Lifeline):
     """One rank; :class:`actors.trainer.trainer.Trainer` has the details of every method.
 
-    Start it with :func:`actors.trainer.environment.trainer_environment`. All methods of the engine
+    Start it with :func:`actors.process.trainer_environment`. All methods of the engine
     run in one thread, because its current GPU is a property of the thread.
 
     Args: as the trainer's, and ``sync`` for the size of weight chunks.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.packed_attention import packed_row
+from actors.kernels.packed_attention import packed_row
 from opd_ray.batching.alignment import predicting_positions
 from opd_ray.batching.packing import Segment, Width, exact_width, pack
 from opd_ray.divergence import (

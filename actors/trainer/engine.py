@@ -12,9 +12,13 @@ import torch
 from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
-from actors.trainer.engine_config import engine_config
-from actors.trainer.head import HeadFunction
-from actors.trainer.student import Student, check_logits, load_student, load_student_config
+from actors.trainer.student import (
+    HeadFunction,
+    Student,
+    check_logits,
+    load_student,
+    load_student_config,
+)
 from actors.weights.chunks import named_weights
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
@@ -22,6 +26,7 @@ from opd_ray.errors import RunError
 
 if TYPE_CHECKING:
     from actors.weights.nccl import NcclSender
+
 
 CHECKPOINT_TAG = "state"
 _LAYOUT_FILE = "layout.json"
@@ -188,3 +193,50 @@ def read_layout(folder: Path) -> dict[str, int | str]:
 
 def _settings(layout: dict[str, int | str]) -> str:
     return ", ".join(f"trainer.{key}={value}" for key, value in layout.items())
+
+
+_SMALLEST_BUCKET = 1 << 20
+
+
+def engine_config(settings: TrainerSettings, *, hidden_size: int, on_gpu: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration as a dictionary.
+
+    One number of micro-batches a step cannot be given: the trainer marks the last one of each step
+    itself, so accumulation steps are 1 here and DeepSpeed divides by nothing but the ranks.
+
+    Args:
+        settings: the trainer's.
+        hidden_size: of the student; bucket sizes scale with it as in transformers' defaults.
+        on_gpu: whether the engine runs on a GPU.
+    """
+    adam: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "eps": settings.adam_eps,
+        "weight_decay": settings.weight_decay,
+    }
+    if not settings.offload_optimizer:
+        # torch's AdamW needs no compiler; with optimizer offload DeepSpeed takes its own.
+        adam |= {"torch_adam": True, "fused": True}
+    zero: dict[str, Any] = {
+        "stage": effective_zero_stage(settings),
+        "reduce_bucket_size": max(hidden_size**2, _SMALLEST_BUCKET),
+        "stage3_prefetch_bucket_size": int(0.9 * hidden_size**2),
+        # Vectors stay whole on every rank, matrices are sharded.
+        "stage3_param_persistence_threshold": 10 * hidden_size,
+    }
+    if settings.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": settings.max_grad_norm,
+        "optimizer": {"type": "AdamW", "params": adam},
+        "zero_optimization": zero,
+    }
+    if settings.dtype == Dtype.bfloat16:
+        config["bf16"] = {"enabled": True}
+        # Gradients are summed over micro-batches and ranks in float32.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+        config["communication_data_type"] = "fp32"
+    return config

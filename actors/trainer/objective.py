@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
-from actors.trainer.head import HeadFunction
+from actors.trainer.student import HeadFunction
 from opd_ray.config.schema import LossSettings
 from opd_ray.divergence import Target, exact_scores, linear_divergence
 from opd_ray.types import ExactItemScores

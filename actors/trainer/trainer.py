@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.process import peak_memory_bytes
 from actors.trainer.batch import BatchError, MicroBatch, TeacherHead, build_micro_batch, check_items
 from actors.trainer.engine import Engine
-from actors.trainer.memory import peak_memory_bytes
 from actors.trainer.objective import Objective, no_scores, split_scores
 from actors.trainer.process_group import all_ranks, join_process_group
 from actors.trainer.student import save_student
@@ -238,7 +238,9 @@ class Trainer:
 
     def peak_memory(self) -> int:
         """High-water mark in bytes: of the GPU's allocations, or of the process on the CPU."""
-        return peak_memory_bytes(self._device)
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return peak_memory_bytes()
 
     def _batch(self, items: Sequence[TrainItem], signals: Mapping[str, Signal]) -> MicroBatch:
         return build_micro_batch(

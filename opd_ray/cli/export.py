@@ -46,7 +46,7 @@ def export(checkpoint: Path, out: Path) -> int:
     if out.exists() and any(out.iterdir()):
         raise OutputFolderError(f"--out = {str(out)!r}: not empty; choose a new folder")
     config = load_config(str(checkpoint / "config.yaml"))
-    from actors.trainer.consolidate import export_checkpoint
+    from actors.trainer.export import export_checkpoint
 
     export_checkpoint(checkpoint / "trainer", config.student, config.trainer, out)
     print(f"exported the student of step {state.step} to {out}")

@@ -10,13 +10,15 @@ from typing import Any, cast
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.openmp import OPENMP_WAITING
+from actors.process import (
+    OPENMP_WAITING,
+    engine_environment,
+    teacher_environment,
+    trainer_environment,
+)
 from actors.rollout.actor import RolloutActor
-from actors.rollout.environment import engine_environment
 from actors.teacher.actor import TeacherActor
-from actors.teacher.environment import teacher_environment
 from actors.trainer.actor import TrainerActor
-from actors.trainer.environment import trainer_environment
 from opd_ray.cluster.placement import PlacedActor, Placement, Role
 from opd_ray.config.resolved_teachers import cast_of, members_of, restarts_of
 from opd_ray.config.schema import Config

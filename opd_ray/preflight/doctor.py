@@ -122,7 +122,7 @@ def _pair(config: Config) -> str:
 
 
 def _server(config: Config, settings: TeacherSettings) -> str:
-    from actors.teacher.http_probe import check_server
+    from actors.teacher.http.probe import check_server
     from opd_ray.models.tokenizer import describe_model
     from opd_ray.preflight.models import own_topk
 

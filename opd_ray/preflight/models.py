@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from actors.teacher.http_probe import check_server
+from actors.teacher.http.probe import check_server
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.resolved_teachers import models_of, speaking_of
 from opd_ray.config.schema import Config

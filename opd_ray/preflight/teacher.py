@@ -105,7 +105,7 @@ def _own_teacher_problems(config: Config) -> Iterator[str]:
         if not teacher.class_path:
             yield "teacher.class_path = null: kind class needs package.module:Class"
             return
-        from actors.teacher.own_class import find_teacher_class
+        from actors.teacher.kinds.custom_class import find_teacher_class
         from actors.teacher.protocol import TeacherError
 
         try:

@@ -35,7 +35,7 @@ class EngineHost:
         Its recorder begins with room for three tokens, so that it has to grow.
         """
         from actors.rollout.engine import RolloutEngine
-        from actors.rollout.score_arena import ScoreArena
+        from actors.rollout.recorded_scores import ScoreArena
 
         class Engine(RolloutEngine):
             def engine_args(self) -> dict[str, Any]:

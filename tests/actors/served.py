@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from actors.vllm_process import vllm_environment
+from actors.process import vllm_environment
 
 KEY = "sk-of-the-test"
 NAME = "served-teacher"

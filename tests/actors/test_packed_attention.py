@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actors.packed_attention import (
+from actors.kernels.packed_attention import (
     PACKED,
     PackedAttentionError,
     check_packing,

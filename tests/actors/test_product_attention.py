@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from actors.product_attention import ProductAttention
+from actors.kernels.product_attention import ProductAttention
 
 SHAPES = [(4, 2, 5, 9), (3, 1, 128, 128), (2, 2, 300, 310), (6, 3, 1, 40)]  # H, K, L, S
 

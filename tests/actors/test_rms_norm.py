@@ -6,7 +6,7 @@ import pytest
 import torch
 from vllm import ir
 
-from actors.rms_norm import CPU_KERNEL_CONFIG
+from actors.kernels.rms_norm import CPU_KERNEL_CONFIG
 
 EPSILON = 1e-5
 (NAME,) = CPU_KERNEL_CONFIG["ir_op_priority"]["rms_norm"]

@@ -17,8 +17,8 @@ from rollout_checks import (
 )
 from tiny_models import make_tiny_qwen3
 
+from actors.process import engine_environment
 from actors.rollout.actor import RolloutActor
-from actors.rollout.environment import engine_environment
 from actors.weights.chunks import named_weights, pack
 from actors.weights.nccl import NamedWeightSource, RolloutSyncClient
 from opd_ray.config.schema import SyncSettings

@@ -17,7 +17,7 @@ from rollout_checks import (
 )
 from tiny_models import EOS, make_tiny_qwen3
 
-from actors.rollout.environment import TOPK_CONFIG, VOCAB_CONFIG
+from actors.rollout.recorded_scores import TOPK_CONFIG, VOCAB_CONFIG
 from actors.weights.chunks import named_weights, pack
 from opd_ray.models.shape import read_shape
 from opd_ray.types import Sampling

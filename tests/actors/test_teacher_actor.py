@@ -11,8 +11,8 @@ from ray.exceptions import RayTaskError
 from tiny_models import make_tiny_qwen3
 
 from actors.teacher.actor import TeacherActor
-from actors.teacher.hf import HfTeacher
-from actors.teacher.server import TeacherServer
+from actors.teacher.kinds.hf import HfTeacher
+from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, TopK

@@ -16,10 +16,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from actors.teacher.answer_check import check_answers
-from actors.teacher.hf import HfTeacher
+from actors.teacher.contract.answers import check_answers
+from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
-from actors.teacher.server import TeacherServer
+from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TopK, from_wire

@@ -26,12 +26,12 @@ from tiny_models import make_tiny_qwen3
 from trainer_ranks import shared_ranks
 from transformers import AutoTokenizer
 
-from actors.teacher.answer_check import check_answers
-from actors.teacher.hf import HfTeacher
-from actors.teacher.http_probe import check_server
+from actors.teacher.contract.answers import check_answers
+from actors.teacher.http.probe import check_server
+from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import Teacher, TeacherError
 from actors.teacher.registry import make_teacher
-from actors.teacher.server import TeacherServer
+from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import CacheMode, SignalChoice
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.schema import TrainerSettings

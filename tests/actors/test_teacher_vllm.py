@@ -12,10 +12,10 @@ import pytest
 from test_teacher_hf import ragged, request, settings
 from tiny_models import make_tiny_qwen3
 
-from actors.teacher.answer_check import check_answers
-from actors.teacher.hf import HfTeacher
+from actors.teacher.contract.answers import check_answers
+from actors.teacher.kinds.hf import HfTeacher
+from actors.teacher.kinds.vllm import VllmTeacher
 from actors.teacher.protocol import TeacherError, Wanted
-from actors.teacher.vllm import VllmTeacher
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.preflight.pairing import PairingError, check_pairing, check_teacher_info

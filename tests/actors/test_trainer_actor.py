@@ -18,8 +18,8 @@ from trainer_data import (
 )
 from transformers import AutoModelForCausalLM
 
+from actors.process import trainer_environment
 from actors.trainer.actor import TrainerActor
-from actors.trainer.environment import trainer_environment
 from actors.weights.chunks import unpack
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
 from opd_ray.types import HeadPart

@@ -13,8 +13,8 @@ from trainer_data import ROWS, VOCAB, ragged_items, share_out, teacher_head, tot
 from trainer_ranks import Ranks, shared_ranks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from actors.trainer.consolidate import export_checkpoint
 from actors.trainer.engine import CheckpointMismatch
+from actors.trainer.export import export_checkpoint
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
 

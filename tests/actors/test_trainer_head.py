@@ -8,9 +8,8 @@ from tiny_models import make_tiny_qwen3
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actors.packed_attention import PACKED
-from actors.trainer.head import DivergenceHead
-from actors.trainer.student import Student, check_logits, load_student
+from actors.kernels.packed_attention import PACKED
+from actors.trainer.student import DivergenceHead, Student, check_logits, load_student
 from opd_ray.batching.packing import Segment
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError

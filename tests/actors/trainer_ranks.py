@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.trainer.environment import trainer_environment
+from actors.process import trainer_environment
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.types import HeadPart
 

@@ -20,7 +20,7 @@ import pytest
 import ray
 from launching import SMALL, rows
 
-from actors.teacher.hf import HfTeacher
+from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
 from opd_ray import serve_teacher

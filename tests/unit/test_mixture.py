@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.teacher.mixture import mixed_logprobs, mixed_topk
+from actors.teacher.kinds.ensemble import mixed_logprobs, mixed_topk
 from opd_ray.divergence import (
     HiddenTarget,
     LogitsTarget,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.teacher.answer_check import check_answers, check_info, check_request
+from actors.teacher.contract.answers import check_answers, check_info, check_request
 from actors.teacher.protocol import TeacherError
 from opd_ray.types import (
     HiddenSignal,

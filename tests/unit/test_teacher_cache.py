@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.teacher.answer_check import check_answers
-from actors.teacher.cache import CachedTeacher
+from actors.teacher.cache.teacher import CachedTeacher
+from actors.teacher.contract.answers import check_answers
 from actors.teacher.protocol import TeacherError
-from actors.teacher.server import TeacherServer
+from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.teacher.hf import HfTeacher
+from actors.teacher.kinds.hf import HfTeacher
 from opd_ray.config.load import load_config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.pairs.demo import pair_folder

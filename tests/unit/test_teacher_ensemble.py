@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.teacher.ensemble import Ensemble
-from actors.teacher.hf import HfTeacher
+from actors.teacher.kinds.ensemble import Ensemble
+from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
-from actors.teacher.server import TeacherServer
+from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake_replicas import Remote
 
-from actors.teacher.server import TeacherServer
+from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
 from opd_ray.pools.teachers.pool import TeacherPool

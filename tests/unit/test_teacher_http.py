@@ -15,11 +15,11 @@ import pytest
 from fake_replicas import Remote
 from fake_server import KEY, FakeServer, V, distribution, running
 
-import actors.teacher.http_client as http_client
-from actors.teacher.answer_check import check_answers
-from actors.teacher.http import HttpTeacher
+import actors.teacher.http.client as http_client
+from actors.teacher.contract.answers import check_answers
+from actors.teacher.http.teacher import HttpTeacher
 from actors.teacher.protocol import TeacherError
-from actors.teacher.server import TeacherServer
+from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings, batch_budget
 from opd_ray.pools.teachers.pool import TeacherPool

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from fake_server import KEY, FakeServer, V, running
 
-import actors.teacher.http_client as http_client
-from actors.teacher.http_probe import check_server
+import actors.teacher.http.client as http_client
+from actors.teacher.http.probe import check_server
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.teacher.projection import project
+from actors.teacher.kinds.projection import project
 
 
 def by_definition(

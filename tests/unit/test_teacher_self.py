@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from actors.teacher.follower import Follower
-from actors.teacher.hf import HfTeacher
+from actors.teacher.kinds.hf import HfTeacher
+from actors.teacher.kinds.self_student import Follower
 from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.weights.chunks import named_weights, pack, unpack
 from opd_ray.config.choices import Dtype, SignalChoice

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from actors.teacher.protocol import TeacherError
-from actors.teacher.store import SignalStore
+from actors.teacher.service import SignalStore
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from actors.teacher.http.bounds import least_divergent
 from opd_ray.tip.streamed import streamed_scores
-from opd_ray.tip.unknown import least_divergent
 
 NAMES = ("reverse_kl_m", "forward_kl_m", "jsd_m")
 V, K, NAMED = 40, 6, 4

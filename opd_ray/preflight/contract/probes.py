@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.teacher.answer_check import answers_problems, check_info
+from actors.teacher.contract.answers import answers_problems, check_info
 from actors.teacher.protocol import HeadTeacher, MixtureTeacher, Teacher, TeacherError
-from actors.teacher.server import TeacherServer
+from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import fingerprint_problems

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from actors.teacher.http_client import HttpClient, Reply
+from actors.teacher.http.client import HttpClient, Reply
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import PROBES

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import actors.rms_norm  # noqa: F401  (registers kernels)
-from actors.rollout.score_arena import RecordedScores
+import actors.kernels.rms_norm  # noqa: F401  (registers kernels)
+from actors.rollout.recorded_scores import RecordedScores
 from actors.rollout.score_recorder import ScoreRecorder
 from actors.weights import ray_engine
 

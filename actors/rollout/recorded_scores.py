@@ -8,6 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+# The keys under which the engine tells the recorder K and the number of real tokens
+# (additional_config), and which requests to record under what name (SamplingParams.extra_args).
+TOPK_CONFIG = "opd_ray_record_topk"
+VOCAB_CONFIG = "opd_ray_vocab_size"
+RECORD_KEY = "opd_ray_record"
+
 
 @dataclass(frozen=True)
 class RecordedScores:

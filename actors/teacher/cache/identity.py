@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.teacher.cache_files import write_whole
+from actors.teacher.cache.files import write_whole
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import TeacherInfo

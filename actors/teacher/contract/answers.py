@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.teacher.array_check import (
+from actors.teacher.contract.arrays import (
     LOGPROB_TOLERANCE,
     entropy_problems,
     fits,

@@ -1,7 +1,7 @@
 """A model behind a URL as teacher: any server that returns prompt log-probabilities by token id.
 
 vLLM's OpenAI-compatible server does (``prompt_logprobs``). It names its likeliest tokens and the
-one that stands there; the student's other tokens are bounded (:mod:`opd_ray.tip.unknown`).
+one that stands there; the student's other tokens are bounded (:mod:`actors.teacher.http.bounds`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors.teacher.http_client import HttpClient
-from actors.teacher.http_probe import Served, named_tokens, probe, scoring_body
-from actors.teacher.http_rows import NamedRows, read_rows
+from actors.teacher.http.bounds import least_divergent
+from actors.teacher.http.client import HttpClient
+from actors.teacher.http.probe import Served, named_tokens, probe, scoring_body
+from actors.teacher.http.rows import NamedRows, read_rows
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.tip.unknown import least_divergent
 from opd_ray.types import (
     SampledSignal,
     ScoreRequest,

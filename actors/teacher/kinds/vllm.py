@@ -1,7 +1,7 @@
 """A vLLM engine as teacher, inside the teacher's own process.
 
 Prompt and response are prefilled in passes of bounded size; the workers score response rows as
-their hidden states come by (:mod:`actors.teacher.vllm_worker`).
+their hidden states come by (:mod:`actors.teacher.kinds.vllm_worker`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from actors.teacher.projection import answer_of, widest_topk
+from actors.process import prepare_vllm
+from actors.teacher.kinds.projection import answer_of, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
-from actors.vllm_process import prepare_vllm
 from opd_ray.batching.alignment import predicting_positions
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
@@ -125,7 +125,7 @@ class VllmTeacher:
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
-        from actors.teacher.vllm_worker import RESPONSE_KEY, Response
+        from actors.teacher.kinds.vllm_worker import RESPONSE_KEY, Response
 
         # Not the rollouts' ids: a rollout may be asked for anew after a failed pass.
         by_key = {str(next(self._keys)): request for request in requests}
@@ -181,7 +181,7 @@ class VllmTeacher:
             "enable_prefix_caching": False,
             "enforce_eager": not settings.gpus_per_replica,
             "async_scheduling": False,
-            "worker_extension_cls": "actors.teacher.vllm_worker.TeacherWorkerExtension",
+            "worker_extension_cls": "actors.teacher.kinds.vllm_worker.TeacherWorkerExtension",
         }
         if settings.gpus_per_replica:
             args["gpu_memory_utilization"] = settings.gpu_memory_utilization

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from actors.teacher.answer_check import check_answers
-from actors.teacher.cache_files import AnswerFiles, write_whole
-from actors.teacher.cache_identity import (
+from actors.teacher.cache.files import AnswerFiles, write_whole
+from actors.teacher.cache.identity import (
     Recorded,
     check_settings,
     check_teacher,
     read_recorded,
     write_recorded,
 )
+from actors.teacher.contract.answers import check_answers
 from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings

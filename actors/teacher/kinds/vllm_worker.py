@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from vllm.distributed.parallel_state import get_tp_group
 
-from actors.teacher.projection import project
+from actors.teacher.kinds.projection import project
 
 # The key of SamplingParams.extra_args under which a request says whose response it holds.
 RESPONSE_KEY = "opd_ray_response"
@@ -86,7 +86,7 @@ class ResponseScorer:
         self._responses.update(responses)
 
     def pop(self, keys: Sequence[str]) -> list[dict[str, np.ndarray]] | None:
-        """The rows of finished requests, as :func:`actors.teacher.projection.project` names them.
+        """The rows of finished requests, as ``project`` of ``kinds.projection`` names them.
 
         None in workers other than the first.
 

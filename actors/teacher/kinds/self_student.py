@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from actors.teacher.hf import HfTeacher
+from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.choices import Dtype
 from opd_ray.config.teacher import TeacherSettings

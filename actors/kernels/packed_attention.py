@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface
 
-from actors.product_attention import ProductAttention
+from actors.kernels.product_attention import ProductAttention
 from opd_ray.batching.packing import MIN_SHARED, Packing, Segment, pack
 from opd_ray.errors import RunError
 

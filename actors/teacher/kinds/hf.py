@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from actors.packed_attention import (
+from actors.kernels.packed_attention import (
     PACKED,
     PackedAttentionError,
     check_packing,
     packed_row,
 )
-from actors.teacher.projection import answer_of, project, widest_topk
+from actors.teacher.kinds.projection import answer_of, project, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.batching.alignment import predicting_positions
 from opd_ray.batching.micro_batches import plan_micro_batches

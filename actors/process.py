@@ -1,0 +1,139 @@
+"""How an actor's process is set up, watched and measured.
+
+Environment variables, which are read when a process starts its thread pools and allocates for the
+first time; the lifeline by which the run notices its death; its peak memory. Torch is imported in
+functions only: an actor sets its threads before torch starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import threading
+
+import ray
+
+from opd_ray.config.schema import RolloutSettings, TrainerSettings
+from opd_ray.config.teacher import TeacherSettings
+
+# Threads that spin for long take a core that another stage needs, or the half of a core that their
+# own main thread would have. Threads that sleep at once make vLLM's short matrix products wait for
+# them to wake up. So they spin for some microseconds and then sleep. (GNU's OpenMP reads the second
+# variable, others only the first.)
+OPENMP_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+
+# glibc gives large blocks back to the kernel when they are freed, and activations come and go in
+# every layer: without these a trainer's step spends about a tenth of its time on page faults. One
+# arena, as the backward pass frees in another thread what the forward pass has allocated. Not for
+# rollout engines: new weights every step leave holes, and the process grows.
+KEEP_FREED_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+def vllm_environment(threads: int) -> dict[str, str]:
+    """Variables for the process of one engine, for Ray's ``runtime_env={"env_vars": ...}``.
+
+    OpenMP reads its number of threads when its library loads. Set later, from Python, the number
+    would hold for the calling thread alone, and vLLM's own kernels run in another.
+
+    Args:
+        threads: CPU threads of the engine's matrix products, at least 1.
+    """
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        # Engine and scheduler in the actor's process: starts faster, and one step is one call.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # The runner whose logits processors record the student's scores, and whose hidden states
+        # the teacher reads.
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        # CPU workers in processes of their own (tensor parallel) share cores with the other stages;
+        # pinned, several engines would sit on the same core.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_NO_USAGE_STATS": "1",
+        # Many images forbid byte code on disk. vLLM's import then compiles thousands of files at
+        # every start, which takes longer than all the rest of it.
+        "PYTHONDONTWRITEBYTECODE": "",
+        # vLLM and PyTorch warn at length on every start; set these to see it.
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+        "PYTHONWARNINGS": os.environ.get(
+            "PYTHONWARNINGS", "ignore::FutureWarning:vllm.triton_utils.dispatcher"
+        ),
+    }
+
+
+def prepare_vllm(threads: int) -> None:
+    """Set this process up for an engine; before vLLM's first import."""
+    os.environ.update(vllm_environment(threads))
+    # vLLM logs while it is imported, before it sets up its own logging.
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    # Would overrule the configured size of the KV cache.
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
+    import torch
+
+    # vLLM's CPU worker forbids this later on.
+    torch.set_num_threads(threads)
+
+
+# Every actor class with a lifeline declares this group, so that waiting blocks no other call.
+LIFELINE_GROUP = {"lifeline": 1}
+
+
+class Lifeline:
+    """Base of the actors that :class:`opd_ray.pools.watch.Fleet` watches."""
+
+    @ray.method(concurrency_group="lifeline")
+    def lifeline(self) -> None:
+        """Block until the process ends."""
+        threading.Event().wait()
+
+
+def engine_environment(rollout: RolloutSettings) -> dict[str, str]:
+    """Variables for the process of one engine, for Ray's ``runtime_env={"env_vars": ...}``."""
+    return vllm_environment(engine_threads(rollout))
+
+
+def engine_threads(rollout: RolloutSettings) -> int:
+    """CPU threads of an engine; one where no placement plan has filled them in."""
+    return rollout.threads or 1
+
+
+def teacher_environment(settings: TeacherSettings) -> dict[str, str]:
+    """Variables for the process of one replica, for Ray's ``runtime_env={"env_vars": ...}``."""
+    if settings.kind == "vllm":
+        return vllm_environment(settings.threads)
+    threads = {"OMP_NUM_THREADS": str(settings.threads)}
+    return threads if settings.gpus_per_replica else threads | KEEP_FREED_MEMORY
+
+
+def trainer_environment(trainer: TrainerSettings) -> dict[str, str]:
+    """Variables for the process of one rank, for Ray's ``runtime_env={"env_vars": ...}``.
+
+    OpenMP reads its number of threads when its library loads, DeepSpeed its accelerator when it is
+    imported, which transformers does on its own account.
+    """
+    environment = {
+        "OMP_NUM_THREADS": str(trainer_threads(trainer)),
+        "DS_ACCELERATOR": "cuda" if trainer.gpus_per_rank else "cpu",
+        # A bar for every rank that loads or saves a model; set the variable to 0 to see them.
+        "HF_HUB_DISABLE_PROGRESS_BARS": os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        # DeepSpeed calls collectives by names that torch renamed, hundreds of times a step.
+        "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
+    }
+    if not trainer.gpus_per_rank:
+        environment |= KEEP_FREED_MEMORY
+    return environment
+
+
+def trainer_threads(trainer: TrainerSettings) -> int:
+    """CPU threads of a rank; one where no placement plan has filled them in."""
+    return trainer.threads or 1
+
+
+def peak_memory_bytes() -> int:
+    """Most main memory that this process ever held, bytes (Linux counts it in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

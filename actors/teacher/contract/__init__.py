@@ -1,0 +1,1 @@
+"""What every answer of a teacher must be, checked before anything is made of it."""

@@ -1,0 +1,1 @@
+"""The kinds of teacher, one a file, and what those that run a model share."""
