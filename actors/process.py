@@ -84,7 +84,7 @@ LIFELINE_GROUP = {"lifeline": 1}
 
 
 class Lifeline:
-    """Base of the actors that :class:`opd_ray.pools.watch.Fleet` watches."""
+    """Base of the actors that :class:`opd_ray.pools.watch.ActorWatch` watches."""
 
     @ray.method(concurrency_group="lifeline")
     def lifeline(self) -> None:

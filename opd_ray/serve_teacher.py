@@ -169,14 +169,14 @@ def _start(serving: Serving, settings: TeacherSettings, vocab_size: int, own_top
 
 
 def _started(
-    actor: Any, serving: Serving, settings: TeacherSettings, patience_s: float
+    actor: Any, serving: Serving, settings: TeacherSettings, timeout_s: float
 ) -> TeacherInfo:
     """What the teacher says of itself once every replica has loaded."""
     reference = actor.ready.remote()
-    ready, _ = ray.wait([reference], timeout=patience_s)
+    ready, _ = ray.wait([reference], timeout=timeout_s)
     if not ready:
         raise TeacherError(
-            f"{serving.name}: not ready after {patience_s:g} s: either the cluster has no room for "
+            f"{serving.name}: not ready after {timeout_s:g} s: either the cluster has no room for "
             f"{settings.replicas} replicas with {settings.cpus_per_replica:g} CPUs and "
             f"{settings.gpus_per_replica:g} GPUs each (`ray status` tells), or loading takes "
             "longer: raise cluster.start_timeout_s"

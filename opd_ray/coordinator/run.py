@@ -16,7 +16,7 @@ from opd_ray.coordinator.report import (
     plot_quadrants,
     print_report,
 )
-from opd_ray.coordinator.session import Workshop, open_workshop
+from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, ConfigError
 from opd_ray.evaluation.evaluator import accuracy
@@ -50,18 +50,18 @@ def train(config: Config) -> int:
         )
         start = _resume_point(config, checkpoints)
         topk = own_topk(config)
-        with open_workshop(config, pairing, tokenizer, topk, longest) as workshop:
-            return _Run(workshop, output, checkpoints).go(start, prompts, tasks)
+        with open_session(config, pairing, tokenizer, topk, longest) as session:
+            return _Run(session, output, checkpoints).go(start, prompts, tasks)
 
 
 class _Run:
     """The part of a run in which actors live."""
 
     def __init__(
-        self, workshop: Workshop, output: OutputFolder, checkpoints: CheckpointStore
+        self, session: Session, output: OutputFolder, checkpoints: CheckpointStore
     ) -> None:
-        self._workshop = workshop
-        self._config = workshop.config
+        self._session = session
+        self._config = session.config
         self._output = output
         self._checkpoints = checkpoints
 
@@ -71,13 +71,13 @@ class _Run:
         prompts: PromptFeed,
         tasks: list[HeldOutTask],
     ) -> int:
-        config, workshop = self._config, self._workshop
-        trainers = workshop.trainers
+        config, session = self._config, self._session
+        trainers = session.trainers
         tip = TipFilter(config.tip, loss_score=config.loss.divergence.value)
         done = 0
         if start is not None:
             folder, state = start
-            workshop.load(str(folder / "trainer"))
+            session.load(str(folder / "trainer"))
             tip.load_state_dict(state.filter_state)
             done = state.step
         progress = Progress(config.run.steps, done)
@@ -87,10 +87,10 @@ class _Run:
             for folder in self._checkpoints.set_aside_after(done):
                 progress.say(f"a later checkpoint is set aside: {folder}")
         metrics = self._metrics(done)
-        coordinator = workshop.coordinator(
+        coordinator = session.coordinator(
             config,
             prompts=prompts,
-            evaluator=workshop.evaluator(config, tasks),
+            evaluator=session.evaluator(config, tasks),
             tip=tip,
             checkpoints=self._checkpoints,
             metrics=metrics,
@@ -125,14 +125,14 @@ class _Run:
 
     def _report(self, coordinator: Coordinator, tasks: list[HeldOutTask]) -> None:
         config, output = self._config, self._output
-        workshop = self._workshop
-        peaks = workshop.crew.peak_memory()
+        session = self._session
+        peaks = session.launcher.peak_memory()
         teacher: dict[str, float] = {}
         if config.eval.teacher_accuracy:
-            writer = Writer(workshop.crew.fleet, workshop.crew.teacher_as_writer())
+            writer = Writer(session.launcher.watch, session.launcher.teacher_as_rollout_pool())
             for task in tasks:
                 teacher |= accuracy(
-                    writer, task, workshop.tokenizer, config.rollout.max_new_tokens, config.run.seed
+                    writer, task, session.tokenizer, config.rollout.max_new_tokens, config.run.seed
                 )
         output.plots.mkdir(exist_ok=True)
         rows = read_jsonl(output.metrics)
@@ -149,7 +149,7 @@ class _Run:
             plot_quadrants(
                 coordinator.last_step, config.tip.divergence, output.plots / "quadrants.png"
             )
-            response = marked_response(coordinator.last_step, workshop.tokenizer)
+            response = marked_response(coordinator.last_step, session.tokenizer)
         table = closing_table(rows, Figures(teacher, peaks))
         print_report(table, response, outputs, output.report)
 

@@ -1,4 +1,4 @@
-"""What training runs are put together from: checked models, a crew of actors, a coordinator."""
+"""What training runs are put together from: checked models, actors, a coordinator."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.pools.launch import Crew
+from opd_ray.pools.launch import ActorLauncher
 from opd_ray.pools.scorer import Judge
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
-from opd_ray.pools.watch import Fleet
+from opd_ray.pools.watch import ActorWatch
 from opd_ray.pools.weights import Followers, weight_sync
 from opd_ray.preflight.pairing import (
     Pairing,
@@ -40,12 +40,12 @@ from opd_ray.preflight.pairing import (
 from opd_ray.tip import TipFilter
 
 
-class Workshop:
-    """A crew whose models are loaded; coordinators of one run after another may work with it.
+class Session:
+    """The run's actors with their models loaded; one coordinator after another may work with them.
 
     Args:
         config: settled by the placement.
-        crew: just started.
+        launcher: just started.
         pairing: what student and teacher have in common.
         tokenizer: the student's.
         longest: most tokens that a teacher may have to read, by its name.
@@ -58,18 +58,18 @@ class Workshop:
     def __init__(
         self,
         config: Config,
-        crew: Crew,
+        launcher: ActorLauncher,
         pairing: Pairing,
         tokenizer: PreTrainedTokenizerBase,
         longest: Mapping[str, int],
     ) -> None:
         self.config = config
-        self.crew = crew
+        self.launcher = launcher
         self.tokenizer = tokenizer
         self._pairing = pairing
         cast = cast_of(config)
         notes = [f"accepted difference of {text}" for text in pairing.accepted]
-        for name, info in crew.ready().items():
+        for name, info in launcher.ready().items():
             models = parts_of(config, cast.teachers[name])
             with speaking_of(key_of(name)):
                 check_teacher_info(
@@ -82,13 +82,15 @@ class Workshop:
                 notes.append(in_words_of(key_of(name), note))
         for note in notes:
             print(f"opd-ray: {note}", file=sys.stderr)
-        rollouts = crew.rollout_pool()
-        pools = crew.teacher_pools()
+        rollouts = launcher.rollout_pool()
+        pools = launcher.teacher_pools()
         self.teachers = TeacherRouter(pools, cast.routes)
-        self.trainers: TrainerGroup = crew.trainer_group()
-        self.judge = Judge(crew.fleet, rollouts, self.teachers)
+        self.trainers: TrainerGroup = launcher.trainer_group()
+        self.judge = Judge(launcher.watch, rollouts, self.teachers)
         self._followers = Followers(
-            crew.fleet, {n: (cast.teachers[n], pool) for n, pool in pools.items()}, self.trainers
+            launcher.watch,
+            {n: (cast.teachers[n], pool) for n, pool in pools.items()},
+            self.trainers,
         )
         self._sync = weight_sync(config, self.trainers, rollouts, self._followers)
 
@@ -126,7 +128,7 @@ class Workshop:
         metrics: Metrics,
         progress: Progress,
     ) -> Coordinator:
-        """One run; of ``config``, what the actors were started with must be the workshop's own."""
+        """One run; of ``config``, what the actors were started with must be the session's own."""
         parts = Parts(
             sync=self._sync,
             teachers=self.teachers,
@@ -139,46 +141,48 @@ class Workshop:
             checkpoints=checkpoints,
             metrics=metrics,
             progress=progress,
-            peak_memory=self.crew.peak_memory,
+            peak_memory=self.launcher.peak_memory,
         )
         return Coordinator(config, parts, self._pairing.vocab_size)
 
 
 @contextmanager
-def open_workshop(
+def open_session(
     config: Config,
     pairing: Pairing,
     tokenizer: PreTrainedTokenizerBase,
     own_topk: int,
     longest: Mapping[str, int],
-) -> Iterator[Workshop]:
-    """Ray and a crew for the time of the block; Ctrl-C and SIGTERM ask the crew's fleet to stop.
+) -> Iterator[Session]:
+    """Ray and the run's actors for the time of the block; Ctrl-C and SIGTERM ask them to stop.
 
     Args:
-        config: a whole and checked configuration; the workshop's is settled by the placement.
+        config: a whole and checked configuration; the session's is settled by the placement.
         pairing: of its student and teacher.
         tokenizer: the student's.
         own_topk: see :func:`opd_ray.preflight.models.own_topk`.
         longest: see :func:`opd_ray.preflight.prompts.check_routing`.
     """
-    with RaySession(config.cluster) as session:
-        placement = plan_placement(config, session.cluster())
+    with RaySession(config.cluster) as ray_session:
+        placement = plan_placement(config, ray_session.cluster())
         settled = placement.settle(config)
         with (
-            Crew(settled, placement, vocab_size=pairing.vocab_size, own_topk=own_topk) as crew,
-            _stop_on_signal(crew.fleet),
+            ActorLauncher(
+                settled, placement, vocab_size=pairing.vocab_size, own_topk=own_topk
+            ) as launcher,
+            _stop_on_signal(launcher.watch),
         ):
-            yield Workshop(settled, crew, pairing, tokenizer, longest)
+            yield Session(settled, launcher, pairing, tokenizer, longest)
 
 
 @contextmanager
-def _stop_on_signal(fleet: Fleet) -> Iterator[None]:
+def _stop_on_signal(watch: ActorWatch) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks for a stop with a checkpoint, a second ends it at once."""
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if fleet.stop_requested:
+        if watch.stop_requested:
             raise KeyboardInterrupt
-        fleet.stop_requested = True
+        watch.stop_requested = True
 
     old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -20,7 +20,7 @@ from opd_ray.data.prompts import HeldOutTask, held_out_tasks
 from opd_ray.evaluation.ask import Asking, ask, askings
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
-from opd_ray.pools.launch import Crew
+from opd_ray.pools.launch import ActorLauncher
 from opd_ray.pools.scorer import Writer
 from opd_ray.preflight.config import check_evaluation
 
@@ -69,9 +69,11 @@ def _ask_all(
     with RaySession(config.cluster) as session:
         placement = plan_placement(config, session.cluster(), roles=("rollout",))
         settled = placement.settle(config)
-        with Crew(settled, placement, vocab_size=len(tokenizer), roles=("rollout",)) as crew:
-            crew.ready()
-            writer = Writer(crew.fleet, crew.rollout_pool())
+        with ActorLauncher(
+            settled, placement, vocab_size=len(tokenizer), roles=("rollout",)
+        ) as launcher:
+            launcher.ready()
+            writer = Writer(launcher.watch, launcher.rollout_pool())
             for asking in asked:
                 name = asking.held_out.settings.name
                 done = folder.records(name, asking.mode)

@@ -28,13 +28,13 @@ from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.replicas import TeacherKeeper
 from opd_ray.pools.trainers import TrainerGroup
-from opd_ray.pools.watch import Fleet
+from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import TeacherInfo
 
 _ALL: tuple[Role, ...] = ("trainer", "rollout", "teacher")
 
 
-class Crew:
+class ActorLauncher:
     """Starts actors at once; :meth:`ready` waits for them. Leaving the context ends them all.
 
     Args:
@@ -61,7 +61,7 @@ class Crew:
         self._vocab_size = vocab_size
         self._own_topk = own_topk
         self._teachers = cast_of(config).teachers if "teacher" in roles else {}
-        self.fleet = Fleet(config.cluster.start_timeout_s, "cluster.start_timeout_s")
+        self.watch = ActorWatch(config.cluster.start_timeout_s, "cluster.start_timeout_s")
         placed = [actor for actor in placement.actors if actor.role in roles]
         self._placed = {actor.name: actor for actor in placed}
         self._bundles = {actor.name: index for index, actor in enumerate(placed)}
@@ -81,13 +81,13 @@ class Crew:
         self._actors: dict[Role, list[tuple[str, Any]]] = {role: [] for role in _ALL}
         self._teacher_pools: dict[str, TeacherPool] = {}
         # The first plan entry of the rollouts, which the teacher takes over to write answers.
-        self._writer_place = next(actor for actor in placed if actor.role == "rollout")
+        self._first_rollout = next(actor for actor in placed if actor.role == "rollout")
         for actor in placed:
             handle = makers[actor.role](actor)
-            self.fleet.enlist(actor.name, handle)
+            self.watch.add(actor.name, handle)
             self._actors[actor.role].append((actor.name, handle))
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> ActorLauncher:
         return self
 
     def __exit__(
@@ -96,7 +96,7 @@ class Crew:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.fleet.shutdown()
+        self.watch.shutdown()
         remove_placement_group(self._group)
 
     def ready(self) -> dict[str, TeacherInfo]:
@@ -110,27 +110,29 @@ class Crew:
         judges = [(handle.ready.remote(), name) for name, handle in self._actors["teacher"]]
         if trainers := self._actors["trainer"]:
             name, first = trainers[0]
-            address, port = self.fleet.get(first.address.remote(), name)
+            address, port = self.watch.get(first.address.remote(), name)
             loading += [(handle.setup.remote(address, port), name) for name, handle in trainers]
-        infos = self.fleet.get_all(judges + loading)[: len(judges)]
-        self.fleet.set_patience(self._config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
+        infos = self.watch.get_all(judges + loading)[: len(judges)]
+        self.watch.set_stall_timeout(
+            self._config.cluster.stall_timeout_s, "cluster.stall_timeout_s"
+        )
         of = [self._placed[name].teacher for name, _ in self._actors["teacher"]]
         return dict(zip(of, infos, strict=True))
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one."""
         max_in_flight = self._config.rollout.max_num_seqs
-        return RolloutPool(self.fleet, self._actors["rollout"], max_in_flight)
+        return RolloutPool(self.watch, self._actors["rollout"], max_in_flight)
 
     def teacher_pools(self) -> dict[str, TeacherPool]:
         """The replicas of every teacher as one, by its name; now the death of one is survived."""
-        keeper = TeacherKeeper(self.fleet, lambda name: self._teacher(self._placed[name]))
+        keeper = TeacherKeeper(self.watch, lambda name: self._teacher(self._placed[name]))
         for name, settings in self._teachers.items():
             max_restarts, no_more = restarts_of(name, settings)
             self._teacher_pools[name] = TeacherPool(
                 [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
                 batch_budget(settings, self._config.student.context_length),
-                get=self.fleet.get,
+                get=self.watch.get,
                 keeper=keeper,
                 max_restarts=max_restarts,
                 no_more=no_more,
@@ -139,7 +141,7 @@ class Crew:
 
     def trainer_group(self) -> TrainerGroup:
         """The trainer ranks as one."""
-        return TrainerGroup(self.fleet, self._actors["trainer"], self._config.trainer)
+        return TrainerGroup(self.watch, self._actors["trainer"], self._config.trainer)
 
     def peak_memory(self) -> dict[str, int]:
         """Peak memory by actor, bytes; teacher replicas that died are left out."""
@@ -150,18 +152,18 @@ class Crew:
         for ref, name in [(handle.peak_memory.remote(), name) for name, handle in named]:
             # The pool hears of a teacher's death by itself.
             with suppress(ActorDied):
-                peaks[name] = self.fleet.get(ref, name)
+                peaks[name] = self.watch.get(ref, name)
         return peaks
 
-    def teacher_as_writer(self) -> RolloutPool:
+    def teacher_as_rollout_pool(self) -> RolloutPool:
         """A rollout engine with the teacher's weights in place of the rollout actors, which end."""
         for name, _ in self._actors["rollout"]:
-            self.fleet.dismiss(name)
+            self.watch.remove(name)
         name = "teacher writing answers"
-        handle = self._rollout(self._writer_place, model_path=self._config.teacher.path)
-        self.fleet.enlist(name, handle)
+        handle = self._rollout(self._first_rollout, model_path=self._config.teacher.path)
+        self.watch.add(name, handle)
         self._actors["rollout"] = [(name, handle)]
-        self.fleet.get(handle.ready.remote(), name)
+        self.watch.get(handle.ready.remote(), name)
         return self.rollout_pool()
 
     def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:

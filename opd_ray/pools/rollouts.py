@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from opd_ray.pools.watch import Fleet
+from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 
@@ -20,13 +20,15 @@ class RolloutPool:
     by side, so an engine's prefix cache serves its samples.
 
     Args:
-        fleet: watches every wait.
+        watch: watches every wait.
         actors: (name, Ray actor handle) pairs.
         max_in_flight: requests an engine runs at once (``rollout.max_num_seqs``).
     """
 
-    def __init__(self, fleet: Fleet, actors: Sequence[tuple[str, Any]], max_in_flight: int) -> None:
-        self._fleet = fleet
+    def __init__(
+        self, watch: ActorWatch, actors: Sequence[tuple[str, Any]], max_in_flight: int
+    ) -> None:
+        self._watch = watch
         self._actors = list(actors)
         self._max_in_flight = max_in_flight
         self._waiting: deque[RolloutRequest] = deque()
@@ -88,7 +90,7 @@ class RolloutPool:
             (handle.update_weights.remote(version, *chunks), f"{name} (weight update)")
             for name, handle in self._actors
         ]
-        self._fleet.get_all(refs)
+        self._watch.get_all(refs)
 
     @property
     def handles(self) -> list[Any]:

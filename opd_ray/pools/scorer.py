@@ -10,7 +10,7 @@ import numpy as np
 
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.pools.watch import Fleet
+from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TrainItem
 
 
@@ -42,15 +42,15 @@ class Judged:
 class Writer:
     """Has the responses of a batch written, without a teacher."""
 
-    def __init__(self, fleet: Fleet, rollouts: RolloutPool) -> None:
-        self._fleet = fleet
+    def __init__(self, watch: ActorWatch, rollouts: RolloutPool) -> None:
+        self._watch = watch
         self._rollouts = rollouts
 
     def stream(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
         """The responses one by one, as they end (no scores, no teacher)."""
         self._rollouts.start(requests, sampling, record=False)
         while self._rollouts.streams:
-            ready = self._fleet.wait(list(self._rollouts.streams), "rollouts", interruptible=True)
+            ready = self._watch.wait(list(self._rollouts.streams), "rollouts", interruptible=True)
             yield from self._next(ready)
 
     def _next(self, stream: object) -> list[Rollout]:
@@ -61,7 +61,7 @@ class Writer:
         except StopIteration:
             self._rollouts.ended(stream)
             return []
-        rollouts = self._fleet.get(ref, owner)
+        rollouts = self._watch.get(ref, owner)
         self._rollouts.finished(stream, rollouts)
         return rollouts
 
@@ -69,8 +69,8 @@ class Writer:
 class Judge(Writer):
     """Streams requests through student and teacher, with no barrier between them."""
 
-    def __init__(self, fleet: Fleet, rollouts: RolloutPool, teachers: TeacherRouter) -> None:
-        super().__init__(fleet, rollouts)
+    def __init__(self, watch: ActorWatch, rollouts: RolloutPool, teachers: TeacherRouter) -> None:
+        super().__init__(watch, rollouts)
         self._teachers = teachers
         # Of the last call of judge: from the last rollout written to the last one scored.
         self.teacher_alone_seconds = 0.0
@@ -96,7 +96,7 @@ class Judge(Writer):
         while len(scores) < len(requests) or self._rollouts.streams:
             self._teachers.pump()
             scoring = self._teachers.pending_refs()
-            ready = self._fleet.wait(
+            ready = self._watch.wait(
                 [*self._rollouts.streams, *scoring],
                 "rollouts and the teacher's scores",
                 interruptible=True,

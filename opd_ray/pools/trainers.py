@@ -12,7 +12,7 @@ import ray
 from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.pools.watch import Fleet
+from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import ExactItemScores, TrainItem, TrainStats
 
 # Gives references to the signals of the named rollouts' rows; a trainer resolves them itself.
@@ -39,9 +39,9 @@ class TrainerGroup:
     """All trainer ranks. Every method is a collective: all ranks are called, all must answer."""
 
     def __init__(
-        self, fleet: Fleet, ranks: Sequence[tuple[str, Any]], settings: TrainerSettings
+        self, watch: ActorWatch, ranks: Sequence[tuple[str, Any]], settings: TrainerSettings
     ) -> None:
-        self._fleet = fleet
+        self._watch = watch
         self._ranks = list(ranks)
         self._settings = settings
 
@@ -105,7 +105,7 @@ class TrainerGroup:
 
     def _gather(self, refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
         owners = [f"{name} ({what})" for name, _ in self._ranks]
-        return self._fleet.get_all(zip(refs, owners, strict=True))
+        return self._watch.get_all(zip(refs, owners, strict=True))
 
     def _shares(
         self, items: Sequence[TrainItem], signals: SignalSource

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError
 
-# How long after a task's error the fleet looks for a dead process, which is then the real cause:
+# How long after a task's error the watch looks for a dead process, which is then the real cause:
 # the peers of a dead trainer rank fail with "connection closed", often before Ray tells of it.
 _ROOT_CAUSE_SECONDS = 3.0
 _SLICE_SECONDS = 0.5
@@ -30,33 +30,33 @@ class Interrupted(RunError):
     """The user asked the run to stop."""
 
 
-class Fleet:
+class ActorWatch:
     """Named actors, their lifelines, and every wait of the coordinator.
 
     Args:
-        patience_s: seconds without any event after which a wait gives up.
+        stall_timeout_s: seconds without any event after which a wait gives up.
         key: the configuration key that sets it.
     """
 
-    def __init__(self, patience_s: float, key: str) -> None:
-        self.set_patience(patience_s, key)
+    def __init__(self, stall_timeout_s: float, key: str) -> None:
+        self.set_stall_timeout(stall_timeout_s, key)
         self._actors: dict[str, Any] = {}
         self._lifelines: dict[ray.ObjectRef, str] = {}
-        self._entrusted: set[str] = set()
+        self._handed_over: set[str] = set()
         self.stop_requested = False
 
-    def set_patience(self, seconds: float, key: str) -> None:
+    def set_stall_timeout(self, seconds: float, key: str) -> None:
         """How long a wait may see nothing happen, and which configuration key says so."""
-        self._patience_s, self._patience_key = seconds, key
+        self._stall_timeout_s, self._stall_timeout_key = seconds, key
 
-    def enlist(self, name: str, handle: Any) -> None:
+    def add(self, name: str, handle: Any) -> None:
         """Add an actor; from now on its death ends any wait."""
         if name in self._actors:
-            raise ValueError(f"an actor named {name!r} is enlisted already")
+            raise ValueError(f"an actor named {name!r} is watched already")
         self._actors[name] = handle
         self._lifelines[handle.lifeline.remote()] = name
 
-    def entrust(self, name: str) -> ray.ObjectRef:
+    def hand_over(self, name: str) -> ray.ObjectRef:
         """Leave an actor's death to someone else: it ends no wait any more.
 
         Whoever asks for a value of that actor then gets an ActorDied.
@@ -66,30 +66,30 @@ class Fleet:
         """
         lifeline = next(ref for ref, owner in self._lifelines.items() if owner == name)
         del self._lifelines[lifeline]
-        self._entrusted.add(name)
+        self._handed_over.add(name)
         return lifeline
 
-    def dismiss(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """End one actor on purpose."""
         handle = self._actors.pop(name)
-        self._entrusted.discard(name)
+        self._handed_over.discard(name)
         self._lifelines = {ref: owner for ref, owner in self._lifelines.items() if owner != name}
         ray.kill(handle)
 
     def shutdown(self) -> None:
         """End every actor."""
         for name in list(self._actors):
-            self.dismiss(name)
+            self.remove(name)
 
     def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool = False) -> Any:
         """The first of ``pending`` (object references or streaming generators) to be ready.
 
         Raises:
             ActorFailure: a process of the run died.
-            StallError: nothing happened for as long as the fleet's patience lasts.
+            StallError: nothing happened for as long as the stall timeout.
             Interrupted: a stop was requested and this wait may be left.
         """
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self._stall_timeout_s
         while True:
             if interruptible and self.stop_requested:
                 raise Interrupted(f"stopped while waiting for {what}")
@@ -106,15 +106,15 @@ class Fleet:
                 raise self._death(ready[0], owner)
             if time.monotonic() > deadline:
                 raise StallError(
-                    f"nothing happened for {self._patience_s:.0f} s while waiting for {what} "
-                    f"({self._patience_key} sets this limit)"
+                    f"nothing happened for {self._stall_timeout_s:.0f} s while waiting for {what} "
+                    f"({self._stall_timeout_key} sets this limit)"
                 )
 
     def get(self, ref: ray.ObjectRef, owner: str) -> Any:
         """The value of a reference; an error names ``owner``, or the process that caused it.
 
         Raises:
-            ActorDied: the process of an entrusted actor is gone.
+            ActorDied: the process of an actor that was handed over is gone.
             ActorFailure: any other error.
             StallError: see :meth:`wait`.
         """
@@ -124,7 +124,7 @@ class Fleet:
         except RayError as error:
             # An actor's method that raised such an error itself is alive: that is a RayTaskError.
             gone = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
-            if gone and owner in self._entrusted:
+            if gone and owner in self._handed_over:
                 raise ActorDied(owner, _short(error)) from error
             if isinstance(error, PeerFailure):  # all are alive, and one of them knows the cause
                 raise ActorFailure(owner, _short(error)) from error

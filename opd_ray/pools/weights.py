@@ -17,7 +17,7 @@ from opd_ray.output.checkpoint import CheckpointError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.trainers import TrainerGroup
-from opd_ray.pools.watch import Fleet
+from opd_ray.pools.watch import ActorWatch
 
 
 class WeightSync(Protocol):
@@ -79,18 +79,18 @@ class Followers:
     """Keeps teachers of kind self that follow the student in step with it.
 
     Args:
-        fleet: watches every wait.
+        watch: watches every wait.
         teachers: every teacher's settings and replicas, by its name.
         trainers: hold the teachers' output heads where the signal is hidden.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
+        watch: ActorWatch,
         teachers: Mapping[str, tuple[TeacherSettings, TeacherPool]],
         trainers: TrainerGroup,
     ) -> None:
-        self._fleet = fleet
+        self._watch = watch
         self._trainers = trainers
         self._pools = {name: pool for name, (_, pool) in teachers.items()}
         self._following = [n for n, (s, _) in teachers.items() if s.follow_decay is not None]
@@ -141,7 +141,7 @@ class Followers:
         for ref, owner, handle in asked:
             # The pool hears of a death by itself; no dead replica of a follower is replaced.
             with suppress(ActorDied):
-                self._fleet.get(ref, owner)
+                self._watch.get(ref, owner)
                 done.append(handle)
         if not done:
             raise _none_left(name)
@@ -151,7 +151,7 @@ class Followers:
         """Have the first replica that lives write its weights: all have the same."""
         for owner, handle in self._pools[name].living():
             with suppress(ActorDied):
-                self._fleet.get(handle.save.remote(path), owner)
+                self._watch.get(handle.save.remote(path), owner)
                 return
         raise _none_left(name)
 

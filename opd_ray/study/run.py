@@ -1,4 +1,4 @@
-"""Runs the cells of a study one after another with one crew, and writes its report.
+"""Runs the cells of a study one after another with the same actors, and writes its report.
 
 Every cell begins with the same weights, an optimizer that has not stepped, and the prompts and
 sampling seeds that follow from its seed and step: arms of one seed differ in the filter alone.
@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.schema import Config
-from opd_ray.coordinator.session import Workshop, open_workshop
+from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
 from opd_ray.evaluation.evaluator import Evaluator
@@ -105,29 +105,29 @@ class _Runner:
         )
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)
-        with open_workshop(config, self._pairing, self._tokenizer, topk, longest) as workshop:
-            workshop.save(str(self._folder.start))
+        with open_session(config, self._pairing, self._tokenizer, topk, longest) as session:
+            session.save(str(self._folder.start))
             for number, cell in enumerate(waiting):
-                if workshop.crew.fleet.stop_requested:
+                if session.launcher.watch.stop_requested:
                     return INTERRUPTED
                 try:
-                    self._run_cell(workshop, cell, f"{number + 1} of {len(waiting)}")
+                    self._run_cell(session, cell, f"{number + 1} of {len(waiting)}")
                 except Interrupted:
                     return INTERRUPTED
         return 0
 
-    def _run_cell(self, workshop: Workshop, cell: Cell, number: str) -> None:
+    def _run_cell(self, session: Session, cell: Cell, number: str) -> None:
         begin = time.perf_counter()
-        settled = replace(workshop.config, run=cell.config.run, tip=cell.config.tip)
+        settled = replace(session.config, run=cell.config.run, tip=cell.config.tip)
         prompts, tasks = self._seed_data(cell)
         self._folder.cell(cell.arm, cell.seed).mkdir(parents=True, exist_ok=True)
         progress = Progress(settled.run.steps, 0)
         progress.say(f"cell {number}: {cell.arm}, seed {cell.seed}")
         # Step -1: rows of an attempt that was cut short are dropped, those of step 0 too.
         metrics = Metrics([JsonlSink(self._folder.metrics(cell.arm, cell.seed), resume_step=-1)])
-        workshop.load(str(self._folder.start))
-        evaluator = _KnownStart(workshop.evaluator(settled, tasks), self._folder.step_0(cell.seed))
-        coordinator = workshop.coordinator(
+        session.load(str(self._folder.start))
+        evaluator = _KnownStart(session.evaluator(settled, tasks), self._folder.step_0(cell.seed))
+        coordinator = session.coordinator(
             settled,
             prompts=prompts,
             evaluator=evaluator,

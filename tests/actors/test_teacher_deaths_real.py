@@ -20,7 +20,7 @@ from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorFailure
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.replicas import TeacherKeeper
-from opd_ray.pools.watch import Fleet, StallError
+from opd_ray.pools.watch import ActorWatch, StallError
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
 
 VOCAB, K, BATCH_TOKENS, COUNT = 96, 6, 96, 24
@@ -79,26 +79,26 @@ class Writer:
 
 
 class Run:
-    """A fleet of replicas, their pool, and the rollouts with references to their top-K."""
+    """A watch of replicas, their pool, and the rollouts with references to their top-K."""
 
     def __init__(self, settings: TeacherSettings, made: list[Rollout], replicas: int) -> None:
-        self.fleet = Fleet(60, "the test's patience")
+        self.watch = ActorWatch(60, "the test's limit")
         self.names = [f"teacher-{number}" for number in range(replicas)]
         handles = {name: self._start(settings) for name in self.names}
         for name, handle in handles.items():
-            self.fleet.enlist(name, handle)
+            self.watch.add(name, handle)
         self.writer = Writer.remote()
         self.refs = {}
         stream = self.writer.topks.options(num_returns="streaming").remote([r.topk for r in made])
         for rollout, item in zip(made, stream, strict=True):
             [self.refs[rollout.rollout_id]] = ray.get(item)
         self.made = made
-        self.fleet.get_all((handle.ready.remote(), name) for name, handle in handles.items())
+        self.watch.get_all((handle.ready.remote(), name) for name, handle in handles.items())
         self.pool = TeacherPool(
             list(handles.items()),
             BATCH_TOKENS,
-            get=self.fleet.get,
-            keeper=TeacherKeeper(self.fleet, lambda name: self._start(settings)),
+            get=self.watch.get,
+            keeper=TeacherKeeper(self.watch, lambda name: self._start(settings)),
             max_restarts=settings.max_restarts,
         )
         self.scores: dict[str, RolloutScores] = {}
@@ -127,7 +127,7 @@ class Run:
     def drive(self, until: int) -> None:
         while len(self.scores) < until:
             self.pool.pump()
-            for found in self.pool.collect(self.fleet.wait(self.pool.pending_refs(), "scores")):
+            for found in self.pool.collect(self.watch.wait(self.pool.pending_refs(), "scores")):
                 assert found.rollout_id not in self.scores
                 self.scores[found.rollout_id] = found
 
@@ -172,11 +172,11 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
 
         # Replicas that hang are not dead: the run waits, then says for what and how long.
         while len(run.pool.living()) < 2:
-            run.pool.collect(run.fleet.wait(run.pool.pending_refs(), "the new replica"))
+            run.pool.collect(run.watch.wait(run.pool.pending_refs(), "the new replica"))
         hung = run.ask(lambda actor: os.getpid())
         for pid in hung:
             os.kill(pid, signal.SIGSTOP)
-        run.fleet.set_patience(1, "cluster.stall_timeout_s")
+        run.watch.set_stall_timeout(1, "cluster.stall_timeout_s")
         run.scores.clear()
         try:
             for rollout in made:
@@ -186,7 +186,7 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
         finally:
             for pid in hung:
                 os.kill(pid, signal.SIGCONT)
-        run.fleet.set_patience(60, "the test's patience")
+        run.watch.set_stall_timeout(60, "the test's limit")
         run.drive(until=COUNT)
         run.pool.drop(run.scores)
 
@@ -197,7 +197,7 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
             run.drive(until=COUNT + 1)
         assert run.pool.stats().restarts == stats.restarts
     finally:
-        run.fleet.shutdown()
+        run.watch.shutdown()
 
 
 def test_a_lone_replica_killed_is_started_again_and_then_no_more(
@@ -218,4 +218,4 @@ def test_a_lone_replica_killed_is_started_again_and_then_no_more(
         with pytest.raises(ActorFailure, match="teacher-0 failed: [\\s\\S]*no teacher replica"):
             run.pool.take({made[1].rollout_id: np.array([0], np.int32)})
     finally:
-        run.fleet.shutdown()
+        run.watch.shutdown()

@@ -14,7 +14,7 @@ from launching import SMALL
 from safetensors.numpy import load_file
 
 from opd_ray.config.load import load_config
-from opd_ray.coordinator.session import Workshop, open_workshop
+from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.progress import Progress
@@ -33,16 +33,16 @@ _OVERRIDES = (
 )
 
 
-def trained(workshop: Workshop, folder: Path) -> dict[str, np.ndarray]:
+def trained(session: Session, folder: Path) -> dict[str, np.ndarray]:
     """The student's weights after two steps from the start, written with the steps' rows."""
-    config, tokenizer = workshop.config, workshop.tokenizer
+    config, tokenizer = session.config, session.tokenizer
     folder.mkdir()
     metrics = Metrics([JsonlSink(folder / "metrics.jsonl", resume_step=-1)])
     progress = Progress(config.run.steps, 0)
-    coordinator = workshop.coordinator(
+    coordinator = session.coordinator(
         config,
         prompts=PromptFeed.load(config, tokenizer),
-        evaluator=workshop.evaluator(config, []),
+        evaluator=session.evaluator(config, []),
         tip=TipFilter(config.tip, loss_score=config.loss.divergence.value),
         checkpoints=CheckpointStore(folder / "checkpoints", keep=1),
         metrics=metrics,
@@ -51,7 +51,7 @@ def trained(workshop: Workshop, folder: Path) -> dict[str, np.ndarray]:
     coordinator.run(0)
     metrics.close()
     progress.close()
-    workshop.trainers.export(str(folder / "export"))
+    session.trainers.export(str(folder / "export"))
     return load_file(folder / "export" / "model.safetensors")
 
 
@@ -79,16 +79,16 @@ def test_killed_teachers_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     config = load_config("demo", [*_OVERRIDES, f"run.output_dir={tmp_path}"])
     pairing, tokenizer = check_models(config)
     longest = {"teacher": config.student.context_length}
-    with open_workshop(config, pairing, tokenizer, own_topk(config), longest) as workshop:
+    with open_session(config, pairing, tokenizer, own_topk(config), longest) as session:
         start = tmp_path / "start"
-        workshop.trainers.save(str(start))
-        undisturbed = trained(workshop, tmp_path / "undisturbed")
-        workshop.trainers.load(str(start))
-        pool = workshop.teachers._pools["teacher"]
+        session.trainers.save(str(start))
+        undisturbed = trained(session, tmp_path / "undisturbed")
+        session.trainers.load(str(start))
+        pool = session.teachers._pools["teacher"]
         # In the first step with batches out, in the second when all is scored but nothing taken.
         monkeypatch.setattr(pool, "collect", at_call(2, pool.collect, lambda: kill_one(pool)))
         monkeypatch.setattr(pool, "take", at_call(1, pool.take, lambda: kill_one(pool)))
-        disturbed = trained(workshop, tmp_path / "disturbed")
+        disturbed = trained(session, tmp_path / "disturbed")
     assert disturbed.keys() == undisturbed.keys()
     for name, weights in undisturbed.items():
         np.testing.assert_allclose(disturbed[name], weights, atol=2e-5, err_msg=name)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from fake_replicas import Clock, value_of
-from stand_ins import Engine, Response, Script, StandInFleet, Teacher, Trainer
+from stand_ins import Engine, Response, Script, StandInWatch, Teacher, Trainer
 
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
@@ -63,7 +63,7 @@ class StandInRun:
         draw = Random(order)
         self.config = configuration(**sections)
         self.script = Script(responses)
-        self.fleet: Any = StandInFleet(draw)
+        self.watch: Any = StandInWatch(draw)
         self.engines = [Engine(self.script, draw) for _ in range(2)]
         self.trainers = [Trainer(self.script, gap) for _ in range(self.config.trainer.ranks)]
         replicas = {"first": ("first-0", "first-1"), "second": ("second-0",)}
@@ -80,18 +80,18 @@ class StandInRun:
         self._coordinator = self._put_together(checkpoints)
 
     def _put_together(self, checkpoints: Checkpoints | None) -> Coordinator:
-        config, fleet = self.config, self.fleet
+        config, watch = self.config, self.watch
         ranks = [(f"trainer-{number}", one) for number, one in enumerate(self.trainers)]
-        trainers = TrainerGroup(fleet, ranks, config.trainer)
+        trainers = TrainerGroup(watch, ranks, config.trainer)
         engines = [(f"rollout-{number}", one) for number, one in enumerate(self.engines)]
-        rollouts = RolloutPool(fleet, engines, config.rollout.max_num_seqs)
+        rollouts = RolloutPool(watch, engines, config.rollout.max_num_seqs)
         pools = {
             teacher: TeacherPool([(r.name, r) for r in replicas], 10, value_of, Clock())
             for teacher, replicas in self.teachers.items()
         }
         teachers = TeacherRouter(pools, TEACHER_OF)
         settings = TeacherSettings(kind="self", follow_decay=0.9 if self._follow else None)
-        followers = Followers(fleet, {n: (settings, pool) for n, pool in pools.items()}, trainers)
+        followers = Followers(watch, {n: (settings, pool) for n, pool in pools.items()}, trainers)
         rows: Any = SimpleNamespace(batch=_batch)
         tokenizer: Any = _Letters()
         parts = Parts(
@@ -99,7 +99,7 @@ class StandInRun:
             teachers=teachers,
             trainers=trainers,
             save=lambda folder: (Path(folder) / "weights").touch(),
-            judge=Judge(fleet, rollouts, teachers),
+            judge=Judge(watch, rollouts, teachers),
             prompts=PromptFeed(rows, config.data, tokenizer),
             tip=TipFilter(config.tip),
             evaluator=SimpleNamespace(run=self._evaluate),
@@ -139,7 +139,7 @@ class StandInRun:
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         self.rows.append((step, values))
-        self.fleet.stop_requested = step == self.stop_after
+        self.watch.stop_requested = step == self.stop_after
 
     def _evaluate(self) -> dict[str, float]:
         self.evaluated.append([engine.version for engine in self.engines])

@@ -1,4 +1,4 @@
-"""Actors of a run that are plain objects: rollout engines, teachers, trainer ranks, their fleet.
+"""Actors of a run that are plain objects: rollout engines, teachers, trainer ranks, their watch.
 
 Every reference is its value. Which of several comes first is drawn, so a test that repeats itself
 with several orders finds whatever depends on the order in which work arrives.
@@ -72,7 +72,7 @@ class Script:
         return self._responses[self.name(rollout_id)]
 
 
-class StandInFleet:
+class StandInWatch:
     """Waits for nothing: any of what is ready may come first."""
 
     def __init__(self, order: Random) -> None:

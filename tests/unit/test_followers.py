@@ -29,7 +29,7 @@ class Replica:
         return self
 
 
-class Fleet:
+class ActorWatch:
     def get(self, ref: Replica, owner: str) -> None:
         assert ref.name == owner
         if ref.dead:
@@ -44,7 +44,7 @@ class Parts:
         self.heads: list[str] = []
         settings = TeacherSettings(kind="self", follow_decay=0.9, signal=SignalChoice.hidden)
         pool: Any = self
-        self.followers = Followers(Fleet(), {"own": (settings, pool)}, self)  # type: ignore[arg-type]
+        self.followers = Followers(ActorWatch(), {"own": (settings, pool)}, self)  # type: ignore[arg-type]
 
     def living(self) -> list[tuple[str, Replica]]:
         return [(replica.name, replica) for replica in self.replicas]

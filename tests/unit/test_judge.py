@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_replicas import Clock, value_of
-from stand_ins import Engine, Response, Script, StandInFleet, Teacher
+from stand_ins import Engine, Response, Script, StandInWatch, Teacher
 
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import Judge, Judged
@@ -27,11 +27,11 @@ RESPONSES = {
 @pytest.mark.parametrize("order", range(6))
 def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
     draw, script = Random(order), Script(RESPONSES)
-    fleet: Any = StandInFleet(draw)
+    watch: Any = StandInWatch(draw)
     engines = [(f"rollout-{number}", Engine(script, draw)) for number in range(3)]
     teachers = [(name, Teacher(name, script)) for name in ("teacher-0", "teacher-1")]
     pool = TeacherPool(teachers, 12, value_of, Clock())
-    judge = Judge(fleet, RolloutPool(fleet, engines, 2), TeacherRouter({"teacher": pool}, {}))
+    judge = Judge(watch, RolloutPool(watch, engines, 2), TeacherRouter({"teacher": pool}, {}))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
     requests = [
         RolloutRequest(f"r{number}", name[0], int(name[1]), prompts[name[0]][:1], number)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_workshop import Workshop, config_of, go
+from fake_session import Session, config_of, go
 
 from opd_ray.config.choices import Divergence
 from opd_ray.config.schema import LossSettings
@@ -73,14 +73,14 @@ def test_a_resumed_filter_remembers_the_stream(tmp_path: Path) -> None:
     start = _resume_point(config, CheckpointStore(tmp_path / "checkpoints", keep=2))
     assert start is not None
 
-    def later(workshop: Workshop) -> np.ndarray:
-        chosen = workshop.made.tip.select(scores([0.0, 5.0]), np.zeros(1, np.int64), step=4)
+    def later(session: Session) -> np.ndarray:
+        chosen = session.made.tip.select(scores([0.0, 5.0]), np.zeros(1, np.int64), step=4)
         return chosen.weights_N
 
-    workshop = go(tmp_path, config, start)
-    assert later(workshop) == pytest.approx([0.0, 0.25], rel=0.01)
-    assert workshop.events == [f"load {place / 'trainer'}"]
-    assert workshop.made.ran == [(4, False)]
+    session = go(tmp_path, config, start)
+    assert later(session) == pytest.approx([0.0, 0.25], rel=0.01)
+    assert session.events == [f"load {place / 'trainer'}"]
+    assert session.made.ran == [(4, False)]
     anew = go(tmp_path / "anew", config)
     assert later(anew) == pytest.approx([0.0, 1.0])
     assert anew.events == []

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from fake_workshop import TOKENIZER, config_of, go
+from fake_session import TOKENIZER, config_of, go
 
 from opd_ray.config.schema import EvalSettings, EvalTask
 from opd_ray.data.prompts import HeldOutTask, Prompt
@@ -18,7 +18,7 @@ from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 
 class Teacher:
-    """A pool of engines that write 4. to everything, and the fleet that waits for them."""
+    """A pool of engines that write 4. to everything, and the watch that waits for them."""
 
     def __init__(self) -> None:
         self.asked: list[RolloutRequest] = []
@@ -70,8 +70,10 @@ def test_the_teacher_is_asked_as_the_student_is_and_stands_beside_it(tmp_path: P
     prompts = [Prompt("p", ids, ids), Prompt("q", ids, ids)]
     held_out = HeldOutTask(EvalTask(name="sums", samples=2), Task(), prompts, ["4", "5"])
     teacher = Teacher()
-    crew = SimpleNamespace(
-        fleet=teacher, peak_memory=lambda: {"trainer-0": 1 << 30}, teacher_as_writer=lambda: teacher
+    launcher = SimpleNamespace(
+        watch=teacher,
+        peak_memory=lambda: {"trainer-0": 1 << 30},
+        teacher_as_rollout_pool=lambda: teacher,
     )
     config = config_of(eval=EvalSettings(teacher_accuracy=True))
     rows = [
@@ -82,9 +84,9 @@ def test_the_teacher_is_asked_as_the_student_is_and_stands_beside_it(tmp_path: P
     def train() -> None:
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    workshop = go(tmp_path, config, then=train, tasks=[held_out], crew=crew)
-    assert workshop.exit_code == 0
-    assert workshop.events == [f"export {tmp_path / 'export'}"]
+    session = go(tmp_path, config, then=train, tasks=[held_out], launcher=launcher)
+    assert session.exit_code == 0
+    assert session.events == [f"export {tmp_path / 'export'}"]
     # Once greedily, then twice each, with the seeds that these names have in this run.
     asked = [(request.prompt_id, request.sample, request.seed) for request in teacher.asked]
     names = [("p", 0), ("q", 0), ("p", 0), ("p", 1), ("q", 0), ("q", 1)]

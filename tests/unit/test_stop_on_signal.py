@@ -10,7 +10,7 @@ from types import FrameType
 import pytest
 
 from opd_ray.coordinator.session import _stop_on_signal
-from opd_ray.pools.watch import Fleet
+from opd_ray.pools.watch import ActorWatch
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,11 +33,11 @@ def outside() -> Iterator[list[int]]:
 def test_the_first_signal_asks_for_a_stop_and_a_second_ends_the_run(
     outside: list[int], first: signal.Signals, second: signal.Signals
 ) -> None:
-    fleet = Fleet(1.0, "a key")
-    with _stop_on_signal(fleet):
-        assert not fleet.stop_requested
+    watch = ActorWatch(1.0, "a key")
+    with _stop_on_signal(watch):
+        assert not watch.stop_requested
         signal.raise_signal(first)
-        assert fleet.stop_requested
+        assert watch.stop_requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(second)
     assert outside == []
@@ -45,10 +45,13 @@ def test_the_first_signal_asks_for_a_stop_and_a_second_ends_the_run(
 
 def test_afterwards_signals_go_where_they_went_before(outside: list[int]) -> None:
     before = [signal.getsignal(number) for number in STOPS]
-    with _stop_on_signal(Fleet(1.0, "a key")):
+    with _stop_on_signal(ActorWatch(1.0, "a key")):
         assert all(signal.getsignal(number) not in before for number in STOPS)
     assert [signal.getsignal(number) for number in STOPS] == before
-    with pytest.raises(RuntimeError, match="a run that failed"), _stop_on_signal(Fleet(1.0, "a")):
+    with (
+        pytest.raises(RuntimeError, match="a run that failed"),
+        _stop_on_signal(ActorWatch(1.0, "a")),
+    ):
         raise RuntimeError("a run that failed")
     assert [signal.getsignal(number) for number in STOPS] == before
     assert outside == []

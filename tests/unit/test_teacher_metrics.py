@@ -161,7 +161,7 @@ class Streams:
 
 
 class Waits:
-    """A fleet that finds rollouts ready before scores, and lets time pass."""
+    """A watch that finds rollouts ready before scores, and lets time pass."""
 
     def __init__(self, clock):
         self._clock = clock

@@ -43,7 +43,7 @@ class Rank:
 
 
 class Answers:
-    """Stands for the fleet: every reference is its value."""
+    """Stands for the watch: every reference is its value."""
 
     def get_all(self, refs: Any) -> list[Any]:
         return [value for value, _ in refs]
@@ -65,9 +65,9 @@ ITEMS = [item("a", 8, [1.0, 0.5]), item("b", 4, []), item("c", 8, [2.0]), item("
 
 def group(*stats: TrainStats) -> tuple[TrainerGroup, list[Rank]]:
     ranks = [Rank(one) for one in stats]
-    fleet: Any = Answers()
+    watch: Any = Answers()
     named = [(f"trainer-{number}", rank) for number, rank in enumerate(ranks)]
-    return TrainerGroup(fleet, named, TrainerSettings(micro_batch_tokens=10)), ranks
+    return TrainerGroup(watch, named, TrainerSettings(micro_batch_tokens=10)), ranks
 
 
 def test_every_kept_rollout_goes_to_one_rank_with_its_own_signals_alone():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stand_ins import Response, Script, StandInFleet, Trainer
+from stand_ins import Response, Script, StandInWatch, Trainer
 
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.pools.trainers import TrainerGroup
@@ -29,9 +29,9 @@ RESPONSES = {
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_exact_scores_come_in_the_order_of_the_items(ranks: int) -> None:
     script = Script(RESPONSES)
-    fleet: Any = StandInFleet(Random(0))
+    watch: Any = StandInWatch(Random(0))
     named = [(f"trainer-{number}", Trainer(script)) for number in range(ranks)]
-    group = TrainerGroup(fleet, named, TrainerSettings(micro_batch_tokens=4))
+    group = TrainerGroup(watch, named, TrainerSettings(micro_batch_tokens=4))
     items = []
     for number, first in enumerate(FIRST_TOKENS):
         prompt = np.array([first], np.int32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fake_replicas import Clock, value_of
-from stand_ins import Engine, Script, StandInFleet, Teacher
+from stand_ins import Engine, Script, StandInWatch, Teacher
 
 from opd_ray.config.choices import SyncBackend
 from opd_ray.config.schema import Config, RolloutSettings, SyncSettings
@@ -23,12 +23,12 @@ class Bench:
 
     def __init__(self, backend: SyncBackend, decay: float | None = 0.9) -> None:
         script, draw = Script({}), Random(0)
-        fleet: Any = StandInFleet(draw)
+        watch: Any = StandInWatch(draw)
         self.engines = [Engine(script, draw) for _ in range(3)]
         self.own, self.other = ([Teacher(f"{n}-{i}", script) for i in range(2)] for n in "ab")
         self.met: list[tuple[Any, int]] = []
         self.sent: list[int] = []
-        rollouts = RolloutPool(fleet, [(f"rollout-{n}", e) for n, e in enumerate(self.engines)], 1)
+        rollouts = RolloutPool(watch, [(f"rollout-{n}", e) for n, e in enumerate(self.engines)], 1)
         trainers: Any = SimpleNamespace(
             weights=lambda: ["first chunk", "second chunk"],
             open_nccl=lambda handles, split: self.met.append((handles, split)),
@@ -41,7 +41,7 @@ class Bench:
             )
             for name, replicas, follow_decay in (("a", self.own, decay), ("b", self.other, None))
         }
-        followers = Followers(fleet, teachers, trainers)
+        followers = Followers(watch, teachers, trainers)
         config = Config(
             sync=SyncSettings(backend=backend), rollout=RolloutSettings(tensor_parallel_size=2)
         )

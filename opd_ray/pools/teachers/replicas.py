@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import ray
 
 from opd_ray.errors import ActorDied, ActorFailure
-from opd_ray.pools.watch import Fleet
+from opd_ray.pools.watch import ActorWatch
 
 
 @dataclass(frozen=True)
@@ -143,33 +143,33 @@ class Roster:
 
 
 class TeacherKeeper:
-    """A :class:`opd_ray.pools.teachers.replicas.Keeper` for actors of a fleet.
+    """A :class:`opd_ray.pools.teachers.replicas.Keeper` for actors of a watch.
 
     Args:
-        fleet: in which the replicas are enlisted.
+        watch: in which the replicas are watched.
         start: creates the actor of that name anew, at its place.
     """
 
-    def __init__(self, fleet: Fleet, start: Callable[[str], Any]) -> None:
-        self._fleet = fleet
+    def __init__(self, watch: ActorWatch, start: Callable[[str], Any]) -> None:
+        self._watch = watch
         self._start = start
 
     def lifeline(self, name: str) -> ray.ObjectRef:
         """From now on the death of this replica is the pool's concern."""
-        return self._fleet.entrust(name)
+        return self._watch.hand_over(name)
 
     def wait(self, refs: Sequence[Any]) -> Any:
         """The first of ``refs`` to be ready."""
-        return self._fleet.wait(refs, "rollouts to be scored again after a teacher's death")
+        return self._watch.wait(refs, "rollouts to be scored again after a teacher's death")
 
     def bury(self, name: str, cause: str) -> None:
         """End what is left of a replica, and say so."""
-        self._fleet.dismiss(name)
+        self._watch.remove(name)
         print(f"opd-ray: {name} died, its rollouts are asked again: {cause}", file=sys.stderr)
 
     def restart(self, name: str) -> Replacement:
         """Another process in its place, loading."""
         handle = self._start(name)
-        self._fleet.enlist(name, handle)
+        self._watch.add(name, handle)
         print(f"opd-ray: {name} is started again", file=sys.stderr)
-        return Replacement(handle, self._fleet.entrust(name), handle.ready.remote())
+        return Replacement(handle, self._watch.hand_over(name), handle.ready.remote())

@@ -13,7 +13,7 @@ from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.schema import Config, RolloutSettings, StudentSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.pools import launch as subject
-from opd_ray.pools.launch import Crew
+from opd_ray.pools.launch import ActorLauncher
 
 CONFIG = Config(
     student=StudentSettings(path="student"),
@@ -63,20 +63,20 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
     return found
 
 
-def make_crew(own_topk: int = 0) -> Crew:
+def make_launcher(own_topk: int = 0) -> ActorLauncher:
     placement = plan_placement(CONFIG, Cluster((Node("here", 8, 1 << 36),)))
-    return Crew(placement.settle(CONFIG), placement, vocab_size=TOKENS, own_topk=own_topk)
+    return ActorLauncher(placement.settle(CONFIG), placement, vocab_size=TOKENS, own_topk=own_topk)
 
 
 def test_every_actor_is_told_how_many_real_tokens_there_are(recorders: dict[str, Recorder]) -> None:
-    make_crew(own_topk=5)
+    make_launcher(own_topk=5)
     for name, recorder in recorders.items():
         assert recorder.of("vocab_size") == [TOKENS] * 2, name
     assert recorders["TeacherActor"].of("own_topk") == [5, 5]
 
 
 def test_every_actor_has_its_own_settings_and_number(recorders: dict[str, Recorder]) -> None:
-    make_crew()
+    make_launcher()
     rollouts, trainers, teachers = (
         recorders[f"{role}Actor"] for role in ("Rollout", "Trainer", "Teacher")
     )
@@ -90,7 +90,7 @@ def test_every_actor_has_its_own_settings_and_number(recorders: dict[str, Record
 
 
 def test_no_actor_is_restarted_behind_the_runs_back(recorders: dict[str, Recorder]) -> None:
-    make_crew()
+    make_launcher()
     options = [given for recorder in recorders.values() for given in recorder.options_given]
     assert [given["max_restarts"] for given in options] == [0] * 6
     places = [given["scheduling_strategy"].placement_group_bundle_index for given in options]
@@ -101,10 +101,10 @@ def test_the_teacher_writes_with_the_real_tokens_only(
     recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.kill", lambda handle: None)
-    crew = make_crew()
+    launcher = make_launcher()
     asked: list[str] = []
-    monkeypatch.setattr(crew.fleet, "get", lambda ref, owner: asked.append(owner))
-    crew.teacher_as_writer()
+    monkeypatch.setattr(launcher.watch, "get", lambda ref, owner: asked.append(owner))
+    launcher.teacher_as_rollout_pool()
     assert recorders["RolloutActor"].of("model_path") == [None, None, "teacher"]
     assert recorders["RolloutActor"].of("vocab_size") == [TOKENS] * 3
     assert asked == ["teacher writing answers"]

@@ -13,7 +13,7 @@ import ray
 
 from actors.process import LIFELINE_GROUP, Lifeline
 from opd_ray.errors import ActorDied, ActorFailure, PeerFailure
-from opd_ray.pools.watch import Fleet, Interrupted, StallError
+from opd_ray.pools.watch import ActorWatch, Interrupted, StallError
 
 
 @ray.remote(num_cpus=0, concurrency_groups=LIFELINE_GROUP)
@@ -40,76 +40,76 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture
-def fleet() -> Iterator[Fleet]:
-    fleet = Fleet(30.0, "the.key")
-    yield fleet
-    fleet.shutdown()
+def watch() -> Iterator[ActorWatch]:
+    watch = ActorWatch(30.0, "the.key")
+    yield watch
+    watch.shutdown()
 
 
 @pytest.fixture
-def two(fleet: Fleet) -> list[ray.actor.ActorHandle]:
+def two(watch: ActorWatch) -> list[ray.actor.ActorHandle]:
     handles = [Worker.remote() for _ in range(2)]
     for number, handle in enumerate(handles):
-        fleet.enlist(f"worker-{number}", handle)
+        watch.add(f"worker-{number}", handle)
     return handles
 
 
-def test_values_come_in_the_order_of_the_calls(fleet, two):
+def test_values_come_in_the_order_of_the_calls(watch, two):
     refs = [(two[0].answer.remote(1, 0.5), "worker-0"), (two[1].answer.remote(2), "worker-1")]
-    assert fleet.get_all(refs) == [1, 2]
+    assert watch.get_all(refs) == [1, 2]
 
 
 @pytest.mark.parametrize("cause_first", [True, False])
-def test_the_cause_is_told_and_not_the_complaint_of_a_peer(fleet, two, cause_first):
+def test_the_cause_is_told_and_not_the_complaint_of_a_peer(watch, two, cause_first):
     refs = [
         (two[0].complain.remote(True, 0.5 * cause_first), "worker-0 (step)"),
         (two[1].complain.remote(False, 0.5 * (not cause_first)), "worker-1 (step)"),
     ]
     with pytest.raises(ActorFailure, match=r"(?s)worker-1 \(step\) failed.*token 7 is wrong"):
-        fleet.get_all(refs)
+        watch.get_all(refs)
 
 
-def test_complaints_of_peers_alone_are_told(fleet, two):
+def test_complaints_of_peers_alone_are_told(watch, two):
     refs = [(handle.complain.remote(True), "all") for handle in two]
     with pytest.raises(ActorFailure, match="another rank refused"):
-        fleet.get_all(refs)
+        watch.get_all(refs)
 
 
-def test_a_death_ends_the_wait_for_others(fleet, two):
+def test_a_death_ends_the_wait_for_others(watch, two):
     two[1].die.remote()
     with pytest.raises(ActorFailure, match="worker-1 failed"):
-        fleet.get(two[0].answer.remote(1, 60.0), "worker-0")
+        watch.get(two[0].answer.remote(1, 60.0), "worker-0")
 
 
-def test_a_dead_process_is_the_cause_of_a_living_ones_error(fleet, two):
+def test_a_dead_process_is_the_cause_of_a_living_ones_error(watch, two):
     ray.get(two[1].answer.remote(0))
     two[1].die.remote()
     with pytest.raises(ActorFailure, match="worker-1 failed"):
-        fleet.get(two[0].complain.remote(False), "worker-0")
+        watch.get(two[0].complain.remote(False), "worker-0")
 
 
-def test_the_death_of_an_entrusted_actor_is_its_keepers_matter(fleet, two):
-    lifeline = fleet.entrust("worker-1")
+def test_the_death_of_an_entrusted_actor_is_its_keepers_matter(watch, two):
+    lifeline = watch.hand_over("worker-1")
     two[1].die.remote()
-    assert fleet.wait([lifeline], "its end") == lifeline
-    assert fleet.get(two[0].answer.remote(5), "worker-0") == 5
+    assert watch.wait([lifeline], "its end") == lifeline
+    assert watch.get(two[0].answer.remote(5), "worker-0") == 5
     with pytest.raises(ActorDied, match="worker-1"):
-        fleet.get(two[1].answer.remote(5), "worker-1")
+        watch.get(two[1].answer.remote(5), "worker-1")
 
 
-def test_patience_ends_and_names_its_key(fleet, two):
-    fleet.set_patience(0.1, "the.other.key")
+def test_a_stall_ends_and_names_its_key(watch, two):
+    watch.set_stall_timeout(0.1, "the.other.key")
     with pytest.raises(StallError, match=r"waiting for worker-0 \(the.other.key sets this limit"):
-        fleet.get(two[0].answer.remote(1, 60.0), "worker-0")
+        watch.get(two[0].answer.remote(1, 60.0), "worker-0")
 
 
-def test_a_stop_leaves_only_the_waits_that_may_be_left(fleet, two):
-    threading.Timer(0.3, lambda: setattr(fleet, "stop_requested", True)).start()
+def test_a_stop_leaves_only_the_waits_that_may_be_left(watch, two):
+    threading.Timer(0.3, lambda: setattr(watch, "stop_requested", True)).start()
     with pytest.raises(Interrupted, match="stopped while waiting for scores"):
-        fleet.wait([two[0].answer.remote(1, 60.0)], "scores", interruptible=True)
-    assert fleet.get(two[1].answer.remote(2), "worker-1") == 2
+        watch.wait([two[0].answer.remote(1, 60.0)], "scores", interruptible=True)
+    assert watch.get(two[1].answer.remote(2), "worker-1") == 2
 
 
-def test_names_are_used_once(fleet, two):
-    with pytest.raises(ValueError, match="'worker-0' is enlisted already"):
-        fleet.enlist("worker-0", two[1])
+def test_names_are_used_once(watch, two):
+    with pytest.raises(ValueError, match="'worker-0' is watched already"):
+        watch.add("worker-0", two[1])

@@ -1,4 +1,4 @@
-"""A run's workshop without actors, and the part of a run that works in it."""
+"""A run's session without actors, and the part of a run that works in it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Coordinator:
         self._then()
 
 
-class Workshop:
+class Session:
     """Has no actors; ``made`` is the coordinator, ``events`` all that it was asked for besides."""
 
     def __init__(self, config: Config, then: Callable[[], None]) -> None:
@@ -42,7 +42,7 @@ class Workshop:
         self.tokenizer = TOKENIZER
         self.events: list[str] = []
         self.trainers = SimpleNamespace(export=lambda path: self.events.append(f"export {path}"))
-        self.crew: Any = SimpleNamespace(peak_memory=dict)
+        self.launcher: Any = SimpleNamespace(peak_memory=dict)
         self._then = then
         self.made: Coordinator
         self.exit_code: int
@@ -72,12 +72,12 @@ def go(
     *,
     then: Callable[[], None] = interrupted,
     tasks: Sequence[HeldOutTask] = (),
-    crew: object = None,
-) -> Workshop:
+    launcher: object = None,
+) -> Session:
     """The part of a run with actors; one that is interrupted leaves out the report."""
     with OutputFolder(folder) as output:
-        workshop = Workshop(config, then)
-        workshop.crew = crew or workshop.crew
-        run = _Run(workshop, output, CheckpointStore(output.checkpoints, keep=2))  # type: ignore[arg-type]
-        workshop.exit_code = run.go(start, "some prompts", list(tasks))  # type: ignore[arg-type]
-    return workshop
+        session = Session(config, then)
+        session.launcher = launcher or session.launcher
+        run = _Run(session, output, CheckpointStore(output.checkpoints, keep=2))  # type: ignore[arg-type]
+        session.exit_code = run.go(start, "some prompts", list(tasks))  # type: ignore[arg-type]
+    return session
