@@ -92,7 +92,7 @@ class TeacherInfo:
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """One rollout to be judged. The prompt may differ from the student's own."""
+    """One rollout to be scored. The prompt may differ from the student's own."""
 
     rollout_id: str
     prompt_ids: np.ndarray  # [P] int32, the teacher's prompt

@@ -22,7 +22,7 @@ from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.pools.scorer import Judge, Judged
+from opd_ray.pools.scorer import RolloutScorer, ScoredRollout
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import StepAccount, TrainerGroup
 from opd_ray.pools.watch import Interrupted
@@ -56,7 +56,7 @@ class Parts:
     teachers: TeacherRouter
     trainers: TrainerGroup
     save: Callable[[str], None]  # writes the weights of the run below a folder
-    judge: Judge
+    scorer: RolloutScorer
     prompts: PromptFeed
     tip: TipFilter
     evaluator: Evaluates
@@ -111,19 +111,19 @@ class Coordinator:
         parts.teachers.open_account()
         with clock.stage("rollout_and_teacher"):
             requests, teacher_prompts = self._requests(step)
-            judged = parts.judge.judge(requests, self._sampling, teacher_prompts)
-        alone_seconds = parts.judge.teacher_alone_seconds
-        scores = self._scores(judged, clock)
+            scored = parts.scorer.score(requests, self._sampling, teacher_prompts)
+        alone_seconds = parts.scorer.teacher_alone_seconds
+        scores = self._scores(scored, clock)
         with clock.stage("filter"):
-            seeds = [derive_seed(self._config.run.seed, step, j.rollout.rollout_id) for j in judged]
+            seeds = [derive_seed(self._config.run.seed, step, s.rollout.rollout_id) for s in scored]
             selection = parts.tip.select(scores, np.array(seeds, dtype=np.int64), step)
         with clock.stage("train"):
-            account = self._train(judged, selection, step)
+            account = self._train(scored, selection, step)
         clock.worked("train", account.seconds)
         with clock.stage("sync"):
             if not account.skipped:
                 parts.sync.push(step + 1, stepped=True)
-        self.last_step = StepSnapshot(judged, scores, selection)
+        self.last_step = StepSnapshot(scored, scores, selection)
         values = step_metrics(
             self.last_step,
             account,
@@ -154,25 +154,27 @@ class Coordinator:
         ]
         return requests, {prompt.key: prompt.teacher_ids for prompt in prompts}
 
-    def _scores(self, judged: Sequence[Judged], clock: StageClock) -> TokenScores:
+    def _scores(self, scored: Sequence[ScoredRollout], clock: StageClock) -> TokenScores:
         """The filter's input: what streamed in, or what an exact pass in the trainers says."""
         with clock.stage("filter"):
             streamed = batch_scores(
-                [j.rollout for j in judged], [j.scores for j in judged], self._vocab_size
+                [s.rollout for s in scored], [s.scores for s in scored], self._vocab_size
             )
         if self._config.scoring == Scoring.streamed:
             return streamed
         with clock.stage("exact_scores"):
             look = partial(self._parts.teachers.take, forget=False)
-            exact = self._parts.trainers.score([j.whole() for j in judged], look)
+            exact = self._parts.trainers.score([s.whole() for s in scored], look)
         return with_exact_scores(streamed, exact)
 
-    def _train(self, judged: Sequence[Judged], selection: Selection, step: int) -> StepAccount:
+    def _train(
+        self, scored: Sequence[ScoredRollout], selection: Selection, step: int
+    ) -> StepAccount:
         """Hand the kept rows to the trainers; the teachers forget the rest."""
         parts, config = self._parts, self._config
-        lengths = [len(j.rollout.response_ids) for j in judged]
+        lengths = [len(s.rollout.response_ids) for s in scored]
         weights_by_rollout = np.split(selection.weights_N, np.cumsum(lengths)[:-1])
-        items = [j.kept(w) for j, w in zip(judged, weights_by_rollout, strict=True)]
+        items = [s.kept(w) for s, w in zip(scored, weights_by_rollout, strict=True)]
         rate = learning_rate(step, config.run.steps, config.trainer)
         account = parts.trainers.step(items, rate, parts.teachers.take)
         parts.teachers.drop([item.rollout_id for item in items if not len(item.rows)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opd_ray.pools.scorer import Judged
+from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.trainers import StepAccount
 from opd_ray.tip import Selection, TokenScores
@@ -22,7 +22,7 @@ _QUANTILES = (0.1, 0.5, 0.9, 0.99)
 class StepSnapshot:
     """What one step saw and chose; the last one of a run is drawn in its report."""
 
-    judged: Sequence[Judged]
+    scored: Sequence[ScoredRollout]
     scores: TokenScores
     selection: Selection
 
@@ -45,8 +45,8 @@ def step_metrics(
         pools: the account of every teacher's pool over this step, by its name.
         alone_seconds: how long it waited for teachers alone.
     """
-    judged, scores, selection = snapshot.judged, snapshot.scores, snapshot.selection
-    lengths = np.array([len(j.rollout.response_ids) for j in judged])
+    scored, scores, selection = snapshot.scored, snapshot.scores, snapshot.selection
+    lengths = np.array([len(s.rollout.response_ids) for s in scored])
     tokens = int(lengths.sum())
     student = scores.student_tokens()
     values: dict[str, float] = {
@@ -60,8 +60,8 @@ def step_metrics(
         "rollout/tokens": tokens,
         "rollout/length_mean": float(lengths.mean()),
         "rollout/length_max": float(lengths.max()),
-        "rollout/truncated": float(np.mean([j.rollout.finish_reason == "length" for j in judged])),
-        "rollout/weights_version": min(j.rollout.weights_version for j in judged),
+        "rollout/truncated": float(np.mean([s.rollout.finish_reason == "length" for s in scored])),
+        "rollout/weights_version": min(s.rollout.weights_version for s in scored),
         "tokens_per_second/step": tokens / seconds["seconds/step"],
         "idle_share": seconds["seconds/idle"] / seconds["seconds/step"],
         **seconds,

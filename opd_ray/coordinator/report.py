@@ -65,7 +65,7 @@ def closing_table(rows: Sequence[dict[str, float]], figures: Figures) -> Table:
 
 def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) -> Text:
     """The first response of a step; kept tokens are highlighted, dropped ones dim."""
-    rollout = snapshot.judged[0].rollout
+    rollout = snapshot.scored[0].rollout
     kept = snapshot.selection.weights_N[: len(rollout.response_ids)] > 0
     text = Text()
     text.append(tokenizer.decode(rollout.prompt_ids.tolist(), skip_special_tokens=True))

@@ -24,7 +24,7 @@ from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
-from opd_ray.pools.scorer import Writer
+from opd_ray.pools.rollouts import RolloutStream
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
@@ -129,10 +129,11 @@ class _Run:
         peaks = session.launcher.peak_memory()
         teacher: dict[str, float] = {}
         if config.eval.teacher_accuracy:
-            writer = Writer(session.launcher.watch, session.launcher.teacher_as_rollout_pool())
+            launcher = session.launcher
+            stream = RolloutStream(launcher.watch, launcher.teacher_as_rollout_pool())
             for task in tasks:
                 teacher |= accuracy(
-                    writer, task, session.tokenizer, config.rollout.max_new_tokens, config.run.seed
+                    stream, task, session.tokenizer, config.rollout.max_new_tokens, config.run.seed
                 )
         output.plots.mkdir(exist_ok=True)
         rows = read_jsonl(output.metrics)

@@ -27,7 +27,7 @@ from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
 from opd_ray.pools.launch import ActorLauncher
-from opd_ray.pools.scorer import Judge
+from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import ActorWatch
@@ -86,7 +86,7 @@ class Session:
         pools = launcher.teacher_pools()
         self.teachers = TeacherRouter(pools, cast.routes)
         self.trainers: TrainerGroup = launcher.trainer_group()
-        self.judge = Judge(launcher.watch, rollouts, self.teachers)
+        self.scorer = RolloutScorer(launcher.watch, rollouts, self.teachers)
         self._followers = Followers(
             launcher.watch,
             {n: (cast.teachers[n], pool) for n, pool in pools.items()},
@@ -107,7 +107,7 @@ class Session:
     def evaluator(self, config: Config, tasks: list[HeldOutTask]) -> Evaluator:
         """Measures the student on ``tasks`` with the seed of ``config``."""
         return Evaluator(
-            self.judge,
+            self.scorer,
             self.teachers,
             self.trainers,
             tasks,
@@ -134,7 +134,7 @@ class Session:
             teachers=self.teachers,
             trainers=self.trainers,
             save=self.save,
-            judge=self.judge,
+            scorer=self.scorer,
             prompts=prompts,
             tip=tip,
             evaluator=evaluator,

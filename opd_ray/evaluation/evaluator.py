@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.ask import ask, askings, sample_requests
 from opd_ray.evaluation.figures import figures
-from opd_ray.pools.scorer import Judge, Writer
+from opd_ray.pools.rollouts import RolloutStream
+from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.types import Sampling
@@ -21,8 +22,8 @@ class Evaluator:
     """Measures the student as vLLM now holds it.
 
     Args:
-        judge: writes and judges responses.
-        teachers: hold the signals of judged responses.
+        scorer: has responses written and scored.
+        teachers: hold the signals of scored responses.
         trainers: compute exact divergences from them.
         tasks: what accuracy is measured on.
         kl_prompts: held-out prompts for KL(teacher || student) and top-1 agreement.
@@ -34,7 +35,7 @@ class Evaluator:
 
     def __init__(
         self,
-        judge: Judge,
+        scorer: RolloutScorer,
         teachers: TeacherRouter,
         trainers: TrainerGroup,
         tasks: Sequence[HeldOutTask],
@@ -43,7 +44,7 @@ class Evaluator:
         sampling: Sampling,
         seed: int,
     ) -> None:
-        self._judge = judge
+        self._scorer = scorer
         self._teachers = teachers
         self._trainers = trainers
         self._tasks = tasks
@@ -60,7 +61,7 @@ class Evaluator:
         values: dict[str, float] = {}
         for held_out in self._tasks:
             values |= accuracy(
-                self._judge, held_out, self._tokenizer, self._sampling.max_tokens, self._seed
+                self._scorer, held_out, self._tokenizer, self._sampling.max_tokens, self._seed
             )
         if self._kl_prompts:
             values |= self._distance()
@@ -71,11 +72,11 @@ class Evaluator:
         """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts."""
         requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
         teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
-        judged = self._judge.judge(requests, self._sampling, teacher_prompts)
-        scores = self._trainers.score([j.whole() for j in judged], self._teachers.take)
+        scored = self._scorer.score(requests, self._sampling, teacher_prompts)
+        scores = self._trainers.score([s.whole() for s in scored], self._teachers.take)
         gaps = [
-            np.abs(found.logprob - j.rollout.logprob[j.rollout.response_mask > 0])
-            for found, j in zip(scores, judged, strict=True)
+            np.abs(found.logprob - s.rollout.logprob[s.rollout.response_mask > 0])
+            for found, s in zip(scores, scored, strict=True)
         ]
         return {
             "eval/kl": float(np.concatenate([s.forward_kl for s in scores]).mean()),
@@ -87,7 +88,7 @@ class Evaluator:
 
 
 def accuracy(
-    writer: Writer,
+    stream: RolloutStream,
     held_out: HeldOutTask,
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
@@ -96,6 +97,6 @@ def accuracy(
     """One task's figures, greedy and sampled as its settings ask; see `figures` for their names."""
     values: dict[str, float] = {}
     for asking in askings(held_out, max_new_tokens):
-        records = list(ask(writer, asking, tokenizer, seed))
+        records = list(ask(stream, asking, tokenizer, seed))
         values |= figures(held_out.settings.name, asking.samples, records)
     return values

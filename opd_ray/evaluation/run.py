@@ -21,7 +21,7 @@ from opd_ray.evaluation.ask import Asking, ask, askings
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
 from opd_ray.pools.launch import ActorLauncher
-from opd_ray.pools.scorer import Writer
+from opd_ray.pools.rollouts import RolloutStream
 from opd_ray.preflight.config import check_evaluation
 
 
@@ -73,7 +73,7 @@ def _ask_all(
             settled, placement, vocab_size=len(tokenizer), roles=("rollout",)
         ) as launcher:
             launcher.ready()
-            writer = Writer(launcher.watch, launcher.rollout_pool())
+            stream = RolloutStream(launcher.watch, launcher.rollout_pool())
             for asking in asked:
                 name = asking.held_out.settings.name
                 done = folder.records(name, asking.mode)
@@ -85,7 +85,7 @@ def _ask_all(
                     file=sys.stderr,
                 )
                 with folder.appending(name, asking.mode) as lines, bar:
-                    for record in ask(writer, asking, tokenizer, config.run.seed, done):
+                    for record in ask(stream, asking, tokenizer, config.run.seed, done):
                         lines.write(record.to_line())
                         lines.flush()
                         bar.update()

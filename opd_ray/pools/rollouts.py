@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -106,3 +106,30 @@ class RolloutPool:
             if index not in self._closed:
                 self._closed.add(index)
                 self._actors[index][1].add.remote([], False)
+
+
+class RolloutStream:
+    """Has the responses of a batch written, without a teacher."""
+
+    def __init__(self, watch: ActorWatch, rollouts: RolloutPool) -> None:
+        self._watch = watch
+        self._rollouts = rollouts
+
+    def rollouts(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
+        """The responses one by one, as they end (no scores, no teacher)."""
+        self._rollouts.start(requests, sampling, record=False)
+        while self._rollouts.streams:
+            ready = self._watch.wait(list(self._rollouts.streams), "rollouts", interruptible=True)
+            yield from self._next(ready)
+
+    def _next(self, stream: object) -> list[Rollout]:
+        """What a ready stream brings: finished rollouts, or nothing when it has ended."""
+        owner = self._rollouts.owner(stream)
+        try:
+            ref = next(stream)  # type: ignore[call-overload]
+        except StopIteration:
+            self._rollouts.ended(stream)
+            return []
+        rollouts = self._watch.get(ref, owner)
+        self._rollouts.finished(stream, rollouts)
+        return rollouts

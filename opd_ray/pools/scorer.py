@@ -1,21 +1,21 @@
-"""Rollouts judged as they stream, for training and for evaluation."""
+"""Rollouts scored as they stream, for training and for evaluation."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from opd_ray.pools.rollouts import RolloutPool
+from opd_ray.pools.rollouts import RolloutPool, RolloutStream
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TrainItem
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredRollout:
     """A finished rollout and the teacher's scores of it; its signal stays with the teacher."""
 
     rollout: Rollout
@@ -39,48 +39,21 @@ class Judged:
         return self.kept(self.rollout.response_mask)
 
 
-class Writer:
-    """Has the responses of a batch written, without a teacher."""
-
-    def __init__(self, watch: ActorWatch, rollouts: RolloutPool) -> None:
-        self._watch = watch
-        self._rollouts = rollouts
-
-    def stream(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
-        """The responses one by one, as they end (no scores, no teacher)."""
-        self._rollouts.start(requests, sampling, record=False)
-        while self._rollouts.streams:
-            ready = self._watch.wait(list(self._rollouts.streams), "rollouts", interruptible=True)
-            yield from self._next(ready)
-
-    def _next(self, stream: object) -> list[Rollout]:
-        """What a ready stream brings: finished rollouts, or nothing when it has ended."""
-        owner = self._rollouts.owner(stream)
-        try:
-            ref = next(stream)  # type: ignore[call-overload]
-        except StopIteration:
-            self._rollouts.ended(stream)
-            return []
-        rollouts = self._watch.get(ref, owner)
-        self._rollouts.finished(stream, rollouts)
-        return rollouts
-
-
-class Judge(Writer):
+class RolloutScorer(RolloutStream):
     """Streams requests through student and teacher, with no barrier between them."""
 
     def __init__(self, watch: ActorWatch, rollouts: RolloutPool, teachers: TeacherRouter) -> None:
         super().__init__(watch, rollouts)
         self._teachers = teachers
-        # Of the last call of judge: from the last rollout written to the last one scored.
+        # Of the last call of score: from the last rollout written to the last one scored.
         self.teacher_alone_seconds = 0.0
 
-    def judge(
+    def score(
         self,
         requests: Sequence[RolloutRequest],
         sampling: Sampling,
         teacher_prompts: Mapping[str, np.ndarray],
-    ) -> list[Judged]:
+    ) -> list[ScoredRollout]:
         """Every response with its scores, in the order of the requests.
 
         Args:
@@ -113,4 +86,4 @@ class Judge(Writer):
                 for found in self._teachers.collect(ready):
                     scores[found.rollout_id] = found
         self.teacher_alone_seconds = 0.0 if written is None else time.perf_counter() - written
-        return [Judged(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests]
+        return [ScoredRollout(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests]

@@ -14,7 +14,7 @@ from opd_ray.types import ExactItemScores, Rollout, RolloutScores
 
 # What RolloutScores says of a rollout as a whole; all its other fields have a value a token.
 _OF_THE_ROLLOUT = ("rollout_id", "retries")
-# Not told by every kind of teacher: a batch that several judged has it for some rollouts only.
+# Not told by every kind of teacher: a batch that several scored has it for some rollouts only.
 _MAY_BE_UNKNOWN = ("teacher_entropy",)
 
 
@@ -50,7 +50,7 @@ def batch_scores(
                 )
         return np.concatenate(parts)
 
-    judged = {
+    scored = {
         f"{field.name}_N": joined(scores, field.name)
         for field in fields(RolloutScores)
         if field.name not in _OF_THE_ROLLOUT
@@ -61,7 +61,7 @@ def batch_scores(
         vocab_size=vocab_size,
         entropy_N=joined(rollouts, "entropy"),
         rollout_logprob_N=joined(rollouts, "logprob"),
-        **judged,
+        **scored,
     )
 
 

@@ -21,7 +21,7 @@ from opd_ray.data.rows import PromptRow
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
 from opd_ray.pools.rollouts import RolloutPool
-from opd_ray.pools.scorer import Judge
+from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
@@ -99,7 +99,7 @@ class StandInRun:
             teachers=teachers,
             trainers=trainers,
             save=lambda folder: (Path(folder) / "weights").touch(),
-            judge=Judge(watch, rollouts, teachers),
+            scorer=RolloutScorer(watch, rollouts, teachers),
             prompts=PromptFeed(rows, config.data, tokenizer),
             tip=TipFilter(config.tip),
             evaluator=SimpleNamespace(run=self._evaluate),

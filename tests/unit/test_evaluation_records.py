@@ -37,7 +37,7 @@ class _Writer:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def stream(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
+    def rollouts(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
         self.asked += [request.rollout_id for request in requests]
         nothing = np.empty(0, dtype=np.float32)
         for at in np.random.default_rng(len(requests)).permutation(len(requests)):
@@ -86,10 +86,10 @@ def asked_for(asked: Asking, done: Sequence[str] = ()) -> dict[str, ProblemRecor
 
 
 def test_a_record_has_every_sample_in_order() -> None:
-    writer = _Writer()
-    records = list(ask(writer, asking(), TOKENIZER, seed=0))  # type: ignore[arg-type]
+    stream = _Writer()
+    records = list(ask(stream, asking(), TOKENIZER, seed=0))  # type: ignore[arg-type]
     assert sorted(record.id for record in records) == [f"p{n}" for n in range(5)]
-    assert len(writer.asked) == 20
+    assert len(stream.asked) == 20
     for record in records:
         assert [len(found) for found in (record.responses, record.tokens, record.correct)] == [
             4

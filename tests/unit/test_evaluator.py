@@ -13,7 +13,7 @@ from opd_ray.config.schema import RolloutSettings
 from opd_ray.coordinator.loop import run_sampling
 from opd_ray.data.prompts import Prompt
 from opd_ray.evaluation.evaluator import Evaluator
-from opd_ray.pools.scorer import Judged
+from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.types import (
     ExactItemScores,
     Rollout,
@@ -29,22 +29,22 @@ FORWARD_KL = {"a": [0.1, 0.2, 0.3], "b": [1.0]}
 TOP1 = {"a": [True, False, True], "b": [False]}
 
 
-class FakeJudge:
+class FakeScorer:
     """Writes the responses of MASKS and remembers how it was asked to."""
 
     asked: tuple[Sampling, list[int]]
 
-    def judge(
+    def score(
         self,
         requests: Sequence[RolloutRequest],
         sampling: Sampling,
         teacher_prompts: Mapping[str, np.ndarray],
-    ) -> list[Judged]:
+    ) -> list[ScoredRollout]:
         self.asked = sampling, [request.seed for request in requests]
-        return [self.judged(request) for request in requests]
+        return [self.scored(request) for request in requests]
 
     @staticmethod
-    def judged(request: RolloutRequest) -> Judged:
+    def scored(request: RolloutRequest) -> ScoredRollout:
         mask = np.array(MASKS[request.prompt_id], np.uint8)
         rollout = Rollout(
             rollout_id=request.rollout_id,
@@ -58,7 +58,7 @@ class FakeJudge:
             finish_reason="stop",
             weights_version=0,
         )
-        return Judged(rollout, cast(RolloutScores, None))
+        return ScoredRollout(rollout, cast(RolloutScores, None))
 
 
 class FakeTrainers:
@@ -85,15 +85,15 @@ class FakeTrainers:
         )
 
 
-def evaluator(judge: FakeJudge, rollout: RolloutSettings) -> Evaluator:
+def evaluator(scorer: FakeScorer, rollout: RolloutSettings) -> Evaluator:
     ids = np.array([1, 2], np.int32)
     prompts = [Prompt(key, ids, ids) for key in MASKS]
-    parts: Any = (judge, SimpleNamespace(take=None), FakeTrainers())
+    parts: Any = (scorer, SimpleNamespace(take=None), FakeTrainers())
     return Evaluator(*parts, [], prompts, cast(Any, None), run_sampling(rollout), seed=3)
 
 
 def test_divergence_is_a_mean_over_the_students_own_tokens() -> None:
-    values = evaluator(FakeJudge(), RolloutSettings()).run()
+    values = evaluator(FakeScorer(), RolloutSettings()).run()
     assert values["eval/kl"] == pytest.approx((0.1 + 0.2 + 0.3 + 1.0) / 4)
     assert values["eval/reverse_kl"] == pytest.approx(2 * values["eval/kl"])
     assert values["eval/top1"] == pytest.approx(2 / 4)
@@ -102,12 +102,12 @@ def test_divergence_is_a_mean_over_the_students_own_tokens() -> None:
 
 
 def test_divergence_is_taken_on_responses_sampled_as_the_runs_are_with_the_same_seeds() -> None:
-    judge = FakeJudge()
+    scorer = FakeScorer()
     rollout = RolloutSettings(temperature=0.7, top_p=0.9, top_k=40, max_new_tokens=17)
-    subject = evaluator(judge, rollout)
+    subject = evaluator(scorer, rollout)
     subject.run()
-    first = judge.asked
+    first = scorer.asked
     assert first[0] == Sampling(temperature=0.7, top_p=0.9, top_k=40, max_tokens=17)
     assert len(set(first[1])) == len(MASKS)
     subject.run()
-    assert judge.asked == first
+    assert scorer.asked == first

@@ -10,7 +10,7 @@ from rich.console import Console
 from opd_ray.coordinator.metrics import StepSnapshot
 from opd_ray.coordinator.report import Figures, closing_table, marked_response
 from opd_ray.models.pairs.demo import character_tokenizer
-from opd_ray.pools.scorer import Judged
+from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.tip import Selection, TokenScores
 from opd_ray.types import Rollout, RolloutScores
 
@@ -69,7 +69,7 @@ def ids(text: str) -> np.ndarray:
     return np.array(TOKENIZER(text)["input_ids"], dtype=np.int32)
 
 
-def judged(prompt: str, response: str, mask: list[int]) -> Judged:
+def scored(prompt: str, response: str, mask: list[int]) -> ScoredRollout:
     response_ids = ids(response)
     floats = np.zeros(len(response_ids), np.float32)
     rollout = Rollout(
@@ -84,27 +84,27 @@ def judged(prompt: str, response: str, mask: list[int]) -> Judged:
         finish_reason="stop",
         weights_version=0,
     )
-    return Judged(rollout, RolloutScores(prompt, floats, floats, floats, floats, floats))
+    return ScoredRollout(rollout, RolloutScores(prompt, floats, floats, floats, floats, floats))
 
 
-def snapshot(rollouts: list[Judged], weights: list[float]) -> StepSnapshot:
+def snapshot(rollouts: list[ScoredRollout], weights: list[float]) -> StepSnapshot:
     masks = np.concatenate([j.rollout.response_mask for j in rollouts])
     lengths = np.array([len(j.rollout.response_ids) for j in rollouts])
     return StepSnapshot(
-        judged=rollouts,
+        scored=rollouts,
         scores=TokenScores(lengths, masks, vocab_size=24),
         selection=Selection(np.array(weights, np.float32), rho=0.5, kept_fraction=0.5),
     )
 
 
 def test_the_first_response_is_shown_with_its_own_marks() -> None:
-    first, second = judged("1+2=", "3.", [1, 1]), judged("4+5=", "90", [1, 1])
+    first, second = scored("1+2=", "3.", [1, 1]), scored("4+5=", "90", [1, 1])
     assert marked_response(snapshot([first, second], [1, 0, 0, 1]), TOKENIZER).plain == "1+2=[3]."
     assert marked_response(snapshot([second, first], [0, 1, 1, 0]), TOKENIZER).plain == "4+5=9[0]"
 
 
 def test_a_token_with_any_weight_is_kept_and_one_of_a_tool_is_not() -> None:
-    rollouts = [judged("1+2=", "12:3.", [1, 1, 0, 1, 1]), judged("4+5=", "9", [1])]
+    rollouts = [scored("1+2=", "12:3.", [1, 1, 0, 1, 1]), scored("4+5=", "9", [1])]
     text = marked_response(snapshot(rollouts, [0.5, 0, 0, 1e-6, 0, 1]), TOKENIZER)
     assert text.plain == "1+2=[1]2:[3]."
     styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
@@ -112,5 +112,5 @@ def test_a_token_with_any_weight_is_kept_and_one_of_a_tool_is_not() -> None:
 
 
 def test_line_breaks_of_the_response_can_be_told_from_its_end() -> None:
-    text = marked_response(snapshot([judged("1=", "1\n2", [1, 1, 1])], [0, 1, 0]), TOKENIZER)
+    text = marked_response(snapshot([scored("1=", "1\n2", [1, 1, 1])], [0, 1, 0]), TOKENIZER)
     assert text.plain == "1=1[\\n\n]2"

@@ -1,4 +1,4 @@
-"""Prompts that no teacher would judge, or has no room for, are refused when they are read."""
+"""Prompts that no teacher would scorer, or has no room for, are refused when they are read."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 from fake_replicas import make_pool
 
 from opd_ray.coordinator.metrics import StepSnapshot, step_metrics
-from opd_ray.pools.scorer import Judged
+from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.trainers import StepAccount
 from opd_ray.tip import Selection, TokenScores
@@ -37,18 +37,18 @@ def pools() -> dict[str, PoolStats]:
     return {"teacher": make_pool(1)[0].stats()}
 
 
-def judged(name: str, tokens: int, finish_reason: str, version: int) -> Judged:
+def scored(name: str, tokens: int, finish_reason: str, version: int) -> ScoredRollout:
     floats = np.zeros(tokens, np.float32)
     ids = np.zeros(tokens, np.int32)
     mask = np.ones(tokens, np.uint8)
     rollout = Rollout(name, name, 0, ids, ids, mask, floats, floats, finish_reason, version)
-    return Judged(rollout, RolloutScores(name, floats, floats, floats, floats, floats))
+    return ScoredRollout(rollout, RolloutScores(name, floats, floats, floats, floats, floats))
 
 
 def figures(account: StepAccount = ACCOUNT, **scores: np.ndarray) -> dict[str, float]:
     """Of a step of 2 s with rollouts of 1 and 4 tokens."""
     snapshot = StepSnapshot(
-        judged=[judged("a", 1, "length", 7), judged("b", 4, "stop", 6)],
+        scored=[scored("a", 1, "length", 7), scored("b", 4, "stop", 6)],
         scores=TokenScores(
             np.array([1, 4]), np.ones(5, np.bool_), vocab_size=VOCAB, entropy_N=ENTROPY, **scores
         ),
@@ -104,7 +104,7 @@ def test_an_unknown_gap_is_left_out():
 
 def test_only_tokens_of_the_student_count_in_spreads():
     snapshot = StepSnapshot(
-        judged=[judged("a", 2, "stop", 0)],
+        scored=[scored("a", 2, "stop", 0)],
         scores=TokenScores(
             np.array([2]),
             np.array([True, False]),

@@ -223,10 +223,10 @@ def test_several_writers_of_one_folder(cache: Cache) -> None:
         threading.Thread(target=lambda n=n: cache("record", Costly).score([request(n, n)]))
         for n in range(8)
     ]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
+    for stream in writers:
+        stream.start()
+    for stream in writers:
+        stream.join()
     live = reader._teacher()
     assert len(reader.score([request(n, n) for n in range(8)])) == 8
     assert live.asked == []  # what was written after it started is found

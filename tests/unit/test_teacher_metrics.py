@@ -12,7 +12,7 @@ from rich.console import Console
 
 from opd_ray.coordinator.metrics import teacher_metrics
 from opd_ray.coordinator.report import Figures, closing_table
-from opd_ray.pools.scorer import Judge
+from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.types import RolloutRequest, Sampling
@@ -178,13 +178,13 @@ def test_the_teacher_is_the_bottleneck_once_all_is_written(monkeypatch) -> None:
     pool, _, clock = make_pool(1, batch_tokens=10)
     monkeypatch.setattr("time.perf_counter", clock)
     made = [rollout(name) for name in "abc"]
-    judge = Judge(Waits(clock), Streams(made), TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(Waits(clock), Streams(made), TeacherRouter({"teacher": pool}, {}))
     prompt = np.zeros(5, np.int32)
     requests = [RolloutRequest(name, name, 0, prompt, 0) for name in "abc"]
-    judged = judge.judge(requests, Sampling(), dict.fromkeys("abc", prompt))
-    assert [j.rollout.rollout_id for j in judged] == ["a", "b", "c"]
+    scored = scorer.score(requests, Sampling(), dict.fromkeys("abc", prompt))
+    assert [j.rollout.rollout_id for j in scored] == ["a", "b", "c"]
     # Three seconds of writing; then one for the end of the stream, one for each batch of one.
-    assert judge.teacher_alone_seconds == 4.0
+    assert scorer.teacher_alone_seconds == 4.0
 
 
 def table_text(rows: list[dict[str, float]]) -> str:

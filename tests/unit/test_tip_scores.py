@@ -94,7 +94,7 @@ def rollout(name, mask, entropy):
     )
 
 
-def judged(name, count, **more):
+def scored(name, count, **more):
     fields = {
         field: np.full(count, value, dtype=np.float32)
         for field, value in (
@@ -112,7 +112,7 @@ ROLLOUTS = [rollout("a", [1, 0], [0.5, 0.0]), rollout("b", [1, 1, 1], [1.0, 1.5,
 
 
 def test_batch_scores_joins_in_order():
-    batch = batch_scores(ROLLOUTS, [judged("a", 2), judged("b", 3, jsd=np.zeros(3))], 16)
+    batch = batch_scores(ROLLOUTS, [scored("a", 2), scored("b", 3, jsd=np.zeros(3))], 16)
     assert batch.lengths_R.tolist() == [2, 3]
     assert batch.response_mask_N.tolist() == [True, False, True, True, True]
     assert batch.entropy_N.tolist() == [0.5, 0.0, 1.0, 1.5, 2.0]
@@ -123,7 +123,7 @@ def test_batch_scores_joins_in_order():
 
 
 def test_an_entropy_that_only_some_teachers_know_is_left_out():
-    parts = [judged("a", 2, teacher_entropy=np.zeros(2)), judged("b", 3)]
+    parts = [scored("a", 2, teacher_entropy=np.zeros(2)), scored("b", 3)]
     batch = batch_scores(ROLLOUTS, parts, 16)
     assert batch.teacher_entropy_N is None
     assert batch.reverse_kl_N is not None
@@ -132,10 +132,10 @@ def test_an_entropy_that_only_some_teachers_know_is_left_out():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([judged("b", 3), judged("a", 2)], "same rollouts in the same order"),
-        ([judged("a", 2), judged("b", 4)], r"reverse_kl of rollout b has shape \(4,\)"),
+        ([scored("b", 3), scored("a", 2)], "same rollouts in the same order"),
+        ([scored("a", 2), scored("b", 4)], r"reverse_kl of rollout b has shape \(4,\)"),
         (
-            [judged("a", 2, union_forward_kl=np.zeros(2)), judged("b", 3)],
+            [scored("a", 2, union_forward_kl=np.zeros(2)), scored("b", 3)],
             "union_forward_kl is missing for rollout b",
         ),
     ],
@@ -161,7 +161,7 @@ def exact(name, values):
 
 
 def test_exact_scores_take_the_place_of_streamed_ones():
-    streamed = batch_scores(ROLLOUTS, [judged("a", 2), judged("b", 3)], 16)
+    streamed = batch_scores(ROLLOUTS, [scored("a", 2), scored("b", 3)], 16)
     batch = with_exact_scores(streamed, [exact("a", [0.25]), exact("b", [0.5, 0.75, 1.0])])
     written = batch.response_mask_N
     np.testing.assert_allclose(batch.entropy_N[written], [0.25, 0.5, 0.75, 1.0])

@@ -11,7 +11,7 @@ from fake_replicas import Clock, value_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher
 
 from opd_ray.pools.rollouts import RolloutPool
-from opd_ray.pools.scorer import Judge, Judged
+from opd_ray.pools.scorer import RolloutScorer, ScoredRollout
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
@@ -31,16 +31,17 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
     engines = [(f"rollout-{number}", Engine(script, draw)) for number in range(3)]
     teachers = [(name, Teacher(name, script)) for name in ("teacher-0", "teacher-1")]
     pool = TeacherPool(teachers, 12, value_of, Clock())
-    judge = Judge(watch, RolloutPool(watch, engines, 2), TeacherRouter({"teacher": pool}, {}))
+    rollouts = RolloutPool(watch, engines, 2)
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
     requests = [
         RolloutRequest(f"r{number}", name[0], int(name[1]), prompts[name[0]][:1], number)
         for number, name in enumerate(NAMES)
     ]
-    judged = judge.judge(requests, Sampling(), prompts)
-    assert [one.rollout.rollout_id for one in judged] == [f"r{n}" for n in range(12)]
-    assert [one.scores.rollout_id for one in judged] == [f"r{n}" for n in range(12)]
-    for size, one in enumerate(judged, start=1):
+    scored = scorer.score(requests, Sampling(), prompts)
+    assert [one.rollout.rollout_id for one in scored] == [f"r{n}" for n in range(12)]
+    assert [one.scores.rollout_id for one in scored] == [f"r{n}" for n in range(12)]
+    for size, one in enumerate(scored, start=1):
         assert len(one.rollout.response_ids) == size
         np.testing.assert_allclose(one.rollout.logprob, [-0.1 * size] * size, rtol=1e-6)
         np.testing.assert_allclose(one.scores.reverse_kl, [0.1 * size] * size, rtol=1e-6)
@@ -63,12 +64,12 @@ def test_kept_rows_take_their_own_weights_and_log_probabilities_along() -> None:
         weights_version=0,
     )
     zero = np.zeros(4, np.float32)
-    judged = Judged(rollout, RolloutScores("r", zero, zero, zero, zero, zero))
-    kept = judged.kept(np.array([0.0, 0.0, 0.5, 0.125], np.float32))
+    scored = ScoredRollout(rollout, RolloutScores("r", zero, zero, zero, zero, zero))
+    kept = scored.kept(np.array([0.0, 0.0, 0.5, 0.125], np.float32))
     assert (kept.rows.tolist(), kept.weights.tolist()) == ([2, 3], [0.5, 0.125])
     assert kept.rollout_logprob.tolist() == [-0.75, -1.0]
     assert kept.prompt_ids.tolist() == [1, 2]
     assert kept.response_ids.tolist() == [3, 4, 5, 6]
-    whole = judged.whole()
+    whole = scored.whole()
     assert (whole.rows.tolist(), whole.weights.tolist()) == ([0, 2, 3], [1.0, 1.0, 1.0])
     assert whole.rollout_logprob.tolist() == [-0.25, -0.75, -1.0]
