@@ -41,7 +41,7 @@ class ActorFailure(RunError):
 
 
 class ActorDied(ActorFailure):
-    """The process of an actor is gone whose keeper may put another in its place."""
+    """The process of an actor is gone whose supervisor may put another in its place."""
 
 
 class PeerFailure(RunError):

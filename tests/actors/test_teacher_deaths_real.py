@@ -19,7 +19,7 @@ from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorFailure
 from opd_ray.pools.teachers.pool import TeacherPool
-from opd_ray.pools.teachers.replicas import TeacherKeeper
+from opd_ray.pools.teachers.replicas import ReplicaSupervisor
 from opd_ray.pools.watch import ActorWatch, StallError
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
 
@@ -98,7 +98,7 @@ class Run:
             list(handles.items()),
             BATCH_TOKENS,
             get=self.watch.get,
-            keeper=TeacherKeeper(self.watch, lambda name: self._start(settings)),
+            supervisor=ReplicaSupervisor(self.watch, lambda name: self._start(settings)),
             max_restarts=settings.max_restarts,
         )
         self.scores: dict[str, RolloutScores] = {}

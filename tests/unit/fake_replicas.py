@@ -100,7 +100,7 @@ class FakeKeeper:
         ready = [ref for ref in refs if ref[1] != "lifeline" or ref[0].dead]
         return min(ready, key=lambda ref: order[ref[1]])
 
-    def bury(self, name: str, cause: str) -> None:
+    def report_dead(self, name: str, cause: str) -> None:
         assert cause == "killed"
         self.buried.append(name)
 
@@ -135,19 +135,19 @@ def make_pool(count: int, batch_tokens: int = 100):
 
 
 def make_kept_pool(count: int, batch_tokens: int = 100, max_restarts: int = 1):
-    """A pool that survives deaths: pool, its first replicas, their keeper."""
+    """A pool that survives deaths: pool, its first replicas, their supervisor."""
     replicas = [FakeReplica(f"teacher {i}") for i in range(count)]
-    keeper = FakeKeeper(replicas)
+    supervisor = FakeKeeper(replicas)
     pool = TeacherPool(
         [(r.name, r) for r in replicas],
         batch_tokens,
         value_of,
         Clock(),
-        keeper=keeper,
+        supervisor=supervisor,
         max_restarts=max_restarts,
         no_more=f"teacher.max_restarts = {max_restarts} allows no further start",
     )
-    return pool, replicas, keeper
+    return pool, replicas, supervisor
 
 
 def answer_all(pool: TeacherPool, replica: FakeReplica) -> None:

@@ -69,7 +69,7 @@ class Process:
         return self.server._store.nbytes
 
 
-class Keeper:
+class Supervisor:
     """Replaces dead processes; a reference is (process, what it brings)."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class Keeper:
     def wait(self, refs):
         return next(ref for ref in refs if ref[1] is not None or not ref[0].alive)
 
-    def bury(self, name: str, cause: str) -> None: ...
+    def report_dead(self, name: str, cause: str) -> None: ...
 
     def restart(self, name: str) -> Replacement:
         self.processes[name] = Process(name)
@@ -107,8 +107,10 @@ def rollout(name: str, m: int) -> Rollout:
 @pytest.mark.parametrize("deaths", [False, True])
 def test_a_thousand_rollouts(deaths: bool) -> None:
     rng = np.random.default_rng(1)
-    keeper = Keeper(["a", "b"])
-    pool = TeacherPool(list(keeper.processes.items()), 100, value, keeper=keeper, max_restarts=1000)
+    supervisor = Supervisor(["a", "b"])
+    pool = TeacherPool(
+        list(supervisor.processes.items()), 100, value, supervisor=supervisor, max_restarts=1000
+    )
     peaks = []
     for step in range(1000 // STEP):
         made = [rollout(f"{step}/{i}", int(rng.integers(3, 60))) for i in range(STEP)]
@@ -122,10 +124,10 @@ def test_a_thousand_rollouts(deaths: bool) -> None:
         peak = 0
         while len(scored) < len(wanted) or pool.stats().in_flight_batches:
             pool.pump()
-            scored |= {s.rollout_id for s in pool.collect(keeper.wait(pool.pending_refs()))}
-            peak = max(peak, sum(p.held_bytes for p in keeper.processes.values()))
+            scored |= {s.rollout_id for s in pool.collect(supervisor.wait(pool.pending_refs()))}
+            peak = max(peak, sum(p.held_bytes for p in supervisor.processes.values()))
             if deaths and rng.random() < 0.1:
-                keeper.processes["a"].alive = False
+                supervisor.processes["a"].alive = False
         assert scored == {r.rollout_id for r in wanted}
         peaks.append(peak)
         keep = {
@@ -136,7 +138,7 @@ def test_a_thousand_rollouts(deaths: bool) -> None:
             key: len(rows) for key, rows in keep.items() if len(rows)
         }
         pool.drop([r.rollout_id for r in wanted[1::2]])
-        assert [p.held_bytes for p in keeper.processes.values()] == [0, 0]
+        assert [p.held_bytes for p in supervisor.processes.values()] == [0, 0]
         assert not pool._tasks
     # A row takes 8 K bytes; no step ever held more than its own rollouts.
     assert 0 < max(peaks) <= STEP * 60 * 8 * K

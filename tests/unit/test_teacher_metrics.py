@@ -94,7 +94,7 @@ def test_a_step_that_keeps_nothing_divides_by_nothing() -> None:
 
 
 def test_retries_and_restarts_are_counted() -> None:
-    pool, [first], keeper = make_kept_pool(1)
+    pool, [first], supervisor = make_kept_pool(1)
     pool.submit(rollout("a"))
     pool.pump()
     first.die()
@@ -102,7 +102,7 @@ def test_retries_and_restarts_are_counted() -> None:
     values = metrics(pool.stats())
     assert (values["teacher/retries"], values["teacher/restarts"]) == (1, 1)
     assert values["teacher/replicas"] == 0  # it is still coming up
-    assert len(keeper.started) == 1
+    assert len(supervisor.started) == 1
 
 
 def test_requests_that_a_server_was_sent_again_are_counted() -> None:

@@ -15,7 +15,7 @@ from actors.teacher.protocol import TeacherError
 from opd_ray.errors import ActorDied
 from opd_ray.pools.teachers.account import PoolAccount, PoolStats
 from opd_ray.pools.teachers.queue import Batch, Task, TaskQueue
-from opd_ray.pools.teachers.replicas import Keeper, Replica, Roster
+from opd_ray.pools.teachers.replicas import Replica, Replicas, Supervisor
 from opd_ray.types import Rollout, RolloutScores, SignalReceipt
 
 
@@ -37,7 +37,7 @@ class TeacherPool:
         get: the value of a reference, given the reference and its replica's name; raises ActorDied
             where the process is gone.
         clock: seconds, for the account.
-        keeper: watches and replaces replicas; None: the death of one ends the run.
+        supervisor: watches and replaces replicas; None: the death of one ends the run.
         max_restarts: how often each replica may be started again.
         no_more: why none is started again after that, for the message.
     """
@@ -50,11 +50,11 @@ class TeacherPool:
         batch_tokens: int,
         get: Callable[[Any, str], Any],
         clock: Callable[[], float] = time.monotonic,
-        keeper: Keeper | None = None,
+        supervisor: Supervisor | None = None,
         max_restarts: int = 0,
         no_more: str = "none may be started again",
     ) -> None:
-        self._roster = Roster(replicas, keeper, max_restarts, no_more)
+        self._replicas = Replicas(replicas, supervisor, max_restarts, no_more)
         self._batch_tokens = batch_tokens
         self._get = get
         self._clock = clock
@@ -83,7 +83,7 @@ class TeacherPool:
 
     def pump(self) -> None:
         """Send out as much of the queue as the replicas should have now."""
-        living = self._roster.living
+        living = self._replicas.living
         while len(self._queue):
             free = [r for r in living if r.batches == 0]
             if free:
@@ -100,7 +100,7 @@ class TeacherPool:
 
         Give a ready one to :meth:`collect`.
         """
-        return [*self._late, *self._batches, *self._roster.refs()]
+        return [*self._late, *self._batches, *self._replicas.refs()]
 
     def owner(self, ref: Any) -> str:
         """The name of the replica behind a pending reference."""
@@ -125,7 +125,7 @@ class TeacherPool:
             return []
         if ref in self._batches:
             return self._settle(ref, value)
-        self._roster.admit(ref)
+        self._replicas.admit(ref)
         return []
 
     def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> list[Any]:
@@ -182,7 +182,7 @@ class TeacherPool:
 
     def living(self) -> list[tuple[str, Any]]:
         """(name, actor handle) of the replicas that can score, as far as is known."""
-        return [(replica.name, replica.handle) for replica in self._roster.living]
+        return [(replica.name, replica.handle) for replica in self._replicas.living]
 
     def open_account(self) -> None:
         """Let :meth:`stats` count from now on."""
@@ -195,7 +195,7 @@ class TeacherPool:
             queued_rollouts=len(self._queue),
             queued_tokens=self._queue.tokens,
             in_flight_batches=len(self._batches),
-            replicas=[replica.name for replica in self._roster.living],
+            replicas=[replica.name for replica in self._replicas.living],
         )
 
     def _send(self, replica: Replica, budget: int) -> None:
@@ -247,7 +247,7 @@ class TeacherPool:
 
     def _lose(self, replica: Replica, death: ActorDied) -> None:
         """Ask a dead replica's rollouts elsewhere, and start another in its place."""
-        if not self._roster.remove(replica, death):
+        if not self._replicas.remove(replica, death):
             return
         lost: list[Task] = []
         for ref in [ref for ref, batch in self._batches.items() if batch.replica is replica]:
@@ -261,7 +261,7 @@ class TeacherPool:
         self._queue.put_back(again)
         self._account.queued(self._queue.tokens)
         self._account.retried_rollouts += len(again)
-        self._account.restarts += self._roster.replace(replica, death)
+        self._account.restarts += self._replicas.replace(replica, death)
 
     def _take_held(
         self, wanted: Mapping[str, np.ndarray], forget: bool
@@ -294,7 +294,7 @@ class TeacherPool:
         """Return when replicas hold the signals of rollouts that were scored before."""
         while any(self._tasks[rollout_id].holder is None for rollout_id in rollout_ids):
             self.pump()
-            ready = self._roster.wait([*self._batches, *self._roster.refs()])
+            ready = self._replicas.wait([*self._batches, *self._replicas.refs()])
             # Scores that nobody has seen yet wait for the caller to collect them.
             if scores := self.collect(ready):
                 self._late[ready] = scores
@@ -302,7 +302,7 @@ class TeacherPool:
     def _replica_behind(self, ref: Any) -> Replica:
         if ref in self._batches:
             return self._batches[ref].replica
-        return self._roster.behind(ref)
+        return self._replicas.behind(ref)
 
     def _require_scored(self, rollout_id: str) -> None:
         task = self._tasks.get(rollout_id)

@@ -1,6 +1,6 @@
 """Which replicas of a teacher can score, which are coming up, and who replaces the dead ones.
 
-Uses no Ray: a :class:`Keeper` does.
+Uses no Ray: a :class:`Supervisor` does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Replacement:
     loaded: Any  # a reference that is ready when the teacher can score
 
 
-class Keeper(Protocol):
+class Supervisor(Protocol):
     """Watches the processes of replicas and starts others in their place."""
 
     def lifeline(self, name: str) -> Any:
@@ -37,7 +37,7 @@ class Keeper(Protocol):
         """The first of ``refs`` to be ready."""
         ...
 
-    def bury(self, name: str, cause: str) -> None:
+    def report_dead(self, name: str, cause: str) -> None:
         """Make sure that a replica found dead is gone, and tell of it."""
         ...
 
@@ -57,12 +57,12 @@ class Replica:
     outstanding_tokens: int = 0
 
 
-class Roster:
+class Replicas:
     """The replicas of one teacher.
 
     Args:
         replicas: (name, actor handle) pairs.
-        keeper: None: the death of a replica ends the run.
+        supervisor: None: the death of a replica ends the run.
         max_restarts: how often each replica may be started again.
         no_more: why none is started again after that, for the message.
     """
@@ -70,15 +70,15 @@ class Roster:
     def __init__(
         self,
         replicas: Sequence[tuple[str, Any]],
-        keeper: Keeper | None,
+        supervisor: Supervisor | None,
         max_restarts: int,
         no_more: str,
     ) -> None:
         self.living = [
-            Replica(name, handle, keeper.lifeline(name) if keeper else None)
+            Replica(name, handle, supervisor.lifeline(name) if supervisor else None)
             for name, handle in replicas
         ]
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._max_restarts = max_restarts
         self._no_more = no_more
         self._restarts: Counter[str] = Counter()
@@ -103,15 +103,15 @@ class Roster:
         """Take a dead replica out; False if that was done before.
 
         Raises:
-            ActorDied: nobody keeps the replicas.
+            ActorDied: nobody supervises the replicas.
         """
-        if self._keeper is None:
+        if self._supervisor is None:
             raise death
         if replica not in self._all():
             return False
         self.living = [r for r in self.living if r is not replica]
         self._starting = {ref: r for ref, r in self._starting.items() if r is not replica}
-        self._keeper.bury(replica.name, death.cause)
+        self._supervisor.report_dead(replica.name, death.cause)
         return True
 
     def replace(self, replica: Replica, death: ActorDied) -> bool:
@@ -120,11 +120,11 @@ class Roster:
         Raises:
             ActorFailure: it may not, and it was the last one.
         """
-        assert self._keeper is not None
+        assert self._supervisor is not None
         name = replica.name
         if self._restarts[name] < self._max_restarts:
             self._restarts[name] += 1
-            new = self._keeper.restart(name)
+            new = self._supervisor.restart(name)
             self._starting[new.loaded] = Replica(name, new.handle, new.lifeline)
             return True
         if not self._all():
@@ -135,15 +135,15 @@ class Roster:
 
     def wait(self, refs: Sequence[Any]) -> Any:
         """The first of ``refs`` to be ready."""
-        assert self._keeper is not None
-        return self._keeper.wait(refs)
+        assert self._supervisor is not None
+        return self._supervisor.wait(refs)
 
     def _all(self) -> list[Replica]:
         return [*self.living, *self._starting.values()]
 
 
-class TeacherKeeper:
-    """A :class:`opd_ray.pools.teachers.replicas.Keeper` for actors of a watch.
+class ReplicaSupervisor:
+    """A :class:`opd_ray.pools.teachers.replicas.Supervisor` for actors of a watch.
 
     Args:
         watch: in which the replicas are watched.
@@ -162,7 +162,7 @@ class TeacherKeeper:
         """The first of ``refs`` to be ready."""
         return self._watch.wait(refs, "rollouts to be scored again after a teacher's death")
 
-    def bury(self, name: str, cause: str) -> None:
+    def report_dead(self, name: str, cause: str) -> None:
         """End what is left of a replica, and say so."""
         self._watch.remove(name)
         print(f"opd-ray: {name} died, its rollouts are asked again: {cause}", file=sys.stderr)
