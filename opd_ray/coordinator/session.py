@@ -31,7 +31,7 @@ from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import ActorWatch
-from opd_ray.pools.weights import Followers, weight_sync
+from opd_ray.pools.weights import TeacherWeights, weight_sync
 from opd_ray.preflight.pairing import (
     Pairing,
     check_teacher_info,
@@ -87,22 +87,22 @@ class Session:
         self.teachers = TeacherRouter(pools, cast.routes)
         self.trainers: TrainerGroup = launcher.trainer_group()
         self.scorer = RolloutScorer(launcher.watch, rollouts, self.teachers)
-        self._followers = Followers(
+        self._teacher_weights = TeacherWeights(
             launcher.watch,
             {n: (cast.teachers[n], pool) for n, pool in pools.items()},
             self.trainers,
         )
-        self._sync = weight_sync(config, self.trainers, rollouts, self._followers)
+        self._sync = weight_sync(config, self.trainers, rollouts, self._teacher_weights)
 
     def save(self, folder: str) -> None:
         """Write what trainers hold, and teachers that follow the student, below ``folder``."""
         self.trainers.save(folder)
-        self._followers.save(str(Path(folder) / "teachers"))
+        self._teacher_weights.save(str(Path(folder) / "teachers"))
 
     def load(self, folder: str) -> None:
         """Read what :meth:`save` wrote."""
         self.trainers.load(folder)
-        self._followers.load(str(Path(folder) / "teachers"))
+        self._teacher_weights.load(str(Path(folder) / "teachers"))
 
     def evaluator(self, config: Config, tasks: list[HeldOutTask]) -> Evaluator:
         """Measures the student on ``tasks`` with the seed of ``config``."""

@@ -33,16 +33,18 @@ class WeightSync(Protocol):
 class RaySync:
     """Through the Ray object store: CPU or GPU, any node."""
 
-    def __init__(self, trainers: TrainerGroup, rollouts: RolloutPool, followers: Followers) -> None:
+    def __init__(
+        self, trainers: TrainerGroup, rollouts: RolloutPool, teacher_weights: TeacherWeights
+    ) -> None:
         self._trainers = trainers
         self._rollouts = rollouts
-        self._followers = followers
+        self._teacher_weights = teacher_weights
 
     def push(self, version: int, *, stepped: bool = False) -> None:
         chunks = self._trainers.weights()
         self._rollouts.load_weights(chunks, version)
-        if stepped and self._followers:
-            self._followers.follow(chunks)
+        if stepped and self._teacher_weights:
+            self._teacher_weights.follow(chunks)
 
 
 class NcclSync:
@@ -52,30 +54,30 @@ class NcclSync:
         self,
         trainers: TrainerGroup,
         rollouts: RolloutPool,
-        followers: Followers,
+        teacher_weights: TeacherWeights,
         tensor_parallel_size: int,
     ) -> None:
         self._trainers = trainers
-        self._followers = followers
+        self._teacher_weights = teacher_weights
         trainers.open_nccl(rollouts.handles, tensor_parallel_size)
 
     def push(self, version: int, *, stepped: bool = False) -> None:
         self._trainers.send_weights(version)
-        if stepped and self._followers:
-            self._followers.follow(self._trainers.weights())
+        if stepped and self._teacher_weights:
+            self._teacher_weights.follow(self._trainers.weights())
 
 
 def weight_sync(
-    config: Config, trainers: TrainerGroup, rollouts: RolloutPool, followers: Followers
+    config: Config, trainers: TrainerGroup, rollouts: RolloutPool, teacher_weights: TeacherWeights
 ) -> WeightSync:
     """The transport that ``sync.backend`` names, connected."""
     if config.sync.backend == SyncBackend.nccl:
         split = config.rollout.tensor_parallel_size
-        return NcclSync(trainers, rollouts, followers, split)
-    return RaySync(trainers, rollouts, followers)
+        return NcclSync(trainers, rollouts, teacher_weights, split)
+    return RaySync(trainers, rollouts, teacher_weights)
 
 
-class Followers:
+class TeacherWeights:
     """Keeps teachers of kind self that follow the student in step with it.
 
     Args:

@@ -25,7 +25,7 @@ from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
-from opd_ray.pools.weights import Followers, RaySync
+from opd_ray.pools.weights import RaySync, TeacherWeights
 from opd_ray.tip import TipFilter, TipSettings
 from opd_ray.types import TrainItem
 
@@ -91,11 +91,13 @@ class StandInRun:
         }
         teachers = TeacherRouter(pools, TEACHER_OF)
         settings = TeacherSettings(kind="self", follow_decay=0.9 if self._follow else None)
-        followers = Followers(watch, {n: (settings, pool) for n, pool in pools.items()}, trainers)
+        teacher_weights = TeacherWeights(
+            watch, {n: (settings, pool) for n, pool in pools.items()}, trainers
+        )
         rows: Any = SimpleNamespace(batch=_batch)
         tokenizer: Any = _Letters()
         parts = Parts(
-            sync=RaySync(trainers, rollouts, followers),
+            sync=RaySync(trainers, rollouts, teacher_weights),
             teachers=teachers,
             trainers=trainers,
             save=lambda folder: (Path(folder) / "weights").touch(),

@@ -15,7 +15,7 @@ from opd_ray.config.schema import Config, RolloutSettings, SyncSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
-from opd_ray.pools.weights import Followers, WeightSync, weight_sync
+from opd_ray.pools.weights import TeacherWeights, WeightSync, weight_sync
 
 
 class Bench:
@@ -41,11 +41,11 @@ class Bench:
             )
             for name, replicas, follow_decay in (("a", self.own, decay), ("b", self.other, None))
         }
-        followers = Followers(watch, teachers, trainers)
+        teacher_weights = TeacherWeights(watch, teachers, trainers)
         config = Config(
             sync=SyncSettings(backend=backend), rollout=RolloutSettings(tensor_parallel_size=2)
         )
-        self.sync: WeightSync = weight_sync(config, trainers, rollouts, followers)
+        self.sync: WeightSync = weight_sync(config, trainers, rollouts, teacher_weights)
 
 
 CHUNKS = ("first chunk", "second chunk")

@@ -11,7 +11,7 @@ from fake_replicas import Remote
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied, RunError
-from opd_ray.pools.weights import Followers
+from opd_ray.pools.weights import TeacherWeights
 
 
 class Replica:
@@ -44,7 +44,7 @@ class Parts:
         self.heads: list[str] = []
         settings = TeacherSettings(kind="self", follow_decay=0.9, signal=SignalChoice.hidden)
         pool: Any = self
-        self.followers = Followers(ActorWatch(), {"own": (settings, pool)}, self)  # type: ignore[arg-type]
+        self.teacher_weights = TeacherWeights(ActorWatch(), {"own": (settings, pool)}, self)  # type: ignore[arg-type]
 
     def living(self) -> list[tuple[str, Replica]]:
         return [(replica.name, replica) for replica in self.replicas]
@@ -57,15 +57,15 @@ class Parts:
 def test_the_others_go_on_where_the_first_is_dead(tmp_path: Path) -> None:
     parts = Parts()
     first, second = parts.replicas
-    parts.followers.follow([])
-    parts.followers.save(str(tmp_path))
+    parts.teacher_weights.follow([])
+    parts.teacher_weights.save(str(tmp_path))
     assert (first.asked.count("save"), second.asked.count("save")) == (1, 0)
     first.dead = True
-    parts.followers.follow([])
-    parts.followers.save(str(tmp_path))
+    parts.teacher_weights.follow([])
+    parts.teacher_weights.save(str(tmp_path))
     assert second.asked.count("save") == 1
     (tmp_path / "own.safetensors").touch()
-    parts.followers.load(str(tmp_path))
+    parts.teacher_weights.load(str(tmp_path))
     assert parts.heads == ["own-0", "own-0", "own-1", "own-1"]
 
 
@@ -73,6 +73,9 @@ def test_none_left_is_said(tmp_path: Path) -> None:
     parts = Parts()
     for replica in parts.replicas:
         replica.dead = True
-    for act in (lambda: parts.followers.follow([]), lambda: parts.followers.save(str(tmp_path))):
+    for act in (
+        lambda: parts.teacher_weights.follow([]),
+        lambda: parts.teacher_weights.save(str(tmp_path)),
+    ):
         with pytest.raises(RunError, match="teacher 'own', which follows .*: every replica died"):
             act()
