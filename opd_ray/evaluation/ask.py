@@ -16,7 +16,7 @@ from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 
 @dataclass(frozen=True)
-class Asking:
+class EvalMode:
     """One way to ask every problem of a task: once greedily, or with several samples."""
 
     held_out: HeldOutTask
@@ -24,7 +24,7 @@ class Asking:
     sampling: Sampling
 
     @property
-    def mode(self) -> str:
+    def name(self) -> str:
         """ "greedy" or "sampled"."""
         return "sampled" if self.samples else "greedy"
 
@@ -36,7 +36,7 @@ class Asking:
         return f"{count}, T = {sampling.temperature:g}, top-p = {sampling.top_p:g}"
 
 
-def askings(held_out: HeldOutTask, max_new_tokens: int) -> list[Asking]:
+def eval_modes(held_out: HeldOutTask, max_new_tokens: int) -> list[EvalMode]:
     """Every way in which a task's settings ask for its problems.
 
     `max_new_tokens` is the longest response where the task sets none.
@@ -45,16 +45,16 @@ def askings(held_out: HeldOutTask, max_new_tokens: int) -> list[Asking]:
     longest = settings.max_new_tokens or max_new_tokens
     found = []
     if settings.greedy:
-        found.append(Asking(held_out, 0, Sampling(temperature=0.0, max_tokens=longest)))
+        found.append(EvalMode(held_out, 0, Sampling(temperature=0.0, max_tokens=longest)))
     if settings.samples:
         sampling = Sampling(settings.temperature, settings.top_p, max_tokens=longest)
-        found.append(Asking(held_out, settings.samples, sampling))
+        found.append(EvalMode(held_out, settings.samples, sampling))
     return found
 
 
-def ask(
+def answers(
     stream: RolloutStream,
-    asking: Asking,
+    mode: EvalMode,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
     done: Collection[str] = (),
@@ -64,15 +64,15 @@ def ask(
     Problems whose ids are in `done` are not asked. A response's seed follows from `seed`, the
     task's name, the problem's id and the sample's number, so it does not matter who else is asked.
     """
-    held_out = asking.held_out
+    held_out = mode.held_out
     gold = {p.key: answer for p, answer in zip(held_out.prompts, held_out.answers, strict=True)}
     wanted = [prompt for prompt in held_out.prompts if prompt.key not in done]
-    samples = max(1, asking.samples)
+    samples = max(1, mode.samples)
     if not wanted:
         return
     written: dict[str, list[Rollout]] = {}
     requests = sample_requests(wanted, samples, seed, held_out.settings.name)
-    for rollout in stream.rollouts(requests, asking.sampling):
+    for rollout in stream.rollouts(requests, mode.sampling):
         rollouts = written.setdefault(rollout.prompt_id, [])
         rollouts.append(rollout)
         if len(rollouts) == samples:

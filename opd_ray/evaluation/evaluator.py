@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.data.prompts import HeldOutTask, Prompt
-from opd_ray.evaluation.ask import ask, askings, sample_requests
+from opd_ray.evaluation.ask import answers, eval_modes, sample_requests
 from opd_ray.evaluation.figures import figures
 from opd_ray.pools.rollouts import RolloutStream
 from opd_ray.pools.scorer import RolloutScorer
@@ -96,7 +96,7 @@ def accuracy(
 ) -> dict[str, float]:
     """One task's figures, greedy and sampled as its settings ask; see `figures` for their names."""
     values: dict[str, float] = {}
-    for asking in askings(held_out, max_new_tokens):
-        records = list(ask(stream, asking, tokenizer, seed))
-        values |= figures(held_out.settings.name, asking.samples, records)
+    for mode in eval_modes(held_out, max_new_tokens):
+        records = list(answers(stream, mode, tokenizer, seed))
+        values |= figures(held_out.settings.name, mode.samples, records)
     return values

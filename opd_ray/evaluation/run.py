@@ -17,7 +17,7 @@ from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import Config
 from opd_ray.data.prompts import HeldOutTask, held_out_tasks
-from opd_ray.evaluation.ask import Asking, ask, askings
+from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
 from opd_ray.pools.launch import ActorLauncher
@@ -39,10 +39,10 @@ def evaluate(config: Config, out: Path) -> int:
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
     tasks = held_out_tasks(config, tokenizer)
-    asked = [way for task in tasks for way in askings(task, config.rollout.max_new_tokens)]
+    modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]
     with EvaluationFolder(out) as folder:
-        folder.begin(evaluation_settings(config, asked))
-        missing = [asking for asking in asked if _open_problems(folder, asking)]
+        folder.begin(evaluation_settings(config, modes))
+        missing = [mode for mode in modes if _open_problems(folder, mode)]
         if missing:
             _ask_all(config, tokenizer, folder, missing)
         results = read_results(folder)
@@ -52,10 +52,10 @@ def evaluate(config: Config, out: Path) -> int:
     return 0
 
 
-def _open_problems(folder: EvaluationFolder, asking: Asking) -> int:
+def _open_problems(folder: EvaluationFolder, mode: EvalMode) -> int:
     """How many problems have not been answered in the folder."""
-    held_out = asking.held_out
-    done = folder.records(held_out.settings.name, asking.mode)
+    held_out = mode.held_out
+    done = folder.records(held_out.settings.name, mode.name)
     return sum(prompt.key not in done for prompt in held_out.prompts)
 
 
@@ -63,7 +63,7 @@ def _ask_all(
     config: Config,
     tokenizer: PreTrainedTokenizerBase,
     folder: EvaluationFolder,
-    asked: Sequence[Asking],
+    modes: Sequence[EvalMode],
 ) -> None:
     """Start the rollout actors and write the records that are missing."""
     with RaySession(config.cluster) as session:
@@ -74,18 +74,18 @@ def _ask_all(
         ) as launcher:
             launcher.ready()
             stream = RolloutStream(launcher.watch, launcher.rollout_pool())
-            for asking in asked:
-                name = asking.held_out.settings.name
-                done = folder.records(name, asking.mode)
+            for mode in modes:
+                name = mode.held_out.settings.name
+                done = folder.records(name, mode.name)
                 bar = tqdm(
-                    desc=f"{name}, {asking}",
-                    total=len(asking.held_out.prompts),
+                    desc=f"{name}, {mode}",
+                    total=len(mode.held_out.prompts),
                     initial=len(done),
                     unit="problem",
                     file=sys.stderr,
                 )
-                with folder.appending(name, asking.mode) as lines, bar:
-                    for record in ask(stream, asking, tokenizer, config.run.seed, done):
+                with folder.appending(name, mode.name) as lines, bar:
+                    for record in answers(stream, mode, tokenizer, config.run.seed, done):
                         lines.write(record.to_line())
                         lines.flush()
                         bar.update()
@@ -102,22 +102,22 @@ _DESCRIPTIONS = ("config.json", "generation_config.json", "tokenizer.json", "tok
 _SAMPLED_BYTES = 1 << 20
 
 
-def evaluation_settings(config: Config, asked: Sequence[Asking]) -> dict[str, Any]:
+def evaluation_settings(config: Config, modes: Sequence[EvalMode]) -> dict[str, Any]:
     """Everything that decides the figures, as nested plain values.
 
     Prompts count as their token ids, so data, instruction, chat template and tokenizer are all in
     it. How many actors write, and where, is not: seeds belong to the samples.
     """
     tasks: dict[str, dict[str, Any]] = {}
-    for asking in asked:
-        held_out = asking.held_out
+    for mode in modes:
+        held_out = mode.held_out
         section = tasks.setdefault(held_out.settings.name, _task_settings(held_out))
-        mode: dict[str, Any] = {"max_new_tokens": asking.sampling.max_tokens}
-        if asking.samples:
-            mode["samples"] = asking.samples
-            mode["temperature"] = asking.sampling.temperature
-            mode["top_p"] = asking.sampling.top_p
-        section[asking.mode] = mode
+        asked_with: dict[str, Any] = {"max_new_tokens": mode.sampling.max_tokens}
+        if mode.samples:
+            asked_with["samples"] = mode.samples
+            asked_with["temperature"] = mode.sampling.temperature
+            asked_with["top_p"] = mode.sampling.top_p
+        section[mode.name] = asked_with
     return {
         "model": model_fingerprint(config.student.path),
         "seed": config.run.seed,

@@ -9,7 +9,7 @@ import numpy as np
 
 from opd_ray.config.schema import EvalTask
 from opd_ray.data.prompts import HeldOutTask, Prompt
-from opd_ray.evaluation.ask import ask, askings, sample_requests
+from opd_ray.evaluation.ask import answers, eval_modes, sample_requests
 from opd_ray.evaluation.folder import ProblemRecord
 from opd_ray.models.pairs.demo import EOS, PAD, character_tokenizer
 from opd_ray.types import Rollout, RolloutRequest, Sampling
@@ -73,8 +73,8 @@ def held_out(name: str = "sums", **settings: Any) -> HeldOutTask:
 
 
 def records(stream: RolloutStream, seed: int = 0, name: str = "sums") -> dict[str, ProblemRecord]:
-    (asking,) = askings(held_out(name, greedy=False, samples=3), max_new_tokens=8)
-    return {record.id: record for record in ask(stream, asking, TOKENIZER, seed)}  # type: ignore[arg-type]
+    (mode,) = eval_modes(held_out(name, greedy=False, samples=3), max_new_tokens=8)
+    return {record.id: record for record in answers(stream, mode, TOKENIZER, seed)}  # type: ignore[arg-type]
 
 
 BY_HAND = {

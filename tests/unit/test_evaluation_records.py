@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from opd_ray.config.schema import Config, EvalTask, StudentSettings
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.errors import OutputFolderError
-from opd_ray.evaluation.ask import Asking, ask, askings
+from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.figures import figures
 from opd_ray.evaluation.folder import EvaluationFolder, ProblemRecord
 from opd_ray.evaluation.results import read_results, render, write_results
@@ -75,19 +75,19 @@ def held_out(problems: int = 5, **settings: Any) -> HeldOutTask:
     return HeldOutTask(EvalTask(name="digits", **settings), _Task(), prompts, answers)
 
 
-def asking(samples: int = 4, problems: int = 5) -> Asking:
-    (found,) = askings(held_out(problems, greedy=False, samples=samples), max_new_tokens=8)
+def mode(samples: int = 4, problems: int = 5) -> EvalMode:
+    (found,) = eval_modes(held_out(problems, greedy=False, samples=samples), max_new_tokens=8)
     return found
 
 
-def asked_for(asked: Asking, done: Sequence[str] = ()) -> dict[str, ProblemRecord]:
-    records = ask(_Writer(), asked, TOKENIZER, seed=0, done=done)  # type: ignore[arg-type]
+def asked_for(asked: EvalMode, done: Sequence[str] = ()) -> dict[str, ProblemRecord]:
+    records = answers(_Writer(), asked, TOKENIZER, seed=0, done=done)  # type: ignore[arg-type]
     return {record.id: record for record in records}
 
 
 def test_a_record_has_every_sample_in_order() -> None:
     stream = _Writer()
-    records = list(ask(stream, asking(), TOKENIZER, seed=0))  # type: ignore[arg-type]
+    records = list(answers(stream, mode(), TOKENIZER, seed=0))  # type: ignore[arg-type]
     assert sorted(record.id for record in records) == [f"p{n}" for n in range(5)]
     assert len(stream.asked) == 20
     for record in records:
@@ -102,20 +102,20 @@ def test_a_record_has_every_sample_in_order() -> None:
 
 
 def test_who_else_is_asked_changes_nothing() -> None:
-    everyone = asked_for(asking())
-    rest = asked_for(asking(), done=["p1", "p4"])
+    everyone = asked_for(mode())
+    rest = asked_for(mode(), done=["p1", "p4"])
     assert rest == {key: everyone[key] for key in ("p0", "p2", "p3")}
-    assert asked_for(asking(), done=list(everyone)) == {}
+    assert asked_for(mode(), done=list(everyone)) == {}
 
 
 def test_the_ways_of_asking() -> None:
-    both = askings(held_out(samples=4, temperature=0.6, top_p=0.9), max_new_tokens=8)
-    assert [(way.mode, way.samples, way.sampling) for way in both] == [
+    both = eval_modes(held_out(samples=4, temperature=0.6, top_p=0.9), max_new_tokens=8)
+    assert [(way.name, way.samples, way.sampling) for way in both] == [
         ("greedy", 0, Sampling(temperature=0.0, max_tokens=8)),
         ("sampled", 4, Sampling(0.6, 0.9, max_tokens=8)),
     ]
     assert [str(way) for way in both] == ["greedy", "4 samples, T = 0.6, top-p = 0.9"]
-    (own,) = askings(held_out(max_new_tokens=3), max_new_tokens=8)
+    (own,) = eval_modes(held_out(max_new_tokens=3), max_new_tokens=8)
     assert own.sampling.max_tokens == 3
 
 
@@ -283,7 +283,7 @@ def test_settings_follow_prompts_answers_model_and_sampling(tmp_path: Path) -> N
     config = Config(student=StudentSettings(path=str(model)))
 
     def settings(task: HeldOutTask) -> dict[str, Any]:
-        return evaluation_settings(config, askings(task, 8))
+        return evaluation_settings(config, eval_modes(task, 8))
 
     same = settings(held_out(samples=4))
     assert same == settings(held_out(samples=4))
