@@ -250,7 +250,7 @@ class ExactItemScores:
     top1_agree: np.ndarray  # [n] bool
 
 
-def to_wire(tensor: torch.Tensor) -> np.ndarray:
+def to_array(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's values as a numpy array; bfloat16 becomes its bits as uint16, same shape."""
     import torch
 
@@ -260,8 +260,8 @@ def to_wire(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def from_wire(array: np.ndarray) -> torch.Tensor:
-    """The tensor that :func:`to_wire` took apart; a read-only array is copied, others shared."""
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """The tensor that :func:`to_array` took apart; a read-only array is copied, others shared."""
     import torch
 
     tensor = torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -26,7 +26,7 @@ from opd_ray.divergence import (
     TopKTarget,
 )
 from opd_ray.errors import RunError
-from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem, from_wire
+from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem, to_tensor
 
 
 class BatchError(RunError):
@@ -165,7 +165,7 @@ def _stack(
     of_items = [signals[item.rollout_id] for item in items]
 
     def column(name: str) -> Tensor:
-        return from_wire(np.concatenate([getattr(signal, name) for signal in of_items])).to(device)
+        return to_tensor(np.concatenate([getattr(signal, name) for signal in of_items])).to(device)
 
     match of_items[0]:
         case TopKSignal():

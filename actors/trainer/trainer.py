@@ -24,7 +24,7 @@ from opd_ray.batching.micro_batches import width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.errors import PeerFailure, RunError
-from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats, from_wire
+from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats, to_tensor
 
 
 class TrainerError(RunError):
@@ -97,8 +97,8 @@ class Trainer:
         """
         self._teacher_heads[teacher] = tuple(
             TeacherHead(
-                from_wire(part.weight).to(self._device),
-                None if part.bias is None else from_wire(part.bias).to(self._device),
+                to_tensor(part.weight).to(self._device),
+                None if part.bias is None else to_tensor(part.bias).to(self._device),
                 part.share,
             )
             for part in head

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from opd_ray.types import from_wire, to_wire
+from opd_ray.types import to_array, to_tensor
 
 _ALIGNMENT = (
     16  # bytes; every tensor starts at a multiple, so that any dtype can be viewed in place
@@ -61,7 +61,7 @@ def pack(
     waiting: list[tuple[str, np.ndarray]] = []
     size = 0
     for name, tensor in named_tensors:
-        array = to_wire(tensor)
+        array = to_array(tensor)
         if waiting and size + array.nbytes > chunk_bytes:
             yield _join(waiting)
             waiting, size = [], 0
@@ -77,7 +77,7 @@ def unpack(chunk: WeightChunk) -> Iterator[tuple[str, torch.Tensor]]:
     for name, dtype, shape in zip(chunk.names, chunk.dtypes, chunk.shapes, strict=True):
         count = int(np.prod(shape, dtype=np.int64))
         stop = start + count * np.dtype(dtype).itemsize
-        yield name, from_wire(chunk.buffer[start:stop].view(dtype).reshape(shape))
+        yield name, to_tensor(chunk.buffer[start:stop].view(dtype).reshape(shape))
         start = _aligned(stop)
 
 

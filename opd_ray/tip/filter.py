@@ -12,7 +12,7 @@ from opd_ray.tip.quadrants import QuadrantReport, jaccard, quadrant_report
 from opd_ray.tip.ragged import count_per_rollout
 from opd_ray.tip.registry import find_rule, rule_names
 from opd_ray.tip.rule import Rule, RuleInputs
-from opd_ray.tip.running import RunningQuantiles
+from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.sampling import race_keys, uniforms
 from opd_ray.tip.scores import MissingScoreError, TokenScores
 from opd_ray.tip.select import keep_greatest, rho_at, share_counts

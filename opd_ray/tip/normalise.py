@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from opd_ray.tip.ragged import order_code, rollout_starts, sorted_codes, values_of_codes
-from opd_ray.tip.running import RunningQuantiles
+from opd_ray.tip.running_quantiles import RunningQuantiles
 
 METHODS = ("min_max", "q05_q95", "rank")
 SCOPES = ("batch", "rollout", "stream")

@@ -9,7 +9,7 @@ from math import log
 import numpy as np
 
 from opd_ray.tip.normalise import normalise
-from opd_ray.tip.running import RunningQuantiles
+from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.scores import SCORE_SOURCES, TokenScores
 from opd_ray.tip.settings import TipSettings
 

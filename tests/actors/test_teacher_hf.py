@@ -22,7 +22,7 @@ from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import ScoreRequest, TopK, from_wire
+from opd_ray.types import ScoreRequest, TopK, to_tensor
 
 VOCAB = 96
 REAL = 80
@@ -167,7 +167,7 @@ def test_hidden_signal_times_head_is_the_distribution(folder, dtype):
     tolerance = 1e-5 if dtype is Dtype.float32 else 0.15
     for r, answer in zip(requests, answers, strict=True):
         assert answer.signal.hidden.dtype == expected_dtype
-        logits = from_wire(answer.signal.hidden).float() @ from_wire(weight).float().T
+        logits = to_tensor(answer.signal.hidden).float() @ to_tensor(weight).float().T
         logprobs = torch.log_softmax(logits, dim=-1)
         sampled = torch.from_numpy(r.response_ids).long()[:, None]
         np.testing.assert_allclose(

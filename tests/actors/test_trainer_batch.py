@@ -17,7 +17,7 @@ from actors.trainer.batch import (
 from opd_ray.batching.micro_batches import recurring_width
 from opd_ray.batching.packing import Segment, exact_width
 from opd_ray.divergence import HiddenTarget, MixtureTarget, SampledTarget, TopKTarget
-from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem, to_wire
+from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal, TrainItem, to_array
 
 CPU = torch.device("cpu")
 HEAD = TeacherHead(torch.zeros(10, 2), None)
@@ -104,7 +104,7 @@ def test_hidden_signal_in_bfloat16_and_the_teachers_head():
     head = TeacherHead(
         torch.ones(10, 2, dtype=torch.bfloat16), torch.ones(10, dtype=torch.bfloat16)
     )
-    batch = build([item("a", [1], [2], [0])], {"a": HiddenSignal(to_wire(hidden))}, head)
+    batch = build([item("a", [1], [2], [0])], {"a": HiddenSignal(to_array(hidden))}, head)
     assert isinstance(batch.targets[0], HiddenTarget)
     assert torch.equal(batch.targets[0].hidden_ND, hidden)
     assert batch.targets[0].head_VD is head.weight_VD

@@ -18,7 +18,7 @@ from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.preflight.contract.probes import contract_violations
-from opd_ray.types import HiddenSignal, ScoreRequest, TeacherInfo, TopK, TopKSignal, from_wire
+from opd_ray.types import HiddenSignal, ScoreRequest, TeacherInfo, TopK, TopKSignal, to_tensor
 
 VOCAB, K = 24, 6
 
@@ -127,9 +127,9 @@ def test_hidden_states_and_heads_give_the_mixture() -> None:
     (answer,) = mixed.score([request])
     assert isinstance(answer.signal, HiddenSignal)
     sizes = [part.weight.shape[1] for part in (one, two)]
-    parts = from_wire(answer.signal.hidden).split(sizes, dim=1)
+    parts = to_tensor(answer.signal.hidden).split(sizes, dim=1)
     found = sum(
-        part.share * torch.softmax(hidden @ from_wire(part.weight).T, -1)
+        part.share * torch.softmax(hidden @ to_tensor(part.weight).T, -1)
         for hidden, part in zip(parts, (one, two), strict=True)
     )
     true_mV = 0.25 * whole("teacher", request) + 0.75 * whole("student", request)

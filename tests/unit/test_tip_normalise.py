@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opd_ray.tip.normalise import METHODS, normalise
-from opd_ray.tip.running import RunningQuantiles
+from opd_ray.tip.running_quantiles import RunningQuantiles
 
 LENGTHS = np.array([7, 0, 1, 20, 0])
 

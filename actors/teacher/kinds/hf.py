@@ -32,7 +32,7 @@ from opd_ray.batching.packing import Packing, pack
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
 from opd_ray.models.tokenizer import tokenizer_hash
-from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo, to_wire
+from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo, to_array
 
 # Largest difference between two ways to the same logits, relative to the largest.
 _LOGITS_TOLERANCE = 1e-2
@@ -115,8 +115,8 @@ class HfTeacher:
         """Weight [V, D] and bias [V] or None of the output layer, padding left out, wire form."""
         bias = getattr(self._head, "bias", None)
         return (
-            to_wire(self._head.weight[: self._vocab_size]),
-            None if bias is None else to_wire(bias[: self._vocab_size]),
+            to_array(self._head.weight[: self._vocab_size]),
+            None if bias is None else to_array(bias[: self._vocab_size]),
         )
 
     @torch.inference_mode()
@@ -143,7 +143,7 @@ class HfTeacher:
             chunk_bytes=self._chunk_bytes,
         )
         if self._settings.signal is SignalChoice.hidden:
-            flat["hidden"] = to_wire(hidden_ND)
+            flat["hidden"] = to_array(hidden_ND)
         ends = np.cumsum([len(r.response_ids) for r in requests])[:-1]
         parts = {name: np.split(values, ends) for name, values in flat.items()}
         # Copies: a view would keep the whole batch alive as long as one rollout's signal is held.

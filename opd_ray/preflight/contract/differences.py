@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opd_ray.config.choices import Dtype
-from opd_ray.types import HiddenSignal, TeacherAnswer, TopKSignal, from_wire
+from opd_ray.types import HiddenSignal, TeacherAnswer, TopKSignal, to_tensor
 
 
 class Tolerance(NamedTuple):
@@ -104,5 +104,5 @@ def _numbers(answer: TeacherAnswer) -> dict[str, np.ndarray]:
         if isinstance(value, np.ndarray) and value.dtype.kind == "f"
     }
     if isinstance(answer.signal, HiddenSignal) and isinstance(answer.signal.hidden, np.ndarray):
-        found["hidden"] = from_wire(answer.signal.hidden).float().numpy()
+        found["hidden"] = to_tensor(answer.signal.hidden).float().numpy()
     return found

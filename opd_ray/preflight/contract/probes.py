@@ -29,7 +29,7 @@ from opd_ray.types import (
     TeacherAnswer,
     TeacherInfo,
     TopK,
-    from_wire,
+    to_tensor,
 )
 
 # Response tokens that are read and scored in the probes besides the longest sequence.
@@ -261,7 +261,7 @@ class _Probe:
             answer = batch.get(request.rollout_id)
             if answer is None or not isinstance(answer.signal, HiddenSignal):
                 continue
-            hidden_mD = from_wire(answer.signal.hidden[:_HEAD_ROWS]).float()
+            hidden_mD = to_tensor(answer.signal.hidden[:_HEAD_ROWS]).float()
             if hidden_mD.ndim != 2 or hidden_mD.shape[1] != size:
                 continue  # said already
             sampled = torch.from_numpy(request.response_ids[:_HEAD_ROWS]).long()
@@ -285,9 +285,9 @@ def _projected(
     terms = []
     parts = hidden_mD.split([part.weight.shape[1] for part in head], dim=1)
     for part_mD, part in zip(parts, head, strict=True):
-        logits_mV = part_mD @ from_wire(part.weight).float().T
+        logits_mV = part_mD @ to_tensor(part.weight).float().T
         if part.bias is not None:
-            logits_mV += from_wire(part.bias).float()
+            logits_mV += to_tensor(part.bias).float()
         logprob_m = logits_mV.log_softmax(dim=-1).gather(1, ids_m[:, None])[:, 0]
         terms.append(logprob_m + math.log(part.share))
     return torch.stack(terms).logsumexp(dim=0)
