@@ -141,8 +141,8 @@ class HeadPart:
     ``share`` x softmax(hidden @ weight.T + bias) over the parts.
     """
 
-    weight: np.ndarray  # [V, D] in wire form (opd_ray.types)
-    bias: np.ndarray | None = None  # [V] in wire form
+    weight: np.ndarray  # [V, D], as to_array gives it
+    bias: np.ndarray | None = None  # [V], as to_array gives it
     share: float = 1.0  # the shares of a head add up to 1
 
 

@@ -66,7 +66,7 @@ class HeadTeacher(Protocol):
     """A teacher that can serve the ``hidden`` signal too."""
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Its output layer: weight [V, D] and bias [V] or None, in wire form (see ``to_array``).
+        """Its output layer: weight [V, D] and bias [V] or None, as ``to_array`` gives them.
 
         ``softmax(hidden @ weight.T + bias)`` over V = ``info().vocab_size`` is its distribution.
         """

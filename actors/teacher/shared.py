@@ -60,7 +60,7 @@ class TeacherHost:
         return self._shaped(wanted).score(requests)
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Weight [V, D] and bias [V] or None of the output layer, in wire form."""
+        """Weight [V, D] and bias [V] or None of the output layer, as ``to_array`` gives them."""
         teacher = self._teachers[self._own]
         if not isinstance(teacher, HeadTeacher):
             raise TeacherError(
@@ -140,7 +140,7 @@ class SharedTeacher:
         return self._score(requests, wanted)
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Weight [V, D] and bias [V] or None of the output layer, in wire form."""
+        """Weight [V, D] and bias [V] or None of the output layer, as ``to_array`` gives them."""
         return cast(Any, ray.get(self._hosts[0].output_head.remote()))
 
     def stats(self) -> ServingStats:

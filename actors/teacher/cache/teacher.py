@@ -90,7 +90,7 @@ class CachedTeacher:
         ]
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Weight [V, D] and bias [V] or None, in wire form, recorded when first asked for.
+        """Weight [V, D] and bias [V] or None as arrays (``to_array``), recorded once asked for.
 
         Raises:
             TeacherError: it was not recorded, or this kind of teacher has none.

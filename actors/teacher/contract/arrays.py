@@ -56,7 +56,7 @@ def _float_problems(
 
 
 def hidden_problems(who: str, values: Any, shape: tuple[int, int | None]) -> Iterator[str]:
-    """Of hidden states [m, D] in wire form."""
+    """Of hidden states [m, D], as ``to_array`` gives them."""
     yield from shape_problems(who, "signal.hidden", values, shape)
     if not isinstance(values, np.ndarray):
         return

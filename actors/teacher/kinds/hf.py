@@ -112,7 +112,7 @@ class HfTeacher:
         del self._model, self._trunk, self._head
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Weight [V, D] and bias [V] or None of the output layer, padding left out, wire form."""
+        """Weight [V, D] and bias [V] or None of the output layer without padding (``to_array``)."""
         bias = getattr(self._head, "bias", None)
         return (
             to_array(self._head.weight[: self._vocab_size]),

@@ -79,7 +79,7 @@ def answer_of(
 
     Args:
         rollout_id: whose.
-        rows: as :func:`project` returns them, and ``hidden`` [m, D] in wire form for that signal.
+        rows: as :func:`project` returns them, and ``hidden`` [m, D] (``to_array``) for that signal.
         settings: ``signal`` and ``topk``.
         own_topk: how many of the likeliest tokens the answer names beside the signal; 0: none.
     """

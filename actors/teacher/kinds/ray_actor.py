@@ -64,7 +64,7 @@ class ActorTeacher:
         return copy.deepcopy(answers)
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Weight [V, D] and bias [V] or None of the actor's output layer, in wire form.
+        """Weight [V, D] and bias [V] or None of the actor's output layer, as arrays (``to_array``).
 
         Raises:
             TeacherError: it has none; only the hidden signal needs it.
