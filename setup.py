@@ -55,6 +55,8 @@ DEV = [
     "hypothesis>=6.100",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",
+    # Keeps folders importing downwards only.
+    "import-linter>=2.17,<3",
     "types-pyyaml",
     "psutil",
 ]
