@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.data.benchmarks import BENCHMARKS, Benchmark
 from opd_ray.data.rows import BadRow, DataError
 from opd_ray.data.sources import Source, TableSource, open_source
 from opd_ray.errors import ConfigError
+from opd_ray.whole_file import whole_file
 
 BAD_ROWS_SHOWN = 10
 _KINDS = {".jsonl": DataKind.jsonl, ".parquet": DataKind.parquet}
@@ -76,7 +75,11 @@ def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
     ids: dict[str, str] = {}  # id -> its place
     read = duplicates = contradicting = bad = 0
     complaints: list[str] = []
-    with _whole_file(out) as file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(whole_file(out))
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
         for source in (_open(benchmark, origin) for origin in origins):
             for number in range(len(source)):
                 read += 1
@@ -97,7 +100,7 @@ def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
                     if bad <= BAD_ROWS_SHOWN:
                         complaints.append(f"  {place}: {error}")
                     continue
-                file.write(json.dumps(row) + "\n")
+                file.write(f"{json.dumps(row)}\n".encode())
         if bad:
             if bad > BAD_ROWS_SHOWN:
                 complaints.append(f"  and {bad - BAD_ROWS_SHOWN} more")
@@ -196,24 +199,3 @@ def _found(raw: Mapping[str, Any], names: Sequence[str]) -> Iterator[Any]:
 
 def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file that takes its place when the block ends, and is forgotten when it fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise ConfigError(f"--out {path}: cannot be written ({error.strerror})") from error
-    try:
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            yield file
-        # mkstemp makes a file for its owner alone; the set may be read like any other.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(draft, 0o666 & ~umask)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import glob
-import importlib
 import json
 import os
 from array import array
@@ -19,6 +18,7 @@ from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.data.benchmarks import BENCHMARKS
 from opd_ray.data.parquet import ParquetSource
 from opd_ray.data.rows import BadRow, DataError, MissingData
+from opd_ray.import_path import load_object
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 
 
@@ -103,7 +103,8 @@ class TableSource:
 def open_source(settings: DataSettings, section: str = "data") -> Source:
     """The source that the settings name.
 
-    Raises `DataError` for one that is missing, empty or of another format.
+    Raises `DataError` for one that is missing, empty or of another format, `ConfigError` for a
+    python function that is not where its path says.
     """
     source = {
         DataKind.jsonl: _jsonl,
@@ -169,13 +170,7 @@ def _datasets(settings: DataSettings, section: str) -> Source:
 
 
 def _python(settings: DataSettings, section: str) -> Source:
-    module_name, _, attribute = settings.path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise DataError(
-            f"{section}.path = {settings.path!r} cannot be imported: {error}"
-        ) from error
+    function = load_object(settings.path, f"{section}.path")
     if not callable(function):
         raise DataError(f"{section}.path = {settings.path!r} is not a function that returns rows")
     rows = function(**settings.arguments)

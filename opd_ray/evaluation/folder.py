@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from opd_ray.errors import OutputFolderError
 from opd_ray.output.folder import FolderLock, flat
+from opd_ray.whole_file import write_whole
 
 
 class EvaluationFolder:
@@ -70,9 +71,7 @@ class EvaluationFolder:
                 f"{self._key} = {str(self.path)!r}: holds an evaluation with other settings "
                 f"({'; '.join(differences)}); choose another folder, or delete it"
             )
-        draft = self._settings_path.with_suffix(".tmp")
-        draft.write_text(json.dumps(_merged(old, new), indent=1) + "\n", encoding="utf-8")
-        draft.replace(self._settings_path)
+        write_whole(self._settings_path, json.dumps(_merged(old, new), indent=1) + "\n")
 
     def records(self, task: str, mode: str) -> dict[str, ProblemRecord]:
         """The records of one way of asking a task, by problem id.

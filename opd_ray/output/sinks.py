@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any, Protocol
 
+from opd_ray.whole_file import write_whole
+
 
 class Sink(Protocol):
     """One destination of the numbers."""
@@ -32,9 +34,7 @@ class JsonlSink:
                 for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
                 if line.endswith("\n") and json.loads(line)["step"] <= resume_step
             ]
-            draft = path.with_suffix(".tmp")
-            draft.write_text("".join(kept), encoding="utf-8")
-            draft.replace(path)
+            write_whole(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: dict[str, float]) -> None:

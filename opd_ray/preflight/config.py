@@ -172,7 +172,9 @@ def _rule_problems(config: Config) -> Iterator[str]:
     """A rule that is not there, or does not go with the selection."""
     try:
         TipFilter(config.tip)
-    except (ImportError, ValueError) as error:
+    except ConfigError as error:
+        yield str(error)
+    except ValueError as error:
         yield f"tip.rule = {config.tip.rule!r}: {error}"
 
 

@@ -11,6 +11,7 @@ from opd_ray.config.choices import CacheMode, Divergence, Scoring, SignalChoice
 from opd_ray.config.keys import shown
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import KIND_KEYS, MODEL_KINDS, TEACHER_KINDS, TeacherSettings
+from opd_ray.errors import ConfigError
 
 
 def teacher_problems(config: Config) -> Iterator[str]:
@@ -106,11 +107,10 @@ def _own_teacher_problems(config: Config) -> Iterator[str]:
             yield "teacher.class_path = null: kind class needs package.module:Class"
             return
         from actors.teacher.kinds.custom_class import find_teacher_class
-        from actors.teacher.protocol import TeacherError
 
         try:
             find_teacher_class(teacher.class_path, teacher.arguments)
-        except TeacherError as error:
+        except ConfigError as error:
             yield str(error)
     if teacher.kind == "actor":
         if not teacher.actor_name:

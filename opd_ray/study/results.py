@@ -8,7 +8,6 @@ evaluation before the first step, which all arms of a seed share).
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from opd_ray.errors import RunError
 from opd_ray.output.sinks import read_jsonl
 from opd_ray.study.cells import Cell
+from opd_ray.whole_file import write_whole
 
 
 class StudyError(RunError):
@@ -101,7 +101,9 @@ class StudyFolder:
         """Add up a cell's metrics and write its account, whole or not at all."""
         rows = read_jsonl(self.metrics(cell.arm, cell.seed))
         result = cell_result(cell, rows, seconds)
-        write_json(self.cell(cell.arm, cell.seed) / "result.json", asdict(result))
+        write_whole(
+            self.cell(cell.arm, cell.seed) / "result.json", json.dumps(asdict(result), indent=1)
+        )
         return result
 
 
@@ -127,17 +129,6 @@ def cell_result(cell: Cell, rows: Sequence[dict[str, float]], seconds: float) ->
         seconds=seconds,
         overlaps={name: sum(values) / len(values) for name, values in overlaps.items()},
     )
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write beside, rename into place: a reader finds the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 def _evaluation(row: dict[str, float]) -> dict[str, float]:

@@ -31,8 +31,9 @@ from opd_ray.preflight.prompts import check_routing
 from opd_ray.study.cells import Cell, study_cells
 from opd_ray.study.plots import plot_learning_curves, plot_overlaps
 from opd_ray.study.report import arms_of, results_table
-from opd_ray.study.results import StudyError, StudyFolder, write_json
+from opd_ray.study.results import StudyError, StudyFolder
 from opd_ray.tip import TipFilter
+from opd_ray.whole_file import write_whole
 
 # What may change between the parts of a study without making its cells incomparable.
 _FREE = ("study.", "cluster.")
@@ -169,7 +170,7 @@ class _KnownStart:
             return self._evaluator.run()
         self._at_start = False
         if not self._path.is_file():
-            write_json(self._path, self._evaluator.run())
+            write_whole(self._path, json.dumps(self._evaluator.run(), indent=1))
         known: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))
         return known
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Protocol, runtime_checkable
 
 from opd_ray.errors import ConfigError
+from opd_ray.import_path import load_object
 
 
 @runtime_checkable
@@ -48,19 +48,15 @@ def get_task(name: str) -> Task:
     """The task of that name, or the one at "module:attr" (a Task, or a class without arguments).
 
     The same object comes back for the same name, so that its worker processes are shared.
-    Raises `ConfigError` for an unknown name, a failing import or an object that is no task.
+    Raises `ConfigError` for an unknown name, a missing module or object, or what is no task.
     """
     if name in _TASKS:
         return _TASKS[name]()
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise ConfigError(
             f'task = {name!r} is unknown: use one of {", ".join(sorted(_TASKS))}, or "module:attr"'
         )
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"task = {name!r} cannot be imported: {error}") from error
+    found = load_object(name, "task")
     task = found() if isinstance(found, type) else found
     if not isinstance(task, Task):
         raise ConfigError(f"task = {name!r} is no task: it needs name, extract and verify")

@@ -6,8 +6,8 @@ import importlib
 import pkgutil
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any
 
+from opd_ray.import_path import load_object
 from opd_ray.tip import rules
 from opd_ray.tip.rule import Rule
 
@@ -23,7 +23,7 @@ def find_rule(name: str) -> Rule:
     Behind an import path may be a :class:`Rule` (what the decorator ``selection_rule`` makes of a
     function), or a class without constructor arguments that has ``needs``, ``keeps`` and a method
     ``score(inputs)``. Raises ValueError if there is no such rule or it is of another kind;
-    ImportError from the user's module is passed on.
+    what the user's module itself raises is passed on.
     """
     if ":" not in name:
         if name not in rule_names():
@@ -34,9 +34,7 @@ def find_rule(name: str) -> Rule:
                 'or give your own as "package.module:rule"'
             )
         return replace(importlib.import_module(f"{rules.__name__}.{name}").score, name=name)
-    module_name, _, attribute = name.partition(":")
-    module = importlib.import_module(module_name)
-    found: Any = getattr(module, attribute, None)
+    found = load_object(name, "tip.rule")
     if isinstance(found, type):
         found = found()
     if isinstance(found, Rule):

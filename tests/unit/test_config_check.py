@@ -253,9 +253,9 @@ def test_a_teacher_class_is_looked_up_before_anything_starts(config: Config) -> 
 
     assert problems(f"{__name__}:Speaking", temperature=2.0) == []
     for class_path, arguments, part in (
-        ("Speaking", {}, "write it as package.module:Class"),
+        ("Speaking", {}, "write it as package.module:object"),
         ("nowhere.at_all:Speaking", {}, "No module named 'nowhere'; set PYTHONPATH"),
-        (f"{__name__}:Absent", {}, "has no class of that name"),
+        (f"{__name__}:Absent", {}, "has no 'Absent'; define it there"),
         (f"{__name__}:Mute", {}, "it has no method score, close"),
         (f"{__name__}:Speaking", {}, "missing a required argument: 'temperature'"),
         (f"{__name__}:Speaking", {"temprature": 1}, "teacher.arguments = {'temprature': 1}"),

@@ -174,7 +174,7 @@ def test_a_python_source_takes_arguments() -> None:
     )
     assert prompts(settings) == ["two 0", "two 1"]
     settings.path = f"{__name__}:missing"
-    with pytest.raises(DataError, match="cannot be imported"):
+    with pytest.raises(ConfigError, match="data.path = .* cannot be imported: .* has no 'missing'"):
         load_prompts(settings)
 
 

@@ -13,7 +13,7 @@ from opd_ray.config.load import load_config
 from opd_ray.study.cells import study_cells
 from opd_ray.study.plots import curve, overlap_matrix
 from opd_ray.study.report import arms_of, results_table
-from opd_ray.study.results import CellResult, StudyError, StudyFolder, write_json
+from opd_ray.study.results import CellResult, StudyError, StudyFolder
 from opd_ray.study.run import report
 from opd_ray.tip.settings import TipSettings
 
@@ -106,7 +106,9 @@ def test_the_report_is_made_from_the_result_files(tmp_path: Path) -> None:
     for cell in study_cells(config)[:-2]:  # as far as a study came that is still at work
         made = result(cell.arm, cell.config.tip.rule, cell.config.tip.rho, cell.seed, 0.7, 0.1)
         made = CellResult(**{**asdict(made), "tip": asdict(cell.config.tip)})
-        write_json(folder.cell(cell.arm, cell.seed) / "result.json", asdict(made))
+        place = folder.cell(cell.arm, cell.seed)
+        place.mkdir(parents=True)
+        (place / "result.json").write_text(json.dumps(asdict(made)))
         rows = [{"step": 0, **made.step_0}, {"step": 50, **made.final}]
         folder.metrics(cell.arm, cell.seed).write_text("\n".join(map(json.dumps, rows)))
     table = report(config).read_text()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from opd_ray.errors import ConfigError
 from opd_ray.tip import (
     MissingScoreError,
     TipFilter,
@@ -324,7 +325,7 @@ def test_unknown_rules_are_refused():
         TipFilter(TipSettings(rule="soft_ro"))
     with pytest.raises(ValueError, match="'math:pi' is no rule"):
         find_rule("math:pi")
-    with pytest.raises(ModuleNotFoundError):
+    with pytest.raises(ConfigError, match="tip.rule = 'no_such_module:rule' cannot be imported"):
         find_rule("no_such_module:rule")
 
 
