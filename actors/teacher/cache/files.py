@@ -1,16 +1,15 @@
-"""Answers of a teacher on disk: one safetensors file a scored batch, each with an index of its own.
+"""Answers of a teacher on disk: one safetensors file a scored batch.
 
-A file is written under another name and then renamed, so every file that is seen is whole. Names
-are random, so any number of replicas and runs may write to one folder; each finds what the others
-wrote by listing it again. A file's header names the answers in it: there is no other index to lose.
+Every file that is seen is whole. Names are random, so any number of replicas and runs may write to
+one folder; each finds what the others wrote by listing it again. The names of a file's arrays say
+whose answers are in it: there is no other index to lose.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,24 @@ from safetensors.numpy import save
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.types import HiddenSignal, SampledSignal, Signal, TeacherAnswer, TopK, TopKSignal
+from opd_ray.whole_file import write_whole
 
 _PREFIX, _SUFFIX = "answers-", ".safetensors"
+# The arrays that an answer may have, by where they are in it.
+_ARRAYS = (
+    "logprob",
+    "at_student_topk",
+    "entropy",
+    "topk.ids",
+    "topk.logprobs",
+    "signal.hidden",
+    "signal.ids",
+    "signal.logprobs",
+)
 
 
 class AnswerFiles:
-    """Answers by key in one folder, which is made if it is missing.
+    """Answers by key (without a dot) in one folder, which is made if it is missing.
 
     Args:
         folder: on storage that every replica sees.
@@ -53,22 +64,23 @@ class AnswerFiles:
             TeacherError: one of them is damaged.
         """
         for path in set(self._folder.glob(f"{_PREFIX}*{_SUFFIX}")) - self._seen:
-            with _opened(path) as file:
-                for key in file.metadata() or {}:
-                    self._place[key] = path
+            with opened(path) as file:
+                names = list(file.keys())
+            for key, _, name in (array.partition(".") for array in names):
+                if name not in _ARRAYS:
+                    raise _damaged(path, f"{key}.{name} is no part of an answer")
+                self._place[key] = path
             self._seen.add(path)
 
     def write(self, answers: Mapping[str, TeacherAnswer]) -> None:
         """Add answers, all in one file."""
-        arrays: dict[str, np.ndarray] = {}
-        digests: dict[str, str] = {}
-        for key, answer in answers.items():
-            # safetensors writes the memory of a view as it lies, whatever its strides.
-            named = {name: np.ascontiguousarray(values) for name, values in _arrays(answer)}
-            arrays |= {f"{key}.{name}": values for name, values in named.items()}
-            digests[key] = _digest(named)
         path = self._folder / f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}"
-        write_whole(path, save(arrays, metadata=digests))
+        arrays = {
+            f"{key}.{name}": values
+            for key, answer in answers.items()
+            for name, values in _arrays(answer)
+        }
+        write_whole(path, save(arrays))
         self._seen.add(path)
         self._place |= dict.fromkeys(answers, path)
 
@@ -84,45 +96,22 @@ class AnswerFiles:
                 by_file.setdefault(self._place[key], []).append(key)
         found: dict[str, TeacherAnswer] = {}
         for path, wanted in by_file.items():
-            with _opened(path) as file:
-                names = list(file.keys())
+            with opened(path) as file:
+                there = set(file.keys())
                 for key in wanted:
-                    named = {
-                        name.removeprefix(f"{key}."): file.get_tensor(name)
-                        for name in names
-                        if name.startswith(f"{key}.")
-                    }
-                    if _digest(named) != file.metadata()[key]:
-                        raise _damaged(path, f"answer {key} differs from its checksum")
-                    found[key] = _answer(named)
+                    names = [name for name in _ARRAYS if f"{key}.{name}" in there]
+                    found[key] = _answer({name: file.get_tensor(f"{key}.{name}") for name in names})
         return found
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there in full or not at all, a crash included."""
-    hidden = path.with_name(f".{uuid.uuid4().hex}.part")
-    with hidden.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    hidden.replace(path)
-
-
-class _opened:
-    """A safetensors file; trouble with it is a TeacherError that names it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> safe_open:
-        try:
-            self._file = safe_open(str(self._path), framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise _damaged(self._path, str(error)) from error
-        return self._file.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._file.__exit__(*error)
+@contextmanager
+def opened(path: Path) -> Iterator[safe_open]:
+    """A safetensors file; trouble with it or with what it lacks is a TeacherError that names it."""
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError, KeyError) as error:
+        raise _damaged(path, repr(error)) from error
 
 
 def _damaged(path: Path, what: str) -> TeacherError:
@@ -133,19 +122,12 @@ def _damaged(path: Path, what: str) -> TeacherError:
 
 
 def _arrays(answer: TeacherAnswer) -> Iterator[tuple[str, np.ndarray]]:
-    yield "logprob", answer.logprob
-    yield "at_student_topk", answer.at_student_topk
-    if answer.entropy is not None:
-        yield "entropy", answer.entropy
-    if answer.topk is not None:
-        yield "topk.ids", answer.topk.ids
-        yield "topk.logprobs", answer.topk.logprobs
-    if isinstance(answer.signal, HiddenSignal):
-        yield "signal.hidden", answer.signal.hidden
-        return
-    yield "signal.logprobs", answer.signal.logprobs
-    if isinstance(answer.signal, TopKSignal):
-        yield "signal.ids", answer.signal.ids
+    for name in _ARRAYS:
+        part, _, leaf = name.rpartition(".")
+        values = getattr(getattr(answer, part) if part else answer, leaf, None)
+        if values is not None:
+            # safetensors writes the memory of a view as it lies, whatever its strides.
+            yield name, np.ascontiguousarray(values)
 
 
 def _answer(named: Mapping[str, np.ndarray]) -> TeacherAnswer:
@@ -165,12 +147,3 @@ def _answer(named: Mapping[str, np.ndarray]) -> TeacherAnswer:
         entropy=named.get("entropy"),
         topk=TopK(named["topk.ids"], named["topk.logprobs"]) if has_topk else None,
     )
-
-
-def _digest(named: Mapping[str, np.ndarray]) -> str:
-    found = hashlib.blake2b(digest_size=8)
-    for name in sorted(named):
-        values = named[name]
-        found.update(f"{name} {values.dtype} {values.shape}".encode())
-        found.update(values.tobytes())
-    return found.hexdigest()

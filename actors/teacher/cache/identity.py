@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.teacher.cache.files import write_whole
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import TeacherInfo
@@ -17,93 +16,72 @@ FILE = "teacher.json"
 _ENDS = 1 << 16  # bytes of a weight file's beginning and end that tell it from others
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """The teacher that a folder's answers are from, as far as its config and itself tell."""
-
-    kind: str
-    name: str
-    dtype: str
-    weights: str | None  # fingerprint of the weight files; None where there are none to look at
-    vocab_size: int
-    context_length: int
-    hidden_size: int | None
-    tokenizer_hash: str | None
-    reads_student_logprobs: bool  # answers depend on the student's probabilities, not its ids alone
-
-    @classmethod
-    def of(cls, settings: TeacherSettings, info: TeacherInfo) -> Recorded:
-        """A loaded teacher."""
-        return cls(
-            kind=settings.kind,
-            name=info.name,
-            dtype=settings.dtype.value,
-            weights=weights_fingerprint(settings.path),
-            vocab_size=info.vocab_size,
-            context_length=info.context_length,
-            hidden_size=info.hidden_size,
-            tokenizer_hash=info.tokenizer_hash,
-            reads_student_logprobs=bool(info.meta.get("reads_student_logprobs", False)),
-        )
-
-    def info(self, settings: TeacherSettings) -> TeacherInfo:
-        """What the teacher said of itself, with the signal that the settings ask for."""
-        return TeacherInfo(
-            name=self.name,
-            vocab_size=self.vocab_size,
-            context_length=self.context_length,
-            signals=(settings.signal.value,),
-            hidden_size=self.hidden_size,
-            # Of a pair that was accepted when it was recorded.
-            tokenizer_hash=None if settings.accept_mismatch else self.tokenizer_hash,
-            meta={"kind": self.kind, "cache_dir": settings.cache_dir},
-        )
+# What a teacher says of itself and must say again.
+_OF_INFO = ("name", "vocab_size", "context_length", "hidden_size", "tokenizer_hash")
+_KEYS = {"kind", "dtype", "weights", "reads_student_logprobs", *_OF_INFO}
 
 
-def read_recorded(folder: Path) -> Recorded | None:
-    """Whose answers are in a folder; None if nobody's are.
+def identity_in(settings: TeacherSettings) -> dict[str, Any]:
+    """What tells a teacher from others, as far as a config shows it without the teacher."""
+    known = {
+        "kind": settings.kind,
+        "dtype": settings.dtype.value,
+        "weights": weights_fingerprint(settings.path),
+    }
+    if settings.kind in ("hf", "vllm") and settings.path:
+        known["name"] = Path(settings.path).name
+    elif settings.kind == "http" and settings.model:
+        known["name"] = settings.model
+    return known
+
+
+def identity_of(settings: TeacherSettings, info: TeacherInfo) -> dict[str, Any]:
+    """What tells a loaded teacher from others."""
+    said = {key: getattr(info, key) for key in _OF_INFO}
+    # Whether answers depend on the student's probabilities, not on its ids alone.
+    reads = bool(info.meta.get("reads_student_logprobs", False))
+    return {**identity_in(settings), **said, "reads_student_logprobs": reads}
+
+
+def info_of(identity: Mapping[str, Any], settings: TeacherSettings) -> TeacherInfo:
+    """What the teacher said of itself, with the signal that the settings ask for."""
+    said = {key: identity[key] for key in _OF_INFO}
+    if settings.accept_mismatch:  # of a pair that was accepted when it was recorded
+        said["tokenizer_hash"] = None
+    meta = {"kind": identity["kind"], "cache_dir": settings.cache_dir}
+    return TeacherInfo(signals=(settings.signal.value,), meta=meta, **said)
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """Of the teacher whose answers are in a folder; {} if nobody's are.
 
     Raises:
-        TeacherError: the file that says so cannot be read.
+        TeacherError: the file that says so cannot be read, or says something else.
     """
     path = folder / FILE
     if not path.is_file():
-        return None
+        return {}
+    wrong = f"{path}: not a record of a teacher (%s); use another teacher.cache_dir and record anew"
     try:
-        return Recorded(**json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise TeacherError(
-            f"{path}: not a record of a teacher ({error}); use another teacher.cache_dir"
-        ) from error
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise TeacherError(wrong % error) from error
+    if not isinstance(found, dict) or found.keys() != _KEYS:
+        raise TeacherError(wrong % f"it needs {', '.join(sorted(_KEYS))}")
+    return found
 
 
-def write_recorded(folder: Path, recorded: Recorded) -> None:
-    """Say whose answers the folder is for."""
-    write_whole(folder / FILE, json.dumps(asdict(recorded), indent=1).encode())
-
-
-def check_settings(recorded: Recorded, settings: TeacherSettings) -> None:
-    """Whether a config names the teacher that was recorded, as far as that shows without it.
-
-    Raises:
-        TeacherError: naming what differs.
-    """
-    mine: dict[str, Any] = {"kind": settings.kind, "dtype": settings.dtype.value}
-    if settings.kind in ("hf", "vllm") and settings.path:
-        mine["name"] = Path(settings.path).name
-        mine["weights"] = weights_fingerprint(settings.path)
-    elif settings.kind == "http" and settings.model:
-        mine["name"] = settings.model
-    _compare(recorded, mine, settings)
-
-
-def check_teacher(recorded: Recorded, teacher: Recorded, settings: TeacherSettings) -> None:
-    """Whether a loaded teacher is the one that was recorded.
-
-    Raises:
-        TeacherError: naming what differs.
-    """
-    _compare(recorded, asdict(teacher), settings)
+def check_identity(
+    recorded: Mapping[str, Any], mine: Mapping[str, Any], settings: TeacherSettings
+) -> None:
+    """Raise TeacherError that names the first thing in which ``mine`` is another teacher."""
+    for key, value in mine.items():
+        # Weight files need not be where answers are replayed.
+        if value != recorded[key] and not (key == "weights" and value is None):
+            raise TeacherError(
+                f"teacher.cache_dir = {settings.cache_dir!r} holds answers of a teacher with "
+                f"{key} {recorded[key]!r}; this one's is {value!r}: use another folder"
+            )
 
 
 def weights_fingerprint(path: str | None) -> str | None:
@@ -120,14 +98,3 @@ def weights_fingerprint(path: str | None) -> str | None:
             content.seek(max(0, size - _ENDS))
             found.update(content.read(_ENDS))
     return found.hexdigest()
-
-
-def _compare(recorded: Recorded, mine: dict[str, Any], settings: TeacherSettings) -> None:
-    theirs = asdict(recorded)
-    for key, value in mine.items():
-        # Weight files need not be where answers are replayed.
-        if value != theirs[key] and not (key == "weights" and value is None):
-            raise TeacherError(
-                f"teacher.cache_dir = {settings.cache_dir!r} holds answers of a teacher with "
-                f"{key} {theirs[key]!r}; this one's is {value!r}: use another folder"
-            )

@@ -9,21 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
-from actors.teacher.cache.files import AnswerFiles, write_whole
+from actors.teacher.cache.files import AnswerFiles, opened
 from actors.teacher.cache.identity import (
-    Recorded,
-    check_settings,
-    check_teacher,
-    read_recorded,
-    write_recorded,
+    FILE,
+    check_identity,
+    identity_in,
+    identity_of,
+    info_of,
+    read_identity,
 )
 from actors.teacher.contract.answers import check_answers
 from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+from opd_ray.whole_file import write_whole
 
 _HEAD = "output_head.safetensors"
 
@@ -52,22 +54,21 @@ class CachedTeacher:
         self._settings, self._load, self._own_topk = settings, load, own_topk
         self._folder = Path(settings.cache_dir)
         self._live: Teacher | None = None
-        recorded = read_recorded(self._folder)
-        if recorded is not None:
-            check_settings(recorded, settings)
+        self._identity = read_identity(self._folder)
+        if self._identity:
+            check_identity(self._identity, identity_in(settings), settings)
         elif settings.cache is CacheMode.replay:
             raise TeacherError(
                 f"teacher.cache_dir = {settings.cache_dir!r}: nothing was recorded there; record "
                 "first with teacher.cache=record"
             )
         self._files = AnswerFiles(self._folder)
-        self._recorded = recorded
-        if recorded is None or settings.cache is CacheMode.record:
+        if not self._identity or settings.cache is CacheMode.record:
             self._teacher()
 
     def info(self) -> TeacherInfo:
         """What the recorded teacher said of itself."""
-        return self._identity.info(self._settings)
+        return info_of(self._identity, self._settings)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """Recorded answers; what is missing is asked of the teacher and recorded.
@@ -97,8 +98,9 @@ class CachedTeacher:
         """
         path = self._folder / _HEAD
         if path.is_file():
-            arrays = load_file(path)
-            return arrays["weight"], arrays.get("bias")
+            with opened(path) as file:
+                bias = file.get_tensor("bias") if "bias" in set(file.keys()) else None
+                return file.get_tensor("weight"), bias
         if self._settings.cache is CacheMode.replay:
             raise TeacherError(
                 f"teacher.cache_dir = {self._settings.cache_dir!r}: no output head was recorded "
@@ -118,22 +120,17 @@ class CachedTeacher:
         if self._live is not None:
             self._live.close()
 
-    @property
-    def _identity(self) -> Recorded:
-        assert self._recorded is not None  # since the constructor
-        return self._recorded
-
     def _teacher(self) -> Teacher:
         """The live teacher, loaded when it is first needed and held against the record."""
         if self._live is None:
             self._live = self._load()
-            mine = Recorded.of(self._settings, self._live.info())
+            mine = identity_of(self._settings, self._live.info())
             # Another replica may have begun the folder meanwhile.
-            self._recorded = self._recorded or read_recorded(self._folder)
-            if self._recorded is None:
-                write_recorded(self._folder, mine)
-                self._recorded = mine
-            check_teacher(self._recorded, mine, self._settings)
+            self._identity = self._identity or read_identity(self._folder)
+            if not self._identity:
+                write_whole(self._folder / FILE, json.dumps(mine, indent=1))
+                self._identity = mine
+            check_identity(self._identity, mine, self._settings)
         return self._live
 
     def _ask(self, missing: dict[str, ScoreRequest], asked: int) -> dict[str, TeacherAnswer]:
@@ -163,7 +160,7 @@ class CachedTeacher:
         signal = self._settings.signal.value
         topk = self._settings.topk if signal == "topk" else 0
         parts = [request.prompt_ids, request.response_ids, request.student_topk.ids]
-        if self._identity.reads_student_logprobs:
+        if self._identity["reads_student_logprobs"]:
             parts.append(request.student_topk.logprobs)
         found = hashlib.blake2b(digest_size=20)
         found.update(json.dumps([signal, topk, self._own_topk, [p.shape for p in parts]]).encode())
