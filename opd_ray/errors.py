@@ -1,7 +1,7 @@
 """The kinds of error a user can act on, and the exit code of each.
 
-Every error class of opd-ray derives from ValueError (bad input, found before or without a run) or
-RuntimeError (a run that failed). Those that derive from OpdError too are recognised anywhere.
+Every error class of opd-ray derives from OpdError, and from ValueError (bad input, found before or
+without a run) or RuntimeError (a run that failed). Plain Python errors are faults in the code.
 """
 
 from __future__ import annotations
@@ -49,11 +49,8 @@ class PeerFailure(RunError):
 
 
 def is_known(error: BaseException) -> bool:
-    """Whether the message is meant for the user: an OpdError, or a class of this project's own."""
-    return isinstance(error, OpdError) or type(error).__module__.split(".")[0] in (
-        "opd_ray",
-        "actors",
-    )
+    """Whether the message is meant for the user; also if Ray brought it from another process."""
+    return isinstance(error, OpdError)
 
 
 def exit_code(error: BaseException) -> int:

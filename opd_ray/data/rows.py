@@ -37,7 +37,7 @@ class PromptRow:
 ROLES = ("system", "user", "assistant", "tool")
 
 
-class BadRow(ValueError):
+class BadRow(OpdError, ValueError):
     """What is wrong with one row; whoever knows the row's place adds it."""
 
 

@@ -185,7 +185,10 @@ def _prepared(settings: DataSettings, section: str) -> Source:
 def _chain_sum(settings: DataSettings, section: str) -> Source:
     chosen = settings.chain_sum
     generator = ChainSumGenerator(chosen.terms, chosen.digits, chosen.split.value, chosen.seed)
-    problems = generator.take(chosen.count)
+    try:
+        problems = generator.take(chosen.count)
+    except ValueError as error:
+        raise DataError(f"{section}.chain_sum.count = {chosen.count}: {error}") from error
     return TableSource(
         "chain_sum",
         [{"prompt": p.prompt, "answer": p.answer, "worked": p.worked} for p in problems],

@@ -84,6 +84,6 @@ def _arm_settings(base: TipSettings, arm: StudyArm, place: str) -> TipSettings:
         made = OmegaConf.to_object(merged)
         assert isinstance(made, TipSettings)
         TipFilter(made)
-    except (ImportError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(f"{place} ({arm.name}): {error}") from error
     return made

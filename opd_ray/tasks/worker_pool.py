@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from opd_ray.errors import RunError
 
-class WorkerDied(RuntimeError):
+
+class WorkerDied(RunError):
     """The process was ended before it answered; the next question starts a new one."""
 
     def __init__(self) -> None:
@@ -39,7 +41,7 @@ class _Worker:
         )
         if self._readline() != b"ready\n":
             code = self.close()
-            raise RuntimeError(
+            raise RunError(
                 f"the worker process ended with exit code {code} before it was ready; "
                 f"to see why, run: {' '.join(command)}"
             )
@@ -92,7 +94,7 @@ class WorkerPool:
     def ask(self, question: Any) -> Any:
         """The answer to one question.
 
-        Raises `WorkerDied` when the process died over it and `RuntimeError` when none can start.
+        Raises `WorkerDied` when the process died over it and `RunError` when none can start.
         """
         worker = self._places.get()
         try:

@@ -8,6 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
+from opd_ray.errors import ConfigError
 from opd_ray.tip.quadrants import QuadrantReport, jaccard, quadrant_report
 from opd_ray.tip.ragged import count_per_rollout
 from opd_ray.tip.registry import find_rule, rule_names
@@ -76,9 +77,9 @@ class TipFilter:
                 give equal draws, whichever batch the rollout is in.
             step: from 0; sets rho by its schedule.
 
-        Raises MissingScoreError if the rule needs a score that is None, ValueError if ``seeds_R``
-        has the wrong length or the rule gives scores that are not finite (or, as weights,
-        negative).
+        Raises MissingScoreError if the rule needs a score that is None, ConfigError if it gives
+        scores that are not finite (or, as weights, negative), ValueError if ``seeds_R`` has the
+        wrong length.
         """
         settings = self.settings
         if np.shape(seeds_R) != scores.lengths_R.shape:
@@ -137,7 +138,7 @@ class TipFilter:
             return np.ones(len(inputs), dtype=np.float32)
         if settings.selection == "soft":
             if np.any(scores_M < 0):
-                raise ValueError(
+                raise ConfigError(
                     f"rule {self.rule.name} gives {scores_M.min()}; soft weights must not "
                     "be negative: use selection=top_share, or shift the score"
                 )
@@ -217,15 +218,15 @@ class TipFilter:
 
 
 def _scores(rule: Rule, inputs: RuleInputs) -> np.ndarray:
-    """What ``rule`` says of every token, [M] float32; ValueError on a wrong shape or NaN."""
+    """What ``rule`` says of every token, [M] float32; ConfigError on a wrong shape or NaN."""
     scores_M = np.asarray(rule.score(inputs), dtype=np.float32)
     if scores_M.shape != (len(inputs),):
-        raise ValueError(
+        raise ConfigError(
             f"rule {rule.name} gives scores of shape {scores_M.shape} for {len(inputs)} tokens"
         )
     if not np.all(np.isfinite(scores_M)):
         index = int(np.argmin(np.isfinite(scores_M)))
-        raise ValueError(
+        raise ConfigError(
             f"rule {rule.name} gives a score of {scores_M[index]} for token {index} of the batch; "
             "scores must be finite"
         )

@@ -7,6 +7,7 @@ from math import log
 
 import numpy as np
 
+from opd_ray.errors import OpdError
 from opd_ray.tip.ragged import count_per_rollout, positions, rollout_starts
 
 _AT_TOPK = "a teacher that scores the student's top-k (rollout.record_topk)"
@@ -41,7 +42,7 @@ _RANGES = {
 _ROUNDING = 1e-3
 
 
-class MissingScoreError(ValueError):
+class MissingScoreError(OpdError, ValueError):
     """A rule asks for a score that this batch does not have."""
 
     def __init__(self, score: str, wanted_by: str) -> None:

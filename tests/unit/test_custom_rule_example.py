@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from opd_ray.errors import ConfigError
 from opd_ray.tip import MissingScoreError, RuleInputs, TipFilter, TipSettings, TokenScores
 
 FOLDER = Path(__file__).parents[2] / "examples" / "custom_rule"
@@ -86,9 +87,9 @@ def test_a_class_is_a_rule_too():
 
 
 def test_mistakes_in_a_rule_are_named():
-    with pytest.raises(ValueError, match=r"Broken gives a score of nan for token 0"):
+    with pytest.raises(ConfigError, match=r"Broken gives a score of nan for token 0"):
         TipFilter(TipSettings(rule=f"{__name__}:Broken")).select(batch(), np.zeros(2, int), 0)
-    with pytest.raises(ValueError, match=r"Short gives scores of shape \(3,\) for 4 tokens"):
+    with pytest.raises(ConfigError, match=r"Short gives scores of shape \(3,\) for 4 tokens"):
         TipFilter(TipSettings(rule=f"{__name__}:Short")).select(batch(), np.zeros(2, int), 0)
     with pytest.raises(ValueError, match="keeps='middle' must be one of"):
         TipFilter(TipSettings(rule=f"{__name__}:Undecided"))

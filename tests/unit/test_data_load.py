@@ -188,6 +188,12 @@ def test_chain_sum_source_keeps_to_its_split() -> None:
     assert str(sum(map(int, row.text.rstrip("=").split("+")))) == row.answer  # type: ignore[union-attr]
 
 
+def test_more_chain_sums_than_there_are_name_the_key() -> None:
+    settings = DataSettings(chain_sum=ChainSumSettings(terms=2, digits=1, count=100))
+    with pytest.raises(DataError, match="data.chain_sum.count = 100: chain_sum has only .*ask for"):
+        load_prompts(settings)
+
+
 def test_duplicates_are_dropped_and_counted(tmp_path: Path) -> None:
     settings = jsonl(tmp_path / "a.jsonl", [*ROWS, ROWS[1], ROWS[1], {**ROWS[2], "answer": 9}])
     loaded = load_prompts(settings)

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opd_ray.errors import RunError
 from opd_ray.tasks.chain_sum import ChainSumGenerator, ChainSumProblem, ChainSumTask, Split
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def make_pair(
 
     The teacher runs its whole one-cycle schedule of `teacher_steps`. The student stops at the
     first check, every 10 steps, at which it solves `student_accuracy` of 500 training problems
-    greedily; `student_steps` is its limit, and reaching it first raises `RuntimeError`.
+    greedily; `student_steps` is its limit, and reaching it first raises `RunError`.
     Weights are stored in bf16; accuracies (greedy, `heldout_problems` held-out problems, or all
     there are) are measured on the stored weights read back in fp32. Uses the caller's number of
     torch threads.
@@ -131,7 +132,7 @@ def make_pair(
         if accuracy >= student_accuracy:
             break
     else:
-        raise RuntimeError(
+        raise RunError(
             f"the student did not reach student_accuracy = {student_accuracy} within "
             f"student_steps = {student_steps}: raise student_steps, or lower terms or digits"
         )
