@@ -70,11 +70,6 @@ class Rollout:
     # A TopK, or the Ray object reference to one: the coordinator passes it on unread.
     topk: Any = None
 
-    @property
-    def num_tokens(self) -> int:
-        """Prompt and response tokens together."""
-        return len(self.prompt_ids) + len(self.response_ids)
-
 
 @dataclass(frozen=True)
 class TeacherInfo:

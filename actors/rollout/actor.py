@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import ray
@@ -42,17 +40,8 @@ class RolloutActor(Lifeline):
         self._inbox: queue.SimpleQueue[tuple[Sequence[RolloutRequest], bool]] = queue.SimpleQueue()
 
     @ray.method(concurrency_group="engine")
-    def ready(self) -> dict[str, Any]:
-        """Returns once the engine is up: sizes of the model, versions, and where it runs."""
-        return {
-            "vocab_size": self._engine.vocab_size,
-            "context_length": self._engine.context_length,
-            "weights_version": self._engine.weights_version,
-            "versions": {package: version(package) for package in ("torch", "transformers")}
-            | {"vllm": self._engine.vllm_version},
-            "pid": os.getpid(),
-            "node": ray.util.get_node_ip_address(),
-        }
+    def ready(self) -> None:
+        """Returns once the engine is up."""
 
     @ray.method(concurrency_group="engine", num_returns="streaming")
     def generate(
@@ -133,8 +122,3 @@ class RolloutActor(Lifeline):
             return rollout
         self._topk_refs.append(ray.put(rollout.topk))
         return replace(rollout, topk=self._topk_refs[-1])
-
-    @ray.method(concurrency_group="engine")
-    def shutdown(self) -> None:
-        """Release the engine; the actor is of no use afterwards."""
-        self._engine.shutdown()

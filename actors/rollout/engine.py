@@ -131,26 +131,9 @@ class RolloutEngine:
         return args
 
     @property
-    def vocab_size(self) -> int:
-        """Rows of the student's distribution, padding rows included."""
-        return self._engine.model_config.get_vocab_size()
-
-    @property
     def context_length(self) -> int:
         """Longest prompt plus response, tokens."""
         return self._engine.model_config.max_model_len
-
-    @property
-    def vllm_version(self) -> str:
-        """Version of the installed vLLM, whatever its package is called."""
-        import vllm
-
-        return vllm.__version__
-
-    @property
-    def weights_version(self) -> int:
-        """Version of the weights in use; 0 are those loaded from the folder."""
-        return int(self._engine.get_weight_version())
 
     def has_unfinished(self) -> bool:
         """Whether :meth:`step` has anything to do."""
@@ -250,10 +233,6 @@ class RolloutEngine:
             raise RuntimeError("vLLM kept its prefix cache over a weight update")
         self._engine.set_weight_version(str(version))
         self._weights_complete = True
-
-    def shutdown(self) -> None:
-        """Release the engine's memory and processes."""
-        self._engine.engine_core.shutdown()
 
     def _check(self, request: RolloutRequest, ids_in_use: set[str]) -> None:
         length, longest = len(request.prompt_ids), self.context_length - 1

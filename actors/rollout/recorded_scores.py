@@ -41,10 +41,6 @@ class ScoreArena:
         self.topk_ids_RK = torch.empty(rows, topk, dtype=torch.int32, device=device)
         self.topk_logprobs_RK = torch.empty(rows, topk, dtype=torch.float32, device=device)
 
-    @property
-    def rows_in_use(self) -> int:
-        return len(self.entropy_R) - len(self._free)
-
     def take_row(self) -> int:
         """A free row."""
         if not self._free:

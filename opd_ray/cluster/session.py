@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from types import TracebackType
 
 import ray
 
@@ -65,12 +64,7 @@ class RaySession:
         """What the nodes offer."""
         return from_ray_nodes(ray.nodes())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         ray.shutdown()
 
 

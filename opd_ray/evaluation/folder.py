@@ -7,43 +7,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from opd_ray.errors import OutputFolderError
-from opd_ray.output.folder import FolderLock, flat
+from opd_ray.output.folder import LockedFolder, flat
 from opd_ray.whole_file import write_whole
 
 
-class EvaluationFolder:
-    """Use it as a context manager: the folder is locked inside.
+class EvaluationFolder(LockedFolder):
+    """The folder of an evaluation, locked inside a ``with`` block.
 
     ``settings.json`` holds what decides the figures; ``<task>/greedy.jsonl`` and
     ``<task>/sampled.jsonl`` hold a record a problem, in the order in which problems were finished.
-
-    Raises OutputFolderError on entering: it cannot be made or written, or is in use.
     """
 
     def __init__(self, path: Path, key: str = "--out") -> None:
-        self.path = path
+        super().__init__(path, key)
         self.results_json = path / "results.json"
         self.results_md = path / "results.md"
         self.tensorboard = path / "tensorboard"
         self._settings_path = path / "settings.json"
-        self._key = key
-        self._lock = FolderLock(path, key)
-
-    def __enter__(self) -> EvaluationFolder:
-        self._lock.acquire()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,7 +51,7 @@ class EvaluationFolder:
         ]
         if differences:
             raise OutputFolderError(
-                f"{self._key} = {str(self.path)!r}: holds an evaluation with other settings "
+                f"{self._named}: holds an evaluation with other settings "
                 f"({'; '.join(differences)}); choose another folder, or delete it"
             )
         write_whole(self._settings_path, json.dumps(_merged(old, new), indent=1) + "\n")

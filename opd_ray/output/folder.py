@@ -12,8 +12,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from omegaconf import OmegaConf
 
@@ -21,19 +20,71 @@ from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config
 from opd_ray.errors import OutputFolderError
 
+LOCK_FILE = "run.lock"
 # A run that goes on may not differ in these; everything else may change between its parts.
 IDENTITY = ("student.path", "data", "run.seed")
 
 
-class OutputFolder:
-    """Everything one run writes. Use it as a context manager: the lock is held inside.
+class LockedFolder:
+    """A folder that is made, and locked inside a ``with`` block.
 
-    Raises OutputFolderError on entering: the folder cannot be made or written, or another live run
-    holds it. The lock dies with its process, so a killed run never blocks the next one.
+    The lock dies with its process, so a killed run never blocks the next one.
+
+    Args:
+        path: the folder.
+        key: the configuration key or option that named it, for messages.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, key: str) -> None:
         self.path = Path(path)
+        self._named = f"{key} = {str(path)!r}"
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        """Raises OutputFolderError: the folder cannot be made, written or locked, or is in use."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise OutputFolderError(
+                f"{self._named}: cannot be written ({error.strerror}); "
+                "choose a folder that you may write to"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 1000).decode(errors="replace") or "another process"
+            os.close(lock)
+            raise OutputFolderError(
+                f"{self._named}: in use by {holder}; wait for it, stop it, or choose another folder"
+            ) from None
+        except OSError as error:
+            os.close(lock)
+            raise OutputFolderError(
+                f"{self._named}: its file system cannot lock files ({error.strerror}); choose a "
+                "folder on another one"
+            ) from error
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(lock, 0)
+        holder = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
+        os.pwrite(lock, holder.encode(), 0)
+        self._lock = lock
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        assert self._lock is not None
+        os.ftruncate(self._lock, 0)
+        # Said aloud: closing alone would leave the lock with a process forked in the meantime.
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        os.close(self._lock)
+        self._lock = None
+
+
+class OutputFolder(LockedFolder):
+    """Everything one run writes."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, "run.output_dir")
         self.config = self.path / "config.yaml"
         self.versions = self.path / "versions.json"
         self.metrics = self.path / "metrics.jsonl"
@@ -42,19 +93,6 @@ class OutputFolder:
         self.plots = self.path / "plots"
         self.export = self.path / "export"
         self.report = self.path / "report.txt"
-        self._lock = FolderLock(self.path, "run.output_dir")
-
-    def __enter__(self) -> OutputFolder:
-        self._lock.acquire()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
 
     def check(self, config: Config) -> None:
         """Raise OutputFolderError when the folder holds a run that this one must not touch.
@@ -67,7 +105,7 @@ class OutputFolder:
         refused = [text for text in differences if anew or text.startswith(IDENTITY)]
         if refused:
             raise OutputFolderError(
-                f"run.output_dir = {str(self.path)!r}: holds another run ({'; '.join(refused)}); "
+                f"{self._named}: holds another run ({'; '.join(refused)}); "
                 "choose another run.output_dir, or delete the folder"
             )
 
@@ -125,61 +163,3 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     else:
         return {prefix: tree}
     return {key: leaf for name, value in parts for key, leaf in flat(value, name).items()}
-
-
-LOCK_FILE = "run.lock"
-
-
-class FolderLock:
-    """The lock of a folder, which is made if it is not there.
-
-    It dies with its process, so a killed run never blocks the next one.
-
-    Args:
-        path: the folder.
-        key: the configuration key or option that named it, for messages.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._path = path
-        self._name = f"{key} = {str(path)!r}"
-        self._lock: int | None = None
-
-    def acquire(self) -> None:
-        """Raises OutputFolderError: the folder cannot be made, written or locked, or is in use."""
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise OutputFolderError(
-                f"{self._name}: cannot be written ({error.strerror}); "
-                "choose a folder that you may write to"
-            ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(lock, 1000).decode(errors="replace") or "another process"
-            os.close(lock)
-            raise OutputFolderError(
-                f"{self._name}: in use by {holder}; wait for it, stop it, or choose another folder"
-            ) from None
-        except OSError as error:
-            os.close(lock)
-            raise OutputFolderError(
-                f"{self._name}: its file system cannot lock files ({error.strerror}); choose a "
-                "folder on another one"
-            ) from error
-        started = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(lock, 0)
-        holder = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
-        os.pwrite(lock, holder.encode(), 0)
-        self._lock = lock
-
-    def release(self) -> None:
-        """Let the next process have the folder."""
-        assert self._lock is not None
-        os.ftruncate(self._lock, 0)
-        # Said aloud: closing alone would leave the lock with a process forked in the meantime.
-        fcntl.flock(self._lock, fcntl.LOCK_UN)
-        os.close(self._lock)
-        self._lock = None

@@ -31,7 +31,6 @@ class Pairing:
     """What a checked pair shares."""
 
     vocab_size: int  # real tokens; rows beyond them are padding in both models
-    context_length: int  # the shorter of both models
     tokenizer_hash: str  # the student's
     accepted: tuple[str, ...]  # differences found and accepted, in words
     # Tokens a teacher can read, by its path, of teachers with files.
@@ -87,7 +86,6 @@ def check_pairings(config: Config) -> Pairing:
     return replace(
         found[0],
         vocab_size=min(pairing.vocab_size for pairing in found),
-        context_length=min(pairing.context_length for pairing in found),
         accepted=tuple(
             f"{key}: {in_words_of(key, text)}" for key, p in pairings.items() for text in p.accepted
         ),
@@ -109,7 +107,6 @@ def compare_models(
         )
     return Pairing(
         vocab_size=min(student.vocab_size, teacher.vocab_size),
-        context_length=min(student.context_length, teacher.context_length),
         tokenizer_hash=student.tokenizer_hash,
         accepted=tuple(text for _, text in found),
         teacher_contexts={teacher.path: teacher.context_length},
@@ -124,7 +121,6 @@ def _student_alone(student: ModelFacts, context_length: int) -> Pairing:
         raise PairingError(f"student {student.path}:\n{listed}")
     return Pairing(
         vocab_size=student.vocab_size,
-        context_length=student.context_length,
         tokenizer_hash=student.tokenizer_hash,
         accepted=(),
     )

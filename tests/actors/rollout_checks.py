@@ -70,17 +70,14 @@ class EngineHost:
         """Any method of an engine."""
         return getattr(self._engines[name], method)(*args)
 
-    def read(self, name: str, attribute: str) -> Any:
-        """Any property of an engine."""
-        return getattr(self._engines[name], attribute)
-
     def preemptions(self, name: str) -> int:
         """How often vLLM took a running request off an engine for want of KV blocks."""
         return self._preemptions[name]
 
     def rows_in_use(self, name: str) -> int:
         """Rows of recorded scores that were not given back."""
-        return self._recorder(name).arena.rows_in_use
+        arena = self._recorder(name).arena
+        return len(arena.entropy_R) - len(arena._free)
 
     def norms(self, name: str) -> list[list[str]]:
         """The implementations of RMS norms that an engine's worker tries, in that order."""

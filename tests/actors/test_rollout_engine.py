@@ -106,7 +106,7 @@ def test_a_response_ends_at_the_context_length(host, folders):
     (request,) = tiny_requests(prompts=1, samples=1, shortest=CONTEXT_LENGTH - 3)
     (rollout,) = generate(host, "tied", [request], temperature=0.0)
     assert rollout.finish_reason == "length"
-    assert rollout.num_tokens == CONTEXT_LENGTH
+    assert len(rollout.prompt_ids) + len(rollout.response_ids) == CONTEXT_LENGTH
     assert_scores_match(load(folders[True]), rollout)
 
 
@@ -238,7 +238,6 @@ def test_new_weights_replace_every_old_one(host, folders, name):
         chunks = list(pack(named_weights(model), chunk_bytes=1 << 14))
         assert len(chunks) > 5
         host.call(name, "update_weights", version, chunks)
-        assert host.read(name, "weights_version") == version
         for rollout in generate(host, name, requests):
             assert rollout.weights_version == version
             assert_scores_match(model, rollout)

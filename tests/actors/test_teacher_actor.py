@@ -136,7 +136,7 @@ def test_two_replicas_end_to_end(folder, replicas, tmp_path):
     pool.drop([r.rollout_id for r in made[20:]])
     assert ray.get([held_bytes(handle) for _, handle in replicas]) == [0, 0]
     stats = pool.stats()
-    assert stats.scored_tokens == sum(r.num_tokens for r in made)
+    assert stats.scored_tokens == sum(len(r.prompt_ids) + len(r.response_ids) for r in made)
     assert all(tokens > 0 for tokens in stats.tokens_by_replica.values())
     assert stats.signal_rows == sum(map(len, keep.values()))
     assert stats.signal_bytes == sum(s.nbytes for s in kept.values())

@@ -240,10 +240,3 @@ def test_the_sampled_signal_in_bfloat16(half, folder):
             # No further from the truth than another engine's rounding is.
             assert np.abs(mine - best).mean() <= 2 * np.abs(theirs - best).mean() + 0.01, name
             np.testing.assert_allclose(mine, best, atol=0.3, err_msg=name)
-
-
-def test_bad_settings_are_refused_before_an_engine_starts(folder):
-    with pytest.raises(TeacherError, match=r"teacher\.path is not set"):
-        VllmTeacher(TeacherSettings(kind="vllm"))
-    with pytest.raises(TeacherError, match=r"set teacher\.signal to topk or sampled"):
-        VllmTeacher(settings(folder, kind="vllm", signal=SignalChoice.hidden))

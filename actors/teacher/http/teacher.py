@@ -51,13 +51,6 @@ class HttpTeacher:
     def __init__(
         self, settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
     ) -> None:
-        if not settings.url:
-            raise TeacherError("teacher.url is not set: kind http needs the base URL of a server")
-        if settings.signal is SignalChoice.hidden:
-            raise TeacherError(
-                "teacher.signal is hidden, which no server gives: set teacher.signal to topk or "
-                "sampled, or teacher.kind to hf"
-            )
         if vocab_size is None:
             raise TeacherError("a teacher behind a URL needs the number of tokens of the student")
         self._settings, self._own_topk, self._vocab_size = settings, own_topk, vocab_size

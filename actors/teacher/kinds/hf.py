@@ -65,13 +65,6 @@ class HfTeacher:
         own_topk: int = 0,
         chunk_bytes: int = LOGITS_CHUNK_BYTES,
     ) -> None:
-        if settings.path is None:
-            raise TeacherError("teacher.path is not set: the hf teacher needs a model folder")
-        if settings.gpus_per_replica > 1:
-            raise TeacherError(
-                f"teacher.gpus_per_replica is {settings.gpus_per_replica}: an hf teacher runs on "
-                "one device"
-            )
         self._settings = settings
         self._device = torch.device("cuda" if settings.gpus_per_replica else "cpu")
         model = AutoModelForCausalLM.from_pretrained(

@@ -43,19 +43,12 @@ class VllmTeacher:
         own_topk: how many of its own likeliest tokens each answer names beside the signal.
 
     Raises:
-        TeacherError: no path, the hidden signal, or a vocabulary smaller than ``vocab_size``.
+        TeacherError: a vocabulary smaller than ``vocab_size``, or a KV cache that holds no token.
     """
 
     def __init__(
         self, settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
     ) -> None:
-        if settings.path is None:
-            raise TeacherError("teacher.path is not set: the vllm teacher needs a model folder")
-        if settings.signal is SignalChoice.hidden:
-            raise TeacherError(
-                "teacher.signal is hidden, which the vllm teacher does not give: set "
-                "teacher.signal to topk or sampled, or teacher.kind to hf"
-            )
         self._settings, self._own_topk = settings, own_topk
         self._keys = count()
         prepare_vllm(max(1, settings.threads))
