@@ -21,8 +21,8 @@ class EvaluationFolder(LockedFolder):
     ``<task>/sampled.jsonl`` hold a record a problem, in the order in which problems were finished.
     """
 
-    def __init__(self, path: Path, key: str = "--out") -> None:
-        super().__init__(path, key)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "--out")
         self.results_json = path / "results.json"
         self.results_md = path / "results.md"
         self.tensorboard = path / "tensorboard"
