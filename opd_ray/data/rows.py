@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,6 @@ class PromptRow:
     source: str
     # What the teacher reads in place of the prompt; None shows it the student's.
     teacher_text: str | None = None
-    # The columns that the field mapping does not use.
-    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -63,7 +61,6 @@ class RowReader:
             text = prompt
         else:
             messages = self._messages(prompt)
-        used = {fields.prompt, fields.answer, fields.id, fields.source, fields.teacher_prompt}
         return PromptRow(
             id=f"{file_name}:{line}" if fields.id is None else _text(raw, fields.id, "id"),
             text=text,
@@ -75,7 +72,6 @@ class RowReader:
                 if fields.teacher_prompt is None
                 else _text(raw, fields.teacher_prompt, "teacher_prompt")
             ),
-            meta={name: value for name, value in raw.items() if name not in used},
         )
 
     def _messages(self, prompt: Any) -> tuple[Mapping[str, Any], ...]:

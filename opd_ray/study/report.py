@@ -17,11 +17,10 @@ _GRID = 200_001
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of n values; ``half_width`` is NaN where one value gives no spread."""
+    """A mean; ``half_width`` is NaN where one value gives no spread."""
 
     mean: float
     half_width: float
-    n: int
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
@@ -31,9 +30,9 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
         raise ValueError("an interval needs at least one value")
     mean = float(np.mean(values))
     if n == 1:
-        return Interval(mean, math.nan, 1)
+        return Interval(mean, math.nan)
     error = float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Interval(mean, t_quantile(level, n - 1) * error, n)
+    return Interval(mean, t_quantile(level, n - 1) * error)
 
 
 def paired_difference(

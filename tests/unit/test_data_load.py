@@ -47,7 +47,6 @@ def test_jsonl_row_by_row(tmp_path: Path) -> None:
     row = loaded.row(3)
     assert (row.text, row.messages, row.answer) == ("3+1=", None, "4")
     assert (row.id, row.source) == ("sums.jsonl:4", "sums.jsonl")
-    assert row.meta == {"level": 3}
     assert row.teacher_text is None
 
 
@@ -89,7 +88,6 @@ def test_parquet_gives_the_same_rows_as_jsonl(tmp_path: Path) -> None:
     for n in range(5):
         assert table.row(n).text == lines.row(n).text
         assert table.row(n).answer == lines.row(n).answer
-        assert table.row(n).meta == lines.row(n).meta
 
 
 def test_parquet_rows_are_named_by_file_and_row(tmp_path: Path) -> None:
