@@ -1,10 +1,6 @@
 """The nouns that travel between the actors.
 
-Letters of the axes: P prompt tokens, m response tokens of one rollout, N response tokens of a batch
-(flat, ragged), K top-k, n kept rows of one rollout, V vocabulary, D hidden size.
-
-Alignment, everywhere: row t of a per-token array belongs to response token t; it describes the
-distribution that *predicted* that token, at the context before it.
+Letters of axes and the alignment of rows: docs/architecture.md.
 Everything here is numpy, so that the coordinator needs no torch. Numpy has no bfloat16: its bits
 travel as uint16.
 """
@@ -12,6 +8,7 @@ travel as uint16.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +18,14 @@ if TYPE_CHECKING:
 
 
 SignalKind = Literal["topk", "hidden", "sampled"]
+
+
+class Divergence(StrEnum):
+    """Between the student's distribution P and the teacher's Q."""
+
+    reverse_kl = "reverse_kl"  # KL(P||Q)
+    forward_kl = "forward_kl"  # KL(Q||P)
+    jsd = "jsd"  # Jensen-Shannon
 
 
 @dataclass(frozen=True)
@@ -182,16 +187,16 @@ class TeacherAnswer:
 
 @dataclass(frozen=True)
 class RolloutScores:
-    """Small per-token scores of one rollout: all that the coordinator reads of a teacher."""
+    """Small per-token scores of one rollout: all that the coordinator reads of a teacher.
+
+    A column is named as in :data:`opd_ray.tip.scores.SCORES`, which has its unit and range, and
+    holds a float32 number for each of the m response tokens; what the teacher cannot give is not
+    there. The exact pass in the trainer says as much of n kept rows, and beside it the student's
+    ``logprob`` of the sampled token (nats) and ``top1_agree`` (bool).
+    """
 
     rollout_id: str
-    reverse_kl: np.ndarray  # [m] float32, nats
-    forward_kl: np.ndarray  # [m] float32, nats
-    jsd: np.ndarray  # [m] float32, nats
-    teacher_logprob: np.ndarray  # [m] float32, nats
-    teacher_mass: np.ndarray  # [m] float32, teacher's probability of the student's top-K
-    teacher_entropy: np.ndarray | None = None  # [m] float32, nats
-    union_forward_kl: np.ndarray | None = None  # [m] float32, nats
+    columns: dict[str, np.ndarray]  # [m], or [n] from the trainer
     retries: int = 0  # requests that the teacher had to send again, see TeacherAnswer
 
 
@@ -228,21 +233,6 @@ class TrainStats:
     gap_max: float
     skipped: bool  # no rank kept a token
     seconds: float
-
-
-@dataclass(frozen=True)
-class ExactItemScores:
-    """Full-vocabulary scores of one rollout, from a pass in the trainer ([n] float32 each)."""
-
-    rollout_id: str
-    entropy: np.ndarray
-    reverse_kl: np.ndarray
-    forward_kl: np.ndarray
-    jsd: np.ndarray
-    logprob: np.ndarray  # student's, of the sampled token
-    teacher_logprob: np.ndarray
-    teacher_entropy: np.ndarray
-    top1_agree: np.ndarray  # [n] bool
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

@@ -119,27 +119,17 @@ class TeacherServer:
 
 def _scores(request: ScoreRequest, answer: TeacherAnswer) -> RolloutScores:
     student, own = request.student_topk, answer.topk
-    try:
-        streamed = streamed_scores(
-            student.ids,
-            student.logprobs,
-            answer.at_student_topk,
-            None if own is None else own.ids,
-            None if own is None else own.logprobs,
-        )
-    except ValueError as error:
-        raise TeacherError(f"rollout {request.rollout_id!r}: {error}") from error
-    return RolloutScores(
-        rollout_id=request.rollout_id,
-        reverse_kl=streamed.reverse_kl_m,
-        forward_kl=streamed.forward_kl_m,
-        jsd=streamed.jsd_m,
-        teacher_logprob=answer.logprob,
-        teacher_mass=streamed.teacher_mass_m,
-        teacher_entropy=answer.entropy,
-        union_forward_kl=streamed.union_forward_kl_m,
-        retries=answer.retries,
+    streamed = streamed_scores(
+        student.ids,
+        student.logprobs,
+        answer.at_student_topk,
+        None if own is None else own.ids,
+        None if own is None else own.logprobs,
     )
+    columns = streamed.columns() | {"teacher_logprob": answer.logprob}
+    if answer.entropy is not None:
+        columns["teacher_entropy"] = answer.entropy
+    return RolloutScores(request.rollout_id, columns, answer.retries)
 
 
 class SignalStore:

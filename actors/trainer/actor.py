@@ -10,7 +10,7 @@ import ray
 
 from actors.process import LIFELINE_GROUP, Lifeline
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
-from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats
+from opd_ray.types import HeadPart, RolloutScores, Signal, TrainItem, TrainStats
 
 
 @ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1})
@@ -72,7 +72,7 @@ class TrainerActor(Lifeline):
     @ray.method(concurrency_group="rank")
     def score(
         self, micro_batches: Sequence[Sequence[TrainItem]], *signal_maps: Mapping[str, Signal]
-    ) -> list[ExactItemScores]:
+    ) -> list[RolloutScores]:
         """Exact scores of the items' rows; give references to the signal maps."""
         return self._trainer.score(micro_batches, *signal_maps)
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from actors.trainer.batch import MicroBatch
 from actors.trainer.student import HeadFunction
 from opd_ray.config.schema import LossSettings
-from opd_ray.divergence import Target, exact_scores, linear_divergence
-from opd_ray.types import ExactItemScores
+from opd_ray.divergence import ExactScores, Target, exact_scores, linear_divergence
+from opd_ray.types import RolloutScores
 
-_SCORES = [field.name for field in fields(ExactItemScores) if field.name != "rollout_id"]
+_SCORES = [field.name.removesuffix("_N") for field in fields(ExactScores)]
 
 
 class Objective:
@@ -59,7 +59,7 @@ class Objective:
         return function
 
     def scores(self, batch: MicroBatch) -> HeadFunction:
-        """Gives the columns of :class:`ExactItemScores`, ``[N]`` each, at temperature 1."""
+        """Gives the fields of :class:`ExactScores`, ``[N]`` each, at temperature 1."""
 
         def function(
             hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
@@ -96,17 +96,17 @@ def _rows_of(batch: MicroBatch) -> Iterator[tuple[slice, Target]]:
         start += target.num_rows
 
 
-def split_scores(batch: MicroBatch, columns: Sequence[Tensor]) -> list[ExactItemScores]:
+def split_scores(batch: MicroBatch, columns: Sequence[Tensor]) -> list[RolloutScores]:
     """The columns of :meth:`Objective.scores` by rollout."""
     lengths = list(batch.rows_per_rollout)
     parts = [[part.numpy() for part in column.cpu().split(lengths)] for column in columns]
     return [
-        ExactItemScores(rollout_id, **dict(zip(_SCORES, values, strict=True)))
+        RolloutScores(rollout_id, dict(zip(_SCORES, values, strict=True)))
         for rollout_id, *values in zip(batch.rollout_ids, *parts, strict=True)
     ]
 
 
-def no_scores(rollout_id: str) -> ExactItemScores:
+def no_scores(rollout_id: str) -> RolloutScores:
     """The scores of a rollout without rows."""
     empty = dict.fromkeys(_SCORES, np.zeros(0, np.float32)) | {"top1_agree": np.zeros(0, bool)}
-    return ExactItemScores(rollout_id, **empty)
+    return RolloutScores(rollout_id, empty)

@@ -24,7 +24,7 @@ from opd_ray.batching.micro_batches import width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.errors import PeerFailure, RunError
-from opd_ray.types import ExactItemScores, HeadPart, Signal, TrainItem, TrainStats, to_tensor
+from opd_ray.types import HeadPart, RolloutScores, Signal, TrainItem, TrainStats, to_tensor
 
 
 class TrainerError(RunError):
@@ -165,7 +165,7 @@ class Trainer:
 
     def score(
         self, micro_batches: Sequence[Sequence[TrainItem]], *signal_maps: Mapping[str, Signal]
-    ) -> list[ExactItemScores]:
+    ) -> list[RolloutScores]:
         """Full-vocabulary scores of the items' rows, without gradients.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -82,16 +82,8 @@ def exact_scores(
     else:
         teacher = _FullTeacher(teacher_logits(target, cut))
     column = functools.partial(torch.empty, num_rows, dtype=dtype, device=device)
-    scores = ExactScores(
-        entropy_N=column(),
-        reverse_kl_N=column(),
-        forward_kl_N=column(),
-        jsd_N=column(),
-        logprob_N=column(),
-        teacher_logprob_N=column(),
-        teacher_entropy_N=column(),
-        top1_agree_N=column(dtype=torch.bool),
-    )
+    columns = {field.name: column() for field in fields(ExactScores)}
+    scores = ExactScores(**columns | {"top1_agree_N": column(dtype=torch.bool)})
     for rows in slices(0, num_rows, chunk):
         student.load(rows)
         teacher.load(rows)

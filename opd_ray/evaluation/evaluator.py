@@ -75,14 +75,16 @@ class Evaluator:
         scored = self._scorer.score(requests, self._sampling, teacher_prompts)
         scores = self._trainers.score([s.whole() for s in scored], self._teachers.take)
         gaps = [
-            np.abs(found.logprob - s.rollout.logprob[s.rollout.response_mask > 0])
+            np.abs(found.columns["logprob"] - s.rollout.logprob[s.rollout.response_mask > 0])
             for found, s in zip(scores, scored, strict=True)
         ]
         return {
-            "eval/kl": float(np.concatenate([s.forward_kl for s in scores]).mean()),
-            "eval/reverse_kl": float(np.concatenate([s.reverse_kl for s in scores]).mean()),
-            "eval/top1": float(np.concatenate([s.top1_agree for s in scores]).mean()),
-            "eval/entropy": float(np.concatenate([s.entropy for s in scores]).mean()),
+            "eval/kl": float(np.concatenate([s.columns["forward_kl"] for s in scores]).mean()),
+            "eval/reverse_kl": float(
+                np.concatenate([s.columns["reverse_kl"] for s in scores]).mean()
+            ),
+            "eval/top1": float(np.concatenate([s.columns["top1_agree"] for s in scores]).mean()),
+            "eval/entropy": float(np.concatenate([s.columns["entropy"] for s in scores]).mean()),
             "eval/sync_gap": float(np.concatenate(gaps).mean()),
         }
 

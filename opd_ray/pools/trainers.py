@@ -13,7 +13,7 @@ from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.pools.watch import ActorWatch
-from opd_ray.types import ExactItemScores, TrainItem, TrainStats
+from opd_ray.types import RolloutScores, TrainItem, TrainStats
 
 # Gives references to the signals of the named rollouts' rows; a trainer resolves them itself.
 SignalSource = Callable[[Mapping[str, np.ndarray]], Sequence[ray.ObjectRef]]
@@ -57,7 +57,7 @@ class TrainerGroup:
         ]
         return _add_up(self._gather(refs, "a training step"))
 
-    def score(self, items: Sequence[TrainItem], signals: SignalSource) -> list[ExactItemScores]:
+    def score(self, items: Sequence[TrainItem], signals: SignalSource) -> list[RolloutScores]:
         """Exact scores of the rows of ``items``, in the order of ``items``."""
         refs = [
             handle.score.remote(micro_batches, *found)

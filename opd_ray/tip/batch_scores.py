@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from opd_ray.tip.ragged import count_per_rollout
-from opd_ray.tip.scores import TokenScores
-from opd_ray.types import ExactItemScores, Rollout, RolloutScores
-
-# What RolloutScores says of a rollout as a whole; all its other fields have a value a token.
-_OF_THE_ROLLOUT = ("rollout_id", "retries")
-# Not told by every kind of teacher: a batch that several scored has it for some rollouts only.
-_MAY_BE_UNKNOWN = ("teacher_entropy",)
+from opd_ray.tip.scores import SCORES, TokenScores
+from opd_ray.types import Rollout, RolloutScores
 
 
 def batch_scores(
@@ -24,8 +19,8 @@ def batch_scores(
     """The streamed scores of a batch, in the order of ``rollouts``.
 
     Raises ValueError if the two do not name the same rollouts in the same order, if an array does
-    not have one value for each response token, or if a score is there for some rollouts only. The
-    teacher's entropy, which not every kind of teacher knows, is then left out.
+    not have one value for each response token, or if a score is there for some rollouts only. One
+    that not every kind of teacher knows, as its entropy, is then left out.
     """
     names = [rollout.rollout_id for rollout in rollouts]
     if names != [score.rollout_id for score in scores]:
@@ -34,38 +29,37 @@ def batch_scores(
         raise ValueError("a batch must have at least one rollout")
     lengths = [len(rollout.response_ids) for rollout in rollouts]
 
-    def joined(items: Sequence[Any], field: str) -> np.ndarray | None:
-        parts = [getattr(item, field) for item in items]
-        if all(part is None for part in parts):
+    def joined(name: str, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        if SCORES[name].optional and any(part is None for part in parts):
             return None
-        if field in _MAY_BE_UNKNOWN and any(part is None for part in parts):
-            return None
-        for name, part, length in zip(names, parts, lengths, strict=True):
+        whole: list[np.ndarray] = []
+        for rollout, part, length in zip(names, parts, lengths, strict=True):
             if part is None:
-                raise ValueError(f"{field} is missing for rollout {name}, but there for others")
+                raise ValueError(f"{name} is missing for rollout {rollout}, but there for others")
             if np.shape(part) != (length,):
                 raise ValueError(
-                    f"{field} of rollout {name} has shape {np.shape(part)}; it must have one value "
-                    f"for each of the {length} response tokens"
+                    f"{name} of rollout {rollout} has shape {np.shape(part)}; it must have one "
+                    f"value for each of the {length} response tokens"
                 )
-        return np.concatenate(parts)
+            whole.append(part)
+        return np.concatenate(whole)
 
-    scored = {
-        f"{field.name}_N": joined(scores, field.name)
-        for field in fields(RolloutScores)
-        if field.name not in _OF_THE_ROLLOUT
+    parts: dict[str, list[np.ndarray | None]] = {
+        "entropy": [rollout.entropy for rollout in rollouts],
+        "rollout_logprob": [rollout.logprob for rollout in rollouts],
     }
+    for name in dict.fromkeys(name for score in scores for name in score.columns):
+        parts[name] = [score.columns.get(name) for score in scores]
+    joined_N: dict[str, Any] = {f"{name}_N": joined(name, of) for name, of in parts.items()}
     return TokenScores(
         lengths_R=np.array(lengths),
         response_mask_N=np.concatenate([rollout.response_mask for rollout in rollouts]),
         vocab_size=vocab_size,
-        entropy_N=joined(rollouts, "entropy"),
-        rollout_logprob_N=joined(rollouts, "logprob"),
-        **scored,
+        **joined_N,
     )
 
 
-def with_exact_scores(scores: TokenScores, exact: Sequence[ExactItemScores]) -> TokenScores:
+def with_exact_scores(scores: TokenScores, exact: Sequence[RolloutScores]) -> TokenScores:
     """``scores`` with those that the trainer works out over the full vocabulary in their place.
 
     ``exact`` holds, for each rollout in order, the rows of response_mask 1. The rest (teacher mass,
@@ -77,24 +71,15 @@ def with_exact_scores(scores: TokenScores, exact: Sequence[ExactItemScores]) -> 
     if len(exact) != len(counts_R):
         raise ValueError(f"exact scores of {len(exact)} rollouts for a batch of {len(counts_R)}")
     for item, count in zip(exact, counts_R, strict=True):
-        if len(item.entropy) != count:
-            raise ValueError(
-                f"exact scores of rollout {item.rollout_id} have {len(item.entropy)} rows; "
-                f"its response has {count} tokens of mask 1"
-            )
-
-    def spread(field: str) -> np.ndarray:
+        for values in item.columns.values():
+            if len(values) != count:
+                raise ValueError(
+                    f"exact scores of rollout {item.rollout_id} have {len(values)} rows; "
+                    f"its response has {count} tokens of mask 1"
+                )
+    changes: dict[str, Any] = {}
+    for name in SCORES.keys() & exact[0].columns.keys():
         values_N = np.zeros(len(mask_N), dtype=np.float32)
-        values_N[mask_N] = np.concatenate([getattr(item, field) for item in exact])
-        return values_N
-
-    names = (
-        "entropy",
-        "reverse_kl",
-        "forward_kl",
-        "jsd",
-        "teacher_logprob",
-        "teacher_entropy",
-    )
-    changes: dict[str, Any] = {f"{name}_N": spread(name) for name in names}
+        values_N[mask_N] = np.concatenate([item.columns[name] for item in exact])
+        changes[f"{name}_N"] = values_N
     return replace(scores, **changes)

@@ -42,7 +42,9 @@ class TipFilter:
     """Applies one rule, step after step. Its only state is that of normalising over the stream."""
 
     def __init__(self, settings: TipSettings, loss_score: str = "reverse_kl") -> None:
-        """``loss_score`` names the score that is the run's loss, for the quadrants' mean loss.
+        """``loss_score`` names the run's loss, whose score gives the quadrants' ``mean_loss``.
+
+        That is None where the loss is no score a token, or none of the batch at hand.
 
         Raises ValueError if there is no such rule, or it does not go with ``selection``.
         """

@@ -26,7 +26,7 @@ class Quadrant:
     kept_share: float | None  # of this quadrant's tokens
     mean_h: float | None  # H / ln V, in [0, 1]
     mean_divergence: float | None  # nats
-    mean_loss: float | None  # nats; None also where no loss is known
+    mean_loss: float | None  # nats; None also where the loss is no score of the batch
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from opd_ray.tip.normalise import normalise
 from opd_ray.tip.running_quantiles import RunningQuantiles
-from opd_ray.tip.scores import SCORE_SOURCES, TokenScores
+from opd_ray.tip.scores import SCORES, TokenScores
 from opd_ray.tip.settings import TipSettings
 
 KEEPS = ("top", "bottom", "sampled", "all")
@@ -28,7 +28,7 @@ class Rule:
     keeps: str
 
     def __post_init__(self) -> None:
-        known = (*SCORE_SOURCES, "divergence")
+        known = (*SCORES, "divergence")
         for need in self.needs:
             if need not in known:
                 raise ValueError(f"rule {self.name}: no score is called {need!r}; known: {known}")

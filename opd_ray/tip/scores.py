@@ -1,9 +1,13 @@
-"""Per-token scores of a batch: flat arrays over its N response tokens, checked on construction."""
+"""Per-token scores of a batch: flat arrays over its N response tokens, checked on construction.
+
+The fields of :class:`TokenScores` are the one table of scores: what is not in it is no score.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from math import log
+from math import inf, log
+from typing import Annotated, get_type_hints
 
 import numpy as np
 
@@ -11,44 +15,35 @@ from opd_ray.errors import OpdError
 from opd_ray.tip.ragged import count_per_rollout, positions, rollout_starts
 
 _AT_TOPK = "a teacher that scores the student's top-k (rollout.record_topk)"
-# Score -> what gives it. The text ends the error of a rule that misses one.
-SCORE_SOURCES = {
-    "entropy": "every rollout actor; scoring=exact works it out again in the trainer",
-    "reverse_kl": f"{_AT_TOPK}, or scoring=exact",
-    "forward_kl": f"{_AT_TOPK}, or scoring=exact",
-    "jsd": f"{_AT_TOPK}, or scoring=exact",
-    "teacher_logprob": "every teacher",
-    "teacher_entropy": "scoring=exact, or a teacher that sees its whole distribution",
-    "teacher_mass": _AT_TOPK,
-    "union_forward_kl": "a teacher that also returns its own top-k ids",
-    "rollout_logprob": "every rollout actor",
-    "position": "always there",
-}
-# Least and greatest value a score may take (nats; teacher_mass a probability); entropy also has ln
-# V.
-_RANGES = {
-    "entropy": (0.0, np.inf),
-    "reverse_kl": (0.0, np.inf),
-    "forward_kl": (0.0, np.inf),
-    "jsd": (0.0, log(2.0)),
-    "teacher_logprob": (-np.inf, 0.0),
-    "teacher_entropy": (0.0, np.inf),
-    "teacher_mass": (0.0, 1.0),
-    "union_forward_kl": (0.0, np.inf),
-    "rollout_logprob": (-np.inf, 0.0),
-}
+_AT_TOPK_OR_EXACT = f"{_AT_TOPK}, or scoring=exact"
 # Beyond its range by more than this a value is an error; by less it is rounding, and set to the
 # bound.
 _ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class Score:
+    """What is known of a score before there are any values of it."""
+
+    unit: str
+    low: float
+    high: float | None  # None: the logarithm of the vocabulary's size
+    source: str  # what gives it; ends the error of a rule that misses it
+    # Not told by every kind of teacher: a batch that has it for some rollouts only is without it.
+    optional: bool = False
+
+
+_Column = np.ndarray | None
 
 
 class MissingScoreError(OpdError, ValueError):
     """A rule asks for a score that this batch does not have."""
 
     def __init__(self, score: str, wanted_by: str) -> None:
+        known = SCORES.get(score)
         super().__init__(
             f"{wanted_by} needs the score {score!r}, which this batch does not have; "
-            f"it comes from: {SCORE_SOURCES[score]}"
+            + (f"it comes from: {known.source}" if known else f"scores are: {', '.join(SCORES)}")
         )
 
 
@@ -68,16 +63,45 @@ class TokenScores:
     lengths_R: np.ndarray  # [R] int64, response tokens of each rollout
     response_mask_N: np.ndarray  # [N] bool, True = written by the student
     vocab_size: int
-    entropy_N: np.ndarray | None = None  # nats, student, full vocabulary
-    reverse_kl_N: np.ndarray | None = None  # nats, KL(student || teacher)
-    forward_kl_N: np.ndarray | None = None  # nats, KL(teacher || student)
-    jsd_N: np.ndarray | None = None  # nats, Jensen-Shannon divergence, at most ln 2
-    teacher_logprob_N: np.ndarray | None = None  # nats, of the sampled token
-    teacher_entropy_N: np.ndarray | None = None  # nats
-    teacher_mass_N: np.ndarray | None = None  # teacher's probability of the student's top-K
-    union_forward_kl_N: np.ndarray | None = None  # nats, forward KL renormalised on both top-Ks
-    rollout_logprob_N: np.ndarray | None = None  # nats, student's, of the sampled token
-    position_N: np.ndarray | None = None  # within the rollout, from 0; worked out where not given
+    # Of the student's distribution over the full vocabulary.
+    entropy_N: Annotated[
+        _Column,
+        Score(
+            "nats",
+            0.0,
+            None,
+            "every rollout actor; scoring=exact works it out again in the trainer",
+        ),
+    ] = None
+    # KL(student || teacher).
+    reverse_kl_N: Annotated[_Column, Score("nats", 0.0, inf, _AT_TOPK_OR_EXACT)] = None
+    # KL(teacher || student).
+    forward_kl_N: Annotated[_Column, Score("nats", 0.0, inf, _AT_TOPK_OR_EXACT)] = None
+    # Jensen-Shannon divergence.
+    jsd_N: Annotated[_Column, Score("nats", 0.0, log(2.0), _AT_TOPK_OR_EXACT)] = None
+    # The teacher's, of the sampled token.
+    teacher_logprob_N: Annotated[_Column, Score("nats", -inf, 0.0, "every teacher")] = None
+    # Of the teacher's distribution over the full vocabulary.
+    teacher_entropy_N: Annotated[
+        _Column,
+        Score(
+            "nats",
+            0.0,
+            None,
+            "scoring=exact, or a teacher that sees its whole distribution",
+            optional=True,
+        ),
+    ] = None
+    # The teacher's probability of the student's top-K.
+    teacher_mass_N: Annotated[_Column, Score("probability", 0.0, 1.0, _AT_TOPK)] = None
+    # Forward KL renormalised on the union of both top-Ks.
+    union_forward_kl_N: Annotated[
+        _Column, Score("nats", 0.0, inf, "a teacher that also returns its own top-k ids")
+    ] = None
+    # The student's, of the sampled token, as the rollout engine has it.
+    rollout_logprob_N: Annotated[_Column, Score("nats", -inf, 0.0, "every rollout actor")] = None
+    # Within the rollout; worked out where it is not given.
+    position_N: Annotated[_Column, Score("tokens", 0.0, inf, "always there")] = None
 
     def __post_init__(self) -> None:
         lengths_R = np.asarray(self.lengths_R, dtype=np.int64)
@@ -96,18 +120,16 @@ class TokenScores:
         object.__setattr__(self, "lengths_R", lengths_R)
         object.__setattr__(self, "response_mask_N", mask_N)
         object.__setattr__(self, "position_N", position_N)
-        for name in _RANGES:
+        for name, score in SCORES.items():
             values_N = getattr(self, f"{name}_N")
-            if values_N is not None:
-                object.__setattr__(self, f"{name}_N", self._checked(name, values_N))
+            if values_N is not None and name != "position":  # a whole number, and worked out here
+                object.__setattr__(self, f"{name}_N", self._checked(name, score, values_N))
 
-    def _checked(self, name: str, values_N: np.ndarray) -> np.ndarray:
+    def _checked(self, name: str, score: Score, values_N: np.ndarray) -> np.ndarray:
         """``values_N`` as float32 within the range of ``name``; ValueError if it is far off."""
         values_N = np.asarray(values_N, dtype=np.float32)
         _check_shape(name, values_N, self.lengths_R)
-        low, high = _RANGES[name]
-        if name.endswith("entropy"):
-            high = log(self.vocab_size)
+        low, high = score.low, log(self.vocab_size) if score.high is None else score.high
         mask_N = self.response_mask_N
         least = values_N.min(where=mask_N, initial=np.inf)
         greatest = values_N.max(where=mask_N, initial=-np.inf)
@@ -124,7 +146,8 @@ class TokenScores:
             position = index - int(rollout_starts(self.lengths_R)[rollout])
             raise ValueError(
                 f"{name} is {values_N[index]} at rollout {rollout}, position {position}; it must "
-                f"be finite and in [{low:.6g}, {high:.6g}]; its source: {SCORE_SOURCES[name]}"
+                f"be finite and in [{low:.6g}, {high:.6g}] ({score.unit}); its source: "
+                f"{score.source}"
             )
         return np.clip(values_N, low, high)
 
@@ -142,15 +165,23 @@ class TokenScores:
         return replace(self, lengths_R=count_per_rollout(mask_N, self.lengths_R), **kept)
 
     def has(self, name: str) -> bool:
-        """Whether the batch has the score ``name``."""
-        return getattr(self, f"{name}_N") is not None
+        """Whether the batch has the score ``name``; False too if there is no such score."""
+        return name in SCORES and getattr(self, f"{name}_N") is not None
 
     def get(self, name: str, wanted_by: str) -> np.ndarray:
-        """The score ``name``, [N]; MissingScoreError, naming ``wanted_by``, if it is None."""
-        values_N = getattr(self, f"{name}_N")
-        if values_N is None:
+        """The score ``name``, [N]; MissingScoreError, naming ``wanted_by``, if it is not there."""
+        if not self.has(name):
             raise MissingScoreError(name, wanted_by)
+        values_N: np.ndarray = getattr(self, f"{name}_N")
         return values_N
+
+
+# Every score by its name, that of the field without the letter of its axis.
+SCORES: dict[str, Score] = {
+    name.removesuffix("_N"): hint.__metadata__[0]
+    for name, hint in get_type_hints(TokenScores, include_extras=True).items()
+    if hasattr(hint, "__metadata__")
+}
 
 
 def _check_shape(name: str, values_N: np.ndarray, lengths_R: np.ndarray) -> None:

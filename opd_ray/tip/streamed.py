@@ -31,6 +31,11 @@ class StreamedScores:
     teacher_mass_m: np.ndarray  # teacher's probability of the student's top-K
     union_forward_kl_m: np.ndarray | None  # None where the teacher's own top-k is not given
 
+    def columns(self) -> dict[str, np.ndarray]:
+        """Those that are there, by their names in :data:`opd_ray.tip.scores.SCORES`."""
+        found = {name.removesuffix("_m"): values for name, values in vars(self).items()}
+        return {name: values for name, values in found.items() if values is not None}
+
 
 def streamed_scores(
     student_ids_mK: np.ndarray,
@@ -54,10 +59,10 @@ def streamed_scores(
     """
     _check_logprobs("student", student_ids_mK, student_logprobs_mK)
     _check_logprobs("teacher at student", student_ids_mK, teacher_at_student_mK)
-    student_mB = _with_tail(student_logprobs_mK)
-    teacher_mB = _with_tail(teacher_at_student_mK)
-    middle_mB = (student_mB + teacher_mB) / 2.0
-    jsd_m = (_kl(student_mB, middle_mB) + _kl(teacher_mB, middle_mB)) / 2.0
+    student_mW = _with_tail(student_logprobs_mK)
+    teacher_mW = _with_tail(teacher_at_student_mK)
+    middle_mW = (student_mW + teacher_mW) / 2.0
+    jsd_m = (_kl(student_mW, middle_mW) + _kl(teacher_mW, middle_mW)) / 2.0
     union_m = None
     if teacher_ids_mk is not None:
         if teacher_logprobs_mk is None:
@@ -72,8 +77,8 @@ def streamed_scores(
         )
     mass_m = np.exp(teacher_at_student_mK.astype(np.float64)).sum(axis=1)
     return StreamedScores(
-        reverse_kl_m=_kl(student_mB, teacher_mB).astype(np.float32),
-        forward_kl_m=_kl(teacher_mB, student_mB).astype(np.float32),
+        reverse_kl_m=_kl(student_mW, teacher_mW).astype(np.float32),
+        forward_kl_m=_kl(teacher_mW, student_mW).astype(np.float32),
         jsd_m=jsd_m.astype(np.float32),
         teacher_mass_m=np.minimum(mass_m, 1.0).astype(np.float32),
         union_forward_kl_m=None if union_m is None else union_m.astype(np.float32),
@@ -108,26 +113,26 @@ def union_forward_kl(
         outside_mk.sum(axis=1) * student_mK.min(axis=1),
     )
     student_outside_m = np.minimum(student_m * teacher_outside_m / teacher_m, limit_m)
-    student_mB = np.concatenate((student_mK, student_outside_m[:, None]), axis=1)
-    teacher_mB = np.concatenate((teacher_mK, teacher_outside_m[:, None]), axis=1)
-    student_mB /= student_mB.sum(axis=1, keepdims=True)
-    teacher_mB /= teacher_mB.sum(axis=1, keepdims=True)
-    return _kl(teacher_mB, student_mB)
+    student_mW = np.concatenate((student_mK, student_outside_m[:, None]), axis=1)
+    teacher_mW = np.concatenate((teacher_mK, teacher_outside_m[:, None]), axis=1)
+    student_mW /= student_mW.sum(axis=1, keepdims=True)
+    teacher_mW /= teacher_mW.sum(axis=1, keepdims=True)
+    return _kl(teacher_mW, student_mW)
 
 
 def _with_tail(logprobs_mK: np.ndarray) -> np.ndarray:
     """Probabilities of the K ids and of the tail, [m, K + 1] float64, rows summing to 1 exactly."""
     top_mK = np.exp(logprobs_mK.astype(np.float64))
     tail_m = np.maximum(1.0 - top_mK.sum(axis=1), 0.0) + TAIL_SLACK
-    all_mB = np.concatenate((top_mK, tail_m[:, None]), axis=1)
-    return all_mB / all_mB.sum(axis=1, keepdims=True)
+    all_mW = np.concatenate((top_mK, tail_m[:, None]), axis=1)
+    return all_mW / all_mW.sum(axis=1, keepdims=True)
 
 
-def _kl(p_mB: np.ndarray, q_mB: np.ndarray) -> np.ndarray:
+def _kl(p_mW: np.ndarray, q_mW: np.ndarray) -> np.ndarray:
     """KL(p || q) of each row, [m]; a bucket with p = 0 adds nothing."""
     tiny = np.finfo(np.float64).tiny
-    terms_mB = p_mB * (np.log(np.maximum(p_mB, tiny)) - np.log(np.maximum(q_mB, tiny)))
-    return np.maximum(terms_mB.sum(axis=1), 0.0)
+    terms_mW = p_mW * (np.log(np.maximum(p_mW, tiny)) - np.log(np.maximum(q_mW, tiny)))
+    return np.maximum(terms_mW.sum(axis=1), 0.0)
 
 
 def _rows_contain(wanted_mk: np.ndarray, ids_mK: np.ndarray) -> np.ndarray:

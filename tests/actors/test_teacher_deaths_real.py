@@ -145,7 +145,7 @@ def assert_same(run: Run, taken: dict[str, Signal], undisturbed) -> None:
     for key, one in scores.items():
         for name in ("reverse_kl", "forward_kl", "jsd", "teacher_logprob", "teacher_mass"):
             np.testing.assert_allclose(
-                getattr(run.scores[key], name), getattr(one, name), atol=1e-5, err_msg=name
+                run.scores[key].columns[name], one.columns[name], atol=1e-5, err_msg=name
             )
         np.testing.assert_array_equal(taken[key].ids, signals[key].ids)
         np.testing.assert_allclose(taken[key].logprobs, signals[key].logprobs, atol=1e-5)

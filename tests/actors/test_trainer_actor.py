@@ -104,7 +104,9 @@ def test_scores_come_back_by_rollout(ranks):
             for handle, plan in zip(ranks, share_out(items, 2, 2), strict=True)
         ]
     )
-    found = {scores.rollout_id: len(scores.entropy) for answer in answers for scores in answer}
+    found = {
+        scores.rollout_id: len(scores.columns["entropy"]) for answer in answers for scores in answer
+    }
     assert found == {item.rollout_id: len(item.rows) for item in items}
 
 

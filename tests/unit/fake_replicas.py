@@ -62,8 +62,7 @@ class FakeReplica:
         self.held.update(ids)
         zero = np.zeros(1, np.float32)
         return [
-            RolloutScores(key, zero, zero, zero, zero, zero, retries=self.retries_a_rollout)
-            for key in ids
+            RolloutScores(key, {"reverse_kl": zero}, retries=self.retries_a_rollout) for key in ids
         ]
 
     def _take(self, keep, forget):

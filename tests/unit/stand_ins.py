@@ -16,7 +16,6 @@ from fake_replicas import FakeReplica, Remote
 
 from opd_ray.pools.watch import Interrupted
 from opd_ray.types import (
-    ExactItemScores,
     Rollout,
     RolloutRequest,
     RolloutScores,
@@ -156,7 +155,8 @@ class Teacher(FakeReplica):
     def _scores(self, rollout_id: str) -> RolloutScores:
         reverse_kl = np.array(self._script.response(rollout_id).reverse_kl, np.float32)
         zero, one = np.zeros_like(reverse_kl), np.ones_like(reverse_kl)
-        return RolloutScores(rollout_id, reverse_kl, zero, zero, -one, one)
+        columns = {"reverse_kl": reverse_kl, "forward_kl": zero, "jsd": zero}
+        return RolloutScores(rollout_id, columns | {"teacher_logprob": -one, "teacher_mass": one})
 
     def _take(self, keep: Mapping[str, np.ndarray], forget: bool) -> tuple[Any, Any]:
         _, receipt = super()._take(keep, forget)
@@ -219,24 +219,24 @@ class Trainer:
 
     def _score(
         self, micro_batches: list[list[TrainItem]], *found: dict[str, list[int]]
-    ) -> list[ExactItemScores]:
+    ) -> list[RolloutScores]:
         return [self._exact(item) for item in _items(micro_batches, found)]
 
-    def _exact(self, item: TrainItem) -> ExactItemScores:
+    def _exact(self, item: TrainItem) -> RolloutScores:
         exact_kl = np.array(self._script.response(item.rollout_id).exact_kl, np.float32)
         reverse_kl = exact_kl[item.rows]
         zero, one = np.zeros_like(reverse_kl), np.ones_like(reverse_kl)
-        return ExactItemScores(
-            rollout_id=item.rollout_id,
-            entropy=one,
-            reverse_kl=reverse_kl,
-            forward_kl=zero,
-            jsd=zero,
-            logprob=-one,
-            teacher_logprob=-one,
-            teacher_entropy=one,
-            top1_agree=np.ones(len(one), np.bool_),
-        )
+        columns = {
+            "entropy": one,
+            "reverse_kl": reverse_kl,
+            "forward_kl": zero,
+            "jsd": zero,
+            "logprob": -one,
+            "teacher_logprob": -one,
+            "teacher_entropy": one,
+            "top1_agree": np.ones(len(one), np.bool_),
+        }
+        return RolloutScores(item.rollout_id, columns)
 
 
 def _items(

@@ -15,7 +15,6 @@ from opd_ray.data.prompts import Prompt
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.types import (
-    ExactItemScores,
     Rollout,
     RolloutRequest,
     RolloutScores,
@@ -64,25 +63,25 @@ class FakeScorer:
 class FakeTrainers:
     """Scores every row that is asked for as FORWARD_KL and TOP1 say."""
 
-    def score(self, items: Sequence[TrainItem], signals: Any) -> list[ExactItemScores]:
+    def score(self, items: Sequence[TrainItem], signals: Any) -> list[RolloutScores]:
         return [self.scores(item) for item in items]
 
     @staticmethod
-    def scores(item: TrainItem) -> ExactItemScores:
+    def scores(item: TrainItem) -> RolloutScores:
         key = item.rollout_id.split("/")[2]
         assert item.rows.tolist() == np.flatnonzero(MASKS[key]).tolist()
         kl = np.array(FORWARD_KL[key], np.float32)
-        return ExactItemScores(
-            rollout_id=item.rollout_id,
-            entropy=np.ones_like(kl),
-            reverse_kl=2 * kl,
-            forward_kl=kl,
-            jsd=kl,
-            logprob=np.full_like(kl, -1.25),
-            teacher_logprob=kl,
-            teacher_entropy=kl,
-            top1_agree=np.array(TOP1[key]),
-        )
+        columns = {
+            "entropy": np.ones_like(kl),
+            "reverse_kl": 2 * kl,
+            "forward_kl": kl,
+            "jsd": kl,
+            "logprob": np.full_like(kl, -1.25),
+            "teacher_logprob": kl,
+            "teacher_entropy": kl,
+            "top1_agree": np.array(TOP1[key]),
+        }
+        return RolloutScores(item.rollout_id, columns)
 
 
 def evaluator(scorer: FakeScorer, rollout: RolloutSettings) -> Evaluator:

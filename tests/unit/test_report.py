@@ -84,7 +84,7 @@ def scored(prompt: str, response: str, mask: list[int]) -> ScoredRollout:
         finish_reason="stop",
         weights_version=0,
     )
-    return ScoredRollout(rollout, RolloutScores(prompt, floats, floats, floats, floats, floats))
+    return ScoredRollout(rollout, RolloutScores(prompt, {"reverse_kl": floats}))
 
 
 def snapshot(rollouts: list[ScoredRollout], weights: list[float]) -> StepSnapshot:

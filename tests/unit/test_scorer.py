@@ -44,7 +44,7 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
     for size, one in enumerate(scored, start=1):
         assert len(one.rollout.response_ids) == size
         np.testing.assert_allclose(one.rollout.logprob, [-0.1 * size] * size, rtol=1e-6)
-        np.testing.assert_allclose(one.scores.reverse_kl, [0.1 * size] * size, rtol=1e-6)
+        np.testing.assert_allclose(one.scores.columns["reverse_kl"], [0.1 * size] * size, rtol=1e-6)
     read = {key: ids for _, teacher in teachers for key, ids in teacher.prompts.items()}
     for request in requests:
         assert read[request.rollout_id].tolist() == prompts[request.prompt_id].tolist()
@@ -64,7 +64,7 @@ def test_kept_rows_take_their_own_weights_and_log_probabilities_along() -> None:
         weights_version=0,
     )
     zero = np.zeros(4, np.float32)
-    scored = ScoredRollout(rollout, RolloutScores("r", zero, zero, zero, zero, zero))
+    scored = ScoredRollout(rollout, RolloutScores("r", {"reverse_kl": zero}))
     kept = scored.kept(np.array([0.0, 0.0, 0.5, 0.125], np.float32))
     assert (kept.rows.tolist(), kept.weights.tolist()) == ([2, 3], [0.5, 0.125])
     assert kept.rollout_logprob.tolist() == [-0.75, -1.0]

@@ -42,7 +42,7 @@ def scored(name: str, tokens: int, finish_reason: str, version: int) -> ScoredRo
     ids = np.zeros(tokens, np.int32)
     mask = np.ones(tokens, np.uint8)
     rollout = Rollout(name, name, 0, ids, ids, mask, floats, floats, finish_reason, version)
-    return ScoredRollout(rollout, RolloutScores(name, floats, floats, floats, floats, floats))
+    return ScoredRollout(rollout, RolloutScores(name, {"reverse_kl": floats}))
 
 
 def figures(account: StepAccount = ACCOUNT, **scores: np.ndarray) -> dict[str, float]:

@@ -395,4 +395,4 @@ def test_a_server_of_recorded_answers_scores_as_the_teacher(cache: Cache) -> Non
     cache("record", Costly).score(REQUESTS)
     got = TeacherServer(cache("replay"), settings).score(REQUESTS)
     for one, other in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(one.reverse_kl, other.reverse_kl)
+        np.testing.assert_array_equal(one.columns["reverse_kl"], other.columns["reverse_kl"])

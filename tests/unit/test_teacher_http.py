@@ -124,9 +124,9 @@ def test_scores_are_lower_bounds_and_exact_once_every_token_is_named(
     whole = TeacherServer(teacher(named_tokens=99), settings(fake)).score(asked)
     for request, few, all_ in zip(asked, part, whole, strict=True):
         truth = np.take_along_axis(rows(request), request.student_topk.ids, 1)
-        np.testing.assert_allclose(all_.teacher_mass, np.exp(truth).sum(1), atol=1e-5)
+        np.testing.assert_allclose(all_.columns["teacher_mass"], np.exp(truth).sum(1), atol=1e-5)
         for name in ("reverse_kl", "forward_kl", "jsd"):
-            assert (getattr(few, name) <= getattr(all_, name) + 2e-6).all(), name
+            assert (few.columns[name] <= all_.columns[name] + 2e-6).all(), name
 
 
 def test_token_ids_are_sent_and_no_text(fake: FakeServer, teacher: Make) -> None:

@@ -383,3 +383,14 @@ def test_quadrants_are_cut_where_asked():
     quadrants = TipFilter(settings).select(scores, np.zeros(1, np.int64), 0).quadrants
     assert (quadrants.h_cut, quadrants.divergence_cut) == (0.4, 0.6)
     assert quadrants.index_M.tolist() == [3, 1, 0]
+
+
+def test_a_loss_that_is_no_score_leaves_the_quadrants_without_a_mean_loss():
+    """Neither one that this batch lacks nor one that no batch has stops the filter."""
+    scores = batch(jsd_N=None)
+    for loss in ("jsd", "skew_kl"):
+        report = TipFilter(TipSettings(), loss_score=loss).select(scores, SEEDS, 0).quadrants
+        assert [quadrant.mean_loss for quadrant in report.quadrants.values()] == [None] * 4
+        assert not any(name.endswith("mean_loss") for name in report.as_metrics())
+    report = TipFilter(TipSettings(), loss_score="forward_kl").select(scores, SEEDS, 0).quadrants
+    assert all(quadrant.mean_loss is not None for quadrant in report.quadrants.values())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from opd_ray.tip import MissingScoreError, TokenScores, batch_scores, with_exact_scores
-from opd_ray.types import ExactItemScores, Rollout, RolloutScores
+from opd_ray.types import Rollout, RolloutScores
 
 LENGTHS = np.array([2, 0, 3])
 
@@ -105,7 +105,7 @@ def scored(name, count, **more):
             ("teacher_mass", 0.5),
         )
     }
-    return RolloutScores(rollout_id=name, **(fields | more))
+    return RolloutScores(name, fields | more)
 
 
 ROLLOUTS = [rollout("a", [1, 0], [0.5, 0.0]), rollout("b", [1, 1, 1], [1.0, 1.5, 2.0])]
@@ -147,17 +147,17 @@ def test_batch_scores_refuses_what_does_not_fit(parts, message):
 
 def exact(name, values):
     array = np.array(values, dtype=np.float32)
-    return ExactItemScores(
-        rollout_id=name,
-        entropy=array,
-        reverse_kl=array + 1,
-        forward_kl=array + 2,
-        jsd=array / 10,
-        logprob=-array,
-        teacher_logprob=-array,
-        teacher_entropy=array,
-        top1_agree=array > 0,
-    )
+    columns = {
+        "entropy": array,
+        "reverse_kl": array + 1,
+        "forward_kl": array + 2,
+        "jsd": array / 10,
+        "logprob": -2 * array,
+        "teacher_logprob": -array,
+        "teacher_entropy": array,
+        "top1_agree": array > 0,
+    }
+    return RolloutScores(name, columns)
 
 
 def test_exact_scores_take_the_place_of_streamed_ones():
@@ -171,5 +171,6 @@ def test_exact_scores_take_the_place_of_streamed_ones():
     np.testing.assert_allclose(batch.forward_kl_N[written], [2.25, 2.5, 2.75, 3.0])
     np.testing.assert_allclose(batch.teacher_entropy_N[written], [0.25, 0.5, 0.75, 1.0])
     assert batch.teacher_mass_N is not None
+    assert batch.rollout_logprob_N.tolist() == [-1.0] * 5  # still what vLLM said
     with pytest.raises(ValueError, match="rollout b have 2 rows; its response has 3"):
         with_exact_scores(streamed, [exact("a", [0.25]), exact("b", [0.5, 0.75])])

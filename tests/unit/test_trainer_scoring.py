@@ -43,4 +43,6 @@ def test_exact_scores_come_in_the_order_of_the_items(ranks: int) -> None:
     )
     assert [one.rollout_id for one in scores] == ["r0", "r1", "r2", "r3", "r4"]
     for number, one in enumerate(scores):
-        np.testing.assert_allclose(one.reverse_kl, [0.1 * number, 0.1 * number + 0.05], atol=1e-6)
+        np.testing.assert_allclose(
+            one.columns["reverse_kl"], [0.1 * number, 0.1 * number + 0.05], atol=1e-6
+        )
