@@ -42,7 +42,7 @@ class Objective:
                     hidden_ND[rows],
                     weight_VD,
                     target,
-                    kind=self._loss.divergence.value,
+                    kind=self._loss.divergence,
                     beta=self._loss.beta,
                     temperature=self._loss.temperature,
                     weights_N=batch.weights_N[rows] * scale,

@@ -19,14 +19,6 @@ class Scoring(StrEnum):
     exact = "exact"
 
 
-class Divergence(StrEnum):
-    """Loss between the student's and the teacher's distribution."""
-
-    reverse_kl = "reverse_kl"
-    forward_kl = "forward_kl"
-    jsd = "jsd"
-
-
 class SignalChoice(StrEnum):
     """What of the teacher's distribution reaches the loss."""
 

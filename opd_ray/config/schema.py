@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opd_ray.config.choices import (
-    Divergence,
     Dtype,
     LrSchedule,
     Scoring,
@@ -18,6 +17,7 @@ from opd_ray.config.choices import (
 from opd_ray.config.data import DataSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.tip.settings import TipSettings
+from opd_ray.types import Divergence
 
 
 @dataclass

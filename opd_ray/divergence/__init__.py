@@ -1,7 +1,7 @@
 """Divergences between student and teacher: the fused loss with its gradients, and exact scores."""
 
 from opd_ray.divergence.exact import ExactScores, exact_scores
-from opd_ray.divergence.kernels import LOGPROB_FLOOR, Kind
+from opd_ray.divergence.kernels import LOGPROB_FLOOR
 from opd_ray.divergence.linear import DivergenceOutput, linear_divergence
 from opd_ray.divergence.target import (
     HiddenTarget,
@@ -19,7 +19,6 @@ __all__ = [
     "DivergenceOutput",
     "ExactScores",
     "HiddenTarget",
-    "Kind",
     "LogitsTarget",
     "MixtureTarget",
     "SampledTarget",

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from opd_ray.divergence.blocks import Cut
-from opd_ray.divergence.kernels import Kind, kernel_of, log_softmax_
+from opd_ray.divergence.kernels import kernel_of, log_softmax_
 from opd_ray.divergence.logits import LogitsSource, teacher_logits
 from opd_ray.divergence.target import SampledTarget, Target, TopKTarget, check_token_ids
 from opd_ray.divergence.topk_tail import TopKTail
+from opd_ray.types import Divergence
 
 
 class Comparison(Protocol):
@@ -36,7 +37,7 @@ class FullVocabularyComparison:
     def __init__(
         self,
         teacher: LogitsSource,
-        kind: Kind,
+        kind: Divergence,
         beta: float,
         scratch_BV: Tensor,
     ) -> None:
@@ -61,7 +62,7 @@ class FullVocabularyComparison:
 class TopKTailComparison:
     """The divergence of the coarser distributions: the teacher's top-k and one tail bucket."""
 
-    def __init__(self, buckets: TopKTail, kind: Kind, beta: float) -> None:
+    def __init__(self, buckets: TopKTail, kind: Divergence, beta: float) -> None:
         self._buckets = buckets
         self._kernel = kernel_of(kind, beta)
 
@@ -116,7 +117,7 @@ class SampledComparison:
 
 
 def comparison_of(
-    target: Target, kind: Kind, beta: float, cut: Cut, device: torch.device
+    target: Target, kind: Divergence, beta: float, cut: Cut, device: torch.device
 ) -> Comparison:
     """How rows compare with a target; ValueError where target, kind and temperature clash."""
     if isinstance(target, TopKTarget):
@@ -124,7 +125,7 @@ def comparison_of(
         return TopKTailComparison(TopKTail(target, cut), kind, beta)
     if isinstance(target, SampledTarget):
         check_temperature(target, cut.temperature)
-        if kind != "reverse_kl":
+        if kind != Divergence.reverse_kl:
             raise ValueError(
                 f"a sampled-token target estimates reverse_kl alone, not {kind}: it says nothing "
                 "of the teacher's other tokens; use a top-k, hidden or logits target"

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from opd_ray.divergence.blocks import Cut, block_rows, chunk_rows, compute_dtype, slices
 from opd_ray.divergence.comparison import Comparison, comparison_of
-from opd_ray.divergence.kernels import Kind
 from opd_ray.divergence.logits import ProjectedLogits
 from opd_ray.divergence.target import Target
+from opd_ray.types import Divergence
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class FusedPass:
     """The options of a pass; see :func:`opd_ray.divergence.linear.linear_divergence`."""
 
     target: Target
-    kind: Kind
+    kind: Divergence
     beta: float
     temperature: float
     weights_N: Tensor | None

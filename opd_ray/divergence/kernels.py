@@ -7,12 +7,11 @@ Q the teacher.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Kind = Literal["reverse_kl", "forward_kl", "jsd"]
+from opd_ray.types import Divergence
 
 # Log-probabilities, nats, are taken to be at least this. A probability of exactly 0 (a logit of
 # -inf) would otherwise make KL infinite wherever the other side has mass; so it costs 10,000 nats
@@ -69,18 +68,18 @@ def jsd_(
     return beta * kl_q_B + (1.0 - beta) * kl_p_B1.squeeze(-1)
 
 
-def kernel_of(kind: Kind, beta: float) -> Callable[[Tensor, Tensor, Tensor, bool], Tensor]:
+def kernel_of(kind: Divergence, beta: float) -> Callable[[Tensor, Tensor, Tensor, bool], Tensor]:
     """The divergence of that name, as ``f(log_p_BV, p_BV, log_q_BV, gradient) -> value_B``, nats.
 
     It overwrites ``log_p_BV`` and ``log_q_BV``; with ``gradient`` the former then holds the
     gradient of each row's value with respect to that row's student logits.
     Raises ValueError on an unknown kind or a beta outside (0, 1).
     """
-    if kind == "reverse_kl":
+    if kind == Divergence.reverse_kl:
         return reverse_kl_
-    if kind == "forward_kl":
+    if kind == Divergence.forward_kl:
         return forward_kl_
-    if kind != "jsd":
+    if kind != Divergence.jsd:
         raise ValueError(f"kind must be reverse_kl, forward_kl or jsd, not {kind!r}")
     if not 0.0 < beta < 1.0:
         raise ValueError(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from opd_ray.divergence.fused_pass import FusedPass
-from opd_ray.divergence.kernels import Kind
 from opd_ray.divergence.target import Target, check_call
+from opd_ray.types import Divergence
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ def linear_divergence(
     head_VD: Tensor,
     target: Target,
     *,
-    kind: Kind = "reverse_kl",
+    kind: Divergence = Divergence.reverse_kl,
     beta: float = 0.5,
     temperature: float = 1.0,
     weights_N: Tensor | None = None,

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from opd_ray.config.choices import CacheMode, Divergence, Scoring, SignalChoice
+from opd_ray.config.choices import CacheMode, Scoring, SignalChoice
 from opd_ray.config.keys import shown
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import KIND_KEYS, MODEL_KINDS, TEACHER_KINDS, TeacherSettings
 from opd_ray.errors import ConfigError
+from opd_ray.types import Divergence
 
 
 def teacher_problems(config: Config) -> Iterator[str]:

@@ -9,14 +9,15 @@ from zlib import crc32
 import numpy as np
 
 from opd_ray.errors import ConfigError
+from opd_ray.tip.normalise import NormaliseOver
 from opd_ray.tip.quadrants import QuadrantReport, jaccard, quadrant_report
 from opd_ray.tip.ragged import count_per_rollout
 from opd_ray.tip.registry import find_rule, rule_names
-from opd_ray.tip.rule import Rule, RuleInputs
+from opd_ray.tip.rule import Keeps, Rule, RuleInputs
 from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.sampling import race_keys, uniforms
 from opd_ray.tip.scores import MissingScoreError, TokenScores
-from opd_ray.tip.select import keep_greatest, rho_at, share_counts
+from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, rho_at, share_counts
 from opd_ray.tip.settings import TipSettings
 
 
@@ -52,12 +53,12 @@ class TipFilter:
         self.rule = find_rule(settings.rule)
         self._loss_score = loss_score
         self._running = RunningQuantiles(settings.stream_decay)
-        if settings.selection == "threshold" and self.rule.keeps == "sampled":
+        if settings.selection == SelectBy.threshold and self.rule.keeps == Keeps.sampled:
             raise ValueError(
                 f"tip.selection=threshold: rule {self.rule.name} samples, so no threshold applies; "
                 "use selection=top_share, or a rule that ranks"
             )
-        if settings.selection == "soft" and self.rule.keeps == "bottom":
+        if settings.selection == SelectBy.soft and self.rule.keeps == Keeps.bottom:
             raise ValueError(
                 f"tip.selection=soft: rule {self.rule.name} keeps the least scores, which are no "
                 "weights; use selection=top_share or threshold"
@@ -67,7 +68,8 @@ class TipFilter:
     def required_scores(self) -> tuple[str, ...]:
         """Names of the scores without which the rule cannot work, "divergence" resolved."""
         return tuple(
-            self.settings.divergence if need == "divergence" else need for need in self.rule.needs
+            self.settings.divergence.value if need == "divergence" else need
+            for need in self.rule.needs
         )
 
     def select(self, scores: TokenScores, seeds_R: np.ndarray, step: int) -> Selection:
@@ -103,7 +105,7 @@ class TipFilter:
         weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
         if len(tokens.response_mask_N) == 0:
             return Selection(weights_N, rho, kept_fraction=0.0)
-        streaming = settings.normalise_over == "stream"
+        streaming = settings.normalise_over == NormaliseOver.stream
         if streaming:
             self._running.begin_step(step)
         inputs = RuleInputs(tokens, settings, self._running if streaming else None)
@@ -136,25 +138,27 @@ class TipFilter:
         """The weight of every student token, [M] float32."""
         settings = self.settings
         scores_M = _scores(self.rule, inputs)
-        if self.rule.keeps == "all":
+        if self.rule.keeps == Keeps.all:
             return np.ones(len(inputs), dtype=np.float32)
-        if settings.selection == "soft":
+        if settings.selection == SelectBy.soft:
             if np.any(scores_M < 0):
                 raise ConfigError(
                     f"rule {self.rule.name} gives {scores_M.min()}; soft weights must not "
                     "be negative: use selection=top_share, or shift the score"
                 )
             return scores_M
-        if settings.selection == "threshold":
+        if settings.selection == SelectBy.threshold:
             limit = np.float32(settings.threshold)
-            kept_M = scores_M <= limit if self.rule.keeps == "bottom" else scores_M >= limit
+            kept_M = scores_M <= limit if self.rule.keeps == Keeps.bottom else scores_M >= limit
             return kept_M.astype(np.float32)
         counts = share_counts(self._groups(tokens.lengths_R), rho)
         return self._chosen(self.rule, scores_M, tokens, seeds_R, counts).astype(np.float32)
 
     def _groups(self, lengths_R: np.ndarray) -> np.ndarray:
         """Sizes of the groups of tokens of which a share is taken: rollouts, or one batch."""
-        return lengths_R if self.settings.share_of == "rollout" else lengths_R.sum(keepdims=True)
+        return (
+            lengths_R if self.settings.share_of == ShareOf.rollout else lengths_R.sum(keepdims=True)
+        )
 
     def _chosen(
         self,
@@ -165,7 +169,7 @@ class TipFilter:
         counts: np.ndarray,
     ) -> np.ndarray:
         """The ``counts`` tokens of each group that ``rule`` prefers, [M] bool."""
-        if rule.keeps == "sampled":
+        if rule.keeps == Keeps.sampled:
             # Salted by name, so that two rules do not agree by drawing the same numbers.
             uniforms_M = uniforms(
                 seeds_R,
@@ -174,7 +178,7 @@ class TipFilter:
                 salt=crc32(rule.name.encode()),
             )
             scores_M = race_keys(scores_M, uniforms_M)
-        elif rule.keeps == "bottom":
+        elif rule.keeps == Keeps.bottom:
             scores_M = -scores_M
         return keep_greatest(scores_M, self._groups(tokens.lengths_R), counts)
 
@@ -210,7 +214,7 @@ class TipFilter:
             needs = [inputs.resolve(need) for need in rule.needs]
             if name == self.rule.name or not all(tokens.has(need) for need in needs):
                 continue
-            if rule.keeps == "all":
+            if rule.keeps == Keeps.all:
                 other_M = np.ones(len(inputs), dtype=np.bool_)
             else:
                 scores_M = _scores(rule, inputs)

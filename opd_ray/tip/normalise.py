@@ -8,21 +8,36 @@ only.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import numpy as np
 
 from opd_ray.tip.ragged import order_code, rollout_starts, sorted_codes, values_of_codes
 from opd_ray.tip.running_quantiles import RunningQuantiles
 
-METHODS = ("min_max", "q05_q95", "rank")
-SCOPES = ("batch", "rollout", "stream")
+
+class Normalisation(StrEnum):
+    """How a score is brought to [0, 1]."""
+
+    min_max = "min_max"
+    q05_q95 = "q05_q95"
+    rank = "rank"
+
+
+class NormaliseOver(StrEnum):
+    """The tokens by which it is."""
+
+    batch = "batch"
+    rollout = "rollout"
+    stream = "stream"
 
 
 def normalise(
     values_M: np.ndarray,
     lengths_R: np.ndarray,
     *,
-    method: str,
-    scope: str,
+    method: Normalisation,
+    scope: NormaliseOver,
     clip: float = 1.0,
     earlier: RunningQuantiles | None = None,
     name: str = "",
@@ -40,24 +55,24 @@ def normalise(
     """
     if len(values_M) == 0:
         return np.zeros(0, dtype=np.float32)
-    if scope == "stream" and earlier is not None and earlier.knows(name):
-        if method == "rank":
+    if scope == NormaliseOver.stream and earlier is not None and earlier.knows(name):
+        if method == Normalisation.rank:
             return earlier.rank(name, values_M)
         low, high = (earlier.quantile(name, q) for q in _quantiles(method, clip))
         return rescale(values_M, low, high)
-    if scope == "rollout":
-        if method == "rank":
+    if scope == NormaliseOver.rollout:
+        if method == Normalisation.rank:
             return rank(values_M, lengths_R)
         low_R, high_R = rollout_quantiles(values_M, lengths_R, _quantiles(method, clip))
         return rescale(values_M, np.repeat(low_R, lengths_R), np.repeat(high_R, lengths_R))
-    if method == "rank":
+    if method == Normalisation.rank:
         return rank(values_M, np.array([len(values_M)]))
     low, high = (batch_quantile(values_M, q) for q in _quantiles(method, clip))
     return rescale(values_M, low, high)
 
 
-def _quantiles(method: str, clip: float) -> tuple[float, float]:
-    return (0.05, 0.95) if method == "q05_q95" else (0.0, clip)
+def _quantiles(method: Normalisation, clip: float) -> tuple[float, float]:
+    return (0.05, 0.95) if method == Normalisation.q05_q95 else (0.0, clip)
 
 
 def rescale(values_M: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:

@@ -11,11 +11,18 @@ cuts are part of the report, and belong wherever a share is printed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
-CUT_KINDS = ("quantile", "value")
 NAMES = ("Q1", "Q2", "Q3", "Q4")
+
+
+class CutKind(StrEnum):
+    """What a cut between quadrants is, of the normalised scores."""
+
+    quantile = "quantile"
+    value = "value"
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ def quadrant_report(
     divergence_M: np.ndarray,
     kept_M: np.ndarray,
     *,
-    cut_kind: str,
+    cut_kind: CutKind,
     h_cut: float,
     divergence_cut: float,
     loss_M: np.ndarray | None = None,
@@ -69,7 +76,7 @@ def quadrant_report(
         cut_kind: ``quantile``: ``h_cut`` and ``divergence_cut`` are quantiles of the batch;
             ``value``: they are the cuts themselves.
     """
-    if cut_kind == "quantile":
+    if cut_kind == CutKind.quantile:
         h_cut = float(np.quantile(normalised_h_M, np.float64(h_cut)))
         divergence_cut = float(np.quantile(normalised_divergence_M, np.float64(divergence_cut)))
     # Compared in float32, as the scores are.

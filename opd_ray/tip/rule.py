@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from math import log
 
 import numpy as np
 
-from opd_ray.tip.normalise import normalise
+from opd_ray.tip.normalise import Normalisation, normalise
 from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.scores import SCORES, TokenScores
 from opd_ray.tip.settings import TipSettings
 
-KEEPS = ("top", "bottom", "sampled", "all")
+
+class Keeps(StrEnum):
+    """Which tokens a rule prefers."""
+
+    top = "top"  # the greatest scores
+    bottom = "bottom"  # the least
+    sampled = "sampled"  # draws in proportion to the scores, without replacement
+    all = "all"  # every token
 
 
 @dataclass(frozen=True)
@@ -23,21 +31,21 @@ class Rule:
     name: str
     score: Callable[[RuleInputs], np.ndarray]  # -> [M], one finite number a token
     needs: tuple[str, ...]  # names of scores; "divergence" is the one chosen in the settings
-    # "top" keeps the greatest scores, "bottom" the least, "sampled" draws in proportion to them
-    # without replacement, "all" keeps every token.
-    keeps: str
+    keeps: str  # one of Keeps
 
     def __post_init__(self) -> None:
         known = (*SCORES, "divergence")
         for need in self.needs:
             if need not in known:
                 raise ValueError(f"rule {self.name}: no score is called {need!r}; known: {known}")
-        if self.keeps not in KEEPS:
-            raise ValueError(f"rule {self.name}: keeps={self.keeps!r} must be one of {KEEPS}")
+        if self.keeps not in list(Keeps):
+            raise ValueError(
+                f"rule {self.name}: keeps={self.keeps!r} must be one of {', '.join(Keeps)}"
+            )
 
 
 def selection_rule(
-    *, needs: tuple[str, ...], keeps: str = "top"
+    *, needs: tuple[str, ...], keeps: str = Keeps.top
 ) -> Callable[[Callable[[RuleInputs], np.ndarray]], Rule]:
     """Turn a function of :class:`RuleInputs` into a :class:`Rule`; arguments as its fields."""
 
@@ -94,7 +102,7 @@ class RuleInputs:
         entropy, ``divergence_clip`` for all else.
         """
         name = self.resolve(name)
-        method = method or self._settings.normalisation
+        method = Normalisation(method or self._settings.normalisation)
         if (name, method) not in self._normalised:
             clip = self._settings.h_clip if name == "entropy" else self._settings.divergence_clip
             self._normalised[name, method] = normalise(
@@ -114,4 +122,4 @@ class RuleInputs:
 
     def resolve(self, name: str) -> str:
         """The name of a score, with "divergence" replaced by the one chosen in the settings."""
-        return self._settings.divergence if name == "divergence" else name
+        return self._settings.divergence.value if name == "divergence" else name

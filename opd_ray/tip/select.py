@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from math import cos, pi
 
 import numpy as np
 
 from opd_ray.tip.ragged import order_code, rollout_starts, sorted_codes
 
-SELECTIONS = ("top_share", "threshold", "soft")
-SHARE_SCOPES = ("rollout", "batch")
+
+class SelectBy(StrEnum):
+    """How scores become weights."""
+
+    top_share = "top_share"
+    threshold = "threshold"
+    soft = "soft"
+
+
+class ShareOf(StrEnum):
+    """The tokens that a share is taken of."""
+
+    rollout = "rollout"
+    batch = "batch"
+
+
+class RhoSchedule(StrEnum):
+    """Course of the share over the steps."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
 
 
 def share_counts(lengths_R: np.ndarray, rho: float) -> np.ndarray:
@@ -45,18 +66,15 @@ def keep_greatest(scores_M: np.ndarray, lengths_R: np.ndarray, counts_R: np.ndar
     return keep_M & np.repeat(counts_R > 0, lengths_R)
 
 
-SCHEDULES = ("constant", "linear", "cosine")
-
-
-def rho_at(step: int, kind: str, rho_start: float, rho_end: float, num_steps: int) -> float:
+def rho_at(step: int, kind: RhoSchedule, rho_start: float, rho_end: float, num_steps: int) -> float:
     """rho at ``step``, counted from 0.
 
     ``constant`` stays at ``rho_start``. ``linear`` and ``cosine`` leave it at step 0, reach
     ``rho_end`` at step ``num_steps`` and stay there.
     """
-    if kind == "constant":
+    if kind == RhoSchedule.constant:
         return rho_start
     progress = min(step / num_steps, 1.0)
-    if kind == "cosine":
+    if kind == RhoSchedule.cosine:
         progress = (1.0 - cos(pi * progress)) / 2.0
     return rho_start + (rho_end - rho_start) * progress

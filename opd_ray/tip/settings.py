@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from enum import StrEnum
 
-from opd_ray.tip.normalise import METHODS, SCOPES
-from opd_ray.tip.quadrants import CUT_KINDS
-from opd_ray.tip.select import SCHEDULES, SELECTIONS, SHARE_SCOPES
-
-DIVERGENCES = ("reverse_kl", "forward_kl", "jsd")
+from opd_ray.tip.normalise import Normalisation, NormaliseOver
+from opd_ray.tip.quadrants import CutKind
+from opd_ray.tip.scores import SCORES
+from opd_ray.tip.select import RhoSchedule, SelectBy, ShareOf
+from opd_ray.types import Divergence
 
 
 @dataclass(frozen=True)
 class TipSettings:
     """Which tokens are trained on. A bad value raises ValueError, naming field and remedy.
 
+    Choices may be given as plain strings.
     Whether there is such a rule is found where it is looked up (:func:`opd_ray.tip.find_rule`).
     """
 
@@ -25,23 +27,23 @@ class TipSettings:
     # Share of the tokens that is kept, in [0, 1]; the rule "all" keeps everything whatever it is.
     rho: float = 0.5
     # How rho moves over the steps, from rho to rho_end: constant, linear or cosine.
-    rho_schedule: str = "constant"
+    rho_schedule: RhoSchedule = RhoSchedule.constant
     # rho at the end of a linear or cosine schedule.
     rho_end: float | None = None
     # Steps from rho to rho_end; afterwards it stays there.
     rho_schedule_steps: int = 0
     # top_share keeps the share rho, threshold keeps scores from the threshold on, soft weighs every
     # token by its score and drops those of score 0.
-    selection: str = "top_share"
+    selection: SelectBy = SelectBy.top_share
     # What the share is taken of: each rollout by itself (the paper) or the whole batch.
-    share_of: str = "rollout"
+    share_of: ShareOf = ShareOf.rollout
     # With selection=threshold: least score that is kept (greatest, for a rule that keeps the
     # bottom).
     threshold: float | None = None
     # How scores are brought to [0, 1]: min_max (the paper), q05_q95 or rank.
-    normalisation: str = "min_max"
+    normalisation: Normalisation = Normalisation.min_max
     # Over what: the batch (the paper), each rollout, or stream (quantiles of earlier steps).
-    normalise_over: str = "batch"
+    normalise_over: NormaliseOver = NormaliseOver.batch
     # With normalise_over=stream: what an earlier step still counts for, one step later.
     stream_decay: float = 0.9
     # Quantile at which h is clipped before min-max; 1 clips nothing.
@@ -49,13 +51,13 @@ class TipSettings:
     # Quantile at which every other score is clipped before min-max; 1 (the paper) clips nothing.
     divergence_clip: float = 1.0
     # The divergence of soft_or, divergence_topk and the quadrants: reverse_kl, forward_kl or jsd.
-    divergence: str = "reverse_kl"
+    divergence: Divergence = Divergence.reverse_kl
     # Exponent of the entropy in the rule "product".
     alpha: float = 1.0
     # Exponent of the divergence in the rule "product".
     gamma: float = 1.0
     # Quadrant cuts as a quantile of the batch's normalised scores, or as a value of them in [0, 1].
-    quadrant_cut: str = "quantile"
+    quadrant_cut: CutKind = CutKind.quantile
     # Tokens whose h lies above this cut are high in h (0.5 as a quantile: the median).
     quadrant_h_cut: float = 0.5
     # Tokens whose divergence lies above this cut are high in divergence.
@@ -64,13 +66,15 @@ class TipSettings:
     overlap: bool = True
 
     def __post_init__(self) -> None:
-        _check_choice("rho_schedule", self.rho_schedule, SCHEDULES)
-        _check_choice("selection", self.selection, SELECTIONS)
-        _check_choice("share_of", self.share_of, SHARE_SCOPES)
-        _check_choice("normalisation", self.normalisation, METHODS)
-        _check_choice("normalise_over", self.normalise_over, SCOPES)
-        _check_choice("divergence", self.divergence, DIVERGENCES)
-        _check_choice("quadrant_cut", self.quadrant_cut, CUT_KINDS)
+        for field in fields(self):
+            if isinstance(field.default, StrEnum):
+                choice = _choice(field.name, getattr(self, field.name), type(field.default))
+                object.__setattr__(self, field.name, choice)
+        if self.divergence not in SCORES:
+            raise ValueError(
+                f"tip.divergence={self.divergence} is a loss but no score a token: choose one of "
+                f"{', '.join(choice for choice in Divergence if choice in SCORES)}"
+            )
         _check_share("rho", self.rho)
         _check_share("stream_decay", self.stream_decay)
         _check_share("h_clip", self.h_clip)
@@ -80,7 +84,7 @@ class TipSettings:
         for name in ("alpha", "gamma"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"tip.{name}={getattr(self, name)} must be a number of at least 0")
-        if self.rho_schedule != "constant":
+        if self.rho_schedule != RhoSchedule.constant:
             if self.rho_end is None:
                 raise ValueError(
                     f"tip.rho_schedule={self.rho_schedule} needs tip.rho_end, the share it ends at"
@@ -91,18 +95,22 @@ class TipSettings:
                     f"tip.rho_schedule_steps={self.rho_schedule_steps} must be at least 1 with "
                     f"tip.rho_schedule={self.rho_schedule}"
                 )
-        if (self.selection == "threshold") != (self.threshold is not None):
+        if (self.selection == SelectBy.threshold) != (self.threshold is not None):
             raise ValueError(
                 f"tip.threshold={self.threshold} with tip.selection={self.selection}: "
                 "give a threshold with selection=threshold, and only then"
             )
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        near = get_close_matches(value, choices, n=1)
+def _choice(name: str, value: str, choices: type[StrEnum]) -> StrEnum:
+    try:
+        return choices(value)
+    except ValueError:
+        near = get_close_matches(str(value), list(map(str, choices)), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"tip.{name}={value!r} must be one of {', '.join(choices)}{hint}")
+        raise ValueError(
+            f"tip.{name}={value!r} must be one of {', '.join(choices)}{hint}"
+        ) from None
 
 
 def _check_share(name: str, value: float) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from opd_ray.config.choices import Divergence, Scoring, SignalChoice, SyncBackend
+from opd_ray.config.choices import Scoring, SignalChoice, SyncBackend
 from opd_ray.config.schema import Config, EvalTask, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import check_config, config_problems
+from opd_ray.types import Divergence
 
 
 @pytest.fixture

@@ -211,6 +211,11 @@ def test_overrides(write: Write) -> None:
         ("eval.tasks.samples=1", "eval.tasks is a list: write eval.tasks[0]"),
         ("eval.tasks[0].sample=1", "did you mean eval.tasks[0].samples?"),
         ("eval.tasks=[{nam: a}]", "did you mean eval.tasks[0].name?"),
+        (
+            "tip.selection=sofd",
+            "tip.selection = 'sofd': expected one of top_share, threshold, soft",
+        ),
+        ("tip.divergence=3", "tip.divergence = 3: expected one of reverse_kl, forward_kl, jsd"),
         ("trainer.ranks", "'trainer.ranks': expected key=value"),
         ("=3", "expected key=value"),
         ("data.path=[a", "not valid YAML"),

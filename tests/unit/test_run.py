@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from fake_session import Session, config_of, go
 
-from opd_ray.config.choices import Divergence
 from opd_ray.config.schema import LossSettings
 from opd_ray.coordinator.run import _resume_point
 from opd_ray.errors import ConfigError
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
 from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipFilter, TipSettings, TokenScores
+from opd_ray.types import Divergence
 
 
 def state(step: int, seed: int = 7, tip: TipFilter | None = None) -> RunState:

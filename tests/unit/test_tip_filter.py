@@ -18,7 +18,9 @@ from opd_ray.tip import (
     rule_names,
 )
 from opd_ray.tip.quadrants import jaccard, quadrant_report
-from opd_ray.tip.select import keep_greatest, rho_at, share_counts
+from opd_ray.tip.scores import SCORES
+from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, rho_at, share_counts
+from opd_ray.types import Divergence
 
 LENGTHS = np.array([40, 0, 3, 57])
 SEEDS = np.arange(4) + 100
@@ -300,7 +302,9 @@ def test_seeds_must_match_the_rollouts():
         ({"rho_schedule": "cosine", "rho_end": 0.1}, "tip.rho_schedule_steps=0"),
         ({"selection": "threshold"}, "give a threshold"),
         ({"threshold": 0.5}, "give a threshold"),
-        ({"divergence": "kl"}, "tip.divergence='kl'"),
+        ({"divergence": "kl"}, "tip.divergence='kl' must be one of reverse_kl, forward_kl, jsd"),
+        ({"selection": "tresh"}, "tip.selection='tresh' must be .*; did you mean 'threshold'"),
+        ({"quadrant_cut": 3}, "tip.quadrant_cut=3 must be one of quantile, value$"),
         ({"normalise_over": "token"}, "tip.normalise_over='token'"),
         ({"h_clip": 98}, "tip.h_clip=98"),
         ({"alpha": -1.0}, "tip.alpha=-1.0"),
@@ -309,6 +313,27 @@ def test_seeds_must_match_the_rollouts():
 def test_bad_settings_are_named(fields, message):
     with pytest.raises(ValueError, match=message):
         TipSettings(**fields)
+
+
+def test_a_loss_without_a_score_is_no_divergence_of_the_filter(monkeypatch):
+    monkeypatch.delitem(SCORES, "jsd")
+    with pytest.raises(ValueError, match=r"tip.divergence=jsd .* one of reverse_kl, forward_kl$"):
+        TipSettings(divergence="jsd")
+
+
+def test_choices_are_members_in_memory_and_plain_text_on_disk():
+    settings = TipSettings(selection="soft", share_of="batch", divergence="jsd")
+    assert settings.selection is SelectBy.soft
+    assert settings.share_of is ShareOf.batch
+    assert settings.divergence is Divergence.jsd
+    text = json.dumps(asdict(settings))
+    assert '"selection": "soft", "share_of": "batch"' in text
+    assert json.loads(text) == asdict(settings)
+    assert "selection: soft\nshare_of: batch\n" in OmegaConf.to_yaml(OmegaConf.structured(settings))
+    # The state of a stream names the score, not the member.
+    tip_filter = TipFilter(TipSettings(normalise_over="stream", divergence="jsd", overlap=False))
+    tip_filter.select(batch(), SEEDS, 0)
+    assert {type(name) for name in tip_filter.state_dict()["current"]} == {str}
 
 
 def test_rules_that_do_not_go_with_a_selection():

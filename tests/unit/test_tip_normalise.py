@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opd_ray.tip.normalise import METHODS, normalise
+from opd_ray.tip.normalise import Normalisation, normalise
 from opd_ray.tip.running_quantiles import RunningQuantiles
 
 LENGTHS = np.array([7, 0, 1, 20, 0])
@@ -30,7 +30,7 @@ def naive(values, method, clip=1.0):
 @settings(max_examples=100, deadline=None)
 @given(
     lengths=st.lists(st.integers(0, 15), min_size=1, max_size=6),
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(Normalisation),
     scope=st.sampled_from(["batch", "rollout"]),
     clip=st.sampled_from([1.0, 0.98, 0.5, 0.0]),
     few_values=st.booleans(),
@@ -47,7 +47,7 @@ def test_equals_definition(lengths, method, scope, clip, few_values, seed):
     np.testing.assert_allclose(found, np.concatenate([np.zeros(0), *expected]), atol=2e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", Normalisation)
 @pytest.mark.parametrize("scope", ["batch", "rollout", "stream"])
 def test_constant_input_is_zero(method, scope):
     earlier = RunningQuantiles(decay=0.9)
@@ -68,7 +68,7 @@ def observed(*steps, decay=0.9):
     return running
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", Normalisation)
 def test_stream_uses_the_step_before(method):
     rng = np.random.default_rng(0)
     before = rng.gamma(0.5, 2.0, 5000)

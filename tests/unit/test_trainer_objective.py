@@ -9,9 +9,9 @@ from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
 from actors.trainer.objective import Objective
-from opd_ray.config.choices import Divergence
 from opd_ray.config.schema import LossSettings
 from opd_ray.divergence import HiddenTarget
+from opd_ray.types import Divergence
 
 V, D = 11, 5
 SCALE = 0.7
