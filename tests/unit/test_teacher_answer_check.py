@@ -279,6 +279,14 @@ def test_answers_one_a_request_in_order():
             check_answers(INFO, [r1, r2], answers, **limits)
 
 
+IDS = np.tile(np.array([4, 7], np.int32), (M, 1))
+LOGPROBS = np.tile(np.log(np.array([0.5, 0.3], np.float32)), (M, 1))
+
+
+def student(ids: np.ndarray, logprobs: np.ndarray) -> dict[str, TopK]:
+    return {"student_topk": TopK(ids, logprobs)}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -296,6 +304,17 @@ def test_answers_one_a_request_in_order():
             {"student_topk": TopK(np.zeros((2, 1), np.int32), np.zeros((2, 1), np.float32))},
             r"student_topk.logprobs has shape \[2, 1\]; expected \[5, any\]",
         ),
+        (student(IDS, at(LOGPROBS, (2, 1), np.nan)), "position 2: student_topk.logprobs is nan"),
+        (student(IDS, at(LOGPROBS, (2, 1), -np.inf)), "position 2: student_topk.logprobs is -inf"),
+        (student(IDS, at(LOGPROBS, (1, 0), 0.3)), "position 1: student_topk.logprobs is 0.3"),
+        (student(IDS, LOGPROBS.astype(np.float64)), "student_topk.logprobs has dtype float64"),
+        (
+            student(IDS, LOGPROBS + np.float32(0.5)),
+            "position 0: mass of student_topk.logprobs is 1.3",
+        ),
+        (student(IDS, LOGPROBS[:, :1]), r"student_topk.ids has shape \[5, 2\]; expected \[5, 1\]"),
+        (student(at(IDS, (3, 1), 4), LOGPROBS), "position 3: student_topk.ids is 4; .*distinct"),
+        (student(IDS[:, :0], LOGPROBS[:, :0]), r"student_topk has shape \[5, 0\]; .*at least one"),
     ],
 )
 def test_requests_no_teacher_can_serve(changes, message):
@@ -304,6 +323,19 @@ def test_requests_no_teacher_can_serve(changes, message):
     with pytest.raises(TeacherError, match=message) as error:
         check_request(INFO, replace(request, **changes))
     assert "rollout 'r7'" in str(error.value)
+
+
+def test_rounding_of_the_students_probabilities_is_no_reason_to_refuse_a_request():
+    """A mass of 1 may be a hundredth above it."""
+    request, _ = make()
+    for last, refused in ((0.409, False), (0.411, True)):
+        logprobs = np.tile(np.log(np.array([0.6, last], np.float32)), (M, 1))
+        changed = replace(request, **student(IDS, logprobs))
+        if refused:
+            with pytest.raises(TeacherError, match=r"mass of student_topk.logprobs is 1.011"):
+                check_request(INFO, changed)
+        else:
+            check_request(INFO, changed)
 
 
 def test_info_must_cover_what_the_run_asks():

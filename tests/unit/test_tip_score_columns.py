@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
 from actors.trainer.batch import MicroBatch
 from actors.trainer.objective import Objective, no_scores, split_scores
@@ -103,6 +104,19 @@ def test_every_score_of_the_table_arrives_under_its_name() -> None:
     for name, values in expected.items():
         found = batch.get(name, wanted_by="this test")
         np.testing.assert_allclose(found, values, rtol=1e-5, err_msg=name)
+
+
+def test_a_students_top_k_that_is_none_is_refused_before_the_teacher_is_asked() -> None:
+    class IsNotAsked(KnowsAll):
+        def score(self, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
+            raise AssertionError
+
+    server = TeacherServer(IsNotAsked(), TeacherSettings(path="none", topk=2))
+    broken = TopK(STUDENT.ids, np.full((M, 2), np.nan, np.float32))
+    with pytest.raises(
+        TeacherError, match=r"rollout 'r', position 0: student_topk.logprobs is nan"
+    ):
+        server.score([ScoreRequest("r", ROLLOUT.prompt_ids, RESPONSE, broken)])
 
 
 def test_what_a_teacher_does_not_tell_is_not_there() -> None:

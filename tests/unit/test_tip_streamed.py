@@ -190,32 +190,8 @@ def test_half_precision_may_round_beyond_the_bounds():
     ids = np.array([[4, 7]])
     near = np.log(np.array([[0.6, 0.409]]))
     assert streamed_scores(ids, near, near).reverse_kl_m[0] == 0.0
-    with pytest.raises(ValueError, match=r"row 0 add up to 1.011"):
-        streamed_scores(ids, near, np.log(np.array([[0.6, 0.411]])))
     sure = np.array([[0.009, -9.0]])
     assert streamed_scores(ids, sure, sure).teacher_mass_m[0] == 1.0
-    with pytest.raises(ValueError, match="0.011 of token 4"):
-        streamed_scores(ids, sure, np.array([[0.011, -9.0]]))
-
-
-IDS = np.array([[4, 7], [1, 2]])
-GOOD = np.log(np.array([[0.5, 0.3], [0.6, 0.1]]))
-
-
-@pytest.mark.parametrize(
-    ("ids", "student", "teacher", "message"),
-    [
-        (IDS, GOOD, np.where(IDS == 7, np.nan, GOOD), "teacher at student.*nan of token 7.*row 0"),
-        (IDS, np.where(IDS == 2, -np.inf, GOOD), GOOD, "student.*-inf of token 2 at row 1"),
-        (IDS, GOOD, np.where(IDS == 1, 0.3, GOOD), "0.3 of token 1 at row 1, column 0"),
-        (IDS, GOOD, np.full((2, 2), -0.1), "row 0 add up to 1.8"),
-        (np.array([[4, 7], [2, 2]]), GOOD, GOOD, "an id appears twice in row 1"),
-        (IDS, GOOD[:, :1], GOOD, r"shape \(2, 1\)"),
-    ],
-)
-def test_bad_input_is_named(ids, student, teacher, message):
-    with pytest.raises(ValueError, match=message):
-        streamed_scores(ids, student, teacher)
 
 
 def test_empty_rollout():

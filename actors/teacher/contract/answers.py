@@ -61,8 +61,8 @@ def check_request(info: TeacherInfo, request: ScoreRequest) -> None:
     """Whether a teacher can be asked this.
 
     Raises:
-        TeacherError: nothing to read or score, a sequence beyond the context, or an id outside
-            the vocabulary.
+        TeacherError: nothing to read or score, a sequence beyond the context, an id outside the
+            vocabulary, or a top-k of the student that is none.
     """
     who = f"teacher {info.name!r}, rollout {request.rollout_id!r}"
     prompt, response = len(request.prompt_ids), len(request.response_ids)
@@ -75,15 +75,13 @@ def check_request(info: TeacherInfo, request: ScoreRequest) -> None:
             f"{who}: {prompt} prompt and {response} response tokens exceed the teacher's context "
             f"of {info.context_length} tokens; shorten the prompts or lower rollout.max_new_tokens"
         )
-    student = request.student_topk
-    _raise_first(shape_problems(who, "student_topk.logprobs", student.logprobs, (response, None)))
-    _raise_first(shape_problems(who, "student_topk.ids", student.ids, student.logprobs.shape))
-    for name, ids in (
-        ("prompt_ids", request.prompt_ids),
-        ("response_ids", request.response_ids),
-        ("student_topk.ids", student.ids),
-    ):
+    for name, ids in (("prompt_ids", request.prompt_ids), ("response_ids", request.response_ids)):
         _raise_first(id_problems(who, name, ids, info.vocab_size))
+    _raise_first(
+        _named_problems(
+            who, "student_topk", request.student_topk, (response, None), info.vocab_size
+        )
+    )
 
 
 def check_answers(
@@ -218,6 +216,26 @@ class _Sampled:
         )
 
 
+def _named_problems(
+    who: str, name: str, topk: Any, shape: tuple[int, int | None], vocab_size: int
+) -> Iterator[str]:
+    """Of some tokens a row: distinct ids, and log-probabilities that one distribution can have."""
+    ids, logprobs = topk.ids, topk.logprobs
+    yield from logprob_problems(who, f"{name}.logprobs", logprobs, shape)
+    if not fits(logprobs, shape):
+        yield from id_problems(who, f"{name}.ids", ids, vocab_size)
+        return
+    if not logprobs.shape[1]:
+        yield f"{who}: {name} has shape {list(logprobs.shape)}; expected at least one token a row"
+        return
+    yield from shape_problems(who, f"{name}.ids", ids, logprobs.shape)
+    yield from id_problems(who, f"{name}.ids", ids, vocab_size)
+    if fits(ids, logprobs.shape):
+        in_order = np.sort(ids, axis=1)
+        twice = in_order[:, 1:] == in_order[:, :-1]
+        yield from wrong_values(who, f"{name}.ids", in_order[:, 1:], twice, "distinct ids")
+
+
 def _topk_problems(
     who: str,
     name: str,
@@ -226,21 +244,12 @@ def _topk_problems(
     info: TeacherInfo,
     known: _Sampled,
 ) -> Iterator[str]:
+    """Of the likeliest tokens of each row: order, and agreement with what else is said."""
+    yield from _named_problems(who, name, topk, shape, info.vocab_size)
     ids, logprobs = topk.ids, topk.logprobs
-    yield from logprob_problems(who, f"{name}.logprobs", logprobs, shape)
-    if not fits(logprobs, shape):
-        yield from id_problems(who, f"{name}.ids", ids, info.vocab_size)
+    if not fits(logprobs, shape) or not logprobs.shape[1]:
         return
-    if not logprobs.shape[1]:
-        yield f"{who}: {name} has shape {list(logprobs.shape)}; expected at least one token a row"
-        return
-    yield from shape_problems(who, f"{name}.ids", ids, logprobs.shape)
-    yield from id_problems(who, f"{name}.ids", ids, info.vocab_size)
     rises = logprobs[:, 1:] > logprobs[:, :-1] + LOGPROB_TOLERANCE
-    if fits(ids, logprobs.shape):
-        in_order = np.sort(ids, axis=1)
-        twice = in_order[:, 1:] == in_order[:, :-1]
-        yield from wrong_values(who, f"{name}.ids", in_order[:, 1:], twice, "distinct ids")
     yield from wrong_values(who, f"{name}.logprobs", logprobs[:, 1:], rises, "descending order")
     if fits(ids, logprobs.shape):
         yield from known.agreement(who, f"{name}.logprobs", ids, logprobs)
