@@ -59,17 +59,17 @@ def packed_attention(
 
     Args:
         module: the attention layer.
-        query: [1, H, T, D].
-        key: [1, H or fewer, T, D], and so ``value``.
+        query: [1, H, T, F].
+        key: [1, G, T, F], and so ``value``.
         attention_mask: ignored; transformers makes none for this function.
         dropout: of the attention weights; only 0.
-        scaling: of the products; None: 1 / sqrt(D).
+        scaling: of the products; None: 1 / sqrt(F).
         sliding_window: how many positions a token sees, its own included; None: all.
         segments: of the row.
         kwargs: of other attention functions.
 
     Returns:
-        [1, T, H, D], and no attention weights.
+        [1, T, H, F], and no attention weights.
 
     Raises:
         PackedAttentionError: the model asks for more than the dot product, or drops ``segments``.
@@ -97,7 +97,7 @@ def packed_attention(
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
 ) -> Tensor:
-    """One segment's attention, ``[1, H, L, D]``, to the S positions up to its end."""
+    """One segment's attention, ``[1, H, L, F]``, to the U positions up to its end."""
     size, positions = query.shape[-1], key.shape[2]
     all_seen = window is None or positions <= window
     if all_seen and query.dtype == torch.bfloat16 and query.device.type == "cpu":
@@ -116,9 +116,9 @@ def _attend(
 def _visible(queries: int, keys: int, window: int | None, device: torch.device) -> dict[str, Any]:
     """The last ``queries`` of ``keys`` positions see themselves and what comes before."""
     if window is not None and keys > window:
-        key_K = torch.arange(keys, device=device)
-        query_Q1 = key_K[keys - queries :, None]
-        return {"attn_mask": (key_K <= query_Q1) & (key_K > query_Q1 - window)}
+        key_U = torch.arange(keys, device=device)
+        query_L1 = key_U[keys - queries :, None]
+        return {"attn_mask": (key_U <= query_L1) & (key_U > query_L1 - window)}
     if queries == keys:
         return {"is_causal": True}
     return {"attn_mask": causal_lower_right(queries, keys)}

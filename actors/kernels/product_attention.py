@@ -20,11 +20,11 @@ _BLOCK = 128
 
 
 class ProductAttention(torch.autograd.Function):
-    """Softmax attention of the last L of S positions to all S, none looking ahead.
+    """Softmax attention of the last L of U positions to all U, none looking ahead.
 
-    ``ProductAttention.apply(query, key, value, scale)`` with query ``[H, L, D]``, key and value
-    ``[K, S, D]`` (H a multiple of K: neighbouring heads share keys) and the factor of the products
-    gives ``[H, L, D]``.
+    ``ProductAttention.apply(query, key, value, scale)`` with query ``[H, L, F]``, key and value
+    ``[G, U, F]`` (H a multiple of G: neighbouring heads share keys) and the factor of the products
+    gives ``[H, L, F]``.
     """
 
     @staticmethod
@@ -47,39 +47,39 @@ class ProductAttention(torch.autograd.Function):
         grad_output = _by_key(grad_outputs[0], key)
         grad_query = _by_key(torch.empty_like(query), key)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        for rows, query_B, seen in _blocks(query, key):
-            weights = _weights(query_B, key[:, :seen], rows.stop - rows.start, ctx.scale)
-            grad_B = grad_output[:, :, rows].reshape(query_B.shape)
-            grad_value[:, :seen] += weights.mT @ grad_B
-            grad_weights = grad_B @ value[:, :seen].mT
+        for rows, query_GBF, seen in _blocks(query, key):
+            weights = _weights(query_GBF, key[:, :seen], rows.stop - rows.start, ctx.scale)
+            grad_GBF = grad_output[:, :, rows].reshape(query_GBF.shape)
+            grad_value[:, :seen] += weights.mT @ grad_GBF
+            grad_weights = grad_GBF @ value[:, :seen].mT
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
             grad_scores *= ctx.scale
-            grad_query_B = grad_scores @ key[:, :seen]
-            grad_query[:, :, rows] = grad_query_B.view_as(grad_query[:, :, rows])
-            grad_key[:, :seen] += grad_scores.mT @ query_B
+            grad_query_GBF = grad_scores @ key[:, :seen]
+            grad_query[:, :, rows] = grad_query_GBF.view_as(grad_query[:, :, rows])
+            grad_key[:, :seen] += grad_scores.mT @ query_GBF
         return grad_query.view_as(query), grad_key, grad_value, None
 
 
 def _by_key(query: Tensor, key: Tensor) -> Tensor:
-    """``[K, H / K, L, D]``: the heads by the key that they share."""
+    """``[G, H / G, L, F]``: the heads by the key that they share."""
     return query.reshape(len(key), -1, *query.shape[1:])
 
 
 def _blocks(query: Tensor, key: Tensor) -> Iterator[tuple[slice, Tensor, int]]:
-    """Query rows of a block, as a slice and as ``[K, H / K x rows, D]``, and the keys it sees."""
+    """Query rows of a block, as a slice and as ``[G, B, F]``, and the keys it sees."""
     length, positions = query.shape[1], key.shape[1]
     grouped = _by_key(query, key)
     for start in range(0, length, _BLOCK):
         rows = slice(start, min(start + _BLOCK, length))
-        query_B = grouped[:, :, rows].reshape(len(key), -1, query.shape[2])
-        yield rows, query_B, positions - length + rows.stop
+        query_GBF = grouped[:, :, rows].reshape(len(key), -1, query.shape[2])
+        yield rows, query_GBF, positions - length + rows.stop
 
 
-def _weights(query_B: Tensor, key: Tensor, rows: int, scale: float) -> Tensor:
-    """Attention weights of a block ``[K, H / K x rows, S]``, whose last row sees all S keys."""
+def _weights(query_GBF: Tensor, key: Tensor, rows: int, scale: float) -> Tensor:
+    """Attention weights of a block ``[G, B, U]``, whose last row sees all U keys."""
     # In float32, as PyTorch's kernel: scores of pretrained models can be large, and bfloat16 would
     # round them by tenths.
-    scores = torch.bmm(query_B.float() * scale, key.float().mT)
+    scores = torch.bmm(query_GBF.float() * scale, key.float().mT)
     ahead = torch.full((rows, rows), -torch.inf).triu_(1)
     scores.view(len(key), -1, rows, key.shape[1])[..., -rows:].add_(ahead)
-    return scores.softmax(-1).to(query_B.dtype)
+    return scores.softmax(-1).to(query_GBF.dtype)

@@ -252,10 +252,10 @@ class RolloutEngine:
             raise RuntimeError(
                 f"vLLM ended rollout {request.rollout_id!r} with {completion.finish_reason!r}"
             )
-        if scores and len(scores.entropy_N) != len(response_ids):
+        if scores and len(scores.entropy_m) != len(response_ids):
             raise RuntimeError(
                 f"rollout {request.rollout_id!r} has {len(response_ids)} tokens but "
-                f"{len(scores.entropy_N)} recorded scores"
+                f"{len(scores.entropy_m)} recorded scores"
             )
         (span,) = completion.weight_versions
         return Rollout(
@@ -265,11 +265,11 @@ class RolloutEngine:
             prompt_ids=request.prompt_ids,
             response_ids=response_ids,
             response_mask=np.ones(len(response_ids), dtype=np.uint8),
-            entropy=scores.entropy_N if scores else _NOTHING,
-            logprob=scores.logprob_N if scores else _NOTHING,
+            entropy=scores.entropy_m if scores else _NOTHING,
+            logprob=scores.logprob_m if scores else _NOTHING,
             finish_reason=completion.finish_reason,
             weights_version=int(span.version),
-            topk=TopK(scores.topk_ids_NK, scores.topk_logprobs_NK) if scores else None,
+            topk=TopK(scores.topk_ids_mK, scores.topk_logprobs_mK) if scores else None,
         )
 
 

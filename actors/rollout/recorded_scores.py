@@ -17,12 +17,12 @@ RECORD_KEY = "opd_ray_record"
 
 @dataclass(frozen=True)
 class RecordedScores:
-    """Scores of N sampled tokens, in nats, of the model's distribution at temperature 1."""
+    """Scores of a response's m tokens, nats, of the model's distribution at temperature 1."""
 
-    entropy_N: np.ndarray  # float32, over the full vocabulary
-    logprob_N: np.ndarray  # float32, of the sampled token
-    topk_ids_NK: np.ndarray  # int32, likeliest first
-    topk_logprobs_NK: np.ndarray  # float32
+    entropy_m: np.ndarray  # float32, over the full vocabulary
+    logprob_m: np.ndarray  # float32, of the sampled token
+    topk_ids_mK: np.ndarray  # int32, likeliest first
+    topk_logprobs_mK: np.ndarray  # float32
 
 
 class ScoreArena:
@@ -36,10 +36,10 @@ class ScoreArena:
 
     def __init__(self, topk: int, device: torch.device, rows: int = 4096) -> None:
         self._free = list(range(rows))
-        self.entropy_R = torch.empty(rows, dtype=torch.float32, device=device)
-        self.logprob_R = torch.empty(rows, dtype=torch.float32, device=device)
-        self.topk_ids_RK = torch.empty(rows, topk, dtype=torch.int32, device=device)
-        self.topk_logprobs_RK = torch.empty(rows, topk, dtype=torch.float32, device=device)
+        self.entropy_S = torch.empty(rows, dtype=torch.float32, device=device)
+        self.logprob_S = torch.empty(rows, dtype=torch.float32, device=device)
+        self.topk_ids_SK = torch.empty(rows, topk, dtype=torch.int32, device=device)
+        self.topk_logprobs_SK = torch.empty(rows, topk, dtype=torch.float32, device=device)
 
     def take_row(self) -> int:
         """A free row."""
@@ -49,18 +49,18 @@ class ScoreArena:
 
     def take(self, rows: Sequence[int]) -> RecordedScores:
         """What the given rows hold, in that order; the rows are free afterwards."""
-        index_N = torch.tensor(rows, dtype=torch.long, device=self.entropy_R.device)
+        index_m = torch.tensor(rows, dtype=torch.long, device=self.entropy_S.device)
         self._free.extend(rows)
         return RecordedScores(
-            entropy_N=self.entropy_R[index_N].cpu().numpy(),
-            logprob_N=self.logprob_R[index_N].cpu().numpy(),
-            topk_ids_NK=self.topk_ids_RK[index_N].cpu().numpy(),
-            topk_logprobs_NK=self.topk_logprobs_RK[index_N].cpu().numpy(),
+            entropy_m=self.entropy_S[index_m].cpu().numpy(),
+            logprob_m=self.logprob_S[index_m].cpu().numpy(),
+            topk_ids_mK=self.topk_ids_SK[index_m].cpu().numpy(),
+            topk_logprobs_mK=self.topk_logprobs_SK[index_m].cpu().numpy(),
         )
 
     def _double(self) -> None:
-        rows = len(self.entropy_R)
+        rows = len(self.entropy_S)
         self._free.extend(range(rows, 2 * rows))
-        for name in ("entropy_R", "logprob_R", "topk_ids_RK", "topk_logprobs_RK"):
+        for name in ("entropy_S", "logprob_S", "topk_ids_SK", "topk_logprobs_SK"):
             old = getattr(self, name)
             setattr(self, name, torch.cat([old, torch.empty_like(old)]))

@@ -48,7 +48,7 @@ class _Recording:
 class _Step:
     """A step whose sampled tokens were not known yet when its logits passed by."""
 
-    logprobs_BV: torch.Tensor
+    logprobs_CV: torch.Tensor
     recordings: list[_Recording]
     positions: list[int]
 
@@ -118,16 +118,16 @@ class ScoreRecorder(LogitsProcessor):
         for recording, position in zip(recordings, positions, strict=True):
             if position == len(recording.rows):
                 recording.rows.append(self.arena.take_row())
-        rows_B = self._index([r.rows[t] for r, t in zip(recordings, positions, strict=True)])
+        rows_C = self._index([r.rows[t] for r, t in zip(recordings, positions, strict=True)])
 
         # Sampling overwrites the logits, so what is kept of them is a copy; one is enough.
-        recorded_BV = logits if len(batch_rows) == len(logits) else logits[self._index(batch_rows)]
-        logprobs_BV = torch.log_softmax(recorded_BV, dim=-1, dtype=torch.float32)
-        topk_logprobs_BK, topk_ids_BK = likeliest(logprobs_BV, self._topk)
-        self.arena.entropy_R[rows_B] = _entropy_B(logprobs_BV)
-        self.arena.topk_ids_RK[rows_B] = topk_ids_BK.to(torch.int32)
-        self.arena.topk_logprobs_RK[rows_B] = topk_logprobs_BK
-        self._last_step = _Step(logprobs_BV, recordings, positions)
+        recorded_CV = logits if len(batch_rows) == len(logits) else logits[self._index(batch_rows)]
+        logprobs_CV = torch.log_softmax(recorded_CV, dim=-1, dtype=torch.float32)
+        topk_logprobs_CK, topk_ids_CK = likeliest(logprobs_CV, self._topk)
+        self.arena.entropy_S[rows_C] = _entropy_C(logprobs_CV)
+        self.arena.topk_ids_SK[rows_C] = topk_ids_CK.to(torch.int32)
+        self.arena.topk_logprobs_SK[rows_C] = topk_logprobs_CK
+        self._last_step = _Step(logprobs_CV, recordings, positions)
         return logits
 
     # As where vLLM calls apply(): tensors made in that mode cannot be written outside it.
@@ -158,14 +158,14 @@ class ScoreRecorder(LogitsProcessor):
                 batch_rows.append(batch_row)
                 tokens.append(recording.output_ids[position])
                 arena_rows.append(recording.rows[position])
-        sampled_B = step.logprobs_BV[self._index(batch_rows), self._index(tokens)]
-        self.arena.logprob_R[self._index(arena_rows)] = sampled_B
+        sampled_C = step.logprobs_CV[self._index(batch_rows), self._index(tokens)]
+        self.arena.logprob_S[self._index(arena_rows)] = sampled_C
 
     def _index(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
 
 
-def _entropy_B(logprobs_BV: torch.Tensor) -> torch.Tensor:
+def _entropy_C(logprobs_CV: torch.Tensor) -> torch.Tensor:
     """Entropies in nats; a few rows at a time, so that a large vocabulary costs little memory."""
-    rows = max(1, _ENTROPY_ELEMENTS // logprobs_BV.shape[1])
-    return torch.cat([-part.exp().mul_(part).sum(dim=-1) for part in logprobs_BV.split(rows)])
+    rows = max(1, _ENTROPY_ELEMENTS // logprobs_CV.shape[1])
+    return torch.cat([-part.exp().mul_(part).sum(dim=-1) for part in logprobs_CV.split(rows)])

@@ -23,7 +23,7 @@ class ExactScores:
 
     With a :class:`TopKTarget` the divergences are those of the coarser distributions (support plus
     tail), and what the target cannot know takes the teacher's tail mass to lie evenly on the
-    V - K tokens outside its support: ``teacher_logprob_N`` of a token there, and
+    V - k tokens outside its support: ``teacher_logprob_N`` of a token there, and
     ``teacher_entropy_N``, which is then an upper bound. Student-side scores are always exact.
     """
 
@@ -153,22 +153,22 @@ class _TopKTeacher:
     def __init__(self, buckets: TopKTail, vocab: int) -> None:
         self._buckets = buckets
         # log of 0 tokens is not needed: an empty tail has mass 0 and no sampled token in it.
-        self._log_outside = math.log(max(vocab - buckets.ids_NK.shape[1], 1))
+        self._log_outside = math.log(max(vocab - buckets.ids_Nk.shape[1], 1))
 
     def load(self, rows: slice) -> None:
         """Nothing to compute."""
 
     def block(self, rows: slice, ids_B1: Tensor) -> tuple[Tensor, _TeacherScores]:
-        """Log-probabilities [B, K + 1] to compare with, and the teacher's own scores."""
+        """Log-probabilities [B, k + 1] to compare with, and the teacher's own scores."""
         log_q_BW = log_softmax_(self._buckets.teacher_NW[rows].clone())
-        ids_BK = self._buckets.ids_NK[rows]
-        here_BK = ids_BK == ids_B1
-        inside_B = log_q_BW[:, :-1].masked_fill(~here_BK, -torch.inf).amax(1)
+        ids_Bk = self._buckets.ids_Nk[rows]
+        here_Bk = ids_Bk == ids_B1
+        inside_B = log_q_BW[:, :-1].masked_fill(~here_Bk, -torch.inf).amax(1)
         log_tail_B = log_q_BW[:, -1]
         return log_q_BW, _TeacherScores(
-            torch.where(here_BK.any(1), inside_B, log_tail_B - self._log_outside),
+            torch.where(here_Bk.any(1), inside_B, log_tail_B - self._log_outside),
             _entropy(log_q_BW) + log_tail_B.exp() * self._log_outside,
-            ids_BK.gather(1, log_q_BW[:, :-1].argmax(1, keepdim=True)),
+            ids_Bk.gather(1, log_q_BW[:, :-1].argmax(1, keepdim=True)),
         )
 
     def student_(self, log_p_BV: Tensor, rows: slice) -> Tensor:

@@ -208,18 +208,18 @@ class HeadGradient:
 
     def add(self, gradient_CV: Tensor, hidden_CD: Tensor) -> None:
         """Add one chunk's product; both in the head's dtype."""
-        for piece, sum_RD in zip(self._pieces, self._sums, strict=True):
-            part_RC = gradient_CV[:, piece].T
+        for piece, sum_VD in zip(self._pieces, self._sums, strict=True):
+            part_VC = gradient_CV[:, piece].T
             if self._direct and not self._started:
-                torch.mm(part_RC, hidden_CD, out=sum_RD)
+                torch.mm(part_VC, hidden_CD, out=sum_VD)
             elif self._direct:
-                sum_RD.addmm_(part_RC, hidden_CD)
+                sum_VD.addmm_(part_VC, hidden_CD)
             else:
-                product_RD = torch.mm(part_RC, hidden_CD, out=self._product[: len(sum_RD)])
+                product_VD = torch.mm(part_VC, hidden_CD, out=self._product[: len(sum_VD)])
                 if self._started:
-                    sum_RD.add_(product_RD)
+                    sum_VD.add_(product_VD)
                 else:
-                    sum_RD.copy_(product_RD)
+                    sum_VD.copy_(product_VD)
         self._started = True
 
     def result(self) -> Tensor:

@@ -1,7 +1,7 @@
 """What a teacher says of N rows, as tensors: hidden states, logits, a top-k or sampled tokens.
 
-Letters: N rows (kept response tokens, flat), K top-k, V vocabulary, D the teacher's hidden size
-(which need not be the student's). Row n is the distribution that predicted token n.
+Row i is the distribution that predicted token i. The teacher's hidden size D need not be the
+student's.
 """
 
 from __future__ import annotations
@@ -78,26 +78,26 @@ class LogitsTarget:
 
 @dataclass(frozen=True, eq=False)
 class TopKTarget:
-    """The teacher's K most likely ids with log-probabilities; the mass left is one tail bucket.
+    """The teacher's k most likely ids with log-probabilities; the mass left is one tail bucket.
 
-    ids_NK: [N, K] int64, distinct within a row. logprobs_NK: [N, K] nats, under the teacher's full
+    ids_Nk: [N, k] int64, distinct within a row. logprobs_Nk: [N, k] nats, under the teacher's full
     distribution at ``temperature``; -inf is allowed.
-    Raises ValueError on differing shapes, ids that are not int64, or K = 0.
+    Raises ValueError on differing shapes, ids that are not int64, or k = 0.
     """
 
-    ids_NK: Tensor
-    logprobs_NK: Tensor
+    ids_Nk: Tensor
+    logprobs_Nk: Tensor
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_matrix("logprobs_NK", self.logprobs_NK)
-        _check_ids("ids_NK", self.ids_NK, self.logprobs_NK)
-        if self.ids_NK.shape[1] == 0:
-            raise ValueError("ids_NK has no columns: a top-k target needs K of at least 1")
+        _check_matrix("logprobs_Nk", self.logprobs_Nk)
+        _check_ids("ids_Nk", self.ids_Nk, self.logprobs_Nk)
+        if self.ids_Nk.shape[1] == 0:
+            raise ValueError("ids_Nk has no columns: a top-k target needs k of at least 1")
 
     @property
     def num_rows(self) -> int:
-        return self.ids_NK.shape[0]
+        return self.ids_Nk.shape[0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,16 +21,16 @@ def figures(name: str, samples: int, records: Sequence[ProblemRecord]) -> dict[s
     With n samples: `mean@n` and `mean@n_se`, `pass@k` for the powers of two below n and for n,
     `maj@n` and `maj@n_se`, and `tokens@n`, `tokens_q90@n`, `truncated@n`.
     """
-    correct_PS = np.array([record.correct for record in records], dtype=np.bool_)
+    correct_QA = np.array([record.correct for record in records], dtype=np.bool_)
     lengths = np.array([record.tokens for record in records])
     ends = np.array([record.finish_reasons for record in records])
-    mean = mean_at_n(correct_PS)
+    mean = mean_at_n(correct_QA)
     at = f"@{samples}" if samples else ""
     first = f"mean{at}" if samples else "accuracy"
     found = {first: mean.value, f"{first}_se": mean.standard_error}
     if samples:
-        found |= {f"pass@{k}": pass_at_n(correct_PS, k) for k in _tries(samples)}
-        majority = maj_at_n(correct_PS, [record.extracted for record in records])
+        found |= {f"pass@{k}": pass_at_n(correct_QA, k) for k in _tries(samples)}
+        majority = maj_at_n(correct_QA, [record.extracted for record in records])
         found |= {f"maj{at}": majority.value, f"maj{at}_se": majority.standard_error}
     found |= {
         f"tokens{at}": float(lengths.mean()),
@@ -57,24 +57,24 @@ class Estimate:
     standard_error: float
 
 
-def mean_at_n(correct_PS: np.ndarray) -> Estimate:
+def mean_at_n(correct_QA: np.ndarray) -> Estimate:
     """Mean over problems of the share of samples that are correct.
 
     The standard error takes problems as drawn from a larger set: the deviation (ddof 1) of the
     problems' own means over the root of their number. Samples of one problem are not independent
     evidence, and this does not treat them so.
     """
-    per_problem = _table(correct_PS).mean(axis=1)
+    per_problem = _table(correct_QA).mean(axis=1)
     return _over_problems(per_problem)
 
 
-def pass_at_n(correct_PS: np.ndarray, k: int) -> float:
+def pass_at_n(correct_QA: np.ndarray, k: int) -> float:
     """Unbiased share of problems that at least one of k samples solves (Chen et al. 2021, eq. 1).
 
-    With c of S samples correct it is 1 - C(S-c, k) / C(S, k), averaged over problems.
-    Raises `ValueError` unless 1 <= k <= S.
+    With c of A samples correct it is 1 - C(A-c, k) / C(A, k), averaged over problems.
+    Raises `ValueError` unless 1 <= k <= A.
     """
-    table = _table(correct_PS)
+    table = _table(correct_QA)
     samples = table.shape[1]
     if not 1 <= k <= samples:
         raise ValueError(f"k = {k}: pass@k from {samples} samples needs 1 <= k <= {samples}")
@@ -82,7 +82,7 @@ def pass_at_n(correct_PS: np.ndarray, k: int) -> float:
     return float(1.0 - np.mean(all_wrong))
 
 
-def maj_at_n(correct_PS: np.ndarray, answers: Sequence[Sequence[str | None]]) -> Estimate:
+def maj_at_n(correct_QA: np.ndarray, answers: Sequence[Sequence[str | None]]) -> Estimate:
     """Share of problems whose most frequent extracted answer is correct.
 
     `answers` holds, like the table, one extracted answer a sample; None does not vote. A tie counts
@@ -90,7 +90,7 @@ def maj_at_n(correct_PS: np.ndarray, answers: Sequence[Sequence[str | None]]) ->
     problem without a vote counts 0. Equal answers with different verdicts (a verifier that ran out
     of time) count by the share of correct ones. Standard error as in `mean_at_n`.
     """
-    table = _table(correct_PS)
+    table = _table(correct_QA)
     if [len(row) for row in answers] != [table.shape[1]] * table.shape[0]:
         raise ValueError(
             f"answers do not have the table's shape {table.shape}: give one answer a sample"
@@ -100,9 +100,9 @@ def maj_at_n(correct_PS: np.ndarray, answers: Sequence[Sequence[str | None]]) ->
     )
 
 
-def _majority(correct_S: np.ndarray, answers: Sequence[str | None]) -> float:
+def _majority(correct_A: np.ndarray, answers: Sequence[str | None]) -> float:
     verdicts: dict[str, list[bool]] = {}
-    for correct, answer in zip(correct_S, answers, strict=True):
+    for correct, answer in zip(correct_A, answers, strict=True):
         if answer is not None:
             verdicts.setdefault(answer, []).append(bool(correct))
     if not verdicts:
@@ -111,8 +111,8 @@ def _majority(correct_S: np.ndarray, answers: Sequence[str | None]) -> float:
     return float(np.mean([np.mean(seen) for seen in verdicts.values() if len(seen) == most]))
 
 
-def _table(correct_PS: np.ndarray) -> np.ndarray:
-    table = np.asarray(correct_PS)
+def _table(correct_QA: np.ndarray) -> np.ndarray:
+    table = np.asarray(correct_QA)
     if table.dtype != bool or table.ndim != 2 or table.size == 0:
         raise ValueError(
             f"correct must be a [problems, samples] table of booleans with at least one of each, "
@@ -121,7 +121,7 @@ def _table(correct_PS: np.ndarray) -> np.ndarray:
     return table
 
 
-def _over_problems(values_P: np.ndarray) -> Estimate:
-    count = len(values_P)
-    error = float(values_P.std(ddof=1)) / sqrt(count) if count > 1 else nan
-    return Estimate(float(values_P.mean()), error)
+def _over_problems(values_Q: np.ndarray) -> Estimate:
+    count = len(values_Q)
+    error = float(values_Q.std(ddof=1)) / sqrt(count) if count > 1 else nan
+    return Estimate(float(values_Q.mean()), error)

@@ -34,11 +34,11 @@ def plot_learning_curves(
         ):
             axis = axes[row, column]
             for number, arm in enumerate(everything + chosen):
-                steps, values_ST = curve(arm, histories, name)
+                steps, values = curve(arm, histories, name)
                 colour = "black" if arm.rule == "all" else f"C{number}"
-                axis.plot(steps, values_ST.mean(axis=0), ".-", color=colour, label=arm.arm)
+                axis.plot(steps, values.mean(axis=0), ".-", color=colour, label=arm.arm)
                 axis.fill_between(
-                    steps, values_ST.min(axis=0), values_ST.max(axis=0), color=colour, alpha=0.12
+                    steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.12
                 )
             axis.grid(alpha=0.3)
             if column == 0:
@@ -69,17 +69,17 @@ def plot_overlaps(arms: Sequence[ArmFigures], path: Path) -> None:
     from matplotlib.figure import Figure
 
     arms = [arm for arm in arms if arm.rule != "all"]
-    names, values_AR = overlap_matrix(arms)
+    names, overlaps = overlap_matrix(arms)
     figure = Figure(
         figsize=(2.5 + 0.8 * len(names), 1.8 + 0.4 * len(arms)),
         layout="constrained",
     )
     axis = figure.subplots()
-    if values_AR.size:
-        image = axis.imshow(values_AR, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    if overlaps.size:
+        image = axis.imshow(overlaps, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         figure.colorbar(image, label="Jaccard overlap")
-    for row, column in np.argwhere(np.isfinite(values_AR)):
-        value = values_AR[row, column]
+    for row, column in np.argwhere(np.isfinite(overlaps)):
+        value = overlaps[row, column]
         axis.text(
             column,
             row,

@@ -95,8 +95,8 @@ def test_texts_side_by_side_and_rows_in_order():
     assert batch.rollout_logprob_N.tolist() == [-1.0, -1.0, -2.0]
     assert (batch.trunk_tokens, batch.padding_tokens) == (5, 0)
     assert isinstance(batch.targets[0], TopKTarget)
-    assert batch.targets[0].ids_NK.tolist() == [[2, 9], [5, 1], [7, 2]]
-    assert batch.targets[0].logprobs_NK.tolist() == [[-5.0, -6.0], [-1.0, -2.0], [-3.0, -4.0]]
+    assert batch.targets[0].ids_Nk.tolist() == [[2, 9], [5, 1], [7, 2]]
+    assert batch.targets[0].logprobs_Nk.tolist() == [[-5.0, -6.0], [-1.0, -2.0], [-3.0, -4.0]]
 
 
 def test_hidden_signal_in_bfloat16_and_the_teachers_head():

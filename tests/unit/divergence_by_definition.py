@@ -58,9 +58,9 @@ def row_pair(target: Target, row: int, p_V: Tensor, temperature: float) -> tuple
     if isinstance(target, LogitsTarget):
         return p_V, probabilities(target.logits_NV[row, :vocab] / temperature)
     assert isinstance(target, TopKTarget)
-    known_K = target.logprobs_NK[row].exp()
-    q_W = torch.cat((known_K, (1 - known_K.sum())[None]))
-    return coarse(p_V, target.ids_NK[row].tolist()), q_W
+    known_k = target.logprobs_Nk[row].exp()
+    q_W = torch.cat((known_k, (1 - known_k.sum())[None]))
+    return coarse(p_V, target.ids_Nk[row].tolist()), q_W
 
 
 def loss(

@@ -20,11 +20,11 @@ PADDING_MASS = 1e-3
 class NamedRows:
     """What the server told of one response; row t belongs to response token t.
 
-    n is the most tokens named in a row; shorter rows end in id -1 at -inf.
+    E is the most tokens named in a row; shorter rows end in id -1 at -inf.
     """
 
-    ids_mn: np.ndarray  # int32, the likeliest first
-    logprobs_mn: np.ndarray  # float32, nats
+    ids_mE: np.ndarray  # int32, the likeliest first
+    logprobs_mE: np.ndarray  # float32, nats
     logprob_m: np.ndarray  # float32, nats, of the response token
     cap_m: np.ndarray  # float32, nats; no token that is not named is likelier
     mass_m: np.ndarray  # float64, probability of all that are named
@@ -35,26 +35,26 @@ class NamedRows:
         Raises:
             TeacherError: so many of the named ones were padding that fewer are left.
         """
-        if (self.ids_mn[:, :k] < 0).any():
-            row = int(np.argmax((self.ids_mn[:, :k] < 0).any(axis=1)))
+        if (self.ids_mE[:, :k] < 0).any():
+            row = int(np.argmax((self.ids_mE[:, :k] < 0).any(axis=1)))
             raise TeacherError(
                 f"position {row}: without ids that are no tokens of the student, the server names "
                 f"fewer than {k} likeliest tokens; raise teacher.named_tokens"
             )
         return (
-            np.ascontiguousarray(self.ids_mn[:, :k]),
-            np.ascontiguousarray(self.logprobs_mn[:, :k]),
+            np.ascontiguousarray(self.ids_mE[:, :k]),
+            np.ascontiguousarray(self.logprobs_mE[:, :k]),
         )
 
     def look_up(self, ids_mK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities of the given ids (0 where unknown), and which are known, [m, K]."""
         # Row and id as one number, so that one sorted search serves all rows.
-        stride = 1 + int(max(self.ids_mn.max(initial=0), ids_mK.max(initial=0)))
+        stride = 1 + int(max(self.ids_mE.max(initial=0), ids_mK.max(initial=0)))
         rows_m1 = np.arange(len(ids_mK), dtype=np.int64)[:, None] * stride
-        real_mn = self.ids_mn >= 0
-        keys = (self.ids_mn + rows_m1)[real_mn]
+        real_mE = self.ids_mE >= 0
+        keys = (self.ids_mE + rows_m1)[real_mE]
         order = np.argsort(keys)
-        keys, values = keys[order], self.logprobs_mn[real_mn][order]
+        keys, values = keys[order], self.logprobs_mE[real_mE][order]
         wanted_mK = ids_mK + rows_m1
         place_mK = np.minimum(np.searchsorted(keys, wanted_mK), len(keys) - 1)
         known_mK = keys[place_mK] == wanted_mK
@@ -78,14 +78,14 @@ def read_rows(who: str, body: Any, request: ScoreRequest, named: int, vocab_size
     entries = _entries(who, body, request)
     # Entry i describes token i, which the output at the position before it predicted.
     places = predicting_positions(len(request.prompt_ids), np.arange(len(request.response_ids))) + 1
-    m, n = len(places), named + 1
-    ids_mn: np.ndarray = np.full((m, n), -1, np.int32)
-    logprobs_mn: np.ndarray = np.full((m, n), -np.inf, np.float32)
+    m = len(places)
+    ids_mE: np.ndarray = np.full((m, named + 1), -1, np.int32)
+    logprobs_mE: np.ndarray = np.full((m, named + 1), -np.inf, np.float32)
     for row, place in enumerate(places):
         ids, values = _tokens(f"{who}, position {row}", entries[place], named)
-        ids_mn[row, : len(ids)] = ids
-        logprobs_mn[row, : len(ids)] = values
-    missing_m = ~(ids_mn == request.response_ids[:, None]).any(axis=1)
+        ids_mE[row, : len(ids)] = ids
+        logprobs_mE[row, : len(ids)] = values
+    missing_m = ~(ids_mE == request.response_ids[:, None]).any(axis=1)
     if missing_m.any():
         row = int(np.argmax(missing_m))
         raise TeacherError(
@@ -93,21 +93,21 @@ def read_rows(who: str, body: Any, request: ScoreRequest, named: int, vocab_size
             f"{request.response_ids[row]}, which stands there: it scored another text"
         )
     # The text's token comes beside the likeliest ones: the last by value, if it is none of them.
-    cap_m = -np.sort(-logprobs_mn, axis=1)[:, named - 1]
-    padding_mn = ids_mn >= vocab_size
-    _refuse_padding(who, ids_mn, np.where(padding_mn, np.exp(logprobs_mn), 0), vocab_size)
-    ids_mn = np.where(padding_mn, np.int32(-1), ids_mn)
-    logprobs_mn = np.where(padding_mn, np.float32(-np.inf), logprobs_mn)
-    order_mn = np.argsort(-logprobs_mn, axis=1, kind="stable")
-    ids_mn = np.take_along_axis(ids_mn, order_mn, 1)
-    logprobs_mn = np.take_along_axis(logprobs_mn, order_mn, 1)
-    own_m = (ids_mn == request.response_ids[:, None]).argmax(axis=1)
+    cap_m = -np.sort(-logprobs_mE, axis=1)[:, named - 1]
+    padding_mE = ids_mE >= vocab_size
+    _refuse_padding(who, ids_mE, np.where(padding_mE, np.exp(logprobs_mE), 0), vocab_size)
+    ids_mE = np.where(padding_mE, np.int32(-1), ids_mE)
+    logprobs_mE = np.where(padding_mE, np.float32(-np.inf), logprobs_mE)
+    order_mE = np.argsort(-logprobs_mE, axis=1, kind="stable")
+    ids_mE = np.take_along_axis(ids_mE, order_mE, 1)
+    logprobs_mE = np.take_along_axis(logprobs_mE, order_mE, 1)
+    own_m = (ids_mE == request.response_ids[:, None]).argmax(axis=1)
     return NamedRows(
-        ids_mn=ids_mn,
-        logprobs_mn=logprobs_mn,
-        logprob_m=logprobs_mn[np.arange(m), own_m],
+        ids_mE=ids_mE,
+        logprobs_mE=logprobs_mE,
+        logprob_m=logprobs_mE[np.arange(m), own_m],
         cap_m=cap_m,
-        mass_m=np.exp(logprobs_mn.astype(np.float64)).sum(axis=1),
+        mass_m=np.exp(logprobs_mE.astype(np.float64)).sum(axis=1),
     )
 
 
@@ -149,11 +149,11 @@ def _tokens(where: str, entry: Any, named: int) -> tuple[list[int], list[float]]
     return ids, values
 
 
-def _refuse_padding(who: str, ids_mn: np.ndarray, mass_mn: np.ndarray, vocab_size: int) -> None:
-    mass_m = mass_mn.sum(axis=1)
+def _refuse_padding(who: str, ids_mE: np.ndarray, mass_mE: np.ndarray, vocab_size: int) -> None:
+    mass_m = mass_mE.sum(axis=1)
     row = int(mass_m.argmax())
     if mass_m[row] > PADDING_MASS:
-        worst = ids_mn[row, mass_mn[row].argmax()]
+        worst = ids_mE[row, mass_mE[row].argmax()]
         raise TeacherError(
             f"{who}, position {row}: the server gives {mass_m[row]:.3g} of the probability to ids "
             f"that are no tokens of the student (as {worst}; it has {vocab_size}): serve a model "

@@ -40,17 +40,17 @@ def project(
 
     Args:
         hidden_ND: what the output head multiplies.
-        head: logits [n, V or more] of [n, D]; columns from ``vocab_size`` on are left out of the
+        head: logits [C, V or more] of [C, D]; columns from ``vocab_size`` on are left out of the
             distribution. Its result may be written over.
         sampled_N: the token that came next.
         student_NK: the student's top-K ids.
-        topk: how many of the likeliest tokens are wanted; 0: none.
+        topk: k, how many of the likeliest tokens are wanted; 0: none.
         vocab_size: V, tokens that are real.
         chunk_bytes: logits alive at once, counted as float32.
 
     Returns:
         ``logprob`` [N], ``at_student_topk`` [N, K], ``entropy`` [N] and, if ``topk``, ``top_ids``
-        (int32) and ``top_logprobs`` [N, topk], likeliest first.
+        (int32) and ``top_logprobs`` [N, k], likeliest first.
     """
     sampled = torch.from_numpy(sampled_N).long().to(hidden_ND.device)
     student = torch.from_numpy(student_NK).long().to(hidden_ND.device)

@@ -178,8 +178,8 @@ def check_teacher(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     with torch.inference_mode():
         if not model(**inputs).logits.isfinite().all():
             raise FetchError("the converted teacher's logits are not finite")
-        written_BL = model.generate(**inputs, max_new_tokens=32, do_sample=False)
-    response = written_BL[0, inputs["input_ids"].shape[1] :]
+        written = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+    response = written[0, inputs["input_ids"].shape[1] :]
     text = tokenizer.decode(response, skip_special_tokens=True)
     if ANSWER not in text or int(response[-1]) != tokenizer.eos_token_id:
         raise FetchError(f"the converted teacher answers {QUESTION!r} with {text!r}")
