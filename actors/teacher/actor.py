@@ -84,14 +84,14 @@ class TeacherActor(Lifeline):
 
         The receipt says that the rows no longer depend on this process.
         """
-        signals = self._server.take(keep, forget=forget)
+        signals = self._server.signals.take(keep, forget=forget)
         rows = sum(len(index) for index in keep.values())
         return signals, SignalReceipt(rows, sum(signal.nbytes for signal in signals.values()))
 
     @ray.method(concurrency_group="signals")
     def forget(self, rollout_ids: Sequence[str]) -> None:
         """Free signals that nobody will ask for."""
-        self._server.forget(rollout_ids)
+        self._server.signals.forget(rollout_ids)
 
     @ray.method(concurrency_group="signals")
     def output_head(self) -> tuple[HeadPart, ...]:

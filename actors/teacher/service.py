@@ -24,7 +24,7 @@ from opd_ray.types import (
 
 
 class TeacherServer:
-    """One teacher and the signals it holds.
+    """One teacher and the ``signals`` it holds.
 
     Scoring may run in one thread while signals are handed out in another.
 
@@ -43,7 +43,7 @@ class TeacherServer:
         self._settings = settings
         self._info = teacher.info()
         check_info(self._info, signal=settings.signal.value, topk=settings.topk)
-        self._store = SignalStore(settings.store_bytes)
+        self.signals = SignalStore(settings.store_bytes)
 
     def info(self) -> TeacherInfo:
         """What the teacher says about itself."""
@@ -72,24 +72,8 @@ class TeacherServer:
             signal = answer.signal
             if isinstance(signal, HiddenSignal):
                 signal = replace(signal, teacher=self._name)
-            self._store.put(answer.rollout_id, signal)
+            self.signals.put(answer.rollout_id, signal)
         return scores
-
-    def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> dict[str, Signal]:
-        """The kept rows ([n] int32) of each rollout's signal; those rollouts are then forgotten.
-
-        Raises:
-            TeacherError: no signal is held for a rollout, or a row lies outside its response.
-        """
-        return self._store.take(keep) if forget else self._store.rows(keep)
-
-    def forget(self, rollout_ids: Iterable[str]) -> None:
-        """Free signals that nobody will ask for.
-
-        Raises:
-            TeacherError: no signal is held for one of them.
-        """
-        self._store.forget(rollout_ids)
 
     def output_head(self) -> tuple[HeadPart, ...]:
         """The output layer for the hidden signal: one part, or one a member of an ensemble.
@@ -172,20 +156,17 @@ class SignalStore:
             self._signals[rollout_id] = signal
             self._nbytes = total
 
-    def rows(self, keep: Mapping[str, np.ndarray]) -> dict[str, Signal]:
-        """Copies of the named rows ([n] int, each within the response); the store keeps everything.
+    def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> dict[str, Signal]:
+        """Copies of the named rows ([n] int, each within the response); then ``forget`` them.
 
         Raises:
             TeacherError: a rollout whose signal is not held, or a row outside its response.
         """
         with self._lock:
             self._require(keep)
-            return {key: _rows(key, self._signals[key], index) for key, index in keep.items()}
-
-    def take(self, keep: Mapping[str, np.ndarray]) -> dict[str, Signal]:
-        """As :meth:`rows`; then those rollouts are forgotten."""
-        taken = self.rows(keep)
-        self.forget(keep)
+            taken = {key: _rows(key, self._signals[key], index) for key, index in keep.items()}
+        if forget:
+            self.forget(keep)
         return taken
 
     def forget(self, rollout_ids: Iterable[str]) -> None:

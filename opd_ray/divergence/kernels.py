@@ -7,6 +7,7 @@ Q the teacher.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -86,8 +87,4 @@ def kernel_of(kind: Divergence, beta: float) -> Callable[[Tensor, Tensor, Tensor
             f"beta must lie strictly between 0 and 1, not {beta}: at either end JSD is 0; for a "
             "plain KL choose kind reverse_kl or forward_kl"
         )
-
-    def jsd_beta_(log_p_BV: Tensor, p_BV: Tensor, log_q_BV: Tensor, gradient: bool) -> Tensor:
-        return jsd_(log_p_BV, p_BV, log_q_BV, gradient, beta)
-
-    return jsd_beta_
+    return partial(jsd_, beta=beta)

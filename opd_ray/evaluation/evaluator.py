@@ -78,13 +78,15 @@ class Evaluator:
             np.abs(found.columns["logprob"] - s.rollout.logprob[s.rollout.response_mask > 0])
             for found, s in zip(scores, scored, strict=True)
         ]
+
+        def mean(name: str) -> float:
+            return float(np.concatenate([s.columns[name] for s in scores]).mean())
+
         return {
-            "eval/kl": float(np.concatenate([s.columns["forward_kl"] for s in scores]).mean()),
-            "eval/reverse_kl": float(
-                np.concatenate([s.columns["reverse_kl"] for s in scores]).mean()
-            ),
-            "eval/top1": float(np.concatenate([s.columns["top1_agree"] for s in scores]).mean()),
-            "eval/entropy": float(np.concatenate([s.columns["entropy"] for s in scores]).mean()),
+            "eval/kl": mean("forward_kl"),
+            "eval/reverse_kl": mean("reverse_kl"),
+            "eval/top1": mean("top1_agree"),
+            "eval/entropy": mean("entropy"),
             "eval/sync_gap": float(np.concatenate(gaps).mean()),
         }
 

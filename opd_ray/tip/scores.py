@@ -5,7 +5,8 @@ The fields of :class:`TokenScores` are the one table of scores: what is not in i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from copy import copy
+from dataclasses import dataclass
 from math import inf, log
 from typing import Annotated, get_type_hints
 
@@ -14,8 +15,13 @@ import numpy as np
 from opd_ray.errors import OpdError
 from opd_ray.tip.ragged import count_per_rollout, positions, rollout_starts
 
+# What gives a score.
+_ROLLOUT = "every rollout actor"
+_ROLLOUT_THEN_EXACT = f"{_ROLLOUT}; scoring=exact works it out again in the trainer"
 _AT_TOPK = "a teacher that scores the student's top-k (rollout.record_topk)"
 _AT_TOPK_OR_EXACT = f"{_AT_TOPK}, or scoring=exact"
+_WHOLE = "scoring=exact, or a teacher that sees its whole distribution"
+_OWN_TOPK = "a teacher that also returns its own top-k ids"
 # Beyond its range by more than this a value is an error; by less it is rounding, and set to the
 # bound.
 _ROUNDING = 1e-3
@@ -23,7 +29,7 @@ _ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class Score:
-    """What is known of a score before there are any values of it."""
+    """A row of the table: what is known of a score before there are values of it."""
 
     unit: str
     low: float
@@ -64,15 +70,7 @@ class TokenScores:
     response_mask_N: np.ndarray  # [N] bool, True = written by the student
     vocab_size: int
     # Of the student's distribution over the full vocabulary.
-    entropy_N: Annotated[
-        _Column,
-        Score(
-            "nats",
-            0.0,
-            None,
-            "every rollout actor; scoring=exact works it out again in the trainer",
-        ),
-    ] = None
+    entropy_N: Annotated[_Column, Score("nats", 0.0, None, _ROLLOUT_THEN_EXACT)] = None
     # KL(student || teacher).
     reverse_kl_N: Annotated[_Column, Score("nats", 0.0, inf, _AT_TOPK_OR_EXACT)] = None
     # KL(teacher || student).
@@ -82,24 +80,13 @@ class TokenScores:
     # The teacher's, of the sampled token.
     teacher_logprob_N: Annotated[_Column, Score("nats", -inf, 0.0, "every teacher")] = None
     # Of the teacher's distribution over the full vocabulary.
-    teacher_entropy_N: Annotated[
-        _Column,
-        Score(
-            "nats",
-            0.0,
-            None,
-            "scoring=exact, or a teacher that sees its whole distribution",
-            optional=True,
-        ),
-    ] = None
+    teacher_entropy_N: Annotated[_Column, Score("nats", 0.0, None, _WHOLE, optional=True)] = None
     # The teacher's probability of the student's top-K.
     teacher_mass_N: Annotated[_Column, Score("probability", 0.0, 1.0, _AT_TOPK)] = None
     # Forward KL renormalised on the union of both top-Ks.
-    union_forward_kl_N: Annotated[
-        _Column, Score("nats", 0.0, inf, "a teacher that also returns its own top-k ids")
-    ] = None
+    union_forward_kl_N: Annotated[_Column, Score("nats", 0.0, inf, _OWN_TOPK)] = None
     # The student's, of the sampled token, as the rollout engine has it.
-    rollout_logprob_N: Annotated[_Column, Score("nats", -inf, 0.0, "every rollout actor")] = None
+    rollout_logprob_N: Annotated[_Column, Score("nats", -inf, 0.0, _ROLLOUT)] = None
     # Within the rollout; worked out where it is not given.
     position_N: Annotated[_Column, Score("tokens", 0.0, inf, "always there")] = None
 
@@ -157,12 +144,12 @@ class TokenScores:
         if mask_N.all():
             return self
         chosen_M = np.flatnonzero(mask_N)
-        kept = {
-            field.name: getattr(self, field.name)[chosen_M]
-            for field in fields(self)
-            if field.name.endswith("_N") and getattr(self, field.name) is not None
-        }
-        return replace(self, lengths_R=count_per_rollout(mask_N, self.lengths_R), **kept)
+        tokens = copy(self)  # not made anew: all has been checked
+        object.__setattr__(tokens, "lengths_R", count_per_rollout(mask_N, self.lengths_R))
+        for name, values in vars(self).items():
+            if name.endswith("_N") and values is not None:
+                object.__setattr__(tokens, name, values[chosen_M])
+        return tokens
 
     def has(self, name: str) -> bool:
         """Whether the batch has the score ``name``; False too if there is no such score."""

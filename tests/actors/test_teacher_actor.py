@@ -128,7 +128,7 @@ def test_two_replicas_end_to_end(folder, replicas, tmp_path):
 
     keep = {r.rollout_id: np.arange(0, len(r.response_ids), 2, dtype=np.int32) for r in made[:20]}
     kept = ray.get(read_as_trainer.remote(*pool.take(keep)))
-    whole = local.take({r.rollout_id: np.arange(len(r.response_ids)) for r in made})
+    whole = local.signals.take({r.rollout_id: np.arange(len(r.response_ids)) for r in made})
     for key, rows in keep.items():
         np.testing.assert_array_equal(kept[key].ids, whole[key].ids[rows])
         np.testing.assert_allclose(kept[key].logprobs, whole[key].logprobs[rows], atol=1e-4)

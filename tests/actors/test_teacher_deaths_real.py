@@ -64,7 +64,7 @@ def undisturbed(settings, made) -> tuple[dict[str, RolloutScores], dict[str, Sig
     server = TeacherServer(HfTeacher(settings, vocab_size=VOCAB), settings)
     requests = [ScoreRequest(r.rollout_id, r.prompt_ids, r.response_ids, r.topk) for r in made]
     scores = {s.rollout_id: s for s in server.score(requests)}
-    return scores, server.take({r.rollout_id: np.arange(len(r.response_ids)) for r in made})
+    return scores, server.signals.take({r.rollout_id: np.arange(len(r.response_ids)) for r in made})
 
 
 @ray.remote(num_cpus=0)

@@ -167,7 +167,7 @@ def judged(
         server = TeacherServer(teacher, chosen)
         scores = server.score(REQUESTS)
         rows = {r.rollout_id: np.arange(len(r.response_ids)) for r in REQUESTS}
-        found[kind] = (scores, server.take(rows))
+        found[kind] = (scores, server.signals.take(rows))
         server.close()
     return found
 

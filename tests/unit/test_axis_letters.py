@@ -18,5 +18,5 @@ def test_every_letter_in_the_code_is_in_the_table_once() -> None:
     for folder in ("opd_ray", "actors"):
         for file in (ROOT / folder).rglob("*.py"):
             for match in SUFFIX.finditer(file.read_text(encoding="utf-8")):
-                used |= {letter: f"{file}: {match[0]}" for letter in match[1]}
+                used |= dict.fromkeys(match[1], f"{file}: {match[0]}")
     assert {letter: where for letter, where in used.items() if letter not in table} == {}

@@ -136,7 +136,7 @@ def test_hidden_states_and_heads_give_the_mixture() -> None:
     np.testing.assert_allclose(found.numpy(), true_mV, atol=1e-5)
     # What a trainer gets says whose head it needs.
     server.score([request])
-    (taken,) = server.take({request.rollout_id: np.array([0])}).values()
+    (taken,) = server.signals.take({request.rollout_id: np.array([0])}).values()
     assert isinstance(taken, HiddenSignal)
     assert taken.teacher == "both"
 

@@ -56,10 +56,10 @@ class Process:
         self.alive = True
         self.score = Remote(lambda requests: (self, lambda: self.server.score(requests)))
         self.take = Remote(self._take)
-        self.forget = Remote(lambda ids: self.alive and self.server.forget(ids))
+        self.forget = Remote(lambda ids: self.alive and self.server.signals.forget(ids))
 
     def _take(self, keep, forget):
-        signals = self.server.take(keep, forget=forget) if self.alive else {}
+        signals = self.server.signals.take(keep, forget=forget) if self.alive else {}
         rows = sum(map(len, keep.values()))
         receipt = SignalReceipt(rows, sum(signal.nbytes for signal in signals.values()))
         return signals, (self, lambda: receipt)

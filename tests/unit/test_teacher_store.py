@@ -36,7 +36,7 @@ def test_taken_rows_do_not_keep_the_whole_signal_alive():
 def test_rows_keeps_everything():
     store = SignalStore(1 << 20)
     store.put("a", topk(5))
-    store.rows({"a": np.arange(5)})
+    store.take({"a": np.arange(5)}, forget=False)
     assert store.nbytes == topk(5).nbytes
     assert len(store.take({"a": np.arange(5)})["a"].ids) == 5
 

@@ -77,11 +77,8 @@ def check_request(info: TeacherInfo, request: ScoreRequest) -> None:
         )
     for name, ids in (("prompt_ids", request.prompt_ids), ("response_ids", request.response_ids)):
         _raise_first(id_problems(who, name, ids, info.vocab_size))
-    _raise_first(
-        _named_problems(
-            who, "student_topk", request.student_topk, (response, None), info.vocab_size
-        )
-    )
+    shape = (response, None)
+    _raise_first(_named_problems(who, "student_topk", request.student_topk, shape, info.vocab_size))
 
 
 def check_answers(
