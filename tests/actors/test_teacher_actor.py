@@ -89,7 +89,7 @@ def make_pool(replicas) -> TeacherPool:
 def held_bytes(handle) -> ray.ObjectRef:
     """Of signals that a replica holds, asked behind all that it was told before."""
     call = handle.__ray_call__.options(concurrency_group="signals")
-    return call.remote(lambda actor: actor._server._store.nbytes)
+    return call.remote(lambda actor: actor._server.signals.nbytes)
 
 
 def drive(pool: TeacherPool) -> dict[str, RolloutScores]:

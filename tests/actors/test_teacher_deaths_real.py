@@ -167,7 +167,7 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
         assert_same(run, taken, undisturbed)
         stats = run.pool.stats()
         assert stats.retried_rollouts >= COUNT / 2
-        assert set(run.ask(lambda actor: actor._server._store.nbytes)) == {0}
+        assert set(run.ask(lambda actor: actor._server.signals.nbytes)) == {0}
         assert stats.signal_bytes == sum(signal.nbytes for signal in taken.values())
 
         # Replicas that hang are not dead: the run waits, then says for what and how long.

@@ -66,7 +66,7 @@ class Process:
 
     @property
     def held_bytes(self) -> int:
-        return self.server._store.nbytes
+        return self.server.signals.nbytes
 
 
 class Supervisor:
