@@ -37,18 +37,18 @@ def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
         rows = np.arange(length, dtype=np.int32)
         items.append(TrainItem(str(number), prompt, response, rows, ones, ones))
     signals = {answer.rollout_id: answer.signal for answer in teacher.score(requests)}
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
     trainer = Trainer(
         StudentSettings(path=str(pair / "student")),
         TrainerSettings(),
         LossSettings(),
         rank=0,
         world_size=1,
+        master=("127.0.0.1", port),
         vocab_size=vocab,
     )
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    trainer.setup("127.0.0.1", port)
     trainer.set_teacher_head((HeadPart(*teacher.output_head()),))
     total = float(sum(len(item.rows) for item in items))
     stats = trainer.train_step([items], total, 0.0, signals)

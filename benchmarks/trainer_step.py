@@ -151,21 +151,21 @@ def start_trainer(variant: str, plan: Plan) -> Trainer:
     """The real trainer, with another objective in the variants that are not the product's."""
     from actors.trainer.trainer import Trainer
 
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
     trainer = Trainer(
         StudentSettings(path=plan.folder),
         TrainerSettings(threads=plan.threads),
         LossSettings(),
         rank=0,
         world_size=1,
+        master=("127.0.0.1", port),
         vocab_size=VOCAB,
     )
     others = {NAIVE: NaiveObjective, TRUNK: TrunkObjective}
     if variant in others:
         trainer._objective = others[variant]()
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    trainer.setup("127.0.0.1", port)
     head_VD = np.random.default_rng(1).standard_normal((VOCAB, TEACHER_HIDDEN), np.float32)
     head_VD *= 2 * TEACHER_HIDDEN**-0.5
     trainer.set_teacher_head((HeadPart(head_VD),))

@@ -7,7 +7,7 @@ travel as uint16.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -219,20 +219,50 @@ class TrainItem:
 
 
 @dataclass(frozen=True)
-class TrainStats:
-    """One rank's account of a gradient step, in sums that add up over the ranks."""
+class StepAccount:
+    """A gradient step of one rank, or of several whose accounts were added."""
 
-    loss_sum: float  # sum of weight x divergence over this rank's kept tokens, nats
+    loss_sum: float  # sum of weight x divergence over the kept tokens, nats
     weight_sum: float
     kept_tokens: int
-    trunk_tokens: int  # tokens the trunk read, padding included
+    trunk_tokens: int  # tokens the trunks read: shared beginnings once, padding included
     padding_tokens: int
     grad_norm: float  # of the whole model, before clipping; 0 when the step was skipped
     learning_rate: float
     gap_sum: float  # sum of |trainer log-prob - vLLM log-prob| over kept tokens, nats
     gap_max: float
     skipped: bool  # no rank kept a token
-    seconds: float
+    seconds: float  # of the slowest rank
+
+    def __add__(self, other: StepAccount) -> StepAccount:
+        """Of the same step on further ranks."""
+        return replace(
+            self,
+            loss_sum=self.loss_sum + other.loss_sum,
+            weight_sum=self.weight_sum + other.weight_sum,
+            kept_tokens=self.kept_tokens + other.kept_tokens,
+            trunk_tokens=self.trunk_tokens + other.trunk_tokens,
+            padding_tokens=self.padding_tokens + other.padding_tokens,
+            grad_norm=max(self.grad_norm, other.grad_norm),
+            gap_sum=self.gap_sum + other.gap_sum,
+            gap_max=max(self.gap_max, other.gap_max),
+            seconds=max(self.seconds, other.seconds),
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean divergence over the kept tokens, nats."""
+        return self.loss_sum / self.weight_sum if self.weight_sum else 0.0
+
+    @property
+    def padding_share(self) -> float:
+        """Of the tokens the trunks read."""
+        return self.padding_tokens / self.trunk_tokens if self.trunk_tokens else 0.0
+
+    @property
+    def gap_mean(self) -> float:
+        """|trainer log-prob - vLLM log-prob| a kept token, nats."""
+        return self.gap_sum / self.kept_tokens if self.kept_tokens else 0.0
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ pass, which transformers hands through to here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,8 @@ _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 _LARGEST_CHANGE = 0.05  # relative
 
 
-class PackedAttentionError(RunError):
-    """A model whose texts cannot lie side by side in one row."""
+class UnfitModel(RunError):
+    """A model that is more than packed attention, and a head on its last hidden states."""
 
 
 def packed_row(packing: Packing, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -72,12 +73,12 @@ def packed_attention(
         [1, T, H, F], and no attention weights.
 
     Raises:
-        PackedAttentionError: the model asks for more than the dot product, or drops ``segments``.
+        UnfitModel: the model asks for more than the dot product, or drops ``segments``.
     """
     extra = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
     if extra or dropout or segments is None:
         reason = f"has {extra[0]}" if extra else "has dropout" if dropout else "takes no segments"
-        raise PackedAttentionError(f"the attention of {type(module).__name__} {reason}")
+        raise UnfitModel(f"the attention of {type(module).__name__} {reason}")
     lengths = [segment.tokens for segment in segments]
     # Split, not sliced: the gradients of slices would each be as large as the row.
     queries, keys, values = (t.split(lengths, dim=2) for t in (query, key, value))
@@ -127,17 +128,42 @@ def _visible(queries: int, keys: int, window: int | None, device: torch.device) 
 AttentionInterface.register(PACKED, packed_attention)
 
 
-def check_packing(logits_of: Callable[[Packing], Tensor], vocab_size: int) -> None:
-    """Change one of two packed texts, and refuse a model whose logits of the other change too.
+def check_model(
+    logits_of: Callable[[Packing], tuple[Tensor, Tensor]], vocab_size: int, dtype: torch.dtype
+) -> None:
+    """Compare two ways to the logits, and those of a text beside two different ones.
 
     Args:
-        logits_of: the logits ``[T, V]`` of a row.
+        logits_of: the model's own logits of a row, and what its output head makes of its last
+            hidden states; ``[T, V]`` each.
         vocab_size: token ids lie below it.
+        dtype: of the weights, which bounds how far the two ways may be apart.
 
     Raises:
-        PackedAttentionError: layers look at neighbours in the row past the attention, or are not
-            told of the segments.
+        UnfitModel: the model scales or caps its logits, layers look at neighbours in the row past
+            the attention or are not told of the segments, or weights are no numbers.
     """
+    tolerance = 1e-2 if dtype is torch.bfloat16 else 1e-4  # relative to the largest logit
+
+    def compared(packing: Packing) -> Tensor:
+        own_TV, ours_TV = (logits_TV.float() for logits_TV in logits_of(packing))
+        error, largest = float((own_TV - ours_TV).abs().max()), float(own_TV.abs().max())
+        if not math.isfinite(error):
+            name = str(dtype).removeprefix("torch.")
+            raise UnfitModel(f"its logits are NaN or infinite in {name}; are its weights whole?")
+        if error > tolerance * largest:
+            raise UnfitModel(
+                "its logits are not its output head's projection of its last hidden states (they "
+                f"differ by {error / largest:.2g} of the largest): the model scales or caps them"
+            )
+        return own_TV
+
+    with torch.no_grad():
+        _check_packing(compared, vocab_size)
+
+
+def _check_packing(logits_of: Callable[[Packing], Tensor], vocab_size: int) -> None:
+    """Change one of two packed texts, and refuse a model whose logits of the other change too."""
     beginning = np.arange(MIN_SHARED + 2)
     endings = ([3, 1, 4, 1, 5, 9], [6, 5, 3, 5]), ([3, 7, 0, 2, 8, 2], [6, 8, 7, 1])
     texts, others = ([np.append(beginning, e) % vocab_size for e in pair] for pair in endings)
@@ -146,7 +172,7 @@ def check_packing(logits_of: Callable[[Packing], Tensor], vocab_size: int) -> No
     except TypeError as error:
         if "'segments'" not in str(error):
             raise
-        raise PackedAttentionError(
+        raise UnfitModel(
             "the model's forward pass hands no keywords on to its attention, as models on "
             "transformers' AttentionInterface do"
         ) from error
@@ -155,8 +181,8 @@ def check_packing(logits_of: Callable[[Packing], Tensor], vocab_size: int) -> No
         own = packing.places[kept][len(beginning) :]
         change = (logits_of(packing)[own] - logits_TV[own]).abs().mean(-1).max()
         # Not 0: the products of mixtures of experts depend on all their tokens in rounding.
-        if change > _LARGEST_CHANGE * logits_TV[own].abs().mean():  # NaN is another check's
-            raise PackedAttentionError(
+        if change > _LARGEST_CHANGE * logits_TV[own].abs().mean():
+            raise UnfitModel(
                 "the logits of a text depend on the text beside it in the row (they change by "
                 f"{float(change):.2g}): layers of the model see their neighbours"
             )

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from actors.process import LIFELINE_GROUP, Lifeline, peak_memory_bytes
-from actors.weights.chunks import WeightChunk
+from actors.weights.registry import TRANSPORTS
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
@@ -34,6 +34,7 @@ class RolloutActor(Lifeline):
         from actors.rollout.engine import RolloutEngine
 
         self._engine = RolloutEngine(student, rollout, sync, model_path, vocab_size)
+        self._transport_end = TRANSPORTS[sync.backend].engine_end(self._engine)
         # References to the top-Ks of the running batch: Ray's count of references inside streamed
         # items can reach zero before the consumer has borrowed them, so they are held here.
         self._topk_refs: list[ray.ObjectRef] = []
@@ -88,29 +89,9 @@ class RolloutActor(Lifeline):
         self._inbox.put((requests, more))
 
     @ray.method(concurrency_group="engine")
-    def update_weights(self, version: int, *chunks: WeightChunk) -> None:
-        """Replace all weights; give references to the chunks. Waits for a running stream to end."""
-        self._engine.update_weights(version, chunks)
-
-    @ray.method(concurrency_group="engine")
-    def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """See :meth:`actors.rollout.engine.RolloutEngine.init_weight_transfer`."""
-        self._engine.init_weight_transfer(init_info)
-
-    @ray.method(concurrency_group="engine")
-    def start_weight_update(self) -> None:
-        """See :meth:`actors.rollout.engine.RolloutEngine.start_weight_update`."""
-        self._engine.start_weight_update()
-
-    @ray.method(concurrency_group="engine")
-    def receive_weights(self, update_info: dict[str, Any]) -> None:
-        """See :meth:`actors.rollout.engine.RolloutEngine.receive_weights`."""
-        self._engine.receive_weights(update_info)
-
-    @ray.method(concurrency_group="engine")
-    def finish_weight_update(self, version: int) -> None:
-        """See :meth:`actors.rollout.engine.RolloutEngine.finish_weight_update`."""
-        self._engine.finish_weight_update(version)
+    def call_transport(self, method: str, *args: Any) -> Any:
+        """Call this actor's end of the weight transport. Waits for a running stream to end."""
+        return getattr(self._transport_end, method)(*args)
 
     @ray.method(concurrency_group="inbox")
     def peak_memory(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +14,7 @@ from actors.rollout.recorded_scores import (
     VOCAB_CONFIG,
     RecordedScores,
 )
-from actors.weights.chunks import WeightChunk
-from opd_ray.config.choices import SyncBackend
+from actors.weights.registry import TRANSPORTS
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling, TopK
 
@@ -81,8 +80,6 @@ class RolloutEngine:
                 f"of student.context_length = {student.context_length} tokens; raise it, or lower "
                 f"the context ({str(error).partition('. ')[0]})"
             ) from error
-        if sync.backend is SyncBackend.ray:
-            self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         self._engine.set_weight_version("0")
 
     def engine_args(self) -> dict[str, Any]:
@@ -90,7 +87,6 @@ class RolloutEngine:
         from actors.kernels.rms_norm import CPU_KERNEL_CONFIG
         from actors.rollout.score_recorder import ScoreRecorder
         from actors.rollout.vllm_worker import RolloutWorkerExtension
-        from actors.weights.ray_engine import BACKEND
 
         rollout = self._rollout
         args: dict[str, Any] = {
@@ -111,9 +107,7 @@ class RolloutEngine:
             "worker_extension_cls": _path(RolloutWorkerExtension, "."),
             "additional_config": {TOPK_CONFIG: rollout.record_topk}
             | ({VOCAB_CONFIG: self._vocab_size} if self._vocab_size else {}),
-            "weight_transfer_config": {
-                "backend": BACKEND if self._sync.backend is SyncBackend.ray else "nccl"
-            },
+            "weight_transfer_config": {"backend": TRANSPORTS[self._sync.backend].vllm_backend},
         }
         if rollout.gpus_per_actor:
             args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
@@ -193,27 +187,16 @@ class RolloutEngine:
             scores = dict(zip(recorded, first_worker, strict=True))
         return [self._rollout_of(output, scores.get(output.request_id)) for output in finished]
 
-    def update_weights(self, version: int, chunks: Iterable[WeightChunk]) -> None:
-        """Replace all weights and forget everything computed with the old ones.
-
-        Args:
-            version: carried by every later rollout.
-            chunks: together every tensor of :func:`actors.weights.chunks.named_weights`.
-
-        Raises:
-            RuntimeError: requests are unfinished, or weights of a layer are missing.
-        """
-        self.start_weight_update()
-        for chunk in chunks:
-            self.receive_weights({"chunk": chunk})
-        self.finish_weight_update(version)
-
     def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """Connect the workers to the trainer (vLLM's own transports; see actors.weights.nccl)."""
+        """Connect the workers to the trainer, for transports of vLLM's own."""
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        """First of three calls of an update; see :meth:`update_weights`."""
+        """First of three calls of an update.
+
+        Raises:
+            RuntimeError: requests are unfinished.
+        """
         if self._requests:
             raise RuntimeError(
                 f"new weights came while {len(self._requests)} requests are unfinished; "

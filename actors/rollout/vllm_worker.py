@@ -1,4 +1,4 @@
-"""What the rollout engine adds to vLLM's workers: scores, a weight-transfer backend, RMS norms.
+"""What the rollout engine adds to vLLM's workers: scores, weight-transfer backends, RMS norms.
 
 vLLM imports this module in every worker process before it loads the model.
 """
@@ -11,9 +11,9 @@ from typing import Any
 import actors.kernels.rms_norm  # noqa: F401  (registers kernels)
 from actors.rollout.recorded_scores import RecordedScores
 from actors.rollout.score_recorder import ScoreRecorder
-from actors.weights import ray_engine
+from actors.weights.registry import register_vllm_engines
 
-ray_engine.register()
+register_vllm_engines()
 
 
 class RolloutWorkerExtension:

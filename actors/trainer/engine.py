@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
 from actors.trainer.student import (
     HeadFunction,
     Student,
-    check_logits,
+    check_student,
     load_student,
     load_student_config,
+    save_student,
 )
 from actors.weights.chunks import named_weights
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
 from opd_ray.errors import RunError
 
-if TYPE_CHECKING:
-    from actors.weights.nccl import NcclSender
-
-
 CHECKPOINT_TAG = "state"
 _LAYOUT_FILE = "layout.json"
+# Between two collectives of one step lies at most the slowest rank's forward and backward pass.
+_TIMEOUT = timedelta(minutes=30)
 
 
 class CheckpointMismatch(RunError):
@@ -37,19 +39,18 @@ class CheckpointMismatch(RunError):
 
 
 class Engine:
-    """The student and its optimizer on one rank; every method is a collective.
-
-    The process group must exist already.
+    """The student and its optimizer on one rank; every method, and the making, is a collective.
 
     Args:
         student: where the weights are.
         settings: of engine, optimizer and memory.
         rank: of this process.
         world_size: number of ranks.
+        master: address and port of rank 0, where all ranks meet.
         device: of this process.
 
     Raises:
-        ConfigError: see :func:`load_student` and :func:`check_logits`.
+        ConfigError: see :func:`load_student` and :func:`check_student`.
     """
 
     def __init__(
@@ -59,18 +60,22 @@ class Engine:
         *,
         rank: int,
         world_size: int,
+        master: tuple[str, int],
         device: torch.device,
     ) -> None:
+        _join(rank, world_size, master, device)
         import deepspeed
 
         self._rank = rank
+        self._device = device
+        self._student_settings = student
         self._zero_stage = effective_zero_stage(settings)
         self._layout = {
             "ranks": world_size,
             "zero_stage": self._zero_stage,
             "dtype": settings.dtype.value,
         }
-        bfloat16 = settings.dtype == Dtype.bfloat16
+        dtype = torch.bfloat16 if settings.dtype == Dtype.bfloat16 else torch.float32
         config = engine_config(
             settings,
             hidden_size=load_student_config(student).hidden_size,
@@ -78,7 +83,7 @@ class Engine:
         )
         self.student: Student = load_student(
             student,
-            torch.bfloat16 if bfloat16 else torch.float32,
+            dtype,
             gradient_checkpointing=settings.gradient_checkpointing,
             zero3_config=config if self._zero_stage == 3 else None,
         )
@@ -88,12 +93,13 @@ class Engine:
             config=config,
             dist_init_required=False,
         )
-        check_logits(
-            self._engine,
-            device,
-            vocab_size=self.student.model.config.vocab_size,
-            tolerance=1e-2 if bfloat16 else 1e-4,
-        )
+        check_student(self._engine, device, self.student.model.config.vocab_size, dtype)
+
+    def all_ranks(self, yes: bool) -> bool:
+        """Whether every rank says yes."""
+        answer = torch.tensor(int(yes), device=self._device)
+        dist.all_reduce(answer, op=dist.ReduceOp.MIN)
+        return bool(answer)
 
     def run(self, batch: MicroBatch, function: HeadFunction | None) -> Any:
         """What the head makes of a micro-batch's kept rows (see :meth:`Student.forward`)."""
@@ -141,14 +147,6 @@ class Engine:
         """
         return named_weights(self.student.model, self._whole)
 
-    def nccl_sender(self, handles: Sequence[Any], tensor_parallel_size: int) -> NcclSender:
-        """Join the rollout engines' transfer group (GPUs only; never run on one)."""
-        from actors.weights.nccl import NcclSender
-
-        return NcclSender(
-            self.student.model, self._whole, self._rank, handles, tensor_parallel_size
-        )
-
     def save(self, folder: str) -> None:
         """Write weights, master weights and optimizer of every rank below ``folder``."""
         self._engine.save_checkpoint(folder, tag=CHECKPOINT_TAG, save_latest=False)
@@ -169,6 +167,17 @@ class Engine:
             )
         self._engine.load_checkpoint(folder, tag=CHECKPOINT_TAG)
 
+    def export(self, folder: str) -> None:
+        """Write the student as a Hugging Face folder: weights, configs and tokenizer."""
+        # A tied head comes under two names; the checkpoint format wants it under the first.
+        names = {name for name, _ in self.student.model.named_parameters()}
+        state = {
+            name: tensor.to("cpu", copy=True) for name, tensor in self.weights() if name in names
+        }
+        if self._rank == 0:
+            save_student(self.student.model, self._student_settings, state, folder)
+        dist.barrier()
+
     def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
         if self._zero_stage < 3:
             return parameter.detach()
@@ -176,6 +185,27 @@ class Engine:
 
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone() if self._rank == 0 else parameter.new_empty(0)
+
+
+def _join(rank: int, world_size: int, master: tuple[str, int], device: torch.device) -> None:
+    """Meet all ranks, through DeepSpeed; over NCCL on GPUs, over gloo on CPUs.
+
+    A Ray actor sees its own GPU only, so the local rank is always 0.
+    """
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": master[0],
+        "MASTER_PORT": str(master[1]),
+        "DS_ACCELERATOR": device.type,
+    }
+    import deepspeed
+
+    # DeepSpeed compiles this op for 40 s at first use, and has one use for it: sharded inference.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT)
 
 
 def read_layout(folder: Path) -> dict[str, int | str]:

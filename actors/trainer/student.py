@@ -16,12 +16,7 @@ from transformers import (
 )
 from transformers.integrations import HfDeepSpeedConfig
 
-from actors.kernels.packed_attention import (
-    PACKED,
-    PackedAttentionError,
-    check_packing,
-    packed_row,
-)
+from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
 from opd_ray.batching.packing import Packing, Segment
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError
@@ -157,8 +152,8 @@ def save_student(
     ).save_pretrained(folder)
 
 
-def check_logits(
-    engine: Callable[..., Tensor], device: torch.device, *, vocab_size: int, tolerance: float
+def check_student(
+    engine: Callable[..., Tensor], device: torch.device, vocab_size: int, dtype: torch.dtype
 ) -> None:
     """Refuse a student whose logits are not what the trainer computes.
 
@@ -166,32 +161,22 @@ def check_logits(
         engine: runs :class:`Student` (a collective).
         device: of the engine.
         vocab_size: token ids lie below it.
-        tolerance: largest difference, relative to the largest logit.
+        dtype: of the weights.
 
     Raises:
-        ConfigError: the model does more to its logits than project the last hidden state, or its
-            texts cannot be packed.
+        ConfigError: see :func:`actors.kernels.packed_attention.check_model`.
     """
 
-    def logits_of(packing: Packing) -> Tensor:
+    def logits_of(packing: Packing) -> tuple[Tensor, Tensor]:
         ids_1T, positions_1T = packed_row(packing, device)
         own_TV = engine(ids_1T, positions_1T, segments=packing.segments)
         all_T = torch.arange(ids_1T.shape[1], device=device)
-        ours_TV = engine(ids_1T, positions_1T, segments=packing.segments, kept_N=all_T)
-        error = float((own_TV - ours_TV).abs().max() / own_TV.abs().max())
-        if not error <= tolerance:
-            raise ConfigError(
-                "student.path: the student's logits are not its output head's projection of the "
-                f"last hidden state (they differ by {error:.2g} of the largest): the model scales "
-                "or caps them, which the fused loss does not do; choose another student"
-            )
-        return own_TV
+        return own_TV, engine(ids_1T, positions_1T, segments=packing.segments, kept_N=all_T)
 
-    with torch.no_grad():
-        try:
-            check_packing(logits_of, vocab_size)
-        except PackedAttentionError as error:
-            raise ConfigError(f"student.path: {error}; choose another student") from error
+    try:
+        check_model(logits_of, vocab_size, dtype)
+    except UnfitModel as error:
+        raise ConfigError(f"student.path: {error}; choose another student") from error
 
 
 def _refuse_dropout(model: PreTrainedModel) -> None:

@@ -1,30 +1,24 @@
-"""One rank of the trainer: gradient steps, exact scores, weights and checkpoints over DeepSpeed."""
+"""One rank of the trainer: gradient steps and exact scores."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections import ChainMap, deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from actors.process import peak_memory_bytes
 from actors.trainer.batch import BatchError, MicroBatch, TeacherHead, build_micro_batch, check_items
 from actors.trainer.engine import Engine
 from actors.trainer.objective import Objective, no_scores, split_scores
-from actors.trainer.process_group import all_ranks, join_process_group
-from actors.trainer.student import save_student
 from actors.trainer.tally import StepTally
-from actors.weights.chunks import WeightChunk, pack
 from opd_ray.batching.micro_batches import width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.errors import PeerFailure, RunError
-from opd_ray.types import HeadPart, RolloutScores, Signal, TrainItem, TrainStats, to_tensor
+from opd_ray.types import HeadPart, RolloutScores, Signal, StepAccount, TrainItem, to_tensor
 
 
 class TrainerError(RunError):
@@ -34,6 +28,8 @@ class TrainerError(RunError):
 class Trainer:
     """Every method but ``set_teacher_head`` is a collective: all ranks call it, in the same order.
 
+    So is making one, which loads the student.
+
     Nothing here draws random numbers: dropout is refused, so a checkpoint holds no generator state.
 
     Args:
@@ -42,7 +38,14 @@ class Trainer:
         loss: the divergence that is minimised.
         rank: of this process, 0 <= rank < world_size.
         world_size: trainer processes; each is one data-parallel rank.
+        master: address and port of rank 0, where all ranks meet.
         vocab_size: rows of the output heads that stand for tokens; those beyond are padding.
+
+    Attributes:
+        engine: the student with its weights and checkpoints.
+
+    Raises:
+        ConfigError: see :func:`load_student` and :func:`check_student`.
     """
 
     def __init__(
@@ -53,10 +56,9 @@ class Trainer:
         *,
         rank: int,
         world_size: int,
+        master: tuple[str, int],
         vocab_size: int,
     ) -> None:
-        self._student_settings = student
-        self._settings = trainer
         self._loss = loss
         self._objective = Objective(loss, vocab_size)
         self._rank = rank
@@ -66,25 +68,12 @@ class Trainer:
         self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self._width = width_of(on_gpu=on_gpu, bfloat16=trainer.dtype is Dtype.bfloat16)
         self._teacher_heads: dict[str, tuple[TeacherHead, ...]] = {}
-
-    def setup(self, master_address: str, master_port: int) -> None:
-        """Meet the other ranks at rank 0's address, load the student and start the engine.
-
-        Raises:
-            ConfigError: see :func:`load_student` and :func:`check_logits`.
-        """
-        join_process_group(
-            self._rank,
-            self._world_size,
-            master_address,
-            master_port,
-            on_gpu=self._device.type == "cuda",
-        )
-        self._engine = Engine(
-            self._student_settings,
-            self._settings,
-            rank=self._rank,
-            world_size=self._world_size,
+        self.engine = Engine(
+            student,
+            trainer,
+            rank=rank,
+            world_size=world_size,
+            master=master,
             device=self._device,
         )
 
@@ -110,7 +99,7 @@ class Trainer:
         total_weight: float,
         learning_rate: float,
         *signal_maps: Mapping[str, Signal],
-    ) -> TrainStats:
+    ) -> StepAccount:
         """One optimizer step on sum(weight x divergence) / ``total_weight`` over all ranks.
 
         Args:
@@ -137,19 +126,19 @@ class Trainer:
         if total_weight > 0:
             signals = ChainMap(*map(dict, signal_maps))
             self._agree(micro_batches, signals)
-            self._engine.student.train()
+            self.engine.student.train()
             # The engine averages over the ranks.
             scale = self._world_size / total_weight
             for number, items in enumerate(micro_batches):
                 batch = self._batch(items, signals)
-                loss, divergence_N, logprob_N = self._engine.run(
+                loss, divergence_N, logprob_N = self.engine.run(
                     batch, self._objective.divergence(batch, scale)
                 )
-                self._engine.backward(loss, last=number == len(micro_batches) - 1)
+                self.engine.backward(loss, last=number == len(micro_batches) - 1)
                 tally.add(batch, divergence_N, logprob_N)
             grad_norm = self._optimizer_step(tally, learning_rate)
         gap_sum, gap_max = tally.gap() if self._loss.temperature == 1.0 else (math.nan, math.nan)
-        return TrainStats(
+        return StepAccount(
             loss_sum=tally.loss_sum,
             weight_sum=tally.weight_sum,
             kept_tokens=tally.kept_tokens,
@@ -180,61 +169,18 @@ class Trainer:
         """
         signals = ChainMap(*map(dict, signal_maps))
         self._agree(micro_batches, signals)
-        self._engine.student.eval()
+        self.engine.student.eval()
         scores = []
         with torch.no_grad():
             for items in micro_batches:
                 batch = self._batch(items, signals)
                 if batch.is_empty:
-                    self._engine.run(batch, None)
+                    self.engine.run(batch, None)
                 else:
-                    columns = self._engine.run(batch, self._objective.scores(batch))
+                    columns = self.engine.run(batch, self._objective.scores(batch))
                     scores += split_scores(batch, columns)
                 scores += [no_scores(item.rollout_id) for item in items if not len(item.rows)]
         return scores
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """See :meth:`Engine.weights`."""
-        return self._engine.weights()
-
-    def weight_chunks(self, chunk_bytes: int) -> Iterator[WeightChunk]:
-        """The weights in pieces of ``chunk_bytes`` bytes, from rank 0; nothing from the others."""
-        if self._rank == 0:
-            yield from pack(self.weights(), chunk_bytes)
-        else:
-            deque(self.weights(), maxlen=0)
-
-    def open_nccl(self, handles: Sequence[Any], tensor_parallel_size: int) -> None:
-        """Meet the workers of all rollout engines for :meth:`send_weights` (GPUs only).
-
-        Args:
-            handles: of the rollout actors.
-            tensor_parallel_size: workers of each engine.
-        """
-        self._sender = self._engine.nccl_sender(handles, tensor_parallel_size)
-
-    def send_weights(self, version: int) -> None:
-        """Replace every rollout engine's weights over NCCL, after :meth:`open_nccl`."""
-        self._sender.send(version)
-
-    def save(self, folder: str) -> None:
-        """See :meth:`Engine.save`."""
-        self._engine.save(folder)
-
-    def load(self, folder: str) -> None:
-        """See :meth:`Engine.load`."""
-        self._engine.load(folder)
-
-    def export(self, folder: str) -> None:
-        """Write the student as a Hugging Face folder: weights, configs and tokenizer."""
-        # A tied head comes under two names; the checkpoint format wants it under the first.
-        names = {name for name, _ in self._engine.student.model.named_parameters()}
-        state = {
-            name: tensor.to("cpu", copy=True) for name, tensor in self.weights() if name in names
-        }
-        if self._rank == 0:
-            save_student(self._engine.student.model, self._student_settings, state, folder)
-        dist.barrier()
 
     def peak_memory(self) -> int:
         """High-water mark in bytes: of the GPU's allocations, or of the process on the CPU."""
@@ -255,12 +201,12 @@ class Trainer:
     def _optimizer_step(self, tally: StepTally, learning_rate: float) -> float:
         """Apply the gradients of all ranks; returns their global norm before clipping."""
         broken = tally.not_finite()
-        if not all_ranks(not broken, self._device):
+        if not self.engine.all_ranks(not broken):
             problem = f"rank {self._rank}: the divergence is NaN or infinite in rollouts"
             if broken:
                 raise TrainerError(f"{problem} {broken}; no step was taken")
             raise PeerFailure(f"{problem} of another rank; no step was taken")
-        norm = self._engine.step(learning_rate)
+        norm = self.engine.step(learning_rate)
         if not math.isfinite(norm):
             raise TrainerError(
                 f"rank {self._rank}: the gradient of rollouts {tally.rollout_ids} and those of the "
@@ -276,7 +222,7 @@ class Trainer:
             for items in micro_batches:
                 check_items(items, signals, heads=self._teacher_heads)
         except BatchError:
-            all_ranks(False, self._device)
+            self.engine.all_ranks(False)
             raise
-        if not all_ranks(True, self._device):
+        if not self.engine.all_ranks(True):
             raise PeerFailure(f"rank {self._rank}: another rank refused its rollouts")

@@ -1,49 +1,101 @@
-"""Weights from GPU to GPU by vLLM's own NCCL engine: the trainer's end.
+"""Weights from GPU to GPU by vLLM's own NCCL engine.
 
 Written against the source of vLLM 0.32 (``vllm.distributed.weight_transfer.nccl_engine``); it has
-never been run on a GPU. The workers' end needs nothing but ``sync.backend = nccl``.
+never been run on a GPU. The driver imports this file, so vLLM is imported in functions only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
-from torch import nn
-from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
-from vllm.distributed.weight_transfer.nccl_engine import (
-    NCCLTrainerInitInfo,
-    NCCLTrainerWeightTransferEngine,
-)
-from vllm.utils.network_utils import get_open_port
 
-from actors.weights.chunks import named_weights
+from actors.weights.transport import NamedWeights, Rollouts, Trainers, WeightTransport
+from opd_ray.config.schema import RolloutSettings
+
+if TYPE_CHECKING:
+    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
 
-class NamedWeightSource(WeightSource):
-    """The weights of :func:`named_weights`; vLLM's own source omits a tied head.
+class Nccl(WeightTransport):
+    """Rank 0 sends to the workers of every engine at once; the driver only says when."""
 
-    Args: as :func:`named_weights`.
+    vllm_backend = "nccl"
+
+    def __init__(self, trainers: Trainers, rollouts: Rollouts, settings: RolloutSettings) -> None:
+        super().__init__(trainers, rollouts, settings)
+        trainers.call_transport("open", rollouts.handles, settings.tensor_parallel_size)
+
+    def push(self, version: int) -> None:
+        self._trainers.call_transport("send", version)
+
+    @classmethod
+    def trainer_end(cls, weights: NamedWeights, rank: int) -> NcclSender:
+        return NcclSender(weights, rank)
+
+
+class NcclSender:
+    """Sends the weights to every rollout engine; one on each trainer rank.
+
+    Args:
+        weights: whole, on a GPU.
+        rank: of this trainer process. Rank 0 sends; the others only take part in ``weights``.
     """
 
-    def __init__(
-        self, model: nn.Module, full: Callable[[nn.Parameter], torch.Tensor] = nn.Parameter.detach
-    ) -> None:
-        self._model, self._full = model, full
+    def __init__(self, weights: NamedWeights, rank: int) -> None:
+        self._weights, self._rank = weights, rank
 
-    def metadata(self) -> list[ParamMeta]:
-        """Names, types and whole shapes; the first call iterates once, on every rank."""
-        return self._metadata
+    def open(self, handles: Sequence[Any], tensor_parallel_size: int) -> None:
+        """Meet the workers of all engines; call on all ranks, once, before :meth:`send`.
 
-    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return named_weights(self._model, self._full)
+        Args:
+            handles: of the rollout actors.
+            tensor_parallel_size: workers of each engine.
+        """
+        from vllm.distributed.weight_transfer.nccl_engine import (
+            NCCLTrainerInitInfo,
+            NCCLTrainerWeightTransferEngine,
+        )
+        from vllm.utils.network_utils import get_open_port
 
-    @cached_property
-    def _metadata(self) -> list[ParamMeta]:
-        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
+        self._client = RolloutSyncClient(handles, tensor_parallel_size)
+        self._engine = NCCLTrainerWeightTransferEngine.trainer_init(
+            NCCLTrainerInitInfo(
+                master_address=ray.util.get_node_ip_address(),
+                master_port=get_open_port(),
+                world_size=self._client.world_size,
+                rank=self._rank,
+            ),
+            client=self._client,
+            source=weight_source(self._weights),
+        )
+
+    def send(self, version: int) -> None:
+        """Replace every engine's weights; call on all ranks. Returns when they are in use."""
+        self._client.version = version
+        self._engine.send_weights()
+
+
+def weight_source(weights: NamedWeights) -> WeightSource:
+    """What vLLM's engine sends: all of ``weights``. Its own source omits a tied head."""
+    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
+    class NamedWeightSource(WeightSource):
+        def metadata(self) -> list[ParamMeta]:
+            """Names, types and whole shapes; the first call iterates once, on every rank."""
+            return self._metadata
+
+        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+            return weights()
+
+        @cached_property
+        def _metadata(self) -> list[ParamMeta]:
+            return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
+
+    return NamedWeightSource()
 
 
 class RolloutSyncClient:
@@ -69,62 +121,25 @@ class RolloutSyncClient:
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Let every worker join the group; returns when all have."""
+        offsets = range(1, self.world_size, self._tensor_parallel_size)
         ray.get(
             [
-                handle.init_weight_transfer.remote(
-                    init_info | {"rank_offset": 1 + engine * self._tensor_parallel_size}
+                handle.call_transport.remote(
+                    "init_weight_transfer", init_info | {"rank_offset": offset}
                 )
-                for engine, handle in enumerate(self._handles)
+                for handle, offset in zip(self._handles, offsets, strict=True)
             ]
         )
 
     def start_weight_update(self) -> None:
-        ray.get([handle.start_weight_update.remote() for handle in self._handles])
+        self._call_all("start_weight_update")
 
     def update_weights(self, update_info: Any) -> None:
-        ray.get([handle.receive_weights.remote(update_info) for handle in self._handles])
+        self._call_all("receive_weights", update_info)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """End the update under :attr:`version` (vLLM's trainer engine passes none)."""
-        ray.get([handle.finish_weight_update.remote(self.version) for handle in self._handles])
+        self._call_all("finish_weight_update", self.version)
 
-
-class NcclSender:
-    """Sends a trained model's weights to every rollout engine; one on each trainer rank.
-
-    Args:
-        model: on a GPU.
-        full: makes a whole GPU tensor of a parameter; see :func:`named_weights`.
-        rank: of this trainer process. Rank 0 sends; the others only take part in ``full``.
-        handles: of the rollout actors, started with ``sync.backend = nccl``.
-        tensor_parallel_size: of their engines.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        full: Callable[[nn.Parameter], torch.Tensor],
-        rank: int,
-        handles: Sequence[Any],
-        tensor_parallel_size: int,
-    ) -> None:
-        self._client = RolloutSyncClient(handles, tensor_parallel_size)
-        self._engine = NCCLTrainerWeightTransferEngine.trainer_init(
-            NCCLTrainerInitInfo(
-                master_address=ray.util.get_node_ip_address(),
-                master_port=get_open_port(),
-                world_size=self._client.world_size,
-                rank=rank,
-            ),
-            client=self._client,
-            source=NamedWeightSource(model, full),
-        )
-
-    def send(self, version: int) -> None:
-        """Replace every engine's weights; call on all ranks. Returns when they are in use."""
-        self._client.version = version
-        self._engine.send_weights()
-
-    def shutdown(self) -> None:
-        """Leave the transfer group."""
-        self._engine.shutdown()
+    def _call_all(self, method: str, *args: Any) -> None:
+        ray.get([handle.call_transport.remote(method, *args) for handle in self._handles])

@@ -15,7 +15,6 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.attention import is_deferred_attention_layer
 from vllm.model_executor.model_loader.reload.layerwise import (
     finalize_layerwise_reload,
@@ -24,8 +23,6 @@ from vllm.model_executor.model_loader.reload.layerwise import (
 )
 
 from actors.weights.chunks import WeightChunk, unpack
-
-BACKEND = "opd_ray"
 
 
 @dataclass
@@ -83,9 +80,3 @@ class ChunkWeightTransferEngine(WeightTransferEngine[ChunkInitInfo, ChunkUpdateI
 
     def shutdown(self) -> None:
         """Nothing to release."""
-
-
-def register() -> None:
-    """Make the backend known to vLLM in this process (once)."""
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, ChunkWeightTransferEngine)

@@ -24,12 +24,12 @@ from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
 from opd_ray.pools.scorer import RolloutScorer, ScoredRollout
 from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.pools.trainers import StepAccount, TrainerGroup
+from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import Interrupted
 from opd_ray.pools.weights import WeightSync
 from opd_ray.seeds import derive_seed
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
-from opd_ray.types import RolloutRequest, Sampling
+from opd_ray.types import RolloutRequest, Sampling, StepAccount
 
 
 class SyncGapError(RunError):

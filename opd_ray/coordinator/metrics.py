@@ -12,8 +12,8 @@ import numpy as np
 
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.pools.teachers.account import PoolStats
-from opd_ray.pools.trainers import StepAccount
 from opd_ray.tip import Selection, TokenScores
+from opd_ray.types import StepAccount
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99)
 

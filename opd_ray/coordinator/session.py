@@ -31,7 +31,7 @@ from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import ActorWatch
-from opd_ray.pools.weights import TeacherWeights, weight_sync
+from opd_ray.pools.weights import TeacherWeights, WeightSync
 from opd_ray.preflight.pairing import (
     Pairing,
     check_teacher_info,
@@ -92,7 +92,7 @@ class Session:
             {n: (cast.teachers[n], pool) for n, pool in pools.items()},
             self.trainers,
         )
-        self._sync = weight_sync(config, self.trainers, rollouts, self._teacher_weights)
+        self._sync = WeightSync(config, self.trainers, rollouts, self._teacher_weights)
 
     def save(self, folder: str) -> None:
         """Write what trainers hold, and teachers that follow the student, below ``folder``."""

@@ -6,8 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import ray
-
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
@@ -84,13 +82,13 @@ class RolloutPool:
         if missing:
             raise RuntimeError(f"{owner} ended its stream with {missing} requests unanswered")
 
-    def load_weights(self, chunks: Sequence[ray.ObjectRef], version: int) -> None:
-        """Load new weights into every engine, from references to their chunks."""
+    def call_transport(self, method: str, *args: Any) -> list[Any]:
+        """Call every actor's end of the weight transport; references in ``args`` are resolved."""
         refs = [
-            (handle.update_weights.remote(version, *chunks), f"{name} (weight update)")
+            (handle.call_transport.remote(method, *args), f"{name} (weight transport, {method})")
             for name, handle in self._actors
         ]
-        self._watch.get_all(refs)
+        return self._watch.get_all(refs)
 
     @property
     def handles(self) -> list[Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -13,26 +14,10 @@ from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.pools.watch import ActorWatch
-from opd_ray.types import RolloutScores, TrainItem, TrainStats
+from opd_ray.types import RolloutScores, StepAccount, TrainItem
 
 # Gives references to the signals of the named rollouts' rows; a trainer resolves them itself.
 SignalSource = Callable[[Mapping[str, np.ndarray]], Sequence[ray.ObjectRef]]
-
-
-@dataclass(frozen=True)
-class StepAccount:
-    """One gradient step over all ranks."""
-
-    loss: float  # mean divergence over the kept tokens, nats
-    kept_tokens: int
-    trunk_tokens: int  # tokens the trunks read: shared beginnings once, padding included
-    padding_share: float  # of the tokens the trunks read
-    grad_norm: float
-    learning_rate: float
-    gap_mean: float  # |trainer log-prob - vLLM log-prob| over kept tokens, nats
-    gap_max: float
-    skipped: bool
-    seconds: float  # of the slowest rank
 
 
 class TrainerGroup:
@@ -52,15 +37,15 @@ class TrainerGroup:
         kept = [item for item in items if len(item.rows)]
         total_weight = float(sum(item.weights.sum(dtype=np.float64) for item in kept))
         refs = [
-            handle.train_step.remote(micro_batches, total_weight, learning_rate, *found)
+            handle.call.remote("train_step", micro_batches, total_weight, learning_rate, *found)
             for handle, micro_batches, found in self._shares(kept, signals)
         ]
-        return _add_up(self._gather(refs, "a training step"))
+        return reduce(add, self._gather(refs, "a training step"))
 
     def score(self, items: Sequence[TrainItem], signals: SignalSource) -> list[RolloutScores]:
         """Exact scores of the rows of ``items``, in the order of ``items``."""
         refs = [
-            handle.score.remote(micro_batches, *found)
+            handle.call.remote("score", micro_batches, *found)
             for handle, micro_batches, found in self._shares(items, signals)
         ]
         scores_by_rollout = {
@@ -75,13 +60,10 @@ class TrainerGroup:
         refs = [handle.weights.remote() for _, handle in self._ranks]
         return self._gather(refs, "gathering weights")[0]
 
-    def open_nccl(self, rollout_actors: Sequence[Any], tensor_parallel_size: int) -> None:
-        """Let ranks and rollout engines meet for :meth:`send_weights`."""
-        self._call_all("open_nccl", rollout_actors, tensor_parallel_size)
-
-    def send_weights(self, version: int) -> None:
-        """Replace every rollout engine's weights over NCCL."""
-        self._call_all("send_weights", version)
+    def call_transport(self, method: str, *args: Any) -> list[Any]:
+        """Call every rank's end of the weight transport."""
+        refs = [handle.call_transport.remote(method, *args) for _, handle in self._ranks]
+        return self._gather(refs, f"weight transport, {method}")
 
     def set_teacher_head(self, head: ray.ObjectRef, teacher: str) -> None:
         """Give every rank a teacher's output head, which makes distributions of hidden states."""
@@ -89,18 +71,18 @@ class TrainerGroup:
 
     def save(self, folder: str) -> None:
         """Write DeepSpeed's checkpoint of every rank below ``folder``."""
-        self._call_all("save", folder)
+        self._call_all("engine.save", folder)
 
     def load(self, folder: str) -> None:
         """Read what :meth:`save` wrote."""
-        self._call_all("load", folder)
+        self._call_all("engine.load", folder)
 
     def export(self, folder: str) -> None:
         """Write the student as a plain Hugging Face folder."""
-        self._call_all("export", folder)
+        self._call_all("engine.export", folder)
 
     def _call_all(self, method: str, *args: Any) -> None:
-        refs = [getattr(handle, method).remote(*args) for _, handle in self._ranks]
+        refs = [handle.call.remote(method, *args) for _, handle in self._ranks]
         self._gather(refs, method)
 
     def _gather(self, refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
@@ -123,21 +105,3 @@ class TrainerGroup:
             wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
             shares.append((handle, micro_batches, signals(wanted)))
         return shares
-
-
-def _add_up(stats: Sequence[TrainStats]) -> StepAccount:
-    kept = sum(s.kept_tokens for s in stats)
-    weight = sum(s.weight_sum for s in stats)
-    trunk = sum(s.trunk_tokens for s in stats)
-    return StepAccount(
-        loss=sum(s.loss_sum for s in stats) / weight if weight else 0.0,
-        kept_tokens=kept,
-        trunk_tokens=trunk,
-        padding_share=sum(s.padding_tokens for s in stats) / trunk if trunk else 0.0,
-        grad_norm=max(s.grad_norm for s in stats),
-        learning_rate=stats[0].learning_rate,
-        gap_mean=sum(s.gap_sum for s in stats) / kept if kept else 0.0,
-        gap_max=max(s.gap_max for s in stats),
-        skipped=stats[0].skipped,
-        seconds=max(s.seconds for s in stats),
-    )

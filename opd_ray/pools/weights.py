@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 
-from opd_ray.config.choices import SignalChoice, SyncBackend
+from actors.weights.registry import TRANSPORTS
+from opd_ray.config.choices import SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied, RunError
@@ -20,61 +21,36 @@ from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import ActorWatch
 
 
-class WeightSync(Protocol):
-    """One transport."""
+class WeightSync:
+    """Brings new weights by the transport that ``sync.backend`` names.
+
+    Args:
+        config: of the run.
+        trainers: make them.
+        rollouts: write with them.
+        teacher_weights: of the teachers that follow the student.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        trainers: TrainerGroup,
+        rollouts: RolloutPool,
+        teacher_weights: TeacherWeights,
+    ) -> None:
+        transport = TRANSPORTS[config.sync.backend]
+        self._transport = transport(trainers, rollouts, config.rollout)
+        self._trainers = trainers
+        self._teacher_weights = teacher_weights
 
     def push(self, version: int, *, stepped: bool = False) -> None:
         """Put the trainers' current weights into every rollout engine, under this version.
 
         ``stepped``: an optimizer step has just made them, so teachers that follow take them in.
         """
-
-
-class RaySync:
-    """Through the Ray object store: CPU or GPU, any node."""
-
-    def __init__(
-        self, trainers: TrainerGroup, rollouts: RolloutPool, teacher_weights: TeacherWeights
-    ) -> None:
-        self._trainers = trainers
-        self._rollouts = rollouts
-        self._teacher_weights = teacher_weights
-
-    def push(self, version: int, *, stepped: bool = False) -> None:
-        chunks = self._trainers.weights()
-        self._rollouts.load_weights(chunks, version)
+        chunks = self._transport.push(version)
         if stepped and self._teacher_weights:
-            self._teacher_weights.follow(chunks)
-
-
-class NcclSync:
-    """From GPU to GPU by vLLM's NCCL engine."""
-
-    def __init__(
-        self,
-        trainers: TrainerGroup,
-        rollouts: RolloutPool,
-        teacher_weights: TeacherWeights,
-        tensor_parallel_size: int,
-    ) -> None:
-        self._trainers = trainers
-        self._teacher_weights = teacher_weights
-        trainers.open_nccl(rollouts.handles, tensor_parallel_size)
-
-    def push(self, version: int, *, stepped: bool = False) -> None:
-        self._trainers.send_weights(version)
-        if stepped and self._teacher_weights:
-            self._teacher_weights.follow(self._trainers.weights())
-
-
-def weight_sync(
-    config: Config, trainers: TrainerGroup, rollouts: RolloutPool, teacher_weights: TeacherWeights
-) -> WeightSync:
-    """The transport that ``sync.backend`` names, connected."""
-    if config.sync.backend == SyncBackend.nccl:
-        split = config.rollout.tensor_parallel_size
-        return NcclSync(trainers, rollouts, teacher_weights, split)
-    return RaySync(trainers, rollouts, teacher_weights)
+            self._teacher_weights.follow(self._trainers.weights() if chunks is None else chunks)
 
 
 class TeacherWeights:

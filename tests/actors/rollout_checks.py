@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from actors.weights.object_store import ObjectStore
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from actors.weights.chunks import WeightChunk
 
 CONTEXT_LENGTH = 128
 TOPK = 5
@@ -69,6 +72,10 @@ class EngineHost:
     def call(self, name: str, method: str, *args: Any) -> Any:
         """Any method of an engine."""
         return getattr(self._engines[name], method)(*args)
+
+    def load_weights(self, name: str, version: int, chunks: Sequence[WeightChunk]) -> None:
+        """As the object store's end in a rollout actor does."""
+        ObjectStore.engine_end(self._engines[name]).load(version, *chunks)
 
     def preemptions(self, name: str) -> int:
         """How often vLLM took a running request off an engine for want of KV blocks."""

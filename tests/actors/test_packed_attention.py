@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.kernels.packed_attention import (
     PACKED,
-    PackedAttentionError,
-    check_packing,
+    UnfitModel,
+    check_model,
     packed_attention,
     packed_row,
 )
@@ -121,14 +123,41 @@ def test_attention_by_hand():
 
 
 def check(model):
-    with torch.no_grad():
-        check_packing(lambda packing: packed_logits(model, packing), V)
+    check_model(lambda packing: (packed_logits(model, packing),) * 2, V, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_models_of_plain_attention_pass_the_check(kind, dtype):
     check(make_model(kind).to(dtype))
+
+
+def checked(model: Any, scale: float, dtype: torch.dtype = torch.float32) -> None:
+    """Check logits of which the model's own are ``scale`` times its head's."""
+
+    def logits_of(packing: Packing) -> tuple[torch.Tensor, torch.Tensor]:
+        ours_TV = packed_logits(model, packing)
+        return ours_TV * scale, ours_TV
+
+    check_model(logits_of, V, dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "taken", "refused"),
+    [(torch.float32, 5e-5, 2e-4), (torch.bfloat16, 5e-3, 2e-2)],
+)
+def test_logits_that_are_scaled_after_the_head_are_refused(
+    dtype: torch.dtype, taken: float, refused: float
+) -> None:
+    model = make_model("llama")
+    checked(model, 1 + taken, dtype)
+    with pytest.raises(UnfitModel, match="of the largest.*: the model scales or caps them"):
+        checked(model, 1 + refused, dtype)
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(UnfitModel, match="NaN or infinite in float32"):
+        checked(make_model("llama"), math.nan)
 
 
 def test_a_model_that_looks_past_its_attention_is_found():
@@ -144,7 +173,7 @@ def test_a_model_that_looks_past_its_attention_is_found():
 
     model = make_model("llama")
     model.model.layers[0].mlp = Mixing(model.model.layers[0].mlp)
-    with pytest.raises(PackedAttentionError, match="depend on the text beside it"):
+    with pytest.raises(UnfitModel, match="depend on the text beside it"):
         check(model)
 
 
@@ -154,7 +183,7 @@ def test_a_model_with_an_attention_of_its_own_is_found():
     config = AutoConfig.for_model(
         "bloom", vocab_size=V, hidden_size=16, n_layer=1, n_head=2, initializer_range=0.3
     )
-    with pytest.raises(PackedAttentionError, match="depend on the text beside it"):
+    with pytest.raises(UnfitModel, match="depend on the text beside it"):
         check(AutoModelForCausalLM.from_config(config))
 
 
@@ -162,7 +191,7 @@ def test_a_model_that_takes_no_further_keywords_is_found():
     def forward(input_ids, position_ids, use_cache):
         raise AssertionError("not to be reached")
 
-    with pytest.raises(PackedAttentionError, match="hands no keywords on to its attention"):
+    with pytest.raises(UnfitModel, match="hands no keywords on to its attention"):
         check(forward)
 
 
@@ -176,5 +205,5 @@ def test_a_model_that_takes_no_further_keywords_is_found():
 )
 def test_what_packed_attention_cannot_do_is_refused(extra, message):
     t = torch.zeros(1, 1, 2, 1)
-    with pytest.raises(PackedAttentionError, match=message):
+    with pytest.raises(UnfitModel, match=message):
         packed_attention(nn.Module(), t, t, t, None, **({"segments": (Segment(0, 2),)} | extra))

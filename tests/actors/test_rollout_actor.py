@@ -20,7 +20,6 @@ from tiny_models import make_tiny_qwen3
 from actors.process import engine_environment
 from actors.rollout.actor import RolloutActor
 from actors.weights.chunks import named_weights, pack
-from actors.weights.nccl import NamedWeightSource, RolloutSyncClient
 from opd_ray.config.schema import SyncSettings
 from opd_ray.types import Sampling, TopK
 
@@ -97,7 +96,7 @@ def test_weights_come_by_reference_and_wait_for_the_stream(actor, folder):
     stream = actor.generate.remote(tiny_requests(), SAMPLING, True, False)
     refs = [ray.put(chunk) for chunk in pack(named_weights(model), chunk_bytes=1 << 16)]
     assert len(refs) > 2
-    update = actor.update_weights.remote(7, *refs)
+    update = actor.call_transport.remote("load", 7, *refs)
     assert {rollout.weights_version for rollout in collect(stream)[0]} == {0}
     ray.get(update)
     for rollout in collect(actor.generate.remote(tiny_requests(), SAMPLING, True, False))[0]:
@@ -112,48 +111,6 @@ def test_errors_come_out_of_the_stream(actor):
     # The engine took nothing on, so the actor goes on.
     rollouts, _ = collect(actor.generate.remote(tiny_requests(1, 1), SAMPLING, True, False))
     assert len(rollouts) == 1
-
-
-def test_the_sync_client_gives_every_engine_its_own_ranks(actor):
-    """Of the NCCL transport only what needs no GPU."""
-
-    @ray.remote
-    class Engine:
-        def __init__(self):
-            self.calls = []
-
-        def init_weight_transfer(self, init_info):
-            self.calls.append(init_info["rank_offset"])
-
-        def start_weight_update(self):
-            self.calls.append("start")
-
-        def receive_weights(self, update_info):
-            self.calls.append(update_info)
-
-        def finish_weight_update(self, version):
-            self.calls.append(version)
-
-        def told(self):
-            return self.calls
-
-    engines = [Engine.options(num_cpus=0).remote() for _ in range(3)]
-    client = RolloutSyncClient(engines, tensor_parallel_size=2)
-    assert client.world_size == 7
-    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
-    client.version = 4
-    client.start_weight_update()
-    client.update_weights({"names": []})
-    client.finish_weight_update()
-    told = ray.get([engine.told.remote() for engine in engines])
-    assert told == [[offset, "start", {"names": []}, 4] for offset in (1, 3, 5)]
-
-
-def test_the_nccl_source_declares_what_it_sends(folder):
-    source = NamedWeightSource(load(folder))
-    sent = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source]
-    assert [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()] == sent
-    assert "lm_head.weight" in {name for name, *_ in sent}
 
 
 def test_an_error_half_way_ends_the_stream(actor):

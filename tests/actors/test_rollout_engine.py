@@ -237,7 +237,7 @@ def test_new_weights_replace_every_old_one(host, folders, name):
         change_all_weights(model, seed=version)
         chunks = list(pack(named_weights(model), chunk_bytes=1 << 14))
         assert len(chunks) > 5
-        host.call(name, "update_weights", version, chunks)
+        host.load_weights(name, version, chunks)
         for rollout in generate(host, name, requests):
             assert rollout.weights_version == version
             assert_scores_match(model, rollout)
@@ -247,10 +247,10 @@ def test_new_weights_wait_until_all_responses_are_written(host, folders):
     chunks = list(pack(named_weights(load(folders[False])), 1 << 20))
     host.call("untied", "add", tiny_requests(), SAMPLING, True)
     with pytest.raises(RuntimeError, match="while 12 requests are unfinished"):
-        host.call("untied", "update_weights", 3, chunks)
+        host.load_weights("untied", 3, chunks)
     while host.call("untied", "has_unfinished"):
         host.call("untied", "step")
-    host.call("untied", "update_weights", 3, chunks)
+    host.load_weights("untied", 3, chunks)
 
 
 def test_an_update_without_the_tied_head_is_refused(host, folders):
@@ -261,6 +261,6 @@ def test_an_update_without_the_tied_head_is_refused(host, folders):
     weights = dict(named_weights(load(folders[True])))
     del weights["lm_head.weight"]
     with pytest.raises(RuntimeError, match="without weights for lm_head"):
-        host.call("cramped", "update_weights", 1, list(pack(weights.items(), 1 << 20)))
+        host.load_weights("cramped", 1, list(pack(weights.items(), 1 << 20)))
     with pytest.raises(RuntimeError, match="weights are incomplete"):
         generate(host, "cramped", tiny_requests())

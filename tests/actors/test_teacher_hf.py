@@ -266,7 +266,7 @@ def test_other_architectures(tmp_path, config_class, model_class):
 
 @pytest.mark.parametrize(
     ("attention_cap", "message"),
-    [(None, "as with soft-capped"), (50.0, "attention of Gemma2Attention has softcap")],
+    [(None, "the model scales or caps them"), (50.0, "attention of Gemma2Attention has softcap")],
 )
 def test_soft_capped_logits_are_refused(tmp_path, attention_cap, message):
     path = make_tiny_qwen3(tmp_path, vocab=VOCAB)

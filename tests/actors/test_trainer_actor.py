@@ -65,7 +65,7 @@ def test_a_step_by_reference_between_two_gathers_of_all_weights(ranks, folder, t
     items, signals = ragged_items(8)
     head = teacher_head()
     by_reference = ray.put((HeadPart(head),))
-    ray.get([handle.set_teacher_head.remote(by_reference) for handle in ranks])
+    ray.get([handle.call.remote("set_teacher_head", by_reference) for handle in ranks])
 
     before = weights(ranks)
     original = AutoModelForCausalLM.from_pretrained(folder).state_dict()
@@ -77,7 +77,7 @@ def test_a_step_by_reference_between_two_gathers_of_all_weights(ranks, folder, t
     pieces = [ray.put({name: signals[name] for name in part}) for part in (names[:3], names[3:])]
     stats = ray.get(
         [
-            handle.train_step.remote(plan, total_weight(items), 1e-2, *pieces)
+            handle.call.remote("train_step", plan, total_weight(items), 1e-2, *pieces)
             for handle, plan in zip(ranks, share_out(items, 2, 2), strict=True)
         ]
     )
@@ -90,7 +90,7 @@ def test_a_step_by_reference_between_two_gathers_of_all_weights(ranks, folder, t
     assert not torch.equal(after["lm_head.weight"], before["lm_head.weight"])
 
     target = str(tmp_path / "export")
-    ray.get([handle.export.remote(target) for handle in ranks])
+    ray.get([handle.call.remote("engine.export", target) for handle in ranks])
     exported = AutoModelForCausalLM.from_pretrained(target).state_dict()
     for name, weight in after.items():
         assert torch.equal(exported[name], weight)
@@ -100,7 +100,7 @@ def test_scores_come_back_by_rollout(ranks):
     items, signals = ragged_items(5)
     answers = ray.get(
         [
-            handle.score.remote(plan, ray.put(signals))
+            handle.call.remote("score", plan, ray.put(signals))
             for handle, plan in zip(ranks, share_out(items, 2, 2), strict=True)
         ]
     )

@@ -52,7 +52,7 @@ def written(ranks, folder, tmp_path_factory):
         ranks.start(folder, settings(stage, dtype), vocab_size=VOCAB, head=teacher_head())
         step(ranks, 0)
         step(ranks, 1)
-        ranks.call("save", str(target))
+        ranks.call("engine.save", str(target))
         found[stage, dtype] = target, ranks.weights(), step(ranks, 2), ranks.weights()
     return found
 
@@ -76,7 +76,7 @@ def test_the_next_step_in_new_processes_is_bit_for_bit_the_same(
 ):
     target, _, stats, weights = written[stage, dtype]
     fresh_ranks.start(folder, settings(stage, dtype), vocab_size=VOCAB, head=teacher_head())
-    fresh_ranks.call("load", str(target))
+    fresh_ranks.call("engine.load", str(target))
     for found, wanted in zip(step(fresh_ranks, 2), stats, strict=True):
         assert (found.loss_sum, found.grad_norm) == (wanted.loss_sum, wanted.grad_norm)
     for name, weight in fresh_ranks.weights().items():
@@ -103,7 +103,7 @@ def test_a_missing_checkpoint_is_not_exported(folder, tmp_path):
 def test_a_missing_checkpoint_is_named(fresh_ranks, folder, tmp_path):
     fresh_ranks.start(folder, settings(0, Dtype.float32), vocab_size=VOCAB)
     with pytest.raises(CheckpointMismatch, match="holds no checkpoint of a trainer"):
-        fresh_ranks.call("load", str(tmp_path))
+        fresh_ranks.call("engine.load", str(tmp_path))
 
 
 def test_a_checkpoint_of_another_layout_is_refused_before_anything_is_read(
@@ -116,12 +116,12 @@ def test_a_checkpoint_of_another_layout_is_refused_before_anything_is_read(
         match=r"has trainer\.ranks=2, trainer\.zero_stage=1, trainer\.dtype=float32, this run has "
         r"trainer\.ranks=2, trainer\.zero_stage=3",
     ):
-        fresh_ranks.call("load", str(target))
+        fresh_ranks.call("engine.load", str(target))
     layout = json.loads((target / "layout.json").read_text())
     (target / "layout.json").write_text(json.dumps(layout | {"ranks": 4}))
     fresh_ranks.start(folder, settings(1, Dtype.float32), vocab_size=VOCAB)
     with pytest.raises(CheckpointMismatch, match=r"has trainer\.ranks=4.*this run has .*ranks=2"):
-        fresh_ranks.call("load", str(target))
+        fresh_ranks.call("engine.load", str(target))
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -131,7 +131,7 @@ def test_an_export_is_the_same_model_in_transformers(stage, tied, ranks, tmp_pat
     ranks.start(folder, settings(stage, Dtype.float32), vocab_size=VOCAB, head=teacher_head())
     step(ranks, 0)
     target = tmp_path / "export"
-    ranks.call("export", str(target))
+    ranks.call("engine.export", str(target))
 
     model = AutoModelForCausalLM.from_pretrained(target)
     assert model.dtype == torch.float32

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.kernels.packed_attention import PACKED
-from actors.trainer.student import DivergenceHead, Student, check_logits, load_student
+from actors.trainer.student import DivergenceHead, Student, check_student, load_student
 from opd_ray.batching.packing import Segment
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError
@@ -82,7 +82,7 @@ def test_models_that_cap_or_scale_their_logits_are_refused(kind, message):
             parameter.mul_(50.0)
     student = Student(model)
     with pytest.raises(ConfigError, match=message):
-        check_logits(student, CPU, vocab_size=32, tolerance=1e-4)
+        check_student(student, CPU, 32, torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral"])
@@ -99,7 +99,7 @@ def test_plain_models_are_taken(kind):
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
-    check_logits(Student(model), CPU, vocab_size=32, tolerance=1e-4)
+    check_student(Student(model), CPU, 32, torch.float32)
 
 
 def test_dropout_is_refused(tmp_path):

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+import ray
 import torch
 from tiny_models import make_tiny_qwen3
 from transformers import AutoModelForCausalLM
+from vllm.distributed.weight_transfer import nccl_engine
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from actors.weights.chunks import named_weights, pack, unpack
+from actors.weights.nccl import Nccl, weight_source
+from actors.weights.ray_engine import ChunkWeightTransferEngine
+from actors.weights.registry import register_vllm_engines
 
 
 def some_tensors() -> list[tuple[str, torch.Tensor]]:
@@ -88,3 +99,111 @@ def test_named_weights_are_what_full_makes_of_them(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     halves = dict(named_weights(model, lambda parameter: parameter.detach().to(torch.bfloat16)))
     assert {tensor.dtype for tensor in halves.values()} == {torch.bfloat16}
+
+
+# The NCCL transport, of which only the transfer itself needs GPUs: vLLM's own trainer engine makes
+# all calls here.
+
+
+class NcclBench:
+    """Trainer ranks of a tied model and three engines of two workers each; ``said`` has all calls.
+
+    Args:
+        fails: the call that the last engine fails at.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: str = "") -> None:
+        self.said: list[Any] = []
+        self.broadcast: list[list[str]] = []  # names, by update
+        self.gathered = [0, 0]  # how often each rank went through the weights
+        self._fails = fails
+        monkeypatch.setattr(ray, "get", lambda refs: refs)
+        monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+        monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", self._open)
+        monkeypatch.setattr(nccl_engine, "packed_nccl_broadcast_producer", self._broadcast)
+        handles = [
+            SimpleNamespace(call_transport=SimpleNamespace(remote=partial(self._called, number)))
+            for number in range(3)
+        ]
+        self.ranks = [Nccl.trainer_end(partial(self._weights, rank), rank) for rank in range(2)]
+        self.open = lambda: [rank.open(handles, 2) for rank in self.ranks]
+
+    def _weights(self, rank: int) -> Iterator[tuple[str, torch.Tensor]]:
+        self.gathered[rank] += 1
+        return iter([("embed", torch.zeros(3, 2)), ("lm_head", torch.zeros(3, 2))])
+
+    def _called(self, engine: int, method: str, argument: Any = None) -> None:
+        if method == "init_weight_transfer":
+            argument = {name: argument[name] for name in ("rank_offset", "world_size")}
+        self.said.append((engine, method, argument))
+        if engine == 2 and method == self._fails:
+            raise ConnectionError(f"engine 2 is not there at {method}")
+
+    def _open(self, info: Any) -> str:
+        assert (info.master_address, info.world_size, info.rank) == ("10.0.0.1", 7, 0)
+        return "group"
+
+    def _broadcast(self, iterator: Any, group: str, src: int, **_: Any) -> None:
+        assert (group, src) == ("group", 0)
+        assert self.said[-1][1] in ("start_weight_update", "receive_weights")
+        self.broadcast.append([name for name, _ in iterator])
+
+    def send(self, version: int) -> None:
+        for rank in self.ranks[::-1]:
+            rank.send(version)
+
+
+UPDATE = {"names": ["embed", "lm_head"], "dtype_names": ["float32"] * 2, "shapes": [[3, 2]] * 2}
+
+
+def test_nccl_joins_every_engine_at_its_own_ranks_and_updates_all_in_order(monkeypatch):
+    bench = NcclBench(monkeypatch)
+    bench.open()
+    joined = [
+        (n, "init_weight_transfer", {"rank_offset": offset, "world_size": 7})
+        for n, offset in enumerate((1, 3, 5))
+    ]
+    assert bench.said == joined
+    for version in (4, 5):
+        bench.said.clear()
+        bench.send(version)
+        assert bench.said == [
+            *((n, "start_weight_update", None) for n in range(3)),
+            *((n, "receive_weights", UPDATE) for n in range(3)),
+            *((n, "finish_weight_update", version) for n in range(3)),
+        ]
+    assert bench.broadcast == [["embed", "lm_head"]] * 2
+    # Once for names and shapes, and once an update: a collective, so as often on every rank.
+    assert bench.gathered == [3, 3]
+
+
+@pytest.mark.parametrize("method", ["start_weight_update", "receive_weights"])
+def test_nccl_ends_no_update_that_an_engine_missed(monkeypatch, method):
+    bench = NcclBench(monkeypatch, fails=method)
+    bench.open()
+    with pytest.raises(ConnectionError, match=f"not there at {method}"):
+        bench.send(4)
+    assert "finish_weight_update" not in {called for _, called, _ in bench.said}
+
+
+def test_nccl_does_not_open_without_an_engine(monkeypatch):
+    bench = NcclBench(monkeypatch, fails="init_weight_transfer")
+    with pytest.raises(ConnectionError, match="engine 2"):
+        bench.open()
+
+
+def test_the_nccl_source_declares_what_it_sends(tmp_path):
+    make_tiny_qwen3(tmp_path, tied=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    source = weight_source(lambda: named_weights(model))
+    sent = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in source]
+    assert [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()] == sent
+    assert "lm_head.weight" in {name for name, *_ in sent}
+
+
+def test_vllm_finds_the_receiver_of_every_transport():
+    register_vllm_engines()
+    register_vllm_engines()
+    known = WeightTransferEngineFactory._registry
+    assert known["opd_ray"]() is ChunkWeightTransferEngine
+    assert known["nccl"]() is nccl_engine.NCCLWeightTransferEngine

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -117,12 +118,11 @@ def _serve(line: Connection) -> None:
             result = None
             if what == "start":
                 port, settings, keywords = args
-                trainer = Trainer(*settings, **keywords)
-                trainer.setup("127.0.0.1", port)
+                trainer = Trainer(*settings, master=("127.0.0.1", port), **keywords)
             elif what == "weights":
-                result = {n: t.float().numpy().copy() for n, t in trainer.weights()}
+                result = {n: t.float().numpy().copy() for n, t in trainer.engine.weights()}
             else:
-                result = getattr(trainer, args[0])(*args[1:])
+                result = attrgetter(args[0])(trainer)(*args[1:])
         except Exception as error:
             result = error
         line.send(result)

@@ -25,7 +25,7 @@ from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
-from opd_ray.pools.weights import RaySync, TeacherWeights
+from opd_ray.pools.weights import TeacherWeights, WeightSync
 from opd_ray.tip import TipFilter, TipSettings
 from opd_ray.types import TrainItem
 
@@ -97,7 +97,7 @@ class StandInRun:
         rows: Any = SimpleNamespace(batch=_batch)
         tokenizer: Any = _Letters()
         parts = Parts(
-            sync=RaySync(trainers, rollouts, teacher_weights),
+            sync=WeightSync(config, trainers, rollouts, teacher_weights),
             teachers=teachers,
             trainers=trainers,
             save=lambda folder: (Path(folder) / "weights").touch(),

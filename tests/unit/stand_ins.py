@@ -20,8 +20,8 @@ from opd_ray.types import (
     RolloutRequest,
     RolloutScores,
     Sampling,
+    StepAccount,
     TrainItem,
-    TrainStats,
 )
 
 
@@ -101,7 +101,7 @@ class Engine:
         self.weights: list[tuple[int, tuple[Any, ...]]] = []  # (version, chunks)
         self.generate = Remote(self._generate)
         self.add = Remote(self._add)
-        self.update_weights = Remote(self._update_weights)
+        self.call_transport = Remote(self._call_transport)
         self._script = script
         self._order = order
         self._open: list[RolloutRequest] = []
@@ -134,7 +134,8 @@ class Engine:
         self._open += requests
         self._more = more
 
-    def _update_weights(self, version: int, *chunks: Any) -> None:
+    def _call_transport(self, method: str, version: int, *chunks: Any) -> None:
+        assert method == "load"
         self.weights.append((version, chunks))
 
 
@@ -186,11 +187,13 @@ class Trainer:
 
     def __init__(self, script: Script, gap: float = 0.0) -> None:
         self.steps: list[TrainStep] = []
-        self.train_step = Remote(self._train_step)
-        self.score = Remote(self._score)
+        self.call = Remote(self._call)
         self.weights = Remote(lambda: [f"weights after {len(self.steps)} steps"])
         self._script = script
         self._gap = gap
+
+    def _call(self, method: str, *args: Any) -> Any:
+        return {"train_step": self._train_step, "score": self._score}[method](*args)
 
     def _train_step(
         self,
@@ -198,12 +201,12 @@ class Trainer:
         total_weight: float,
         learning_rate: float,
         *found: dict[str, list[int]],
-    ) -> TrainStats:
+    ) -> StepAccount:
         items = _items(micro_batches, found)
         self.steps.append(TrainStep(items, total_weight, learning_rate))
         kept = sum(len(item.rows) for item in items)
         weight = float(sum(item.weights.sum() for item in items))
-        return TrainStats(
+        return StepAccount(
             loss_sum=0.5 * weight,
             weight_sum=weight,
             kept_tokens=kept,

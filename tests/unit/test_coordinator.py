@@ -9,8 +9,8 @@ import pytest
 
 from opd_ray.config.schema import Config, EvalSettings, RunSettings, SyncSettings
 from opd_ray.coordinator.loop import Coordinator, SyncGapError
-from opd_ray.pools.trainers import StepAccount
 from opd_ray.pools.watch import Interrupted
+from opd_ray.types import StepAccount
 
 
 class Recorded(Coordinator):
@@ -74,13 +74,14 @@ def test_going_on_between_two_evaluations_makes_none() -> None:
 
 def account(gap_mean: float) -> StepAccount:
     return StepAccount(
-        loss=0.1,
+        loss_sum=0.3,
+        weight_sum=3.0,
         kept_tokens=3,
         trunk_tokens=0,
-        padding_share=0.0,
+        padding_tokens=0,
         grad_norm=1.0,
         learning_rate=0.1,
-        gap_mean=gap_mean,
+        gap_sum=3 * gap_mean,
         gap_max=1.0,
         skipped=False,
         seconds=1.0,

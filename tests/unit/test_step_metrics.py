@@ -12,18 +12,18 @@ from fake_replicas import make_pool
 from opd_ray.coordinator.metrics import StepSnapshot, step_metrics
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.pools.teachers.account import PoolStats
-from opd_ray.pools.trainers import StepAccount
 from opd_ray.tip import Selection, TokenScores
-from opd_ray.types import Rollout, RolloutScores
+from opd_ray.types import Rollout, RolloutScores, StepAccount
 
 ACCOUNT = StepAccount(
-    loss=0.25,
+    loss_sum=0.75,
+    weight_sum=3.0,
     kept_tokens=3,
     trunk_tokens=400,
-    padding_share=0.05,
+    padding_tokens=20,
     grad_norm=2.0,
     learning_rate=1e-4,
-    gap_mean=0.01,
+    gap_sum=0.03,
     gap_max=0.03,
     skipped=False,
     seconds=1.0,
@@ -98,7 +98,7 @@ def test_spreads_of_the_scores():
 
 
 def test_an_unknown_gap_is_left_out():
-    values = figures(replace(ACCOUNT, gap_mean=math.nan, gap_max=math.nan))
+    values = figures(replace(ACCOUNT, gap_sum=math.nan, gap_max=math.nan))
     assert not any(name.startswith("sync/") for name in values)
 
 

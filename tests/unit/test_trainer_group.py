@@ -12,9 +12,9 @@ import pytest
 
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.pools.trainers import TrainerGroup
-from opd_ray.types import TrainItem, TrainStats
+from opd_ray.types import StepAccount, TrainItem
 
-STATS = TrainStats(
+STATS = StepAccount(
     loss_sum=3.0,
     weight_sum=6.0,
     kept_tokens=8,
@@ -32,12 +32,13 @@ STATS = TrainStats(
 class Rank:
     """Stands for a trainer actor: keeps what it is called with, answers with its account."""
 
-    def __init__(self, stats: TrainStats) -> None:
-        self.train_step = SimpleNamespace(remote=self._step)
+    def __init__(self, stats: StepAccount) -> None:
+        self.call = SimpleNamespace(remote=self._call)
         self.calls: list[tuple[Any, ...]] = []
         self._stats = stats
 
-    def _step(self, *arguments: Any) -> TrainStats:
+    def _call(self, method: str, *arguments: Any) -> StepAccount:
+        assert method == "train_step"
         self.calls.append(arguments)
         return self._stats
 
@@ -63,7 +64,7 @@ def item(name: str, length: int, weights: list[float]) -> TrainItem:
 ITEMS = [item("a", 8, [1.0, 0.5]), item("b", 4, []), item("c", 8, [2.0]), item("d", 6, [1.0])]
 
 
-def group(*stats: TrainStats) -> tuple[TrainerGroup, list[Rank]]:
+def group(*stats: StepAccount) -> tuple[TrainerGroup, list[Rank]]:
     ranks = [Rank(one) for one in stats]
     watch: Any = Answers()
     named = [(f"trainer-{number}", rank) for number, rank in enumerate(ranks)]

@@ -8,7 +8,6 @@ vocabulary.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from actors.kernels.packed_attention import (
-    PACKED,
-    PackedAttentionError,
-    check_packing,
-    packed_row,
-)
+from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
 from actors.teacher.kinds.projection import answer_of, project, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.batching.alignment import predicting_positions
@@ -33,9 +27,6 @@ from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
 from opd_ray.models.tokenizer import tokenizer_hash
 from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo, to_array
-
-# Largest difference between two ways to the same logits, relative to the largest.
-_LOGITS_TOLERANCE = 1e-2
 
 
 class HfTeacher:
@@ -84,7 +75,7 @@ class HfTeacher:
             )
         self._own_topk = own_topk
         self._chunk_bytes = chunk_bytes
-        self._require_plain_logits()
+        self._check_model()
         self._info = self._describe()
 
     def info(self) -> TeacherInfo:
@@ -174,33 +165,18 @@ class HfTeacher:
             "segments": packing.segments,
         }
 
-    @torch.inference_mode()
-    def _require_plain_logits(self) -> None:
+    def _check_model(self) -> None:
         """Refuse models whose logits are not what :meth:`score` computes."""
 
-        def logits_of(packing: Packing) -> torch.Tensor:
-            expected = self._model(**self._row(packing)).logits[0].float()
-            self._compare(self._head(self._read(packing)).float(), expected)
-            return expected
+        def logits_of(packing: Packing) -> tuple[torch.Tensor, torch.Tensor]:
+            return self._model(**self._row(packing)).logits[0], self._head(self._read(packing))
 
         try:
-            check_packing(logits_of, self._head.weight.shape[0])
-        except PackedAttentionError as error:
-            raise TeacherError(f"{self._settings.path}: {error}") from error
-
-    def _compare(self, found: torch.Tensor, expected: torch.Tensor) -> None:
-        error = float((found - expected).abs().max())
-        if not math.isfinite(error):
+            check_model(logits_of, self._head.weight.shape[0], self._model.dtype)
+        except UnfitModel as error:
             raise TeacherError(
-                f"{self._settings.path}: its logits are NaN or infinite in "
-                f"{self._settings.dtype.value}; are its weights whole?"
-            )
-        if error > _LOGITS_TOLERANCE * float(expected.abs().max()):
-            raise TeacherError(
-                f"{self._settings.path}: the logits of {type(self._model).__name__} are not its "
-                f"output head times its last hidden states (they differ by {error:.3g}), as with "
-                "soft-capped or scaled logits; an hf teacher cannot score with such a model"
-            )
+                f"{self._settings.path}: {error}; an hf teacher cannot score with such a model"
+            ) from error
 
     def _describe(self) -> TeacherInfo:
         path, trust = str(self._settings.path), self._settings.trust_remote_code

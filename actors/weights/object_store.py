@@ -1,0 +1,48 @@
+"""Weights in chunks through Ray's object store: on CPUs and GPUs, between any nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ray
+
+from actors.weights.chunks import WeightChunk
+from actors.weights.transport import UpdatedEngine, WeightTransport
+
+
+class ObjectStore(WeightTransport):
+    """Rank 0 puts the chunks into the store of its node; every rollout actor fetches them."""
+
+    vllm_backend = "opd_ray"
+    vllm_engine = ("actors.weights.ray_engine", "ChunkWeightTransferEngine")
+
+    def push(self, version: int) -> Sequence[ray.ObjectRef]:
+        chunks = self._trainers.weights()
+        self._rollouts.call_transport("load", version, *chunks)
+        return chunks
+
+    @classmethod
+    def engine_end(cls, engine: UpdatedEngine) -> ChunkReceiver:
+        return ChunkReceiver(engine)
+
+
+class ChunkReceiver:
+    """The end of a rollout actor."""
+
+    def __init__(self, engine: UpdatedEngine) -> None:
+        self._engine = engine
+
+    def load(self, version: int, *chunks: WeightChunk) -> None:
+        """Replace all weights and forget everything computed with the old ones.
+
+        Args:
+            version: carried by every later rollout.
+            chunks: together every tensor of :func:`actors.weights.chunks.named_weights`.
+
+        Raises:
+            RuntimeError: requests are unfinished, or weights of a layer are missing.
+        """
+        self._engine.start_weight_update()
+        for chunk in chunks:
+            self._engine.receive_weights({"chunk": chunk})
+        self._engine.finish_weight_update(version)

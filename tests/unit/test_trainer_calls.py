@@ -1,0 +1,117 @@
+"""Calls of the trainer group end where the work is done; actors are real, without Ray or engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import create_autospec
+
+import numpy as np
+import pytest
+import ray
+import torch
+from fake_replicas import Remote
+from stand_ins import StandInWatch
+
+from actors.trainer.actor import TrainerActor
+from actors.trainer.engine import Engine
+from actors.trainer.trainer import Trainer
+from actors.weights.nccl import NcclSender
+from opd_ray.config.choices import SyncBackend
+from opd_ray.config.schema import SyncSettings, TrainerSettings
+from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.types import TrainItem
+
+ITEM = TrainItem(
+    rollout_id="a",
+    prompt_ids=np.zeros(2, np.int32),
+    response_ids=np.zeros(2, np.int32),
+    rows=np.zeros(1, np.int32),
+    weights=np.ones(1, np.float32),
+    rollout_logprob=np.zeros(1, np.float32),
+)
+
+
+def rank(number: int, backend: SyncBackend = SyncBackend.ray) -> Any:
+    """A trainer actor of which only the trainer is a recorder, which allows what the real one has.
+
+    Its weights are two matrices of 16 bytes, a chunk each; ``read`` has the names asked for.
+    """
+    plain = TrainerActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    actor = plain.__new__(plain)
+    trainer = create_autospec(Trainer, instance=True)
+    trainer.engine = create_autospec(Engine, instance=True)
+    actor.read = []
+
+    def weights() -> Iterator[tuple[str, torch.Tensor]]:
+        for name in ("a", "b"):
+            actor.read.append(name)
+            yield name, torch.zeros(2, 2)
+
+    trainer.engine.weights = weights
+    actor._rank, actor._sync = number, SyncSettings(backend, chunk_bytes=16)
+    actor._make_trainer = lambda master: trainer
+    actor.setup("here", 1)
+    return actor
+
+
+def group_of(*actors: Any) -> TrainerGroup:
+    watch: Any = StandInWatch(None)  # type: ignore[arg-type]
+    methods = ("call", "weights", "call_transport")
+    handles = [
+        SimpleNamespace(**{name: Remote(getattr(actor, name)) for name in methods})
+        for actor in actors
+    ]
+    named = [(f"trainer-{number}", handle) for number, handle in enumerate(handles)]
+    return TrainerGroup(watch, named, TrainerSettings())
+
+
+@pytest.mark.parametrize("method", ["save", "load", "export"])
+def test_the_files_are_the_engines(method: str) -> None:
+    actors = [rank(0), rank(1)]
+    getattr(group_of(*actors), method)("folder")
+    for actor in actors:
+        getattr(actor._trainer.engine, method).assert_called_once_with("folder")
+
+
+def test_steps_scores_and_heads_are_the_trainers() -> None:
+    actor = rank(0)
+    trainer = actor._trainer
+    trainer.score.return_value = [SimpleNamespace(rollout_id="a")]
+    group = group_of(actor)
+    group.step([ITEM], 0.5, lambda wanted: [{"a": "signal"}])  # type: ignore[list-item]
+    group.score([ITEM], lambda wanted: [])
+    head: Any = "head"
+    group.set_teacher_head(head, "coder")
+    trainer.train_step.assert_called_once_with([[ITEM]], 1.0, 0.5, {"a": "signal"})
+    trainer.score.assert_called_once_with([[ITEM]])
+    trainer.set_teacher_head.assert_called_once_with("head", "coder")
+
+
+def test_weights_are_put_into_the_store_by_rank_0_and_read_by_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored = []
+
+    def put(chunk: Any) -> Any:
+        stored.append(chunk.names)
+        return chunk.names
+
+    monkeypatch.setattr(ray, "put", put)
+    actors = [rank(0), rank(1)]
+    chunks: Any = group_of(*actors).weights()
+    assert chunks == stored == [("a",), ("b",)]
+    assert [actor.read for actor in actors] == [["a", "b"], ["a", "b"]]
+
+
+def test_the_transports_end_has_this_ranks_weights() -> None:
+    actors = [rank(number, SyncBackend.nccl) for number in range(2)]
+    for number, actor in enumerate(actors):
+        end = actor._transport_end
+        assert isinstance(end, NcclSender)
+        assert (end._rank, end._weights) == (number, actor._trainer.engine.weights)
+        end.send = create_autospec(end.send)
+    group_of(*actors).call_transport("send", 7)
+    for actor in actors:
+        actor._transport_end.send.assert_called_once_with(7)
