@@ -7,29 +7,27 @@ tokens x hidden size goes from the actor that made it straight to the one that n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from opd_ray.config.choices import Scoring
-from opd_ray.config.schema import Config, RolloutSettings
+from opd_ray.config.schema import Config
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.metrics import StageClock, StepSnapshot, step_metrics
+from opd_ray.coordinator.session import Session
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.pools.scorer import RolloutScorer, ScoredRollout
-from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.rollouts import run_sampling
+from opd_ray.pools.scorer import ScoredBatch, ScoredRollout
 from opd_ray.pools.watch import Interrupted
-from opd_ray.pools.weights import WeightSync
 from opd_ray.seeds import derive_seed
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
-from opd_ray.types import RolloutRequest, Sampling, StepAccount
+from opd_ray.types import RolloutRequest, StepAccount
 
 
 class SyncGapError(RunError):
@@ -48,33 +46,40 @@ class Checkpoints(Protocol):
     def save(self, state: RunState, write_trainer: Callable[[str], None]) -> object: ...
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Everything a coordinator works with, ready to use."""
-
-    sync: WeightSync
-    teachers: TeacherRouter
-    trainers: TrainerGroup
-    save: Callable[[str], None]  # writes the weights of the run below a folder
-    scorer: RolloutScorer
-    prompts: PromptFeed
-    tip: TipFilter
-    evaluator: Evaluates
-    checkpoints: Checkpoints
-    metrics: Metrics
-    progress: Progress
-    peak_memory: Callable[[], dict[str, int]]  # bytes, by process
-
-
 class Coordinator:
-    """Runs the steps of one training run."""
+    """Runs the steps of one training run.
 
-    def __init__(self, config: Config, parts: Parts, vocab_size: int) -> None:
-        self._config = config
-        self._vocab_size = vocab_size
-        self._parts = parts
+    Args:
+        config: of the run; what the actors were started with must be the session's own.
+        session: the actors. Several runs may use it, one after another.
+        prompts: to train on.
+        tip: the filter, as the run begins or goes on with it.
+        evaluator: measures the student.
+        checkpoints: where they go.
+        metrics: where the numbers go.
+        progress: what a person sees.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        session: Session,
+        prompts: PromptFeed,
+        tip: TipFilter,
+        evaluator: Evaluates,
+        checkpoints: Checkpoints,
+        metrics: Metrics,
+        progress: Progress,
+    ) -> None:
         self.last_step: StepSnapshot | None = None
-        self._sampling = run_sampling(config.rollout)
+        self._config = config
+        self._session = session
+        self._prompts = prompts
+        self._tip = tip
+        self._evaluator = evaluator
+        self._checkpoints = checkpoints
+        self._metrics = metrics
+        self._progress = progress
 
     def run(self, done: int, *, evaluated: bool = False) -> None:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
@@ -89,7 +94,7 @@ class Coordinator:
         total = self._config.run.steps
         saved = done
         try:
-            self._parts.sync.push(done)
+            self._session.sync.push(done)
             if self._evaluation_due(done) and not evaluated:
                 self._evaluate(done)
             while done < total:
@@ -107,39 +112,38 @@ class Coordinator:
 
     def step(self, step: int) -> None:
         """One turn of the loop."""
-        parts, clock = self._parts, StageClock()
-        parts.teachers.open_account()
+        session, clock = self._session, StageClock()
+        pools = session.teachers.pools
+        for pool in pools.values():
+            pool.open_account()
         with clock.stage("rollout_and_teacher"):
-            requests, teacher_prompts = self._requests(step)
-            scored = parts.scorer.score(requests, self._sampling, teacher_prompts)
-        alone_seconds = parts.scorer.teacher_alone_seconds
-        scores = self._scores(scored, clock)
+            batch = self._rollouts(step)
+        scores = self._scores(batch.rollouts, clock)
         with clock.stage("filter"):
-            seeds = [derive_seed(self._config.run.seed, step, s.rollout.rollout_id) for s in scored]
-            selection = parts.tip.select(scores, np.array(seeds, dtype=np.int64), step)
+            selection = self._select(batch.rollouts, scores, step)
         with clock.stage("train"):
-            account = self._train(scored, selection, step)
+            account = self._train(batch.rollouts, selection, step)
         clock.worked("train", account.seconds)
         with clock.stage("sync"):
             if not account.skipped:
-                parts.sync.push(step + 1, stepped=True)
-        self.last_step = StepSnapshot(scored, scores, selection)
+                session.sync.push(step + 1, stepped=True)
+        self.last_step = StepSnapshot(batch.rollouts, scores, selection)
         values = step_metrics(
             self.last_step,
             account,
-            parts.peak_memory(),
+            session.launcher.peak_memory(),
             clock.report(),
-            parts.teachers.stats(),
-            alone_seconds,
+            {name: pool.stats() for name, pool in pools.items()},
+            batch.teacher_alone_seconds,
         )
-        parts.metrics.write(step + 1, values)
-        parts.progress.step(step + 1, values)
+        self._metrics.write(step + 1, values)
+        self._progress.step(step + 1, values)
         self._check_gap(account, step)
 
-    def _requests(self, step: int) -> tuple[list[RolloutRequest], dict[str, np.ndarray]]:
-        """This step's prompts, each asked ``samples_per_prompt`` times."""
+    def _rollouts(self, step: int) -> ScoredBatch:
+        """This step's prompts, each answered ``samples_per_prompt`` times and judged."""
         rollout = self._config.rollout
-        prompts = self._parts.prompts.batch(step, rollout.prompts_per_step)
+        prompts = self._prompts.batch(step, rollout.prompts_per_step)
         requests = [
             RolloutRequest(
                 rollout_id=f"{step}/{prompt.key}/{sample}",
@@ -152,32 +156,39 @@ class Coordinator:
             for prompt in prompts
             for sample in range(rollout.samples_per_prompt)
         ]
-        return requests, {prompt.key: prompt.teacher_ids for prompt in prompts}
+        teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in prompts}
+        return self._session.scorer.score(requests, run_sampling(rollout), teacher_prompts)
 
     def _scores(self, scored: Sequence[ScoredRollout], clock: StageClock) -> TokenScores:
         """The filter's input: what streamed in, or what an exact pass in the trainers says."""
+        session = self._session
         with clock.stage("filter"):
             streamed = batch_scores(
-                [s.rollout for s in scored], [s.scores for s in scored], self._vocab_size
+                [s.rollout for s in scored], [s.scores for s in scored], session.vocab_size
             )
         if self._config.scoring == Scoring.streamed:
             return streamed
         with clock.stage("exact_scores"):
-            look = partial(self._parts.teachers.take, forget=False)
-            exact = self._parts.trainers.score([s.whole() for s in scored], look)
+            look = partial(session.teachers.take, forget=False)
+            exact = session.trainers.score([s.whole() for s in scored], look)
         return with_exact_scores(streamed, exact)
+
+    def _select(self, scored: Sequence[ScoredRollout], scores: TokenScores, step: int) -> Selection:
+        """The tokens to be trained on, each with its weight."""
+        seeds = [derive_seed(self._config.run.seed, step, s.rollout.rollout_id) for s in scored]
+        return self._tip.select(scores, np.array(seeds, dtype=np.int64), step)
 
     def _train(
         self, scored: Sequence[ScoredRollout], selection: Selection, step: int
     ) -> StepAccount:
         """Hand the kept rows to the trainers; the teachers forget the rest."""
-        parts, config = self._parts, self._config
+        config, teachers = self._config, self._session.teachers
         lengths = [len(s.rollout.response_ids) for s in scored]
         weights_by_rollout = np.split(selection.weights_N, np.cumsum(lengths)[:-1])
         items = [s.kept(w) for s, w in zip(scored, weights_by_rollout, strict=True)]
         rate = learning_rate(step, config.run.steps, config.trainer)
-        account = parts.trainers.step(items, rate, parts.teachers.take)
-        parts.teachers.drop([item.rollout_id for item in items if not len(item.rows)])
+        account = self._session.trainers.step(items, rate, teachers.take)
+        teachers.drop([item.rollout_id for item in items if not len(item.rows)])
         return account
 
     def _check_gap(self, account: StepAccount, step: int) -> None:
@@ -191,9 +202,9 @@ class Coordinator:
             )
 
     def _evaluate(self, step: int) -> None:
-        values = self._parts.evaluator.run()
-        self._parts.metrics.write(step, values)
-        self._parts.progress.evaluation(step, values)
+        values = self._evaluator.run()
+        self._metrics.write(step, values)
+        self._progress.evaluation(step, values)
 
     def _evaluation_due(self, done: int) -> bool:
         every = self._config.eval.every
@@ -205,10 +216,5 @@ class Coordinator:
 
     def _save(self, done: int) -> None:
         run = self._config.run
-        state = RunState(done, run.seed, run.steps, self._parts.tip.state_dict())
-        self._parts.checkpoints.save(state, self._parts.save)
-
-
-def run_sampling(rollout: RolloutSettings) -> Sampling:
-    """How a run's rollouts are sampled."""
-    return Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)
+        state = RunState(done, run.seed, run.steps, self._tip.state_dict())
+        self._checkpoints.save(state, self._session.save)

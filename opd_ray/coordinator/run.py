@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
+from opd_ray.config.choices import LrSchedule
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config
+from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.loop import Coordinator
+from opd_ray.coordinator.metrics import StepSnapshot
 from opd_ray.coordinator.report import (
     Figures,
     closing_table,
@@ -19,16 +23,15 @@ from opd_ray.coordinator.report import (
 from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, ConfigError
-from opd_ray.evaluation.evaluator import accuracy
+from opd_ray.evaluation.evaluator import Evaluator, accuracy
 from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
-from opd_ray.pools.rollouts import RolloutStream
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
-from opd_ray.preflight.prompts import check_routing
+from opd_ray.preflight.prompts import check_routing, repeated_problems
 from opd_ray.tip import TipFilter
 
 
@@ -49,110 +52,118 @@ def train(config: Config) -> int:
             output.checkpoints, config.run.keep_checkpoints, to_yaml(config)
         )
         start = _resume_point(config, checkpoints)
-        topk = own_topk(config)
-        with open_session(config, pairing, tokenizer, topk, longest) as session:
-            return _Run(session, output, checkpoints).go(start, prompts, tasks)
+        with open_session(config, pairing, tokenizer, own_topk(config), longest) as session:
+            return _steer(session, prompts, tasks, output, checkpoints, start)
 
 
-class _Run:
-    """The part of a run in which actors live."""
-
-    def __init__(
-        self, session: Session, output: OutputFolder, checkpoints: CheckpointStore
-    ) -> None:
-        self._session = session
-        self._config = session.config
-        self._output = output
-        self._checkpoints = checkpoints
-
-    def go(
-        self,
-        start: tuple[Path, RunState] | None,
-        prompts: PromptFeed,
-        tasks: list[HeldOutTask],
-    ) -> int:
-        config, session = self._config, self._session
-        trainers = session.trainers
-        tip = TipFilter(config.tip, loss_score=config.loss.divergence.value)
-        done = 0
-        if start is not None:
-            folder, state = start
-            session.load(str(folder / "trainer"))
-            tip.load_state_dict(state.filter_state)
-            done = state.step
-        progress = Progress(config.run.steps, done)
+def _steer(
+    session: Session,
+    prompts: PromptFeed,
+    tasks: list[HeldOutTask],
+    output: OutputFolder,
+    checkpoints: CheckpointStore,
+    start: tuple[Path, RunState] | None,
+) -> int:
+    """The part of a run in which its actors live; returns the exit code."""
+    config = session.config
+    tip = TipFilter(config.tip, loss_score=config.loss.divergence.value)
+    done = 0
+    if start is not None:
+        folder, state = start
+        session.load(str(folder / "trainer"))
+        tip.load_state_dict(state.filter_state)
+        done = state.step
+    with closing(Progress(config.run.steps, done)) as progress:
         progress.say(f"prompts: {prompts}")
+        for note in repeated_problems(prompts, tasks):
+            progress.say(note)
         if start is not None:
-            progress.say(f"resumed from {start[0]} at step {done}")
-            for folder in self._checkpoints.set_aside_after(done):
-                progress.say(f"a later checkpoint is set aside: {folder}")
-        metrics = self._metrics(done)
-        coordinator = session.coordinator(
-            config,
-            prompts=prompts,
-            evaluator=session.evaluator(config, tasks),
-            tip=tip,
-            checkpoints=self._checkpoints,
-            metrics=metrics,
-            progress=progress,
-        )
-        rows = read_jsonl(self._output.metrics)
-        evaluated = any(row["step"] == done and "seconds/eval" in row for row in rows)
-        try:
-            coordinator.run(done, evaluated=evaluated)
-            if config.run.export_at_end:
-                trainers.export(str(self._output.export))
-            progress.close()
-            self._report(coordinator, tasks)
-        except Interrupted:
-            newest = self._checkpoints.newest()
-            progress.say(f"stopped; checkpoint: {newest[0] if newest else 'none'}")
-            return INTERRUPTED
-        finally:
-            metrics.close()
-            progress.close()
-        return 0
-
-    def _metrics(self, done: int) -> Metrics:
-        run, output = self._config.run, self._output
-        sinks: list[Sink] = [
-            JsonlSink(output.metrics, done),
-            TensorBoardSink(output.tensorboard, done),
-        ]
-        if run.wandb_project:
-            sinks.append(WandbSink(run.wandb_project, output.path, asdict(self._config)))
-        return Metrics(sinks)
-
-    def _report(self, coordinator: Coordinator, tasks: list[HeldOutTask]) -> None:
-        config, output = self._config, self._output
-        session = self._session
-        peaks = session.launcher.peak_memory()
-        teacher: dict[str, float] = {}
-        if config.eval.teacher_accuracy:
-            launcher = session.launcher
-            stream = RolloutStream(launcher.watch, launcher.teacher_as_rollout_pool())
-            for task in tasks:
-                teacher |= accuracy(
-                    stream, task, session.tokenizer, config.rollout.max_new_tokens, config.run.seed
-                )
-        output.plots.mkdir(exist_ok=True)
-        rows = read_jsonl(output.metrics)
-        plot_curves(rows, output.plots / "curves.png")
-        outputs = {
-            "metrics": output.metrics,
-            "plots": output.plots,
-            "checkpoints": output.checkpoints,
-        }
-        if config.run.export_at_end:
-            outputs["exported student"] = output.export
-        response = None
-        if coordinator.last_step is not None:
-            plot_quadrants(
-                coordinator.last_step, config.tip.divergence, output.plots / "quadrants.png"
+            progress.say(f"resumed from {folder} at step {done}")
+            if changed := _other_schedule(config, state):
+                progress.say(changed)
+            for later in checkpoints.set_aside_after(done):
+                progress.say(f"a later checkpoint is set aside: {later}")
+        with closing(_metrics(config, output, done)) as metrics:
+            evaluator = Evaluator(
+                config, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
             )
-            response = marked_response(coordinator.last_step, session.tokenizer)
-        table = closing_table(rows, Figures(teacher, peaks))
-        print_report(table, response, outputs, output.report)
+            coordinator = Coordinator(
+                config, session, prompts, tip, evaluator, checkpoints, metrics, progress
+            )
+            rows = read_jsonl(output.metrics)
+            evaluated = any(row["step"] == done and "seconds/eval" in row for row in rows)
+            try:
+                coordinator.run(done, evaluated=evaluated)
+                if config.run.export_at_end:
+                    session.trainers.export(str(output.export))
+                progress.close()
+                _report(session, coordinator.last_step, tasks, output)
+            except Interrupted:
+                newest = checkpoints.newest()
+                progress.say(f"stopped; checkpoint: {newest[0] if newest else 'none'}")
+                return INTERRUPTED
+    return 0
+
+
+def _metrics(config: Config, output: OutputFolder, done: int) -> Metrics:
+    sinks: list[Sink] = [
+        JsonlSink(output.metrics, done),
+        TensorBoardSink(output.tensorboard, done),
+    ]
+    if config.run.wandb_project:
+        sinks.append(WandbSink(config.run.wandb_project, output.path, asdict(config)))
+    return Metrics(sinks)
+
+
+def _report(
+    session: Session,
+    last_step: StepSnapshot | None,
+    tasks: list[HeldOutTask],
+    output: OutputFolder,
+) -> None:
+    """Measure the teacher where that is asked for, draw, and print the closing table."""
+    config, launcher = session.config, session.launcher
+    peaks = launcher.peak_memory()
+    teacher: dict[str, float] = {}
+    if config.eval.teacher_accuracy:
+        pool = launcher.teacher_as_rollout_pool()
+        for task in tasks:
+            teacher |= accuracy(
+                pool, task, session.tokenizer, config.rollout.max_new_tokens, config.run.seed
+            )
+    output.plots.mkdir(exist_ok=True)
+    rows = read_jsonl(output.metrics)
+    plot_curves(rows, output.plots / "curves.png")
+    outputs = {
+        "metrics": output.metrics,
+        "plots": output.plots,
+        "checkpoints": output.checkpoints,
+    }
+    if config.run.export_at_end:
+        outputs["exported student"] = output.export
+    response = None
+    if last_step is not None:
+        plot_quadrants(last_step, config.tip.divergence, output.plots / "quadrants.png")
+        response = marked_response(last_step, session.tokenizer)
+    table = closing_table(rows, Figures(teacher, peaks))
+    print_report(table, response, outputs, output.report)
+
+
+def _other_schedule(config: Config, state: RunState) -> str | None:
+    """What another run.steps than the checkpoint's makes of the learning rate."""
+    old, new = state.total_steps, config.run.steps
+    schedule = config.trainer.lr_schedule
+    if old == new or schedule is LrSchedule.constant or state.step >= new:
+        return None
+    rate = f"{learning_rate(state.step, new, config.trainer):.3g}"
+    before = "its schedule had come to its end"
+    if state.step < old:
+        before = f"with {old} it would be {learning_rate(state.step, old, config.trainer):.3g}"
+    return (
+        f"run.steps = {new}, but the checkpoint was written with run.steps = {old}: the "
+        f"trainer.lr_schedule {schedule.value} now ends at step {new}, so the learning rate of the "
+        f"next step is {rate}; {before}"
+    )
 
 
 def _resume_point(config: Config, checkpoints: CheckpointStore) -> tuple[Path, RunState] | None:

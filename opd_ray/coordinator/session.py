@@ -1,4 +1,4 @@
-"""What training runs are put together from: checked models, actors, a coordinator."""
+"""The actors of training runs: started, checked against the plan, and at hand as pools."""
 
 from __future__ import annotations
 
@@ -21,15 +21,9 @@ from opd_ray.config.resolved_teachers import (
     speaking_of,
 )
 from opd_ray.config.schema import Config
-from opd_ray.coordinator.loop import Checkpoints, Coordinator, Evaluates, Parts, run_sampling
-from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
-from opd_ray.evaluation.evaluator import Evaluator
-from opd_ray.output.progress import Progress
-from opd_ray.output.sinks import Metrics
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.pools.weights import TeacherWeights, WeightSync
 from opd_ray.preflight.pairing import (
@@ -37,7 +31,7 @@ from opd_ray.preflight.pairing import (
     check_teacher_info,
     uncompared_tokenizer,
 )
-from opd_ray.tip import TipFilter
+from opd_ray.types import TeacherInfo
 
 
 class Session:
@@ -45,54 +39,34 @@ class Session:
 
     Args:
         config: settled by the placement.
-        launcher: just started.
-        pairing: what student and teacher have in common.
+        launcher: of actors that are ready.
         tokenizer: the student's.
-        longest: most tokens that a teacher may have to read, by its name.
-
-    Raises:
-        PairingError: a teacher's actor is not the model that was checked.
-        ActorFailure, StallError: an actor did not come up.
+        vocab_size: real tokens that student and teacher share.
     """
 
     def __init__(
         self,
         config: Config,
         launcher: ActorLauncher,
-        pairing: Pairing,
         tokenizer: PreTrainedTokenizerBase,
-        longest: Mapping[str, int],
+        vocab_size: int,
     ) -> None:
         self.config = config
         self.launcher = launcher
         self.tokenizer = tokenizer
-        self._pairing = pairing
+        self.vocab_size = vocab_size
         cast = cast_of(config)
-        notes = [f"accepted difference of {text}" for text in pairing.accepted]
-        for name, info in launcher.ready().items():
-            models = parts_of(config, cast.teachers[name])
-            with speaking_of(key_of(name)):
-                check_teacher_info(
-                    pairing,
-                    info,
-                    context_length=max(config.student.context_length, longest.get(name, 0)),
-                    accept={kind for model in models for kind in model.accept_mismatch},
-                )
-            if note := uncompared_tokenizer(info, models):
-                notes.append(in_words_of(key_of(name), note))
-        for note in notes:
-            print(f"opd-ray: {note}", file=sys.stderr)
         rollouts = launcher.rollout_pool()
         pools = launcher.teacher_pools()
         self.teachers = TeacherRouter(pools, cast.routes)
-        self.trainers: TrainerGroup = launcher.trainer_group()
+        self.trainers = launcher.trainer_group()
         self.scorer = RolloutScorer(launcher.watch, rollouts, self.teachers)
         self._teacher_weights = TeacherWeights(
             launcher.watch,
             {n: (cast.teachers[n], pool) for n, pool in pools.items()},
             self.trainers,
         )
-        self._sync = WeightSync(config, self.trainers, rollouts, self._teacher_weights)
+        self.sync = WeightSync(config, self.trainers, rollouts, self._teacher_weights)
 
     def save(self, folder: str) -> None:
         """Write what trainers hold, and teachers that follow the student, below ``folder``."""
@@ -103,47 +77,6 @@ class Session:
         """Read what :meth:`save` wrote."""
         self.trainers.load(folder)
         self._teacher_weights.load(str(Path(folder) / "teachers"))
-
-    def evaluator(self, config: Config, tasks: list[HeldOutTask]) -> Evaluator:
-        """Measures the student on ``tasks`` with the seed of ``config``."""
-        return Evaluator(
-            self.scorer,
-            self.teachers,
-            self.trainers,
-            tasks,
-            divergence_prompts(tasks, config.eval.kl_prompts),
-            self.tokenizer,
-            run_sampling(config.rollout),
-            config.run.seed,
-        )
-
-    def coordinator(
-        self,
-        config: Config,
-        *,
-        prompts: PromptFeed,
-        evaluator: Evaluates,
-        tip: TipFilter,
-        checkpoints: Checkpoints,
-        metrics: Metrics,
-        progress: Progress,
-    ) -> Coordinator:
-        """One run; of ``config``, what the actors were started with must be the session's own."""
-        parts = Parts(
-            sync=self._sync,
-            teachers=self.teachers,
-            trainers=self.trainers,
-            save=self.save,
-            scorer=self.scorer,
-            prompts=prompts,
-            tip=tip,
-            evaluator=evaluator,
-            checkpoints=checkpoints,
-            metrics=metrics,
-            progress=progress,
-            peak_memory=self.launcher.peak_memory,
-        )
-        return Coordinator(config, parts, self._pairing.vocab_size)
 
 
 @contextmanager
@@ -162,6 +95,10 @@ def open_session(
         tokenizer: the student's.
         own_topk: see :func:`opd_ray.preflight.models.own_topk`.
         longest: see :func:`opd_ray.preflight.prompts.check_routing`.
+
+    Raises:
+        PairingError: a teacher's actor is not the model that was checked.
+        ActorFailure, StallError: an actor did not come up.
     """
     with RaySession(config.cluster) as ray_session:
         placement = plan_placement(config, ray_session.cluster())
@@ -172,7 +109,33 @@ def open_session(
             ) as launcher,
             _stop_on_signal(launcher.watch),
         ):
-            yield Session(settled, launcher, pairing, tokenizer, longest)
+            for note in _teacher_notes(settled, pairing, launcher.ready(), longest):
+                print(f"opd-ray: {note}", file=sys.stderr)
+            yield Session(settled, launcher, tokenizer, pairing.vocab_size)
+
+
+def _teacher_notes(
+    config: Config, pairing: Pairing, infos: Mapping[str, TeacherInfo], longest: Mapping[str, int]
+) -> list[str]:
+    """What a user should know of how the teachers differ from the student.
+
+    Raises:
+        PairingError: a teacher's actor is not the model that was checked.
+    """
+    cast = cast_of(config)
+    notes = [f"accepted difference of {text}" for text in pairing.accepted]
+    for name, info in infos.items():
+        models = parts_of(config, cast.teachers[name])
+        with speaking_of(key_of(name)):
+            check_teacher_info(
+                pairing,
+                info,
+                context_length=max(config.student.context_length, longest.get(name, 0)),
+                accept={kind for model in models for kind in model.accept_mismatch},
+            )
+        if note := uncompared_tokenizer(info, models):
+            notes.append(in_words_of(key_of(name), note))
+    return notes
 
 
 @contextmanager

@@ -50,13 +50,16 @@ def load_prompts(
 
     too_long, longest, longest_teacher = 0, None, None
     shown: np.ndarray | None = None
+    digests: np.ndarray | None = None
     if tokenizer is not None:
-        lengths = _lengths(source, reader, numbers, tokenizer, settings)
+        lengths, digests = _tokenized(source, reader, numbers, tokenizer, settings)
         fits = lengths[:, 0] <= settings.max_prompt_tokens
         too_long = int((~fits).sum())
         if too_long:
             _judge_too_long(source, numbers, lengths[:, 0], settings, section)
-        numbers, lengths = numbers[fits][: settings.limit], lengths[fits][: settings.limit]
+        numbers, lengths, digests = (
+            values[fits][: settings.limit] for values in (numbers, lengths, digests)
+        )
         longest, longest_teacher = (int(length) for length in lengths.max(axis=0))
         shown = lengths[:, 1]
     else:
@@ -71,7 +74,7 @@ def load_prompts(
         sources=_by_source([sources[number] for number in numbers], shown),
     )
     order_seed = seed if settings.seed is None else settings.seed
-    return PromptSet(source, reader, numbers, report, settings.shuffle, order_seed)
+    return PromptSet(source, reader, numbers, report, settings.shuffle, order_seed, digests)
 
 
 def _by_source(sources: list[str], shown: np.ndarray | None) -> dict[str, SourceReport]:
@@ -105,8 +108,8 @@ def _check_rows(
             if bad <= BAD_ROWS_SHOWN:
                 complaints.append(f"  {_spell(source, number)}: {error}")
             continue
-        prompts[number] = _digest(json.dumps([row.text, row.messages, row.teacher_text]))
-        ids[number] = _digest(row.id)
+        prompts[number] = digest(json.dumps([row.text, row.messages, row.teacher_text]).encode())
+        ids[number] = digest(row.id.encode())
         sources.append(sys.intern(row.source))
     if bad:
         if bad > BAD_ROWS_SHOWN:
@@ -134,14 +137,14 @@ def _refuse_repeated_ids(
     )
 
 
-def _lengths(
+def _tokenized(
     source: Source,
     reader: RowReader,
     numbers: np.ndarray,
     tokenizer: PreTrainedTokenizerBase,
     settings: DataSettings,
-) -> np.ndarray:
-    """`[rows, 2]` prompt tokens for the student and for the teacher."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[rows, 2]` prompt tokens for the student and the teacher, `[rows]` digests of the former."""
 
     def chunks() -> Iterator[list[PromptRow]]:
         for first in range(0, len(numbers), ROWS_TOKENIZED_AT_ONCE):
@@ -149,13 +152,16 @@ def _lengths(
             yield [reader.read(source.raw(number), *source.place(number)) for number in chunk]
 
     lengths: list[tuple[int, int]] = []
+    digests: list[int] = []
     for rows in chunks():
-        own = [len(ids) for ids in tokenize(rows, tokenizer, settings)]
+        students = tokenize(rows, tokenizer, settings)
+        digests += (digest(ids.tobytes()) for ids in students)
+        own = [len(ids) for ids in students]
         shown = own
         if any(row.teacher_text is not None for row in rows):
             shown = [len(ids) for ids in tokenize(rows, tokenizer, settings, teacher=True)]
         lengths += zip(own, shown, strict=True)
-    return np.array(lengths)
+    return np.array(lengths), np.array(digests, dtype=np.uint64)
 
 
 def _judge_too_long(
@@ -177,8 +183,9 @@ def _judge_too_long(
         )
 
 
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+def digest(content: bytes) -> int:
+    """64 bits by which prompts and ids compare."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 def _spell(source: Source, number: int) -> str:

@@ -63,9 +63,12 @@ class PromptSet:
         report: LoadReport,
         shuffle: bool,
         seed: int,
+        digests: np.ndarray | None = None,
     ) -> None:
-        """`numbers` are the rows of `source` to use, all of them known to be good."""
+        """`numbers` are the rows of `source` to use, all of them known to be good; `digests` those
+        of the student's token ids (`opd_ray.data.load.digest`), None without a tokenizer."""
         self.report = report
+        self.digests = digests
         self._source = source
         self._reader = reader
         self._numbers = numbers

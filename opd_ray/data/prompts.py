@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
-from opd_ray.data.load import load_prompts
+from opd_ray.data.load import digest, load_prompts
 from opd_ray.data.prompt_set import PromptSet, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.tokenize import tokenize
@@ -70,6 +70,13 @@ class PromptFeed:
     def sources(self) -> Mapping[str, SourceReport]:
         """What the prompts in use come from."""
         return self._rows.report.sources
+
+    def shared_with(self, others: Sequence[Prompt]) -> int:
+        """How many of ``others`` have the token ids of one of these prompts; reads no row."""
+        if self._rows.digests is None:
+            raise ValueError("these prompts were read without a tokenizer")
+        wanted = np.array([digest(p.student_ids.tobytes()) for p in others], dtype=np.uint64)
+        return int(np.isin(wanted, self._rows.digests).sum())
 
     def batch(self, step: int, size: int) -> list[Prompt]:
         """The prompts of a step, from 0; they follow from step, size and seed alone."""

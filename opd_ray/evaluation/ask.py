@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.folder import ProblemRecord
-from opd_ray.pools.rollouts import RolloutStream
+from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.seeds import derive_seed
 from opd_ray.tasks import verify_many
 from opd_ray.types import Rollout, RolloutRequest, Sampling
@@ -53,7 +53,7 @@ def eval_modes(held_out: HeldOutTask, max_new_tokens: int) -> list[EvalMode]:
 
 
 def answers(
-    stream: RolloutStream,
+    pool: RolloutPool,
     mode: EvalMode,
     tokenizer: PreTrainedTokenizerBase,
     seed: int,
@@ -72,7 +72,7 @@ def answers(
         return
     written: dict[str, list[Rollout]] = {}
     requests = sample_requests(wanted, samples, seed, held_out.settings.name)
-    for rollout in stream.rollouts(requests, mode.sampling):
+    for rollout in pool.write(requests, mode.sampling):
         rollouts = written.setdefault(rollout.prompt_id, [])
         rollouts.append(rollout)
         if len(rollouts) == samples:

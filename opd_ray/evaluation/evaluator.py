@@ -8,50 +8,49 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from opd_ray.data.prompts import HeldOutTask, Prompt
+from opd_ray.config.schema import Config
+from opd_ray.data.prompts import HeldOutTask, divergence_prompts
 from opd_ray.evaluation.ask import answers, eval_modes, sample_requests
 from opd_ray.evaluation.figures import figures
-from opd_ray.pools.rollouts import RolloutStream
+from opd_ray.pools.rollouts import RolloutPool, run_sampling
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
-from opd_ray.types import Sampling
 
 
 class Evaluator:
     """Measures the student as vLLM now holds it.
 
     Args:
+        config: of the run: its seed, how its rollouts are sampled, which is how responses for the
+            divergence are, and how many held-out prompts those are asked of.
+        tasks: what accuracy is measured on.
+        tokenizer: decodes responses for the verifiers.
         scorer: has responses written and scored.
         teachers: hold the signals of scored responses.
         trainers: compute exact divergences from them.
-        tasks: what accuracy is measured on.
-        kl_prompts: held-out prompts for KL(teacher || student) and top-1 agreement.
-        tokenizer: decodes responses for the verifiers.
-        sampling: how the run's rollouts are sampled; so are the responses for the divergence. Its
-            length is that of a task's responses too, where the task does not set its own.
-        seed: the run's seed.
+
+    Raises:
+        DataError: see :func:`opd_ray.data.prompts.divergence_prompts`.
     """
 
     def __init__(
         self,
+        config: Config,
+        tasks: Sequence[HeldOutTask],
+        tokenizer: PreTrainedTokenizerBase,
         scorer: RolloutScorer,
         teachers: TeacherRouter,
         trainers: TrainerGroup,
-        tasks: Sequence[HeldOutTask],
-        kl_prompts: Sequence[Prompt],
-        tokenizer: PreTrainedTokenizerBase,
-        sampling: Sampling,
-        seed: int,
     ) -> None:
+        self._tasks = tasks
+        self._kl_prompts = divergence_prompts(tasks, config.eval.kl_prompts)
+        self._tokenizer = tokenizer
         self._scorer = scorer
         self._teachers = teachers
         self._trainers = trainers
-        self._tasks = tasks
-        self._kl_prompts = kl_prompts
-        self._tokenizer = tokenizer
-        self._sampling = sampling
-        self._seed = seed
+        self._sampling = run_sampling(config.rollout)
+        self._seed = config.run.seed
 
     def run(self) -> dict[str, float]:
         """Every figure, by name: those of :func:`opd_ray.evaluation.figures.figures` a task, and
@@ -61,7 +60,11 @@ class Evaluator:
         values: dict[str, float] = {}
         for held_out in self._tasks:
             values |= accuracy(
-                self._scorer, held_out, self._tokenizer, self._sampling.max_tokens, self._seed
+                self._scorer.rollouts,
+                held_out,
+                self._tokenizer,
+                self._sampling.max_tokens,
+                self._seed,
             )
         if self._kl_prompts:
             values |= self._distance()
@@ -72,7 +75,7 @@ class Evaluator:
         """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts."""
         requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
         teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
-        scored = self._scorer.score(requests, self._sampling, teacher_prompts)
+        scored = self._scorer.score(requests, self._sampling, teacher_prompts).rollouts
         scores = self._trainers.score([s.whole() for s in scored], self._teachers.take)
         gaps = [
             np.abs(found.columns["logprob"] - s.rollout.logprob[s.rollout.response_mask > 0])
@@ -92,7 +95,7 @@ class Evaluator:
 
 
 def accuracy(
-    stream: RolloutStream,
+    pool: RolloutPool,
     held_out: HeldOutTask,
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
@@ -101,6 +104,6 @@ def accuracy(
     """One task's figures, greedy and sampled as its settings ask; see `figures` for their names."""
     values: dict[str, float] = {}
     for mode in eval_modes(held_out, max_new_tokens):
-        records = list(answers(stream, mode, tokenizer, seed))
+        records = list(answers(pool, mode, tokenizer, seed))
         values |= figures(held_out.settings.name, mode.samples, records)
     return values

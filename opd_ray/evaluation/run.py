@@ -21,7 +21,6 @@ from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
 from opd_ray.pools.launch import ActorLauncher
-from opd_ray.pools.rollouts import RolloutStream
 from opd_ray.preflight.config import check_evaluation
 
 
@@ -73,7 +72,7 @@ def _ask_all(
             settled, placement, vocab_size=len(tokenizer), roles=("rollout",)
         ) as launcher:
             launcher.ready()
-            stream = RolloutStream(launcher.watch, launcher.rollout_pool())
+            pool = launcher.rollout_pool()
             for mode in modes:
                 name = mode.held_out.settings.name
                 done = folder.records(name, mode.name)
@@ -85,7 +84,7 @@ def _ask_all(
                     file=sys.stderr,
                 )
                 with folder.appending(name, mode.name) as lines, bar:
-                    for record in answers(stream, mode, tokenizer, config.run.seed, done):
+                    for record in answers(pool, mode, tokenizer, config.run.seed, done):
                         lines.write(record.to_line())
                         lines.flush()
                         bar.update()

@@ -26,7 +26,6 @@ from opd_ray.config.teacher import batch_budget
 from opd_ray.errors import ActorDied, PlacementError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
-from opd_ray.pools.teachers.replicas import ReplicaSupervisor
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import TeacherInfo
@@ -126,14 +125,13 @@ class ActorLauncher:
 
     def teacher_pools(self) -> dict[str, TeacherPool]:
         """The replicas of every teacher as one, by its name; now the death of one is survived."""
-        supervisor = ReplicaSupervisor(self.watch, lambda name: self._teacher(self._placed[name]))
         for name, settings in self._teachers.items():
             max_restarts, no_more = restarts_of(name, settings)
             self._teacher_pools[name] = TeacherPool(
                 [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
                 batch_budget(settings, self._config.student.context_length),
-                get=self.watch.get,
-                supervisor=supervisor,
+                self.watch,
+                lambda name: self._teacher(self._placed[name]),
                 max_restarts=max_restarts,
                 no_more=no_more,
             )

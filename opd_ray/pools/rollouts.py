@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from opd_ray.config.schema import RolloutSettings
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
@@ -31,7 +32,7 @@ class RolloutPool:
         self._max_in_flight = max_in_flight
         self._waiting: deque[RolloutRequest] = deque()
         self._in_flight: dict[int, int] = {}
-        self._closed: set[int] = set()
+        self._open: set[int] = set()  # those that have not heard that no more requests come
         self.streams: dict[Any, int] = {}
 
     def start(
@@ -41,7 +42,7 @@ class RolloutPool:
         if self.streams:
             raise RuntimeError("the rollouts of the last batch have not all been collected")
         self._waiting = deque(requests)
-        self._in_flight, self._closed = {}, set()
+        self._in_flight, self._open = {}, set()
         share = -(-len(requests) // len(self._actors))
         for index, (_, handle) in enumerate(self._actors):
             first = self._take(min(share, self._max_in_flight))
@@ -49,20 +50,40 @@ class RolloutPool:
                 break
             self._in_flight[index] = len(first)
             more = bool(self._waiting)
-            if not more:
-                self._closed.add(index)
+            if more:
+                self._open.add(index)
             stream = handle.generate.remote(first, sampling, record, more)
             self.streams[stream] = index
         if not self._waiting:
             self._close_all()
 
-    def owner(self, stream: Any) -> str:
-        """The name of the actor behind a stream."""
-        return self._actors[self.streams[stream]][0]
+    def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
+        """The responses one by one, as they end (no scores, no teacher)."""
+        self.start(requests, sampling, record=False)
+        while self.streams:
+            for stream in self._watch.wait(list(self.streams), "rollouts", interruptible=True):
+                yield from self.collect(stream)
 
-    def finished(self, stream: Any, rollouts: Sequence[Rollout]) -> None:
-        """Note what a stream brought, and give its actor as many waiting requests."""
+    def collect(self, stream: Any) -> list[Rollout]:
+        """What a ready stream brings; its actor is given as many of the requests that wait.
+
+        Nothing where it has ended.
+
+        Raises:
+            RuntimeError: it ended with requests unanswered.
+        """
         index = self.streams[stream]
+        name = self._actors[index][0]
+        try:
+            ref = next(stream)
+        except StopIteration:
+            del self.streams[stream]
+            if missing := self._in_flight[index]:
+                raise RuntimeError(
+                    f"{name} ended its stream with {missing} requests unanswered"
+                ) from None
+            return []
+        rollouts: list[Rollout] = self._watch.get(ref, name)
         self._in_flight[index] -= len(rollouts)
         refill = self._take(self._max_in_flight - self._in_flight[index])
         if refill:
@@ -70,17 +91,7 @@ class RolloutPool:
             self._actors[index][1].add.remote(refill, True)
         if not self._waiting:
             self._close_all()
-
-    def ended(self, stream: Any) -> None:
-        """Note that a stream is exhausted.
-
-        Raises:
-            RuntimeError: it ended with requests unanswered.
-        """
-        owner = self.owner(stream)
-        missing = self._in_flight[self.streams.pop(stream)]
-        if missing:
-            raise RuntimeError(f"{owner} ended its stream with {missing} requests unanswered")
+        return rollouts
 
     def call_transport(self, method: str, *args: Any) -> list[Any]:
         """Call every actor's end of the weight transport; references in ``args`` are resolved."""
@@ -100,34 +111,10 @@ class RolloutPool:
 
     def _close_all(self) -> None:
         """Tell every actor that has not heard so that no more requests come."""
-        for index in self._in_flight:
-            if index not in self._closed:
-                self._closed.add(index)
-                self._actors[index][1].add.remote([], False)
+        while self._open:
+            self._actors[self._open.pop()][1].add.remote([], False)
 
 
-class RolloutStream:
-    """Has the responses of a batch written, without a teacher."""
-
-    def __init__(self, watch: ActorWatch, rollouts: RolloutPool) -> None:
-        self._watch = watch
-        self._rollouts = rollouts
-
-    def rollouts(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
-        """The responses one by one, as they end (no scores, no teacher)."""
-        self._rollouts.start(requests, sampling, record=False)
-        while self._rollouts.streams:
-            ready = self._watch.wait(list(self._rollouts.streams), "rollouts", interruptible=True)
-            yield from self._next(ready)
-
-    def _next(self, stream: object) -> list[Rollout]:
-        """What a ready stream brings: finished rollouts, or nothing when it has ended."""
-        owner = self._rollouts.owner(stream)
-        try:
-            ref = next(stream)  # type: ignore[call-overload]
-        except StopIteration:
-            self._rollouts.ended(stream)
-            return []
-        rollouts = self._watch.get(ref, owner)
-        self._rollouts.finished(stream, rollouts)
-        return rollouts
+def run_sampling(rollout: RolloutSettings) -> Sampling:
+    """How a run's rollouts are sampled."""
+    return Sampling(rollout.temperature, rollout.top_p, rollout.top_k, rollout.max_new_tokens)

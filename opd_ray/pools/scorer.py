@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opd_ray.pools.rollouts import RolloutPool, RolloutStream
+from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TrainItem
@@ -39,22 +39,29 @@ class ScoredRollout:
         return self.kept(self.rollout.response_mask)
 
 
-class RolloutScorer(RolloutStream):
-    """Streams requests through student and teacher, with no barrier between them."""
+@dataclass(frozen=True)
+class ScoredBatch:
+    """The rollouts of a batch, in the order of its requests."""
+
+    rollouts: list[ScoredRollout]
+    teacher_alone_seconds: float  # from the last rollout written to the last one scored
+
+
+class RolloutScorer:
+    """Streams requests through student and teachers, with no barrier between them."""
 
     def __init__(self, watch: ActorWatch, rollouts: RolloutPool, teachers: TeacherRouter) -> None:
-        super().__init__(watch, rollouts)
+        self.rollouts = rollouts
+        self._watch = watch
         self._teachers = teachers
-        # Of the last call of score: from the last rollout written to the last one scored.
-        self.teacher_alone_seconds = 0.0
 
     def score(
         self,
         requests: Sequence[RolloutRequest],
         sampling: Sampling,
         teacher_prompts: Mapping[str, np.ndarray],
-    ) -> list[ScoredRollout]:
-        """Every response with its scores, in the order of the requests.
+    ) -> ScoredBatch:
+        """Every response with its scores.
 
         Args:
             requests: the responses wanted.
@@ -63,27 +70,31 @@ class RolloutScorer(RolloutStream):
         """
         written: float | None = None
         sources = {request.rollout_id: request.source for request in requests}
-        self._rollouts.start(requests, sampling, record=True)
+        pools = self._teachers.pools.values()
         rollouts: dict[str, Rollout] = {}
         scores: dict[str, RolloutScores] = {}
-        while len(scores) < len(requests) or self._rollouts.streams:
-            self._teachers.pump()
-            scoring = self._teachers.pending_refs()
+        self.rollouts.start(requests, sampling, record=True)
+        while len(scores) < len(requests) or self.rollouts.streams:
+            scoring = {ref: pool for pool in pools for ref in pool.pending_refs()}
             ready = self._watch.wait(
-                [*self._rollouts.streams, *scoring],
+                [*self.rollouts.streams, *scoring],
                 "rollouts and the teacher's scores",
                 interruptible=True,
             )
-            if ready in self._rollouts.streams:
-                for rollout in self._next(ready):
-                    rollouts[rollout.rollout_id] = rollout
-                    if len(rollouts) == len(requests):
-                        written = time.perf_counter()
-                    self._teachers.submit(
-                        rollout, sources[rollout.rollout_id], teacher_prompts[rollout.prompt_id]
-                    )
-            else:
-                for found in self._teachers.collect(ready):
-                    scores[found.rollout_id] = found
-        self.teacher_alone_seconds = 0.0 if written is None else time.perf_counter() - written
-        return [ScoredRollout(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests]
+            for ref in ready:
+                if ref in scoring:
+                    scores |= {found.rollout_id: found for found in scoring[ref].collect(ref)}
+                else:
+                    for rollout in self.rollouts.collect(ref):
+                        rollouts[rollout.rollout_id] = rollout
+                        if len(rollouts) == len(requests):
+                            written = time.perf_counter()
+                        self._teachers.pool_for(rollout, sources[rollout.rollout_id]).submit(
+                            rollout, teacher_prompts[rollout.prompt_id]
+                        )
+                for pool in pools:
+                    pool.pump()
+        alone = 0.0 if written is None else time.perf_counter() - written
+        return ScoredBatch(
+            [ScoredRollout(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests], alone
+        )

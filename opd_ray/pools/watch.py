@@ -1,14 +1,19 @@
 """The run's actors by name, and the death of any of them noticed wherever the run waits.
 
 Each actor offers a method ``lifeline`` that never returns. Its reference becomes ready only when
-the process is gone, so waiting on it beside the real work finds a dead process at once, even an
-idle one.
+the process is gone, which finds a dead process at once, even an idle one.
+
+A run may have a thousand actors, so no event may cost a look at all of them: lifelines report by
+themselves, and one look at what is pending brings everything that is ready.
 """
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -41,7 +46,8 @@ class ActorWatch:
     def __init__(self, stall_timeout_s: float, key: str) -> None:
         self.set_stall_timeout(stall_timeout_s, key)
         self._actors: dict[str, Any] = {}
-        self._lifelines: dict[ray.ObjectRef, str] = {}
+        self._lifelines: dict[str, ray.ObjectRef] = {}  # by name, of those whose death ends a wait
+        self._ended: queue.SimpleQueue[tuple[str, ray.ObjectRef]] = queue.SimpleQueue()
         self._handed_over: set[str] = set()
         self.stop_requested = False
 
@@ -54,7 +60,9 @@ class ActorWatch:
         if name in self._actors:
             raise ValueError(f"an actor named {name!r} is watched already")
         self._actors[name] = handle
-        self._lifelines[handle.lifeline.remote()] = name
+        lifeline = self._lifelines[name] = handle.lifeline.remote()
+        # Called in a thread of Ray's.
+        lifeline.future().add_done_callback(lambda _: self._ended.put((name, lifeline)))
 
     def hand_over(self, name: str) -> ray.ObjectRef:
         """Leave an actor's death to someone else: it ends no wait any more.
@@ -64,16 +72,14 @@ class ActorWatch:
         Returns:
             its lifeline.
         """
-        lifeline = next(ref for ref, owner in self._lifelines.items() if owner == name)
-        del self._lifelines[lifeline]
         self._handed_over.add(name)
-        return lifeline
+        return self._lifelines.pop(name)
 
     def remove(self, name: str) -> None:
         """End one actor on purpose."""
         handle = self._actors.pop(name)
         self._handed_over.discard(name)
-        self._lifelines = {ref: owner for ref, owner in self._lifelines.items() if owner != name}
+        self._lifelines.pop(name, None)
         ray.kill(handle)
 
     def shutdown(self) -> None:
@@ -81,29 +87,43 @@ class ActorWatch:
         for name in list(self._actors):
             self.remove(name)
 
-    def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool = False) -> Any:
-        """The first of ``pending`` (object references or streaming generators) to be ready.
+    def wait(
+        self,
+        pending: Sequence[Any],
+        what: str,
+        *,
+        interruptible: bool = False,
+        all_of: bool = False,
+    ) -> list[Any]:
+        """Those of ``pending`` (object references, streaming generators) that are ready, in order.
+
+        At least one. A look costs as much as there are pending, so none is spent on a single event
+        where more have happened.
+
+        Args:
+            pending: each once.
+            what: for messages.
+            interruptible: whether a stop that was requested ends this wait.
+            all_of: rather all of them, if the others follow within half a second.
 
         Raises:
             ActorFailure: a process of the run died.
             StallError: nothing happened for as long as the stall timeout.
             Interrupted: a stop was requested and this wait may be left.
         """
+        look = partial(ray.wait, list(pending), fetch_local=False)
         deadline = time.monotonic() + self._stall_timeout_s
         while True:
             if interruptible and self.stop_requested:
                 raise Interrupted(f"stopped while waiting for {what}")
-            ready, _ = ray.wait(
-                [*pending, *self._lifelines],
-                num_returns=1,
-                timeout=_SLICE_SECONDS,
-                fetch_local=False,
-            )
+            if death := self._next_death(timeout_s=0.0):
+                raise death
+            wanted = len(pending) if all_of else 1
+            ready, waiting = look(num_returns=wanted, timeout=_SLICE_SECONDS)
+            if ready and waiting:
+                ready = look(num_returns=len(pending), timeout=0)[0] or ready
             if ready:
-                owner = None if ready[0] in pending else self._lifelines.get(ready[0])
-                if owner is None:
-                    return ready[0]
-                raise self._death(ready[0], owner)
+                return ready
             if time.monotonic() > deadline:
                 raise StallError(
                     f"nothing happened for {self._stall_timeout_s:.0f} s while waiting for {what} "
@@ -118,7 +138,31 @@ class ActorWatch:
             ActorFailure: any other error.
             StallError: see :meth:`wait`.
         """
-        self.wait([ref], owner)
+        return self.get_all([(ref, owner)])[0]
+
+    def get_all(self, refs: Iterable[tuple[ray.ObjectRef, str]]) -> list[Any]:
+        """The values of (reference, owner) pairs, in order; the first failure ends the wait.
+
+        A PeerFailure does not: the call that caused it fails too, and its error says more.
+        """
+        pairs = list(refs)
+        pending = dict(pairs)
+        values: dict[ray.ObjectRef, Any] = {}
+        complaint: ActorFailure | None = None
+        while pending:
+            for ref in self.wait(list(pending), ", ".join(pending.values()), all_of=True):
+                try:
+                    values[ref] = self._value(ref, pending.pop(ref))
+                except ActorFailure as failure:
+                    if not isinstance(failure.__cause__, PeerFailure):
+                        raise
+                    complaint, values[ref] = failure, None
+        if complaint is not None:
+            raise complaint
+        return [values[ref] for ref, _ in pairs]
+
+    def _value(self, ref: ray.ObjectRef, owner: str) -> Any:
+        """The value of a reference that is ready."""
         try:
             return ray.get(ref)
         except RayError as error:
@@ -128,46 +172,28 @@ class ActorWatch:
                 raise ActorDied(owner, _short(error)) from error
             if isinstance(error, PeerFailure):  # all are alive, and one of them knows the cause
                 raise ActorFailure(owner, _short(error)) from error
-            raise self._root_cause(error, owner) from error
+            # A dead process if there is one, else the error itself.
+            death = self._next_death(_ROOT_CAUSE_SECONDS if self._lifelines else 0.0)
+            raise (death or ActorFailure(owner, _short(error))) from error
 
-    def get_all(self, refs: Iterable[tuple[ray.ObjectRef, str]]) -> list[Any]:
-        """The values of (reference, owner) pairs, in order; the first failure ends the wait.
+    def _next_death(self, timeout_s: float) -> ActorFailure | None:
+        """The death of an actor that ends any wait, if one died or does so within ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        with suppress(queue.Empty):
+            while True:
+                name, lifeline = self._ended.get(timeout=max(0.0, deadline - time.monotonic()))
+                if self._lifelines.get(name) == lifeline:  # else handed over, or ended on purpose
+                    self._ended.put((name, lifeline))  # a later wait must not miss it
+                    return _death(lifeline, name)
+        return None
 
-        A PeerFailure does not: the call that caused it fails too, and its error says more.
-        """
-        pairs = list(refs)
-        owners = dict(pairs)
-        values: dict[ray.ObjectRef, Any] = {}
-        complaint: ActorFailure | None = None
-        while len(values) < len(owners):
-            pending = [ref for ref in owners if ref not in values]
-            ref = self.wait(pending, ", ".join(owners[ref] for ref in pending))
-            try:
-                values[ref] = self.get(ref, owners[ref])
-            except ActorFailure as failure:
-                if not isinstance(failure.__cause__, PeerFailure):
-                    raise
-                complaint, values[ref] = failure, None
-        if complaint is not None:
-            raise complaint
-        return [values[ref] for ref, _ in pairs]
 
-    def _root_cause(self, error: RayError, owner: str) -> ActorFailure:
-        """A dead process if there is one, else the error itself."""
-        if self._lifelines:
-            ready, _ = ray.wait(
-                list(self._lifelines), num_returns=1, timeout=_ROOT_CAUSE_SECONDS, fetch_local=False
-            )
-            if ready:
-                return self._death(ready[0], self._lifelines[ready[0]])
+def _death(lifeline: ray.ObjectRef, owner: str) -> ActorFailure:
+    try:
+        ray.get(lifeline)
+    except RayError as error:
         return ActorFailure(owner, _short(error))
-
-    def _death(self, lifeline: ray.ObjectRef, owner: str) -> ActorFailure:
-        try:
-            ray.get(lifeline)
-        except RayError as error:
-            return ActorFailure(owner, _short(error))
-        return ActorFailure(owner, "its lifeline ended although the process lives")
+    return ActorFailure(owner, "its lifeline ended although the process lives")
 
 
 def _short(error: RayError) -> str:

@@ -165,7 +165,7 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
     from transformers import AutoTokenizer
 
     from opd_ray.data.prompts import PromptFeed, divergence_prompts, held_out_tasks
-    from opd_ray.preflight.prompts import check_routing
+    from opd_ray.preflight.prompts import check_routing, repeated_problems
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -175,6 +175,7 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
         yield failed("data", f"prompts cannot be measured: {str(error).splitlines()[0]}")
         return
     prompts: list[PromptFeed] = []
+    repeated: list[str] = []
 
     def training() -> str:
         prompts.append(PromptFeed.load(config, tokenizer))
@@ -187,9 +188,12 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
         divergence_prompts(tasks, config.eval.kl_prompts)
         for feed in prompts:
             check_routing(config, feed, tasks, contexts)
+            repeated.extend(repeated_problems(feed, tasks))
         return ", ".join(f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
 
     yield _tried("held-out data", held_out)
+    for note in repeated:
+        yield noted("held-out data", note)
 
 
 def _elsewhere(path: str) -> bool:

@@ -54,6 +54,17 @@ def check_routing(
     return longest
 
 
+def repeated_problems(prompts: PromptFeed, tasks: Sequence[HeldOutTask]) -> list[str]:
+    """A note for every task whose problems are trained on: its figures say less than they seem."""
+    return [
+        f"eval task {task.settings.name!r}: {count} of its {len(task.prompts)} problems are also "
+        "among the training prompts (the same token ids), so its figures flatter the student: take "
+        "them out of data, or measure on other problems"
+        for task in tasks
+        if (count := prompts.shared_with(task.prompts))
+    ]
+
+
 def _longest_sequences(
     config: Config, parts: Sequence[Mapping[str, SourceReport]]
 ) -> dict[str, int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.schema import Config
+from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
@@ -27,7 +28,7 @@ from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.pairing import Pairing
-from opd_ray.preflight.prompts import check_routing
+from opd_ray.preflight.prompts import check_routing, repeated_problems
 from opd_ray.study.cells import Cell, study_cells
 from opd_ray.study.plots import plot_learning_curves, plot_overlaps
 from opd_ray.study.report import arms_of, results_table
@@ -101,9 +102,10 @@ class _Runner:
     def run(self, config: Config, cells: list[Cell], waiting: list[Cell]) -> int:
         """Run the ``waiting`` ones of ``cells``; returns the exit code."""
         # Bad data is refused before any model is loaded.
-        longest = check_routing(
-            config, *self._seed_data(waiting[0]), self._pairing.teacher_contexts
-        )
+        prompts, tasks = self._seed_data(waiting[0])
+        longest = check_routing(config, prompts, tasks, self._pairing.teacher_contexts)
+        for note in repeated_problems(prompts, tasks):
+            _say(note)
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)
         with open_session(config, self._pairing, self._tokenizer, topk, longest) as session:
@@ -127,15 +129,18 @@ class _Runner:
         # Step -1: rows of an attempt that was cut short are dropped, those of step 0 too.
         metrics = Metrics([JsonlSink(self._folder.metrics(cell.arm, cell.seed), resume_step=-1)])
         session.load(str(self._folder.start))
-        evaluator = _KnownStart(session.evaluator(settled, tasks), self._folder.step_0(cell.seed))
-        coordinator = session.coordinator(
+        evaluator = Evaluator(
+            settled, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
+        )
+        coordinator = Coordinator(
             settled,
-            prompts=prompts,
-            evaluator=evaluator,
-            tip=TipFilter(settled.tip, loss_score=settled.loss.divergence.value),
-            checkpoints=_NoCheckpoints(),
-            metrics=metrics,
-            progress=progress,
+            session,
+            prompts,
+            TipFilter(settled.tip, loss_score=settled.loss.divergence.value),
+            _KnownStart(evaluator, self._folder.step_0(cell.seed)),
+            _NoCheckpoints(),
+            metrics,
+            progress,
         )
         try:
             coordinator.run(0)

@@ -15,6 +15,7 @@ from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, TopK
 
 VOCAB, K, BATCH_TOKENS = 96, 6, 128
@@ -82,8 +83,25 @@ def replicas(folder):
     return [(f"teacher-{number}", handle) for number, handle in enumerate(handles)]
 
 
-def make_pool(replicas) -> TeacherPool:
-    return TeacherPool(replicas, BATCH_TOKENS, lambda ref, name: ray.get(ref))
+class Bench:
+    """A pool of the replicas, and the watch it has."""
+
+    def __init__(self, replicas) -> None:
+        self._watch = ActorWatch(60, "the test's limit")
+        for name, handle in replicas:
+            self._watch.add(name, handle)
+        self.pool = TeacherPool(
+            replicas, BATCH_TOKENS, self._watch, lambda name: None, max_restarts=0, no_more=""
+        )
+
+    def drive(self, count: int) -> dict[str, RolloutScores]:
+        """Score what was submitted, so many rollouts."""
+        found: dict[str, RolloutScores] = {}
+        while len(found) < count:
+            self.pool.pump()
+            for ready in self._watch.wait(self.pool.pending_refs(), "scores"):
+                found |= {scores.rollout_id: scores for scores in self.pool.collect(ready)}
+        return found
 
 
 def held_bytes(handle) -> ray.ObjectRef:
@@ -92,26 +110,16 @@ def held_bytes(handle) -> ray.ObjectRef:
     return call.remote(lambda actor: actor._server.signals.nbytes)
 
 
-def drive(pool: TeacherPool) -> dict[str, RolloutScores]:
-    found = {}
-    pool.pump()
-    while pool.pending_refs():
-        ready, _ = ray.wait(pool.pending_refs(), num_returns=1)
-        for scores in pool.collect(ready[0]):
-            found[scores.rollout_id] = scores
-        pool.pump()
-    return found
-
-
 def test_two_replicas_end_to_end(folder, replicas, tmp_path):
     student = HfTeacher(TeacherSettings(path=str(make_tiny_qwen3(tmp_path, seed=1)), topk=K))
     made = rollouts(24, student)
-    pool = make_pool(replicas)
+    bench = Bench(replicas)
+    pool = bench.pool
     for rollout in made:
         pool.submit(
             Rollout(**{**rollout.__dict__, "topk": ray.put(rollout.topk)})
         )  # as a rollout actor hands it over
-    scores = drive(pool)
+    scores = bench.drive(24)
 
     chosen = settings(folder)
     local = TeacherServer(HfTeacher(chosen, vocab_size=VOCAB, own_topk=4), chosen)
@@ -145,10 +153,11 @@ def test_two_replicas_end_to_end(folder, replicas, tmp_path):
 
 def test_student_as_teacher_scores_zero(folder, replicas):
     made = rollouts(5, HfTeacher(settings(folder, topk=K)))
-    pool = make_pool(replicas)
+    bench = Bench(replicas)
+    pool = bench.pool
     for rollout in made:
         pool.submit(rollout)
-    found = drive(pool)
+    found = bench.drive(5)
     for rollout in made:
         scores = found[rollout.rollout_id]
         for name in ("reverse_kl", "forward_kl", "jsd", "union_forward_kl"):

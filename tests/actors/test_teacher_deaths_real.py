@@ -19,7 +19,6 @@ from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorFailure
 from opd_ray.pools.teachers.pool import TeacherPool
-from opd_ray.pools.teachers.replicas import ReplicaSupervisor
 from opd_ray.pools.watch import ActorWatch, StallError
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
 
@@ -97,9 +96,10 @@ class Run:
         self.pool = TeacherPool(
             list(handles.items()),
             BATCH_TOKENS,
-            get=self.watch.get,
-            supervisor=ReplicaSupervisor(self.watch, lambda name: self._start(settings)),
+            self.watch,
+            lambda name: self._start(settings),
             max_restarts=settings.max_restarts,
+            no_more="none may be started again",
         )
         self.scores: dict[str, RolloutScores] = {}
 
@@ -127,9 +127,10 @@ class Run:
     def drive(self, until: int) -> None:
         while len(self.scores) < until:
             self.pool.pump()
-            for found in self.pool.collect(self.watch.wait(self.pool.pending_refs(), "scores")):
-                assert found.rollout_id not in self.scores
-                self.scores[found.rollout_id] = found
+            for ready in self.watch.wait(self.pool.pending_refs(), "scores"):
+                for found in self.pool.collect(ready):
+                    assert found.rollout_id not in self.scores
+                    self.scores[found.rollout_id] = found
 
     def take(self) -> dict[str, Signal]:
         keep = {r.rollout_id: np.arange(len(r.response_ids), dtype=np.int32) for r in self.made}
@@ -172,7 +173,8 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
 
         # Replicas that hang are not dead: the run waits, then says for what and how long.
         while len(run.pool.living()) < 2:
-            run.pool.collect(run.watch.wait(run.pool.pending_refs(), "the new replica"))
+            for ready in run.watch.wait(run.pool.pending_refs(), "the new replica"):
+                run.pool.collect(ready)
         hung = run.ask(lambda actor: os.getpid())
         for pid in hung:
             os.kill(pid, signal.SIGSTOP)

@@ -91,7 +91,7 @@ def test_a_dead_process_is_the_cause_of_a_living_ones_error(watch, two):
 def test_the_death_of_an_entrusted_actor_is_its_keepers_matter(watch, two):
     lifeline = watch.hand_over("worker-1")
     two[1].die.remote()
-    assert watch.wait([lifeline], "its end") == lifeline
+    assert watch.wait([lifeline], "its end") == [lifeline]
     assert watch.get(two[0].answer.remote(5), "worker-0") == 5
     with pytest.raises(ActorDied, match="worker-1"):
         watch.get(two[1].answer.remote(5), "worker-1")

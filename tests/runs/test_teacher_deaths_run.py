@@ -14,8 +14,10 @@ from launching import SMALL
 from safetensors.numpy import load_file
 
 from opd_ray.config.load import load_config
+from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import PromptFeed
+from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
@@ -39,14 +41,16 @@ def trained(session: Session, folder: Path) -> dict[str, np.ndarray]:
     folder.mkdir()
     metrics = Metrics([JsonlSink(folder / "metrics.jsonl", resume_step=-1)])
     progress = Progress(config.run.steps, 0)
-    coordinator = session.coordinator(
+    pools = session.scorer, session.teachers, session.trainers
+    coordinator = Coordinator(
         config,
-        prompts=PromptFeed.load(config, tokenizer),
-        evaluator=session.evaluator(config, []),
-        tip=TipFilter(config.tip, loss_score=config.loss.divergence.value),
-        checkpoints=CheckpointStore(folder / "checkpoints", keep=1),
-        metrics=metrics,
-        progress=progress,
+        session,
+        PromptFeed.load(config, tokenizer),
+        TipFilter(config.tip, loss_score=config.loss.divergence.value),
+        Evaluator(config, [], tokenizer, *pools),
+        CheckpointStore(folder / "checkpoints", keep=1),
+        metrics,
+        progress,
     )
     coordinator.run(0)
     metrics.close()
@@ -84,7 +88,7 @@ def test_killed_teachers_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         session.trainers.save(str(start))
         undisturbed = trained(session, tmp_path / "undisturbed")
         session.trainers.load(str(start))
-        pool = session.teachers._pools["teacher"]
+        pool = session.teachers.pools["teacher"]
         # In the first step with batches out, in the second when all is scored but nothing taken.
         monkeypatch.setattr(pool, "collect", at_call(2, pool.collect, lambda: kill_one(pool)))
         monkeypatch.setattr(pool, "take", at_call(1, pool.take, lambda: kill_one(pool)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from opd_ray.errors import ActorDied
 from opd_ray.pools.teachers.pool import TeacherPool
-from opd_ray.pools.teachers.replicas import Replacement
 from opd_ray.types import Rollout, RolloutScores, SignalReceipt
 
 
@@ -37,6 +38,7 @@ class FakeReplica:
         self.score = Remote(self._score)
         self.take = Remote(self._take)
         self.forget = Remote(self._forget)
+        self.ready = Remote(lambda: (self, "loaded", 0))
 
     def die(self) -> None:
         self.dead = True
@@ -81,35 +83,47 @@ class FakeReplica:
         self.held.difference_update(ids)
 
 
-class FakeKeeper:
+class FakeWatch:
     """Restarts replicas at once; they can score when their reference is collected."""
 
-    def __init__(self, replicas: list[FakeReplica]):
+    def __init__(self, replicas: Sequence[FakeReplica]):
         self.current = {replica.name: replica for replica in replicas}
         self.started: list[FakeReplica] = []
         self.buried: list[str] = []
         self.stillborn = 0  # so many of the next ones die while they load
 
-    def lifeline(self, name: str):
+    def hand_over(self, name: str):
         return (self.current[name], "lifeline", 0)
 
-    def wait(self, refs):
-        """Deaths are noticed first, then batches in order, then new replicas."""
+    def wait(self, refs, what: str = "news"):
+        """Deaths are noticed first, then batches in order, then new replicas; one at a time."""
         order = {"lifeline": 0, "score": 1, "loaded": 2}
-        ready = [ref for ref in refs if ref[1] != "lifeline" or ref[0].dead]
-        return min(ready, key=lambda ref: order[ref[1]])
+        return [min(filter(is_ready, refs), key=lambda ref: order[ref[1]])]
 
-    def report_dead(self, name: str, cause: str) -> None:
-        assert cause == "killed"
+    def get(self, ref, name: str):
+        replica = ref[0]
+        assert replica.name == name
+        return replica.value(ref)
+
+    def remove(self, name: str) -> None:
         self.buried.append(name)
 
-    def restart(self, name: str) -> Replacement:
+    def add(self, name: str, replica: FakeReplica) -> None:
+        assert name in self.buried
+        assert self.current[name] is replica
+
+    def start(self, name: str) -> FakeReplica:
         replica = self.current[name] = FakeReplica(name)
         self.started.append(replica)
         if self.stillborn:
             self.stillborn -= 1
             replica.die()
-        return Replacement(replica, self.lifeline(name), (replica, "loaded", 0))
+        return replica
+
+
+def is_ready(ref) -> bool:
+    """Whether a reference of a fake replica is ready."""
+    return ref[1] != "lifeline" or ref[0].dead
 
 
 class Clock:
@@ -119,39 +133,43 @@ class Clock:
         return self.now
 
 
-def value_of(ref, name: str):
-    """The pool's ``get``."""
-    replica = ref[0]
-    assert replica.name == name
-    return replica.value(ref)
+def pool_of(
+    replicas: Sequence[FakeReplica], batch_tokens: int = 100, max_restarts: int = 0
+) -> tuple[TeacherPool, FakeWatch, Clock]:
+    watch, clock = FakeWatch(replicas), Clock()
+    pool = TeacherPool(
+        [(r.name, r) for r in replicas],
+        batch_tokens,
+        watch,
+        watch.start,
+        max_restarts=max_restarts,
+        no_more=f"teacher.max_restarts = {max_restarts} allows no further start",
+        clock=clock,
+    )
+    return pool, watch, clock
 
 
 def make_pool(count: int, batch_tokens: int = 100):
     replicas = [FakeReplica(f"teacher {i}") for i in range(count)]
-    clock = Clock()
-    pool = TeacherPool([(r.name, r) for r in replicas], batch_tokens, value_of, clock)
+    pool, _, clock = pool_of(replicas, batch_tokens)
     return pool, replicas, clock
 
 
 def make_kept_pool(count: int, batch_tokens: int = 100, max_restarts: int = 1):
-    """A pool that survives deaths: pool, its first replicas, their supervisor."""
+    """A pool that survives deaths: pool, its first replicas, their watch."""
     replicas = [FakeReplica(f"teacher {i}") for i in range(count)]
-    supervisor = FakeKeeper(replicas)
-    pool = TeacherPool(
-        [(r.name, r) for r in replicas],
-        batch_tokens,
-        value_of,
-        Clock(),
-        supervisor=supervisor,
-        max_restarts=max_restarts,
-        no_more=f"teacher.max_restarts = {max_restarts} allows no further start",
-    )
-    return pool, replicas, supervisor
+    pool, watch, _ = pool_of(replicas, batch_tokens, max_restarts)
+    return pool, replicas, watch
+
+
+def sent(pool: TeacherPool) -> list:
+    """References of the batches that are out."""
+    return [ref for ref in pool.pending_refs() if ref[1] == "score"]
 
 
 def answer_all(pool: TeacherPool, replica: FakeReplica) -> None:
     """Let one replica answer until the pool has nothing more for it."""
-    while own := [ref for ref in pool.pending_refs() if ref[0] is replica]:
+    while own := [ref for ref in sent(pool) if ref[0] is replica]:
         pool.collect(own[0])
         pool.pump()
 

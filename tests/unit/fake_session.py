@@ -7,9 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from opd_ray.config.schema import Config, RunSettings
-from opd_ray.coordinator.run import _Run
-from opd_ray.data.prompts import HeldOutTask
+import pytest
+
+from opd_ray.config.schema import Config, EvalSettings, RunSettings
+from opd_ray.coordinator import run
+from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.output.checkpoint import CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder
@@ -40,6 +42,7 @@ class Session:
     def __init__(self, config: Config, then: Callable[[], None]) -> None:
         self.config = config
         self.tokenizer = TOKENIZER
+        self.scorer = self.teachers = None
         self.events: list[str] = []
         self.trainers = SimpleNamespace(export=lambda path: self.events.append(f"export {path}"))
         self.launcher: Any = SimpleNamespace(peak_memory=dict)
@@ -50,11 +53,22 @@ class Session:
     def load(self, folder: str) -> None:
         self.events.append(f"load {folder}")
 
-    def evaluator(self, config: Config, tasks: list[HeldOutTask]) -> None: ...
-
-    def coordinator(self, config: Config, *, tip: TipFilter, **others: Any) -> Coordinator:
+    def coordinator(
+        self, config: Config, session: Session, prompts: object, tip: TipFilter, *others: object
+    ) -> Coordinator:
+        assert (config, session) == (self.config, self)
         self.made = Coordinator(tip, self._then)
         return self.made
+
+
+class Prompts:
+    """So many of every task's problems are among them."""
+
+    def __init__(self, repeated: int) -> None:
+        self._repeated = repeated
+
+    def shared_with(self, others: Sequence[Prompt]) -> int:
+        return self._repeated
 
 
 def interrupted() -> None:
@@ -62,7 +76,8 @@ def interrupted() -> None:
 
 
 def config_of(resume: str = "auto", **sections: Any) -> Config:
-    return Config(run=RunSettings(seed=7, steps=10, resume=resume), **sections)
+    run = RunSettings(seed=7, steps=10, resume=resume)
+    return Config(run=run, **{"eval": EvalSettings(kl_prompts=0), **sections})
 
 
 def go(
@@ -73,11 +88,14 @@ def go(
     then: Callable[[], None] = interrupted,
     tasks: Sequence[HeldOutTask] = (),
     launcher: object = None,
+    repeated: int = 0,
 ) -> Session:
     """The part of a run with actors; one that is interrupted leaves out the report."""
-    with OutputFolder(folder) as output:
-        session = Session(config, then)
-        session.launcher = launcher or session.launcher
-        run = _Run(session, output, CheckpointStore(output.checkpoints, keep=2))  # type: ignore[arg-type]
-        session.exit_code = run.go(start, "some prompts", list(tasks))  # type: ignore[arg-type]
+    session: Any = Session(config, then)
+    session.launcher = launcher or session.launcher
+    prompts: Any = Prompts(repeated)
+    with OutputFolder(folder) as output, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "Coordinator", session.coordinator)
+        checkpoints = CheckpointStore(output.checkpoints, keep=2)
+        session.exit_code = run._steer(session, prompts, list(tasks), output, checkpoints, start)
     return session

@@ -10,19 +10,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from fake_replicas import Clock, value_of
+from fake_replicas import pool_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher, Trainer
 
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.coordinator.loop import Checkpoints, Coordinator, Parts
+from opd_ray.coordinator.loop import Checkpoints, Coordinator
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.data.rows import PromptRow
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer
-from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.weights import TeacherWeights, WeightSync
@@ -86,7 +85,7 @@ class StandInRun:
         engines = [(f"rollout-{number}", one) for number, one in enumerate(self.engines)]
         rollouts = RolloutPool(watch, engines, config.rollout.max_num_seqs)
         pools = {
-            teacher: TeacherPool([(r.name, r) for r in replicas], 10, value_of, Clock())
+            teacher: pool_of(replicas, batch_tokens=10)[0]
             for teacher, replicas in self.teachers.items()
         }
         teachers = TeacherRouter(pools, TEACHER_OF)
@@ -96,21 +95,25 @@ class StandInRun:
         )
         rows: Any = SimpleNamespace(batch=_batch)
         tokenizer: Any = _Letters()
-        parts = Parts(
+        session: Any = SimpleNamespace(
             sync=WeightSync(config, trainers, rollouts, teacher_weights),
             teachers=teachers,
             trainers=trainers,
             save=lambda folder: (Path(folder) / "weights").touch(),
             scorer=RolloutScorer(watch, rollouts, teachers),
-            prompts=PromptFeed(rows, config.data, tokenizer),
-            tip=TipFilter(config.tip),
-            evaluator=SimpleNamespace(run=self._evaluate),
-            checkpoints=checkpoints or SimpleNamespace(save=self._save),
-            metrics=Metrics([SimpleNamespace(write=self._write, close=lambda: None)]),
-            progress=Progress(config.run.steps, 0, self.printed, every=1),
-            peak_memory=lambda: {"trainer-0": 7},
+            launcher=SimpleNamespace(peak_memory=lambda: {"trainer-0": 7}),
+            vocab_size=VOCAB_SIZE,
         )
-        return Coordinator(config, parts, VOCAB_SIZE)
+        return Coordinator(
+            config,
+            session,
+            PromptFeed(rows, config.data, tokenizer),
+            TipFilter(config.tip),
+            SimpleNamespace(run=self._evaluate),
+            checkpoints or SimpleNamespace(save=self._save),
+            Metrics([SimpleNamespace(write=self._write, close=lambda: None)]),
+            Progress(config.run.steps, 0, self.printed, every=1),
+        )
 
     def step(self, step: int) -> None:
         self._coordinator.step(step)

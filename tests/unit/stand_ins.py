@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from fake_replicas import FakeReplica, Remote
+from fake_replicas import FakeReplica, Remote, is_ready
 
 from opd_ray.pools.watch import Interrupted
 from opd_ray.types import (
@@ -72,18 +72,20 @@ class Script:
 
 
 class StandInWatch:
-    """Waits for nothing: any of what is ready may come first."""
+    """Waits for nothing: any of what is ready may come, in any order."""
 
     def __init__(self, order: Random) -> None:
         self.stop_requested = False
         self._order = order
 
-    def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool = False) -> Any:
+    def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool = False) -> list[Any]:
         if interruptible and self.stop_requested:
             raise Interrupted
-        ready = [one for one in pending if getattr(one, "ready", True)]
+        ready = [
+            one for one in pending if (one.ready if isinstance(one, Engine) else is_ready(one))
+        ]
         assert ready, f"a real run would wait for {what} for ever"
-        return self._order.choice(ready)
+        return self._order.sample(ready, self._order.randint(1, len(ready)))
 
     def get(self, ref: Any, owner: str) -> Any:
         return ref

@@ -20,8 +20,9 @@ class Recorded(Coordinator):
         run = RunSettings(steps=4, checkpoint_every=settings.pop("checkpoint_every", 0))
         config = Config(run=run, eval=EvalSettings(every=settings.pop("every", 0)), **settings)
         sync = SimpleNamespace(push=lambda version: self.log(f"push {version}"))
-        parts: Any = SimpleNamespace(sync=sync)
-        super().__init__(config, parts, vocab_size=10)
+        nothing: Any = None
+        session: Any = SimpleNamespace(sync=sync)
+        super().__init__(config, session, *[nothing] * 6)
         self.said: list[str] = []
         self._stop_at = stop_at
 

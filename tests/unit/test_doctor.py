@@ -88,6 +88,7 @@ def test_a_healthy_run_passes(config_file: Path) -> None:
     assert "one tokenizer of 24 tokens" in text
     assert "trainer-0" in text
     assert "teacher -> trainer" in text
+    assert "also among the training prompts" not in text
     assert text.endswith("all checks passed")
 
 
@@ -140,6 +141,20 @@ def test_the_first_bad_row_is_named(config_file: Path, tmp_path: Path) -> None:
     report = examine(str(config_file), ["data.kind=jsonl", f"data.path={rows}"], CLUSTER)
     assert "rows.jsonl" in failures(report)["data"]
     assert "2" in failures(report)["data"]
+
+
+def test_problems_that_are_trained_on_are_a_note(config_file: Path, tmp_path: Path) -> None:
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "held_out.jsonl"
+    train.write_text("".join(f'{{"prompt": "{n}+1=", "answer": "0"}}\n' for n in range(9)))
+    held_out.write_text("".join(f'{{"prompt": "{n}+1=", "answer": "0"}}\n' for n in (7, 8, 9)))
+    data = f"kind: jsonl, path: {held_out}, max_prompt_tokens: 32"
+    overrides = [
+        *("data.kind=jsonl", f"data.path={train}", "rollout.prompts_per_step=4"),
+        f"eval.tasks=[{{name: sums, data: {{{data}}}}}]",
+    ]
+    report = examine(str(config_file), overrides, CLUSTER)
+    assert failures(report) == {}
+    assert "eval task 'sums': 2 of its 3 problems are also among the training" in report.render()
 
 
 def test_a_pair_of_different_tokenizers_is_found(

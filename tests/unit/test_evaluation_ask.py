@@ -29,14 +29,14 @@ def ids(text: str) -> np.ndarray:
     return np.array(TOKENIZER(text)["input_ids"], dtype=np.int32)
 
 
-class RolloutStream:
+class Pool:
     """Writes RESPONSES in the order of ARRIVAL; ``after`` follows every response's text."""
 
     def __init__(self, after: str = "") -> None:
         self._after = after
         self.asked: list[RolloutRequest] = []
 
-    def rollouts(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
+    def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
         self.asked += requests
         nothing = np.empty(0, dtype=np.float32)
         wanted = {(request.prompt_id, request.sample): request for request in requests}
@@ -72,9 +72,9 @@ def held_out(name: str = "sums", **settings: Any) -> HeldOutTask:
     return HeldOutTask(EvalTask(name=name, **settings), Task(), prompts, ["3", "4"])
 
 
-def records(stream: RolloutStream, seed: int = 0, name: str = "sums") -> dict[str, ProblemRecord]:
+def records(pool: Pool, seed: int = 0, name: str = "sums") -> dict[str, ProblemRecord]:
     (mode,) = eval_modes(held_out(name, greedy=False, samples=3), max_new_tokens=8)
-    return {record.id: record for record in answers(stream, mode, TOKENIZER, seed)}  # type: ignore[arg-type]
+    return {record.id: record for record in answers(pool, mode, TOKENIZER, seed)}  # type: ignore[arg-type]
 
 
 BY_HAND = {
@@ -100,11 +100,11 @@ BY_HAND = {
 
 
 def test_a_record_has_its_samples_in_order_whatever_comes_first() -> None:
-    assert records(RolloutStream()) == BY_HAND
+    assert records(Pool()) == BY_HAND
 
 
 def test_special_tokens_are_no_part_of_the_text() -> None:
-    found = records(RolloutStream(after=EOS + PAD))
+    found = records(Pool(after=EOS + PAD))
     for key, record in found.items():
         assert record.responses == BY_HAND[key].responses
         assert record.extracted == BY_HAND[key].extracted
@@ -116,15 +116,15 @@ def test_every_sample_of_every_problem_has_a_seed_of_its_own() -> None:
     requests = []
     for seed in (0, 1):
         for name in ("sums", "others"):
-            stream = RolloutStream()
-            records(stream, seed, name)
-            assert [(r.prompt_id, r.sample) for r in stream.asked] == [
+            pool = Pool()
+            records(pool, seed, name)
+            assert [(r.prompt_id, r.sample) for r in pool.asked] == [
                 *(("p", 0), ("p", 1), ("p", 2)),
                 *(("q", 0), ("q", 1), ("q", 2)),
             ]
-            requests += stream.asked
+            requests += pool.asked
     assert len({request.seed for request in requests}) == 2 * 2 * 6
-    again = RolloutStream()
+    again = Pool()
     records(again)
     assert [request.seed for request in again.asked] == [request.seed for request in requests[:6]]
 

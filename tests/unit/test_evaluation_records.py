@@ -37,7 +37,7 @@ class _Writer:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def rollouts(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
+    def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
         self.asked += [request.rollout_id for request in requests]
         nothing = np.empty(0, dtype=np.float32)
         for at in np.random.default_rng(len(requests)).permutation(len(requests)):

@@ -9,11 +9,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from opd_ray.config.schema import RolloutSettings
-from opd_ray.coordinator.loop import run_sampling
-from opd_ray.data.prompts import Prompt
+from opd_ray.config.schema import Config, EvalSettings, EvalTask, RolloutSettings, RunSettings
+from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.evaluator import Evaluator
-from opd_ray.pools.scorer import ScoredRollout
+from opd_ray.pools.scorer import ScoredBatch, ScoredRollout
 from opd_ray.types import (
     Rollout,
     RolloutRequest,
@@ -32,15 +31,16 @@ class FakeScorer:
     """Writes the responses of MASKS and remembers how it was asked to."""
 
     asked: tuple[Sampling, list[int]]
+    rollouts = None
 
     def score(
         self,
         requests: Sequence[RolloutRequest],
         sampling: Sampling,
         teacher_prompts: Mapping[str, np.ndarray],
-    ) -> list[ScoredRollout]:
+    ) -> ScoredBatch:
         self.asked = sampling, [request.seed for request in requests]
-        return [self.scored(request) for request in requests]
+        return ScoredBatch([self.scored(request) for request in requests], 0.0)
 
     @staticmethod
     def scored(request: RolloutRequest) -> ScoredRollout:
@@ -87,8 +87,11 @@ class FakeTrainers:
 def evaluator(scorer: FakeScorer, rollout: RolloutSettings) -> Evaluator:
     ids = np.array([1, 2], np.int32)
     prompts = [Prompt(key, ids, ids) for key in MASKS]
-    parts: Any = (scorer, SimpleNamespace(take=None), FakeTrainers())
-    return Evaluator(*parts, [], prompts, cast(Any, None), run_sampling(rollout), seed=3)
+    # Asked for its divergence alone.
+    task = HeldOutTask(EvalTask(greedy=False, samples=0), cast(Any, None), prompts, ["", ""])
+    config = Config(rollout=rollout, eval=EvalSettings(kl_prompts=2), run=RunSettings(seed=3))
+    parts: Any = (None, scorer, SimpleNamespace(take=None), FakeTrainers())
+    return Evaluator(config, [task], *parts)
 
 
 def test_divergence_is_a_mean_over_the_students_own_tokens() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,13 @@ CONFIG = Config(
 TOKENS = 22
 
 
+class Reference:
+    """Never ready."""
+
+    def future(self) -> Future[None]:
+        return Future()
+
+
 class Recorder:
     """Stands in for an actor class and its handles; ``started`` has the arguments by name."""
 
@@ -44,7 +52,7 @@ class Recorder:
         bound = self._signature.bind(self, *args, **named)
         bound.apply_defaults()
         self.started.append(bound.arguments)
-        method = SimpleNamespace(remote=object)  # any reference, another one each time
+        method = SimpleNamespace(remote=Reference)
         return SimpleNamespace(lifeline=method, ready=method)
 
     def of(self, name: str) -> list[Any]:

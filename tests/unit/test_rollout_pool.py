@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,10 @@ class _Method:
 
 
 class _Actor:
-    """Records what it was given; its stream is a plain object."""
+    """Records what it was given; its stream brings what it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *brings: int) -> None:
+        self._brings = brings
         self.given: list[RolloutRequest] = []
         self.closed = False
         self.generate = _Method(self._generate)
@@ -27,9 +30,9 @@ class _Actor:
 
     def _generate(
         self, requests: list[RolloutRequest], sampling: Sampling, record: bool, more: bool
-    ) -> object:
+    ) -> Iterator[list[Rollout]]:
         self._add(requests, more)
-        return object()
+        return (_rollouts(count) for count in self._brings)
 
     def _add(self, requests: list[RolloutRequest], more: bool) -> None:
         assert not self.closed, "requests came after the end was announced"
@@ -49,7 +52,8 @@ def _rollouts(count: int) -> list[Rollout]:
 
 def _pool(actors: list[_Actor], max_in_flight: int) -> RolloutPool:
     named = [(f"rollout {i}", actor) for i, actor in enumerate(actors)]
-    return RolloutPool(None, named, max_in_flight)  # type: ignore[arg-type]
+    watch: Any = SimpleNamespace(get=lambda ref, owner: ref)
+    return RolloutPool(watch, named, max_in_flight)
 
 
 def test_a_small_batch_is_split_evenly_at_once() -> None:
@@ -62,15 +66,15 @@ def test_a_small_batch_is_split_evenly_at_once() -> None:
 
 
 def test_what_does_not_fit_goes_to_whoever_finishes_first() -> None:
-    actors = [_Actor(), _Actor()]
+    actors = [_Actor(2), _Actor(1, 1, 1, 1, 1)]
     pool = _pool(actors, max_in_flight=2)
     pool.start(_requests(10), Sampling(), record=True)
     streams = list(pool.streams)
     assert [len(actor.given) for actor in actors] == [2, 2]
     for _ in range(5):
-        pool.finished(streams[1], _rollouts(1))
+        assert len(pool.collect(streams[1])) == 1
     assert [len(actor.given) for actor in actors] == [2, 7]
-    pool.finished(streams[0], _rollouts(2))
+    pool.collect(streams[0])
     assert [len(actor.given) for actor in actors] == [3, 7]
     assert all(actor.closed for actor in actors)
 
@@ -84,12 +88,12 @@ def test_fewer_requests_than_actors_leave_some_idle() -> None:
 
 
 def test_a_stream_that_ends_early_is_an_error() -> None:
-    pool = _pool([_Actor()], max_in_flight=4)
+    pool = _pool([_Actor(1)], max_in_flight=4)
     pool.start(_requests(2), Sampling(), record=True)
     (stream,) = pool.streams
-    pool.finished(stream, _rollouts(1))
+    pool.collect(stream)
     with pytest.raises(RuntimeError, match="rollout 0 ended its stream with 1 requests unanswered"):
-        pool.ended(stream)
+        pool.collect(stream)
 
 
 def test_a_second_batch_waits_for_the_first() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_session import Session, config_of, go
 
-from opd_ray.config.schema import LossSettings
+from opd_ray.config.choices import LrSchedule
+from opd_ray.config.schema import LossSettings, TrainerSettings
 from opd_ray.coordinator.run import _resume_point
 from opd_ray.errors import ConfigError
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
@@ -140,3 +143,32 @@ def test_the_quadrants_loss_is_the_divergence_that_is_trained_on(
     # All alike in entropy and reverse KL: they share one quadrant.
     losses = [quadrant.mean_loss for quadrant in report.quadrants.values() if quadrant.share]
     assert losses == [pytest.approx(mean)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "old", "note"),
+    [
+        # Two of eight decaying steps are taken, of four it would be half of them.
+        ("linear", 4, r"learning rate of the next step is 0\.75; with 4 it would be 0\.5$"),
+        ("linear", 2, r"learning rate of the next step is 0\.75; its schedule had come to its end"),
+        ("linear", 8, None),
+        ("constant", 4, None),
+    ],
+)
+def test_another_length_of_the_run_is_said_to_change_the_schedule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], schedule: str, old: int, note: str | None
+) -> None:
+    tip = TipFilter(TipSettings())
+    before = RunState(2, seed=7, total_steps=old, filter_state=tip.state_dict())
+    (place,) = save(tmp_path, before)
+    trainer = TrainerSettings(
+        learning_rate=1.0, lr_schedule=LrSchedule(schedule), warmup_steps=0, min_lr_ratio=0.0
+    )
+    config = config_of(trainer=trainer)
+    config = replace(config, run=replace(config.run, steps=8))
+    go(tmp_path, config, (place, before))
+    said = capsys.readouterr().err
+    lengths = f"run.steps = 8, but the checkpoint was written with run.steps = {old}: the "
+    assert (lengths in said) == (note is not None)
+    if note:
+        assert re.search(note, said, re.MULTILINE)

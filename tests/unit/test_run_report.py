@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
+import pytest
 from fake_session import TOKENIZER, config_of, go
 
 from opd_ray.config.schema import EvalSettings, EvalTask
@@ -18,39 +18,18 @@ from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 
 class Teacher:
-    """A pool of engines that write 4. to everything, and the watch that waits for them."""
+    """A pool of engines that write 4. to everything."""
 
     def __init__(self) -> None:
         self.asked: list[RolloutRequest] = []
-        self.streams: dict[Any, int] = {}
 
-    def start(
-        self, requests: Sequence[RolloutRequest], sampling: Sampling, *, record: bool
-    ) -> None:
+    def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
         self.asked += requests
-        self.streams = {self._answers(requests): 0}
-
-    @staticmethod
-    def _answers(requests: Sequence[RolloutRequest]) -> Iterator[Rollout]:
         response = np.array(TOKENIZER("4.")["input_ids"], np.int32)
         nothing = np.empty(0, np.float32)
         for r in requests:
             ids = (r.rollout_id, r.prompt_id, r.sample, r.prompt_ids)
             yield Rollout(*ids, response, np.ones(2, np.uint8), nothing, nothing, "stop", 0)
-
-    def owner(self, stream: object) -> str:
-        return "teacher writing answers"
-
-    def finished(self, stream: object, rollouts: list[Rollout]) -> None: ...
-
-    def ended(self, stream: object) -> None:
-        self.streams = {}
-
-    def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool) -> Any:
-        return pending[0]
-
-    def get(self, ref: Rollout, owner: str) -> list[Rollout]:
-        return [ref]
 
 
 class Task:
@@ -65,13 +44,14 @@ class Task:
         return response_text == f"{answer}."
 
 
-def test_the_teacher_is_asked_as_the_student_is_and_stands_beside_it(tmp_path: Path) -> None:
+def test_the_teacher_is_asked_as_the_student_is_and_stands_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     ids = np.array(TOKENIZER("2+2=")["input_ids"], np.int32)
     prompts = [Prompt("p", ids, ids), Prompt("q", ids, ids)]
     held_out = HeldOutTask(EvalTask(name="sums", samples=2), Task(), prompts, ["4", "5"])
     teacher = Teacher()
     launcher = SimpleNamespace(
-        watch=teacher,
         peak_memory=lambda: {"trainer-0": 1 << 30},
         teacher_as_rollout_pool=lambda: teacher,
     )
@@ -84,7 +64,8 @@ def test_the_teacher_is_asked_as_the_student_is_and_stands_beside_it(tmp_path: P
     def train() -> None:
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    session = go(tmp_path, config, then=train, tasks=[held_out], launcher=launcher)
+    session = go(tmp_path, config, then=train, tasks=[held_out], launcher=launcher, repeated=1)
+    assert "eval task 'sums': 1 of its 2 problems are also among the" in capsys.readouterr().err
     assert session.exit_code == 0
     assert session.events == [f"export {tmp_path / 'export'}"]
     # Once greedily, then twice each, with the seeds that these names have in this run.

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import Clock, value_of
+from fake_replicas import pool_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher
 
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer, ScoredRollout
-from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
 
@@ -29,8 +28,8 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
     draw, script = Random(order), Script(RESPONSES)
     watch: Any = StandInWatch(draw)
     engines = [(f"rollout-{number}", Engine(script, draw)) for number in range(3)]
-    teachers = [(name, Teacher(name, script)) for name in ("teacher-0", "teacher-1")]
-    pool = TeacherPool(teachers, 12, value_of, Clock())
+    teachers = [Teacher(name, script) for name in ("teacher-0", "teacher-1")]
+    pool, _, _ = pool_of(teachers, batch_tokens=12)
     rollouts = RolloutPool(watch, engines, 2)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
@@ -38,14 +37,14 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
         RolloutRequest(f"r{number}", name[0], int(name[1]), prompts[name[0]][:1], number)
         for number, name in enumerate(NAMES)
     ]
-    scored = scorer.score(requests, Sampling(), prompts)
+    scored = scorer.score(requests, Sampling(), prompts).rollouts
     assert [one.rollout.rollout_id for one in scored] == [f"r{n}" for n in range(12)]
     assert [one.scores.rollout_id for one in scored] == [f"r{n}" for n in range(12)]
     for size, one in enumerate(scored, start=1):
         assert len(one.rollout.response_ids) == size
         np.testing.assert_allclose(one.rollout.logprob, [-0.1 * size] * size, rtol=1e-6)
         np.testing.assert_allclose(one.scores.columns["reverse_kl"], [0.1 * size] * size, rtol=1e-6)
-    read = {key: ids for _, teacher in teachers for key, ids in teacher.prompts.items()}
+    read = {key: ids for teacher in teachers for key, ids in teacher.prompts.items()}
     for request in requests:
         assert read[request.rollout_id].tolist() == prompts[request.prompt_id].tolist()
 

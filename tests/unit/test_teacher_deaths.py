@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_replicas import FakeKeeper, FakeReplica, make_kept_pool, make_pool, rollout
+from fake_replicas import FakeReplica, FakeWatch, is_ready, make_kept_pool, rollout, sent
 
 from actors.teacher.protocol import TeacherError
-from opd_ray.errors import ActorDied, ActorFailure
+from opd_ray.errors import ActorFailure
 from opd_ray.pools.teachers.pool import TeacherPool
 
 ROW = np.array([0], np.int32)
@@ -19,12 +19,13 @@ def submit(pool: TeacherPool, names: str) -> None:
     pool.pump()
 
 
-def drive(pool: TeacherPool, supervisor: FakeKeeper, *, until: int) -> list[str]:
+def drive(pool: TeacherPool, watch: FakeWatch, *, until: int) -> list[str]:
     """Collect until so many scores have come."""
     found: list[str] = []
     while len(found) < until:
         pool.pump()
-        found += [s.rollout_id for s in pool.collect(supervisor.wait(pool.pending_refs()))]
+        for ref in watch.wait(pool.pending_refs()):
+            found += [s.rollout_id for s in pool.collect(ref)]
     return found
 
 
@@ -34,48 +35,48 @@ def taken(pool: TeacherPool, names: str) -> dict[str, str]:
 
 
 def test_queued_rollouts_go_to_the_others() -> None:
-    pool, [first, second], supervisor = make_kept_pool(2, batch_tokens=10, max_restarts=0)
+    pool, [first, second], watch = make_kept_pool(2, batch_tokens=10, max_restarts=0)
     submit(pool, "abcdefgh")
     first.die()
-    assert sorted(drive(pool, supervisor, until=8)) == list("abcdefgh")
+    assert sorted(drive(pool, watch, until=8)) == list("abcdefgh")
     assert sum(map(len, second.batches)) == 8
-    assert supervisor.buried == ["teacher 0"]
+    assert watch.buried == ["teacher 0"]
     assert pool.living() == [("teacher 1", second)]
 
 
 def test_batches_in_flight_are_asked_again_first_and_whole() -> None:
-    pool, [first, second], supervisor = make_kept_pool(2, batch_tokens=20, max_restarts=0)
+    pool, [first, second], watch = make_kept_pool(2, batch_tokens=20, max_restarts=0)
     submit(pool, "abcdefghij")
     assert (first.batches, second.batches) == (
         [["a", "b"], ["e", "f"]],
         [["c", "d"], ["g", "h"]],
     )
     first.die()
-    assert drive(pool, supervisor, until=10) == list("cdghabefij")
+    assert drive(pool, watch, until=10) == list("cdghabefij")
     # With the ids and the reference to the student's top-K of the first time.
     assert second.topks == {name: f"top-K of {name}" for name in "abcdefghij"}
     stats = pool.stats()
-    assert (stats.retried_rollouts, stats.scored_rollouts) == (4, 10)
+    assert (stats.retried_rollouts, stats.scored_tokens) == (4, 100)
     assert set(taken(pool, "abcdefghij").values()) == {"teacher 1"}
     assert not second.held
 
 
 def test_an_answer_that_came_before_the_death_is_not_asked_again_for_its_scores() -> None:
-    pool, [first, second], supervisor = make_kept_pool(2, max_restarts=0)
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
     assert [s.rollout_id for s in pool.collect((first, "score", 0))] == ["a", "b"]
     first.die()
     # Held by the dead one: scored again, and those scores are nobody's business.
-    assert drive(pool, supervisor, until=2) == ["c", "d"]
+    assert drive(pool, watch, until=2) == ["c", "d"]
     assert taken(pool, "abcd") == dict.fromkeys("abcd", "teacher 1")
     assert second.batches == [["c", "d"], ["a", "b"]]
     assert pool.stats().retried_rollouts == 2
 
 
 def test_a_death_that_shows_when_rows_are_taken() -> None:
-    pool, [first, second], supervisor = make_kept_pool(2, max_restarts=0)
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
-    drive(pool, supervisor, until=4)
+    drive(pool, watch, until=4)
     first.dies_when_taking = True
     assert taken(pool, "abc") == dict.fromkeys("abc", "teacher 1")
     assert second.batches == [["c", "d"], ["a", "b"]]
@@ -85,9 +86,9 @@ def test_a_death_that_shows_when_rows_are_taken() -> None:
 
 
 def test_a_second_look_survives_too_and_leaves_everything_in_place() -> None:
-    pool, [first, second], supervisor = make_kept_pool(2, max_restarts=0)
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
-    drive(pool, supervisor, until=4)
+    drive(pool, watch, until=4)
     first.dies_when_taking = True
     pool.take(dict.fromkeys("abcd", ROW), forget=False)
     assert second.held == set("abcd")
@@ -95,9 +96,9 @@ def test_a_second_look_survives_too_and_leaves_everything_in_place() -> None:
 
 
 def test_rows_that_left_before_the_death_are_not_taken_twice() -> None:
-    pool, [first, second], supervisor = make_kept_pool(2, max_restarts=0)
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
-    drive(pool, supervisor, until=4)
+    drive(pool, watch, until=4)
     assert taken(pool, "ac") == {"a": "teacher 0", "c": "teacher 1"}
     first.die()
     assert taken(pool, "bd") == dict.fromkeys("bd", "teacher 1")
@@ -105,37 +106,37 @@ def test_rows_that_left_before_the_death_are_not_taken_twice() -> None:
 
 
 def test_scores_that_arrive_while_rows_are_taken_wait_for_their_collector() -> None:
-    pool, [first, _], supervisor = make_kept_pool(2, max_restarts=0)
+    pool, [first, _], watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
-    drive(pool, supervisor, until=4)
+    drive(pool, watch, until=4)
     submit(pool, "ef")
     first.dies_when_taking = True
     assert taken(pool, "abcd") == dict.fromkeys("abcd", "teacher 1")
-    assert sorted(drive(pool, supervisor, until=2)) == ["e", "f"]
+    assert sorted(drive(pool, watch, until=2)) == ["e", "f"]
     assert taken(pool, "ef") == dict.fromkeys("ef", "teacher 1")
-    assert not pool.stats().in_flight_batches
+    assert not sent(pool)
 
 
 def test_dropped_rollouts_are_not_asked_again() -> None:
-    pool, [first, second], supervisor = make_kept_pool(2, batch_tokens=20, max_restarts=0)
+    pool, [first, second], watch = make_kept_pool(2, batch_tokens=20, max_restarts=0)
     submit(pool, "abcdef")
     pool.collect((second, "score", 0))
     pool.drop(["a", "e"])  # being scored by the first, and queued or being scored
     first.die()
-    assert sorted(drive(pool, supervisor, until=2)) == ["b", "f"]
+    assert sorted(drive(pool, watch, until=2)) == ["b", "f"]
     assert "a" not in second.topks
     submit(pool, "a")  # gone without trace, so the name is free
-    assert drive(pool, supervisor, until=1) == ["a"]
+    assert drive(pool, watch, until=1) == ["a"]
 
 
 def test_a_lone_replica_is_started_again_and_gets_everything() -> None:
-    pool, [first], supervisor = make_kept_pool(1)
+    pool, [first], watch = make_kept_pool(1)
     submit(pool, "ab")
-    assert drive(pool, supervisor, until=2) == ["a", "b"]
+    assert drive(pool, watch, until=2) == ["a", "b"]
     submit(pool, "cd")
     first.die()
-    assert drive(pool, supervisor, until=2) == ["c", "d"]
-    [new] = supervisor.started
+    assert drive(pool, watch, until=2) == ["c", "d"]
+    [new] = watch.started
     assert pool.living() == [("teacher 0", new)]
     assert taken(pool, "abcd") == dict.fromkeys("abcd", "teacher 0")
     assert new.batches == [["c", "d", "a", "b"]]
@@ -143,41 +144,41 @@ def test_a_lone_replica_is_started_again_and_gets_everything() -> None:
 
 
 def test_others_go_on_while_a_replica_comes_up() -> None:
-    pool, [first, second], supervisor = make_kept_pool(2, batch_tokens=10)
+    pool, [first, second], watch = make_kept_pool(2, batch_tokens=10)
     submit(pool, "abcdef")
     first.die()
     assert pool.collect((first, "lifeline", 0)) == []
-    [new] = supervisor.started
-    assert sorted(drive(pool, supervisor, until=6)) == list("abcdef")
+    [new] = watch.started
+    assert sorted(drive(pool, watch, until=6)) == list("abcdef")
     assert (len(second.batches), new.batches) == (6, [])
     pool.collect((new, "loaded", 0))
     submit(pool, "gh")
-    assert sorted(drive(pool, supervisor, until=2)) == ["g", "h"]
+    assert sorted(drive(pool, watch, until=2)) == ["g", "h"]
     assert new.batches
 
 
 def test_a_replica_that_dies_while_it_loads_has_used_up_a_start() -> None:
-    pool, [first], supervisor = make_kept_pool(1, max_restarts=2)
-    supervisor.stillborn = 1
+    pool, [first], watch = make_kept_pool(1, max_restarts=2)
+    watch.stillborn = 1
     submit(pool, "a")
     first.die()
-    assert drive(pool, supervisor, until=1) == ["a"]
-    assert (len(supervisor.started), pool.stats().restarts) == (2, 2)
+    assert drive(pool, watch, until=1) == ["a"]
+    assert (len(watch.started), pool.stats().restarts) == (2, 2)
 
 
 def test_the_run_ends_when_none_is_left() -> None:
-    pool, replicas, supervisor = make_kept_pool(2, max_restarts=0)
+    pool, replicas, watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
     for replica in replicas:
         replica.die()
     pattern = "teacher 1 failed: killed; no teacher replica is left, and teacher.max_restarts = 0"
     with pytest.raises(ActorFailure, match=pattern):
-        drive(pool, supervisor, until=4)
-    assert supervisor.buried == ["teacher 0", "teacher 1"]
+        drive(pool, watch, until=4)
+    assert watch.buried == ["teacher 0", "teacher 1"]
 
 
 def test_a_replica_that_raises_ends_the_run_at_once() -> None:
-    pool, [first, _], supervisor = make_kept_pool(2)
+    pool, [first, _], watch = make_kept_pool(2)
     submit(pool, "abcd")
 
     def wrong(ref):
@@ -186,15 +187,7 @@ def test_a_replica_that_raises_ends_the_run_at_once() -> None:
     first.value = wrong
     with pytest.raises(ActorFailure, match="NaN"):
         pool.collect((first, "score", 0))
-    assert not supervisor.buried
-
-
-def test_without_a_keeper_a_death_ends_the_run() -> None:
-    pool, [first], _ = make_pool(1)
-    submit(pool, "a")
-    first.die()
-    with pytest.raises(ActorDied, match="teacher 0 failed: killed"):
-        pool.collect(pool.pending_refs()[0])
+    assert not watch.buried
 
 
 def test_rows_of_what_was_never_delivered_cannot_be_taken() -> None:
@@ -210,11 +203,11 @@ def test_rows_of_what_was_never_delivered_cannot_be_taken() -> None:
 def test_deaths_at_random_change_nothing(seed: int) -> None:
     """Every rollout is delivered once and taken once, and nothing stays behind."""
     rng = np.random.default_rng(seed)
-    pool, _, supervisor = make_kept_pool(3, batch_tokens=40, max_restarts=4)
+    pool, _, watch = make_kept_pool(3, batch_tokens=40, max_restarts=4)
 
     def perhaps_kill() -> None:
-        alive: list[FakeReplica] = [r for r in supervisor.current.values() if not r.dead]
-        if len(alive) > 1 and rng.random() < 0.1 and len(supervisor.started) < 4:
+        alive: list[FakeReplica] = [r for r in watch.current.values() if not r.dead]
+        if len(alive) > 1 and rng.random() < 0.1 and len(watch.started) < 4:
             victim = alive[rng.integers(len(alive))]
             if rng.random() < 0.5:
                 victim.die()
@@ -230,8 +223,7 @@ def test_deaths_at_random_change_nothing(seed: int) -> None:
             perhaps_kill()
         while len(found) < 20:
             pool.pump()
-            pending = pool.pending_refs()
-            ready = [ref for ref in pending if ref[1] != "lifeline" or ref[0].dead]
+            ready = list(filter(is_ready, pool.pending_refs()))
             found += [s.rollout_id for s in pool.collect(ready[rng.integers(len(ready))])]
             perhaps_kill()
         assert sorted(found) == sorted(names)
@@ -240,5 +232,5 @@ def test_deaths_at_random_change_nothing(seed: int) -> None:
         assert sorted(kept) == sorted(names[:15])
         pool.drop(names[15:])
         assert not pool._tasks
-        assert not any(replica.held for replica in supervisor.current.values())
+        assert not any(replica.held for replica in watch.current.values())
     assert pool.stats().retried_rollouts > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_replicas import answer_all, make_pool, rollout
+from fake_replicas import answer_all, make_pool, rollout, sent
 
 from actors.teacher.protocol import TeacherError
 
@@ -23,7 +23,7 @@ def test_a_free_replica_takes_what_is_there_and_batches_grow_under_load():
         pool.pump()
     # Busy, and what waits would not fill a batch: it keeps growing.
     assert replica.batches == [["a"]]
-    assert ids(pool.collect(pool.pending_refs()[0])) == ["a"]
+    assert ids(pool.collect(sent(pool)[0])) == ["a"]
     pool.pump()
     assert replica.batches == [["a"], ["b", "c", "d"]]
 
@@ -35,9 +35,9 @@ def test_a_busy_replica_gets_a_second_batch_only_when_it_is_full():
         pool.pump()
     # One alone at once, then two full batches would be ready, but only one more may be out.
     assert [len(batch) for batch in replica.batches] == [1, 3]
-    assert pool.stats().queued_rollouts == 8
-    assert pool.stats().in_flight_batches == 2
-    pool.collect(pool.pending_refs()[0])
+    assert len(pool._queue) == 8
+    assert len(sent(pool)) == 2
+    pool.collect(sent(pool)[0])
     pool.pump()
     assert [len(batch) for batch in replica.batches] == [1, 3, 3]
 
@@ -102,7 +102,7 @@ def scored_pool(count: int = 2):
     for name in "abcd":
         pool.submit(rollout(name))
     pool.pump()
-    for ref in pool.pending_refs():
+    for ref in sent(pool):
         pool.collect(ref)
     assert [r.held for r in replicas] == [{"a", "b"}, {"c", "d"}]
     return pool, replicas
@@ -137,7 +137,7 @@ def test_drop_reaches_rollouts_wherever_they_are():
         pool.submit(rollout(name))
     pool.pump()
     assert replica.batches == [["a", "b"], ["c", "d"]]
-    first, second = pool.pending_refs()
+    first, second = sent(pool)
     pool.collect(first)
     pool.drop(["a", "c", "e"])  # held, being scored, queued
     assert replica.held == {"b"}
@@ -166,11 +166,11 @@ def test_answers_for_other_rollouts_are_refused():
     pool.pump()
     replica.batches[0] = ["b"]
     with pytest.raises(TeacherError, match=r"teacher 0 answered for \['b'\]; asked were \['a'\]"):
-        pool.collect(pool.pending_refs()[0])
+        pool.collect(sent(pool)[0])
 
 
 def test_account():
-    pool, _, clock = make_pool(1, batch_tokens=40)
+    pool, [replica], clock = make_pool(1, batch_tokens=40)
     pool.submit(rollout("a"))
     clock.now = 2.0
     pool.submit(rollout("b"))
@@ -178,13 +178,13 @@ def test_account():
     pool.pump()
     clock.now = 8.0
     before = pool.stats()
-    assert (before.busy_seconds, before.in_flight_batches, before.scored_tokens) == (5.0, 1, 0)
-    pool.collect(pool.pending_refs()[0])
+    assert (before.busy_seconds, len(sent(pool)), before.scored_tokens) == (5.0, 1, 0)
+    pool.collect(sent(pool)[0])
     clock.now = 20.0
     stats = pool.stats()
     assert (stats.waiting_seconds, stats.longest_wait_seconds) == (4.0, 3.0)
     assert (stats.busy_seconds, stats.batches, stats.batch_fill) == (5.0, 1, 0.5)
-    assert (stats.scored_rollouts, stats.scored_tokens) == (2, 20)
+    assert (replica.batches, stats.scored_tokens) == ([["a", "b"]], 20)
     assert stats.tokens_by_replica == {"teacher 0": 20}
     assert (stats.waited_rollouts, stats.longest_queue_tokens, stats.replicas) == (2, 20, 1)
 
@@ -199,7 +199,7 @@ def test_an_account_opened_anew_counts_what_is_under_way_from_then_on():
     clock.now = 7.0
     stats = pool.stats()
     assert (stats.busy_seconds, stats.batches, stats.longest_queue_tokens) == (2.0, 0, 6)
-    pool.collect(pool.pending_refs()[0])
+    pool.collect(sent(pool)[0])
     stats = pool.stats()
     assert (stats.scored_tokens, stats.batch_fill, stats.longest_wait_seconds) == (10, 0.0, 0.0)
 
@@ -214,8 +214,8 @@ def test_a_thousand_rollouts_leave_nothing_behind():
             pool.submit(rollout(name, int(rng.integers(2, 40))))
             pool.pump()
         found = []
-        while pool.pending_refs():
-            pending = pool.pending_refs()
+        while sent(pool):
+            pending = sent(pool)
             found += ids(pool.collect(pending[rng.integers(len(pending))]))
             pool.pump()
         assert sorted(found) == sorted(names)
@@ -223,4 +223,4 @@ def test_a_thousand_rollouts_leave_nothing_behind():
         pool.drop(names[12:])
         assert not any(replica.held for replica in replicas)
     assert not pool._tasks
-    assert pool.stats().scored_rollouts == 1000
+    assert sum(len(batch) for r in replicas for batch in r.batches) == 1000

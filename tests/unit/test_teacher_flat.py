@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
 from opd_ray.pools.teachers.pool import TeacherPool
-from opd_ray.pools.teachers.replicas import Replacement
 from opd_ray.types import (
     Rollout,
     ScoreRequest,
@@ -56,6 +56,7 @@ class Process:
         self.alive = True
         self.score = Remote(lambda requests: (self, lambda: self.server.score(requests)))
         self.take = Remote(self._take)
+        self.ready = Remote(lambda: (self, lambda: None))
         self.forget = Remote(lambda ids: self.alive and self.server.signals.forget(ids))
 
     def _take(self, keep, forget):
@@ -69,32 +70,31 @@ class Process:
         return self.server.signals.nbytes
 
 
-class Supervisor:
+class Watch:
     """Replaces dead processes; a reference is (process, what it brings)."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.processes = {name: Process(name) for name in names}
 
-    def lifeline(self, name: str):
+    def hand_over(self, name: str):
         return (self.processes[name], None)
 
-    def wait(self, refs):
-        return next(ref for ref in refs if ref[1] is not None or not ref[0].alive)
+    def wait(self, refs, what: str):
+        return [next(ref for ref in refs if ref[1] is not None or not ref[0].alive)]
 
-    def report_dead(self, name: str, cause: str) -> None: ...
+    def get(self, ref, name: str):
+        process, result = ref
+        if not process.alive:
+            raise ActorDied(name, "killed")
+        return result()
 
-    def restart(self, name: str) -> Replacement:
+    def remove(self, name: str) -> None: ...
+
+    def add(self, name: str, process: Process) -> None: ...
+
+    def start(self, name: str) -> Process:
         self.processes[name] = Process(name)
-        return Replacement(
-            self.processes[name], self.lifeline(name), (self.processes[name], lambda: None)
-        )
-
-
-def value(ref, name: str):
-    process, result = ref
-    if not process.alive:
-        raise ActorDied(name, "killed")
-    return result()
+        return self.processes[name]
 
 
 def rollout(name: str, m: int) -> Rollout:
@@ -107,9 +107,10 @@ def rollout(name: str, m: int) -> Rollout:
 @pytest.mark.parametrize("deaths", [False, True])
 def test_a_thousand_rollouts(deaths: bool) -> None:
     rng = np.random.default_rng(1)
-    supervisor = Supervisor(["a", "b"])
+    watch: Any = Watch(["a", "b"])
+    processes = watch.processes
     pool = TeacherPool(
-        list(supervisor.processes.items()), 100, value, supervisor=supervisor, max_restarts=1000
+        list(processes.items()), 100, watch, watch.start, max_restarts=1000, no_more=""
     )
     peaks = []
     for step in range(1000 // STEP):
@@ -122,12 +123,13 @@ def test_a_thousand_rollouts(deaths: bool) -> None:
         wanted = [r for r in made if r.rollout_id not in abandoned]
         scored: set[str] = set()
         peak = 0
-        while len(scored) < len(wanted) or pool.stats().in_flight_batches:
+        while len(scored) < len(wanted) or pool._batches:
             pool.pump()
-            scored |= {s.rollout_id for s in pool.collect(supervisor.wait(pool.pending_refs()))}
-            peak = max(peak, sum(p.held_bytes for p in supervisor.processes.values()))
+            [ready] = watch.wait(pool.pending_refs(), "news")
+            scored |= {s.rollout_id for s in pool.collect(ready)}
+            peak = max(peak, sum(p.held_bytes for p in processes.values()))
             if deaths and rng.random() < 0.1:
-                supervisor.processes["a"].alive = False
+                processes["a"].alive = False
         assert scored == {r.rollout_id for r in wanted}
         peaks.append(peak)
         keep = {
@@ -138,7 +140,7 @@ def test_a_thousand_rollouts(deaths: bool) -> None:
             key: len(rows) for key, rows in keep.items() if len(rows)
         }
         pool.drop([r.rollout_id for r in wanted[1::2]])
-        assert [p.held_bytes for p in supervisor.processes.values()] == [0, 0]
+        assert [p.held_bytes for p in processes.values()] == [0, 0]
         assert not pool._tasks
     # A row takes 8 K bytes; no step ever held more than its own rollouts.
     assert 0 < max(peaks) <= STEP * 60 * 8 * K

@@ -170,7 +170,10 @@ def test_a_pool_keeps_all_requests_under_way_however_long_the_sequences(
 
     replica = SimpleNamespace(score=Remote(score))
     budget = batch_budget(chosen, longest=10)
-    pool = TeacherPool([("teacher-0", replica)], budget, lambda ref, _: answers[ref])
+    watch: Any = SimpleNamespace(hand_over=lambda name: "", get=lambda ref, _: answers[ref])
+    pool = TeacherPool(
+        [("teacher-0", replica)], budget, watch, lambda name: None, max_restarts=0, no_more=""
+    )
     fake.seconds = 0.02
     asked = requests(9)
     for r in asked:

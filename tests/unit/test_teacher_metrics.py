@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from fake_replicas import answer_all, make_kept_pool, make_pool, rollout
+from fake_replicas import answer_all, make_kept_pool, make_pool, rollout, sent
 from rich.console import Console
 
 from opd_ray.coordinator.metrics import teacher_metrics
@@ -27,11 +27,11 @@ def two_batches(batch_tokens: int = 40) -> PoolStats:
     clock.now = 3.0
     pool.pump()
     clock.now = 8.0
-    pool.collect(pool.pending_refs()[0])
+    pool.collect(sent(pool)[0])
     pool.submit(rollout("c"))
     pool.pump()
     clock.now = 13.0
-    pool.collect(pool.pending_refs()[0])
+    pool.collect(sent(pool)[0])
     pool.take({"a": np.array([0, 2]), "b": np.array([1]), "c": np.zeros(0, np.int32)})
     return pool.stats()
 
@@ -111,7 +111,7 @@ def test_requests_that_a_server_was_sent_again_are_counted() -> None:
     for name in ("a", "b"):
         pool.submit(rollout(name))
     pool.pump()
-    pool.collect(pool.pending_refs()[0])
+    pool.collect(sent(pool)[0])
     assert metrics(pool.stats())["teacher/request_retries"] == 4
 
 
@@ -120,7 +120,7 @@ def test_rows_looked_at_before_the_filter_chose_are_counted_apart() -> None:
     pool, _, _ = make_pool(1)
     pool.submit(rollout("a"))
     pool.pump()
-    pool.collect(pool.pending_refs()[0])
+    pool.collect(sent(pool)[0])
     pool.take({"a": np.arange(3)}, forget=False)
     pool.take({"a": np.array([1])})
     values = metrics(pool.stats(), tokens=3, kept_tokens=1)
@@ -135,56 +135,52 @@ def test_a_slow_replica_is_seen_to_get_less() -> None:
         pool.submit(rollout(f"r{number}"))
     pool.pump()
     answer_all(pool, quick)
-    pool.collect(next(ref for ref in pool.pending_refs() if ref[0] is slow))
+    pool.collect(next(ref for ref in sent(pool) if ref[0] is slow))
     values = metrics(pool.stats())
     assert values["teacher/replica/teacher 0/tokens"] == 80
     assert values["teacher/replica/teacher 1/tokens"] == 20
 
 
-class Streams:
+class Rollouts:
     """A rollout pool whose only stream brings one rollout at a time."""
 
     def __init__(self, rollouts):
         self._rollouts = list(rollouts)
-        self.streams: dict[object, int] = {}
+        self.streams = []
 
     def start(self, requests, sampling, *, record):
-        self.streams = {iter(self._rollouts): 0}
+        self.streams = [iter(self._rollouts)]
 
-    def owner(self, stream):
-        return "rollout-0"
-
-    def finished(self, stream, rollouts): ...
-
-    def ended(self, stream):
-        self.streams = {}
+    def collect(self, stream):
+        try:
+            return [next(stream)]
+        except StopIteration:
+            self.streams = []
+            return []
 
 
 class Waits:
-    """A watch that finds rollouts ready before scores, and lets time pass."""
+    """A watch that finds rollouts ready before scores, one event at a time, and lets time pass."""
 
     def __init__(self, clock):
         self._clock = clock
 
     def wait(self, pending, what, *, interruptible=False):
         self._clock.now += 1.0
-        return pending[0]
-
-    def get(self, ref, owner):
-        return [ref]
+        return pending[:1]
 
 
 def test_the_teacher_is_the_bottleneck_once_all_is_written(monkeypatch) -> None:
     pool, _, clock = make_pool(1, batch_tokens=10)
     monkeypatch.setattr("time.perf_counter", clock)
     made = [rollout(name) for name in "abc"]
-    scorer = RolloutScorer(Waits(clock), Streams(made), TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(Waits(clock), Rollouts(made), TeacherRouter({"teacher": pool}, {}))
     prompt = np.zeros(5, np.int32)
     requests = [RolloutRequest(name, name, 0, prompt, 0) for name in "abc"]
     scored = scorer.score(requests, Sampling(), dict.fromkeys("abc", prompt))
-    assert [j.rollout.rollout_id for j in scored] == ["a", "b", "c"]
+    assert [j.rollout.rollout_id for j in scored.rollouts] == ["a", "b", "c"]
     # Three seconds of writing; then one for the end of the stream, one for each batch of one.
-    assert scorer.teacher_alone_seconds == 4.0
+    assert scored.teacher_alone_seconds == 4.0
 
 
 def table_text(rows: list[dict[str, float]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_teacher_dispatch import make_pool, rollout
+from fake_replicas import make_pool, rollout, sent
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.pools.teachers.router import TeacherRouter
@@ -21,19 +21,25 @@ def make_router(**replicas: int):
     }
 
 
+def submit(router: TeacherRouter, name: str, source: str, tokens: int = 10) -> None:
+    one = rollout(name, tokens)
+    router.pool_for(one, source).submit(one)
+
+
 def collect_all(router: TeacherRouter) -> set[str]:
     found: set[str] = set()
-    router.pump()
-    while refs := router.pending_refs():
-        found |= {score.rollout_id for score in router.collect(refs[0])}
-        router.pump()
+    for pool in router.pools.values():
+        pool.pump()
+        while refs := sent(pool):
+            found |= {score.rollout_id for score in pool.collect(refs[0])}
+            pool.pump()
     return found
 
 
 def test_each_source_has_its_teacher() -> None:
     router, replicas = make_router(code=1, sums=1)
     for name in "abcd":
-        router.submit(rollout(name), "code" if name in "ac" else "sums")
+        submit(router, name, "code" if name in "ac" else "sums")
     assert collect_all(router) == set("abcd")
     assert replicas["code"][0].held == {"a", "c"}
     assert replicas["sums"][0].held == {"b", "d"}
@@ -48,8 +54,8 @@ def test_each_source_has_its_teacher() -> None:
 
 def test_a_look_leaves_everything_in_place() -> None:
     router, replicas = make_router(code=1, sums=1)
-    router.submit(rollout("a"), "code")
-    router.submit(rollout("b"), "sums")
+    submit(router, "a", "code")
+    submit(router, "b", "sums")
     collect_all(router)
     router.take({"a": ROWS, "b": ROWS}, forget=False)
     assert replicas["code"][0].held == {"a"}
@@ -59,36 +65,25 @@ def test_a_look_leaves_everything_in_place() -> None:
 def test_every_teacher_has_its_account() -> None:
     router, _ = make_router(code=1, sums=2)
     for number in range(5):
-        router.submit(rollout(f"r{number}", 10), "code" if number < 2 else "sums")
+        submit(router, f"r{number}", "code" if number < 2 else "sums")
     collect_all(router)
-    stats = router.stats()
-    code, sums = stats["code"], stats["sums"]
-    assert (code.scored_rollouts, code.scored_tokens, code.replicas) == (2, 20, 1)
-    assert (sums.scored_rollouts, sums.scored_tokens, sums.replicas) == (3, 30, 2)
-    router.open_account()
-    assert [stats.scored_rollouts for stats in router.stats().values()] == [0, 0]
+    code, sums = (router.pools[name].stats() for name in ("code", "sums"))
+    assert (code.scored_tokens, code.replicas) == (20, 1)
+    assert (sums.scored_tokens, sums.replicas) == (30, 2)
 
 
 def test_one_teacher_needs_no_routes() -> None:
-    pool, [replica], _ = make_pool(1)
-    router = TeacherRouter({"teacher": pool}, {})
-    router.submit(rollout("a"), "anything", np.array([7, 8], np.int32))
-    assert router.owner(_sent(router)) == "teacher 0"
-    np.testing.assert_array_equal(replica.prompts["a"], [7, 8])
-
-
-def _sent(router: TeacherRouter):
-    router.pump()
-    return router.pending_refs()[0]
+    pool, _, _ = make_pool(1)
+    assert TeacherRouter({"teacher": pool}, {}).pool_for(rollout("a"), "anything") is pool
 
 
 def test_misuse_is_refused() -> None:
     router, _ = make_router(code=1, sums=1)
     with pytest.raises(TeacherError, match="source 'poems' has no teacher in routes"):
-        router.submit(rollout("a"), "poems")
-    router.submit(rollout("a"), "code")
+        submit(router, "a", "poems")
+    submit(router, "a", "code")
     with pytest.raises(TeacherError, match="'a' was submitted twice"):
-        router.submit(rollout("a"), "sums")
+        submit(router, "a", "sums")
     with pytest.raises(TeacherError, match="'b' is not with the teachers"):
         router.drop(["b"])
     pools = {name: make_pool(1)[0] for name in ("x", "y")}

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_replicas import Clock, Remote, value_of
+from fake_replicas import Remote, pool_of
 from stand_ins import Script, StandInWatch, Teacher
 
 from actors.weights.nccl import Nccl, NcclSender
@@ -19,7 +19,6 @@ from opd_ray.config.schema import Config, RolloutSettings, SyncSettings, Trainer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
 from opd_ray.pools.rollouts import RolloutPool
-from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.weights import TeacherWeights, WeightSync
 
@@ -56,7 +55,7 @@ class Bench:
         teachers = {
             name: (
                 TeacherSettings(kind="self", follow_decay=follow_decay),
-                TeacherPool([(r.name, r) for r in replicas], 10, value_of, Clock()),
+                pool_of(replicas)[0],
             )
             for name, replicas, follow_decay in (("a", self.own, decay), ("b", self.other, None))
         }

@@ -3,58 +3,61 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 from opd_ray.types import SignalReceipt
 
 
-@dataclass(frozen=True)
+@dataclass
 class PoolStats:
-    """Account of a pool since it was opened, and what is in it now."""
+    """Counts, and says what follows from the counts."""
 
-    queued_rollouts: int
-    queued_tokens: int
-    in_flight_batches: int
-    replicas: int  # that can score now
-    batches: int
-    scored_rollouts: int
-    scored_tokens: int  # prompt and response tokens
-    waited_rollouts: int
-    waiting_seconds: float  # in the queue, summed over rollouts
-    longest_wait_seconds: float
-    longest_queue_tokens: int
-    batch_fill: float  # tokens a batch, as a share of the budget
-    busy_seconds: float  # wall time in which at least one replica had work
-    retried_rollouts: int  # asked again because a replica died
-    request_retries: int  # requests that teachers behind a URL had to send again
-    restarts: int
-    signal_rows: int  # handed to the trainers to learn from
-    signal_bytes: int
-    looked_at_bytes: int  # of rows that trainers saw before the filter chose, for exact scores
-    tokens_by_replica: dict[str, int]  # of those that can score now
+    clock: Callable[[], float]  # seconds
+    batch_tokens: int  # the budget of one batch
+    busy_since: float | None = None  # None: no replica has work
+    busy_before: float = 0.0  # seconds
+    batches: int = 0
+    sent_tokens: int = 0
+    scored_tokens: int = 0  # prompt and response tokens
+    tokens_by_replica: Counter[str] = field(default_factory=Counter)
+    waited_rollouts: int = 0
+    waiting_seconds: float = 0.0  # in the queue, summed over rollouts
+    longest_wait_seconds: float = 0.0
+    longest_queue_tokens: int = 0
+    retried_rollouts: int = 0  # asked again because a replica died
+    request_retries: int = 0  # requests that teachers behind a URL had to send again
+    restarts: int = 0
+    signal_rows: int = 0  # handed to the trainers to learn from
+    signal_bytes: int = 0
+    looked_at_bytes: int = 0  # of rows that trainers saw before the filter chose, for exact scores
 
+    def opened_anew(self) -> PoolStats:
+        """An account from zero; work that is under way counts from now on."""
+        since = None if self.busy_since is None else self.clock()
+        return PoolStats(self.clock, self.batch_tokens, since)
 
-class PoolAccount:
-    """Adds up; ``clock`` gives seconds."""
+    def as_of_now(self, replicas: Iterable[str]) -> PoolStats:
+        """A copy in which nothing counts any more, with the replicas that can score now."""
+        tokens = Counter({name: self.tokens_by_replica[name] for name in replicas})
+        busy = self.busy_seconds
+        return replace(self, busy_since=None, busy_before=busy, tokens_by_replica=tokens)
 
-    def __init__(self, batch_tokens: int, clock: Callable[[], float]) -> None:
-        self._batch_tokens = batch_tokens
-        self._clock = clock
-        self._busy_since: float | None = None
-        self.open()
+    @property
+    def replicas(self) -> int:
+        """How many have an entry, in a copy those that can score."""
+        return len(self.tokens_by_replica)
 
-    def open(self) -> None:
-        """Start from zero; work that is under way counts from now on."""
-        self.batches = self.scored_rollouts = self.scored_tokens = 0
-        self.waited_rollouts = self.retried_rollouts = self.restarts = 0
-        self.request_retries = 0
-        self.signal_rows = self.signal_bytes = self.looked_at_bytes = 0
-        self.waiting_seconds = self.longest_wait = self._busy_seconds = 0.0
-        self.longest_queue_tokens = self._sent_tokens = 0
-        self.tokens_by_replica: Counter[str] = Counter()
-        if self._busy_since is not None:
-            self._busy_since = self._clock()
+    @property
+    def busy_seconds(self) -> float:
+        """Wall time in which at least one replica had work."""
+        since = self.busy_since
+        return self.busy_before + (0.0 if since is None else self.clock() - since)
+
+    @property
+    def batch_fill(self) -> float:
+        """Tokens a batch, as a share of the budget."""
+        return self.sent_tokens / (self.batches * self.batch_tokens) if self.batches else 0.0
 
     def queued(self, tokens: int) -> None:
         """The queue is as long as that now."""
@@ -64,32 +67,24 @@ class PoolAccount:
         """One rollout left the queue."""
         self.waited_rollouts += 1
         self.waiting_seconds += seconds
-        self.longest_wait = max(self.longest_wait, seconds)
+        self.longest_wait_seconds = max(self.longest_wait_seconds, seconds)
 
     def sent(self, tokens: int) -> None:
         """One batch went out."""
         self.batches += 1
-        self._sent_tokens += tokens
-        if self._busy_since is None:
-            self._busy_since = self._clock()
+        self.sent_tokens += tokens
+        if self.busy_since is None:
+            self.busy_since = self.clock()
 
-    def scored(self, replica: str, rollouts: int, tokens: int, request_retries: int) -> None:
+    def scored(self, replica: str, tokens: int, request_retries: int) -> None:
         """One batch came back."""
-        self.scored_rollouts += rollouts
         self.scored_tokens += tokens
         self.tokens_by_replica[replica] += tokens
         self.request_retries += request_retries
 
     def idle(self) -> None:
         """No replica has work any more."""
-        self._busy_seconds = self.busy_seconds
-        self._busy_since = None
-
-    @property
-    def busy_seconds(self) -> float:
-        """Wall time in which at least one replica had work."""
-        since = self._busy_since
-        return self._busy_seconds + (0.0 if since is None else self._clock() - since)
+        self.busy_before, self.busy_since = self.busy_seconds, None
 
     def handed_out(self, receipt: SignalReceipt, *, kept: bool) -> None:
         """Rows went to a trainer: those that the filter kept, or all for a look before it chose."""
@@ -98,36 +93,3 @@ class PoolAccount:
             self.signal_bytes += receipt.nbytes
         else:
             self.looked_at_bytes += receipt.nbytes
-
-    def stats(
-        self,
-        *,
-        queued_rollouts: int,
-        queued_tokens: int,
-        in_flight_batches: int,
-        replicas: Sequence[str],
-    ) -> PoolStats:
-        """The account so far, with what is in the pool now."""
-        budget = self.batches * self._batch_tokens
-        return PoolStats(
-            queued_rollouts=queued_rollouts,
-            queued_tokens=queued_tokens,
-            in_flight_batches=in_flight_batches,
-            replicas=len(replicas),
-            batches=self.batches,
-            scored_rollouts=self.scored_rollouts,
-            scored_tokens=self.scored_tokens,
-            waited_rollouts=self.waited_rollouts,
-            waiting_seconds=self.waiting_seconds,
-            longest_wait_seconds=self.longest_wait,
-            longest_queue_tokens=self.longest_queue_tokens,
-            batch_fill=self._sent_tokens / budget if budget else 0.0,
-            busy_seconds=self.busy_seconds,
-            retried_rollouts=self.retried_rollouts,
-            request_retries=self.request_retries,
-            restarts=self.restarts,
-            signal_rows=self.signal_rows,
-            signal_bytes=self.signal_bytes,
-            looked_at_bytes=self.looked_at_bytes,
-            tokens_by_replica={name: self.tokens_by_replica[name] for name in replicas},
-        )

@@ -1,6 +1,6 @@
 """The coordinator's side of the teachers: rollouts shared out over replicas, each scored once.
 
-Uses no Ray: replicas are handles whose methods have ``.remote``, results come through ``get``.
+Uses no Ray: replicas are handles whose methods have ``.remote``, results come through the watch.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import numpy as np
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.errors import ActorDied
-from opd_ray.pools.teachers.account import PoolAccount, PoolStats
+from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.teachers.queue import Batch, Task, TaskQueue
-from opd_ray.pools.teachers.replicas import Replica, Replicas, Supervisor
+from opd_ray.pools.teachers.replicas import Replica, Replicas
+from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutScores, SignalReceipt
 
 
@@ -34,12 +35,11 @@ class TeacherPool:
     Args:
         replicas: (name, actor handle) pairs.
         batch_tokens: prompt and response tokens of one batch; a longer rollout goes alone.
-        get: the value of a reference, given the reference and its replica's name; raises ActorDied
-            where the process is gone.
-        clock: seconds, for the account.
-        supervisor: watches and replaces replicas; None: the death of one ends the run.
+        watch: of the replicas' actors; their deaths end no wait from now on.
+        start: creates the actor of that name anew, at its place.
         max_restarts: how often each replica may be started again.
         no_more: why none is started again after that, for the message.
+        clock: seconds, for the account.
     """
 
     IN_FLIGHT = 2
@@ -48,21 +48,26 @@ class TeacherPool:
         self,
         replicas: Sequence[tuple[str, Any]],
         batch_tokens: int,
-        get: Callable[[Any, str], Any],
+        watch: ActorWatch,
+        start: Callable[[str], Any],
+        *,
+        max_restarts: int,
+        no_more: str,
         clock: Callable[[], float] = time.monotonic,
-        supervisor: Supervisor | None = None,
-        max_restarts: int = 0,
-        no_more: str = "none may be started again",
     ) -> None:
-        self._replicas = Replicas(replicas, supervisor, max_restarts, no_more)
+        self._replicas = Replicas(replicas, watch, start, max_restarts, no_more)
         self._batch_tokens = batch_tokens
-        self._get = get
+        self._watch = watch
         self._clock = clock
         self._queue = TaskQueue()
         self._batches: dict[Any, Batch] = {}
         self._late: dict[Any, list[RolloutScores]] = {}  # came in while rows were being taken
         self._tasks: dict[str, Task] = {}
-        self._account = PoolAccount(batch_tokens, clock)
+        self._stats = PoolStats(clock, batch_tokens)
+
+    def __contains__(self, rollout_id: str) -> bool:
+        """Whether this pool is responsible for a rollout."""
+        return rollout_id in self._tasks
 
     def submit(self, rollout: Rollout, teacher_prompt_ids: np.ndarray | None = None) -> None:
         """Queue a finished rollout.
@@ -79,21 +84,21 @@ class TeacherPool:
         task = Task.of(rollout, teacher_prompt_ids, self._clock())
         self._tasks[rollout.rollout_id] = task
         self._queue.append(task)
-        self._account.queued(self._queue.tokens)
+        self._stats.queued(self._queue.tokens)
 
     def pump(self) -> None:
         """Send out as much of the queue as the replicas should have now."""
-        living = self._replicas.living
         while len(self._queue):
-            free = [r for r in living if r.batches == 0]
-            if free:
-                share = -(-self._queue.tokens // len(free))
-                self._send(free[0], min(self._batch_tokens, share))
-                continue
-            open_ = [r for r in living if r.batches < self.IN_FLIGHT]
-            if not open_ or self._queue.tokens < self._batch_tokens:
+            replica = self._replicas.least_loaded()
+            if replica is None or replica.batches == self.IN_FLIGHT:
                 return
-            self._send(min(open_, key=lambda r: r.outstanding_tokens), self._batch_tokens)
+            if replica.batches == 0:
+                share = -(-self._queue.tokens // self._replicas.free())
+                self._send(replica, min(self._batch_tokens, share))
+            elif self._queue.tokens < self._batch_tokens:
+                return
+            else:
+                self._send(replica, self._batch_tokens)
 
     def pending_refs(self) -> list[Any]:
         """References of the batches that are out, and of what may befall the replicas.
@@ -102,14 +107,11 @@ class TeacherPool:
         """
         return [*self._late, *self._batches, *self._replicas.refs()]
 
-    def owner(self, ref: Any) -> str:
-        """The name of the replica behind a pending reference."""
-        return self._replica_behind(ref).name
-
     def collect(self, ref: Any) -> list[RolloutScores]:
         """The scores that a ready reference brings, rollouts dropped meanwhile left out.
 
-        There are none where it tells of a replica that died or came up.
+        There are none where it tells of a replica that died or came up, or where such news has
+        made it void since it was ready.
 
         Raises:
             TeacherError: the replica answered for other rollouts than it was asked.
@@ -117,15 +119,18 @@ class TeacherPool:
         """
         if ref in self._late:
             return self._late.pop(ref)
-        replica = self._replica_behind(ref)
+        batch = self._batches.get(ref)
+        replica = batch.replica if batch else self._replicas.behind(ref)
+        if replica is None:
+            return []
         try:
-            value = self._get(ref, replica.name)
+            value = self._watch.get(ref, replica.name)
         except ActorDied as death:
             self._lose(replica, death)
             return []
-        if ref in self._batches:
+        if batch:
             return self._settle(ref, value)
-        self._replicas.admit(ref)
+        self._replicas.loaded(ref)
         return []
 
     def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> list[Any]:
@@ -144,8 +149,7 @@ class TeacherPool:
         wanted = {rollout_id: rows for rollout_id, rows in keep.items() if len(rows)}
         refs: list[Any] = []
         while wanted:
-            self._wait_for_signals(wanted)
-            taken, found = self._take_held(wanted, forget)
+            taken, found = self._take_held(self._held(wanted), forget)
             refs += found
             for rollout_id in taken:
                 del wanted[rollout_id]
@@ -182,32 +186,26 @@ class TeacherPool:
 
     def living(self) -> list[tuple[str, Any]]:
         """(name, actor handle) of the replicas that can score, as far as is known."""
-        return [(replica.name, replica.handle) for replica in self._replicas.living]
+        return [(replica.name, replica.handle) for replica in self._replicas]
 
     def open_account(self) -> None:
         """Let :meth:`stats` count from now on."""
-        self._account.open()
-        self._account.queued(self._queue.tokens)
+        self._stats = self._stats.opened_anew()
+        self._stats.queued(self._queue.tokens)
 
     def stats(self) -> PoolStats:
         """The account so far."""
-        return self._account.stats(
-            queued_rollouts=len(self._queue),
-            queued_tokens=self._queue.tokens,
-            in_flight_batches=len(self._batches),
-            replicas=[replica.name for replica in self._replicas.living],
-        )
+        return self._stats.as_of_now(replica.name for replica in self._replicas)
 
     def _send(self, replica: Replica, budget: int) -> None:
         """One batch, oldest rollouts first, at least one."""
         now = self._clock()
         tasks = self._queue.next_batch(budget)
         for task in tasks:
-            self._account.waited(now - task.since)
+            self._stats.waited(now - task.since)
         tokens = sum(task.tokens for task in tasks)
-        self._account.sent(tokens)
-        replica.batches += 1
-        replica.outstanding_tokens += tokens
+        self._stats.sent(tokens)
+        self._replicas.change_load(replica, 1, tokens)
         ref = replica.handle.score.remote([task.request for task in tasks])
         self._batches[ref] = Batch(replica, tasks, tokens)
 
@@ -222,7 +220,7 @@ class TeacherPool:
             )
         self._close(ref)
         retries = sum(score.retries for score in scores)
-        self._account.scored(replica.name, len(asked), batch.tokens, retries)
+        self._stats.scored(replica.name, batch.tokens, retries)
         unwanted = [task.rollout_id for task in batch.tasks if task.dropped]
         if unwanted:
             replica.handle.forget.remote(unwanted)
@@ -239,10 +237,9 @@ class TeacherPool:
 
     def _close(self, ref: Any) -> Batch:
         batch = self._batches.pop(ref)
-        batch.replica.batches -= 1
-        batch.replica.outstanding_tokens -= batch.tokens
+        self._replicas.change_load(batch.replica, -1, -batch.tokens)
         if not self._batches:
-            self._account.idle()
+            self._stats.idle()
         return batch
 
     def _lose(self, replica: Replica, death: ActorDied) -> None:
@@ -259,19 +256,35 @@ class TeacherPool:
                 del self._tasks[task.rollout_id]
         again = [task for task in lost if not task.dropped]
         self._queue.put_back(again)
-        self._account.queued(self._queue.tokens)
-        self._account.retried_rollouts += len(again)
-        self._account.restarts += self._replicas.replace(replica, death)
+        self._stats.queued(self._queue.tokens)
+        self._stats.retried_rollouts += len(again)
+        self._stats.restarts += self._replicas.replace(replica, death)
+
+    def _held(self, wanted: Mapping[str, np.ndarray]) -> dict[Replica, dict[str, np.ndarray]]:
+        """The rows by the replica that holds their signal, once one does for each rollout."""
+        while True:
+            by_replica: dict[Replica, dict[str, np.ndarray]] = {}
+            for rollout_id, rows in wanted.items():
+                holder = self._tasks[rollout_id].holder
+                if holder is None:
+                    break
+                by_replica.setdefault(holder, {})[rollout_id] = rows
+            else:
+                return by_replica
+            self.pump()
+            ready = self._watch.wait(
+                [*self._batches, *self._replicas.refs()],
+                "rollouts to be scored again after a teacher's death",
+            )
+            for ref in ready:
+                # Scores that nobody has seen yet wait for the caller to collect them.
+                if scores := self.collect(ref):
+                    self._late[ref] = scores
 
     def _take_held(
-        self, wanted: Mapping[str, np.ndarray], forget: bool
+        self, by_replica: Mapping[Replica, Mapping[str, np.ndarray]], forget: bool
     ) -> tuple[list[str], list[Any]]:
         """Take rows that are held; which rollouts worked, and the references to their rows."""
-        by_replica: dict[Replica, dict[str, np.ndarray]] = {}
-        for rollout_id, rows in wanted.items():
-            holder = self._tasks[rollout_id].holder
-            assert holder is not None  # waited for
-            by_replica.setdefault(holder, {})[rollout_id] = rows
         asked = [
             (replica, keep, *replica.handle.take.remote(keep, forget))
             for replica, keep in by_replica.items()
@@ -281,28 +294,14 @@ class TeacherPool:
         for replica, keep, signals, receipt_ref in asked:
             # Until the receipt is here, the rows might die with the replica.
             try:
-                receipt: SignalReceipt = self._get(receipt_ref, replica.name)
+                receipt: SignalReceipt = self._watch.get(receipt_ref, replica.name)
             except ActorDied as death:
                 self._lose(replica, death)
                 continue
-            self._account.handed_out(receipt, kept=forget)
+            self._stats.handed_out(receipt, kept=forget)
             taken += keep
             refs.append(signals)
         return taken, refs
-
-    def _wait_for_signals(self, rollout_ids: Iterable[str]) -> None:
-        """Return when replicas hold the signals of rollouts that were scored before."""
-        while any(self._tasks[rollout_id].holder is None for rollout_id in rollout_ids):
-            self.pump()
-            ready = self._replicas.wait([*self._batches, *self._replicas.refs()])
-            # Scores that nobody has seen yet wait for the caller to collect them.
-            if scores := self.collect(ready):
-                self._late[ready] = scores
-
-    def _replica_behind(self, ref: Any) -> Replica:
-        if ref in self._batches:
-            return self._batches[ref].replica
-        return self._replicas.behind(ref)
 
     def _require_scored(self, rollout_id: str) -> None:
         task = self._tasks.get(rollout_id)
