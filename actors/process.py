@@ -104,7 +104,7 @@ def engine_threads(rollout: RolloutSettings) -> int:
 
 def teacher_environment(settings: TeacherSettings) -> dict[str, str]:
     """Variables for the process of one replica, for Ray's ``runtime_env={"env_vars": ...}``."""
-    if settings.kind == "vllm":
+    if settings.traits.vllm_engine:
         return vllm_environment(settings.threads)
     threads = {"OMP_NUM_THREADS": str(settings.threads)}
     return threads if settings.gpus_per_replica else threads | KEEP_FREED_MEMORY

@@ -16,9 +16,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.teacher.protocol import TeacherError
 from actors.teacher.shared import MAX_CALLS, ServingStats, SharedTeacher
 from opd_ray.cluster.session import RaySession
-from opd_ray.config.resolved_teachers import MAIN, key_of, named_teachers, speaking_of, with_main
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teacher import MAIN, TeacherSettings
 from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
@@ -51,17 +50,17 @@ def serve_teacher(config: Config, serving: Serving) -> int:
     Raises:
         OpdError: bad input, no cluster, a name that is taken, or a teacher that does not come up.
     """
-    config = with_main(config, _chosen(config, serving.teacher))
-    with speaking_of(key_of(serving.teacher)):
-        pairing = _checked(config)
+    config = _alone(config, serving.teacher)
+    pairing = _checked(config)
     with RaySession(config.cluster) as session:
-        settings = _settled(config, serving, max(node.cores for node in session.cluster().nodes))
+        cores = max(node.cores for node in session.cluster().nodes)
+        settings = _settled(config.teacher_set.first, serving, cores)
         actor = _start(serving, settings, pairing.vocab_size, own_topk(config))
         try:
             with _sigterm_as_interrupt():
                 info = _started(actor, serving, settings, config.cluster.start_timeout_s)
                 print(
-                    f"{serving.name} serves {info.name} ({config.teacher.kind}, {info.vocab_size} "
+                    f"{serving.name} serves {info.name} ({settings.kind}, {info.vocab_size} "
                     f"tokens, context {info.context_length}) from {settings.replicas} replicas; "
                     f"runs ask it with teacher.kind=actor teacher.actor_name={serving.name} "
                     f"teacher.actor_namespace={serving.namespace}",
@@ -108,29 +107,32 @@ def throughput(before: ServingStats, now: ServingStats, seconds: float) -> str:
     )
 
 
-def _chosen(config: Config, name: str) -> TeacherSettings:
-    """The teacher to be served, whoever else a run of this config would ask."""
+def _alone(config: Config, name: str) -> Config:
+    """With the teacher to be served, whoever else a run of this config would ask."""
     if unclear := name_problems(config):
         raise ConfigError("\n".join(unclear))
-    everyone = named_teachers(config)
-    if name not in everyone:
-        raise ConfigError(f"--teacher {name}: no such teacher; there is {', '.join(everyone)}")
-    return everyone[name]
+    teachers = config.teacher_set
+    if name not in teachers.named:
+        known = ", ".join(teachers.named)
+        raise ConfigError(f"--teacher {name}: no such teacher; there is {known}")
+    return config.with_teachers(teachers.only(name))
 
 
 def _checked(config: Config) -> Pairing:
     """What the teacher and the config's student have in common."""
-    if config.teacher.kind in ("ensemble", "self"):
+    teacher = config.teacher_set.first
+    key, kind = teacher.key, teacher.kind
+    if teacher.traits.of_a_run:
         raise ConfigError(
-            f"teacher.kind = {config.teacher.kind!r}: this kind belongs to a run; serve the models "
-            "themselves (teacher.kind=hf teacher.path=FOLDER)"
+            f"{key}.kind = {kind!r}: this kind belongs to a run; serve the models themselves "
+            f"({key}.kind=hf {key}.path=FOLDER)"
         )
     check_config(config)
     _require_cluster(config)
-    if config.teacher.kind == "actor":
+    if teacher.traits.asks_cluster:
         raise ConfigError(
-            "teacher.kind = 'actor': that is how a run asks a teacher that is served; give the "
-            "kind of the teacher itself (teacher.kind=hf teacher.actor_name=null)"
+            f"{key}.kind = {kind!r}: that is how a run asks a teacher that is served; give the "
+            f"kind of the teacher itself ({key}.kind=hf {key}.actor_name=null)"
         )
     pairing, _ = check_models(config)
     return pairing
@@ -144,11 +146,11 @@ def _require_cluster(config: Config) -> None:
         )
 
 
-def _settled(config: Config, serving: Serving, cores: int) -> TeacherSettings:
+def _settled(settings: TeacherSettings, serving: Serving, cores: int) -> TeacherSettings:
     """The teacher's settings with replicas and threads filled in."""
-    replicas = serving.replicas or config.teacher.replicas
-    threads = config.teacher.threads or max(1, cores // replicas)
-    return replace(config.teacher, replicas=replicas, threads=threads)
+    replicas = serving.replicas or settings.replicas
+    threads = settings.threads or max(1, cores // replicas)
+    return replace(settings, replicas=replicas, threads=threads)
 
 
 def _start(serving: Serving, settings: TeacherSettings, vocab_size: int, own_topk: int) -> Any:

@@ -14,7 +14,7 @@ from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.service import TeacherServer
 from actors.weights.chunks import WeightChunk, unpack
-from opd_ray.config.resolved_teachers import Member, key_of, speaking_of
+from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HeadPart,
@@ -32,7 +32,6 @@ class TeacherActor(Lifeline):
     """One replica of a teacher; :class:`actors.teacher.service.TeacherServer` has the details.
 
     Args: as :func:`actors.teacher.registry.make_teacher`; ``settings.threads`` is at least 1.
-        ``name`` is the teacher's in the run.
     """
 
     def __init__(
@@ -40,10 +39,8 @@ class TeacherActor(Lifeline):
         settings: TeacherSettings,
         vocab_size: int | None = None,
         own_topk: int = 0,
-        name: str = "teacher",
         members: Sequence[Member] = (),
     ) -> None:
-        self._name = name
         self._members = members
         self._settings = settings
         self._vocab_size = vocab_size
@@ -53,14 +50,13 @@ class TeacherActor(Lifeline):
         """Load the teacher, before any other call; what it is."""
         # Not in the constructor: Ray answers an error there with a crash of the process.
         torch.set_num_threads(self._settings.threads)
-        with speaking_of(key_of(self._name)):
-            self._teacher = make_teacher(
-                self._settings,
-                vocab_size=self._vocab_size,
-                own_topk=self._own_topk,
-                members=self._members,
-            )
-            self._server = TeacherServer(self._teacher, self._settings, self._name)
+        self._teacher = make_teacher(
+            self._settings,
+            vocab_size=self._vocab_size,
+            own_topk=self._own_topk,
+            members=self._members,
+        )
+        self._server = TeacherServer(self._teacher, self._settings)
         return self._server.info()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:
@@ -73,8 +69,7 @@ class TeacherActor(Lifeline):
             else r
             for r in requests
         ]
-        with speaking_of(key_of(self._name)):
-            return self._server.score(whole)
+        return self._server.score(whole)
 
     @ray.method(concurrency_group="signals", num_returns=2)
     def take(
@@ -112,7 +107,7 @@ class TeacherActor(Lifeline):
 
     def _following(self) -> FollowingTeacher:
         if not isinstance(self._teacher, FollowingTeacher):
-            raise TeacherError(f"teacher {self._name!r} does not follow the student's weights")
+            raise TeacherError(f"{self._settings.key} does not follow the student's weights")
         return self._teacher
 
     @ray.method(concurrency_group="signals")

@@ -30,20 +30,18 @@ class TeacherServer:
 
     Args:
         teacher: any kind.
-        settings: ``signal``, ``topk``, ``store_bytes``.
-        name: of the teacher in the run.
+        settings: ``signal``, ``topk``, ``store_bytes``, ``name``.
 
     Raises:
         TeacherError: the teacher cannot give the signal the settings ask for.
     """
 
-    def __init__(self, teacher: Teacher, settings: TeacherSettings, name: str = "teacher") -> None:
+    def __init__(self, teacher: Teacher, settings: TeacherSettings) -> None:
         self._teacher = teacher
-        self._name = name
         self._settings = settings
         self._info = teacher.info()
         check_info(self._info, signal=settings.signal.value, topk=settings.topk)
-        self.signals = SignalStore(settings.store_bytes)
+        self.signals = SignalStore(settings.store_bytes, f"{settings.key}.store_bytes")
 
     def info(self) -> TeacherInfo:
         """What the teacher says about itself."""
@@ -71,7 +69,7 @@ class TeacherServer:
         for answer in answers:
             signal = answer.signal
             if isinstance(signal, HiddenSignal):
-                signal = replace(signal, teacher=self._name)
+                signal = replace(signal, teacher=self._settings.name)
             self.signals.put(answer.rollout_id, signal)
         return scores
 
@@ -121,10 +119,12 @@ class SignalStore:
 
     Args:
         max_bytes: what all signals together may take; more is an error, not an eviction.
+        key: what sets it in the configuration, for messages.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, key: str = "teacher.store_bytes") -> None:
         self._max_bytes = max_bytes
+        self._key = key
         self._signals: dict[str, Signal] = {}
         self._nbytes = 0
         self._lock = threading.Lock()
@@ -150,7 +150,7 @@ class SignalStore:
                 raise TeacherError(
                     f"rollout {rollout_id!r}: its signal of {signal.nbytes} bytes does not fit; "
                     f"{len(self._signals)} rollouts hold {self._nbytes} of {self._max_bytes} bytes "
-                    "(raise teacher.store_bytes, add replicas, ask fewer rollouts a step, or use "
+                    f"(raise {self._key}, add replicas, ask fewer rollouts a step, or use "
                     "the topk signal)"
                 )
             self._signals[rollout_id] = signal

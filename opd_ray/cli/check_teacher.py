@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from opd_ray.config.load import load_config
 
     config = load_config(args.config, args.overrides)
-    from opd_ray.config.resolved_teachers import MAIN, cast_of
+    from opd_ray.config.teacher import MAIN
     from opd_ray.preflight.contract.check import check_teacher
 
     violations = check_teacher(config)
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if violations:
         print(f"{len(violations)} violations of the contract of a teacher")
         return RUN_FAILED
-    for name, settings in cast_of(config).teachers.items():
+    for name, teacher in config.teacher_set.working.items():
         called = "teacher" if name == MAIN else f"teacher {name}"
-        print(f"the {called} of kind {settings.kind} keeps its contract")
+        print(f"the {called} of kind {teacher.settings.kind} keeps its contract")
     return 0

@@ -14,7 +14,7 @@ import torch
 from opd_ray.batching.micro_batches import width_of
 from opd_ray.cluster.step_size import ELEMENT_BYTES, FP32_BYTES, signal_bytes_per_token, step_tokens
 from opd_ray.config.choices import Dtype, SignalChoice
-from opd_ray.config.resolved_teachers import models_of, parts_of, with_main
+from opd_ray.config.resolved_teachers import WorkingTeacher
 from opd_ray.config.schema import Config, effective_zero_stage
 from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
 from opd_ray.divergence.blocks import chunk_rows
@@ -69,15 +69,16 @@ def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
     return _placed(model, on_gpu, gpu_share=settings.gpu_memory_utilization)
 
 
-def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
-    """One teacher replica that runs a model, with the signals it holds until training."""
-    settings = config.teacher
+def teacher_memory(
+    config: Config, settings: TeacherSettings, teacher: ModelShape
+) -> MemoryEstimate:
+    """One replica of a teacher that runs a model, with the signals it holds until training."""
     width = ELEMENT_BYTES[settings.dtype]
     tokens = step_tokens(config)
-    held = tokens.response * signal_bytes_per_token(config, teacher) // settings.replicas
+    held = tokens.response * signal_bytes_per_token(settings, teacher) // settings.replicas
     split = max(1, int(settings.gpus_per_replica))
     # A vLLM engine reads long texts in pieces.
-    in_pieces = settings.kind == "vllm"
+    in_pieces = settings.traits.vllm_engine
     read = settings.batch_tokens if in_pieces else max(settings.batch_tokens, longest_text(config))
     # Float32 logits of a chunk of rows, their exponentials, and the originals in 16 bits.
     chunk = min(LOGITS_CHUNK_BYTES, read * teacher.vocab_size * FP32_BYTES)
@@ -88,7 +89,7 @@ def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
         "activations": read * _live_elements(teacher) * width // split,
         "logits": chunk * 5 // 2,
     }
-    if settings.kind == "vllm":
+    if settings.traits.vllm_engine:
         one_text = longest_text(config) * teacher.kv_bytes_per_token(width) // split
         on_cpu = not settings.gpus_per_replica
         model["KV cache"] = settings.kv_cache_bytes if on_cpu else one_text
@@ -99,21 +100,21 @@ def teacher_memory(config: Config, teacher: ModelShape) -> MemoryEstimate:
 
 
 def judge_memory(
-    config: Config, settings: TeacherSettings, shapes: Mapping[str, ModelShape]
+    config: Config, teacher: WorkingTeacher, shapes: Mapping[str, ModelShape]
 ) -> MemoryEstimate | None:
     """One replica of a teacher, or of an ensemble with all its members; None: unknown shapes.
 
     Args:
         config: of the run.
-        settings: of the teacher.
+        teacher: one that works in it.
         shapes: of models by path.
     """
     found = []
-    for part in parts_of(config, settings):
-        shape = shapes.get(part.path or "")
+    for model in teacher.models:
+        shape = shapes.get(model.path or "")
         if shape is None:
             return None
-        found.append(teacher_memory(with_main(config, part), shape))
+        found.append(teacher_memory(config, model, shape))
     if len(found) == 1:
         return found[0]
     host: Counter[str] = Counter()
@@ -129,7 +130,7 @@ def head_shapes(config: Config, shapes: Mapping[str, ModelShape]) -> list[ModelS
     """The models whose output heads the trainers hold, as far as their shapes are known."""
     if config.teacher.signal is not SignalChoice.hidden:
         return []
-    paths = [settings.path or "" for settings in models_of(config).values()]
+    paths = [model.path or "" for model in config.teacher_set.models.values()]
     return [shapes[path] for path in paths if path in shapes]
 
 

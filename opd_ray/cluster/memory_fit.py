@@ -9,7 +9,6 @@ from opd_ray.cluster.nodes import Node, gigabytes
 from opd_ray.cluster.placement import PlacedActor, Placement
 from opd_ray.cluster.step_size import ELEMENT_BYTES
 from opd_ray.config.choices import Dtype, SignalChoice
-from opd_ray.config.resolved_teachers import cast_of, key_of, models_of
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.models.shape import ModelShape
@@ -67,19 +66,21 @@ def capacity_problems(
     rollout = config.rollout
     if student is not None and not rollout.gpus_per_actor:
         yield from _kv_problem("rollout", rollout, student, config.student.context_length)
-    for key, settings in models_of(config).items():
+    for key, settings in config.teacher_set.models.items():
         shape = teachers.get(model_path(settings) or "")
-        if shape is not None and settings.kind == "vllm" and not settings.gpus_per_replica:
+        on_cpu = settings.traits.vllm_engine and not settings.gpus_per_replica
+        if shape is not None and on_cpu:
             yield from _kv_problem(key, settings, shape, config.student.context_length)
-    for name, settings in cast_of(config).teachers.items():
-        memory = judge_memory(config, settings, teachers)
+    for teacher in config.teacher_set.working.values():
+        settings = teacher.settings
+        memory = judge_memory(config, teacher, teachers)
         held = memory.host["signals"] if memory else 0
         if held > settings.store_bytes:
-            key = key_of(name)
+            key = settings.key
             yield (
                 f"{key}.store_bytes = {settings.store_bytes}: the signals of a step may take "
                 f"{gigabytes(held)} a replica; set it to {held}, or use more {key}.replicas or "
-                f"{_teacher_remedies(key, settings)['signals']}"
+                f"{_teacher_remedies(settings)['signals']}"
             )
 
 
@@ -105,8 +106,7 @@ def _advice(config: Config, actor: PlacedActor, parts: Mapping[str, int]) -> str
     elif actor.role == "rollout":
         remedies = _rollout_remedies(config.rollout)
     else:
-        settings = cast_of(config).teachers[actor.teacher]
-        remedies = _teacher_remedies(key_of(actor.teacher), settings)
+        remedies = _teacher_remedies(config.teacher_set.working[actor.teacher].settings)
     part = max(parts, key=lambda name: (name in remedies, parts[name]))
     return f", {gigabytes(parts[part])} of that {part}: use {remedies.get(part, _OTHERWISE)}"
 
@@ -151,9 +151,10 @@ def _rollout_remedies(rollout: RolloutSettings) -> dict[str, str]:
     }
 
 
-def _teacher_remedies(key: str, teacher: TeacherSettings) -> dict[str, str]:
+def _teacher_remedies(teacher: TeacherSettings) -> dict[str, str]:
+    key = teacher.key
     split = f"more {key}.gpus_per_replica and {key}.tensor_parallel_size"
-    weights = split if teacher.kind == "vllm" else f"{key}.kind=vllm with {split}"
+    weights = split if teacher.traits.vllm_engine else f"{key}.kind=vllm with {split}"
     if teacher.dtype is Dtype.float32:
         weights = f"{key}.dtype=bfloat16, or {weights}"
     fewer = "fewer rollout.prompts_per_step"

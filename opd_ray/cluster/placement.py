@@ -21,9 +21,9 @@ from opd_ray.cluster.memory import (
     trainer_memory,
 )
 from opd_ray.cluster.nodes import Cluster, Node, gigabytes
-from opd_ray.config.resolved_teachers import MAIN, cast_of, settled_teachers
+from opd_ray.config.resolved_teachers import WorkingTeacher
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.teacher import MAIN
 from opd_ray.errors import PlacementError
 from opd_ray.models.shape import ModelShape
 
@@ -119,7 +119,8 @@ class Placement:
                 actor.teacher, {"threads": actor.threads, "cpus_per_replica": actor.cpus}
             )
             own["threads"] = min(own["threads"], actor.threads)
-        return settled_teachers(replace(config, **settled), teachers)
+        run = replace(config, **settled)
+        return run.with_teachers(run.teacher_set.placed(teachers)) if teachers else run
 
     def unknown_gpu_memory(self) -> list[str]:
         """Nodes with actors on GPUs of which nobody knows how much memory they have."""
@@ -151,8 +152,8 @@ def plan_placement(
     PlacementError that names the key to change when the actors do not fit.
     """
     shapes = teachers or {}
-    cast = cast_of(config).teachers if "teacher" in roles else {}
-    needs = [need for need in _needs(config, cast) if need.role in roles]
+    working = config.teacher_set.working if "teacher" in roles else {}
+    needs = [need for need in _needs(config, working) if need.role in roles]
     for role in roles:
         count = sum(need.role == role and not need.gpus for need in needs)
         if count > cluster.cpus:
@@ -168,14 +169,16 @@ def plan_placement(
     if student is not None:
         memory["trainer"] = trainer_memory(config, student, head_shapes(config, shapes))
         memory["rollout"] = rollout_memory(config, student)
-    judges = {name: judge_memory(config, settings, shapes) for name, settings in cast.items()}
+    judges = {name: judge_memory(config, teacher, shapes) for name, teacher in working.items()}
     threads: dict[Role, int] = {
         "trainer": config.trainer.threads,
         "rollout": config.rollout.threads,
     }
 
     def asked_threads(need: Need) -> int:
-        return cast[need.teacher].threads if need.role == "teacher" else threads[need.role]
+        if need.role == "teacher":
+            return working[need.teacher].settings.threads
+        return threads[need.role]
 
     actors = [
         PlacedActor(
@@ -193,7 +196,7 @@ def plan_placement(
     return Placement(tuple(actors), cluster)
 
 
-def _needs(config: Config, cast: Mapping[str, TeacherSettings]) -> list[Need]:
+def _needs(config: Config, working: Mapping[str, WorkingTeacher]) -> list[Need]:
     rollout, trainer = config.rollout, config.trainer
     return [
         *(
@@ -205,9 +208,9 @@ def _needs(config: Config, cast: Mapping[str, TeacherSettings]) -> list[Need]:
             for index in range(rollout.actors)
         ),
         *(
-            Need("teacher", index, teacher.cpus_per_replica, teacher.gpus_per_replica, name)
-            for name, teacher in cast.items()
-            for index in range(teacher.replicas)
+            Need("teacher", index, settings.cpus_per_replica, settings.gpus_per_replica, name)
+            for name, settings in ((name, one.settings) for name, one in working.items())
+            for index in range(settings.replicas)
         ),
     ]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opd_ray.config.choices import Dtype, Scoring, SignalChoice
-from opd_ray.config.resolved_teachers import cast_of, parts_of, with_main
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.shape import ModelShape
 
 FP32_BYTES = 4
@@ -43,13 +43,12 @@ def step_tokens(config: Config) -> StepTokens:
     return StepTokens(rollouts, rollouts * prompt, response, round(share * response))
 
 
-def signal_bytes_per_token(config: Config, teacher: ModelShape | None) -> int:
-    """Bytes of the teacher's signal for one response token."""
-    settings = config.teacher
+def signal_bytes_per_token(settings: TeacherSettings, shape: ModelShape | None) -> int:
+    """Bytes of a teacher's signal for one response token."""
     if settings.signal is SignalChoice.topk:
         return settings.topk * (4 + FP32_BYTES)
     if settings.signal is SignalChoice.hidden:
-        return teacher.hidden_size * ELEMENT_BYTES[settings.dtype] if teacher else 0
+        return shape.hidden_size * ELEMENT_BYTES[settings.dtype] if shape else 0
     return FP32_BYTES
 
 
@@ -91,15 +90,12 @@ def step_flows(
 def _widest_signal(config: Config, shapes: Mapping[str, ModelShape]) -> int:
     """Bytes of one token's signal from the teacher whose signal is the largest; 0: unknown."""
     if config.teacher.signal is not SignalChoice.hidden:
-        return signal_bytes_per_token(config, None)
+        return signal_bytes_per_token(config.teacher, None)
     found = [0]
-    for settings in cast_of(config).teachers.values():
-        parts = parts_of(config, settings)
-        if all(part.path in shapes for part in parts):
+    for teacher in config.teacher_set.working.values():
+        models = teacher.models
+        if all(model.path in shapes for model in models):
             found.append(
-                sum(
-                    signal_bytes_per_token(with_main(config, part), shapes[part.path or ""])
-                    for part in parts
-                )
+                sum(signal_bytes_per_token(model, shapes[model.path or ""]) for model in models)
             )
     return max(found)

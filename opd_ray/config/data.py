@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from opd_ray.config.ranges import at_least, range_problems
 from opd_ray.errors import ConfigError
 
 PLACEHOLDER = "{prompt}"
@@ -65,13 +66,13 @@ class ChainSumSettings:
     """The generated chain_sum problems."""
 
     # Terms of a sum.
-    terms: int = 3
+    terms: int = field(default=3, metadata=at_least(2))
     # Digits of a term.
-    digits: int = 2
+    digits: int = field(default=2, metadata=at_least(1))
     # Side of the problems: train or heldout.
     split: ChainSumSplit = ChainSumSplit.train
     # Different problems to make.
-    count: int = 4096
+    count: int = field(default=4096, metadata=at_least(1))
     # Seed of the choice of problems.
     seed: int = 0
 
@@ -104,13 +105,13 @@ class DataSettings:
     # Options of the chat template, for example enable_thinking.
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     # Longest prompt, tokens, after the template.
-    max_prompt_tokens: int = 2048
+    max_prompt_tokens: int = field(default=2048, metadata=at_least(1))
     # What to do with longer prompts: refuse to start, or drop them.
     over_length: OverLength = OverLength.refuse
     # Keep only the first of rows whose prompts are equal.
     deduplicate: bool = True
     # Use only the first so many rows; null uses all.
-    limit: int | None = None
+    limit: int | None = field(default=None, metadata=at_least(1))
     # Shuffle anew every epoch; false keeps the order of the source.
     shuffle: bool = True
     # Seed of the shuffling; null uses the run's seed.
@@ -143,12 +144,9 @@ class DataSettings:
             )
         if not self.fields.prompt:
             raise ConfigError(f"{section}.fields.prompt is empty: name the prompt's column")
-        for name, value, least in (
-            ("max_prompt_tokens", self.max_prompt_tokens, 1),
-            ("limit", self.limit, 1),
-            ("chain_sum.terms", self.chain_sum.terms, 2),
-            ("chain_sum.digits", self.chain_sum.digits, 1),
-            ("chain_sum.count", self.chain_sum.count, 1),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"{section}.{name} = {value}: use at least {least}")
+        problems = [
+            *range_problems(section, self),
+            *range_problems(f"{section}.chain_sum", self.chain_sum),
+        ]
+        if problems:
+            raise ConfigError("\n".join(problems))

@@ -5,7 +5,8 @@ Plain dataclasses for OmegaConf structured configs; no torch, no engine is impor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from opd_ray.config.choices import (
@@ -15,6 +16,14 @@ from opd_ray.config.choices import (
     SyncBackend,
 )
 from opd_ray.config.data import DataSettings
+from opd_ray.config.ranges import (
+    ABOVE_ZERO,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    at_least,
+    share_below_one,
+)
+from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.tip.settings import TipSettings
 from opd_ray.types import Divergence
@@ -27,14 +36,14 @@ class RunSettings:
     # Seed from which every random draw of the run is derived.
     seed: int = 0
     # Optimizer steps in total.
-    steps: int = 100
+    steps: int = field(default=100, metadata=at_least(0))
     # "auto" continues from the newest readable checkpoint in output_dir, "never" starts anew, or a
     # checkpoint folder.
     resume: str = "auto"
     # A checkpoint every so many steps (0: only at the end and on Ctrl-C).
-    checkpoint_every: int = 50
+    checkpoint_every: int = field(default=50, metadata=at_least(0))
     # How many of the newest checkpoints stay on disk.
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = field(default=2, metadata=at_least(1))
     # Export the final student as a Hugging Face folder when the run ends.
     export_at_end: bool = True
     # Weights & Biases project; null logs to JSONL and TensorBoard only.
@@ -46,15 +55,15 @@ class ClusterSettings:
     # Ray address: null starts a local Ray, "auto" joins the one on this machine, or HOST:PORT.
     address: str | None = None
     # CPUs that a locally started Ray offers to actors; null counts the machine's.
-    num_cpus: int | None = None
+    num_cpus: int | None = field(default=None, metadata=at_least(1))
     # Object store of a locally started Ray, bytes; null lets Ray choose.
-    object_store_bytes: int | None = None
+    object_store_bytes: int | None = field(default=None, metadata=at_least(1))
     # Print what the actors print; their logs are in Ray's session folder anyway.
     show_actor_logs: bool = False
     # Seconds an actor may take to come up (imports, loading, compiling) before the run gives up.
-    start_timeout_s: float = 600.0
+    start_timeout_s: float = field(default=600.0, metadata=ABOVE_ZERO)
     # Seconds without any progress in a step before the run gives up, naming what it waits for.
-    stall_timeout_s: float = 1800.0
+    stall_timeout_s: float = field(default=1800.0, metadata=ABOVE_ZERO)
 
 
 @dataclass
@@ -62,7 +71,7 @@ class StudentSettings:
     # Hugging Face folder (or hub name) of the student's weights and tokenizer.
     path: str = "???"
     # Longest prompt plus response, tokens.
-    context_length: int = 4096
+    context_length: int = field(default=4096, metadata=at_least(1))
     # Run model code that comes with the checkpoint.
     trust_remote_code: bool = False
 
@@ -70,37 +79,37 @@ class StudentSettings:
 @dataclass
 class RolloutSettings:
     # Rollout actors, each with its own vLLM engine.
-    actors: int = 1
+    actors: int = field(default=1, metadata=at_least(1))
     # Ray CPUs each actor reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_actor: float = 0.0
+    cpus_per_actor: float = field(default=0.0, metadata=at_least(0))
     # GPUs each actor reserves (as many as tensor_parallel_size); 0 runs vLLM on the CPU.
-    gpus_per_actor: int = 0
+    gpus_per_actor: int = field(default=0, metadata=at_least(0))
     # CPU threads of an actor's matrix products; 0 shares a node's cores with its teachers.
-    threads: int = 0
+    threads: int = field(default=0, metadata=at_least(0))
     # GPUs (or CPU processes) one vLLM engine is split over.
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int = field(default=1, metadata=at_least(1))
     # Prompts of one step.
-    prompts_per_step: int = 32
+    prompts_per_step: int = field(default=32, metadata=at_least(1))
     # Responses per prompt.
-    samples_per_prompt: int = 4
+    samples_per_prompt: int = field(default=4, metadata=at_least(1))
     # Sampling temperature; scores always describe the distribution at temperature 1.
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, metadata=at_least(0))
     # Nucleus sampling mass; 1 samples from the whole vocabulary.
-    top_p: float = 1.0
+    top_p: float = field(default=1.0, metadata=SHARE_ABOVE_ZERO)
     # Sample from the k likeliest tokens only; 0 from all.
-    top_k: int = 0
+    top_k: int = field(default=0, metadata=at_least(0))
     # Longest response, tokens.
-    max_new_tokens: int = 128
+    max_new_tokens: int = field(default=128, metadata=at_least(1))
     # How many of the student's likeliest tokens are recorded per position for the streamed scores.
-    record_topk: int = 16
+    record_topk: int = field(default=16, metadata=at_least(1))
     # Responses an engine writes at once.
-    max_num_seqs: int = 64
+    max_num_seqs: int = field(default=64, metadata=at_least(1))
     # Tokens an engine processes in one forward pass.
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int = field(default=2048, metadata=at_least(1))
     # Bytes of KV cache of an engine on the CPU; one text of student.context_length must fit.
-    kv_cache_bytes: int = 1 << 28
+    kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1))
     # Share of a GPU's memory vLLM may take.
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float = field(default=0.9, metadata=SHARE_ABOVE_ZERO)
     # Number format of the student inside vLLM.
     dtype: Dtype = Dtype.float32
     # Let vLLM skip CUDA graphs (always so on the CPU).
@@ -114,21 +123,21 @@ class LossSettings:
     # Weight of the teacher in the mixture of the JSD.
     beta: float = 0.5
     # Temperature of both distributions inside the loss.
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, metadata=ABOVE_ZERO)
     # Kept rows projected to the vocabulary at once; null chooses so that the chunks stay small.
-    chunk_rows: int | None = None
+    chunk_rows: int | None = field(default=None, metadata=at_least(1))
 
 
 @dataclass
 class TrainerSettings:
     # Data-parallel trainer processes.
-    ranks: int = 1
+    ranks: int = field(default=1, metadata=at_least(1))
     # Ray CPUs each rank reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_rank: float = 0.0
+    cpus_per_rank: float = field(default=0.0, metadata=at_least(0))
     # GPUs each rank reserves (0 or 1); 0 trains on the CPU.
-    gpus_per_rank: int = 0
+    gpus_per_rank: int = field(default=0, metadata=SHARE)
     # CPU threads of a rank's matrix products; 0 shares a node's cores with its other ranks.
-    threads: int = 0
+    threads: int = field(default=0, metadata=at_least(0))
     # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
     zero_stage: int = 0
     # Keep optimizer state and master weights in host memory (needs a GPU and ZeRO 1-3).
@@ -137,27 +146,27 @@ class TrainerSettings:
     dtype: Dtype = Dtype.float32
     # Most tokens the trunk reads in one micro-batch, a prompt once for all its samples in there; a
     # longer rollout goes alone.
-    micro_batch_tokens: int = 8192
+    micro_batch_tokens: int = field(default=8192, metadata=at_least(1))
     # Recompute activations in the backward pass instead of keeping them.
     gradient_checkpointing: bool = False
     # Peak learning rate.
-    learning_rate: float = 1.0e-6
+    learning_rate: float = field(default=1.0e-6, metadata=at_least(0))
     # Course after the warm-up.
     lr_schedule: LrSchedule = LrSchedule.cosine
     # Steps over which the learning rate rises to its peak, by equal amounts.
-    warmup_steps: int = 0
+    warmup_steps: int = field(default=0, metadata=at_least(0))
     # Learning rate at the end, as a share of the peak.
-    min_lr_ratio: float = 0.0
+    min_lr_ratio: float = field(default=0.0, metadata=SHARE)
     # AdamW's weight decay.
-    weight_decay: float = 0.1
+    weight_decay: float = field(default=0.1, metadata=at_least(0))
     # AdamW's first decay rate.
-    adam_beta1: float = 0.9
+    adam_beta1: float = field(default=0.9, metadata=share_below_one())
     # AdamW's second decay rate.
-    adam_beta2: float = 0.999
+    adam_beta2: float = field(default=0.999, metadata=share_below_one())
     # AdamW's epsilon.
-    adam_eps: float = 1.0e-8
+    adam_eps: float = field(default=1.0e-8, metadata=ABOVE_ZERO)
     # Gradients are scaled down to this global norm; 0 leaves them.
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = field(default=1.0, metadata=at_least(0))
 
 
 def effective_zero_stage(trainer: TrainerSettings) -> int:
@@ -176,9 +185,9 @@ class SyncSettings:
     # Transport of new weights: the Ray object store (CPU, GPU, any node) or vLLM's NCCL (GPUs).
     backend: SyncBackend = SyncBackend.ray
     # Bytes of weights that travel in one piece.
-    chunk_bytes: int = 1 << 28
+    chunk_bytes: int = field(default=1 << 28, metadata=at_least(1))
     # Mean |log-prob difference| between trainer and vLLM, nats, above which the run stops.
-    max_gap: float = 0.05
+    max_gap: float = field(default=0.05, metadata=ABOVE_ZERO)
 
 
 @dataclass
@@ -190,28 +199,28 @@ class EvalTask:
     # Verifier: a task's name or "package.module:object".
     task: str = "chain_sum"
     # Problems asked; the first so many of the data, null for all.
-    problems: int | None = 256
+    problems: int | None = field(default=256, metadata=at_least(1))
     # Ask every problem once greedily.
     greedy: bool = True
     # Sampled responses per problem, for mean@n, pass@k and maj@n; 0 for none.
-    samples: int = 0
+    samples: int = field(default=0, metadata=at_least(0))
     # Sampling temperature of those responses.
     temperature: float = 1.0
     # Nucleus mass of those responses.
-    top_p: float = 1.0
+    top_p: float = field(default=1.0, metadata=SHARE_ABOVE_ZERO)
     # Longest response, tokens; null uses the rollout's.
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = field(default=None, metadata=at_least(1))
 
 
 @dataclass
 class EvalSettings:
     # Evaluate every so many steps (0: only before the first step and at the end).
-    every: int = 50
+    every: int = field(default=50, metadata=at_least(0))
     # What is evaluated.
     tasks: list[EvalTask] = field(default_factory=list)
     # Held-out prompts, of the tasks above, for KL(teacher||student) and top-1 agreement on
     # responses sampled as the run's are; 0 for none.
-    kl_prompts: int = 64
+    kl_prompts: int = field(default=64, metadata=at_least(0))
     # Evaluate the teacher's accuracy once too (kinds hf and vllm; a vLLM engine writes for both).
     teacher_accuracy: bool = False
 
@@ -255,3 +264,19 @@ class Config:
     eval: EvalSettings = field(default_factory=EvalSettings)
     # What opd-ray study runs; other commands do not read it.
     study: StudySettings = field(default_factory=StudySettings)
+
+    @cached_property
+    def teacher_set(self) -> TeacherSet:
+        """The teachers in full, which ``teacher``, ``teachers`` and ``routes`` describe together.
+
+        Resolved when first asked for, and once: a copy with other keys is made by ``replace``.
+        """
+        student = self.student
+        files = {"path": student.path, "trust_remote_code": student.trust_remote_code}
+        return resolve_teachers(self.teacher, self.teachers, self.routes, files)
+
+    def with_teachers(self, teachers: TeacherSet) -> Config:
+        """This run with these teachers in place of those that its sections describe."""
+        other = replace(self)
+        other.teacher_set = teachers
+        return other

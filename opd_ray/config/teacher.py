@@ -1,25 +1,123 @@
-"""The keys of the section ``teacher``."""
+"""The kinds of teacher, and the keys of the section ``teacher``."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
+from opd_ray.config.ranges import ABOVE_ZERO, SHARE_ABOVE_ZERO, at_least, share_below_one
 
+# The name of the section ``teacher`` in routes.
+MAIN = "teacher"
 # Logits that a teacher which runs a model makes at once, bytes in float32; in bfloat16 half.
 LOGITS_CHUNK_BYTES = 1 << 27
 
-TEACHER_KINDS = ("hf", "vllm", "http", "class", "actor", "ensemble", "self")
-# Kinds that run a model from the folder teacher.path.
-MODEL_KINDS = ("hf", "vllm")
-# Keys that mean something to one kind alone; a teacher of another kind does not inherit them.
-KIND_KEYS: dict[str, tuple[str, ...]] = {
-    "class": ("class_path", "arguments"),
-    "actor": ("actor_name",),
-    "http": ("url", "model", "api_key_env"),
-    "ensemble": ("members",),
-    "self": ("follow_decay",),
+
+class TeacherKind(StrEnum):
+    """What answers as the teacher; the values of ``teacher.kind``."""
+
+    hf = "hf"
+    vllm = "vllm"
+    http = "http"
+    class_ = "class"
+    actor = "actor"
+    ensemble = "ensemble"
+    self_ = "self"
+
+
+@dataclass(frozen=True)
+class KindTraits:
+    """What a teacher of one kind needs, can give and may be."""
+
+    # The key without which there is none of this kind, and what it has to hold.
+    needs: tuple[str, str] | None = None
+    # Keys that mean something to this kind alone; a teacher of another kind does not inherit them.
+    own_keys: tuple[str, ...] = ()
+    signals: tuple[SignalChoice, ...] = tuple(SignalChoice)
+    # Most GPUs of a replica; why, and what to do with more.
+    most_gpus: float = math.inf
+    gpu_remedy: str = ""
+    # Why it cannot be part of an ensemble, or what to do instead; None: it can.
+    not_member: str | None = None
+    # Runs a model from the folder teacher.path, which a rollout engine can run too.
+    runs_model: bool = False
+    # In a vLLM engine: split over GPUs, with a KV cache.
+    vllm_engine: bool = False
+    # Asks a server at teacher.url, which is probed before the run.
+    asks_server: bool = False
+    # Asks an actor in the Ray cluster that the run joins.
+    asks_cluster: bool = False
+    # Of the user's making: its vocabulary is what it says it is.
+    user_made: bool = False
+    # Computes with the student's own files.
+    students_files: bool = False
+    # Mixes other teachers of the run.
+    mixes_members: bool = False
+
+    @property
+    def of_a_run(self) -> bool:
+        """Is made of other models of its run: nothing to be served, or inherited from."""
+        return self.students_files or self.mixes_members
+
+
+_ON_ONE_GPU: dict[str, Any] = {
+    "most_gpus": 1,
+    "gpu_remedy": "it runs on one GPU; use at most 1, and more {key}.replicas",
+}
+_BOUNDED = (SignalChoice.topk, SignalChoice.sampled)
+
+TRAITS: Mapping[str, KindTraits] = {
+    TeacherKind.hf: KindTraits(
+        needs=("path", "a Hugging Face folder or hub name"), runs_model=True, **_ON_ONE_GPU
+    ),
+    TeacherKind.vllm: KindTraits(
+        needs=("path", "a Hugging Face folder or hub name"),
+        signals=_BOUNDED,
+        not_member=(
+            "only one vLLM engine fits a process; use hf, or serve it (opd-ray serve-teacher "
+            "--teacher NAME) and give kind actor"
+        ),
+        runs_model=True,
+        vllm_engine=True,
+    ),
+    TeacherKind.http: KindTraits(
+        needs=("url", "the base URL of a server, http://HOST:8000/v1"),
+        own_keys=("url", "model", "api_key_env"),
+        signals=_BOUNDED,
+        most_gpus=0,
+        gpu_remedy="a replica only asks the server; set it to 0",
+        not_member="it knows bounds of some of the student's tokens, not values; use it by a route",
+        asks_server=True,
+    ),
+    TeacherKind.class_: KindTraits(
+        needs=("class_path", "package.module:Class"),
+        own_keys=("class_path", "arguments"),
+        user_made=True,
+    ),
+    TeacherKind.actor: KindTraits(
+        needs=("actor_name", "the name of a running Ray actor"),
+        own_keys=("actor_name",),
+        most_gpus=0,
+        gpu_remedy="a replica only passes requests on; set it to 0",
+        asks_cluster=True,
+        user_made=True,
+    ),
+    TeacherKind.ensemble: KindTraits(
+        own_keys=("members",),
+        not_member="list its members instead",
+        mixes_members=True,
+        **_ON_ONE_GPU,
+    ),
+    TeacherKind.self_: KindTraits(
+        own_keys=("follow_decay",),
+        not_member="use it alone, or by a route",
+        students_files=True,
+        **_ON_ONE_GPU,
+    ),
 }
 
 
@@ -28,7 +126,7 @@ class TeacherSettings:
     # Kind of teacher: "hf" runs a Hugging Face model, "vllm" runs it in a vLLM engine, "http" asks
     # a server at a URL, "class" is a class of your own, "actor" asks a named Ray actor of your own
     # that runs already, "ensemble" mixes several of teachers, "self" is the student's own weights.
-    kind: str = "hf"
+    kind: str = TeacherKind.hf.value
     # Hugging Face folder (or hub name) of the teacher. Kinds http, class and actor need none; with
     # one, its tokenizer is compared with the student's.
     path: str | None = None
@@ -49,49 +147,52 @@ class TeacherSettings:
     api_key_env: str | None = None
     # Kind http: how many of its likeliest tokens the server is asked for at each position; at least
     # teacher.topk. The student's tokens that are not among them are bounded, see docs/teachers.md.
-    named_tokens: int = 64
+    named_tokens: int = field(default=64, metadata=at_least(1))
     # Kind http: requests, of one rollout each, that a replica has under way at once.
-    concurrency: int = 16
+    concurrency: int = field(default=16, metadata=at_least(1))
     # Kind http: seconds until an unanswered request counts as lost and is sent again.
-    timeout_s: float = 300.0
+    timeout_s: float = field(default=300.0, metadata=ABOVE_ZERO)
     # Kind http: how often a request is sent again after a lost connection, a time-out or HTTP 408,
     # 425, 429, 500, 502, 503 or 504.
-    max_retries: int = 8
+    max_retries: int = field(default=8, metadata=at_least(0))
     # Kind ensemble: names of teachers and their weights (above 0; divided by their sum).
     members: dict[str, float] = field(default_factory=dict)
     # Kind self: after every step the teacher's weights become this share of their own and the rest
     # of the student's; null keeps those of the start.
-    follow_decay: float | None = None
+    follow_decay: float | None = field(
+        default=None,
+        metadata=share_below_one("; for a teacher that stays as it is leave it out"),
+    )
     # Copies of the teacher; rollouts go to the least loaded.
-    replicas: int = 1
+    replicas: int = field(default=1, metadata=at_least(1))
     # How often each replica is started again when its process dies; the others go on meanwhile.
-    max_restarts: int = 1
+    max_restarts: int = field(default=1, metadata=at_least(0))
     # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_replica: float = 0.0
+    cpus_per_replica: float = field(default=0.0, metadata=at_least(0))
     # GPUs each replica reserves; 0 runs on the CPU.
-    gpus_per_replica: float = 0
+    gpus_per_replica: float = field(default=0, metadata=at_least(0))
     # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
-    threads: int = 0
+    threads: int = field(default=0, metadata=at_least(0))
     # Number format of the teacher's weights. Kinds http, class and actor choose their own: say here
     # which, as check-teacher allows for its rounding.
     dtype: Dtype = Dtype.float32
     # What reaches the loss: top-k with tail, hidden states (exact), or the sampled token alone.
     signal: SignalChoice = SignalChoice.topk
     # k of the top-k signal.
-    topk: int = 32
+    topk: int = field(default=32, metadata=at_least(1))
     # Prompt and response tokens scored in one forward pass (kind hf: a prompt once for all its
     # samples in there). Kind http: a replica is given at least concurrency sequences of
     # student.context_length together.
-    batch_tokens: int = 8192
+    batch_tokens: int = field(default=8192, metadata=at_least(1))
     # Kind vllm: bytes of KV cache of a replica on the CPU; bounds the longest sequence.
-    kv_cache_bytes: int = 1 << 28
+    kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1))
     # Kind vllm: GPUs (or CPU processes) one replica is split over.
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: int = field(default=1, metadata=at_least(1))
     # Kind vllm: share of a GPU's memory that weights, activations and KV cache may take; logits of
     # scored rows come on top.
-    gpu_memory_utilization: float = 0.8
+    gpu_memory_utilization: float = field(default=0.8, metadata=SHARE_ABOVE_ZERO)
     # Bytes of signals a replica may hold until the filter says which rows are kept.
-    store_bytes: int = 1 << 33
+    store_bytes: int = field(default=1 << 33, metadata=at_least(1))
     # Answers on disk, of any kind of teacher: "record" writes them to cache_dir, "replay" reads
     # them and needs no teacher, "replay_or_ask" loads the teacher once an answer is missing.
     cache: CacheMode = CacheMode.off
@@ -103,6 +204,21 @@ class TeacherSettings:
     # Run model code that comes with the checkpoint.
     trust_remote_code: bool = False
 
+    @property
+    def name(self) -> str:
+        """What routes call it; a further teacher knows its own."""
+        return MAIN
+
+    @property
+    def key(self) -> str:
+        """Where the configuration speaks of it: "teacher" or "teachers.NAME"."""
+        return self.name if self.name == MAIN else f"teachers.{self.name}"
+
+    @property
+    def traits(self) -> KindTraits:
+        """Of its kind, which is one there is."""
+        return TRAITS[self.kind]
+
 
 def batch_budget(teacher: TeacherSettings, longest: int) -> int:
     """Prompt and response tokens that a replica is given at once.
@@ -110,7 +226,7 @@ def batch_budget(teacher: TeacherSettings, longest: int) -> int:
     A replica that asks a server gets enough to have all its requests under way, also when every
     sequence has ``longest`` tokens.
     """
-    if teacher.kind != "http":
+    if not teacher.traits.asks_server:
         return teacher.batch_tokens
     return max(teacher.batch_tokens, teacher.concurrency * longest)
 

@@ -13,13 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
-from opd_ray.config.resolved_teachers import (
-    cast_of,
-    in_words_of,
-    key_of,
-    parts_of,
-    speaking_of,
-)
 from opd_ray.config.schema import Config
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.pools.scorer import RolloutScorer
@@ -55,15 +48,15 @@ class Session:
         self.launcher = launcher
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
-        cast = cast_of(config)
+        working = config.teacher_set.working
         rollouts = launcher.rollout_pool()
         pools = launcher.teacher_pools()
-        self.teachers = TeacherRouter(pools, cast.routes)
+        self.teachers = TeacherRouter(pools, config.teacher_set.routes)
         self.trainers = launcher.trainer_group()
         self.scorer = RolloutScorer(launcher.watch, rollouts, self.teachers)
         self._teacher_weights = TeacherWeights(
             launcher.watch,
-            {n: (cast.teachers[n], pool) for n, pool in pools.items()},
+            {n: (working[n].settings, pool) for n, pool in pools.items()},
             self.trainers,
         )
         self.sync = WeightSync(config, self.trainers, rollouts, self._teacher_weights)
@@ -122,19 +115,17 @@ def _teacher_notes(
     Raises:
         PairingError: a teacher's actor is not the model that was checked.
     """
-    cast = cast_of(config)
+    working = config.teacher_set.working
     notes = [f"accepted difference of {text}" for text in pairing.accepted]
     for name, info in infos.items():
-        models = parts_of(config, cast.teachers[name])
-        with speaking_of(key_of(name)):
-            check_teacher_info(
-                pairing,
-                info,
-                context_length=max(config.student.context_length, longest.get(name, 0)),
-                accept={kind for model in models for kind in model.accept_mismatch},
-            )
-        if note := uncompared_tokenizer(info, models):
-            notes.append(in_words_of(key_of(name), note))
+        check_teacher_info(
+            pairing,
+            info,
+            context_length=max(config.student.context_length, longest.get(name, 0)),
+            accept=working[name].accepted,
+        )
+        if note := uncompared_tokenizer(info, working[name].models):
+            notes.append(note)
     return notes
 
 

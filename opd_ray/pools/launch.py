@@ -20,7 +20,6 @@ from actors.rollout.actor import RolloutActor
 from actors.teacher.actor import TeacherActor
 from actors.trainer.actor import TrainerActor
 from opd_ray.cluster.placement import PlacedActor, Placement, Role
-from opd_ray.config.resolved_teachers import cast_of, members_of, restarts_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
 from opd_ray.errors import ActorDied, PlacementError
@@ -59,7 +58,7 @@ class ActorLauncher:
         self._config = config
         self._vocab_size = vocab_size
         self._own_topk = own_topk
-        self._teachers = cast_of(config).teachers if "teacher" in roles else {}
+        self._teachers = config.teacher_set.working if "teacher" in roles else {}
         self.watch = ActorWatch(config.cluster.start_timeout_s, "cluster.start_timeout_s")
         placed = [actor for actor in placement.actors if actor.role in roles]
         self._placed = {actor.name: actor for actor in placed}
@@ -125,11 +124,11 @@ class ActorLauncher:
 
     def teacher_pools(self) -> dict[str, TeacherPool]:
         """The replicas of every teacher as one, by its name; now the death of one is survived."""
-        for name, settings in self._teachers.items():
-            max_restarts, no_more = restarts_of(name, settings)
+        for name, teacher in self._teachers.items():
+            max_restarts, no_more = teacher.restarts
             self._teacher_pools[name] = TeacherPool(
                 [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
-                batch_budget(settings, self._config.student.context_length),
+                batch_budget(teacher.settings, self._config.student.context_length),
                 self.watch,
                 lambda name: self._teacher(self._placed[name]),
                 max_restarts=max_restarts,
@@ -172,10 +171,11 @@ class ActorLauncher:
         )
 
     def _teacher(self, placed: PlacedActor) -> Any:
-        settings = self._teachers[placed.teacher]
-        actor = self._at(placed, TeacherActor, teacher_environment(settings))
-        members = members_of(self._config, settings)
-        return actor.remote(settings, self._vocab_size, self._own_topk, placed.teacher, members)
+        teacher = self._teachers[placed.teacher]
+        actor = self._at(placed, TeacherActor, teacher_environment(teacher.settings))
+        return actor.remote(
+            teacher.settings, self._vocab_size, self._own_topk, members=teacher.members
+        )
 
     def _trainer(self, placed: PlacedActor) -> Any:
         config = self._config

@@ -6,53 +6,22 @@ opd_ray.cluster.placement, what depends on both tokenizers by opd_ray.preflight.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from opd_ray.config.choices import CacheMode, SignalChoice, SyncBackend
-from opd_ray.config.keys import shown
-from opd_ray.config.resolved_teachers import models_of
+from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config, EvalTask
-from opd_ray.config.teacher import MODEL_KINDS, model_path
+from opd_ray.config.teacher import TRAITS, model_path
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
 from opd_ray.preflight.routes import name_problems, teachers_problems
 from opd_ray.tip import TipFilter
 
-_AT_LEAST = {
-    0: (
-        "run.steps run.checkpoint_every rollout.cpus_per_actor rollout.gpus_per_actor "
-        "rollout.threads rollout.temperature rollout.top_k teacher.cpus_per_replica "
-        "teacher.gpus_per_replica teacher.threads teacher.max_retries teacher.max_restarts "
-        "trainer.cpus_per_rank "
-        "trainer.threads trainer.learning_rate "
-        "trainer.warmup_steps trainer.weight_decay trainer.max_grad_norm eval.every eval.kl_prompts"
-    ),
-    1: (
-        "run.keep_checkpoints cluster.num_cpus cluster.object_store_bytes student.context_length "
-        "rollout.actors rollout.tensor_parallel_size rollout.prompts_per_step "
-        "rollout.samples_per_prompt rollout.max_new_tokens rollout.record_topk "
-        "rollout.max_num_seqs rollout.max_num_batched_tokens rollout.kv_cache_bytes "
-        "teacher.replicas teacher.topk teacher.batch_tokens teacher.kv_cache_bytes "
-        "teacher.tensor_parallel_size teacher.store_bytes teacher.named_tokens "
-        "teacher.concurrency loss.chunk_rows "
-        "trainer.ranks trainer.micro_batch_tokens sync.chunk_bytes"
-    ),
-}
-_ABOVE_ZERO = (
-    "cluster.start_timeout_s cluster.stall_timeout_s rollout.top_p rollout.gpu_memory_utilization "
-    "teacher.gpu_memory_utilization teacher.timeout_s loss.temperature "
-    "trainer.adam_eps sync.max_gap"
-)
-_AT_MOST_ONE = (
-    "rollout.top_p rollout.gpu_memory_utilization teacher.gpu_memory_utilization "
-    "trainer.gpus_per_rank trainer.min_lr_ratio"
-)
+# Sections whose numbers are checked alone; teachers, data and tasks are checked as they are used.
+_SECTIONS = ("run", "cluster", "student", "rollout", "loss", "trainer", "sync", "eval")
 
 
 def check_config(config: Config) -> None:
@@ -67,11 +36,11 @@ def config_problems(config: Config) -> list[str]:
     if unclear := name_problems(config):
         return unclear
     return [
-        *(text for text in _range_problems(config) if not text.startswith("teacher.")),
+        *_range_problems(config),
         *_run_problems(config),
         *_length_problems(config),
         *_rollout_problems(config),
-        *teachers_problems(config, _range_problems),
+        *teachers_problems(config),
         *_rule_problems(config),
         *_vocabulary_problems(config),
         *_trainer_problems(config),
@@ -85,9 +54,13 @@ def check_evaluation(config: Config) -> None:
     """Raise ConfigError for what an evaluation without teacher and trainers cannot have."""
     problems = [
         *_range_problems(config),
+        *range_problems("teacher", config.teacher),
         *_length_problems(config),
         *_rollout_problems(config),
-        *_top_k_problems([("student.path", config.student.path)], ["rollout.record_topk"], config),
+        *_top_k_problems(
+            [("student.path", config.student.path)],
+            {"rollout.record_topk": config.rollout.record_topk},
+        ),
         *data_problems(config),
         *eval_problems(config),
     ]
@@ -98,23 +71,8 @@ def check_evaluation(config: Config) -> None:
 
 
 def _range_problems(config: Config) -> Iterator[str]:
-    for least, keys in _AT_LEAST.items():
-        for key in keys.split():
-            value = _value(config, key)
-            if value is not None and not least <= value < math.inf:
-                yield f"{key} = {value}: must be at least {least}"
-    for key in _ABOVE_ZERO.split():
-        if not 0 < _value(config, key) < math.inf:
-            yield f"{key} = {_value(config, key)}: must be above 0"
-    for key in _AT_MOST_ONE.split():
-        if _value(config, key) > 1:
-            yield f"{key} = {_value(config, key)}: must be at most 1"
-    for key in ("trainer.gpus_per_rank", "trainer.min_lr_ratio"):
-        if _value(config, key) < 0:
-            yield f"{key} = {_value(config, key)}: must lie in [0, 1]"
-    for key in ("trainer.adam_beta1", "trainer.adam_beta2"):
-        if not 0 <= _value(config, key) < 1:
-            yield f"{key} = {_value(config, key)}: must lie in [0, 1)"
+    for section in _SECTIONS:
+        yield from range_problems(section, getattr(config, section))
 
 
 def _run_problems(config: Config) -> Iterator[str]:
@@ -180,21 +138,21 @@ def _rule_problems(config: Config) -> Iterator[str]:
 
 def _vocabulary_problems(config: Config) -> Iterator[str]:
     """Missing models, and top-k above the rows that a model has."""
+    teachers = config.teacher_set
     models = [("student.path", config.student.path)]
     models += [
         (f"{key}.path", path)
-        for key, settings in models_of(config).items()
-        if settings.kind in MODEL_KINDS and (path := model_path(settings))
+        for key, settings in teachers.models.items()
+        if settings.traits.runs_model and (path := model_path(settings))
     ]
-    topks = ["rollout.record_topk"]
-    if config.teacher.signal is SignalChoice.topk:
-        topks.append("teacher.topk")
-    yield from _top_k_problems(models, topks, config)
+    topks = {"rollout.record_topk": config.rollout.record_topk}
+    if teachers.first.signal is SignalChoice.topk:
+        topks["teacher.topk"] = teachers.first.topk
+    yield from _top_k_problems(models, topks)
 
 
-def _top_k_problems(
-    models: Sequence[tuple[str, str]], topks: Sequence[str], config: Config
-) -> Iterator[str]:
+def _top_k_problems(models: Sequence[tuple[str, str]], topks: Mapping[str, int]) -> Iterator[str]:
+    """Of models' paths and widths by key."""
     found: dict[str, str] = {}
     for key, path in models:
         try:
@@ -203,8 +161,7 @@ def _top_k_problems(
             yield f"{key} = {path!r}: {str(error).removeprefix(f'{path}: ')}"
             continue
         rows = (described or {}).get("vocab_size")
-        for topk in topks:
-            value = _value(config, topk)
+        for topk, value in topks.items():
             if rows is not None and value > rows:
                 found[topk] = (
                     f"{topk} = {value}: above the {rows} tokens of {key} = {path!r}; lower it"
@@ -226,10 +183,6 @@ def _trainer_problems(config: Config) -> Iterator[str]:
             "trainer.offload_optimizer = true with trainer.zero_stage = 0: only sharded state is "
             "offloaded; use trainer.zero_stage 1, 2 or 3"
         )
-
-
-def _value(config: Config, key: str) -> Any:
-    return reduce(getattr, key.split("."), config)
 
 
 def data_problems(config: Config) -> Iterator[str]:
@@ -260,10 +213,7 @@ def eval_problems(config: Config) -> Iterator[str]:
             get_task(task.task)
         except ConfigError as error:
             yield f"{place}.{error}"
-        for name, least in (("problems", 1), ("samples", 0), ("max_new_tokens", 1)):
-            value = getattr(task, name)
-            if value is not None and value < least:
-                yield f"{place}.{name} = {shown(value)}: must be at least {least}"
+        yield from range_problems(place, task)
         if not task.greedy and not task.samples:
             yield f"{place}.samples = 0 with greedy = false: nothing is asked; set one of them"
         if task.samples and task.temperature <= 0:
@@ -271,23 +221,25 @@ def eval_problems(config: Config) -> Iterator[str]:
                 f"{place}.temperature = {task.temperature:g} with samples = {task.samples}: they "
                 "need a temperature above 0; for greedy decoding alone set samples to 0"
             )
-        if not 0 < task.top_p <= 1:
-            yield f"{place}.top_p = {task.top_p:g}: must lie in (0, 1]"
 
 
 def teacher_accuracy_problems(config: Config) -> Iterator[str]:
     """Accuracy asked of a teacher that cannot write."""
-    if config.eval.teacher_accuracy and config.teacher.kind not in MODEL_KINDS:
+    teacher = config.teacher
+    if not config.eval.teacher_accuracy:
+        return
+    if not teacher.traits.runs_model:
+        writers = " or ".join(kind for kind, traits in TRAITS.items() if traits.runs_model)
         yield (
-            f"eval.teacher_accuracy = true with teacher.kind = {config.teacher.kind!r}: only a "
-            "teacher of kind hf or vllm can write answers; set it to false"
+            f"eval.teacher_accuracy = true with teacher.kind = {teacher.kind!r}: only a "
+            f"teacher of kind {writers} can write answers; set it to false"
         )
-    elif config.eval.teacher_accuracy and config.teacher.cache is CacheMode.replay:
+    elif teacher.cache is CacheMode.replay:
         yield (
             "eval.teacher_accuracy = true with teacher.cache = replay: no teacher "
             "is there to write answers; set it to false"
         )
-    elif config.eval.teacher_accuracy and not config.teacher.path:
+    elif not teacher.path:
         yield (
             "eval.teacher_accuracy = true with teacher.path = null: it is the section teacher that "
             "writes answers; set it to false"

@@ -10,9 +10,7 @@ from opd_ray.cluster.memory_fit import capacity_problems, memory_problems, memor
 from opd_ray.cluster.nodes import Cluster, available_memory, gigabytes, this_machine
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.step_size import step_flows, step_tokens
-from opd_ray.config.choices import CacheMode
 from opd_ray.config.load import load_config
-from opd_ray.config.resolved_teachers import models_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.errors import OpdError
@@ -46,7 +44,8 @@ def examine(
     if problems:
         return report
     student = _shape(config.student.path)
-    models = {key: path for key, s in models_of(config).items() if (path := model_path(s))}
+    working = config.teacher_set.models.items()
+    models = {key: path for key, settings in working if (path := model_path(settings))}
     found = {path: _shape(path) for path in models.values()}
     teachers = {path: shape for path, shape in found.items() if shape is not None}
     report.add("models", _model_findings(config, student, models, teachers))
@@ -101,9 +100,10 @@ def _model_findings(
         )
         return
     yield _tried("pairing", lambda: _pair(config))
-    for key, settings in models_of(config).items():
-        if settings.kind == "http" and settings.cache is not CacheMode.replay:
-            yield _tried(f"{key}'s server", partial(_server, config, settings))
+    from opd_ray.preflight.models import asked_servers
+
+    for settings in asked_servers(config):
+        yield _tried(f"{settings.key}'s server", partial(_server, config, settings))
 
 
 def _pair(config: Config) -> str:
@@ -111,7 +111,8 @@ def _pair(config: Config) -> str:
 
     pairing = check_pairings(config)
     accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
-    without = {s.kind for s in models_of(config).values() if model_path(s) is None}
+    models = config.teacher_set.models.values()
+    without = {settings.kind for settings in models if model_path(settings) is None}
     if without:
         return (
             f"the student's tokenizer of {pairing.vocab_size:,} tokens; a teacher of kind "

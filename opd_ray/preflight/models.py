@@ -6,8 +6,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from actors.teacher.http.probe import check_server
 from opd_ray.config.choices import CacheMode
-from opd_ray.config.resolved_teachers import models_of, speaking_of
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.preflight.pairing import Pairing, check_pairings
 from opd_ray.tip import find_rule
 
@@ -25,17 +25,24 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
-    for key, settings in models_of(config).items():
-        if settings.kind == "http" and settings.cache is not CacheMode.replay:
-            with speaking_of(key):
-                check_server(
-                    settings,
-                    tokenizer,
-                    pairing.vocab_size,
-                    context_length=config.student.context_length,
-                    own_topk=own_topk(config),
-                )
+    for settings in asked_servers(config):
+        check_server(
+            settings,
+            tokenizer,
+            pairing.vocab_size,
+            context_length=config.student.context_length,
+            own_topk=own_topk(config),
+        )
     return pairing, tokenizer
+
+
+def asked_servers(config: Config) -> list[TeacherSettings]:
+    """The teachers behind a URL that a run asks."""
+    return [
+        model
+        for model in config.teacher_set.models.values()
+        if model.traits.asks_server and model.cache is not CacheMode.replay
+    ]
 
 
 def own_topk(config: Config) -> int:

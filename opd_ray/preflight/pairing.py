@@ -10,16 +10,17 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from opd_ray.config.resolved_teachers import in_words_of, models_of, speaking_of
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.errors import OpdError
 from opd_ray.models.tokenizer import ModelFacts, describe_model, fingerprint_problems
-from opd_ray.preflight.tokenizers import context_problem, differences, own_size_differences
+from opd_ray.preflight.tokenizers import (
+    ACCEPTABLE,
+    context_problem,
+    differences,
+    own_size_differences,
+)
 from opd_ray.types import TeacherInfo
-
-# Differences a user may accept (teacher.accept_mismatch), and what they mean.
-ACCEPTABLE = ("extra_tokens", "merges", "special_tokens", "probes", "eos", "pad", "chat_template")
 
 
 class PairingError(OpdError, ValueError):
@@ -45,6 +46,7 @@ def check_pairing(
     accept: Iterable[str] = (),
     trust_student_code: bool = False,
     trust_teacher_code: bool = False,
+    key: str = "teacher",
 ) -> Pairing:
     """Compare a student with a teacher, both Hugging Face folders or hub names.
 
@@ -53,6 +55,7 @@ def check_pairing(
             :func:`check_teacher_info` asks the running teacher later.
         context_length: longest prompt plus response of the run, tokens.
         accept: names out of ACCEPTABLE of differences that are reported, not refused.
+        key: where the configuration speaks of the teacher.
 
     Raises:
         ModelFactsError: the files of one of them cannot be read.
@@ -62,43 +65,8 @@ def check_pairing(
     if teacher_path is None:
         return _student_alone(student, context_length)
     teacher = describe_model(teacher_path, trust_remote_code=trust_teacher_code)
-    return compare_models(student, teacher, context_length=context_length, accept=accept)
-
-
-def check_pairings(config: Config) -> Pairing:
-    """Compare the student of a run with every teacher in it; what all of them share.
-
-    Raises:
-        ModelFactsError, PairingError: see :func:`check_pairing`, of the first that does not fit.
-    """
-    pairings: dict[str, Pairing] = {}
-    for key, settings in models_of(config).items():
-        with speaking_of(key):
-            pairings[key] = check_pairing(
-                config.student.path,
-                model_path(settings),
-                context_length=config.student.context_length,
-                accept=settings.accept_mismatch,
-                trust_student_code=config.student.trust_remote_code,
-                trust_teacher_code=settings.trust_remote_code,
-            )
-    found = list(pairings.values())
-    return replace(
-        found[0],
-        vocab_size=min(pairing.vocab_size for pairing in found),
-        accepted=tuple(
-            f"{key}: {in_words_of(key, text)}" for key, p in pairings.items() for text in p.accepted
-        ),
-        teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
-    )
-
-
-def compare_models(
-    student: ModelFacts, teacher: ModelFacts, *, context_length: int, accept: Iterable[str] = ()
-) -> Pairing:
-    """As :func:`check_pairing`, of facts already read."""
-    accepted = _accepted(accept)
-    found = differences(student, teacher, context_length)
+    accepted = _accepted(accept, key)
+    found = differences(student, teacher, context_length, key)
     refused = [text for kind, text in found if kind not in accepted]
     if refused:
         listed = "\n".join(f"  - {text}" for text in refused)
@@ -110,6 +78,32 @@ def compare_models(
         tokenizer_hash=student.tokenizer_hash,
         accepted=tuple(text for _, text in found),
         teacher_contexts={teacher.path: teacher.context_length},
+    )
+
+
+def check_pairings(config: Config) -> Pairing:
+    """Compare the student of a run with every teacher in it; what all of them share.
+
+    Raises:
+        ModelFactsError, PairingError: see :func:`check_pairing`, of the first that does not fit.
+    """
+    pairings: dict[str, Pairing] = {}
+    for key, settings in config.teacher_set.models.items():
+        pairings[key] = check_pairing(
+            config.student.path,
+            model_path(settings),
+            context_length=config.student.context_length,
+            accept=settings.accept_mismatch,
+            trust_student_code=config.student.trust_remote_code,
+            trust_teacher_code=settings.trust_remote_code,
+            key=key,
+        )
+    found = list(pairings.values())
+    return replace(
+        found[0],
+        vocab_size=min(pairing.vocab_size for pairing in found),
+        accepted=tuple(f"{key}: {text}" for key, p in pairings.items() for text in p.accepted),
+        teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
     )
 
 
@@ -160,21 +154,21 @@ def uncompared_tokenizer(info: TeacherInfo, models: Iterable[TeacherSettings]) -
         models: its settings, or those of its members.
     """
     # A server's tokenizer is probed, or the server is refused.
-    unseen = any(model_path(model) is None and model.kind != "http" for model in models)
+    unseen = [m for m in models if model_path(m) is None and not m.traits.asks_server]
     if info.tokenizer_hash is not None or not unseen:
         return None
     return (
         f"teacher {info.name!r}: its tokenizer was not compared with the student's: it has neither "
-        "teacher.path nor info().tokenizer_hash (opd_ray.models.tokenizer.tokenizer_hash)"
+        f"{unseen[0].key}.path nor info().tokenizer_hash (opd_ray.models.tokenizer.tokenizer_hash)"
     )
 
 
-def _accepted(accept: Iterable[str]) -> frozenset[str]:
+def _accepted(accept: Iterable[str], key: str) -> frozenset[str]:
     accepted = frozenset(accept)
     unknown = sorted(accepted - set(ACCEPTABLE))
     if unknown:
         raise PairingError(
-            f"teacher.accept_mismatch names {unknown[0]!r}; it may name {', '.join(ACCEPTABLE)}"
+            f"{key}.accept_mismatch names {unknown[0]!r}; it may name {', '.join(ACCEPTABLE)}"
         )
     return accepted
 

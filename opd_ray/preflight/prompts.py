@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from opd_ray.config.resolved_teachers import cast_of, key_of, parts_of
 from opd_ray.config.schema import Config
 from opd_ray.data.prompt_set import SourceReport
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
@@ -68,12 +67,12 @@ def repeated_problems(prompts: PromptFeed, tasks: Sequence[HeldOutTask]) -> list
 def _longest_sequences(
     config: Config, parts: Sequence[Mapping[str, SourceReport]]
 ) -> dict[str, int]:
-    cast = cast_of(config)
-    (only, *_) = cast.teachers
+    teachers = config.teacher_set
+    (only, *_) = teachers.working
     longest: dict[str, int] = {}
     for sources in parts:
         for source, report in sources.items():
-            name = cast.routes.get(source, only)
+            name = teachers.routes.get(source, only)
             tokens = (report.longest_teacher_prompt or 0) + config.rollout.max_new_tokens
             longest[name] = max(longest.get(name, 0), tokens)
     return longest
@@ -106,15 +105,14 @@ def _without_prompts(config: Config, sources: Mapping[str, SourceReport]) -> lis
 def _too_long(
     config: Config, longest: Mapping[str, int], teacher_contexts: Mapping[str, int]
 ) -> list[str]:
-    cast = cast_of(config)
     problems = []
     for name, tokens in longest.items():
-        settings = cast.teachers[name]
-        paths = [model.path or "" for model in parts_of(config, settings)]
+        teacher = config.teacher_set.working[name]
+        paths = [model.path or "" for model in teacher.models]
         contexts = [teacher_contexts[path] for path in paths if path in teacher_contexts]
         if contexts and min(contexts) < tokens:
             problems.append(
-                f"{key_of(name)}: its longest prompt with rollout.max_new_tokens = "
+                f"{teacher.settings.key}: its longest prompt with rollout.max_new_tokens = "
                 f"{config.rollout.max_new_tokens} has {tokens} tokens, its context is "
                 f"{min(contexts)}; shorten data.fields.teacher_prompt, lower "
                 "rollout.max_new_tokens, or use a teacher with a longer context"

@@ -1,7 +1,6 @@
 """In what the token vocabularies, special tokens, templates and sizes of two models differ.
 
-Each difference is a kind (``ACCEPTABLE`` in :mod:`opd_ray.preflight.pairing` names those a user may
-accept) and a sentence that says what differs and what to do.
+Each difference is a kind and a sentence that says what differs and what to do.
 """
 
 from __future__ import annotations
@@ -11,14 +10,19 @@ from itertools import zip_longest
 
 from opd_ray.models.tokenizer import PROBES, ModelFacts
 
+# Differences a user may accept (``accept_mismatch`` of a teacher), and what they mean.
+ACCEPTABLE = ("extra_tokens", "merges", "special_tokens", "probes", "eos", "pad", "chat_template")
+
 _SHOWN = 5
 
 Difference = tuple[str, str]  # kind, text
 
 
-def differences(student: ModelFacts, teacher: ModelFacts, context_length: int) -> list[Difference]:
+def differences(
+    student: ModelFacts, teacher: ModelFacts, context_length: int, key: str = "teacher"
+) -> list[Difference]:
     """All of them; ``context_length`` is the run's longest prompt plus response, tokens."""
-    return [
+    found = [
         *_token_differences(student, teacher),
         *_sequence_difference("merges", student.merges, teacher.merges),
         *_special_differences(student, teacher),
@@ -28,6 +32,15 @@ def differences(student: ModelFacts, teacher: ModelFacts, context_length: int) -
         *own_size_differences("student", student, context_length),
         *own_size_differences("teacher", teacher, context_length),
     ]
+    return [(kind, text + _way_out(kind, key)) for kind, text in found]
+
+
+def _way_out(kind: str, key: str) -> str:
+    """What ends the sentence on a difference that may be accepted."""
+    if kind not in ACCEPTABLE:
+        return ""
+    accept = "drop them from its distribution" if kind == "extra_tokens" else "accept it"
+    return f", or {accept} with {key}.accept_mismatch=[{kind}]"
 
 
 def own_size_differences(name: str, facts: ModelFacts, context_length: int) -> list[Difference]:
@@ -79,7 +92,7 @@ def _token_differences(student: ModelFacts, teacher: ModelFacts) -> list[Differe
             "teacher",
             teacher,
             student,
-            f"use one tokenizer, or drop them from its distribution with {_remedy('extra_tokens')}",
+            "use one tokenizer",
         ),
     ):
         extra = sorted(mine.tokens.keys() - other.tokens.keys())
@@ -104,7 +117,7 @@ def _sequence_difference(kind: str, mine: Sequence[str], other: Sequence[str]) -
             kind,
             f"{kind}: {len(mine)} in the student, {len(other)} in the teacher, first differing at "
             f"number {place}: {ours!r} / {theirs!r}; the teacher would read splits it never saw: "
-            f"use one tokenizer, or accept it with {_remedy(kind)}",
+            "use one tokenizer",
         )
     ]
 
@@ -118,8 +131,7 @@ def _special_differences(student: ModelFacts, teacher: ModelFacts) -> list[Diffe
     return [
         (
             "special_tokens",
-            f"special tokens (student / teacher): {shown}; use one tokenizer, or accept it with "
-            f"{_remedy('special_tokens')}",
+            f"special tokens (student / teacher): {shown}; use one tokenizer",
         )
     ]
 
@@ -139,8 +151,7 @@ def _probe_differences(student: ModelFacts, teacher: ModelFacts) -> list[Differe
         return [
             (
                 "probes",
-                f"probe text (student / teacher): {problem}; use one tokenizer, or accept it with "
-                f"{_remedy('probes')}",
+                f"probe text (student / teacher): {problem}; use one tokenizer",
             )
         ]
     return []
@@ -157,7 +168,7 @@ def _end_differences(student: ModelFacts, teacher: ModelFacts) -> list[Differenc
                 "eos",
                 f"end of sequence: the student stops at {mine}, the teacher at {other}, which "
                 "would call any other end unlikely: set eos_token_id alike in both "
-                f"generation_config.json, or accept it with {_remedy('eos')}",
+                "generation_config.json",
             )
         )
     if student.pad_id != teacher.pad_id:
@@ -165,8 +176,7 @@ def _end_differences(student: ModelFacts, teacher: ModelFacts) -> list[Differenc
             (
                 "pad",
                 f"padding: token id {student.pad_id} in the student, {teacher.pad_id} in the "
-                f"teacher; set pad_token alike in both tokenizers, or accept it with "
-                f"{_remedy('pad')}",
+                "teacher; set pad_token alike in both tokenizers",
             )
         )
     return found
@@ -187,14 +197,9 @@ def _template_difference(mine: str | None, other: str | None) -> list[Difference
         (
             "chat_template",
             f"chat template (student / teacher): {problem}; the teacher reads prompts made with "
-            "the student's template: copy the teacher's to the student, or accept it with "
-            f"{_remedy('chat_template')}",
+            "the student's template: copy the teacher's to the student",
         )
     ]
-
-
-def _remedy(kind: str) -> str:
-    return f"teacher.accept_mismatch=[{kind}]"
 
 
 def _first(shown: Sequence[str], count: int) -> str:

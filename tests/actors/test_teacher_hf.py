@@ -296,7 +296,7 @@ def test_weights_that_are_no_numbers_are_refused(folder, tmp_path):
         HfTeacher(settings(str(tmp_path)))
 
 
-def test_more_tokens_than_rows_are_refused(folder):
+def test_more_tokens_than_the_output_head_has_are_refused(folder):
     with pytest.raises(TeacherError, match="96 rows for 97 tokens"):
         HfTeacher(settings(folder), vocab_size=97)
 

@@ -13,7 +13,7 @@ from opd_ray.config.choices import Scoring, SignalChoice, SyncBackend
 from opd_ray.config.schema import Config, EvalTask, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
-from opd_ray.preflight.config import check_config, config_problems
+from opd_ray.preflight.config import check_config, check_evaluation, config_problems
 from opd_ray.types import Divergence
 
 
@@ -66,12 +66,16 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         ({"teacher__topk": 0}, ["teacher.topk = 0"]),
         ({"run__steps": -1}, ["run.steps = -1", "at least 0"]),
         ({"cluster__num_cpus": 0}, ["cluster.num_cpus = 0"]),
+        ({"eval__every": -1}, ["eval.every = -1: must be at least 0"]),
+        ({"loss__chunk_rows": 0}, ["loss.chunk_rows = 0: must be at least 1"]),
+        ({"sync__chunk_bytes": 0}, ["sync.chunk_bytes = 0: must be at least 1"]),
+        ({"trainer__ranks": 0}, ["trainer.ranks = 0: must be at least 1"]),
         ({"rollout__temperature": -0.1}, ["rollout.temperature = -0.1"]),
         ({"rollout__top_p": 0.0}, ["rollout.top_p = 0.0", "above 0"]),
         ({"rollout__top_p": 1.1}, ["rollout.top_p = 1.1", "at most 1"]),
         ({"loss__temperature": 0.0}, ["loss.temperature = 0.0", "above 0"]),
         ({"trainer__min_lr_ratio": -0.5}, ["trainer.min_lr_ratio = -0.5", "[0, 1]"]),
-        ({"trainer__gpus_per_rank": 2}, ["trainer.gpus_per_rank = 2", "at most 1"]),
+        ({"trainer__gpus_per_rank": 2}, ["trainer.gpus_per_rank = 2", "[0, 1]"]),
         ({"trainer__adam_beta2": 1.0}, ["trainer.adam_beta2 = 1.0", "[0, 1)"]),
         ({"trainer__zero_stage": 4}, ["trainer.zero_stage = 4", "0, 1, 2 and 3"]),
         ({"run__resume": "never-was"}, ["run.resume = 'never-was'", "auto, never"]),
@@ -100,6 +104,7 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             {"teacher__kind": "oracle"},
             ["teacher.kind = 'oracle'", "there is hf, vllm, http, class, actor"],
         ),
+        ({"teacher__kind": "vlm"}, ["teacher.kind = 'vlm': did you mean vllm?"]),
         ({"teacher__kind": "vllm", "teacher__path": None}, ["teacher.path = null: kind vllm"]),
         (
             {"teacher__kind": "vllm", "teacher__signal": SignalChoice.hidden},
@@ -193,6 +198,22 @@ def test_illegal_values_are_named(config: Config, values: dict[str, Any], parts:
     assert len(problems) == 1, problems
     for part in parts:
         assert part in problems[0]
+
+
+def test_a_context_of_nothing_is_refused(config: Config) -> None:
+    said = config_problems(changed(config, student__context_length=0))
+    assert "student.context_length = 0: must be at least 1" in said
+
+
+def test_an_evaluation_has_the_same_ranges(config: Config) -> None:
+    bad = changed(config, rollout__actors=0, teacher__replicas=0, eval__tasks=[EvalTask(top_p=2)])
+    with pytest.raises(ConfigError) as caught:
+        check_evaluation(bad)
+    assert str(caught.value).splitlines() == [
+        "rollout.actors = 0: must be at least 1",
+        "teacher.replicas = 0: must be at least 1",
+        "eval.tasks[0].top_p = 2: must be above 0 and at most 1",
+    ]
 
 
 def test_topk_signal_alone_bounds_topk(config: Config) -> None:

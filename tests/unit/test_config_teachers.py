@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,7 @@ from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
 from opd_ray.config.load import load_config, to_yaml
-from opd_ray.config.resolved_teachers import (
-    cast_of,
-    members_of,
-    models_of,
-    named_teachers,
-    restarts_of,
-    speaking_of,
-)
+from opd_ray.config.resolved_teachers import NamedTeacher, WorkingTeacher
 from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
@@ -60,15 +53,16 @@ def ensemble(paths: dict[str, str], **members: float) -> Config:
 def test_a_named_teacher_differs_in_its_keys_alone(paths: dict[str, str]) -> None:
     config = routed(paths, dtype="bfloat16", replicas=3)
     assert config_problems(config) == []
-    named = named_teachers(config)["b"]
-    assert named == replace(config.teacher, path=paths["b"], dtype=Dtype.bfloat16, replicas=3)
-    assert list(cast_of(config).teachers) == ["teacher", "b"]
-    assert cast_of(config).routes == {"one": "teacher", "two": "b"}
+    named = config.teacher_set.named["b"]
+    own = {"path": paths["b"], "dtype": Dtype.bfloat16, "replicas": 3, "name": "b"}
+    assert asdict(named) == {**asdict(config.teacher), **own}
+    assert list(config.teacher_set.working) == ["teacher", "b"]
+    assert config.teacher_set.routes == {"one": "teacher", "two": "b"}
 
 
 def test_without_routes_the_section_teacher_judges_everything(paths: dict[str, str]) -> None:
-    cast = cast_of(config_of(paths))
-    assert (list(cast.teachers), dict(cast.routes)) == (["teacher"], {})
+    teachers = config_of(paths).teacher_set
+    assert (list(teachers.working), teachers.routes) == (["teacher"], {})
 
 
 def test_two_names_with_equal_settings_are_one_teacher(paths: dict[str, str]) -> None:
@@ -78,9 +72,9 @@ def test_two_names_with_equal_settings_are_one_teacher(paths: dict[str, str]) ->
         routes={"x": "again", "y": "b", "z": "teacher"},
     )
     assert config_problems(config) == []
-    cast = cast_of(config)
-    assert list(cast.teachers) == ["again", "b"]
-    assert cast.routes == {"x": "again", "y": "b", "z": "again"}
+    teachers = config.teacher_set
+    assert list(teachers.working) == ["again", "b"]
+    assert teachers.routes == {"x": "again", "y": "b", "z": "again"}
     # The placement's CPUs and threads do not part them again.
     cluster = Cluster((Node("n", 8, 10**12),))
     plan = plan_placement(config, cluster)
@@ -88,22 +82,22 @@ def test_two_names_with_equal_settings_are_one_teacher(paths: dict[str, str]) ->
         "teacher-again-0",
         "teacher-b-0",
     ]
-    settled = plan.settle(config)
-    assert list(cast_of(settled).teachers) == ["again", "b"]
-    assert cast_of(settled).teachers["again"].threads == 2
-    assert cast_of(settled).teachers["b"].threads >= 1
+    settled = plan.settle(config).teacher_set
+    assert list(settled.working) == ["again", "b"]
+    assert settled.working["again"].settings.threads == 2
+    assert settled.working["b"].settings.threads >= 1
+    assert settled.routes == {"x": "again", "y": "b", "z": "again"}
 
 
 def test_members_are_merged_and_their_weights_divided(paths: dict[str, str]) -> None:
     config = ensemble(paths, a=1.0, b=2.0, again=5.0)
     assert config_problems(config) == []
-    settings = cast_of(config).teachers["teacher"]
-    members = members_of(config, settings)
+    members = config.teacher_set.working["teacher"].members
     assert [(m.name, m.weight, m.settings.kind) for m in members] == [
         ("a", 6 / 8, "hf"),
         ("b", 2 / 8, "hf"),
     ]
-    assert list(models_of(config)) == ["teachers.a", "teachers.b"]
+    assert list(config.teacher_set.models) == ["teachers.a", "teachers.b"]
 
 
 def test_members_of_one_model_load_once_however_they_are_written(
@@ -121,25 +115,37 @@ def test_members_of_one_model_load_once_however_they_are_written(
     }
     config = replace(config, teachers=teachers)
     assert config_problems(config) == []
-    members = members_of(config, cast_of(config).teachers["teacher"])
+    members = config.teacher_set.working["teacher"].members
     assert [(m.name, m.weight) for m in members] == [("a", 0.8), ("coarse", 0.2)]
     # Two teachers by route with different replicas are two; another way to write a folder is not.
     routes = {"x": "a", "y": "slash", "z": "copies"}
     used = {name: teachers[name] for name in ("a", "slash", "copies")}
-    assert list(cast_of(config_of(paths, teachers=used, routes=routes)).teachers) == ["a", "copies"]
+    routed = config_of(paths, teachers=used, routes=routes)
+    assert list(routed.teacher_set.working) == ["a", "copies"]
+
+
+def test_members_take_the_signal_of_their_ensemble(paths: dict[str, str]) -> None:
+    config = ensemble(paths, a=1.0, again=1.0)
+    teachers = {"a": {"path": paths["a"], "topk": 3}, "again": {"path": paths["a"], "topk": 9}}
+    # k says nothing where hidden states travel.
+    main = replace(config.teacher, signal=SignalChoice.hidden)
+    config = replace(config, teachers=teachers, teacher=main)
+    assert config_problems(config) == []
+    [member] = config.teacher_set.working["teacher"].members
+    assert (member.name, member.weight, member.settings.topk) == ("a", 1.0, 8)
 
 
 def test_the_student_as_its_own_teacher(paths: dict[str, str]) -> None:
     config = config_of(paths)
     config = replace(config, teacher=TeacherSettings(kind="self", follow_decay=0.99))
     assert config_problems(config) == []
-    assert cast_of(config).teachers["teacher"].path == paths["student"]
+    assert config.teacher_set.first.path == paths["student"]
     # Beside it a model is a model, and follows nobody.
     config = replace(
         config, teachers={"b": {"path": paths["b"]}}, routes={"x": "b", "y": "teacher"}
     )
     assert config_problems(config) == []
-    other = cast_of(config).teachers["b"]
+    other = config.teacher_set.working["b"].settings
     assert (other.kind, other.follow_decay) == ("hf", None)
 
 
@@ -221,7 +227,7 @@ def test_each_teacher_has_a_cache_of_its_own(paths: dict[str, str], tmp_path: Pa
     config = config_of(
         paths, teacher=recorded, teachers={"b": {"path": paths["b"]}}, routes={"x": "b"}
     )
-    assert cast_of(config).teachers["b"].cache is CacheMode.off
+    assert config.teacher_set.named["b"].cache is CacheMode.off
     assert config_problems(config) == []
     for other in ({"kind": "ensemble", "members": {"b": 1.0}}, {"kind": "self"}):
         more = {"path": None, "follow_decay": 0.5 if other["kind"] == "self" else None, **other}
@@ -236,27 +242,17 @@ def test_decay_has_a_range(paths: dict[str, str], decay: float) -> None:
 
 
 def test_why_a_replica_is_not_started_again() -> None:
-    assert restarts_of("teacher", TeacherSettings(max_restarts=2)) == (
+    assert WorkingTeacher(TeacherSettings(max_restarts=2)).restarts == (
         2,
         "teacher.max_restarts = 2 allows no further start",
     )
-    assert restarts_of("b", TeacherSettings())[1].startswith("teachers.b.max_restarts = 1 ")
+    _, why = WorkingTeacher(NamedTeacher(name="b")).restarts
+    assert why.startswith("teachers.b.max_restarts = 1 ")
     follower = TeacherSettings(kind="self", follow_decay=0.9, max_restarts=1)
-    allowed, why = restarts_of("own", follower)
+    allowed, why = WorkingTeacher(follower).restarts
     assert allowed == 0
     assert "max_restarts" not in why
     assert "follows the student" in why
-
-
-def test_errors_name_the_key_of_the_teacher_they_are_about() -> None:
-    text = "raise teacher.store_bytes, or set teacher.signal=topk (my_teacher.x, teacher.topk)"
-    with pytest.raises(ConfigError) as error, speaking_of("teachers.b"):
-        raise ConfigError(text)
-    # Signal and width are the section's for all teachers.
-    assert str(error.value) == text.replace(" teacher.store", " teachers.b.store")
-    with pytest.raises(ConfigError) as error, speaking_of("teacher"):
-        raise ConfigError(text)
-    assert str(error.value) == text
 
 
 def test_self_has_no_path_of_its_own(paths: dict[str, str]) -> None:
@@ -274,3 +270,65 @@ def test_written_and_read_again(paths: dict[str, str], tmp_path: Path) -> None:
     assert changed.routes["p.jsonl"] == "b"
     with pytest.raises(ConfigError, match="routes"):
         load_config(str(file), ["routes=b"])
+
+
+def test_teachers_are_resolved_once_a_config(paths: dict[str, str]) -> None:
+    config = routed(paths)
+    assert config.teacher_set is config.teacher_set
+    assert "teacher_set" not in to_yaml(config)
+    assert config == routed(paths)
+    changed = replace(config, teachers={"b": {"path": paths["b"], "replicas": 4}})
+    assert changed.teacher_set.working["b"].settings.replicas == 4
+    assert config.teacher_set.working["b"].settings.replicas == 1
+
+
+def test_the_placement_reaches_the_members_of_an_ensemble(paths: dict[str, str]) -> None:
+    config = ensemble(paths, a=1.0, b=1.0)
+    # Of 6 cores, shared by one rollout actor and one teacher.
+    plan = plan_placement(config, Cluster((Node("n", 6, 10**12),)))
+    teacher = plan.settle(config).teacher_set.working["teacher"]
+    assert teacher.settings.threads == 3
+    assert [member.settings.threads for member in teacher.members] == [3, 3]
+    assert config.teacher_set.working["teacher"].settings.threads == 0
+
+
+def test_rollouts_alone_are_placed_whatever_the_teachers_are(paths: dict[str, str]) -> None:
+    config = config_of(paths, routes={"x": "nobody"}, teacher={"kind": "oracle"})
+    plan = plan_placement(config, Cluster((Node("n", 6, 10**12),)), roles=("rollout",))
+    assert plan.settle(config).rollout.threads == 6
+
+
+def test_one_teacher_alone_is_checked_under_its_own_name(paths: dict[str, str]) -> None:
+    config = routed(paths, replicas=0, signal="sampled")
+    config = replace(config, eval=replace(config.eval, kl_prompts=0))
+    config = replace(config, teacher=replace(config.teacher, batch_tokens=0, max_restarts=-1))
+    alone = config.with_teachers(config.teacher_set.only("b"))
+    assert config_problems(alone) == [
+        "teachers.b.replicas = 0: must be at least 1",
+        "teachers.b.max_restarts = -1: must be at least 0",
+        "teachers.b.batch_tokens = 0: must be at least 1",
+    ]
+
+
+def test_what_is_inherited_is_told_once(paths: dict[str, str]) -> None:
+    config = routed(paths, replicas=0)
+    config = replace(config, teacher=replace(config.teacher, batch_tokens=0))
+    assert config_problems(config) == [
+        "teacher.batch_tokens = 0: must be at least 1",
+        "teachers.b.replicas = 0: must be at least 1",
+    ]
+
+
+def test_each_teacher_is_checked_in_the_words_of_its_section(paths: dict[str, str]) -> None:
+    for own, expected in (
+        ({"gpus_per_replica": 2}, "teachers.b.gpus_per_replica = 2 with teachers.b.kind = 'hf'"),
+        ({"kind": "vllm", "signal": "hidden"}, "signal = hidden with teachers.b.kind = vllm"),
+        ({"kind": "http", "url": "host:1"}, "teachers.b.url = 'host:1': write it as"),
+        ({"kind": "class", "class_path": "Mine"}, "teachers.b.class_path = 'Mine': write it as"),
+        ({"kind": "actor"}, "cluster.address = null with teachers.b.kind = 'actor'"),
+        ({"cache_dir": "c"}, "teachers.b.cache_dir = 'c' with teachers.b.cache = off"),
+        ({"model": "m"}, "teachers.b.model = 'm' with teachers.b.kind = 'hf': it belongs to"),
+        ({"kind": "vlm"}, "teachers.b.kind = 'vlm': did you mean vllm? there is hf, vllm, http"),
+    ):
+        text = "\n".join(config_problems(routed(paths, **own)))
+        assert expected in text, own

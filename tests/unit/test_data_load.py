@@ -318,9 +318,9 @@ def test_missing_empty_and_wrong_files(tmp_path: Path, kind: DataKind) -> None:
         ({"kind": DataKind.jsonl}, "eval.data.path is empty: kind jsonl needs a file"),
         ({"kind": DataKind.python, "path": "my.module"}, 'write it as "module:attr"'),
         ({"instruction": "Solve this."}, "does not contain {prompt}"),
-        ({"max_prompt_tokens": 0}, "max_prompt_tokens = 0: use at least 1"),
-        ({"limit": 0}, "limit = 0: use at least 1"),
-        ({"chain_sum": ChainSumSettings(terms=1)}, "chain_sum.terms = 1: use at least 2"),
+        ({"max_prompt_tokens": 0}, "max_prompt_tokens = 0: must be at least 1"),
+        ({"limit": 0}, "limit = 0: must be at least 1"),
+        ({"chain_sum": ChainSumSettings(terms=1)}, "chain_sum.terms = 1: must be at least 2"),
         ({"fields": FieldSettings(prompt="")}, "fields.prompt is empty"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -94,7 +95,9 @@ def test_every_actor_has_its_own_settings_and_number(recorders: dict[str, Record
     assert trainers.of("rank") == [0, 1]
     assert trainers.of("world_size") == [2, 2]
     assert [settings.path for settings in teachers.of("settings")] == ["teacher", "coder"]
-    assert teachers.of("name") == ["teacher", "coder"]
+    assert [settings.name for settings in teachers.of("settings")] == ["teacher", "coder"]
+    # Of 8 cores, shared with the rollout actors.
+    assert [settings.threads for settings in teachers.of("settings")] == [2, 2]
 
 
 def test_no_actor_is_restarted_behind_the_runs_back(recorders: dict[str, Recorder]) -> None:
@@ -116,3 +119,15 @@ def test_the_teacher_writes_with_the_real_tokens_only(
     assert recorders["RolloutActor"].of("model_path") == [None, None, "teacher"]
     assert recorders["RolloutActor"].of("vocab_size") == [TOKENS] * 3
     assert asked == ["teacher writing answers"]
+
+
+def test_an_ensemble_is_started_with_its_members(recorders: dict[str, Recorder]) -> None:
+    members = {"teacher": TeacherSettings(kind="ensemble", members={"coder": 1.0, "poet": 3.0})}
+    teachers = {"coder": {"path": "coder"}, "poet": {"path": "poet"}}
+    config = replace(CONFIG, teachers=teachers, routes={}, **members)
+    placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+    ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS)
+    [started] = recorders["TeacherActor"].of("members")
+    found = [(m.name, m.weight, m.settings.path, m.settings.threads) for m in started]
+    # Of 8 cores, shared by two rollout actors and the ensemble's process.
+    assert found == [("coder", 0.25, "coder", 2), ("poet", 0.75, "poet", 2)]

@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config
 
+from opd_ray.config.resolved_teachers import NamedTeacher
 from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import ModelFactsError, describe_model
@@ -280,17 +281,19 @@ def test_every_teacher_is_compared_and_spoken_of_by_its_key(pair):
     )
     with pytest.raises(PairingError, match=r"accept it with teachers\.b\.accept_mismatch=\[eos\]"):
         check_pairings(config)
-    config.teachers["b"]["accept_mismatch"] = ["eos"]
+    accepting = {"b": {**config.teachers["b"], "accept_mismatch": ["eos"]}}
+    config = replace(config, teachers=accepting)
     [accepted] = check_pairings(config).accepted
     assert accepted.startswith("teachers.b: end of sequence: the student stops at")
 
 
 def test_a_tokenizer_that_nobody_compared_is_said():
     silent = TeacherInfo("mine", 300, 512, ("topk",))
-    own = TeacherSettings(kind="class", class_path="m:C")
+    own = NamedTeacher(kind="class", class_path="m:C", name="own")
     said = uncompared_tokenizer(silent, [own])
     assert said is not None
     assert said.startswith("teacher 'mine': its tokenizer was not compared with the student's")
+    assert "neither teachers.own.path nor" in said
     assert uncompared_tokenizer(silent, [TeacherSettings(path="compared"), own])
     assert uncompared_tokenizer(replace(silent, tokenizer_hash="same"), [own]) is None
     assert uncompared_tokenizer(silent, [replace(own, path="compared")]) is None

@@ -93,9 +93,10 @@ def test_what_the_config_says_is_kept() -> None:
 def test_settled_config_has_numbers_in_place_of_zeros() -> None:
     config = make_config({"threads": 0}, {"threads": 7, "cpus_per_actor": 1})
     settled = plan_placement(config, machine(4)).settle(config)
-    assert (settled.trainer.threads, settled.rollout.threads, settled.teacher.threads) == (4, 7, 2)
+    teacher = settled.teacher_set.first
+    assert (settled.trainer.threads, settled.rollout.threads, teacher.threads) == (4, 7, 2)
     assert (settled.trainer.cpus_per_rank, settled.rollout.cpus_per_actor) == (1, 1)
-    assert settled.teacher.cpus_per_replica == 1
+    assert teacher.cpus_per_replica == 1
     assert (
         replace(settled, trainer=config.trainer, rollout=config.rollout, teacher=config.teacher)
         == config
@@ -227,7 +228,7 @@ def test_rollout_and_teacher_memory() -> None:
     config = make_config(teacher={"signal": SignalChoice.hidden})
     assert rollout_memory(config, SHAPE).host["KV cache"] == config.rollout.kv_cache_bytes
     tokens = 32 * 4 * 128
-    assert teacher_memory(config, SHAPE).host["signals"] == tokens * 64 * 4
+    assert teacher_memory(config, config.teacher, SHAPE).host["signals"] == tokens * 64 * 4
     gpu = make_config(rollout={"gpus_per_actor": 2, "tensor_parallel_size": 2})
     split = rollout_memory(gpu, SHAPE)
     assert split.device["weights"] == 4 * SHAPE.parameters // 2

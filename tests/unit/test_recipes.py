@@ -143,7 +143,7 @@ def test_llama_memory_by_hand() -> None:
     student, teacher = read_shape(config.student.path), read_shape(str(config.teacher.path))
     assert student is not None
     assert teacher is not None
-    big = teacher_memory(config, teacher).device
+    big = teacher_memory(config, config.teacher, teacher).device
     assert big["weights"] == 70_553_706_496 * 2 // 4  # four GPUs
     assert big["KV cache"] == 10_240 * (2 * 80 * 8 * 128 * 2) // 4
     small = rollout_memory(config, student).device

@@ -18,6 +18,7 @@ from actors.teacher.contract.answers import check_answers
 from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
+from opd_ray.config.resolved_teachers import NamedTeacher
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HiddenSignal,
@@ -106,7 +107,7 @@ Cache = Callable[..., CachedTeacher]
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
     def make(mode: str, load: Any = never, **changes: Any) -> CachedTeacher:
-        settings = TeacherSettings(
+        settings = NamedTeacher(
             kind="class", cache=CacheMode(mode), cache_dir=str(tmp_path), topk=TOP, **changes
         )
         live = load(settings) if load is Costly else load
@@ -396,3 +397,18 @@ def test_a_server_of_recorded_answers_scores_as_the_teacher(cache: Cache) -> Non
     got = TeacherServer(cache("replay"), settings).score(REQUESTS)
     for one, other in zip(got, expected, strict=True):
         np.testing.assert_array_equal(one.columns["reverse_kl"], other.columns["reverse_kl"])
+
+
+def test_errors_name_the_teachers_own_folder(cache: Cache, tmp_path: Path) -> None:
+    folder = f"teachers.b.cache_dir = '{tmp_path}'"
+    with pytest.raises(TeacherError) as error:
+        cache("replay", name="b")
+    assert str(error.value).startswith(f"{folder}: nothing was recorded there")
+    assert str(error.value).endswith("record first with teachers.b.cache=record")
+    cache("record", Costly).score(REQUESTS[:1])
+    with pytest.raises(TeacherError) as error:
+        cache("replay", name="b").score(REQUESTS)
+    assert f"recorded in {folder}" in str(error.value)
+    with pytest.raises(TeacherError) as error:
+        cache("replay", name="b", dtype=Dtype.bfloat16)
+    assert str(error.value).startswith(f"{folder} holds answers of a teacher with dtype 'float32'")

@@ -14,7 +14,7 @@ from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import SignalChoice
-from opd_ray.config.resolved_teachers import Member
+from opd_ray.config.resolved_teachers import Member, NamedTeacher
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.preflight.contract.probes import contract_violations
@@ -116,10 +116,17 @@ def test_two_teachers_are_their_mixture() -> None:
         )
 
 
+def test_a_full_store_names_the_key_of_its_teacher() -> None:
+    chosen = {"signal": SignalChoice.topk, "topk": K, "store_bytes": 1}
+    server = TeacherServer(make(SignalChoice.topk, teacher=1.0), NamedTeacher(name="b", **chosen))
+    with pytest.raises(TeacherError, match=r"\(raise teachers\.b\.store_bytes, add replicas"):
+        server.score(requests(1))
+
+
 def test_hidden_states_and_heads_give_the_mixture() -> None:
     mixed = make(SignalChoice.hidden, teacher=0.25, student=0.75)
     server = TeacherServer(
-        mixed, TeacherSettings(kind="ensemble", signal=SignalChoice.hidden), "both"
+        mixed, NamedTeacher(kind="ensemble", signal=SignalChoice.hidden, name="both")
     )
     one, two = server.output_head()
     assert (one.share, two.share) == (0.25, 0.75)

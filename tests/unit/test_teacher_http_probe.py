@@ -13,7 +13,7 @@ from fake_server import KEY, FakeServer, V, running
 import actors.teacher.http.client as http_client
 from actors.teacher.http.probe import check_server
 from actors.teacher.protocol import TeacherError
-from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.resolved_teachers import NamedTeacher
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ class Letters:
 def check(fake: FakeServer | SimpleNamespace, context_length: int = 63, **changes: Any) -> Any:
     own_topk = changes.pop("own_topk", 0)
     vocab_size = changes.pop("vocab_size", V)
-    settings = TeacherSettings(
+    settings = NamedTeacher(
         kind="http", url=fake.url, **{"topk": 4, "named_tokens": 8, "max_retries": 1, **changes}
     )
     return check_server(
@@ -141,3 +141,20 @@ def test_a_rule_that_needs_every_value_of_the_student(fake: FakeServer) -> None:
     said = refused(fake, own_topk=4)
     assert "tip.rule needs the teacher's log-probability of every token" in said
     assert check(fake, own_topk=4, named_tokens=V)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"model": "other"}, "teachers.b.model = 'other', the server offers tiny"),
+        ({"own_topk": 4}, "teachers.b.kind=vllm, or teachers.b.named_tokens of the whole"),
+        ({"api_key_env": "OPD_RAY_NO_KEY"}, "teachers.b.api_key_env = 'OPD_RAY_NO_KEY'"),
+    ],
+)
+def test_a_named_teacher_is_spoken_of_by_its_key(
+    fake: FakeServer, changes: dict[str, Any], part: str
+) -> None:
+    said = refused(fake, name="b", **changes)
+    assert part in said
+    assert said.startswith("teachers.b.")
+    assert " teacher." not in said

@@ -117,7 +117,7 @@ def opened(path: Path) -> Iterator[safe_open]:
 def _damaged(path: Path, what: str) -> TeacherError:
     return TeacherError(
         f"{path}: this file of recorded answers is damaged ({what}); delete it, and record what "
-        "was in it again (teacher.cache=replay_or_ask)"
+        "was in it again (cache=replay_or_ask)"
     )
 
 

@@ -28,9 +28,9 @@ def identity_in(settings: TeacherSettings) -> dict[str, Any]:
         "dtype": settings.dtype.value,
         "weights": weights_fingerprint(settings.path),
     }
-    if settings.kind in ("hf", "vllm") and settings.path:
+    if settings.traits.runs_model and settings.path:
         known["name"] = Path(settings.path).name
-    elif settings.kind == "http" and settings.model:
+    elif settings.traits.asks_server and settings.model:
         known["name"] = settings.model
     return known
 
@@ -52,8 +52,8 @@ def info_of(identity: Mapping[str, Any], settings: TeacherSettings) -> TeacherIn
     return TeacherInfo(signals=(settings.signal.value,), meta=meta, **said)
 
 
-def read_identity(folder: Path) -> dict[str, Any]:
-    """Of the teacher whose answers are in a folder; {} if nobody's are.
+def read_identity(folder: Path, key: str) -> dict[str, Any]:
+    """Of the teacher at ``key`` whose answers are in a folder; {} if nobody's are.
 
     Raises:
         TeacherError: the file that says so cannot be read, or says something else.
@@ -61,7 +61,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         return {}
-    wrong = f"{path}: not a record of a teacher (%s); use another teacher.cache_dir and record anew"
+    wrong = f"{path}: not a record of a teacher (%s); use another {key}.cache_dir and record anew"
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
@@ -79,8 +79,8 @@ def check_identity(
         # Weight files need not be where answers are replayed.
         if value != recorded[key] and not (key == "weights" and value is None):
             raise TeacherError(
-                f"teacher.cache_dir = {settings.cache_dir!r} holds answers of a teacher with "
-                f"{key} {recorded[key]!r}; this one's is {value!r}: use another folder"
+                f"{settings.key}.cache_dir = {settings.cache_dir!r} holds answers of a teacher "
+                f"with {key} {recorded[key]!r}; this one's is {value!r}: use another folder"
             )
 
 

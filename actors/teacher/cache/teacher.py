@@ -53,14 +53,15 @@ class CachedTeacher:
         assert settings.cache_dir is not None
         self._settings, self._load, self._own_topk = settings, load, own_topk
         self._folder = Path(settings.cache_dir)
+        self._said = f"{settings.key}.cache_dir = {settings.cache_dir!r}"
         self._live: Teacher | None = None
-        self._identity = read_identity(self._folder)
+        self._identity = read_identity(self._folder, settings.key)
         if self._identity:
             check_identity(self._identity, identity_in(settings), settings)
         elif settings.cache is CacheMode.replay:
             raise TeacherError(
-                f"teacher.cache_dir = {settings.cache_dir!r}: nothing was recorded there; record "
-                "first with teacher.cache=record"
+                f"{self._said}: nothing was recorded there; record first with "
+                f"{settings.key}.cache=record"
             )
         self._files = AnswerFiles(self._folder)
         if not self._identity or settings.cache is CacheMode.record:
@@ -103,8 +104,8 @@ class CachedTeacher:
                 return file.get_tensor("weight"), bias
         if self._settings.cache is CacheMode.replay:
             raise TeacherError(
-                f"teacher.cache_dir = {self._settings.cache_dir!r}: no output head was recorded "
-                "there, which the hidden signal needs; record with teacher.signal=hidden"
+                f"{self._said}: no output head was recorded there, which the hidden signal needs; "
+                "record with teacher.signal=hidden"
             )
         teacher = self._teacher()
         if not isinstance(teacher, HeadTeacher):
@@ -126,7 +127,7 @@ class CachedTeacher:
             self._live = self._load()
             mine = identity_of(self._settings, self._live.info())
             # Another replica may have begun the folder meanwhile.
-            self._identity = self._identity or read_identity(self._folder)
+            self._identity = self._identity or read_identity(self._folder, self._settings.key)
             if not self._identity:
                 write_whole(self._folder / FILE, json.dumps(mine, indent=1))
                 self._identity = mine
@@ -139,9 +140,9 @@ class CachedTeacher:
             first = next(iter(missing.values()))
             raise TeacherError(
                 f"rollout {first.rollout_id!r}: its answer is not among the {len(self._files)} "
-                f"recorded in teacher.cache_dir = {self._settings.cache_dir!r} ({len(missing)} of "
+                f"recorded in {self._said} ({len(missing)} of "
                 f"{asked} rollouts of the batch are missing): replay the config and seed that "
-                "were recorded, or set teacher.cache=replay_or_ask"
+                f"were recorded, or set {self._settings.key}.cache=replay_or_ask"
             )
         teacher, requests = self._teacher(), list(missing.values())
         answers = teacher.score(requests)

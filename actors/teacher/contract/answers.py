@@ -57,6 +57,15 @@ def check_info(info: TeacherInfo, *, signal: str, topk: int) -> None:
             raise TeacherError(f"{who}: teacher.topk is {topk}, it can give 1 to {limit}")
 
 
+def check_size(info: TeacherInfo, vocab_size: int | None) -> None:
+    """Refuse a distribution over tokens that the student has not; too few are found elsewhere."""
+    if vocab_size is not None and info.vocab_size > vocab_size:
+        raise TeacherError(
+            f"teacher {info.name!r}: its info() says {info.vocab_size} tokens, student and teacher "
+            f"share {vocab_size}: leave the others (padding rows, too) out of its distribution"
+        )
+
+
 def check_request(info: TeacherInfo, request: ScoreRequest) -> None:
     """Whether a teacher can be asked this.
 

@@ -60,11 +60,12 @@ class HttpClient:
 
     def __init__(self, settings: TeacherSettings, most_retries: int | None = None) -> None:
         self._settings = settings
+        self.said = f"{settings.key}.url = {settings.url!r}"  # the server, for messages
         self._retries = settings.max_retries
         if most_retries is not None:
             self._retries = min(self._retries, most_retries)
         self._url = str(settings.url).rstrip("/")
-        self._key = _key(settings.api_key_env)
+        self._key = _key(settings)
         self._random = random.Random()
 
     async def __aenter__(self) -> HttpClient:
@@ -119,21 +120,20 @@ class HttpClient:
                     trouble = reply.complaint
                     pause = _asked_pause(response.headers.get("Retry-After"))
             except TimeoutError:
-                trouble = f"no answer within teacher.timeout_s = {self._settings.timeout_s:g} s"
+                settings = self._settings
+                trouble = f"no answer within {settings.key}.timeout_s = {settings.timeout_s:g} s"
             except aiohttp.ClientError as error:
                 trouble = self._clean(f"{type(error).__name__}: {error}")
             if pause > _LONGEST_ASKED:
-                raise TeacherError(
-                    f"teacher.url = {self._url!r}: {trouble}; it asks to wait {pause:.0f} s"
-                )
+                raise TeacherError(f"{self.said}: {trouble}; it asks to wait {pause:.0f} s")
             if number + 1 < tries:
                 longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**number)
                 # Not below half: an overloaded server gets the pause that the doubling is for.
                 await asyncio.sleep(pause + longest * self._random.uniform(0.5, 1.0))
         limit = ""
         if self._retries == self._settings.max_retries:
-            limit = f", teacher.max_retries = {self._retries}"
-        raise TeacherError(f"teacher.url = {self._url!r}: {trouble} (tried {tries} times{limit})")
+            limit = f", {self._settings.key}.max_retries = {self._retries}"
+        raise TeacherError(f"{self.said}: {trouble} (tried {tries} times{limit})")
 
     def _parsed(self, content: bytes) -> Any:
         text = self._clean(content.decode("utf-8", errors="replace"))
@@ -146,14 +146,15 @@ class HttpClient:
         return text.replace(self._key, "***") if self._key else text
 
 
-def _key(variable: str | None) -> str | None:
+def _key(settings: TeacherSettings) -> str | None:
+    variable = settings.api_key_env
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
     if not key:
         raise TeacherError(
-            f"teacher.api_key_env = {variable!r}: that environment variable is not set in this "
-            "process; set it before the run, and before Ray is started on every node"
+            f"{settings.key}.api_key_env = {variable!r}: that environment variable is not set in "
+            "this process; set it before the run, and before Ray is started on every node"
         )
     return key
 

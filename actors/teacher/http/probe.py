@@ -74,7 +74,7 @@ async def probe(
         TeacherError: naming what it lacks.
     """
     entry = await _model(client, settings)
-    model = entry["id"]
+    key, model = settings.key, entry["id"]
     named = named_tokens(settings, vocab_size, own_topk)
     for what, tokens, asked, remedy in (
         ("prompt log-probabilities", [0, 0], 0, "use a server that takes prompt_logprobs (vLLM)"),
@@ -88,7 +88,7 @@ async def probe(
             f"its {named} likeliest tokens at a position",
             [0, 0],
             named,
-            f"start it with --max-logprobs {named}, or lower teacher.named_tokens and teacher.topk",
+            f"start it with --max-logprobs {named}, or lower {key}.named_tokens and teacher.topk",
         ),
     ):
         reply = await client.post("/completions", scoring_body(model, tokens, asked))
@@ -98,7 +98,7 @@ async def probe(
         problems.append(
             f"tip.rule needs the teacher's log-probability of every token of the student's top-K, "
             f"which this server tells of its {named} likeliest tokens alone: use another rule, "
-            "teacher.kind=vllm, or teacher.named_tokens of the whole vocabulary"
+            f"{key}.kind=vllm, or {key}.named_tokens of the whole vocabulary"
         )
     length = entry.get("max_model_len", 0)
     if not length:
@@ -126,7 +126,7 @@ async def _model(client: HttpClient, settings: TeacherSettings) -> dict[str, Any
     reply = await client.get("/models")
     if reply.status in (401, 403):
         key = settings.api_key_env
-        remedy = f"the key in {key} is wrong" if key else "set teacher.api_key_env"
+        remedy = f"the key in {key} is wrong" if key else f"set {settings.key}.api_key_env"
         _raise(settings, [f"the server wants another API key ({reply.complaint}): {remedy}"])
     entries = reply.body.get("data") if reply.ok and isinstance(reply.body, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
@@ -140,10 +140,8 @@ async def _model(client: HttpClient, settings: TeacherSettings) -> dict[str, Any
     if wanted is None and len(names) == 1:
         wanted = names[0]
     if wanted not in names:
-        _raise(
-            settings,
-            [f"teacher.model = {wanted!r}, the server offers {', '.join(names) or 'none'}"],
-        )
+        offers = ", ".join(names) or "none"
+        _raise(settings, [f"{settings.key}.model = {wanted!r}, the server offers {offers}"])
     return entries[names.index(str(wanted))]
 
 
@@ -174,7 +172,7 @@ async def _tokenizer_problems(
                 return []  # its tokenizer's files are compared with the student's
             return [
                 f"its tokenizer cannot be compared with the student's (POST /tokenize: "
-                f"{reply.complaint}): set teacher.path to a folder with the served model's "
+                f"{reply.complaint}): set {settings.key}.path to a folder with the served model's "
                 "config.json and tokenizer"
             ]
         mine = tokenizer.encode(text, add_special_tokens=False)
@@ -182,7 +180,7 @@ async def _tokenizer_problems(
             return [
                 f"it splits text otherwise: {text!r} becomes {tokens[:12]}, in the student "
                 f"{mine[:12]}: serve a teacher with the student's tokenizer, or accept it with "
-                "teacher.accept_mismatch=[probes]"
+                f"{settings.key}.accept_mismatch=[probes]"
             ]
     return []
 
@@ -190,4 +188,4 @@ async def _tokenizer_problems(
 def _raise(settings: TeacherSettings, problems: list[str]) -> None:
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
-        raise TeacherError(f"teacher.url = {settings.url!r} cannot be the teacher:{listed}")
+        raise TeacherError(f"{settings.key}.url = {settings.url!r} cannot be the teacher:{listed}")

@@ -29,7 +29,7 @@ class NamedRows:
     cap_m: np.ndarray  # float32, nats; no token that is not named is likelier
     mass_m: np.ndarray  # float64, probability of all that are named
 
-    def likeliest(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def likeliest(self, k: int, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Ids and log-probabilities of the k likeliest tokens, [m, k] each.
 
         Raises:
@@ -39,7 +39,7 @@ class NamedRows:
             row = int(np.argmax((self.ids_mE[:, :k] < 0).any(axis=1)))
             raise TeacherError(
                 f"position {row}: without ids that are no tokens of the student, the server names "
-                f"fewer than {k} likeliest tokens; raise teacher.named_tokens"
+                f"fewer than {k} likeliest tokens; raise {key}.named_tokens"
             )
         return (
             np.ascontiguousarray(self.ids_mE[:, :k]),
@@ -157,6 +157,5 @@ def _refuse_padding(who: str, ids_mE: np.ndarray, mass_mE: np.ndarray, vocab_siz
         raise TeacherError(
             f"{who}, position {row}: the server gives {mass_m[row]:.3g} of the probability to ids "
             f"that are no tokens of the student (as {worst}; it has {vocab_size}): serve a model "
-            "whose tokenizer has the student's size, or use teacher.kind=vllm, which leaves them "
-            "out"
+            "whose tokenizer has the student's size, or use kind vllm, which leaves them out"
         )

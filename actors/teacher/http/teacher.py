@@ -112,12 +112,12 @@ class HttpTeacher:
         except TeacherError as error:
             raise TeacherError(f"{who}: {error}") from error
         if not reply.ok:
-            raise TeacherError(f"{who}: teacher.url = {self._settings.url!r}: {reply.complaint}")
+            raise TeacherError(f"{who}: {self._client.said}: {reply.complaint}")
         rows = read_rows(who, reply.body, request, self._named, self._vocab_size)
         return self._answer(request, rows, reply.retries)
 
     def _answer(self, request: ScoreRequest, rows: NamedRows, retries: int) -> TeacherAnswer:
-        student = request.student_topk
+        student, key = request.student_topk, self._settings.key
         told_mK, known_mK = rows.look_up(student.ids)
         return TeacherAnswer(
             rollout_id=request.rollout_id,
@@ -126,11 +126,11 @@ class HttpTeacher:
                 student.logprobs, told_mK, known_mK, rows.cap_m, rows.mass_m
             ),
             signal=self._signal(rows),
-            topk=TopK(*rows.likeliest(self._own_topk)) if self._own_topk else None,
+            topk=TopK(*rows.likeliest(self._own_topk, key)) if self._own_topk else None,
             retries=retries,
         )
 
     def _signal(self, rows: NamedRows) -> Signal:
         if self._settings.signal is SignalChoice.sampled:
             return SampledSignal(rows.logprob_m)
-        return TopKSignal(*rows.likeliest(self._settings.topk))
+        return TopKSignal(*rows.likeliest(self._settings.topk, self._settings.key))

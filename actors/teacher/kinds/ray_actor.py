@@ -10,7 +10,9 @@ import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors.teacher.contract.answers import check_size
 from actors.teacher.protocol import TeacherError, Wanted
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 
@@ -20,32 +22,33 @@ class ActorTeacher:
     An actor that has ``info_as`` and ``score_as`` too, as those of ``opd-ray serve-teacher``, is
     told what this run wants of it.
 
-    Args:
-        name: of the actor.
-        namespace: the Ray namespace that it was named in.
-        wanted: signal and widths that the run asks for.
+    Args: as :func:`actors.teacher.registry.make_teacher`; of ``settings``, ``actor_name``,
+        ``actor_namespace``, ``signal`` and ``topk``.
 
     Raises:
-        TeacherError: no such actor, or one without these methods.
+        TeacherError: no such actor, one without these methods, or one with a larger vocabulary.
     """
 
-    def __init__(self, name: str, namespace: str, wanted: Wanted) -> None:
-        self._name = name
-        self._wanted = wanted
+    def __init__(
+        self, settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
+    ) -> None:
+        name, namespace = settings.actor_name or "", settings.actor_namespace
+        self._said = f"{settings.key}.actor_name = {name!r}"
+        self._wanted = Wanted(settings.signal, settings.topk, own_topk)
         try:
             self._actor = ray.get_actor(name, namespace=namespace)
         except ValueError as error:
             raise TeacherError(
-                f"teacher.actor_name = {name!r}: no such actor runs in the Ray namespace "
-                f"{namespace!r}; start it first, with lifetime='detached', or set "
-                "teacher.actor_namespace to its own"
+                f"{self._said}: no such actor runs in the Ray namespace {namespace!r}; start it "
+                f"first, with lifetime='detached', or set {settings.key}.actor_namespace to its own"
             ) from error
         missing = [method for method in ("info", "score") if not hasattr(self._actor, method)]
         if missing:
             raise TeacherError(
-                f"teacher.actor_name = {name!r}: that actor has no method {', '.join(missing)}; "
-                "a teacher has info() and score(requests) (actors.teacher.protocol.Teacher)"
+                f"{self._said}: that actor has no method {', '.join(missing)}; a teacher has "
+                "info() and score(requests) (actors.teacher.protocol.Teacher)"
             )
+        check_size(self.info(), vocab_size)
 
     def info(self) -> TeacherInfo:
         """What the actor says of itself."""
@@ -71,8 +74,7 @@ class ActorTeacher:
         """
         if not hasattr(self._actor, "output_head"):
             raise TeacherError(
-                f"teacher.actor_name = {self._name!r}: that actor has no output_head(): set "
-                "teacher.signal to topk"
+                f"{self._said}: that actor has no output_head(): set teacher.signal to topk"
             )
         return self._ask(self._actor.output_head.remote())
 
@@ -86,4 +88,4 @@ class ActorTeacher:
         try:
             return ray.get(reference)
         except (RayTaskError, RayActorError) as error:
-            raise TeacherError(f"teacher.actor_name = {self._name!r}: {error}") from error
+            raise TeacherError(f"{self._said}: {error}") from error

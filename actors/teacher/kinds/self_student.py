@@ -56,7 +56,7 @@ class Follower(HfTeacher):
             TeacherError: the teacher is frozen, or a tensor is missing or of another shape.
         """
         if self._decay is None:
-            raise TeacherError("teacher.follow_decay = null: this teacher does not follow")
+            raise TeacherError(f"{self._settings.key}.follow_decay = null: it does not follow")
         missing = set(self._average)
         for name, tensor in weights:
             average = self._average.get(name)

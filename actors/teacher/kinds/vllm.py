@@ -43,7 +43,7 @@ class VllmTeacher:
         own_topk: how many of its own likeliest tokens each answer names beside the signal.
 
     Raises:
-        TeacherError: a vocabulary smaller than ``vocab_size``, or a KV cache that holds no token.
+        TeacherError: a vocabulary smaller than ``vocab_size``, or no room in the KV cache.
     """
 
     def __init__(
@@ -215,5 +215,5 @@ class VllmTeacher:
 def _cache_key(settings: TeacherSettings) -> tuple[str, float]:
     """The key that sizes the KV cache, and its value."""
     if settings.gpus_per_replica:
-        return "teacher.gpu_memory_utilization", settings.gpu_memory_utilization
-    return "teacher.kv_cache_bytes", settings.kv_cache_bytes
+        return f"{settings.key}.gpu_memory_utilization", settings.gpu_memory_utilization
+    return f"{settings.key}.kv_cache_bytes", settings.kv_cache_bytes

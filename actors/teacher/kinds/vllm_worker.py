@@ -70,7 +70,7 @@ class ResponseScorer:
         if after_forward is None:
             raise RuntimeError(
                 f"vLLM's {type(runner).__name__} has no {_HOOK}(): this vLLM is none that the vllm "
-                "teacher knows (see the lock file); use teacher.kind=hf"
+                "teacher knows (see the lock file); use kind hf"
             )
         self._runner, self._vocab_size, self._topk = runner, vocab_size, topk
         self._responses: dict[str, Response] = {}

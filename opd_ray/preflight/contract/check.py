@@ -8,9 +8,8 @@ from dataclasses import replace
 from actors.teacher.registry import make_teacher
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.choices import CacheMode
-from opd_ray.config.resolved_teachers import cast_of, key_of, members_of, models_of, parts_of
+from opd_ray.config.resolved_teachers import WorkingTeacher
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.contract.differences import TOLERANCE
 from opd_ray.preflight.contract.probes import contract_violations
@@ -37,32 +36,32 @@ def check_teacher(config: Config) -> list[str]:
     config = replace(config, teacher=live, teachers=others)
     check_config(config)
     pairing, _ = check_models(config)
-    teachers = cast_of(config).teachers
-    kinds = {settings.kind for settings in models_of(config).values()}
+    teachers = config.teacher_set
+    in_cluster = any(model.traits.asks_cluster for model in teachers.models.values())
     found: list[str] = []
-    with RaySession(config.cluster) if "actor" in kinds else nullcontext():
-        for name, settings in teachers.items():
-            violations = _violations(config, settings, pairing)
-            several = f"{key_of(name)}: " if len(teachers) > 1 else ""
+    with RaySession(config.cluster) if in_cluster else nullcontext():
+        for teacher in teachers.working.values():
+            violations = _violations(config, teacher, pairing)
+            several = f"{teacher.settings.key}: " if len(teachers.working) > 1 else ""
             found += [f"{several}{text}" for text in violations]
     return found
 
 
-def _violations(config: Config, settings: TeacherSettings, pairing: Pairing) -> list[str]:
+def _violations(config: Config, working: WorkingTeacher, pairing: Pairing) -> list[str]:
+    settings, models = working.settings, working.models
     # A teacher of the user's own with too large a vocabulary is to be named, not refused.
-    size = None if settings.kind in ("class", "actor") else pairing.vocab_size
+    size = None if settings.traits.user_made else pairing.vocab_size
     teacher = make_teacher(
         settings,
         vocab_size=size,
         own_topk=own_topk(config),
-        members=members_of(config, settings),
+        members=working.members,
     )
-    models = parts_of(config, settings)
     # An ensemble is as coarse as its coarsest member, and has what differs in any of them.
     asked = replace(
         settings,
         dtype=max((model.dtype for model in models), key=TOLERANCE.__getitem__),
-        accept_mismatch=[kind for model in models for kind in model.accept_mismatch],
+        accept_mismatch=sorted(working.accepted),
     )
     try:
         found = contract_violations(
