@@ -8,7 +8,7 @@ import pytest
 from opd_ray.errors import ConfigError
 from opd_ray.tip import MissingScoreError, RuleInputs, TipFilter, TipSettings, TokenScores
 
-FOLDER = Path(__file__).parents[2] / "examples" / "custom_rule"
+FOLDER = Path(__file__).parents[3] / "examples" / "custom_rule"
 RULE = "surprise:surprise"
 
 

@@ -311,4 +311,4 @@ def test_a_hub_model_is_told_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_protocol_of_a_task_is_met() -> None:
-    assert get_task("test_evaluation_records:_Task").name == "digit"
+    assert get_task("test_records:_Task").name == "digit"
