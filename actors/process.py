@@ -14,7 +14,7 @@ import threading
 
 import ray
 
-from opd_ray.config.schema import RolloutSettings, TrainerSettings
+from opd_ray.config.schema import TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 
 # Threads that spin for long take a core that another stage needs, or the half of a core that their
@@ -41,10 +41,11 @@ def vllm_environment(threads: int) -> dict[str, str]:
     would hold for the calling thread alone, and vLLM's own kernels run in another.
 
     Args:
-        threads: CPU threads of the engine's matrix products, at least 1.
+        threads: CPU threads of the engine's matrix products; 0, where no placement plan has
+            filled them in, is one.
     """
     return {
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads or 1),
         # Engine and scheduler in the actor's process: starts faster, and one step is one call.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # The runner whose logits processors record the student's scores, and whose hidden states
@@ -76,7 +77,7 @@ def prepare_vllm(threads: int) -> None:
     import torch
 
     # vLLM's CPU worker forbids this later on.
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads or 1)
 
 
 # Every actor class with a lifeline declares this group, so that waiting blocks no other call.
@@ -90,16 +91,6 @@ class Lifeline:
     def lifeline(self) -> None:
         """Block until the process ends."""
         threading.Event().wait()
-
-
-def engine_environment(rollout: RolloutSettings) -> dict[str, str]:
-    """Variables for the process of one engine, for Ray's ``runtime_env={"env_vars": ...}``."""
-    return vllm_environment(engine_threads(rollout))
-
-
-def engine_threads(rollout: RolloutSettings) -> int:
-    """CPU threads of an engine; one where no placement plan has filled them in."""
-    return rollout.threads or 1
 
 
 def teacher_environment(settings: TeacherSettings) -> dict[str, str]:
@@ -117,7 +108,7 @@ def trainer_environment(trainer: TrainerSettings) -> dict[str, str]:
     imported, which transformers does on its own account.
     """
     environment = {
-        "OMP_NUM_THREADS": str(trainer_threads(trainer)),
+        "OMP_NUM_THREADS": str(trainer.threads or 1),  # 0: no placement plan filled them in
         "DS_ACCELERATOR": "cuda" if trainer.gpus_per_rank else "cpu",
         # A bar for every rank that loads or saves a model; set the variable to 0 to see them.
         "HF_HUB_DISABLE_PROGRESS_BARS": os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
@@ -127,11 +118,6 @@ def trainer_environment(trainer: TrainerSettings) -> dict[str, str]:
     if not trainer.gpus_per_rank:
         environment |= KEEP_FREED_MEMORY
     return environment
-
-
-def trainer_threads(trainer: TrainerSettings) -> int:
-    """CPU threads of a rank; one where no placement plan has filled them in."""
-    return trainer.threads or 1
 
 
 def peak_memory_bytes() -> int:

@@ -45,7 +45,6 @@ def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
         TrainerSettings(),
         LossSettings(),
         rank=0,
-        world_size=1,
         master=("127.0.0.1", port),
         vocab_size=vocab,
     )

@@ -159,7 +159,6 @@ def start_trainer(variant: str, plan: Plan) -> Trainer:
         TrainerSettings(threads=plan.threads),
         LossSettings(),
         rank=0,
-        world_size=1,
         master=("127.0.0.1", port),
         vocab_size=VOCAB,
     )

@@ -1,4 +1,4 @@
-"""The Ray actor around a rollout engine; start it with the variables of engine_environment."""
+"""The Ray actor around a rollout engine; start it with the variables of vllm_environment."""
 
 from __future__ import annotations
 
@@ -28,12 +28,11 @@ class RolloutActor(Lifeline):
         student: StudentSettings,
         rollout: RolloutSettings,
         sync: SyncSettings,
-        model_path: str | None = None,
         vocab_size: int | None = None,
     ) -> None:
         from actors.rollout.engine import RolloutEngine
 
-        self._engine = RolloutEngine(student, rollout, sync, model_path, vocab_size)
+        self._engine = RolloutEngine(student, rollout, sync, vocab_size)
         self._transport_end = TRANSPORTS[sync.backend].engine_end(self._engine)
         # References to the top-Ks of the running batch: Ray's count of references inside streamed
         # items can reach zero before the consumer has borrowed them, so they are held here.

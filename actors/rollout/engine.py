@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.process import engine_threads, prepare_vllm
-from actors.rollout.recorded_scores import (
-    RECORD_KEY,
-    TOPK_CONFIG,
-    VOCAB_CONFIG,
-    RecordedScores,
-)
+from actors.process import prepare_vllm
+from actors.rollout.recorded_scores import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG, RecordedScores
 from actors.weights.registry import TRANSPORTS
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.types import Rollout, RolloutRequest, Sampling, TopK
@@ -34,7 +29,6 @@ class RolloutEngine:
         student: model folder, context length.
         rollout: sizes, threads, K of the recorded top-K.
         sync: transport of new weights.
-        model_path: loads this folder in place of ``student.path``.
         vocab_size: real tokens; rows of the output beyond them are padding. None: all rows.
 
     Raises:
@@ -47,16 +41,14 @@ class RolloutEngine:
         student: StudentSettings,
         rollout: RolloutSettings,
         sync: SyncSettings,
-        model_path: str | None = None,
         vocab_size: int | None = None,
     ) -> None:
         self._student, self._rollout, self._sync = student, rollout, sync
         self._vocab_size = vocab_size
-        self._model_path = model_path or student.path
         self._requests: dict[str, tuple[RolloutRequest, bool]] = {}
         self._weights_complete = True
 
-        prepare_vllm(engine_threads(rollout))
+        prepare_vllm(rollout.threads)
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -90,7 +82,7 @@ class RolloutEngine:
 
         rollout = self._rollout
         args: dict[str, Any] = {
-            "model": self._model_path,
+            "model": self._student.path,
             "trust_remote_code": self._student.trust_remote_code,
             "max_model_len": self._student.context_length,
             "dtype": rollout.dtype.value,

@@ -34,13 +34,12 @@ class TrainerActor(Lifeline):
         sync: SyncSettings,
         *,
         rank: int,
-        world_size: int,
         vocab_size: int,
     ) -> None:
         from actors.trainer.trainer import Trainer
 
         self._make_trainer = partial(
-            Trainer, student, trainer, loss, rank=rank, world_size=world_size, vocab_size=vocab_size
+            Trainer, student, trainer, loss, rank=rank, vocab_size=vocab_size
         )
         self._rank = rank
         self._sync = sync

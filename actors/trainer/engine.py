@@ -17,7 +17,6 @@ from torch import Tensor
 from actors.trainer.batch import MicroBatch
 from actors.trainer.student import (
     HeadFunction,
-    Student,
     check_student,
     load_student,
     load_student_config,
@@ -45,7 +44,6 @@ class Engine:
         student: where the weights are.
         settings: of engine, optimizer and memory.
         rank: of this process.
-        world_size: number of ranks.
         master: address and port of rank 0, where all ranks meet.
         device: of this process.
 
@@ -59,11 +57,10 @@ class Engine:
         settings: TrainerSettings,
         *,
         rank: int,
-        world_size: int,
         master: tuple[str, int],
         device: torch.device,
     ) -> None:
-        _join(rank, world_size, master, device)
+        _join(rank, settings.ranks, master, device)
         import deepspeed
 
         self._rank = rank
@@ -71,7 +68,7 @@ class Engine:
         self._student_settings = student
         self._zero_stage = effective_zero_stage(settings)
         self._layout = {
-            "ranks": world_size,
+            "ranks": settings.ranks,
             "zero_stage": self._zero_stage,
             "dtype": settings.dtype.value,
         }
@@ -81,7 +78,7 @@ class Engine:
             hidden_size=load_student_config(student).hidden_size,
             on_gpu=device.type == "cuda",
         )
-        self.student: Student = load_student(
+        self.student = load_student(
             student,
             dtype,
             gradient_checkpointing=settings.gradient_checkpointing,

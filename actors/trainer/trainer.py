@@ -36,8 +36,7 @@ class Trainer:
         student: the student's weights and tokenizer.
         trainer: engine, optimizer and memory settings.
         loss: the divergence that is minimised.
-        rank: of this process, 0 <= rank < world_size.
-        world_size: trainer processes; each is one data-parallel rank.
+        rank: of this process, from 0; each is one data-parallel rank.
         master: address and port of rank 0, where all ranks meet.
         vocab_size: rows of the output heads that stand for tokens; those beyond are padding.
 
@@ -55,27 +54,19 @@ class Trainer:
         loss: LossSettings,
         *,
         rank: int,
-        world_size: int,
         master: tuple[str, int],
         vocab_size: int,
     ) -> None:
         self._loss = loss
         self._objective = Objective(loss, vocab_size)
         self._rank = rank
-        self._world_size = world_size
+        self._ranks = trainer.ranks
         self._vocab_size = vocab_size
         on_gpu = trainer.gpus_per_rank > 0
         self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self._width = width_of(on_gpu=on_gpu, bfloat16=trainer.dtype is Dtype.bfloat16)
         self._teacher_heads: dict[str, tuple[TeacherHead, ...]] = {}
-        self.engine = Engine(
-            student,
-            trainer,
-            rank=rank,
-            world_size=world_size,
-            master=master,
-            device=self._device,
-        )
+        self.engine = Engine(student, trainer, rank=rank, master=master, device=self._device)
 
     def set_teacher_head(self, head: Sequence[HeadPart], teacher: str = "teacher") -> None:
         """Keep a teacher's output head, needed for the hidden signal; a later one replaces it.
@@ -128,7 +119,7 @@ class Trainer:
             self._agree(micro_batches, signals)
             self.engine.student.train()
             # The engine averages over the ranks.
-            scale = self._world_size / total_weight
+            scale = self._ranks / total_weight
             for number, items in enumerate(micro_batches):
                 batch = self._batch(items, signals)
                 loss, divergence_N, logprob_N = self.engine.run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import TracebackType
+from dataclasses import replace
 from typing import Any, cast
 
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -12,9 +12,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.process import (
     OPENMP_WAITING,
-    engine_environment,
     teacher_environment,
     trainer_environment,
+    vllm_environment,
 )
 from actors.rollout.actor import RolloutActor
 from actors.teacher.actor import TeacherActor
@@ -88,12 +88,7 @@ class ActorLauncher:
     def __enter__(self) -> ActorLauncher:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.watch.shutdown()
         remove_placement_group(self._group)
 
@@ -157,7 +152,7 @@ class ActorLauncher:
         for name, _ in self._actors["rollout"]:
             self.watch.remove(name)
         name = "teacher writing answers"
-        handle = self._rollout(self._first_rollout, model_path=self._config.teacher.path)
+        handle = self._rollout(self._first_rollout, self._config.teacher.path)
         self.watch.add(name, handle)
         self._actors["rollout"] = [(name, handle)]
         self.watch.get(handle.ready.remote(), name)
@@ -165,10 +160,9 @@ class ActorLauncher:
 
     def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
         config = self._config
-        actor = self._at(placed, RolloutActor, engine_environment(config.rollout))
-        return actor.remote(
-            config.student, config.rollout, config.sync, model_path, self._vocab_size
-        )
+        student = replace(config.student, path=model_path or config.student.path)
+        actor = self._at(placed, RolloutActor, vllm_environment(config.rollout.threads))
+        return actor.remote(student, config.rollout, config.sync, self._vocab_size)
 
     def _teacher(self, placed: PlacedActor) -> Any:
         teacher = self._teachers[placed.teacher]
@@ -186,7 +180,6 @@ class ActorLauncher:
             config.loss,
             config.sync,
             rank=placed.index,
-            world_size=config.trainer.ranks,
             vocab_size=self._vocab_size,
         )
 

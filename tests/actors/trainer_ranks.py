@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from operator import attrgetter
 from typing import Any
@@ -48,16 +49,13 @@ class Ranks:
         vocab_size: int,
         head: np.ndarray | None = None,
     ) -> None:
+        trainer = replace(trainer, ranks=self.world_size)
         settings = (StudentSettings(path=str(folder)), trainer, loss or LossSettings())
         _raise_first(
             self._ask(
                 "start",
                 [
-                    (
-                        self._port,
-                        settings,
-                        {"rank": rank, "world_size": self.world_size, "vocab_size": vocab_size},
-                    )
+                    (self._port, settings, {"rank": rank, "vocab_size": vocab_size})
                     for rank in range(self.world_size)
                 ],
             )

@@ -17,7 +17,7 @@ from rollout_checks import (
 )
 from tiny_models import make_tiny_qwen3
 
-from actors.process import engine_environment
+from actors.process import vllm_environment
 from actors.rollout.actor import RolloutActor
 from actors.weights.chunks import named_weights, pack
 from opd_ray.config.schema import SyncSettings
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 def actor(folder):
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     student, rollout = tiny_settings(folder, cpus_per_actor=1.0)
-    environment = {"env_vars": engine_environment(rollout)}
+    environment = {"env_vars": vllm_environment(rollout.threads)}
     yield RolloutActor.options(runtime_env=environment).remote(student, rollout, SyncSettings())
     ray.shutdown()
 

@@ -41,7 +41,6 @@ def ranks(folder):
             LossSettings(),
             SyncSettings(chunk_bytes=1 << 16),
             rank=rank,
-            world_size=2,
             vocab_size=VOCAB,
         )
         for rank in range(2)

@@ -89,11 +89,10 @@ def test_every_actor_has_its_own_settings_and_number(recorders: dict[str, Record
     rollouts, trainers, teachers = (
         recorders[f"{role}Actor"] for role in ("Rollout", "Trainer", "Teacher")
     )
-    assert rollouts.of("model_path") == [None, None]  # the student's own
     assert [student.path for student in rollouts.of("student")] == ["student"] * 2
     assert [rollout.threads for rollout in rollouts.of("rollout")] == [3, 3]
     assert trainers.of("rank") == [0, 1]
-    assert trainers.of("world_size") == [2, 2]
+    assert [trainer.ranks for trainer in trainers.of("trainer")] == [2, 2]
     assert [settings.path for settings in teachers.of("settings")] == ["teacher", "coder"]
     assert [settings.name for settings in teachers.of("settings")] == ["teacher", "coder"]
     # Of 8 cores, shared with the rollout actors.
@@ -116,7 +115,8 @@ def test_the_teacher_writes_with_the_real_tokens_only(
     asked: list[str] = []
     monkeypatch.setattr(launcher.watch, "get", lambda ref, owner: asked.append(owner))
     launcher.teacher_as_rollout_pool()
-    assert recorders["RolloutActor"].of("model_path") == [None, None, "teacher"]
+    students = recorders["RolloutActor"].of("student")
+    assert [student.path for student in students] == ["student", "student", "teacher"]
     assert recorders["RolloutActor"].of("vocab_size") == [TOKENS] * 3
     assert asked == ["teacher writing answers"]
 
