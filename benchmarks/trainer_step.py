@@ -43,7 +43,6 @@ from opd_ray.types import HeadPart, HiddenSignal, TrainItem
 
 if TYPE_CHECKING:
     from actors.trainer.batch import MicroBatch
-    from actors.trainer.student import HeadFunction
     from actors.trainer.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "trainer_step.md"
@@ -118,33 +117,27 @@ def make_batch(sequences: int, rho: float) -> tuple[list[TrainItem], dict[str, H
 class NaiveObjective:
     """Whole logits, log-softmax, KL, autograd."""
 
-    def divergence(self, batch: MicroBatch, scale: float) -> HeadFunction:
+    def divergence(self, batch: MicroBatch, scale: float, hidden_ND, weight_VD, bias_V):
         import torch
         import torch.nn.functional as F
 
-        def function(hidden_ND, weight_VD, bias_V):
-            log_p_NV = F.log_softmax(hidden_ND @ weight_VD.T, -1)
-            with torch.no_grad():
-                (target,) = batch.targets
-                log_q_NV = F.log_softmax(target.hidden_ND @ target.head_VD.T, -1)
-            terms_NV = F.kl_div(log_q_NV, log_p_NV, reduction="none", log_target=True)
-            divergence_N = terms_NV.sum(-1)
-            logprob_N = log_p_NV.detach().gather(1, batch.sampled_ids_N[:, None])[:, 0]
-            loss = (divergence_N * batch.weights_N * scale).sum()
-            return loss, divergence_N.detach(), logprob_N
-
-        return function
+        log_p_NV = F.log_softmax(hidden_ND @ weight_VD.T, -1)
+        with torch.no_grad():
+            (target,) = batch.targets
+            log_q_NV = F.log_softmax(target.hidden_ND @ target.head_VD.T, -1)
+        terms_NV = F.kl_div(log_q_NV, log_p_NV, reduction="none", log_target=True)
+        divergence_N = terms_NV.sum(-1)
+        logprob_N = log_p_NV.detach().gather(1, batch.sampled_ids_N[:, None])[:, 0]
+        loss = (divergence_N * batch.weights_N * scale).sum()
+        return loss, divergence_N.detach(), logprob_N
 
 
 class TrunkObjective:
     """Something to differentiate that costs nothing beside the trunk."""
 
-    def divergence(self, batch: MicroBatch, scale: float) -> HeadFunction:
-        def function(hidden_ND, weight_VD, bias_V):
-            loss_N = hidden_ND.square().mean(-1) * scale
-            return loss_N.sum(), loss_N.detach(), loss_N.detach()
-
-        return function
+    def divergence(self, batch: MicroBatch, scale: float, hidden_ND, weight_VD, bias_V):
+        loss_N = hidden_ND.square().mean(-1) * scale
+        return loss_N.sum(), loss_N.detach(), loss_N.detach()
 
 
 def start_trainer(variant: str, plan: Plan) -> Trainer:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
-from actors.trainer.student import HeadFunction
 from opd_ray.config.schema import LossSettings
 from opd_ray.divergence import ExactScores, Target, exact_scores, linear_divergence
 from opd_ray.types import RolloutScores
@@ -18,70 +17,59 @@ from opd_ray.types import RolloutScores
 _SCORES = [field.name.removesuffix("_N") for field in fields(ExactScores)]
 
 
+@dataclass(frozen=True)
 class Objective:
-    """Makes the functions that a :class:`DivergenceHead` applies to its weight.
+    """The functions that a :class:`DivergenceHead` applies to its weight, given a micro-batch."""
 
-    Args:
-        loss: which divergence, at which temperature, in chunks of how many rows.
-        vocab_size: rows of both heads that stand for tokens.
-    """
+    loss: LossSettings
+    vocab_size: int  # rows of both heads that stand for tokens
 
-    def __init__(self, loss: LossSettings, vocab_size: int) -> None:
-        self._loss = loss
-        self._vocab_size = vocab_size
-
-    def divergence(self, batch: MicroBatch, scale: float) -> HeadFunction:
-        """Gives sum(weight x divergence) x ``scale``, divergence_N and the student's logprob_N."""
-
-        def function(
-            hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
-        ) -> tuple[Tensor, ...]:
-            found = []
-            for rows, target in _rows_of(batch):
-                part = linear_divergence(
-                    hidden_ND[rows],
-                    weight_VD,
-                    target,
-                    kind=self._loss.divergence,
-                    beta=self._loss.beta,
-                    temperature=self._loss.temperature,
-                    weights_N=batch.weights_N[rows] * scale,
-                    bias_V=bias_V,
-                    vocab_size=self._vocab_size,
-                    chunk_size=self._loss.chunk_rows,
-                    sampled_ids_N=batch.sampled_ids_N[rows],
-                )
-                assert part.logprob_N is not None  # because the sampled ids were given
-                found.append((part.loss, part.divergence_N, part.logprob_N))
-            losses, divergences, logprobs = zip(*found, strict=True)
-            return torch.stack(losses).sum(), torch.cat(divergences), torch.cat(logprobs)
-
-        return function
-
-    def scores(self, batch: MicroBatch) -> HeadFunction:
-        """Gives the fields of :class:`ExactScores`, ``[N]`` each, at temperature 1."""
-
-        def function(
-            hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
-        ) -> tuple[Tensor, ...]:
-            found = [
-                exact_scores(
-                    hidden_ND[rows],
-                    weight_VD,
-                    target,
-                    sampled_ids_N=batch.sampled_ids_N[rows],
-                    vocab_size=self._vocab_size,
-                    temperature=1.0,
-                    chunk_size=self._loss.chunk_rows,
-                    bias_V=bias_V,
-                )
-                for rows, target in _rows_of(batch)
-            ]
-            return tuple(
-                torch.cat([getattr(part, f"{name}_N") for part in found]) for name in _SCORES
+    def divergence(
+        self,
+        batch: MicroBatch,
+        scale: float,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """sum(weight x divergence) x ``scale``, divergence_N and the student's logprob_N."""
+        found = []
+        for rows, target in _rows_of(batch):
+            part = linear_divergence(
+                hidden_ND[rows],
+                weight_VD,
+                target,
+                kind=self.loss.divergence,
+                beta=self.loss.beta,
+                temperature=self.loss.temperature,
+                weights_N=batch.weights_N[rows] * scale,
+                bias_V=bias_V,
+                vocab_size=self.vocab_size,
+                chunk_size=self.loss.chunk_rows,
+                sampled_ids_N=batch.sampled_ids_N[rows],
             )
+            assert part.logprob_N is not None  # because the sampled ids were given
+            found.append((part.loss, part.divergence_N, part.logprob_N))
+        losses, divergences, logprobs = zip(*found, strict=True)
+        return torch.stack(losses).sum(), torch.cat(divergences), torch.cat(logprobs)
 
-        return function
+    def scores(
+        self, batch: MicroBatch, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """The fields of :class:`ExactScores`, ``[N]`` each, at temperature 1."""
+        found = [
+            exact_scores(
+                hidden_ND[rows],
+                weight_VD,
+                target,
+                sampled_ids_N=batch.sampled_ids_N[rows],
+                vocab_size=self.vocab_size,
+                chunk_size=self.loss.chunk_rows,
+                bias_V=bias_V,
+            )
+            for rows, target in _rows_of(batch)
+        ]
+        return tuple(torch.cat([getattr(part, f"{name}_N") for part in found]) for name in _SCORES)
 
 
 def _rows_of(batch: MicroBatch) -> Iterator[tuple[slice, Target]]:

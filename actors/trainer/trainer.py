@@ -6,6 +6,7 @@ import math
 import time
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
@@ -123,7 +124,7 @@ class Trainer:
             for number, items in enumerate(micro_batches):
                 batch = self._batch(items, signals)
                 loss, divergence_N, logprob_N = self.engine.run(
-                    batch, self._objective.divergence(batch, scale)
+                    batch, partial(self._objective.divergence, batch, scale)
                 )
                 self.engine.backward(loss, last=number == len(micro_batches) - 1)
                 tally.add(batch, divergence_N, logprob_N)
@@ -168,7 +169,7 @@ class Trainer:
                 if batch.is_empty:
                     self.engine.run(batch, None)
                 else:
-                    columns = self.engine.run(batch, self._objective.scores(batch))
+                    columns = self.engine.run(batch, partial(self._objective.scores, batch))
                     scores += split_scores(batch, columns)
                 scores += [no_scores(item.rollout_id) for item in items if not len(item.rows)]
         return scores

@@ -11,9 +11,7 @@ from torch import nn
 
 from opd_ray.types import to_array, to_tensor
 
-_ALIGNMENT = (
-    16  # bytes; every tensor starts at a multiple, so that any dtype can be viewed in place
-)
+_ALIGNMENT = 16  # bytes; every tensor starts at a multiple: any dtype can be viewed in place
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def pack(
     """Chunks of at most ``chunk_bytes`` bytes, in order; a larger tensor is a chunk alone.
 
     Raises:
-        ValueError: if ``chunk_bytes`` is not positive.
+        ValueError: ``chunk_bytes`` is not positive.
     """
     if chunk_bytes <= 0:
         raise ValueError(f"chunk_bytes must be positive, got {chunk_bytes}")

@@ -7,14 +7,14 @@ never been run on a GPU. The driver imports this file, so vLLM is imported in fu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
 
-from actors.weights.transport import NamedWeights, Rollouts, Trainers, WeightTransport
-from opd_ray.config.schema import RolloutSettings
+from actors.weights.transport import NamedWeights, WeightTransport
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
@@ -25,28 +25,24 @@ class Nccl(WeightTransport):
 
     vllm_backend = "nccl"
 
-    def __init__(self, trainers: Trainers, rollouts: Rollouts, settings: RolloutSettings) -> None:
-        super().__init__(trainers, rollouts, settings)
-        trainers.call_transport("open", rollouts.handles, settings.tensor_parallel_size)
+    def __post_init__(self) -> None:
+        workers = self.settings.tensor_parallel_size
+        self.trainers.call_transport("open", self.rollouts.handles, workers)
 
     def push(self, version: int) -> None:
-        self._trainers.call_transport("send", version)
+        self.trainers.call_transport("send", version)
 
     @classmethod
     def trainer_end(cls, weights: NamedWeights, rank: int) -> NcclSender:
         return NcclSender(weights, rank)
 
 
+@dataclass
 class NcclSender:
-    """Sends the weights to every rollout engine; one on each trainer rank.
+    """Sends the weights to every rollout engine; one on each trainer rank."""
 
-    Args:
-        weights: whole, on a GPU.
-        rank: of this trainer process. Rank 0 sends; the others only take part in ``weights``.
-    """
-
-    def __init__(self, weights: NamedWeights, rank: int) -> None:
-        self._weights, self._rank = weights, rank
+    weights: NamedWeights  # whole, on a GPU
+    rank: int  # of this trainer process. Rank 0 sends; the others only take part in weights
 
     def open(self, handles: Sequence[Any], tensor_parallel_size: int) -> None:
         """Meet the workers of all engines; call on all ranks, once, before :meth:`send`.
@@ -67,10 +63,10 @@ class NcclSender:
                 master_address=ray.util.get_node_ip_address(),
                 master_port=get_open_port(),
                 world_size=self._client.world_size,
-                rank=self._rank,
+                rank=self.rank,
             ),
             client=self._client,
-            source=weight_source(self._weights),
+            source=weight_source(self.weights),
         )
 
     def send(self, version: int) -> None:
@@ -98,36 +94,32 @@ def weight_source(weights: NamedWeights) -> WeightSource:
     return NamedWeightSource()
 
 
+@dataclass
 class RolloutSyncClient:
     """vLLM's ``VLLMWeightSyncClient`` for several independent engines in rollout actors.
 
     vLLM's Ray client gives all its handles one rank offset, which suits the replicas of one engine;
     here every engine counts its workers from 0, so each gets an offset of its own.
-
-    Args:
-        handles: of the rollout actors.
-        tensor_parallel_size: workers of each engine.
     """
 
-    def __init__(self, handles: Sequence[Any], tensor_parallel_size: int) -> None:
-        self._handles = list(handles)
-        self._tensor_parallel_size = tensor_parallel_size
-        self.version = 0
+    handles: Sequence[Any]  # of the rollout actors
+    tensor_parallel_size: int  # workers of each engine
+    version: int = 0
 
     @property
     def world_size(self) -> int:
         """Ranks of the transfer group: the sending trainer and every worker."""
-        return 1 + len(self._handles) * self._tensor_parallel_size
+        return 1 + len(self.handles) * self.tensor_parallel_size
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Let every worker join the group; returns when all have."""
-        offsets = range(1, self.world_size, self._tensor_parallel_size)
+        offsets = range(1, self.world_size, self.tensor_parallel_size)
         ray.get(
             [
                 handle.call_transport.remote(
                     "init_weight_transfer", init_info | {"rank_offset": offset}
                 )
-                for handle, offset in zip(self._handles, offsets, strict=True)
+                for handle, offset in zip(self.handles, offsets, strict=True)
             ]
         )
 
@@ -142,4 +134,4 @@ class RolloutSyncClient:
         self._call_all("finish_weight_update", self.version)
 
     def _call_all(self, method: str, *args: Any) -> None:
-        ray.get([handle.call_transport.remote(method, *args) for handle in self._handles])
+        ray.get([handle.call_transport.remote(method, *args) for handle in self.handles])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import ray
 
@@ -17,8 +18,8 @@ class ObjectStore(WeightTransport):
     vllm_engine = ("actors.weights.ray_engine", "ChunkWeightTransferEngine")
 
     def push(self, version: int) -> Sequence[ray.ObjectRef]:
-        chunks = self._trainers.weights()
-        self._rollouts.call_transport("load", version, *chunks)
+        chunks = self.trainers.weights()
+        self.rollouts.call_transport("load", version, *chunks)
         return chunks
 
     @classmethod
@@ -26,11 +27,11 @@ class ObjectStore(WeightTransport):
         return ChunkReceiver(engine)
 
 
+@dataclass
 class ChunkReceiver:
     """The end of a rollout actor."""
 
-    def __init__(self, engine: UpdatedEngine) -> None:
-        self._engine = engine
+    engine: UpdatedEngine
 
     def load(self, version: int, *chunks: WeightChunk) -> None:
         """Replace all weights and forget everything computed with the old ones.
@@ -42,7 +43,7 @@ class ChunkReceiver:
         Raises:
             RuntimeError: requests are unfinished, or weights of a layer are missing.
         """
-        self._engine.start_weight_update()
+        self.engine.start_weight_update()
         for chunk in chunks:
-            self._engine.receive_weights({"chunk": chunk})
-        self._engine.finish_weight_update(version)
+            self.engine.receive_weights({"chunk": chunk})
+        self.engine.finish_weight_update(version)

@@ -58,8 +58,8 @@ class ChunkWeightTransferEngine(WeightTransferEngine[ChunkInitInfo, ChunkUpdateI
         """Put the model together again.
 
         Raises:
-            RuntimeError: if a layer with weights received none: vLLM would keep its old ones.
-                The engine is unusable afterwards.
+            RuntimeError: a layer with weights received none: vLLM would keep its old ones. The
+                engine is unusable afterwards.
         """
         missing = [
             name

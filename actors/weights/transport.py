@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import ray
@@ -57,23 +58,18 @@ class UpdatedEngine(Protocol):
     def finish_weight_update(self, version: int) -> None: ...
 
 
+@dataclass
 class WeightTransport(ABC):
-    """The driver's end of a transport, and the makers of the two others.
+    """The driver's end of a transport, and the makers of the two others."""
 
-    Args:
-        trainers: have loaded the student.
-        rollouts: whose engines were started with this transport's ``vllm_backend``.
-        settings: of the rollout engines.
-    """
+    trainers: Trainers  # have loaded the student
+    rollouts: Rollouts  # their engines were started with this transport's vllm_backend
+    settings: RolloutSettings
 
     # The backend of vLLM's weight-transfer interface that loads the weights in its workers ...
     vllm_backend: ClassVar[str]
     # ... and, where vLLM does not bring it along, its module and class.
     vllm_engine: ClassVar[tuple[str, str] | None] = None
-
-    def __init__(self, trainers: Trainers, rollouts: Rollouts, settings: RolloutSettings) -> None:
-        self._trainers = trainers
-        self._rollouts = rollouts
 
     @abstractmethod
     def push(self, version: int) -> Sequence[ray.ObjectRef] | None:

@@ -154,7 +154,7 @@ def test_the_trainers_columns_are_those_of_the_exact_pass_by_name_and_rollout() 
         rollout_logprob_N=nothing,
         targets=(HiddenTarget(teacher, torch.eye(V)),),
     )
-    made: tuple[Any, ...] = Objective(LossSettings(), V).scores(batch)(student, torch.eye(V), None)
+    made: tuple[Any, ...] = Objective(LossSettings(), V).scores(batch, student, torch.eye(V), None)
     found = {one.rollout_id: one.columns for one in split_scores(batch, made)}
     kl = 0.5 * log(2) - 0.25 * log(2)
     jsd = 0.5 * log(0.5 / 0.375) + 0.25 * log(0.25 / 0.375)

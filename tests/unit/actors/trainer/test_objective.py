@@ -49,8 +49,8 @@ def test_loss_and_gradients_are_those_of_the_settings(kind: Divergence) -> None:
     hidden_ND = normal(4, 5, D).requires_grad_()
     head_VD = normal(5, V + 1, D).requires_grad_()
     settings = LossSettings(divergence=kind, beta=0.3, temperature=1.7, chunk_rows=2)
-    loss, divergence_N, _ = Objective(settings, V).divergence(batch, SCALE)(
-        hidden_ND, head_VD, None
+    loss, divergence_N, _ = Objective(settings, V).divergence(
+        batch, SCALE, hidden_ND, head_VD, None
     )
     parts = [
         definition.loss(
