@@ -1,8 +1,9 @@
 """Divergences between student and teacher: the fused loss with its gradients, and exact scores."""
 
 from opd_ray.divergence.exact import ExactScores, exact_scores
+from opd_ray.divergence.fused_pass import DivergenceOutput
 from opd_ray.divergence.kernels import LOGPROB_FLOOR
-from opd_ray.divergence.linear import DivergenceOutput, linear_divergence
+from opd_ray.divergence.linear import linear_divergence
 from opd_ray.divergence.target import (
     HiddenTarget,
     LogitsTarget,

@@ -32,11 +32,21 @@ class Cut:
     dtype: torch.dtype  # of softmax, divergence and sums
     temperature: float
 
+    @classmethod
+    def of(
+        cls, hidden_ND: torch.Tensor, vocab: int, chunk_size: int | None, temperature: float
+    ) -> Cut:
+        """For those hidden rows; ``chunk_size`` as for :func:`chunk_rows`."""
+        chunk = chunk_rows(len(hidden_ND), vocab, hidden_ND.dtype, chunk_size)
+        block = block_rows(chunk, vocab, hidden_ND.device)
+        return cls(vocab, chunk, block, compute_dtype(hidden_ND.dtype), temperature)
+
 
 def chunk_rows(num_rows: int, vocab: int, dtype: torch.dtype, chunk_size: int | None) -> int:
     """Rows in a chunk: ``chunk_size``, or by the two limits above.
 
-    Raises ValueError on a chunk_size below 1.
+    Raises:
+        ValueError: a chunk_size below 1.
     """
     if chunk_size is not None:
         if chunk_size < 1:

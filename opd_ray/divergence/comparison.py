@@ -1,14 +1,8 @@
-"""From a block of student logits to its divergences and gradients, for each kind of target.
-
-A comparison has ``load(rows)``, called before the blocks of those rows (at most a chunk), and
-``block_(logits_BV, rows, sampled_B, gradient)``, which returns the values [B] and, if ``sampled_B``
-is given, the student's log-probabilities of those ids [B], and which overwrites ``logits_BV``, with
-``gradient`` by the gradient of each row's value with respect to its own logits.
-"""
+"""From a block of student logits to its divergences and gradients, for each kind of target."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -21,25 +15,28 @@ from opd_ray.divergence.topk_tail import TopKTail
 from opd_ray.types import Divergence
 
 
-class Comparison(Protocol):
-    """See the module's docstring."""
+class Comparison(ABC):
+    """Compares the student with one target."""
 
-    def load(self, rows: slice) -> None: ...
+    def load(self, rows: slice) -> None:  # noqa: B027  (few have something to load)
+        """Called before the blocks of those rows (at most a chunk)."""
 
+    @abstractmethod
     def block_(
         self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
-    ) -> tuple[Tensor, Tensor | None]: ...
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values [B] and, if ``sampled_B`` is given, the student's log-probabilities of those ids.
+
+        Overwrites ``logits_BV``; with ``gradient`` it then holds the gradient of each row's value
+        with respect to its own logits.
+        """
 
 
-class FullVocabularyComparison:
+class FullVocabularyComparison(Comparison):
     """The exact divergence, from the teacher's logits over the whole vocabulary."""
 
     def __init__(
-        self,
-        teacher: LogitsSource,
-        kind: Divergence,
-        beta: float,
-        scratch_BV: Tensor,
+        self, teacher: LogitsSource, kind: Divergence, beta: float, scratch_BV: Tensor
     ) -> None:
         self._teacher = teacher
         self._kernel = kernel_of(kind, beta)
@@ -59,15 +56,12 @@ class FullVocabularyComparison:
         return value_B.clamp_(min=0.0), logprob_B  # below 0 by rounding alone
 
 
-class TopKTailComparison:
+class TopKTailComparison(Comparison):
     """The divergence of the coarser distributions: the teacher's top-k and one tail bucket."""
 
     def __init__(self, buckets: TopKTail, kind: Divergence, beta: float) -> None:
         self._buckets = buckets
         self._kernel = kernel_of(kind, beta)
-
-    def load(self, rows: slice) -> None:
-        """Nothing to compute."""
 
     def block_(
         self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
@@ -86,7 +80,7 @@ class TopKTailComparison:
         return value_B.clamp_(min=0.0), logprob_B  # below 0 by rounding alone
 
 
-class SampledComparison:
+class SampledComparison(Comparison):
     """log p(y) - log q(y) of the sampled token y, with the score-function gradient.
 
     Over y drawn from the student P, the value's mean is KL(P||Q), and the mean of
@@ -99,9 +93,6 @@ class SampledComparison:
         check_token_ids("token_ids_N", target.token_ids_N, cut.vocab)
         self._ids_N = target.token_ids_N
         self._log_q_N = target.logprobs_N.to(cut.dtype)
-
-    def load(self, rows: slice) -> None:
-        """Nothing to compute."""
 
     def block_(
         self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
@@ -119,7 +110,11 @@ class SampledComparison:
 def comparison_of(
     target: Target, kind: Divergence, beta: float, cut: Cut, device: torch.device
 ) -> Comparison:
-    """How rows compare with a target; ValueError where target, kind and temperature clash."""
+    """How rows compare with a target.
+
+    Raises:
+        ValueError: target, kind and temperature clash.
+    """
     if isinstance(target, TopKTarget):
         check_temperature(target, cut.temperature)
         return TopKTailComparison(TopKTail(target, cut), kind, beta)
@@ -136,7 +131,11 @@ def comparison_of(
 
 
 def check_temperature(target: TopKTarget | SampledTarget, temperature: float) -> None:
-    """Raise ValueError if the teacher's log-probabilities were taken at another temperature."""
+    """Refuse what the teacher took at another temperature.
+
+    Raises:
+        ValueError: its log-probabilities were.
+    """
     if target.temperature != temperature:
         raise ValueError(
             f"{type(target).__name__}.temperature is {target.temperature}, the divergence's is "

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.blocks import Cut, block_rows, chunk_rows, compute_dtype, slices
+from opd_ray.divergence.blocks import Cut, slices
 from opd_ray.divergence.comparison import check_temperature
 from opd_ray.divergence.kernels import jsd_, log_softmax_
 from opd_ray.divergence.logits import LogitsSource, ProjectedLogits, teacher_logits
@@ -54,7 +53,9 @@ def exact_scores(
     Arguments, floors and errors are those of :func:`opd_ray.divergence.linear.linear_divergence`;
     sampled_ids_N: [N] int64, the tokens whose log-probabilities are wanted. Never holds logits of
     more than a chunk of rows.
-    Raises ValueError on a :class:`SampledTarget` too: one log-probability has no divergence.
+
+    Raises:
+        ValueError: a :class:`SampledTarget` too: one log-probability has no divergence.
     """
     if isinstance(target, SampledTarget):
         raise ValueError(
@@ -70,10 +71,7 @@ def exact_scores(
         temperature=temperature,
         sampled_ids_N=sampled_ids_N,
     )
-    num_rows, device = hidden_ND.shape[0], hidden_ND.device
-    dtype = compute_dtype(hidden_ND.dtype)
-    chunk = chunk_rows(num_rows, vocab, hidden_ND.dtype, chunk_size)
-    cut = Cut(vocab, chunk, block_rows(chunk, vocab, device), dtype, temperature)
+    cut = Cut.of(hidden_ND, vocab, chunk_size, temperature)
     student = ProjectedLogits(hidden_ND, head_VD, bias_V, cut)
     teacher: _FullTeacher | _TopKTeacher
     if isinstance(target, TopKTarget):
@@ -81,10 +79,10 @@ def exact_scores(
         teacher = _TopKTeacher(TopKTail(target, cut), vocab)
     else:
         teacher = _FullTeacher(teacher_logits(target, cut))
-    column = functools.partial(torch.empty, num_rows, dtype=dtype, device=device)
-    columns = {field.name: column() for field in fields(ExactScores)}
-    scores = ExactScores(**columns | {"top1_agree_N": column(dtype=torch.bool)})
-    for rows in slices(0, num_rows, chunk):
+    empty_N = torch.empty(len(hidden_ND), dtype=cut.dtype, device=hidden_ND.device)
+    columns = {field.name: torch.empty_like(empty_N) for field in fields(ExactScores)}
+    scores = ExactScores(**columns | {"top1_agree_N": empty_N.bool()})
+    for rows in slices(0, len(hidden_ND), cut.chunk):
         student.load(rows)
         teacher.load(rows)
         for part in slices(rows.start, rows.stop, cut.block):

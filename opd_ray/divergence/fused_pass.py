@@ -10,21 +10,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.blocks import Cut, block_rows, chunk_rows, compute_dtype, slices
+from opd_ray.divergence.blocks import Cut, compute_dtype, slices
 from opd_ray.divergence.comparison import Comparison, comparison_of
 from opd_ray.divergence.logits import ProjectedLogits
 from opd_ray.divergence.target import Target
 from opd_ray.types import Divergence
 
+# Of the loss, for hidden_ND, head_VD and bias_V, as far as wanted.
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
 
 @dataclass(frozen=True, eq=False)
-class PassResult:
-    """Loss, values, and gradients of the loss for hidden_ND, head_VD and bias_V if wanted."""
+class DivergenceOutput:
+    """Float32, or float64 for float64 inputs."""
 
-    loss: Tensor
-    divergence_N: Tensor
-    logprob_N: Tensor | None
-    gradients: tuple[Tensor | None, Tensor | None, Tensor | None]
+    loss: Tensor  # scalar, nats: sum over rows of weight x divergence; differentiable
+    divergence_N: Tensor  # [N] nats, unweighted, detached
+    logprob_N: Tensor | None  # [N] nats, student's log-probability of sampled_ids_N, detached
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +43,12 @@ class FusedPass:
     sampled_ids_N: Tensor | None
     wanted: tuple[bool, bool, bool]  # gradients for hidden_ND, head_VD, bias_V
 
-    def run(self, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None) -> PassResult:
+    def run(
+        self, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None
+    ) -> tuple[DivergenceOutput, Gradients]:
         """Make values and gradients; the arguments have been checked."""
         num_rows, device = hidden_ND.shape[0], hidden_ND.device
-        chunk = chunk_rows(num_rows, self.vocab, hidden_ND.dtype, self.chunk_size)
-        cut = Cut(
-            self.vocab,
-            chunk,
-            block_rows(chunk, self.vocab, device),
-            compute_dtype(hidden_ND.dtype),
-            self.temperature,
-        )
+        cut = Cut.of(hidden_ND, self.vocab, self.chunk_size, self.temperature)
         student_cut = cut
         if self.chunk_size is None and self.wanted[1] and HeadGradient.fits_one(hidden_ND, head_VD):
             student_cut = replace(cut, chunk=max(num_rows, 1))
@@ -74,12 +71,9 @@ class FusedPass:
             values,
             gradients,
         )
-        return PassResult(
-            loss=(weights_N * values.divergence_N).sum(),
-            divergence_N=values.divergence_N,
-            logprob_N=values.logprob_N,
-            gradients=gradients.result(),
-        )
+        loss = (weights_N * values.divergence_N).sum()
+        output = DivergenceOutput(loss, values.divergence_N, values.logprob_N)
+        return output, gradients.result()
 
     def _go_over(
         self,
@@ -127,11 +121,7 @@ class _Gradients:
     """Gradients for hidden rows, head and bias, as far as wanted, from those for the logits."""
 
     def __init__(
-        self,
-        hidden_ND: Tensor,
-        head_VD: Tensor,
-        cut: Cut,
-        wanted: tuple[bool, bool, bool],
+        self, hidden_ND: Tensor, head_VD: Tensor, cut: Cut, wanted: tuple[bool, bool, bool]
     ) -> None:
         self._hidden_ND, self._head_VD, self._vocab = hidden_ND, head_VD[: cut.vocab], cut.vocab
         wants_hidden, wants_head, wants_bias = wanted
@@ -153,7 +143,7 @@ class _Gradients:
         if self._grad_bias_V is not None:
             self._grad_bias_V[: self._vocab] += gradient_CV.sum(0, dtype=self._grad_bias_V.dtype)
 
-    def result(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def result(self) -> Gradients:
         """The three gradients in the head's dtype. Call once."""
         return (
             self._grad_hidden_ND,

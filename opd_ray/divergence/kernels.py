@@ -74,7 +74,9 @@ def kernel_of(kind: Divergence, beta: float) -> Callable[[Tensor, Tensor, Tensor
 
     It overwrites ``log_p_BV`` and ``log_q_BV``; with ``gradient`` the former then holds the
     gradient of each row's value with respect to that row's student logits.
-    Raises ValueError on an unknown kind or a beta outside (0, 1).
+
+    Raises:
+        ValueError: an unknown kind, or a beta outside (0, 1).
     """
     if kind == Divergence.reverse_kl:
         return reverse_kl_

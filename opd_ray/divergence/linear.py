@@ -7,24 +7,14 @@ the gradients themselves, and backward only multiplies them by the incoming scal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from opd_ray.divergence.fused_pass import FusedPass
+from opd_ray.divergence.fused_pass import DivergenceOutput, FusedPass
 from opd_ray.divergence.target import Target, check_call
 from opd_ray.types import Divergence
-
-
-@dataclass(frozen=True, eq=False)
-class DivergenceOutput:
-    """What :func:`linear_divergence` returns; float32, or float64 for float64 inputs."""
-
-    loss: Tensor  # scalar, nats: sum over rows of weight x divergence; differentiable
-    divergence_N: Tensor  # [N] nats, unweighted, detached
-    logprob_N: Tensor | None  # [N] nats, student's log-probability of sampled_ids_N, detached
 
 
 def linear_divergence(
@@ -68,7 +58,9 @@ def linear_divergence(
     one wherever the floor is not touched). NaN or +inf in a row's logits makes its value NaN.
 
     Backward may run once, or more often with retain_graph; a second derivative is refused.
-    Raises ValueError on shapes, dtypes, ids or options that do not fit, naming the argument.
+
+    Raises:
+        ValueError: shapes, dtypes, ids or options that do not fit, naming the argument.
     """
     vocab = check_call(
         hidden_ND,
@@ -102,12 +94,11 @@ class _LinearDivergence(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None, fused_pass: FusedPass
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        result = fused_pass.run(hidden_ND, head_VD, bias_V)
-        ctx.gradients = result.gradients
-        ctx.mark_non_differentiable(result.divergence_N)
-        if result.logprob_N is not None:
-            ctx.mark_non_differentiable(result.divergence_N, result.logprob_N)
-        return result.loss, result.divergence_N, result.logprob_N
+        output, ctx.gradients = fused_pass.run(hidden_ND, head_VD, bias_V)
+        ctx.mark_non_differentiable(output.divergence_N)
+        if output.logprob_N is not None:
+            ctx.mark_non_differentiable(output.divergence_N, output.logprob_N)
+        return output.loss, output.divergence_N, output.logprob_N
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:

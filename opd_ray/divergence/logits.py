@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,24 +14,24 @@ from opd_ray.divergence.kernels import log_softmax_
 from opd_ray.divergence.target import HiddenTarget, LogitsTarget, MixtureTarget
 
 
-class LogitsSource(Protocol):
+class LogitsSource(ABC):
     """Logits in blocks: load a chunk of rows, then ask once for each of its blocks."""
 
-    def load(self, rows: slice) -> None: ...
+    def load(self, rows: slice) -> None:  # noqa: B027  (what is given needs none)
+        """Compute what the blocks of a chunk of rows need."""
 
-    def block(self, rows: slice) -> Tensor: ...
+    @abstractmethod
+    def block(self, rows: slice) -> Tensor:
+        """Logits of some rows of the loaded chunk, divided by the temperature, to be overwritten.
+
+        Ask once for each row: the block may be part of the chunk's own storage.
+        """
 
 
-class ProjectedLogits:
+class ProjectedLogits(LogitsSource):
     """Logits of hidden rows under an output head, one chunk at a time."""
 
-    def __init__(
-        self,
-        hidden_ND: Tensor,
-        head_VD: Tensor,
-        bias_V: Tensor | None,
-        cut: Cut,
-    ) -> None:
+    def __init__(self, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None, cut: Cut) -> None:
         self._hidden_ND = hidden_ND.detach()
         self._head_VD = head_VD.detach()[: cut.vocab]
         self._bias_V = None if bias_V is None else bias_V.detach()[: cut.vocab]
@@ -45,7 +45,6 @@ class ProjectedLogits:
             self._block_BV = hidden_ND.new_empty(cut.block, cut.vocab, dtype=cut.dtype)
 
     def load(self, rows: slice) -> None:
-        """Compute the logits of a chunk of rows."""
         self._start = rows.start
         hidden_CD = self._hidden_ND[rows]
         if self._by_onednn:
@@ -61,10 +60,6 @@ class ProjectedLogits:
             torch.addmm(self._bias_V, hidden_CD, self._head_VD.T, out=chunk_CV)
 
     def block(self, rows: slice) -> Tensor:
-        """Logits of some rows of the loaded chunk, divided by the temperature, to be overwritten.
-
-        Ask once for each row: the block may be part of the chunk's own storage.
-        """
         logits_BV = self.stored(rows)
         if self._block_BV is not None:
             logits_BV = self._block_BV[: len(logits_BV)].copy_(logits_BV)
@@ -80,7 +75,7 @@ class ProjectedLogits:
         return self._chunk_CV[rows.start - self._start : rows.stop - self._start]
 
 
-class GivenLogits:
+class GivenLogits(LogitsSource):
     """Logits that the teacher computed itself."""
 
     def __init__(self, logits_NV: Tensor, cut: Cut) -> None:
@@ -88,18 +83,14 @@ class GivenLogits:
         self._temperature = cut.temperature
         self._block_BV = logits_NV.new_empty(cut.block, cut.vocab, dtype=cut.dtype)
 
-    def load(self, rows: slice) -> None:
-        """Nothing to compute."""
-
     def block(self, rows: slice) -> Tensor:
-        """A copy of some rows, divided by the temperature, to be overwritten."""
         logits_BV = self._logits_NV[rows]
         logits_BV = self._block_BV[: len(logits_BV)].copy_(logits_BV)
         return logits_BV if self._temperature == 1.0 else logits_BV.div_(self._temperature)
 
 
-class MixedLogits:
-    """Log-probabilities of a mixture of several heads' distributions, one chunk at a time.
+class MixedLogits(LogitsSource):
+    """log sum share x softmax of several heads' distributions.
 
     One chunk of logits a part is alive, and no more.
     """
@@ -113,12 +104,10 @@ class MixedLogits:
         ]
 
     def load(self, rows: slice) -> None:
-        """Compute every part's logits of a chunk of rows."""
         for _, part in self._parts:
             part.load(rows)
 
     def block(self, rows: slice) -> Tensor:
-        """log sum share x softmax of some rows, divided by the temperature, to be overwritten."""
         mixed_BV: Tensor | None = None
         for log_share, part in self._parts:
             weighted_BV = log_softmax_(part.block(rows)).add_(log_share)
