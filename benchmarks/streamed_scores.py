@@ -32,6 +32,7 @@ from opd_ray.divergence import LogitsTarget, exact_scores
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 from opd_ray.tip import StreamedScores, TipFilter, TipSettings, TokenScores, streamed_scores
+from opd_ray.types import TopK
 
 RESULTS = Path(__file__).parent / "results" / "streamed_scores.md"
 TOP_KS = (1, 2, 4, 8, 16, 24, 32, 64)
@@ -148,9 +149,8 @@ def score(head_VD: Tensor, texts: Iterator[Text]) -> Tokens:
 
 def streamed(tokens: Tokens, top_k: int) -> StreamedScores:
     """The streamed scores at K = ``top_k``."""
-    return streamed_scores(
-        tokens.ids_NK[:, :top_k], tokens.student_NK[:, :top_k], tokens.teacher_NK[:, :top_k]
-    )
+    student = TopK(tokens.ids_NK[:, :top_k], tokens.student_NK[:, :top_k])
+    return streamed_scores(student, tokens.teacher_NK[:, :top_k])
 
 
 def average_ranks(values_N: np.ndarray) -> np.ndarray:

@@ -100,14 +100,7 @@ class TeacherServer:
 
 
 def _scores(request: ScoreRequest, answer: TeacherAnswer) -> RolloutScores:
-    student, own = request.student_topk, answer.topk
-    streamed = streamed_scores(
-        student.ids,
-        student.logprobs,
-        answer.at_student_topk,
-        None if own is None else own.ids,
-        None if own is None else own.logprobs,
-    )
+    streamed = streamed_scores(request.student_topk, answer.at_student_topk, answer.topk)
     columns = streamed.columns() | {"teacher_logprob": answer.logprob}
     if answer.entropy is not None:
         columns["teacher_entropy"] = answer.entropy

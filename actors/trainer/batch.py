@@ -66,11 +66,6 @@ class MicroBatch:
         """A stand-in that keeps this rank in step with the others."""
         return not self.rollout_ids
 
-    @property
-    def trunk_tokens(self) -> int:
-        """Tokens the trunk reads, padding included."""
-        return self.ids_1T.numel()
-
 
 def check_items(
     items: Sequence[TrainItem], signals: Mapping[str, Signal], *, heads: TeacherHeads

@@ -23,7 +23,7 @@ class StepTally:
 
     def add(self, batch: MicroBatch, divergence_N: Tensor, logprob_N: Tensor) -> None:
         """Count one micro-batch."""
-        self.trunk_tokens += batch.trunk_tokens
+        self.trunk_tokens += batch.ids_1T.numel()  # padding included
         self.padding_tokens += batch.padding_tokens
         if batch.is_empty:
             return

@@ -23,10 +23,6 @@ class WeightChunk:
     shapes: tuple[tuple[int, ...], ...]
     buffer: np.ndarray  # [bytes] uint8
 
-    @property
-    def nbytes(self) -> int:
-        return self.buffer.nbytes
-
 
 def named_weights(
     model: nn.Module, full: Callable[[nn.Parameter], torch.Tensor] = nn.Parameter.detach

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
 
+@dataclass
 class Nccl(WeightTransport):
     """Rank 0 sends to the workers of every engine at once; the driver only says when."""
 

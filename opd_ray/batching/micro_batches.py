@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -85,34 +86,31 @@ def plan_micro_batches(
     return plan
 
 
+@dataclass
 class _Costs:
-    """Tokens of rows that hold consecutive texts of an order.
+    """Tokens of rows that hold consecutive texts of an order."""
 
-    Args:
-        lengths: of the texts, in this order.
-        shared: tokens that each shares with the one before.
-        width: of a row.
-    """
+    lengths: Sequence[int]  # of the texts, in this order
+    shared: Sequence[int]  # tokens that each shares with the one before
+    width: Width  # of a row
 
-    def __init__(self, lengths: Sequence[int], shared: Sequence[int], width: Width) -> None:
-        self._lengths = lengths
-        self._width = width
-        own = np.array(lengths) - np.array(shared)
+    def __post_init__(self) -> None:
+        own = np.array(self.lengths) - np.array(self.shared)
         # What texts 0 to i - 1 need in one row.
         self._until = np.concatenate([[0], np.cumsum(own)]).tolist()
 
     def of(self, start: int, stop: int) -> int:
         """Tokens of the row with texts ``start`` to ``stop - 1``."""
         rest = self._until[stop] - self._until[start + 1]
-        return self._width(self._lengths[start] + rest)
+        return self.width(self.lengths[start] + rest)
 
     def cut(self, cap: int) -> list[tuple[int, int]]:
         """Groups, each as long as ``cap`` tokens allow."""
         edges = [0]
-        for stop in range(1, len(self._lengths)):
+        for stop in range(1, len(self.lengths)):
             if self.of(edges[-1], stop + 1) > cap:
                 edges.append(stop)
-        return list(pairwise([*edges, len(self._lengths)]))
+        return list(pairwise([*edges, len(self.lengths)]))
 
     def smallest_cap(self, groups: int, cap: int) -> int:
         """The smallest cap, at most ``cap``, with which no more than ``groups`` are needed."""

@@ -7,6 +7,7 @@ tokens x hidden size goes from the actor that made it straight to the one that n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -46,40 +47,19 @@ class Checkpoints(Protocol):
     def save(self, state: RunState, write_trainer: Callable[[str], None]) -> object: ...
 
 
+@dataclass
 class Coordinator:
-    """Runs the steps of one training run.
+    """Runs the steps of one training run."""
 
-    Args:
-        config: of the run; what the actors were started with must be the session's own.
-        session: the actors. Several runs may use it, one after another.
-        prompts: to train on.
-        tip: the filter, as the run begins or goes on with it.
-        evaluator: measures the student.
-        checkpoints: where they go.
-        metrics: where the numbers go.
-        progress: what a person sees.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        session: Session,
-        prompts: PromptFeed,
-        tip: TipFilter,
-        evaluator: Evaluates,
-        checkpoints: Checkpoints,
-        metrics: Metrics,
-        progress: Progress,
-    ) -> None:
-        self.last_step: StepSnapshot | None = None
-        self._config = config
-        self._session = session
-        self._prompts = prompts
-        self._tip = tip
-        self._evaluator = evaluator
-        self._checkpoints = checkpoints
-        self._metrics = metrics
-        self._progress = progress
+    config: Config  # of the run; what the actors were started with must be the session's own
+    session: Session  # the actors. Several runs may use it, one after another
+    prompts: PromptFeed  # to train on
+    tip: TipFilter  # as the run begins or goes on with it
+    evaluator: Evaluates
+    checkpoints: Checkpoints
+    metrics: Metrics
+    progress: Progress
+    last_step: StepSnapshot | None = None
 
     def run(self, done: int, *, evaluated: bool = False) -> None:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
@@ -91,10 +71,10 @@ class Coordinator:
         Raises:
             Interrupted: a stop was asked for; the last finished step has been saved.
         """
-        total = self._config.run.steps
+        total = self.config.run.steps
         saved = done
         try:
-            self._session.sync.push(done)
+            self.session.sync.push(done)
             if self._evaluation_due(done) and not evaluated:
                 self._evaluate(done)
             while done < total:
@@ -112,7 +92,7 @@ class Coordinator:
 
     def step(self, step: int) -> None:
         """One turn of the loop."""
-        session, clock = self._session, StageClock()
+        session, clock = self.session, StageClock()
         pools = session.teachers.pools
         for pool in pools.values():
             pool.open_account()
@@ -136,37 +116,37 @@ class Coordinator:
             {name: pool.stats() for name, pool in pools.items()},
             batch.teacher_alone_seconds,
         )
-        self._metrics.write(step + 1, values)
-        self._progress.step(step + 1, values)
+        self.metrics.write(step + 1, values)
+        self.progress.step(step + 1, values)
         self._check_gap(account, step)
 
     def _rollouts(self, step: int) -> ScoredBatch:
         """This step's prompts, each answered ``samples_per_prompt`` times and judged."""
-        rollout = self._config.rollout
-        prompts = self._prompts.batch(step, rollout.prompts_per_step)
+        rollout = self.config.rollout
+        prompts = self.prompts.batch(step, rollout.prompts_per_step)
         requests = [
             RolloutRequest(
                 rollout_id=f"{step}/{prompt.key}/{sample}",
                 prompt_id=prompt.key,
                 sample=sample,
                 prompt_ids=prompt.student_ids,
-                seed=derive_seed(self._config.run.seed, step, prompt.key, sample),
+                seed=derive_seed(self.config.run.seed, step, prompt.key, sample),
                 source=prompt.source,
             )
             for prompt in prompts
             for sample in range(rollout.samples_per_prompt)
         ]
         teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in prompts}
-        return self._session.scorer.score(requests, run_sampling(rollout), teacher_prompts)
+        return self.session.scorer.score(requests, run_sampling(rollout), teacher_prompts)
 
     def _scores(self, scored: Sequence[ScoredRollout], clock: StageClock) -> TokenScores:
         """The filter's input: what streamed in, or what an exact pass in the trainers says."""
-        session = self._session
+        session = self.session
         with clock.stage("filter"):
             streamed = batch_scores(
                 [s.rollout for s in scored], [s.scores for s in scored], session.vocab_size
             )
-        if self._config.scoring == Scoring.streamed:
+        if self.config.scoring == Scoring.streamed:
             return streamed
         with clock.stage("exact_scores"):
             look = partial(session.teachers.take, forget=False)
@@ -175,24 +155,24 @@ class Coordinator:
 
     def _select(self, scored: Sequence[ScoredRollout], scores: TokenScores, step: int) -> Selection:
         """The tokens to be trained on, each with its weight."""
-        seeds = [derive_seed(self._config.run.seed, step, s.rollout.rollout_id) for s in scored]
-        return self._tip.select(scores, np.array(seeds, dtype=np.int64), step)
+        seeds = [derive_seed(self.config.run.seed, step, s.rollout.rollout_id) for s in scored]
+        return self.tip.select(scores, np.array(seeds, dtype=np.int64), step)
 
     def _train(
         self, scored: Sequence[ScoredRollout], selection: Selection, step: int
     ) -> StepAccount:
         """Hand the kept rows to the trainers; the teachers forget the rest."""
-        config, teachers = self._config, self._session.teachers
+        config, teachers = self.config, self.session.teachers
         lengths = [len(s.rollout.response_ids) for s in scored]
         weights_by_rollout = np.split(selection.weights_N, np.cumsum(lengths)[:-1])
         items = [s.kept(w) for s, w in zip(scored, weights_by_rollout, strict=True)]
         rate = learning_rate(step, config.run.steps, config.trainer)
-        account = self._session.trainers.step(items, rate, teachers.take)
+        account = self.session.trainers.step(items, rate, teachers.take)
         teachers.drop([item.rollout_id for item in items if not len(item.rows)])
         return account
 
     def _check_gap(self, account: StepAccount, step: int) -> None:
-        limit = self._config.sync.max_gap
+        limit = self.config.sync.max_gap
         if account.gap_mean > limit:
             raise SyncGapError(
                 f"step {step + 1}: trainer and vLLM differ by {account.gap_mean:.4f} nats a token "
@@ -202,19 +182,19 @@ class Coordinator:
             )
 
     def _evaluate(self, step: int) -> None:
-        values = self._evaluator.run()
-        self._metrics.write(step, values)
-        self._progress.evaluation(step, values)
+        values = self.evaluator.run()
+        self.metrics.write(step, values)
+        self.progress.evaluation(step, values)
 
     def _evaluation_due(self, done: int) -> bool:
-        every = self._config.eval.every
-        return done in (0, self._config.run.steps) or bool(every and done % every == 0)
+        every = self.config.eval.every
+        return done in (0, self.config.run.steps) or bool(every and done % every == 0)
 
     def _checkpoint_due(self, done: int) -> bool:
-        every = self._config.run.checkpoint_every
+        every = self.config.run.checkpoint_every
         return bool(every) and done % every == 0
 
     def _save(self, done: int) -> None:
-        run = self._config.run
-        state = RunState(done, run.seed, run.steps, self._tip.state_dict())
-        self._checkpoints.save(state, self._session.save)
+        run = self.config.run
+        state = RunState(done, run.seed, run.steps, self.tip.state_dict())
+        self.checkpoints.save(state, self.session.save)

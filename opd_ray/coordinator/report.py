@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,18 @@ _COLOURS = {"Q1": "#d62728", "Q2": "#ff7f0e", "Q3": "#9467bd", "Q4": "#1f77b4"}
 _MOST_POINTS = 20_000
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What the closing table says beyond the metrics file."""
+def closing_table(
+    rows: Sequence[dict[str, float]],
+    teacher: Mapping[str, float],
+    peak_memory_bytes: Mapping[str, int],
+) -> Table:
+    """Before, after and teacher, then the run's totals.
 
-    teacher: dict[str, float]  # eval/... figures of the teacher; empty where it was not asked
-    peak_memory_bytes: dict[str, int]  # by process
-
-
-def closing_table(rows: Sequence[dict[str, float]], figures: Figures) -> Table:
-    """Before, after and teacher, then the run's totals, from the rows of ``metrics.jsonl``."""
+    Args:
+        rows: of ``metrics.jsonl``.
+        teacher: its ``eval/...`` figures; empty where it was not asked.
+        peak_memory_bytes: by process.
+    """
     evaluations = [row for row in rows if any(name.startswith("eval/") for name in row)]
     steps = [row for row in rows if "train/loss" in row]
     table = Table(title="on-policy distillation, held-out figures", title_justify="left")
@@ -40,7 +41,7 @@ def closing_table(rows: Sequence[dict[str, float]], figures: Figures) -> Table:
                 name.removeprefix("eval/"),
                 _number(first.get(name)),
                 _number(last[name]),
-                _number(figures.teacher.get(name)),
+                _number(teacher.get(name)),
             )
         table.add_section()
     seen = sum(row["rollout/tokens"] for row in steps)
@@ -58,7 +59,7 @@ def closing_table(rows: Sequence[dict[str, float]], figures: Figures) -> Table:
         table.add_row("time in which no stage worked", "", f"{idle:.1%}", "")
     _add_teacher_rows(table, steps)
     table.add_section()
-    for process, peak in figures.peak_memory_bytes.items():
+    for process, peak in peak_memory_bytes.items():
         table.add_row(f"peak memory, {process}", "", f"{peak / 2**30:.2f} GiB", "")
     return table
 
@@ -101,17 +102,13 @@ def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
         for n in names
         if n.startswith("eval/") and ("/accuracy" in n or "/mean@" in n) and not n.endswith("_se")
     )
-    panels = (
-        (axes[0, 0], "held-out accuracy", accuracies),
-        (axes[0, 1], "held-out divergence, nats", ["eval/kl", "eval/reverse_kl"]),
-        (axes[1, 0], "training loss, nats a kept token", ["train/loss"]),
-        (
-            axes[1, 1],
-            "student entropy and kept share",
-            ["scores/entropy_mean", "tip/kept_fraction"],
-        ),
-    )
-    for axis, title, wanted in panels:
+    panels = {
+        "held-out accuracy": accuracies,
+        "held-out divergence, nats": ["eval/kl", "eval/reverse_kl"],
+        "training loss, nats a kept token": ["train/loss"],
+        "student entropy and kept share": ["scores/entropy_mean", "tip/kept_fraction"],
+    }
+    for axis, (title, wanted) in zip(axes.flat, panels.items(), strict=True):
         for name in wanted:
             points = [(row["step"], row[name]) for row in rows if name in row]
             if points:

@@ -13,7 +13,6 @@ from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.metrics import StepSnapshot
 from opd_ray.coordinator.report import (
-    Figures,
     closing_table,
     marked_response,
     plot_curves,
@@ -145,7 +144,7 @@ def _report(
     if last_step is not None:
         plot_quadrants(last_step, config.tip.divergence, output.plots / "quadrants.png")
         response = marked_response(last_step, session.tokenizer)
-    table = closing_table(rows, Figures(teacher, peaks))
+    table = closing_table(rows, teacher, peaks)
     print_report(table, response, outputs, output.report)
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -19,47 +20,29 @@ from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.pools.weights import TeacherWeights, WeightSync
-from opd_ray.preflight.pairing import (
-    Pairing,
-    check_teacher_info,
-    uncompared_tokenizer,
-)
+from opd_ray.preflight.pairing import Pairing, check_teacher_info, uncompared_tokenizer
 from opd_ray.types import TeacherInfo
 
 
+@dataclass
 class Session:
-    """The run's actors with their models loaded; one coordinator after another may work with them.
+    """The run's actors, their models loaded; one coordinator after another may work with them."""
 
-    Args:
-        config: settled by the placement.
-        launcher: of actors that are ready.
-        tokenizer: the student's.
-        vocab_size: real tokens that student and teacher share.
-    """
+    config: Config  # settled by the placement
+    launcher: ActorLauncher  # of actors that are ready
+    tokenizer: PreTrainedTokenizerBase  # the student's
+    vocab_size: int  # real tokens that student and teacher share
 
-    def __init__(
-        self,
-        config: Config,
-        launcher: ActorLauncher,
-        tokenizer: PreTrainedTokenizerBase,
-        vocab_size: int,
-    ) -> None:
-        self.config = config
-        self.launcher = launcher
-        self.tokenizer = tokenizer
-        self.vocab_size = vocab_size
-        working = config.teacher_set.working
-        rollouts = launcher.rollout_pool()
-        pools = launcher.teacher_pools()
-        self.teachers = TeacherRouter(pools, config.teacher_set.routes)
-        self.trainers = launcher.trainer_group()
-        self.scorer = RolloutScorer(launcher.watch, rollouts, self.teachers)
-        self._teacher_weights = TeacherWeights(
-            launcher.watch,
-            {n: (working[n].settings, pool) for n, pool in pools.items()},
-            self.trainers,
-        )
-        self.sync = WeightSync(config, self.trainers, rollouts, self._teacher_weights)
+    def __post_init__(self) -> None:
+        teachers, watch = self.config.teacher_set, self.launcher.watch
+        rollouts = self.launcher.rollout_pool()
+        pools = self.launcher.teacher_pools()
+        self.teachers = TeacherRouter(pools, teachers.routes)
+        self.trainers = self.launcher.trainer_group()
+        self.scorer = RolloutScorer(watch, rollouts, self.teachers)
+        settings = {n: (teachers.working[n].settings, pool) for n, pool in pools.items()}
+        self._teacher_weights = TeacherWeights(watch, settings, self.trainers)
+        self.sync = WeightSync(self.config, self.trainers, rollouts, self._teacher_weights)
 
     def save(self, folder: str) -> None:
         """Write what trainers hold, and teachers that follow the student, below ``folder``."""

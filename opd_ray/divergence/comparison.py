@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from opd_ray.divergence.blocks import Cut
-from opd_ray.divergence.kernels import kernel_of, log_softmax_
+from opd_ray.divergence.kernels import Kernel, kernel_of, log_softmax_
 from opd_ray.divergence.logits import LogitsSource, teacher_logits
 from opd_ray.divergence.target import SampledTarget, Target, TopKTarget, check_token_ids
 from opd_ray.divergence.topk_tail import TopKTail
@@ -32,51 +33,49 @@ class Comparison(ABC):
         """
 
 
+@dataclass(eq=False)
 class FullVocabularyComparison(Comparison):
     """The exact divergence, from the teacher's logits over the whole vocabulary."""
 
-    def __init__(
-        self, teacher: LogitsSource, kind: Divergence, beta: float, scratch_BV: Tensor
-    ) -> None:
-        self._teacher = teacher
-        self._kernel = kernel_of(kind, beta)
-        self._scratch_BV = scratch_BV
+    teacher: LogitsSource
+    kernel: Kernel
+    scratch_BV: Tensor
 
     def load(self, rows: slice) -> None:
-        self._teacher.load(rows)
+        self.teacher.load(rows)
 
     def block_(
         self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
-        p_BV = torch.softmax(logits_BV, -1, out=self._scratch_BV[: len(logits_BV)])
+        p_BV = torch.softmax(logits_BV, -1, out=self.scratch_BV[: len(logits_BV)])
         log_p_BV = log_softmax_(logits_BV)
         logprob_B = None if sampled_B is None else _at(log_p_BV, sampled_B)
-        log_q_BV = log_softmax_(self._teacher.block(rows))
-        value_B = self._kernel(log_p_BV, p_BV, log_q_BV, gradient)
+        log_q_BV = log_softmax_(self.teacher.block(rows))
+        value_B = self.kernel(log_p_BV, p_BV, log_q_BV, gradient)
         return value_B.clamp_(min=0.0), logprob_B  # below 0 by rounding alone
 
 
+@dataclass(eq=False)
 class TopKTailComparison(Comparison):
     """The divergence of the coarser distributions: the teacher's top-k and one tail bucket."""
 
-    def __init__(self, buckets: TopKTail, kind: Divergence, beta: float) -> None:
-        self._buckets = buckets
-        self._kernel = kernel_of(kind, beta)
+    buckets: TopKTail
+    kernel: Kernel
 
     def block_(
         self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
         sampled_logit_B = None if sampled_B is None else _at(logits_BV, sampled_B)
-        student_BW = self._buckets.student_(logits_BV, rows)
+        student_BW = self.buckets.student_(logits_BV, rows)
         logprob_B = None
         if sampled_logit_B is not None:
             logprob_B = sampled_logit_B - student_BW.logsumexp(-1)
         p_BW = student_BW.softmax(-1)
         log_p_BW = log_softmax_(student_BW)
-        log_q_BW = log_softmax_(self._buckets.teacher_NW[rows].clone())
-        value_B = self._kernel(log_p_BW, p_BW, log_q_BW, gradient)
+        log_q_BW = log_softmax_(self.buckets.teacher_NW[rows].clone())
+        value_B = self.kernel(log_p_BW, p_BW, log_q_BW, gradient)
         if gradient:
-            self._buckets.spread_(log_p_BW, logits_BV, rows)
+            self.buckets.spread_(log_p_BW, logits_BV, rows)
         return value_B.clamp_(min=0.0), logprob_B  # below 0 by rounding alone
 
 
@@ -117,7 +116,7 @@ def comparison_of(
     """
     if isinstance(target, TopKTarget):
         check_temperature(target, cut.temperature)
-        return TopKTailComparison(TopKTail(target, cut), kind, beta)
+        return TopKTailComparison(TopKTail(target, cut), kernel_of(kind, beta))
     if isinstance(target, SampledTarget):
         check_temperature(target, cut.temperature)
         if kind != Divergence.reverse_kl:
@@ -127,7 +126,7 @@ def comparison_of(
             )
         return SampledComparison(target, cut)
     scratch_BV = torch.empty(cut.block, cut.vocab, dtype=cut.dtype, device=device)
-    return FullVocabularyComparison(teacher_logits(target, cut), kind, beta, scratch_BV)
+    return FullVocabularyComparison(teacher_logits(target, cut), kernel_of(kind, beta), scratch_BV)
 
 
 def check_temperature(target: TopKTarget | SampledTarget, temperature: float) -> None:

@@ -122,18 +122,18 @@ class _TeacherScores:
     top1_B1: Tensor  # id of its likeliest token
 
 
+@dataclass(frozen=True, eq=False)
 class _FullTeacher:
     """The teacher's distribution over the whole vocabulary."""
 
-    def __init__(self, logits: LogitsSource) -> None:
-        self._logits = logits
+    logits: LogitsSource
 
     def load(self, rows: slice) -> None:
-        self._logits.load(rows)
+        self.logits.load(rows)
 
     def block(self, rows: slice, ids_B1: Tensor) -> tuple[Tensor, _TeacherScores]:
         """Log-probabilities [B, V] to compare with, and the teacher's own scores."""
-        log_q_BV = log_softmax_(self._logits.block(rows))
+        log_q_BV = log_softmax_(self.logits.block(rows))
         return log_q_BV, _TeacherScores(
             log_q_BV.gather(1, ids_B1)[:, 0],
             _entropy(log_q_BV),

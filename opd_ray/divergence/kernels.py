@@ -69,8 +69,12 @@ def jsd_(
     return beta * kl_q_B + (1.0 - beta) * kl_p_B1.squeeze(-1)
 
 
-def kernel_of(kind: Divergence, beta: float) -> Callable[[Tensor, Tensor, Tensor, bool], Tensor]:
-    """The divergence of that name, as ``f(log_p_BV, p_BV, log_q_BV, gradient) -> value_B``, nats.
+# (log_p_BV, p_BV, log_q_BV, gradient) -> value_B, nats
+Kernel = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+
+
+def kernel_of(kind: Divergence, beta: float) -> Kernel:
+    """The divergence of that name.
 
     It overwrites ``log_p_BV`` and ``log_q_BV``; with ``gradient`` the former then holds the
     gradient of each row's value with respect to that row's student logits.

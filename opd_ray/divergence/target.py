@@ -16,13 +16,13 @@ from torch import Tensor
 class HiddenTarget:
     """The teacher's last hidden states and its output head: its exact distribution.
 
-    hidden_ND: [N, D]; head_VD: [V, D], same dtype; bias_V: [V] or None.
-    Raises ValueError on shapes or dtypes that do not fit together.
+    Raises:
+        ValueError: shapes or dtypes that do not fit together.
     """
 
-    hidden_ND: Tensor
-    head_VD: Tensor
-    bias_V: Tensor | None = None
+    hidden_ND: Tensor  # [N, D]
+    head_VD: Tensor  # [V, D], same dtype
+    bias_V: Tensor | None = None  # [V], same dtype
 
     def __post_init__(self) -> None:
         check_head("teacher", self.hidden_ND, self.head_VD, self.bias_V)
@@ -37,13 +37,13 @@ class MixtureTarget:
     """Several teachers as one: Q = sum of shares[i] x the distribution of parts[i].
 
     At a temperature T the mixture itself is tempered: Q^(1/T), normalised.
-    parts: of the same N rows and one dtype; their hidden sizes may differ. shares: each above 0,
-    together 1.
-    Raises ValueError on parts that do not fit together.
+
+    Raises:
+        ValueError: parts that do not fit together.
     """
 
-    parts: tuple[HiddenTarget, ...]
-    shares: tuple[float, ...]
+    parts: tuple[HiddenTarget, ...]  # of the same N rows and one dtype; hidden sizes may differ
+    shares: tuple[float, ...]  # each above 0, together 1
 
     def __post_init__(self) -> None:
         if not self.parts or len(self.parts) != len(self.shares):
@@ -63,7 +63,8 @@ class MixtureTarget:
 class LogitsTarget:
     """The teacher's logits over the whole vocabulary, [N, V]; up to a constant per row.
 
-    Raises ValueError if they are not a floating-point matrix.
+    Raises:
+        ValueError: they are not a floating-point matrix.
     """
 
     logits_NV: Tensor
@@ -80,14 +81,13 @@ class LogitsTarget:
 class TopKTarget:
     """The teacher's k most likely ids with log-probabilities; the mass left is one tail bucket.
 
-    ids_Nk: [N, k] int64, distinct within a row. logprobs_Nk: [N, k] nats, under the teacher's full
-    distribution at ``temperature``; -inf is allowed.
-    Raises ValueError on differing shapes, ids that are not int64, or k = 0.
+    Raises:
+        ValueError: differing shapes, ids that are not int64, or k = 0.
     """
 
-    ids_Nk: Tensor
-    logprobs_Nk: Tensor
-    temperature: float = 1.0
+    ids_Nk: Tensor  # [N, k] int64, distinct within a row
+    logprobs_Nk: Tensor  # [N, k] nats, under the teacher's full distribution; -inf is allowed
+    temperature: float = 1.0  # that the log-probabilities were taken at
 
     def __post_init__(self) -> None:
         _check_matrix("logprobs_Nk", self.logprobs_Nk)
@@ -104,13 +104,13 @@ class TopKTarget:
 class SampledTarget:
     """The teacher's log-probability of the one token the student sampled.
 
-    token_ids_N: [N] int64. logprobs_N: [N] nats, under the teacher's full distribution at
-    ``temperature``. Raises ValueError on differing shapes or ids that are not int64.
+    Raises:
+        ValueError: differing shapes, or ids that are not int64.
     """
 
-    token_ids_N: Tensor
-    logprobs_N: Tensor
-    temperature: float = 1.0
+    token_ids_N: Tensor  # [N] int64
+    logprobs_N: Tensor  # [N] nats, under the teacher's full distribution
+    temperature: float = 1.0  # that the log-probabilities were taken at
 
     def __post_init__(self) -> None:
         if self.logprobs_N.ndim != 1 or not self.logprobs_N.is_floating_point():
@@ -128,7 +128,11 @@ Target = HiddenTarget | MixtureTarget | LogitsTarget | TopKTarget | SampledTarge
 
 
 def check_head(owner: str, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None) -> None:
-    """Raise ValueError, naming the ``owner``'s tensor, unless the three make logits [N, V]."""
+    """Whether the three make logits [N, V].
+
+    Raises:
+        ValueError: they do not; names the ``owner``'s tensor.
+    """
     _check_matrix(f"{owner} hidden_ND", hidden_ND)
     _check_matrix(f"{owner} head_VD", head_VD)
     if hidden_ND.shape[1] != head_VD.shape[1]:
@@ -153,7 +157,11 @@ def check_head(owner: str, hidden_ND: Tensor, head_VD: Tensor, bias_V: Tensor | 
 
 
 def check_token_ids(name: str, ids: Tensor, vocab: int) -> None:
-    """Raise ValueError with the first id outside [0, vocab) and where it stands."""
+    """Whether all ids lie in [0, vocab).
+
+    Raises:
+        ValueError: one does not; says which is the first, and where it stands.
+    """
     outside = (ids < 0) | (ids >= vocab)
     if outside.any():
         where = outside.nonzero()[0].tolist()
@@ -191,7 +199,11 @@ def check_call(
     temperature: float,
     sampled_ids_N: Tensor | None,
 ) -> int:
-    """The number of tokens in the vocabulary, or ValueError naming what does not fit."""
+    """The number of tokens in the vocabulary.
+
+    Raises:
+        ValueError: something does not fit; names it.
+    """
     check_head("student", hidden_ND, head_VD, bias_V)
     num_rows = hidden_ND.shape[0]
     if target.num_rows != num_rows:
@@ -201,7 +213,17 @@ def check_call(
         )
     if not temperature > 0.0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
-    vocab = _vocabulary(head_VD.shape[0], _teacher_rows(target), vocab_size)
+    student_rows = head_VD.shape[0]
+    teacher_rows = _teacher_rows(target) or student_rows
+    if vocab_size is None and teacher_rows != student_rows:
+        raise ValueError(
+            f"the student's head has {student_rows} rows, the teacher's {teacher_rows}: pass "
+            "vocab_size, the number of rows that are tokens in both"
+        )
+    most = min(student_rows, teacher_rows)
+    vocab = most if vocab_size is None else vocab_size
+    if not 1 <= vocab <= most:
+        raise ValueError(f"vocab_size must lie between 1 and {most}, not {vocab}")
     if sampled_ids_N is not None:
         if sampled_ids_N.shape != (num_rows,) or sampled_ids_N.dtype != torch.int64:
             raise ValueError(
@@ -221,17 +243,3 @@ def _teacher_rows(target: Target) -> int | None:
     if isinstance(target, LogitsTarget):
         return target.logits_NV.shape[1]
     return None
-
-
-def _vocabulary(student_rows: int, teacher_rows: int | None, vocab_size: int | None) -> int:
-    if vocab_size is None:
-        if teacher_rows is not None and teacher_rows != student_rows:
-            raise ValueError(
-                f"the student's head has {student_rows} rows, the teacher's {teacher_rows}: pass "
-                "vocab_size, the number of rows that are tokens in both"
-            )
-        vocab_size = student_rows
-    most = student_rows if teacher_rows is None else min(student_rows, teacher_rows)
-    if not 1 <= vocab_size <= most:
-        raise ValueError(f"vocab_size must lie between 1 and {most}, not {vocab_size}")
-    return vocab_size

@@ -74,7 +74,11 @@ def _teacher_buckets(target: TopKTarget, vocab: int) -> Tensor:
 
 
 def _check_distinct(ids_Nk: Tensor) -> None:
-    """Raise ValueError if a row names one id twice: its mass would be counted twice."""
+    """Whether every row names an id once: else its mass would be counted twice.
+
+    Raises:
+        ValueError: one does not.
+    """
     ordered_Nk = ids_Nk.sort(dim=1).values
     repeated = ordered_Nk[:, 1:] == ordered_Nk[:, :-1]
     if repeated.any():

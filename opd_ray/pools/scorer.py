@@ -47,13 +47,13 @@ class ScoredBatch:
     teacher_alone_seconds: float  # from the last rollout written to the last one scored
 
 
+@dataclass
 class RolloutScorer:
     """Streams requests through student and teachers, with no barrier between them."""
 
-    def __init__(self, watch: ActorWatch, rollouts: RolloutPool, teachers: TeacherRouter) -> None:
-        self.rollouts = rollouts
-        self._watch = watch
-        self._teachers = teachers
+    watch: ActorWatch
+    rollouts: RolloutPool
+    teachers: TeacherRouter
 
     def score(
         self,
@@ -70,13 +70,13 @@ class RolloutScorer:
         """
         written: float | None = None
         sources = {request.rollout_id: request.source for request in requests}
-        pools = self._teachers.pools.values()
+        pools = self.teachers.pools.values()
         rollouts: dict[str, Rollout] = {}
         scores: dict[str, RolloutScores] = {}
         self.rollouts.start(requests, sampling, record=True)
         while len(scores) < len(requests) or self.rollouts.streams:
             scoring = {ref: pool for pool in pools for ref in pool.pending_refs()}
-            ready = self._watch.wait(
+            ready = self.watch.wait(
                 [*self.rollouts.streams, *scoring],
                 "rollouts and the teacher's scores",
                 interruptible=True,
@@ -89,7 +89,7 @@ class RolloutScorer:
                         rollouts[rollout.rollout_id] = rollout
                         if len(rollouts) == len(requests):
                             written = time.perf_counter()
-                        self._teachers.pool_for(rollout, sources[rollout.rollout_id]).submit(
+                        self.teachers.pool_for(rollout, sources[rollout.rollout_id]).submit(
                             rollout, teacher_prompts[rollout.prompt_id]
                         )
                 for pool in pools:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Any
@@ -20,15 +21,13 @@ from opd_ray.types import RolloutScores, StepAccount, TrainItem
 SignalSource = Callable[[Mapping[str, np.ndarray]], Sequence[ray.ObjectRef]]
 
 
+@dataclass
 class TrainerGroup:
     """All trainer ranks. Every method is a collective: all ranks are called, all must answer."""
 
-    def __init__(
-        self, watch: ActorWatch, ranks: Sequence[tuple[str, Any]], settings: TrainerSettings
-    ) -> None:
-        self._watch = watch
-        self._ranks = list(ranks)
-        self._settings = settings
+    watch: ActorWatch
+    ranks: Sequence[tuple[str, Any]]  # (name, Ray actor handle) pairs
+    settings: TrainerSettings
 
     def step(
         self, items: Sequence[TrainItem], learning_rate: float, signals: SignalSource
@@ -57,12 +56,12 @@ class TrainerGroup:
 
     def weights(self) -> list[ray.ObjectRef]:
         """References to the chunks of the current weights, gathered from all ranks by rank 0."""
-        refs = [handle.weights.remote() for _, handle in self._ranks]
+        refs = [handle.weights.remote() for _, handle in self.ranks]
         return self._gather(refs, "gathering weights")[0]
 
     def call_transport(self, method: str, *args: Any) -> list[Any]:
         """Call every rank's end of the weight transport."""
-        refs = [handle.call_transport.remote(method, *args) for _, handle in self._ranks]
+        refs = [handle.call_transport.remote(method, *args) for _, handle in self.ranks]
         return self._gather(refs, f"weight transport, {method}")
 
     def set_teacher_head(self, head: ray.ObjectRef, teacher: str) -> None:
@@ -82,25 +81,25 @@ class TrainerGroup:
         self._call_all("engine.export", folder)
 
     def _call_all(self, method: str, *args: Any) -> None:
-        refs = [handle.call.remote(method, *args) for _, handle in self._ranks]
+        refs = [handle.call.remote(method, *args) for _, handle in self.ranks]
         self._gather(refs, method)
 
     def _gather(self, refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
-        owners = [f"{name} ({what})" for name, _ in self._ranks]
-        return self._watch.get_all(zip(refs, owners, strict=True))
+        owners = [f"{name} ({what})" for name, _ in self.ranks]
+        return self.watch.get_all(zip(refs, owners, strict=True))
 
     def _shares(
         self, items: Sequence[TrainItem], signals: SignalSource
     ) -> list[tuple[Any, list[list[TrainItem]], Sequence[ray.ObjectRef]]]:
         """Every rank's handle, micro-batches and signals; no rank begins before all have theirs."""
         texts = [item.text_ids for item in items]
-        settings = self._settings
+        settings = self.settings
         width = width_of(
             on_gpu=settings.gpus_per_rank > 0, bfloat16=settings.dtype is Dtype.bfloat16
         )
-        plan = plan_micro_batches(texts, len(self._ranks), settings.micro_batch_tokens, width)
+        plan = plan_micro_batches(texts, len(self.ranks), settings.micro_batch_tokens, width)
         shares = []
-        for (_, handle), rank in zip(self._ranks, plan, strict=True):
+        for (_, handle), rank in zip(self.ranks, plan, strict=True):
             micro_batches = [[items[i] for i in micro] for micro in rank]
             wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
             shares.append((handle, micro_batches, signals(wanted)))

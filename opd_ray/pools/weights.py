@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,18 @@ from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import ActorWatch
 
 
+@dataclass
 class WeightSync:
-    """Brings new weights by the transport that ``sync.backend`` names.
+    """Brings new weights by the transport that ``sync.backend`` names."""
 
-    Args:
-        config: of the run.
-        trainers: make them.
-        rollouts: write with them.
-        teacher_weights: of the teachers that follow the student.
-    """
+    config: Config
+    trainers: TrainerGroup  # make them
+    rollouts: RolloutPool  # write with them
+    teacher_weights: TeacherWeights  # of the teachers that follow the student
 
-    def __init__(
-        self,
-        config: Config,
-        trainers: TrainerGroup,
-        rollouts: RolloutPool,
-        teacher_weights: TeacherWeights,
-    ) -> None:
-        transport = TRANSPORTS[config.sync.backend]
-        self._transport = transport(trainers, rollouts, config.rollout)
-        self._trainers = trainers
-        self._teacher_weights = teacher_weights
+    def __post_init__(self) -> None:
+        transport = TRANSPORTS[self.config.sync.backend]
+        self._transport = transport(self.trainers, self.rollouts, self.config.rollout)
 
     def push(self, version: int, *, stepped: bool = False) -> None:
         """Put the trainers' current weights into every rollout engine, under this version.
@@ -49,8 +41,8 @@ class WeightSync:
         ``stepped``: an optimizer step has just made them, so teachers that follow take them in.
         """
         chunks = self._transport.push(version)
-        if stepped and self._teacher_weights:
-            self._teacher_weights.follow(self._trainers.weights() if chunks is None else chunks)
+        if stepped and self.teacher_weights:
+            self.teacher_weights.follow(self.trainers.weights() if chunks is None else chunks)
 
 
 class TeacherWeights:

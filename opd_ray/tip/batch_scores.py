@@ -18,9 +18,12 @@ def batch_scores(
 ) -> TokenScores:
     """The streamed scores of a batch, in the order of ``rollouts``.
 
-    Raises ValueError if the two do not name the same rollouts in the same order, if an array does
-    not have one value for each response token, or if a score is there for some rollouts only. One
-    that not every kind of teacher knows, as its entropy, is then left out.
+    One that not every kind of teacher knows, as its entropy, is left out where it is there for some
+    rollouts only.
+
+    Raises:
+        ValueError: the two do not name the same rollouts in the same order, an array does not have
+            one value for each response token, or another score is there for some rollouts only.
     """
     names = [rollout.rollout_id for rollout in rollouts]
     if names != [score.rollout_id for score in scores]:
@@ -63,8 +66,10 @@ def with_exact_scores(scores: TokenScores, exact: Sequence[RolloutScores]) -> To
     """``scores`` with those that the trainer works out over the full vocabulary in their place.
 
     ``exact`` holds, for each rollout in order, the rows of response_mask 1. The rest (teacher mass,
-    union of top-Ks, what vLLM said of the sampled token) stays as it is. Raises ValueError if a
-    rollout's number of rows is another.
+    union of top-Ks, what vLLM said of the sampled token) stays as it is.
+
+    Raises:
+        ValueError: a rollout's number of rows is another.
     """
     mask_N = scores.response_mask_N
     counts_R = count_per_rollout(mask_N, scores.lengths_R)

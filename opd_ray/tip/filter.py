@@ -16,8 +16,8 @@ from opd_ray.tip.registry import find_rule, rule_names
 from opd_ray.tip.rule import Keeps, Rule, RuleInputs
 from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.sampling import race_keys, uniforms
-from opd_ray.tip.scores import MissingScoreError, TokenScores
-from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, rho_at, share_counts
+from opd_ray.tip.scores import TokenScores
+from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, share_counts
 from opd_ray.tip.settings import TipSettings
 
 
@@ -47,7 +47,8 @@ class TipFilter:
 
         That is None where the loss is no score a token, or none of the batch at hand.
 
-        Raises ValueError if there is no such rule, or it does not go with ``selection``.
+        Raises:
+            ValueError: there is no such rule, or it does not go with ``selection``.
         """
         self.settings = settings
         self.rule = find_rule(settings.rule)
@@ -64,14 +65,6 @@ class TipFilter:
                 "weights; use selection=top_share or threshold"
             )
 
-    @property
-    def required_scores(self) -> tuple[str, ...]:
-        """Names of the scores without which the rule cannot work, "divergence" resolved."""
-        return tuple(
-            self.settings.divergence.value if need == "divergence" else need
-            for need in self.rule.needs
-        )
-
     def select(self, scores: TokenScores, seeds_R: np.ndarray, step: int) -> Selection:
         """Decide on every token of a batch.
 
@@ -81,9 +74,10 @@ class TipFilter:
                 give equal draws, whichever batch the rollout is in.
             step: from 0; sets rho by its schedule.
 
-        Raises MissingScoreError if the rule needs a score that is None, ConfigError if it gives
-        scores that are not finite (or, as weights, negative), ValueError if ``seeds_R`` has the
-        wrong length.
+        Raises:
+            MissingScoreError: the rule needs a score that is None.
+            ConfigError: it gives scores that are not finite (or, as weights, negative).
+            ValueError: ``seeds_R`` has the wrong length.
         """
         settings = self.settings
         if np.shape(seeds_R) != scores.lengths_R.shape:
@@ -91,16 +85,9 @@ class TipFilter:
                 f"seeds_R has shape {np.shape(seeds_R)} for {len(scores.lengths_R)} rollouts; "
                 "give one seed for each"
             )
-        for name in self.required_scores:
-            if not scores.has(name):
-                raise MissingScoreError(name, wanted_by=f"tip.rule={self.rule.name}")
-        rho = rho_at(
-            step,
-            settings.rho_schedule,
-            settings.rho,
-            settings.rho_end or 0.0,
-            settings.rho_schedule_steps,
-        )
+        for need in self.rule.needs:
+            scores.get(settings.score_named(need), wanted_by=f"tip.rule={self.rule.name}")
+        rho = settings.rho_at(step)
         tokens = scores.student_tokens()
         weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
         if len(tokens.response_mask_N) == 0:
@@ -211,7 +198,7 @@ class TipFilter:
         overlaps = {}
         for name in rule_names():
             rule = find_rule(name)
-            needs = [inputs.resolve(need) for need in rule.needs]
+            needs = [self.settings.score_named(need) for need in rule.needs]
             if name == self.rule.name or not all(tokens.has(need) for need in needs):
                 continue
             if rule.keeps == Keeps.all:
@@ -224,7 +211,11 @@ class TipFilter:
 
 
 def _scores(rule: Rule, inputs: RuleInputs) -> np.ndarray:
-    """What ``rule`` says of every token, [M] float32; ConfigError on a wrong shape or NaN."""
+    """What ``rule`` says of every token, [M] float32.
+
+    Raises:
+        ConfigError: numbers of another shape, or not finite.
+    """
     scores_M = np.asarray(rule.score(inputs), dtype=np.float32)
     if scores_M.shape != (len(inputs),):
         raise ConfigError(

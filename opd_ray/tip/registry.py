@@ -22,15 +22,19 @@ def find_rule(name: str) -> Rule:
 
     Behind an import path may be a :class:`Rule` (what the decorator ``selection_rule`` makes of a
     function), or a class without constructor arguments that has ``needs``, ``keeps`` and a method
-    ``score(inputs)``. Raises ValueError if there is no such rule or it is of another kind;
-    what the user's module itself raises is passed on.
+    ``score(inputs)``.
+
+    Raises:
+        ValueError: there is no such rule or it is of another kind; what the user's module itself
+            raises is passed on.
     """
     if ":" not in name:
-        if name not in rule_names():
-            near = get_close_matches(name, rule_names(), n=1)
+        names = rule_names()
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
-                f"no rule is called {name!r}; {hint}choose one of {', '.join(rule_names())}, "
+                f"no rule is called {name!r}; {hint}choose one of {', '.join(names)}, "
                 'or give your own as "package.module:rule"'
             )
         return replace(importlib.import_module(f"{rules.__name__}.{name}").score, name=name)

@@ -70,27 +70,22 @@ class RuleInputs:
         self._earlier = earlier
         self._normalised: dict[tuple[str, str], np.ndarray] = {}
         self.lengths_R = scores.lengths_R
+        self.alpha = settings.alpha  # exponent of the entropy in the rule "product"
+        self.gamma = settings.gamma  # exponent of the divergence in it
 
     def __len__(self) -> int:
         return int(self.lengths_R.sum())
 
-    @property
-    def alpha(self) -> float:
-        """Exponent of the entropy in ``product``."""
-        return self._settings.alpha
-
-    @property
-    def gamma(self) -> float:
-        """Exponent of the divergence in ``product``."""
-        return self._settings.gamma
-
     def raw(self, name: str) -> np.ndarray:
         """A score as it is, [M]; nats, save "entropy", which is h = H / ln V in [0, 1].
 
-        "divergence" is the divergence chosen in the settings. Raises MissingScoreError if the batch
-        does not have the score.
+        "divergence" is the divergence chosen in the settings.
+
+        Raises:
+            MissingScoreError: the batch does not have the score.
         """
-        values_M = self._scores.get(self.resolve(name), wanted_by=f"rule={self._settings.rule}")
+        score = self._settings.score_named(name)
+        values_M = self._scores.get(score, wanted_by=f"rule={self._settings.rule}")
         return (
             values_M / np.float32(log(self._scores.vocab_size)) if name == "entropy" else values_M
         )
@@ -101,7 +96,7 @@ class RuleInputs:
         ``method`` None takes that of the settings, with their quantile clip: ``h_clip`` for the
         entropy, ``divergence_clip`` for all else.
         """
-        name = self.resolve(name)
+        name = self._settings.score_named(name)
         method = Normalisation(method or self._settings.normalisation)
         if (name, method) not in self._normalised:
             clip = self._settings.h_clip if name == "entropy" else self._settings.divergence_clip
@@ -119,7 +114,3 @@ class RuleInputs:
     def normalised_names(self) -> set[str]:
         """The scores of which a normalised form has been asked for."""
         return {name for name, _ in self._normalised}
-
-    def resolve(self, name: str) -> str:
-        """The name of a score, with "divergence" replaced by the one chosen in the settings."""
-        return self._settings.divergence.value if name == "divergence" else name

@@ -37,8 +37,10 @@ def uniforms(
 def race_keys(weights_M: np.ndarray, uniforms_M: np.ndarray) -> np.ndarray:
     """Keys, [M] float32: the k greatest are k draws without replacement, in proportion to weights.
 
-    Tokens of weight 0 come after all others, in uniform order. Raises ValueError on a negative
-    weight.
+    Tokens of weight 0 come after all others, in uniform order.
+
+    Raises:
+        ValueError: a negative weight.
     """
     if np.any(weights_M < 0):
         raise ValueError(f"sampling weights must not be negative, but one is {weights_M.min()}")

@@ -61,9 +61,10 @@ class TokenScores:
     response_mask 0 may hold anything, NaN too, and are never read. A score is None where the source
     cannot give it.
 
-    Raises ValueError, naming the score, rollout and position, on a wrong shape, a mask other than 0
-    and 1, or, at a token with mask 1, a value that is not finite or out of its range (rounding up
-    to 1e-3 beyond the range is set to the bound).
+    Raises:
+        ValueError: a wrong shape, a mask other than 0 and 1, or, at a token with mask 1, a value
+            that is not finite or out of its range (rounding up to 1e-3 beyond the range is set to
+            the bound); names the score, rollout and position.
     """
 
     lengths_R: np.ndarray  # [R] int64, response tokens of each rollout
@@ -113,7 +114,7 @@ class TokenScores:
                 object.__setattr__(self, f"{name}_N", self._checked(name, score, values_N))
 
     def _checked(self, name: str, score: Score, values_N: np.ndarray) -> np.ndarray:
-        """``values_N`` as float32 within the range of ``name``; ValueError if it is far off."""
+        """``values_N`` as float32, rounded into the range of ``name`` where it is not far off."""
         values_N = np.asarray(values_N, dtype=np.float32)
         _check_shape(name, values_N, self.lengths_R)
         low, high = score.low, log(self.vocab_size) if score.high is None else score.high
@@ -156,7 +157,11 @@ class TokenScores:
         return name in SCORES and getattr(self, f"{name}_N") is not None
 
     def get(self, name: str, wanted_by: str) -> np.ndarray:
-        """The score ``name``, [N]; MissingScoreError, naming ``wanted_by``, if it is not there."""
+        """The score ``name``, [N].
+
+        Raises:
+            MissingScoreError: it is not there; names ``wanted_by``.
+        """
         if not self.has(name):
             raise MissingScoreError(name, wanted_by)
         values_N: np.ndarray = getattr(self, f"{name}_N")

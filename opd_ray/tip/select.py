@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from math import cos, pi
 
 import numpy as np
 
-from opd_ray.tip.ragged import order_code, rollout_starts, sorted_codes
+from opd_ray.tip.ragged import count_per_rollout, order_code, rollout_starts, sorted_codes
 
 
 class SelectBy(StrEnum):
@@ -58,23 +57,8 @@ def keep_greatest(scores_M: np.ndarray, lengths_R: np.ndarray, counts_R: np.ndar
     keep_M = codes_M > least_M
     tied_M = codes_M == least_M
     # What the greater ones leave of the count goes to the ties, in order of position.
-    sums = np.concatenate(([0], np.cumsum(keep_M, dtype=np.int64)))
-    room_R = counts_R - (sums[starts_R + lengths_R] - sums[starts_R])
+    room_R = counts_R - count_per_rollout(keep_M, lengths_R)
     ties_M = np.cumsum(tied_M, dtype=np.int64)
     ties_before_R = np.concatenate(([0], ties_M))[starts_R]
     keep_M |= tied_M & (ties_M <= np.repeat(room_R + ties_before_R, lengths_R))
     return keep_M & np.repeat(counts_R > 0, lengths_R)
-
-
-def rho_at(step: int, kind: RhoSchedule, rho_start: float, rho_end: float, num_steps: int) -> float:
-    """rho at ``step``, counted from 0.
-
-    ``constant`` stays at ``rho_start``. ``linear`` and ``cosine`` leave it at step 0, reach
-    ``rho_end`` at step ``num_steps`` and stay there.
-    """
-    if kind == RhoSchedule.constant:
-        return rho_start
-    progress = min(step / num_steps, 1.0)
-    if kind == RhoSchedule.cosine:
-        progress = (1.0 - cos(pi * progress)) / 2.0
-    return rho_start + (rho_end - rho_start) * progress

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from enum import StrEnum
+from math import cos, pi
 
 from opd_ray.tip.normalise import Normalisation, NormaliseOver
 from opd_ray.tip.quadrants import CutKind
@@ -15,10 +16,12 @@ from opd_ray.types import Divergence
 
 @dataclass(frozen=True)
 class TipSettings:
-    """Which tokens are trained on. A bad value raises ValueError, naming field and remedy.
+    """Which tokens are trained on; choices may be given as plain strings.
 
-    Choices may be given as plain strings.
     Whether there is such a rule is found where it is looked up (:func:`opd_ray.tip.find_rule`).
+
+    Raises:
+        ValueError: a bad value, naming field and remedy.
     """
 
     # Name of a rule (all, random, entropy_sample, entropy_topk, soft_or, q3_only, divergence_topk,
@@ -100,6 +103,23 @@ class TipSettings:
                 f"tip.threshold={self.threshold} with tip.selection={self.selection}: "
                 "give a threshold with selection=threshold, and only then"
             )
+
+    def score_named(self, name: str) -> str:
+        """The name of a score, with "divergence" replaced by the one chosen here."""
+        return self.divergence.value if name == "divergence" else name
+
+    def rho_at(self, step: int) -> float:
+        """rho at ``step``, counted from 0.
+
+        A ``linear`` or ``cosine`` schedule leaves ``rho`` at step 0, reaches ``rho_end`` at step
+        ``rho_schedule_steps`` and stays there.
+        """
+        if self.rho_schedule == RhoSchedule.constant or self.rho_end is None:
+            return self.rho
+        progress = min(step / self.rho_schedule_steps, 1.0)
+        if self.rho_schedule == RhoSchedule.cosine:
+            progress = (1.0 - cos(pi * progress)) / 2.0
+        return self.rho + (self.rho_end - self.rho) * progress
 
 
 def _choice(name: str, value: str, choices: type[StrEnum]) -> StrEnum:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opd_ray.types import TopK
+
 # Log-probabilities are float32, so their sum, and hence the tail, is known to about 1e-6. Adding
 # this much to the tail keeps every value finite, and a lower bound where rounding made the tail too
 # small.
@@ -36,56 +38,36 @@ class StreamedScores:
 
 
 def streamed_scores(
-    student_ids_mK: np.ndarray,
-    student_logprobs_mK: np.ndarray,
-    teacher_at_student_mK: np.ndarray,
-    teacher_ids_mk: np.ndarray | None = None,
-    teacher_logprobs_mk: np.ndarray | None = None,
+    student: TopK, teacher_at_student_mK: np.ndarray, teacher: TopK | None = None
 ) -> StreamedScores:
     """Scores of one rollout of m tokens; row t is the distribution that predicted token t.
 
     Args:
-        student_ids_mK: the student's K most likely ids, distinct within a row.
-        student_logprobs_mK: the student's log-probabilities of them, nats.
+        student: the student's top-K; ids distinct within a row.
         teacher_at_student_mK: the teacher's log-probabilities of the same ids, nats.
-        teacher_ids_mk: the teacher's own k most likely ids, for ``union_forward_kl_m``.
-        teacher_logprobs_mk: the teacher's log-probabilities of ``teacher_ids_mk``, nats.
+        teacher: its own top-k, for ``union_forward_kl_m``.
 
     Values are taken as they are: they have been checked where they entered, those of a run by the
     contract of teachers.
     """
-    student_mW = _with_tail(student_logprobs_mK)
+    student_mW = _with_tail(student.logprobs)
     teacher_mW = _with_tail(teacher_at_student_mK)
     middle_mW = (student_mW + teacher_mW) / 2.0
     jsd_m = (_kl(student_mW, middle_mW) + _kl(teacher_mW, middle_mW)) / 2.0
     union_m = None
-    if teacher_ids_mk is not None:
-        if teacher_logprobs_mk is None:
-            raise ValueError("teacher_ids_mk needs teacher_logprobs_mk beside it")
-        union_m = union_forward_kl(
-            student_ids_mK,
-            student_logprobs_mK,
-            teacher_at_student_mK,
-            teacher_ids_mk,
-            teacher_logprobs_mk,
-        )
+    if teacher is not None:
+        union_m = union_forward_kl(student, teacher_at_student_mK, teacher).astype(np.float32)
     mass_m = np.exp(teacher_at_student_mK.astype(np.float64)).sum(axis=1)
     return StreamedScores(
         reverse_kl_m=_kl(student_mW, teacher_mW).astype(np.float32),
         forward_kl_m=_kl(teacher_mW, student_mW).astype(np.float32),
         jsd_m=jsd_m.astype(np.float32),
         teacher_mass_m=np.minimum(mass_m, 1.0).astype(np.float32),
-        union_forward_kl_m=None if union_m is None else union_m.astype(np.float32),
+        union_forward_kl_m=union_m,
     )
 
 
-def union_forward_kl(
-    student_ids_mK: np.ndarray,
-    student_logprobs_mK: np.ndarray,
-    teacher_at_student_mK: np.ndarray,
-    teacher_ids_mk: np.ndarray,
-    teacher_logprobs_mk: np.ndarray,
-) -> np.ndarray:
+def union_forward_kl(student: TopK, teacher_at_student_mK: np.ndarray, teacher: TopK) -> np.ndarray:
     """Forward KL renormalised on U, the union of both top-Ks (arXiv 2605.26844), [m] nats.
 
     U falls into the student's top-K, S, and the teacher's ids beyond it, O. The teacher is known on
@@ -96,10 +78,10 @@ def union_forward_kl(
     Spreading the tail mass over all V - K other tokens instead would put P(O) near zero and
     overstate the divergence just where the teacher disagrees.
     """
-    outside_mk = ~_rows_contain(teacher_ids_mk, student_ids_mK)
-    student_mK = np.exp(student_logprobs_mK.astype(np.float64))
+    outside_mk = ~_rows_contain(teacher.ids, student.ids)
+    student_mK = np.exp(student.logprobs.astype(np.float64))
     teacher_mK = np.exp(teacher_at_student_mK.astype(np.float64))
-    teacher_outside_m = (np.exp(teacher_logprobs_mk.astype(np.float64)) * outside_mk).sum(axis=1)
+    teacher_outside_m = (np.exp(teacher.logprobs.astype(np.float64)) * outside_mk).sum(axis=1)
     student_m = student_mK.sum(axis=1)
     teacher_m = np.maximum(teacher_mK.sum(axis=1), np.finfo(np.float64).tiny)
     limit_m = np.minimum(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,16 @@ from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.types import Rollout
 
 
+@dataclass(frozen=True)
 class TeacherRouter:
-    """The pools of a run's teachers.
+    """The pools of a run's teachers."""
 
-    Args:
-        pools: by the teacher's name.
-        routes: from a prompt's source to a name in ``pools``; empty: the only pool gets all.
-    """
+    pools: Mapping[str, TeacherPool]  # by the teacher's name
+    routes: Mapping[str, str]  # from a prompt's source to a pool; empty: the only pool gets all
 
-    def __init__(self, pools: Mapping[str, TeacherPool], routes: Mapping[str, str]) -> None:
-        if not routes and len(pools) != 1:
-            raise ValueError(f"{len(pools)} teachers and no routes between them")
-        self.pools = dict(pools)
-        self._routes = dict(routes)
-        self._only = None if routes else next(iter(pools))
+    def __post_init__(self) -> None:
+        if not self.routes and len(self.pools) != 1:
+            raise ValueError(f"{len(self.pools)} teachers and no routes between them")
 
     def pool_for(self, rollout: Rollout, source: str) -> TeacherPool:
         """Where a finished rollout should go.
@@ -37,7 +34,7 @@ class TeacherRouter:
         Raises:
             TeacherError: no route from this source, or a pool has the rollout.
         """
-        name = self._only or self._routes.get(source)
+        name = self.routes.get(source) if self.routes else next(iter(self.pools))
         if name is None:
             raise TeacherError(
                 f"rollout {rollout.rollout_id!r}: its source {source!r} has no teacher in routes"

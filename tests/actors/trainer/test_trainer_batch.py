@@ -74,7 +74,7 @@ def test_samples_of_a_prompt_share_it():
     # Both first tokens are predicted at the prompt's last.
     assert batch.kept_N.tolist() == [19, 21, 19, 22]
     assert batch.sampled_ids_N.tolist() == [1, 3, 4, 5]
-    assert (batch.trunk_tokens, batch.padding_tokens) == (23, 0)
+    assert (batch.ids_1T.numel(), batch.padding_tokens) == (23, 0)
 
 
 def test_texts_side_by_side_and_rows_in_order():
@@ -93,7 +93,7 @@ def test_texts_side_by_side_and_rows_in_order():
     assert batch.sampled_ids_N.tolist() == [2, 5, 7]
     assert batch.weights_N.tolist() == [1.0, 1.0, 2.0]
     assert batch.rollout_logprob_N.tolist() == [-1.0, -1.0, -2.0]
-    assert (batch.trunk_tokens, batch.padding_tokens) == (5, 0)
+    assert (batch.ids_1T.numel(), batch.padding_tokens) == (5, 0)
     assert isinstance(batch.targets[0], TopKTarget)
     assert batch.targets[0].ids_Nk.tolist() == [[2, 9], [5, 1], [7, 2]]
     assert batch.targets[0].logprobs_Nk.tolist() == [[-5.0, -6.0], [-1.0, -2.0], [-3.0, -4.0]]
@@ -155,7 +155,7 @@ def test_sampled_signal_belongs_to_the_sampled_tokens():
 def test_without_kept_rows_one_weightless_row_stands_in():
     batch = build([item("a", [1], [2, 3], [])], {})
     assert batch.is_empty
-    assert (batch.trunk_tokens, batch.padding_tokens) == (1, 1)
+    assert (batch.ids_1T.numel(), batch.padding_tokens) == (1, 1)
     assert batch.weights_N.tolist() == [0.0]
 
 

@@ -49,7 +49,7 @@ def test_unpacked_tensors_equal_the_packed_ones(chunk_bytes):
 def test_a_chunk_exceeds_its_size_only_for_a_single_larger_tensor():
     chunks = list(pack(some_tensors(), chunk_bytes=128))
     assert len(chunks) > 2
-    too_large = [chunk.names for chunk in chunks if chunk.nbytes > 128]
+    too_large = [chunk.names for chunk in chunks if chunk.buffer.nbytes > 128]
     assert too_large == [("large",)]
 
 

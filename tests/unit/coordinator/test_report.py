@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from opd_ray.coordinator.metrics import StepSnapshot
-from opd_ray.coordinator.report import Figures, closing_table, marked_response
+from opd_ray.coordinator.report import closing_table, marked_response
 from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.tip import Selection, TokenScores
@@ -26,10 +26,12 @@ STEP = {
 }
 
 
-def cells(rows: list[dict[str, float]], figures: Figures) -> dict[str, list[str]]:
+def cells(
+    rows: list[dict[str, float]], teacher: dict[str, float], peaks: dict[str, int]
+) -> dict[str, list[str]]:
     """What the printed table says beside each figure."""
     file = io.StringIO()
-    Console(file=file, width=120).print(closing_table(rows, figures))
+    Console(file=file, width=120).print(closing_table(rows, teacher, peaks))
     lines = [line[1:-1] for line in file.getvalue().splitlines() if line[0] in "│┃"]
     split = [[cell.strip() for cell in line.replace("┃", "│").split("│")] for line in lines]
     return {name: rest for name, *rest in split}
@@ -46,7 +48,7 @@ def test_the_table_sets_before_after_and_teacher_side_by_side() -> None:
         {"step": 2, **STEP, **evaluation(0.75, 0.0625)},
     ]
     teacher = {"eval/sums/accuracy": 0.875, "eval/sums/accuracy_se": 0.01}
-    found = cells(rows, Figures(teacher, {"trainer-0": 3 << 29}))
+    found = cells(rows, teacher, {"trainer-0": 3 << 29})
     assert found["figure"] == ["student before", "student after", "teacher"]
     assert found["sums/accuracy"] == ["0.2500", "0.7500", "0.8750"]
     assert found["kl"] == ["0.5000", "0.0625", ""]  # the teacher has no distance from itself
@@ -60,7 +62,7 @@ def test_the_table_sets_before_after_and_teacher_side_by_side() -> None:
 
 def test_a_figure_that_only_the_last_evaluation_has_leaves_the_first_column_empty() -> None:
     rows = [{"step": 0, "eval/kl": 0.5}, {"step": 1, **evaluation(0.75, 0.25)}]
-    found = cells(rows, Figures({}, {}))
+    found = cells(rows, {}, {})
     assert found["kl"] == ["0.5000", "0.2500", ""]
     assert found["sums/accuracy"] == ["", "0.7500", ""]
 

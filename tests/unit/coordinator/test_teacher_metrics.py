@@ -11,7 +11,7 @@ from fake_replicas import answer_all, make_kept_pool, make_pool, rollout, sent
 from rich.console import Console
 
 from opd_ray.coordinator.metrics import teacher_metrics
-from opd_ray.coordinator.report import Figures, closing_table
+from opd_ray.coordinator.report import closing_table
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.teachers.router import TeacherRouter
@@ -185,7 +185,7 @@ def test_the_teacher_is_the_bottleneck_once_all_is_written(monkeypatch) -> None:
 
 def table_text(rows: list[dict[str, float]]) -> str:
     file = io.StringIO()
-    Console(file=file, width=120).print(closing_table(rows, Figures({}, {})))
+    Console(file=file, width=120).print(closing_table(rows, {}, {}))
     return file.getvalue()
 
 

@@ -110,7 +110,7 @@ def test_the_transports_end_has_this_ranks_weights() -> None:
     for number, actor in enumerate(actors):
         end = actor._transport_end
         assert isinstance(end, NcclSender)
-        assert (end._rank, end._weights) == (number, actor._trainer.engine.weights)
+        assert (end.rank, end.weights) == (number, actor._trainer.engine.weights)
         end.send = create_autospec(end.send)
     group_of(*actors).call_transport("send", 7)
     for actor in actors:

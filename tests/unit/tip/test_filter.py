@@ -19,7 +19,7 @@ from opd_ray.tip import (
 )
 from opd_ray.tip.quadrants import jaccard, quadrant_report
 from opd_ray.tip.scores import SCORES
-from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, rho_at, share_counts
+from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, share_counts
 from opd_ray.types import Divergence
 
 LENGTHS = np.array([40, 0, 3, 57])
@@ -74,7 +74,8 @@ def test_ties_go_to_the_earlier_position():
     ],
 )
 def test_rho_schedule(kind, step, expected):
-    assert rho_at(step, kind, 0.8, 0.2, 10) == pytest.approx(expected)
+    settings = TipSettings(rho=0.8, rho_schedule=kind, rho_end=0.2, rho_schedule_steps=10)
+    assert settings.rho_at(step) == pytest.approx(expected)
 
 
 def test_rho_moves_with_the_step():
@@ -284,8 +285,10 @@ def test_a_missing_score_is_refused(rule, missing):
         kept(TipSettings(rule=rule), batch(**{f"{missing}_N": None}))
 
 
-def test_required_scores_name_the_chosen_divergence():
-    assert TipFilter(TipSettings(divergence="jsd")).required_scores == ("entropy", "jsd")
+def test_the_divergence_of_a_rule_is_the_chosen_one():
+    with pytest.raises(MissingScoreError, match="tip.rule=soft_or needs the score 'jsd'"):
+        kept(TipSettings(divergence="jsd"), batch(jsd_N=None))
+    kept(TipSettings(divergence="jsd"), batch(reverse_kl_N=None))
 
 
 def test_seeds_must_match_the_rollouts():

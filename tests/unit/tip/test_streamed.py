@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from opd_ray.tip import streamed_scores
 from opd_ray.tip.streamed import TAIL_SLACK
+from opd_ray.types import TopK
 
 # Float32 and renormalising may add this share to a value that is otherwise a lower bound.
 ROUNDING = 2e-6
@@ -21,17 +22,15 @@ def log_softmax(logits):
 
 def top(logprobs, k):
     ids = np.argsort(-logprobs, axis=1, kind="stable")[:, :k]
-    return ids, np.take_along_axis(logprobs, ids, axis=1)
+    return TopK(ids, np.take_along_axis(logprobs, ids, axis=1).astype(np.float32))
 
 
 def streamed(student, teacher, k, teacher_k=None):
     """Streamed scores of full log-probabilities [m, V], passed on as float32."""
-    ids, student_top = top(student, k)
-    arguments = [ids, student_top, np.take_along_axis(teacher, ids, axis=1)]
-    if teacher_k is not None:
-        teacher_ids, teacher_top = top(teacher, teacher_k)
-        arguments += [teacher_ids, teacher_top]
-    return streamed_scores(*[a.astype(np.float32) if a.dtype.kind == "f" else a for a in arguments])
+    of_student = top(student, k)
+    at_student = np.take_along_axis(teacher, of_student.ids, axis=1).astype(np.float32)
+    of_teacher = None if teacher_k is None else top(teacher, teacher_k)
+    return streamed_scores(of_student, at_student, of_teacher)
 
 
 def kl(p, q):
@@ -160,7 +159,7 @@ def test_union_is_a_lower_bound_exact_where_the_students_ids_hold_the_teachers(s
     for row in range(4):
         exact = naive_union(student[row], teacher[row], k, 4)
         assert 0 <= scores.union_forward_kl_m[row] <= exact + ROUNDING * (1 + exact)
-        if set(top(teacher[row : row + 1], 4)[0][0]) <= set(top(student[row : row + 1], k)[0][0]):
+        if set(top(teacher[row : row + 1], 4).ids[0]) <= set(top(student[row : row + 1], k).ids[0]):
             assert scores.union_forward_kl_m[row] == pytest.approx(exact, abs=1e-5)
 
 
@@ -170,8 +169,8 @@ def test_union_is_the_least_value_a_student_can_have():
     student, teacher = pairs(rng, rows=30, vocab=12, scale=2.0)
     scores = streamed(student, teacher, k=3, teacher_k=4)
     for row in range(len(student)):
-        mine = list(top(student[row : row + 1], 3)[0][0])
-        beyond = [v for v in top(teacher[row : row + 1], 4)[0][0] if v not in mine]
+        mine = list(top(student[row : row + 1], 3).ids[0])
+        beyond = [v for v in top(teacher[row : row + 1], 4).ids[0] if v not in mine]
         p = [math.exp(student[row, v]) for v in mine]
         q = [math.exp(teacher[row, v]) for v in mine] + [
             sum(math.exp(teacher[row, v]) for v in beyond)
@@ -189,12 +188,13 @@ def test_half_precision_may_round_beyond_the_bounds():
     """Up to a hundredth: a log-probability of 0 and a mass of 1."""
     ids = np.array([[4, 7]])
     near = np.log(np.array([[0.6, 0.409]]))
-    assert streamed_scores(ids, near, near).reverse_kl_m[0] == 0.0
+    assert streamed_scores(TopK(ids, near), near).reverse_kl_m[0] == 0.0
     sure = np.array([[0.009, -9.0]])
-    assert streamed_scores(ids, sure, sure).teacher_mass_m[0] == 1.0
+    assert streamed_scores(TopK(ids, sure), sure).teacher_mass_m[0] == 1.0
 
 
 def test_empty_rollout():
     nothing = np.zeros((0, 4))
-    scores = streamed_scores(nothing.astype(int), nothing, nothing, nothing.astype(int), nothing)
+    topk = TopK(nothing.astype(int), nothing)
+    scores = streamed_scores(topk, nothing, topk)
     assert scores.reverse_kl_m.shape == scores.union_forward_kl_m.shape == (0,)

@@ -6,6 +6,7 @@ import torch
 
 from opd_ray.divergence import HiddenTarget, exact_scores
 from opd_ray.tip import streamed_scores
+from opd_ray.types import TopK
 
 ROWS, VOCAB = 400, 96
 DIVERGENCES = ("reverse_kl", "forward_kl", "jsd")
@@ -41,7 +42,7 @@ class RandomPair:
         student_NK, ids_NK = (self.hidden_ND @ self.head_VD.T).log_softmax(1).topk(top_k)
         teacher_NV = (self.teacher_ND @ self.teacher_VD.T).log_softmax(1)
         scores = streamed_scores(
-            ids_NK.numpy(), student_NK.numpy(), teacher_NV.gather(1, ids_NK).numpy()
+            TopK(ids_NK.numpy(), student_NK.numpy()), teacher_NV.gather(1, ids_NK).numpy()
         )
         return {name: getattr(scores, f"{name}_m") for name in DIVERGENCES}
 

@@ -9,6 +9,7 @@ import pytest
 
 from actors.teacher.http.bounds import least_divergent
 from opd_ray.tip.streamed import streamed_scores
+from opd_ray.types import TopK
 
 NAMES = ("reverse_kl_m", "forward_kl_m", "jsd_m")
 V, K, NAMED = 40, 6, 4
@@ -39,7 +40,8 @@ def told(student_V: np.ndarray, teacher_V: np.ndarray) -> dict[str, np.ndarray]:
 def scores(known: dict[str, np.ndarray], teacher_mK: np.ndarray) -> list[float]:
     student = known["student_logprobs_mK"]
     ids = np.arange(K, dtype=np.int32)[None].repeat(len(student), 0)
-    found = streamed_scores(ids[:, : student.shape[1]], student, teacher_mK.astype(np.float32))
+    topk = TopK(ids[:, : student.shape[1]], student)
+    found = streamed_scores(topk, teacher_mK.astype(np.float32))
     return [float(getattr(found, name)[0]) for name in NAMES]
 
 
@@ -126,8 +128,8 @@ def test_a_confident_student_whose_token_the_teacher_did_not_name_is_far_off() -
         np.log([1e-4]),
         np.array([0.999]),
     )
-    ids = np.array([[0, 1]], np.int32)
-    assert streamed_scores(ids, student, found).reverse_kl_m[0] > 0.98 * math.log(0.98 / 1e-4) - 0.1
+    topk = TopK(np.array([[0, 1]], np.int32), student)
+    assert streamed_scores(topk, found).reverse_kl_m[0] > 0.98 * math.log(0.98 / 1e-4) - 0.1
 
 
 def test_whatever_is_known_stays_and_nothing_becomes_infinite() -> None:
