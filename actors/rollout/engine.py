@@ -151,8 +151,17 @@ class RolloutEngine:
                 "start it anew"
             )
         ids_in_use = set(self._requests)
+        longest = self.context_length - 1
         for request in requests:
-            self._check(request, ids_in_use)
+            length = len(request.prompt_ids)
+            if not 1 <= length <= longest:
+                raise ValueError(
+                    f"prompt {request.prompt_id!r} has {length} tokens; it must have 1 to "
+                    f"{longest}, so that a response fits into student.context_length = "
+                    f"{self.context_length}"
+                )
+            if request.rollout_id in ids_in_use:
+                raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
             ids_in_use.add(request.rollout_id)
         for request in requests:
             params = SamplingParams(
@@ -208,16 +217,6 @@ class RolloutEngine:
             raise RuntimeError("vLLM kept its prefix cache over a weight update")
         self._engine.set_weight_version(str(version))
         self._weights_complete = True
-
-    def _check(self, request: RolloutRequest, ids_in_use: set[str]) -> None:
-        length, longest = len(request.prompt_ids), self.context_length - 1
-        if not 1 <= length <= longest:
-            raise ValueError(
-                f"prompt {request.prompt_id!r} has {length} tokens; it must have 1 to {longest}, "
-                f"so that a response fits into student.context_length = {self.context_length}"
-            )
-        if request.rollout_id in ids_in_use:
-            raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
 
     def _rollout_of(self, output: RequestOutput, scores: RecordedScores | None) -> Rollout:
         request, _ = self._requests.pop(output.request_id)

@@ -105,10 +105,7 @@ def _steer(
 
 
 def _metrics(config: Config, output: OutputFolder, done: int) -> Metrics:
-    sinks: list[Sink] = [
-        JsonlSink(output.metrics, done),
-        TensorBoardSink(output.tensorboard, done),
-    ]
+    sinks: list[Sink] = [JsonlSink(output.metrics, done), TensorBoardSink(output.tensorboard, done)]
     if config.run.wandb_project:
         sinks.append(WandbSink(config.run.wandb_project, output.path, asdict(config)))
     return Metrics(sinks)
@@ -133,11 +130,7 @@ def _report(
     output.plots.mkdir(exist_ok=True)
     rows = read_jsonl(output.metrics)
     plot_curves(rows, output.plots / "curves.png")
-    outputs = {
-        "metrics": output.metrics,
-        "plots": output.plots,
-        "checkpoints": output.checkpoints,
-    }
+    outputs = {"metrics": output.metrics, "plots": output.plots, "checkpoints": output.checkpoints}
     if config.run.export_at_end:
         outputs["exported student"] = output.export
     response = None

@@ -62,30 +62,9 @@ class FusedPass:
             weights_N[:, None] / self.temperature,  # d(logits / T) / d(logits) = 1 / T
         )
         gradients = _Gradients(hidden_ND, head_VD, student_cut, self.wanted)
-        # Not named here: the buffers of both end with the call, before the gradients are rounded.
-        self._go_over(
-            ProjectedLogits(hidden_ND, head_VD, bias_V, student_cut),
-            comparison_of(self.target, self.kind, self.beta, cut, device),
-            student_cut.chunk,
-            cut,
-            values,
-            gradients,
-        )
-        loss = (weights_N * values.divergence_N).sum()
-        output = DivergenceOutput(loss, values.divergence_N, values.logprob_N)
-        return output, gradients.result()
-
-    def _go_over(
-        self,
-        student: ProjectedLogits,
-        comparison: Comparison,
-        student_chunk: int,
-        cut: Cut,
-        values: _Values,
-        gradients: _Gradients,
-    ) -> None:
-        """Fill in the values and add up the gradients."""
-        for rows in slices(0, len(values.divergence_N), student_chunk):
+        student = ProjectedLogits(hidden_ND, head_VD, bias_V, student_cut)
+        comparison = comparison_of(self.target, self.kind, self.beta, cut, device)
+        for rows in slices(0, num_rows, student_cut.chunk):
             student.load(rows)
             for teacher_rows in slices(rows.start, rows.stop, cut.chunk):
                 comparison.load(teacher_rows)
@@ -93,6 +72,10 @@ class FusedPass:
                     self._block(student, comparison, part, values)
             if any(self.wanted):
                 gradients.add(rows, student.stored(rows))
+        del student, comparison  # and with them their buffers, before the gradients are rounded
+        loss = (weights_N * values.divergence_N).sum()
+        output = DivergenceOutput(loss, values.divergence_N, values.logprob_N)
+        return output, gradients.result()
 
     def _block(
         self, student: ProjectedLogits, comparison: Comparison, part: slice, values: _Values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from typing import Any, cast
 
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -32,35 +32,26 @@ from opd_ray.types import TeacherInfo
 _ALL: tuple[Role, ...] = ("trainer", "rollout", "teacher")
 
 
+@dataclass(eq=False)
 class ActorLauncher:
     """Starts actors at once; :meth:`ready` waits for them. Leaving the context ends them all.
-
-    Args:
-        config: settled by the placement (CPUs and threads filled in).
-        placement: who goes where.
-        vocab_size: real tokens that student and teacher share.
-        own_topk: k of the teacher's own top-k that a rule of the filter needs; 0: none does.
-        roles: which of the plan's actors to start.
 
     Raises:
         PlacementError: the cluster does not free the reserved resources in time.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        placement: Placement,
-        *,
-        vocab_size: int,
-        own_topk: int = 0,
-        roles: Sequence[Role] = _ALL,
-    ) -> None:
-        self._config = config
-        self._vocab_size = vocab_size
-        self._own_topk = own_topk
-        self._teachers = config.teacher_set.working if "teacher" in roles else {}
+    config: Config  # settled by the placement (CPUs and threads filled in)
+    placement: InitVar[Placement]  # who goes where
+    _: KW_ONLY
+    vocab_size: int  # real tokens that student and teacher share
+    own_topk: int = 0  # k of the teacher's own top-k that a rule of the filter needs; 0: none does
+    roles: Sequence[Role] = _ALL  # which of the plan's actors to start
+
+    def __post_init__(self, placement: Placement) -> None:
+        config = self.config
+        self._teachers = config.teacher_set.working if "teacher" in self.roles else {}
         self.watch = ActorWatch(config.cluster.start_timeout_s, "cluster.start_timeout_s")
-        placed = [actor for actor in placement.actors if actor.role in roles]
+        placed = [actor for actor in placement.actors if actor.role in self.roles]
         self._placed = {actor.name: actor for actor in placed}
         self._bundles = {actor.name: index for index, actor in enumerate(placed)}
         self._group = placement_group([actor.bundle for actor in placed], strategy="PACK")
@@ -106,15 +97,13 @@ class ActorLauncher:
             address, port = self.watch.get(first.address.remote(), name)
             loading += [(handle.setup.remote(address, port), name) for name, handle in trainers]
         infos = self.watch.get_all(judges + loading)[: len(judges)]
-        self.watch.set_stall_timeout(
-            self._config.cluster.stall_timeout_s, "cluster.stall_timeout_s"
-        )
+        self.watch.set_stall_timeout(self.config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
         of = [self._placed[name].teacher for name, _ in self._actors["teacher"]]
         return dict(zip(of, infos, strict=True))
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one."""
-        max_in_flight = self._config.rollout.max_num_seqs
+        max_in_flight = self.config.rollout.max_num_seqs
         return RolloutPool(self.watch, self._actors["rollout"], max_in_flight)
 
     def teacher_pools(self) -> dict[str, TeacherPool]:
@@ -123,7 +112,7 @@ class ActorLauncher:
             max_restarts, no_more = teacher.restarts
             self._teacher_pools[name] = TeacherPool(
                 [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
-                batch_budget(teacher.settings, self._config.student.context_length),
+                batch_budget(teacher.settings, self.config.student.context_length),
                 self.watch,
                 lambda name: self._teacher(self._placed[name]),
                 max_restarts=max_restarts,
@@ -133,7 +122,7 @@ class ActorLauncher:
 
     def trainer_group(self) -> TrainerGroup:
         """The trainer ranks as one."""
-        return TrainerGroup(self.watch, self._actors["trainer"], self._config.trainer)
+        return TrainerGroup(self.watch, self._actors["trainer"], self.config.trainer)
 
     def peak_memory(self) -> dict[str, int]:
         """Peak memory by actor, bytes; teacher replicas that died are left out."""
@@ -152,27 +141,27 @@ class ActorLauncher:
         for name, _ in self._actors["rollout"]:
             self.watch.remove(name)
         name = "teacher writing answers"
-        handle = self._rollout(self._first_rollout, self._config.teacher.path)
+        handle = self._rollout(self._first_rollout, self.config.teacher.path)
         self.watch.add(name, handle)
         self._actors["rollout"] = [(name, handle)]
         self.watch.get(handle.ready.remote(), name)
         return self.rollout_pool()
 
     def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
-        config = self._config
+        config = self.config
         student = replace(config.student, path=model_path or config.student.path)
         actor = self._at(placed, RolloutActor, vllm_environment(config.rollout.threads))
-        return actor.remote(student, config.rollout, config.sync, self._vocab_size)
+        return actor.remote(student, config.rollout, config.sync, self.vocab_size)
 
     def _teacher(self, placed: PlacedActor) -> Any:
         teacher = self._teachers[placed.teacher]
         actor = self._at(placed, TeacherActor, teacher_environment(teacher.settings))
         return actor.remote(
-            teacher.settings, self._vocab_size, self._own_topk, members=teacher.members
+            teacher.settings, self.vocab_size, self.own_topk, members=teacher.members
         )
 
     def _trainer(self, placed: PlacedActor) -> Any:
-        config = self._config
+        config = self.config
         actor = self._at(placed, TrainerActor, trainer_environment(config.trainer))
         return actor.remote(
             config.student,
@@ -180,7 +169,7 @@ class ActorLauncher:
             config.loss,
             config.sync,
             rank=placed.index,
-            vocab_size=self._vocab_size,
+            vocab_size=self.vocab_size,
         )
 
     def _at(self, placed: PlacedActor, actor_class: object, environment: dict[str, str]) -> Any:

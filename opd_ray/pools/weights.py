@@ -45,23 +45,16 @@ class WeightSync:
             self.teacher_weights.follow(self.trainers.weights() if chunks is None else chunks)
 
 
+@dataclass
 class TeacherWeights:
-    """Keeps teachers of kind self that follow the student in step with it.
+    """Keeps teachers of kind self that follow the student in step with it."""
 
-    Args:
-        watch: watches every wait.
-        teachers: every teacher's settings and replicas, by its name.
-        trainers: hold the teachers' output heads where the signal is hidden.
-    """
+    watch: ActorWatch
+    teachers: Mapping[str, tuple[TeacherSettings, TeacherPool]]  # by name
+    trainers: TrainerGroup  # hold the teachers' output heads where the signal is hidden
 
-    def __init__(
-        self,
-        watch: ActorWatch,
-        teachers: Mapping[str, tuple[TeacherSettings, TeacherPool]],
-        trainers: TrainerGroup,
-    ) -> None:
-        self._watch = watch
-        self._trainers = trainers
+    def __post_init__(self) -> None:
+        teachers = self.teachers
         self._pools = {name: pool for name, (_, pool) in teachers.items()}
         self._following = [n for n, (s, _) in teachers.items() if s.follow_decay is not None]
         self._hidden = any(s.signal is SignalChoice.hidden for s, _ in teachers.values())
@@ -111,7 +104,7 @@ class TeacherWeights:
         for ref, owner, handle in asked:
             # The pool hears of a death by itself; no dead replica of a follower is replaced.
             with suppress(ActorDied):
-                self._watch.get(ref, owner)
+                self.watch.get(ref, owner)
                 done.append(handle)
         if not done:
             raise _none_left(name)
@@ -121,14 +114,14 @@ class TeacherWeights:
         """Have the first replica that lives write its weights: all have the same."""
         for owner, handle in self._pools[name].living():
             with suppress(ActorDied):
-                self._watch.get(handle.save.remote(path), owner)
+                self.watch.get(handle.save.remote(path), owner)
                 return
         raise _none_left(name)
 
     def _share_head(self, name: str, handle: Any) -> None:
         """Hand a teacher's output head to the trainers, past this process."""
         if self._hidden:
-            self._trainers.set_teacher_head(handle.output_head.remote(), name)
+            self.trainers.set_teacher_head(handle.output_head.remote(), name)
 
 
 def _none_left(name: str) -> RunError:

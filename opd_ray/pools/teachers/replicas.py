@@ -9,7 +9,7 @@ import sys
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 from opd_ray.errors import ActorDied, ActorFailure
@@ -33,29 +33,17 @@ class Replica:
         return self.batches, self.outstanding_tokens, self.number
 
 
+@dataclass(eq=False)
 class Replicas:
-    """The replicas of one teacher. Their deaths are this object's concern, and end no wait.
+    """The replicas of one teacher. Their deaths are this object's concern, and end no wait."""
 
-    Args:
-        replicas: (name, actor handle) pairs.
-        watch: in which they are watched.
-        start: creates the actor of that name anew, at its place.
-        max_restarts: how often each replica may be started again.
-        no_more: why none is started again after that, for the message.
-    """
+    replicas: InitVar[Sequence[tuple[str, Any]]]  # (name, actor handle) pairs
+    watch: ActorWatch  # in which they are watched
+    start: Callable[[str], Any]  # creates the actor of that name anew, at its place
+    max_restarts: int  # how often each replica may be started again
+    no_more: str  # why none is started again after that, for the message
 
-    def __init__(
-        self,
-        replicas: Sequence[tuple[str, Any]],
-        watch: ActorWatch,
-        start: Callable[[str], Any],
-        max_restarts: int,
-        no_more: str,
-    ) -> None:
-        self._watch = watch
-        self._start = start
-        self._max_restarts = max_restarts
-        self._no_more = no_more
+    def __post_init__(self, replicas: Sequence[tuple[str, Any]]) -> None:
         self._restarts: Counter[str] = Counter()
         self._started = 0
         self._living: dict[int, Replica] = {}  # by number
@@ -105,7 +93,7 @@ class Replicas:
         if self._living.pop(replica.number, None):
             del self._loads[bisect_left(self._loads, replica.load)]
         self._starting = {ref: r for ref, r in self._starting.items() if r is not replica}
-        self._watch.remove(replica.name)
+        self.watch.remove(replica.name)
         _say(f"{replica.name} died, its rollouts are asked again: {death.cause}")
         return True
 
@@ -116,21 +104,21 @@ class Replicas:
             ActorFailure: it may not, and it was the last one.
         """
         name = replica.name
-        if self._restarts[name] < self._max_restarts:
+        if self._restarts[name] < self.max_restarts:
             self._restarts[name] += 1
-            handle = self._start(name)
-            self._watch.add(name, handle)
+            handle = self.start(name)
+            self.watch.add(name, handle)
             _say(f"{name} is started again")
             self._starting[handle.ready.remote()] = self._watched(name, handle)
             return True
         if not self._lifelines:
             raise ActorFailure(
-                name, f"{death.cause}; no teacher replica is left, and {self._no_more}"
+                name, f"{death.cause}; no teacher replica is left, and {self.no_more}"
             ) from death
         return False
 
     def _watched(self, name: str, handle: Any) -> Replica:
-        replica = Replica(self._started, name, handle, self._watch.hand_over(name))
+        replica = Replica(self._started, name, handle, self.watch.hand_over(name))
         self._started += 1
         self._lifelines[replica.lifeline] = replica
         return replica
