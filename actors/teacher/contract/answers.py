@@ -10,16 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.teacher.contract.arrays import (
-    LOGPROB_TOLERANCE,
-    entropy_problems,
-    fits,
-    hidden_problems,
-    id_problems,
-    logprob_problems,
-    shape_problems,
-    wrong_values,
-)
+from actors.teacher.contract.arrays import LOGPROB_TOLERANCE, ArrayProblems, Shape
 from actors.teacher.protocol import TeacherError
 from opd_ray.types import (
     HiddenSignal,
@@ -58,7 +49,11 @@ def check_info(info: TeacherInfo, *, signal: str, topk: int) -> None:
 
 
 def check_size(info: TeacherInfo, vocab_size: int | None) -> None:
-    """Refuse a distribution over tokens that the student has not; too few are found elsewhere."""
+    """Refuse a distribution over tokens that the student has not; too few are found elsewhere.
+
+    Raises:
+        TeacherError: ``info`` says more than ``vocab_size`` tokens.
+    """
     if vocab_size is not None and info.vocab_size > vocab_size:
         raise TeacherError(
             f"teacher {info.name!r}: its info() says {info.vocab_size} tokens, student and teacher "
@@ -84,19 +79,16 @@ def check_request(info: TeacherInfo, request: ScoreRequest) -> None:
             f"{who}: {prompt} prompt and {response} response tokens exceed the teacher's context "
             f"of {info.context_length} tokens; shorten the prompts or lower rollout.max_new_tokens"
         )
-    for name, ids in (("prompt_ids", request.prompt_ids), ("response_ids", request.response_ids)):
-        _raise_first(id_problems(who, name, ids, info.vocab_size))
-    shape = (response, None)
-    _raise_first(_named_problems(who, "student_topk", request.student_topk, shape, info.vocab_size))
+    arrays = ArrayProblems(who)
+    arrays.ids("prompt_ids", request.prompt_ids, info.vocab_size)
+    arrays.ids("response_ids", request.response_ids, info.vocab_size)
+    arrays.named_tokens("student_topk", request.student_topk, (response, None), info.vocab_size)
+    if arrays.found:
+        raise TeacherError(arrays.found[0])
 
 
 def check_answers(
-    info: TeacherInfo,
-    requests: Sequence[ScoreRequest],
-    answers: Any,
-    *,
-    signal: str,
-    topk: int,
+    info: TeacherInfo, requests: Sequence[ScoreRequest], answers: Any, *, signal: str, topk: int
 ) -> None:
     """Whether ``answers`` are one valid answer a request, in order, as
     :class:`actors.teacher.protocol.Teacher` promises.
@@ -108,16 +100,12 @@ def check_answers(
     Raises:
         TeacherError: naming teacher, rollout and position, what came and what was expected.
     """
-    _raise_first(answers_problems(info, requests, answers, signal=signal, topk=topk))
+    for problem in answers_problems(info, requests, answers, signal=signal, topk=topk):
+        raise TeacherError(problem)
 
 
 def answers_problems(
-    info: TeacherInfo,
-    requests: Sequence[ScoreRequest],
-    answers: Any,
-    *,
-    signal: str,
-    topk: int,
+    info: TeacherInfo, requests: Sequence[ScoreRequest], answers: Any, *, signal: str, topk: int
 ) -> Iterator[str]:
     """Everything for which :func:`check_answers` would refuse them, in its words."""
     who = f"teacher {info.name!r}"
@@ -143,120 +131,76 @@ def answers_problems(
                 f"expected {'no more' if expected is None else f'rollout {expected!r}'}"
             )
         if request is not None:
-            yield from _answer_problems(info, request, answer, signal, topk)
+            yield from _problems(info, request, answer, signal, topk)
 
 
-def _raise_first(problems: Iterator[str]) -> None:
-    for problem in problems:
-        raise TeacherError(problem)
-
-
-def _answer_problems(
+@np.errstate(all="ignore")  # what is wrong with numbers is said in words
+def _problems(
     info: TeacherInfo, request: ScoreRequest, answer: TeacherAnswer, signal: str, topk: int
-) -> Iterator[str]:
-    who = f"teacher {info.name!r}, rollout {request.rollout_id!r}"
+) -> list[str]:
+    """What is wrong with one answer."""
+    arrays = _AnswerArrays(info, request, answer)
     m, k_student = request.student_topk.ids.shape
-    yield from logprob_problems(who, "logprob", answer.logprob, (m,))
-    yield from logprob_problems(who, "at_student_topk", answer.at_student_topk, (m, k_student))
-    known = _Sampled(np.asarray(request.response_ids), answer.logprob)
-    yield from known.agreement(
-        who, "at_student_topk", request.student_topk.ids, answer.at_student_topk
-    )
+    if arrays.logprobs("at_student_topk", answer.at_student_topk, (m, k_student)):
+        arrays.agree("at_student_topk", request.student_topk.ids, answer.at_student_topk)
     if answer.entropy is not None:
-        yield from entropy_problems(who, answer.entropy, m, info.vocab_size)
+        arrays.entropies(answer.entropy, m, info.vocab_size)
     own: object = answer.topk
     if isinstance(own, TopK):
-        yield from _topk_problems(who, "topk", own, (m, None), info, known)
+        arrays.likeliest("topk", own, (m, None))
     elif own is not None:
-        yield f"{who}: topk is a {type(own).__name__}; expected a TopK or None"
+        arrays.add(f"topk is a {type(own).__name__}; expected a TopK or None")
 
     if not isinstance(answer.signal, _SIGNAL_TYPES[signal]):
-        yield (
-            f"{who}: signal is a {type(answer.signal).__name__}; the run asks for a "
+        arrays.add(
+            f"signal is a {type(answer.signal).__name__}; the run asks for a "
             f"{_SIGNAL_TYPES[signal].__name__} (teacher.signal is {signal!r})"
         )
     elif isinstance(answer.signal, TopKSignal):
-        yield from _topk_problems(who, "signal", answer.signal, (m, topk), info, known)
+        arrays.likeliest("signal", answer.signal, (m, topk))
     elif isinstance(answer.signal, SampledSignal):
-        values = answer.signal.logprobs
-        yield from logprob_problems(who, "signal.logprobs", values, (m,))
-        if fits(values, (m,)) and known.usable:
-            apart = np.abs(values - answer.logprob) > AGREEMENT
-            yield from wrong_values(who, "signal.logprobs", values, apart, "the values of logprob")
+        arrays.repeats_logprob("signal.logprobs", answer.signal.logprobs)
     else:
-        yield from hidden_problems(who, answer.signal.hidden, (m, info.hidden_size))
+        arrays.hidden("signal.hidden", answer.signal.hidden, (m, info.hidden_size))
+    return arrays.found
 
 
-class _Sampled:
-    """What an answer says of the sampled tokens, to hold its other statements against."""
+class _AnswerArrays(ArrayProblems):
+    """Holds an answer's other statements against what it says of the sampled tokens, too."""
 
-    def __init__(self, ids_m: np.ndarray, logprob_m: Any) -> None:
-        self._ids_m = ids_m
-        self._logprob_m = logprob_m
-        self.usable = fits(logprob_m, ids_m.shape)
+    def __init__(self, info: TeacherInfo, request: ScoreRequest, answer: TeacherAnswer) -> None:
+        super().__init__(f"teacher {info.name!r}, rollout {request.rollout_id!r}")
+        self._vocab_size = info.vocab_size
+        self._sampled_m1 = request.response_ids[:, None]
+        self._logprob_m = answer.logprob
+        self._usable = self.logprobs("logprob", answer.logprob, request.response_ids.shape)
 
-    def agreement(self, who: str, name: str, ids: np.ndarray, logprobs: Any) -> Iterator[str]:
-        """Two differing statements about a sampled token."""
-        if not self.usable or not fits(logprobs, ids.shape):
+    def agree(self, name: str, ids: np.ndarray, logprobs: np.ndarray) -> None:
+        """Of tokens [m, K]: no two differing statements about a sampled token."""
+        if self._usable:
+            apart = np.abs(logprobs - self._logprob_m[:, None]) > AGREEMENT
+            apart &= ids == self._sampled_m1
+            self.wrong(name, logprobs, apart, "the sampled token's logprob at the same position")
+
+    def repeats_logprob(self, name: str, values: Any) -> None:
+        """Of log-probabilities [m] of the sampled tokens."""
+        if self.logprobs(name, values, (len(self._sampled_m1),)) and self._usable:
+            apart = np.abs(values - self._logprob_m) > AGREEMENT
+            self.wrong(name, values, apart, "the values of logprob")
+
+    def likeliest(self, name: str, topk: TopK | TopKSignal, shape: Shape) -> None:
+        """Of the likeliest tokens of each row: order, and agreement with what else is said."""
+        if not self.named_tokens(name, topk, shape, self._vocab_size):
             return
-        apart = np.abs(logprobs - self._logprob_m[:, None]) > AGREEMENT
-        yield from wrong_values(
-            who,
-            name,
-            logprobs,
-            apart & (ids == self._ids_m[:, None]),
-            "the sampled token's logprob at the same position",
-        )
-
-    def missed(self, who: str, name: str, ids: np.ndarray, logprobs: np.ndarray) -> Iterator[str]:
-        """Likeliest tokens [m, k] without a sampled one that is likelier than the last."""
-        if not self.usable:
-            return
-        found = (ids == self._ids_m[:, None]).any(axis=1)
-        yield from wrong_values(
-            who,
-            name,
-            logprobs[:, -1],
-            ~found & (self._logprob_m > logprobs[:, -1] + AGREEMENT),
-            "the likeliest tokens (the sampled one is likelier than the last, yet not among them)",
-        )
-
-
-def _named_problems(
-    who: str, name: str, topk: Any, shape: tuple[int, int | None], vocab_size: int
-) -> Iterator[str]:
-    """Of some tokens a row: distinct ids, and log-probabilities that one distribution can have."""
-    ids, logprobs = topk.ids, topk.logprobs
-    yield from logprob_problems(who, f"{name}.logprobs", logprobs, shape)
-    if not fits(logprobs, shape):
-        yield from id_problems(who, f"{name}.ids", ids, vocab_size)
-        return
-    if not logprobs.shape[1]:
-        yield f"{who}: {name} has shape {list(logprobs.shape)}; expected at least one token a row"
-        return
-    yield from shape_problems(who, f"{name}.ids", ids, logprobs.shape)
-    yield from id_problems(who, f"{name}.ids", ids, vocab_size)
-    if fits(ids, logprobs.shape):
-        in_order = np.sort(ids, axis=1)
-        twice = in_order[:, 1:] == in_order[:, :-1]
-        yield from wrong_values(who, f"{name}.ids", in_order[:, 1:], twice, "distinct ids")
-
-
-def _topk_problems(
-    who: str,
-    name: str,
-    topk: Any,
-    shape: tuple[int, int | None],
-    info: TeacherInfo,
-    known: _Sampled,
-) -> Iterator[str]:
-    """Of the likeliest tokens of each row: order, and agreement with what else is said."""
-    yield from _named_problems(who, name, topk, shape, info.vocab_size)
-    ids, logprobs = topk.ids, topk.logprobs
-    if not fits(logprobs, shape) or not logprobs.shape[1]:
-        return
-    rises = logprobs[:, 1:] > logprobs[:, :-1] + LOGPROB_TOLERANCE
-    yield from wrong_values(who, f"{name}.logprobs", logprobs[:, 1:], rises, "descending order")
-    if fits(ids, logprobs.shape):
-        yield from known.agreement(who, f"{name}.logprobs", ids, logprobs)
-        yield from known.missed(who, f"{name}.logprobs", ids, logprobs)
+        name, logprobs = f"{name}.logprobs", topk.logprobs
+        rises = logprobs[:, 1:] > logprobs[:, :-1] + LOGPROB_TOLERANCE
+        self.wrong(name, logprobs[:, 1:], rises, "descending order")
+        self.agree(name, topk.ids, logprobs)
+        if self._usable:
+            missed = self._logprob_m > logprobs[:, -1] + AGREEMENT
+            missed &= ~(topk.ids == self._sampled_m1).any(axis=1)
+            expected = (
+                "the likeliest tokens (the sampled one is likelier than the last, yet not among "
+                "them)"
+            )
+            self.wrong(name, logprobs[:, -1], missed, expected)

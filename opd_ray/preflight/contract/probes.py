@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from actors.teacher.contract.answers import answers_problems, check_info
-from actors.teacher.protocol import HeadTeacher, MixtureTeacher, Teacher, TeacherError
+from actors.teacher.protocol import Teacher, TeacherError
 from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
@@ -70,124 +70,116 @@ def contract_violations(
     sizes = (info.vocab_size, info.context_length)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return [f"info(): vocab_size and context_length are {sizes}; expected integers above 0"]
-    probe = _Probe(teacher, info, settings, np.random.default_rng(seed))
-    limits = _Limits(vocab_size, context_length, record_topk, own_topk, tokenizer_hash)
+    probe = _Probe(
+        teacher, info, settings, vocab_size, context_length, record_topk, own_topk, tokenizer_hash
+    )
     with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
-        found = [
-            *_info_problems(teacher, info, settings, limits),
-            *probe.problems(limits),
-        ]
-    return list(dict.fromkeys(found))
+        probe.look_at_info()
+        probe.ask(np.random.default_rng(seed))
+    return list(dict.fromkeys(probe.found))
 
 
-@dataclass(frozen=True)
-class _Limits:
+@dataclass
+class _Probe:
+    """Asks one teacher, compares what it says and collects what is wrong with it.
+
+    The fields are the arguments of :func:`contract_violations`.
+    """
+
+    teacher: Teacher
+    info: TeacherInfo
+    settings: TeacherSettings
     vocab_size: int
     context_length: int
     record_topk: int
     own_topk: int
     tokenizer_hash: str | None
+    found: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._who = f"teacher {self.info.name!r}"
+        self._tolerance = TOLERANCE[self.settings.dtype]
+        self._by = f"of teacher.dtype = {self.settings.dtype}"  # the tolerance, for messages
 
-def _info_problems(
-    teacher: Teacher, info: TeacherInfo, settings: TeacherSettings, limits: _Limits
-) -> Iterator[str]:
-    who = f"teacher {info.name!r}"
-    if teacher.info() != info:
-        yield f"{who}: info() differs between two calls"
-    if info.vocab_size != limits.vocab_size:
-        yield (
-            f"{who}: info().vocab_size is {info.vocab_size}; expected the {limits.vocab_size} "
-            "tokens of the student's tokenizer"
-        )
-    if info.context_length < limits.context_length:
-        yield (
-            f"{who}: info().context_length is {info.context_length}; the run needs "
-            f"{limits.context_length} (student.context_length)"
-        )
-    if limits.tokenizer_hash is not None:
-        for text in fingerprint_problems(info, limits.tokenizer_hash, settings.accept_mismatch):
-            yield f"{who}: {text}"
-    try:
-        check_info(info, signal=settings.signal.value, topk=settings.topk)
-    except TeacherError as error:
-        yield str(error)
-
-
-class _Probe:
-    """Asks one teacher and compares what it says."""
-
-    def __init__(
-        self,
-        teacher: Teacher,
-        info: TeacherInfo,
-        settings: TeacherSettings,
-        rng: np.random.Generator,
-    ) -> None:
-        self._teacher = teacher
-        self._info = info
-        self._settings = settings
-        self._rng = rng
-        self._who = f"teacher {info.name!r}"
-        self._tolerance = TOLERANCE[settings.dtype]
-        self._by = f"of teacher.dtype = {settings.dtype}"  # the tolerance, for messages
-
-    def problems(self, limits: _Limits) -> Iterator[str]:
-        """Everything that is wrong with the answers."""
-        yield from self._ask("an empty batch", [])[1]
-        context = min(limits.context_length, self._info.context_length)
-        requests = self._requests(min(limits.vocab_size, self._info.vocab_size), context, limits)
-        batch, said = self._ask(f"a batch of {len(requests)}", requests)
-        yield from said
-        if limits.own_topk and any(answer.topk is None for answer in batch.values()):
-            yield (
-                f"{self._who}: an answer's topk is None; the run's tip.rule needs the teacher's "
-                f"own {limits.own_topk} likeliest tokens"
+    def look_at_info(self) -> None:
+        """What the teacher says of itself, against what the run asks for."""
+        info, settings = self.info, self.settings
+        if self.teacher.info() != info:
+            self._add("info() differs between two calls")
+        if info.vocab_size != self.vocab_size:
+            self._add(
+                f"info().vocab_size is {info.vocab_size}; expected the {self.vocab_size} "
+                "tokens of the student's tokenizer"
             )
-        again, problems = self._ask("the same batch again", requests)
-        yield from problems
-        yield from self._parted(batch, again, "asked twice, it differs")
+        if info.context_length < self.context_length:
+            self._add(
+                f"info().context_length is {info.context_length}; the run needs "
+                f"{self.context_length} (student.context_length)"
+            )
+        if self.tokenizer_hash is not None:
+            for text in fingerprint_problems(info, self.tokenizer_hash, settings.accept_mismatch):
+                self._add(text)
+        try:
+            check_info(info, signal=settings.signal.value, topk=settings.topk)
+        except TeacherError as error:
+            self.found.append(str(error))
+
+    def ask(self, rng: np.random.Generator) -> None:
+        """What the teacher answers, against the contract and against its other answers."""
+        self._answers("an empty batch", [])
+        requests = self._requests(rng)
+        sound = len(self.found)
+        batch = self._answers(f"a batch of {len(requests)}", requests)
+        well_formed = len(self.found) == sound
+        if self.own_topk and any(answer.topk is None for answer in batch.values()):
+            self._add(
+                "an answer's topk is None; the run's tip.rule needs the teacher's own "
+                f"{self.own_topk} likeliest tokens"
+            )
+        again = self._answers("the same batch again", requests)
+        self._compare(batch, again, "asked twice, it differs")
         for request in requests:
-            alone, problems = self._ask(f"rollout {request.rollout_id!r} alone", [request])
-            yield from problems
-            yield from self._parted(
-                batch, alone, "asked alone, it differs from the answer in a batch"
-            )
+            alone = self._answers(f"rollout {request.rollout_id!r} alone", [request])
+            self._compare(batch, alone, "asked alone, it differs from the answer in a batch")
         first = requests[0]
         cut = replace(
             first,
             response_ids=first.response_ids[:-1],
             student_topk=TopK(first.student_topk.ids[:-1], first.student_topk.logprobs[:-1]),
         )
-        shorter, problems = self._ask("a response without its last token", [cut])
-        yield from problems if not said else ()
-        yield from self._parted(
+        shorter = self._answers("a response without its last token", [cut], say=well_formed)
+        self._compare(
             batch,
             shorter,
             "without the response's last token the rows before it differ (no row may depend on "
             "later tokens)",
         )
-        # A server that names few tokens knows more of a row whose own token is another.
-        bounded = self._info.meta.get("reads_student_logprobs", False)
-        told = ("logprob", "at_student_topk") if bounded else ("logprob",)
         other = first.response_ids.copy()
-        other[-1] = (other[-1] + 1) % self._info.vocab_size
-        changed, problems = self._ask(
-            "a response with another last token", [replace(first, response_ids=other)]
+        other[-1] = (other[-1] + 1) % self.info.vocab_size
+        changed = self._answers(
+            "a response with another last token",
+            [replace(first, response_ids=other)],
+            say=well_formed,
         )
-        yield from problems if not said else ()
-        yield from self._parted(
+        # A server that names few tokens knows more of a row whose own token is another.
+        bounded = self.info.meta.get("reads_student_logprobs", False)
+        self._compare(
             batch,
             changed,
             "with another last token of the response it differs (a row describes the distribution "
             "before its own token: are the rows shifted by one?)",
-            skip=told,
+            skip=("logprob", "at_student_topk") if bounded else ("logprob",),
         )
-        if self._settings.signal is SignalChoice.hidden:
-            yield from self._head_problems(requests, batch)
+        if self.settings.signal is SignalChoice.hidden:
+            self._compare_with_head(requests, batch)
 
-    def _requests(self, vocab_size: int, context: int, limits: _Limits) -> list[ScoreRequest]:
+    def _add(self, text: str) -> None:
+        self.found.append(f"{self._who}: {text}")
+
+    def _requests(self, rng: np.random.Generator) -> list[ScoreRequest]:
         """Of different lengths, in no order of length; the first has several response tokens."""
+        vocab_size = min(self.vocab_size, self.info.vocab_size)
+        context = min(self.context_length, self.info.context_length)
         half = context // 2
         medium = min(_MEDIUM, half)
         lengths = {
@@ -196,13 +188,12 @@ class _Probe:
             "probe-longest": (context - half, half),
             "probe-one-token-prompt": (1, medium),
         }
-        k = min(limits.record_topk, vocab_size)
+        k = min(self.record_topk, vocab_size)
         made = []
         for name, (prompt, response) in lengths.items():
-            ids = self._rng.integers(0, vocab_size, prompt + response, dtype=np.int32)
-            top = np.stack(
-                [self._rng.choice(vocab_size, k, replace=False) for _ in range(response)]
-            ).astype(np.int32)
+            ids = rng.integers(0, vocab_size, prompt + response, dtype=np.int32)
+            rows = [rng.choice(vocab_size, k, replace=False) for _ in range(response)]
+            top = np.stack(rows).astype(np.int32)
             sampled = ids[prompt:]
             # Every second row has the sampled token among the student's likeliest, as most have.
             absent = ~(top == sampled[:, None]).any(axis=1)
@@ -212,49 +203,44 @@ class _Probe:
             made.append(ScoreRequest(name, ids[:prompt], sampled, TopK(top, logprobs)))
         return made
 
-    def _ask(
-        self, what: str, requests: Sequence[ScoreRequest]
-    ) -> tuple[dict[str, TeacherAnswer], list[str]]:
-        """The answers by rollout, as far as they can be used, and what is wrong with them."""
+    def _answers(
+        self, what: str, requests: Sequence[ScoreRequest], *, say: bool = True
+    ) -> dict[str, TeacherAnswer]:
+        """The answers by rollout, as far as they can be used; ``say`` what is wrong with them."""
         try:
-            answers: Any = self._teacher.score(requests)
+            answers: Any = self.teacher.score(requests)
         except Exception as error:
-            return {}, [f"{self._who}: asked {what}, score() raised {_last_line(error)}"]
-        problems = list(
-            answers_problems(
-                self._info,
-                requests,
-                answers,
-                signal=self._settings.signal.value,
-                topk=self._settings.topk,
+            problems = [f"{self._who}: asked {what}, score() raised {_last_line(error)}"]
+            answers = []
+        else:
+            signal, topk = self.settings.signal.value, self.settings.topk
+            problems = list(
+                answers_problems(self.info, requests, answers, signal=signal, topk=topk)
             )
-        )
-        if not isinstance(answers, list):
-            return {}, problems
-        return {a.rollout_id: a for a in answers if isinstance(a, TeacherAnswer)}, problems
+        if say:
+            self.found += problems
+        usable = answers if isinstance(answers, list) else []
+        return {a.rollout_id: a for a in usable if isinstance(a, TeacherAnswer)}
 
-    def _parted(
+    def _compare(
         self,
         batch: Mapping[str, TeacherAnswer],
         others: Mapping[str, TeacherAnswer],
         what: str,
         skip: Collection[str] = (),
-    ) -> Iterator[str]:
-        return answer_differences(
+    ) -> None:
+        self.found += answer_differences(
             self._who, batch, others, what, tolerance=self._tolerance, by=self._by, skip=skip
         )
 
-    def _head_problems(
+    def _compare_with_head(
         self, requests: Sequence[ScoreRequest], batch: Mapping[str, TeacherAnswer]
-    ) -> Iterator[str]:
+    ) -> None:
         """Hidden states times the output head must give the log-probabilities of the answer."""
-        if not isinstance(self._teacher, HeadTeacher | MixtureTeacher):
-            yield f"{self._who} has no output_head(), which teacher.signal = hidden needs"
-            return
         try:
-            head = TeacherServer(self._teacher, self._settings).output_head()
+            head = TeacherServer(self.teacher, self.settings).output_head()
         except Exception as error:
-            yield f"{self._who}: output_head(): {_last_line(error)}"
+            self._add(f"output_head(): {_last_line(error)}")
             return
         size = sum(part.weight.shape[1] for part in head)
         for request in requests:
@@ -271,7 +257,7 @@ class _Probe:
                 continue  # said already
             apart = np.abs(given - expected).max()
             if apart > self._tolerance.product:
-                yield (
+                self.found.append(
                     f"{self._who}, rollout {request.rollout_id!r}: logprob differs from hidden "
                     f"states times output head by up to {apart:.3g} nats "
                     f"(tolerance {self._tolerance.product:g}, {self._by})"
