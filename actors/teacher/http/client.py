@@ -87,24 +87,18 @@ class HttpClient:
         """The URL without the path of the API's version, where vLLM has its other routes."""
         return self._url.removesuffix("/v1")
 
-    async def get(self, path: str) -> Reply:
-        """The reply to a GET of a path below the base URL.
+    async def ask(self, path: str, body: dict[str, Any] | None = None) -> Reply:
+        """The reply to a GET, or to a POST of ``body`` as JSON.
+
+        Args:
+            path: below the base URL; what begins with http is taken as it is.
+            body: what is posted.
 
         Raises:
             TeacherError: no reply after all retries.
         """
-        return await self._ask("GET", self._url + path, None)
-
-    async def post(self, path: str, body: dict[str, Any]) -> Reply:
-        """The reply to a POST of JSON; a path that begins with http is taken as it is.
-
-        Raises:
-            TeacherError: no reply after all retries.
-        """
+        method = "GET" if body is None else "POST"
         url = path if path.startswith("http") else self._url + path
-        return await self._ask("POST", url, body)
-
-    async def _ask(self, method: str, url: str, body: dict[str, Any] | None) -> Reply:
         tries = self._retries + 1
         for number in range(tries):
             pause = 0.0

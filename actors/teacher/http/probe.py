@@ -52,14 +52,17 @@ def check_server(
     async def ask() -> Served:
         async with HttpClient(settings, _PROBE_RETRIES) as client:
             served = await probe(client, settings, vocab_size, own_topk)
-            problems = await _tokenizer_problems(client, settings, served.model, tokenizer)
+            problems = []
+            if said := await _other_tokenizer(client, settings, served.model, tokenizer):
+                problems.append(said)
             if served.context_length < context_length:
                 problems.append(
                     f"its context (max_model_len) is {served.context_length + 1} tokens, the run "
                     f"needs {context_length + 1}, one more than student.context_length: start it "
                     f"with --max-model-len {context_length + 1}, or lower student.context_length"
                 )
-            _raise(settings, problems)
+            if problems:
+                raise _refusal(settings, *problems)
             return served
 
     return asyncio.run(ask())
@@ -91,8 +94,9 @@ async def probe(
             f"start it with --max-logprobs {named}, or lower {key}.named_tokens and teacher.topk",
         ),
     ):
-        reply = await client.post("/completions", scoring_body(model, tokens, asked))
-        _raise(settings, _scoring_problems(reply, asked, what, remedy))
+        reply = await client.ask("/completions", scoring_body(model, tokens, asked))
+        if said := _not_scored(reply, asked):
+            raise _refusal(settings, f"it cannot give {what} ({said}): {remedy}")
     problems = []
     if own_topk and named < vocab_size:
         problems.append(
@@ -103,7 +107,8 @@ async def probe(
     length = entry.get("max_model_len", 0)
     if not length:
         problems.append("GET /models does not say max_model_len: use a server that does (vLLM)")
-    _raise(settings, problems)
+    if problems:
+        raise _refusal(settings, *problems)
     # One token is generated with every prompt.
     return Served(model, length - 1)
 
@@ -123,69 +128,65 @@ def scoring_body(model: str, tokens: list[int], named: int) -> dict[str, Any]:
 
 async def _model(client: HttpClient, settings: TeacherSettings) -> dict[str, Any]:
     """The entry of the wanted model in the server's list."""
-    reply = await client.get("/models")
+    reply = await client.ask("/models")
     if reply.status in (401, 403):
         key = settings.api_key_env
         remedy = f"the key in {key} is wrong" if key else f"set {settings.key}.api_key_env"
-        _raise(settings, [f"the server wants another API key ({reply.complaint}): {remedy}"])
+        raise _refusal(settings, f"the server wants another API key ({reply.complaint}): {remedy}")
     entries = reply.body.get("data") if reply.ok and isinstance(reply.body, dict) else None
     if not isinstance(entries, list) or not all(isinstance(e, dict) and "id" in e for e in entries):
-        _raise(
+        raise _refusal(
             settings,
-            [f"GET /models gives no list of models ({reply.complaint}): the URL ends in /v1"],
+            f"GET /models gives no list of models ({reply.complaint}): the URL ends in /v1",
         )
-        raise AssertionError
     names = [str(entry["id"]) for entry in entries]
     wanted = settings.model
     if wanted is None and len(names) == 1:
-        wanted = names[0]
+        return entries[0]
     if wanted not in names:
         offers = ", ".join(names) or "none"
-        _raise(settings, [f"{settings.key}.model = {wanted!r}, the server offers {offers}"])
-    return entries[names.index(str(wanted))]
+        raise _refusal(settings, f"{settings.key}.model = {wanted!r}, the server offers {offers}")
+    return entries[names.index(wanted)]
 
 
-def _scoring_problems(reply: Reply, named: int, what: str, remedy: str) -> list[str]:
+def _not_scored(reply: Reply, named: int) -> str | None:
+    """What is wrong with the reply to a scoring request that asked for ``named`` tokens."""
     if not reply.ok:
-        return [f"it cannot give {what} ({reply.complaint}): {remedy}"]
+        return reply.complaint
     try:
-        entry = reply.body["choices"][0]["prompt_logprobs"][1]
-        if len(entry) >= max(1, named):
-            return []
-        said = f"it gave {len(entry)}"
+        given = len(reply.body["choices"][0]["prompt_logprobs"][1])
     except (KeyError, IndexError, TypeError):
-        said = "its answer has no prompt_logprobs"
-    return [f"it cannot give {what} ({said}): {remedy}"]
+        return "its answer has no prompt_logprobs"
+    return None if given >= max(1, named) else f"it gave {given}"
 
 
-async def _tokenizer_problems(
+async def _other_tokenizer(
     client: HttpClient, settings: TeacherSettings, model: str, tokenizer: Any
-) -> list[str]:
-    """Probe texts that the server splits otherwise than the student."""
+) -> str | None:
+    """The first probe text that the server splits otherwise than the student, in words."""
     texts = [*PROBES, *filter(None, (tokenizer.eos_token, tokenizer.pad_token))]
     for text in texts:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
-        reply = await client.post(f"{client.origin}/tokenize", body)
+        reply = await client.ask(f"{client.origin}/tokenize", body)
         tokens = reply.body.get("tokens") if reply.ok and isinstance(reply.body, dict) else None
         if not isinstance(tokens, list):
             if settings.path is not None:
-                return []  # its tokenizer's files are compared with the student's
-            return [
+                return None  # its tokenizer's files are compared with the student's
+            return (
                 f"its tokenizer cannot be compared with the student's (POST /tokenize: "
                 f"{reply.complaint}): set {settings.key}.path to a folder with the served model's "
                 "config.json and tokenizer"
-            ]
+            )
         mine = tokenizer.encode(text, add_special_tokens=False)
         if mine != tokens and "probes" not in settings.accept_mismatch:
-            return [
+            return (
                 f"it splits text otherwise: {text!r} becomes {tokens[:12]}, in the student "
                 f"{mine[:12]}: serve a teacher with the student's tokenizer, or accept it with "
                 f"{settings.key}.accept_mismatch=[probes]"
-            ]
-    return []
+            )
+    return None
 
 
-def _raise(settings: TeacherSettings, problems: list[str]) -> None:
-    if problems:
-        listed = "".join(f"\n  - {problem}" for problem in problems)
-        raise TeacherError(f"{settings.key}.url = {settings.url!r} cannot be the teacher:{listed}")
+def _refusal(settings: TeacherSettings, *problems: str) -> TeacherError:
+    listed = "".join(f"\n  - {problem}" for problem in problems)
+    return TeacherError(f"{settings.key}.url = {settings.url!r} cannot be the teacher:{listed}")

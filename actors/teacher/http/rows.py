@@ -29,22 +29,18 @@ class NamedRows:
     cap_m: np.ndarray  # float32, nats; no token that is not named is likelier
     mass_m: np.ndarray  # float64, probability of all that are named
 
-    def likeliest(self, k: int, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and log-probabilities of the k likeliest tokens, [m, k] each.
+    def require(self, k: int, key: str) -> None:
+        """Whether every row names its k likeliest tokens.
 
         Raises:
             TeacherError: so many of the named ones were padding that fewer are left.
         """
-        if (self.ids_mE[:, :k] < 0).any():
-            row = int(np.argmax((self.ids_mE[:, :k] < 0).any(axis=1)))
+        short_m = (self.ids_mE[:, :k] < 0).any(axis=1)
+        if short_m.any():
             raise TeacherError(
-                f"position {row}: without ids that are no tokens of the student, the server names "
-                f"fewer than {k} likeliest tokens; raise {key}.named_tokens"
+                f"position {int(short_m.argmax())}: without ids that are no tokens of the student, "
+                f"the server names fewer than {k} likeliest tokens; raise {key}.named_tokens"
             )
-        return (
-            np.ascontiguousarray(self.ids_mE[:, :k]),
-            np.ascontiguousarray(self.logprobs_mE[:, :k]),
-        )
 
     def look_up(self, ids_mK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities of the given ids (0 where unknown), and which are known, [m, K]."""
@@ -95,7 +91,15 @@ def read_rows(who: str, body: Any, request: ScoreRequest, named: int, vocab_size
     # The text's token comes beside the likeliest ones: the last by value, if it is none of them.
     cap_m = -np.sort(-logprobs_mE, axis=1)[:, named - 1]
     padding_mE = ids_mE >= vocab_size
-    _refuse_padding(who, ids_mE, np.where(padding_mE, np.exp(logprobs_mE), 0), vocab_size)
+    mass_mE = np.where(padding_mE, np.exp(logprobs_mE), 0)
+    row = int(mass_mE.sum(axis=1).argmax())
+    if (mass := mass_mE[row].sum()) > PADDING_MASS:
+        raise TeacherError(
+            f"{who}, position {row}: the server gives {mass:.3g} of the probability to ids that "
+            f"are no tokens of the student (as {ids_mE[row, mass_mE[row].argmax()]}; it has "
+            f"{vocab_size}): serve a model whose tokenizer has the student's size, or use kind "
+            "vllm, which leaves them out"
+        )
     ids_mE = np.where(padding_mE, np.int32(-1), ids_mE)
     logprobs_mE = np.where(padding_mE, np.float32(-np.inf), logprobs_mE)
     order_mE = np.argsort(-logprobs_mE, axis=1, kind="stable")
@@ -147,15 +151,3 @@ def _tokens(where: str, entry: Any, named: int) -> tuple[list[int], list[float]]
         bad = next(value for value in values if not math.isfinite(value))
         raise TeacherError(f"{where}: the server gives a logprob of {bad}; expected finite numbers")
     return ids, values
-
-
-def _refuse_padding(who: str, ids_mE: np.ndarray, mass_mE: np.ndarray, vocab_size: int) -> None:
-    mass_m = mass_mE.sum(axis=1)
-    row = int(mass_m.argmax())
-    if mass_m[row] > PADDING_MASS:
-        worst = ids_mE[row, mass_mE[row].argmax()]
-        raise TeacherError(
-            f"{who}, position {row}: the server gives {mass_m[row]:.3g} of the probability to ids "
-            f"that are no tokens of the student (as {worst}; it has {vocab_size}): serve a model "
-            "whose tokenizer has the student's size, or use kind vllm, which leaves them out"
-        )

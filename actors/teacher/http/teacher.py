@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,18 +16,10 @@ from actors.teacher.http.bounds import least_divergent
 from actors.teacher.http.client import HttpClient
 from actors.teacher.http.probe import Served, named_tokens, probe, scoring_body
 from actors.teacher.http.rows import NamedRows, read_rows
+from actors.teacher.kinds.projection import answer_of, widest_topk
 from actors.teacher.protocol import TeacherError
-from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import (
-    SampledSignal,
-    ScoreRequest,
-    Signal,
-    TeacherAnswer,
-    TeacherInfo,
-    TopK,
-    TopKSignal,
-)
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 
 class HttpTeacher:
@@ -108,29 +101,26 @@ class HttpTeacher:
         tokens = np.concatenate((request.prompt_ids, request.response_ids)).tolist()
         body = scoring_body(self._served.model, tokens, self._named)
         try:
-            reply = await self._client.post("/completions", body)
+            reply = await self._client.ask("/completions", body)
         except TeacherError as error:
             raise TeacherError(f"{who}: {error}") from error
         if not reply.ok:
             raise TeacherError(f"{who}: {self._client.said}: {reply.complaint}")
         rows = read_rows(who, reply.body, request, self._named, self._vocab_size)
-        return self._answer(request, rows, reply.retries)
+        answer = self._answer(request, rows)
+        return replace(answer, retries=reply.retries)
 
-    def _answer(self, request: ScoreRequest, rows: NamedRows, retries: int) -> TeacherAnswer:
-        student, key = request.student_topk, self._settings.key
+    def _answer(self, request: ScoreRequest, rows: NamedRows) -> TeacherAnswer:
+        student = request.student_topk
         told_mK, known_mK = rows.look_up(student.ids)
-        return TeacherAnswer(
-            rollout_id=request.rollout_id,
-            logprob=rows.logprob_m,
-            at_student_topk=least_divergent(
+        widest = widest_topk(self._settings, self._own_topk)
+        rows.require(widest, self._settings.key)
+        found = {
+            "logprob": rows.logprob_m,
+            "at_student_topk": least_divergent(
                 student.logprobs, told_mK, known_mK, rows.cap_m, rows.mass_m
             ),
-            signal=self._signal(rows),
-            topk=TopK(*rows.likeliest(self._own_topk, key)) if self._own_topk else None,
-            retries=retries,
-        )
-
-    def _signal(self, rows: NamedRows) -> Signal:
-        if self._settings.signal is SignalChoice.sampled:
-            return SampledSignal(rows.logprob_m)
-        return TopKSignal(*rows.likeliest(self._settings.topk, self._settings.key))
+            "top_ids": rows.ids_mE[:, :widest],
+            "top_logprobs": rows.logprobs_mE[:, :widest],
+        }
+        return answer_of(request.rollout_id, found, self._settings, self._own_topk)

@@ -79,7 +79,8 @@ def answer_of(
 
     Args:
         rollout_id: whose.
-        rows: as :func:`project` returns them, and ``hidden`` [m, D] (``to_array``) for that signal.
+        rows: as :func:`project` returns them, and ``hidden`` [m, D] (``to_array``) for that signal;
+            ``entropy`` may be missing.
         settings: ``signal`` and ``topk``.
         own_topk: how many of the likeliest tokens the answer names beside the signal; 0: none.
     """
@@ -88,7 +89,7 @@ def answer_of(
         logprob=rows["logprob"],
         at_student_topk=rows["at_student_topk"],
         signal=_signal(rows, settings),
-        entropy=rows["entropy"],
+        entropy=rows.get("entropy"),
         topk=TopK(*_likeliest(rows, own_topk)) if own_topk else None,
     )
 
