@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import ray
@@ -41,21 +42,16 @@ class TeacherActor(Lifeline):
         own_topk: int = 0,
         members: Sequence[Member] = (),
     ) -> None:
-        self._members = members
         self._settings = settings
-        self._vocab_size = vocab_size
-        self._own_topk = own_topk
+        self._make = partial(
+            make_teacher, settings, vocab_size=vocab_size, own_topk=own_topk, members=members
+        )
 
     def ready(self) -> TeacherInfo:
         """Load the teacher, before any other call; what it is."""
         # Not in the constructor: Ray answers an error there with a crash of the process.
         torch.set_num_threads(self._settings.threads)
-        self._teacher = make_teacher(
-            self._settings,
-            vocab_size=self._vocab_size,
-            own_topk=self._own_topk,
-            members=self._members,
-        )
+        self._teacher = self._make()
         self._server = TeacherServer(self._teacher, self._settings)
         return self._server.info()
 

@@ -8,8 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from actors.teacher.contract.answers import check_answers, check_info, check_request
-from actors.teacher.protocol import HeadTeacher, MixtureTeacher, Teacher, TeacherError
+from actors.teacher.contract.answers import (
+    check_answers,
+    check_info,
+    check_request,
+    checked_head,
+)
+from actors.teacher.protocol import MixtureTeacher, Teacher, TeacherError
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.tip.streamed import streamed_scores
 from opd_ray.types import (
@@ -81,18 +86,7 @@ class TeacherServer:
         """
         if isinstance(self._teacher, MixtureTeacher):
             return self._teacher.head_parts()
-        if not isinstance(self._teacher, HeadTeacher):
-            raise TeacherError(
-                f"teacher {self._info.name!r} has no output_head(): set teacher.signal to topk"
-            )
-        weight, bias = self._teacher.output_head()
-        expected = (self._info.vocab_size, self._info.hidden_size)
-        if weight.shape != expected or (bias is not None and bias.shape != expected[:1]):
-            raise TeacherError(
-                f"teacher {self._info.name!r}: output_head() has shape {weight.shape}, "
-                f"bias {None if bias is None else bias.shape}; its info() says {expected}"
-            )
-        return (HeadPart(weight, bias),)
+        return (HeadPart(*checked_head(self._teacher)),)
 
     def close(self) -> None:
         """Let the teacher go."""
@@ -113,22 +107,17 @@ class SignalStore:
     Args:
         max_bytes: what all signals together may take; more is an error, not an eviction.
         key: what sets it in the configuration, for messages.
+
+    Attributes:
+        nbytes: held now.
     """
 
     def __init__(self, max_bytes: int, key: str = "teacher.store_bytes") -> None:
         self._max_bytes = max_bytes
         self._key = key
         self._signals: dict[str, Signal] = {}
-        self._nbytes = 0
+        self.nbytes = 0
         self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._signals)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held now."""
-        return self._nbytes
 
     def put(self, rollout_id: str, signal: Signal) -> None:
         """Hold a signal (all m rows); a second one for the same rollout replaces the first.
@@ -138,16 +127,16 @@ class SignalStore:
         """
         with self._lock:
             replaced = self._signals.get(rollout_id)
-            total = self._nbytes + signal.nbytes - (replaced.nbytes if replaced else 0)
+            total = self.nbytes + signal.nbytes - (replaced.nbytes if replaced else 0)
             if total > self._max_bytes:
                 raise TeacherError(
                     f"rollout {rollout_id!r}: its signal of {signal.nbytes} bytes does not fit; "
-                    f"{len(self._signals)} rollouts hold {self._nbytes} of {self._max_bytes} bytes "
+                    f"{len(self._signals)} rollouts hold {self.nbytes} of {self._max_bytes} bytes "
                     f"(raise {self._key}, add replicas, ask fewer rollouts a step, or use "
                     "the topk signal)"
                 )
             self._signals[rollout_id] = signal
-            self._nbytes = total
+            self.nbytes = total
 
     def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> dict[str, Signal]:
         """Copies of the named rows ([n] int, each within the response); then ``forget`` them.
@@ -172,7 +161,7 @@ class SignalStore:
         with self._lock:
             self._require(ids)
             for rollout_id in ids:
-                self._nbytes -= self._signals.pop(rollout_id).nbytes
+                self.nbytes -= self._signals.pop(rollout_id).nbytes
 
     def _require(self, rollout_ids: Iterable[str]) -> None:
         missing = [key for key in rollout_ids if key not in self._signals]

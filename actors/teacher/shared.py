@@ -13,13 +13,8 @@ import ray
 import torch
 
 from actors.process import OPENMP_WAITING, teacher_environment
-from actors.teacher.protocol import (
-    AdaptableTeacher,
-    HeadTeacher,
-    Teacher,
-    TeacherError,
-    Wanted,
-)
+from actors.teacher.contract.answers import checked_head
+from actors.teacher.protocol import AdaptableTeacher, Teacher, TeacherError, Wanted
 from actors.teacher.registry import make_teacher
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
@@ -61,12 +56,7 @@ class TeacherHost:
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Weight [V, D] and bias [V] or None of the output layer, as ``to_array`` gives them."""
-        teacher = self._teachers[self._own]
-        if not isinstance(teacher, HeadTeacher):
-            raise TeacherError(
-                f"teacher {teacher.info().name!r} has no output_head(): set teacher.signal to topk"
-            )
-        return teacher.output_head()
+        return checked_head(self._teachers[self._own])
 
     def _shaped(self, wanted: Wanted | None) -> Teacher:
         wanted = wanted or self._own
@@ -125,41 +115,20 @@ class SharedTeacher:
 
     def info(self) -> TeacherInfo:
         """What the teacher says of itself, as it was configured."""
-        return cast(TeacherInfo, ray.get(self._hosts[0].info.remote(None)))
+        return self.info_as(None)
 
-    def info_as(self, wanted: Wanted) -> TeacherInfo:
+    def info_as(self, wanted: Wanted | None) -> TeacherInfo:
         """What it says of itself to a run that wants this of it."""
         return cast(TeacherInfo, ray.get(self._hosts[0].info.remote(wanted)))
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """One answer a request, as it was configured."""
-        return self._score(requests, None)
+        return self.score_as(requests, None)
 
-    def score_as(self, requests: Sequence[ScoreRequest], wanted: Wanted) -> list[TeacherAnswer]:
-        """One answer a request, as the run wants it."""
-        return self._score(requests, wanted)
-
-    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Weight [V, D] and bias [V] or None of the output layer, as ``to_array`` gives them."""
-        return cast(Any, ray.get(self._hosts[0].output_head.remote()))
-
-    def stats(self) -> ServingStats:
-        """The account so far."""
-        with self._lock:
-            busy = self._busy_seconds
-            if self._waiting:
-                busy += time.monotonic() - self._busy_since
-            return ServingStats(
-                rollouts=self._rollouts,
-                tokens=self._tokens,
-                busy_seconds=busy,
-                waiting_calls=self._waiting,
-                waiting_tokens=sum(self._outstanding),
-            )
-
-    def _score(
+    def score_as(
         self, requests: Sequence[ScoreRequest], wanted: Wanted | None
     ) -> list[TeacherAnswer]:
+        """One answer a request, as the run wants it; as it was configured where that is None."""
         tokens = sum(len(r.prompt_ids) + len(r.response_ids) for r in requests)
         with self._lock:
             if not self._waiting:
@@ -181,3 +150,21 @@ class SharedTeacher:
             self._rollouts += len(requests)
             self._tokens += tokens
         return answers
+
+    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Weight [V, D] and bias [V] or None of the output layer, as ``to_array`` gives them."""
+        return cast(Any, ray.get(self._hosts[0].output_head.remote()))
+
+    def stats(self) -> ServingStats:
+        """The account so far."""
+        with self._lock:
+            busy = self._busy_seconds
+            if self._waiting:
+                busy += time.monotonic() - self._busy_since
+            return ServingStats(
+                rollouts=self._rollouts,
+                tokens=self._tokens,
+                busy_seconds=busy,
+                waiting_calls=self._waiting,
+                waiting_tokens=sum(self._outstanding),
+            )

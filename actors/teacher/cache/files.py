@@ -49,28 +49,10 @@ class AnswerFiles:
         folder.mkdir(parents=True, exist_ok=True)
         self._place: dict[str, Path] = {}
         self._seen: set[Path] = set()
-        self.refresh()
+        self._refresh()
 
     def __len__(self) -> int:
         return len(self._place)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._place
-
-    def refresh(self) -> None:
-        """Take note of files that others wrote.
-
-        Raises:
-            TeacherError: one of them is damaged.
-        """
-        for path in set(self._folder.glob(f"{_PREFIX}*{_SUFFIX}")) - self._seen:
-            with opened(path) as file:
-                names = list(file.keys())
-            for key, _, name in (array.partition(".") for array in names):
-                if name not in _ARRAYS:
-                    raise _damaged(path, f"{key}.{name} is no part of an answer")
-                self._place[key] = path
-            self._seen.add(path)
 
     def write(self, answers: Mapping[str, TeacherAnswer]) -> None:
         """Add answers, all in one file."""
@@ -90,6 +72,8 @@ class AnswerFiles:
         Raises:
             TeacherError: a file is damaged or gone.
         """
+        if any(key not in self._place for key in keys):
+            self._refresh()
         by_file: dict[Path, list[str]] = {}
         for key in keys:
             if key in self._place:
@@ -103,10 +87,25 @@ class AnswerFiles:
                     found[key] = _answer({name: file.get_tensor(f"{key}.{name}") for name in names})
         return found
 
+    def _refresh(self) -> None:
+        """Take note of files that others wrote."""
+        for path in set(self._folder.glob(f"{_PREFIX}*{_SUFFIX}")) - self._seen:
+            with opened(path) as file:
+                names = list(file.keys())
+            for key, _, name in (array.partition(".") for array in names):
+                if name not in _ARRAYS:
+                    raise _damaged(path, f"{key}.{name} is no part of an answer")
+                self._place[key] = path
+            self._seen.add(path)
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[safe_open]:
-    """A safetensors file; trouble with it or with what it lacks is a TeacherError that names it."""
+    """A safetensors file.
+
+    Raises:
+        TeacherError: it cannot be read, or the block asks for what it lacks.
+    """
     try:
         with safe_open(str(path), framework="numpy") as file:
             yield file

@@ -74,7 +74,11 @@ def read_identity(folder: Path, key: str) -> dict[str, Any]:
 def check_identity(
     recorded: Mapping[str, Any], mine: Mapping[str, Any], settings: TeacherSettings
 ) -> None:
-    """Raise TeacherError that names the first thing in which ``mine`` is another teacher."""
+    """Whether ``mine``, as far as it is known, is the recorded teacher.
+
+    Raises:
+        TeacherError: naming the first thing in which it is another.
+    """
     for key, value in mine.items():
         # Weight files need not be where answers are replayed.
         if value != recorded[key] and not (key == "weights" and value is None):

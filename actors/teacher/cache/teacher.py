@@ -20,8 +20,8 @@ from actors.teacher.cache.identity import (
     info_of,
     read_identity,
 )
-from actors.teacher.contract.answers import check_answers
-from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
+from actors.teacher.contract.answers import check_answers, checked_head
+from actors.teacher.protocol import Teacher, TeacherError
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
@@ -80,8 +80,6 @@ class CachedTeacher:
         keys = [self._key(request) for request in requests]
         found: dict[str, TeacherAnswer] = {}
         if self._settings.cache is not CacheMode.record:
-            if any(key not in self._files for key in keys):
-                self._files.refresh()
             found = self._files.read(keys)
         missing = {key: r for key, r in zip(keys, requests, strict=True) if key not in found}
         if missing:
@@ -107,12 +105,7 @@ class CachedTeacher:
                 f"{self._said}: no output head was recorded there, which the hidden signal needs; "
                 "record with teacher.signal=hidden"
             )
-        teacher = self._teacher()
-        if not isinstance(teacher, HeadTeacher):
-            raise TeacherError(
-                f"teacher {self.info().name!r} has no output_head(): set teacher.signal to topk"
-            )
-        weight, bias = teacher.output_head()
+        weight, bias = checked_head(self._teacher())
         write_whole(path, save({"weight": weight} | ({} if bias is None else {"bias": bias})))
         return weight, bias
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from actors.teacher.contract.arrays import LOGPROB_TOLERANCE, ArrayProblems, Shape
-from actors.teacher.protocol import TeacherError
+from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,
@@ -59,6 +59,26 @@ def check_size(info: TeacherInfo, vocab_size: int | None) -> None:
             f"teacher {info.name!r}: its info() says {info.vocab_size} tokens, student and teacher "
             f"share {vocab_size}: leave the others (padding rows, too) out of its distribution"
         )
+
+
+def checked_head(teacher: Teacher, who: str | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weight [V, D] and bias [V] or None of a teacher's output layer, as ``to_array`` gives them.
+
+    Raises:
+        TeacherError: this kind of teacher has none to give, or one of another shape.
+    """
+    info = teacher.info()
+    who = who or f"teacher {info.name!r}"
+    if not isinstance(teacher, HeadTeacher):
+        raise TeacherError(f"{who} has no output_head(): set teacher.signal to topk")
+    weight, bias = teacher.output_head()
+    expected = (info.vocab_size, info.hidden_size)
+    if weight.shape != expected or (bias is not None and bias.shape != expected[:1]):
+        raise TeacherError(
+            f"{who}: output_head() has shape {weight.shape}, "
+            f"bias {None if bias is None else bias.shape}; its info() says {expected}"
+        )
+    return weight, bias
 
 
 def check_request(info: TeacherInfo, request: ScoreRequest) -> None:

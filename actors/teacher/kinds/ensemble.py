@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
+from actors.teacher.contract.answers import checked_head
+from actors.teacher.protocol import Teacher, TeacherError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
@@ -37,7 +38,11 @@ def mixed_logprobs(logprobs: Sequence[np.ndarray], shares: Sequence[float]) -> n
 
 
 def mixed_topk(
-    tops: Sequence[TopK], shares: Sequence[float], ids_mE: np.ndarray, exact_mE: np.ndarray, k: int
+    tops: Sequence[TopK | TopKSignal],
+    shares: Sequence[float],
+    ids_mE: np.ndarray,
+    exact_mE: np.ndarray,
+    k: int,
 ) -> TopK:
     """The mixture's k likeliest tokens, as far as they can be known from lists of likeliest tokens.
 
@@ -126,14 +131,10 @@ class Ensemble:
 
     def head_parts(self) -> tuple[HeadPart, ...]:
         """Every member's output head ([V, D_i], bias [V] or None) with its share."""
-        parts = []
-        for name, share, teacher in zip(self._names, self._shares, self._teachers, strict=True):
-            if not isinstance(teacher, HeadTeacher):
-                raise TeacherError(
-                    f"member {name!r} has no output_head(): set teacher.signal to topk"
-                )
-            parts.append(HeadPart(*teacher.output_head(), share))
-        return tuple(parts)
+        return tuple(
+            HeadPart(*checked_head(teacher, f"member {name!r}"), share)
+            for name, share, teacher in zip(self._names, self._shares, self._teachers, strict=True)
+        )
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """One answer a request, from every member's answer to it."""
@@ -152,8 +153,8 @@ class Ensemble:
         ids_mE = np.concatenate((request.student_topk.ids, request.response_ids[:, None]), axis=1)
         exact_mE = np.concatenate((at_student, logprob[:, None]), axis=1)
         own = None
-        if self._own_topk and all(a.topk is not None for a in answers):
-            tops = [a.topk for a in answers if a.topk is not None]
+        tops = [a.topk for a in answers if a.topk is not None]
+        if self._own_topk and len(tops) == len(answers):
             own = mixed_topk(tops, self._shares, ids_mE, exact_mE, self._own_topk)
         return TeacherAnswer(
             rollout_id=request.rollout_id,
@@ -172,24 +173,20 @@ class Ensemble:
         ids_mE: np.ndarray,
         exact_mE: np.ndarray,
     ) -> Signal:
-        kinds = {type(signal).__name__ for signal in signals}
-        if self._settings.signal is SignalChoice.hidden:
-            hidden = [signal.hidden for signal in signals if isinstance(signal, HiddenSignal)]
-            self._require(len(hidden) == len(signals), kinds)
-            return HiddenSignal(np.concatenate(hidden, axis=1))
         if self._settings.signal is SignalChoice.sampled:
             return SampledSignal(logprob)
-        tops = [TopK(s.ids, s.logprobs) for s in signals if isinstance(s, TopKSignal)]
-        self._require(len(tops) == len(signals), kinds)
-        top = mixed_topk(tops, self._shares, ids_mE, exact_mE, self._settings.topk)
-        return TopKSignal(top.ids, top.logprobs)
-
-    def _require(self, holds: bool, kinds: set[str]) -> None:
-        if not holds:
-            raise TeacherError(
-                f"members {self._names} gave signals of kinds {sorted(kinds)}; teacher.signal is "
-                f"{self._settings.signal}"
-            )
+        hidden = [signal.hidden for signal in signals if isinstance(signal, HiddenSignal)]
+        if self._settings.signal is SignalChoice.hidden and len(hidden) == len(signals):
+            return HiddenSignal(np.concatenate(hidden, axis=1))
+        tops = [signal for signal in signals if isinstance(signal, TopKSignal)]
+        if self._settings.signal is SignalChoice.topk and len(tops) == len(signals):
+            top = mixed_topk(tops, self._shares, ids_mE, exact_mE, self._settings.topk)
+            return TopKSignal(top.ids, top.logprobs)
+        kinds = sorted({type(signal).__name__ for signal in signals})
+        raise TeacherError(
+            f"members {self._names} gave signals of kinds {kinds}; teacher.signal is "
+            f"{self._settings.signal}"
+        )
 
     def _joined(self, infos: Sequence[TeacherInfo]) -> TeacherInfo:
         for name, info in zip(self._names, infos, strict=True):

@@ -24,7 +24,7 @@ from opd_ray.batching.alignment import predicting_positions
 from opd_ray.batching.micro_batches import plan_micro_batches
 from opd_ray.batching.packing import Packing, pack
 from opd_ray.config.choices import SignalChoice
-from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import tokenizer_hash
 from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo, to_array
 
@@ -40,7 +40,6 @@ class HfTeacher:
         vocab_size: tokens that are real; rows of the output head beyond them are left out of the
             distribution. None: all rows.
         own_topk: how many of its own likeliest tokens each answer names beside the signal.
-        chunk_bytes: float32 logits alive at once.
 
     Raises:
         TeacherError: a model whose logits are not its output head times its last hidden states
@@ -49,12 +48,7 @@ class HfTeacher:
     """
 
     def __init__(
-        self,
-        settings: TeacherSettings,
-        *,
-        vocab_size: int | None = None,
-        own_topk: int = 0,
-        chunk_bytes: int = LOGITS_CHUNK_BYTES,
+        self, settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
     ) -> None:
         self._settings = settings
         self._device = torch.device("cuda" if settings.gpus_per_replica else "cpu")
@@ -74,7 +68,6 @@ class HfTeacher:
                 f"{settings.path}: its output head has {rows} rows for {self._vocab_size} tokens"
             )
         self._own_topk = own_topk
-        self._chunk_bytes = chunk_bytes
         self._check_model()
         self._info = self._describe()
 
@@ -124,7 +117,6 @@ class HfTeacher:
             np.concatenate([r.student_topk.ids for r in requests]),
             topk=widest_topk(self._settings, self._own_topk),
             vocab_size=self._vocab_size,
-            chunk_bytes=self._chunk_bytes,
         )
         if self._settings.signal is SignalChoice.hidden:
             flat["hidden"] = to_array(hidden_ND)

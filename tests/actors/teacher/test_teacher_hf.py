@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from transformers import (
 )
 
 from actors.teacher.contract.answers import check_answers
+from actors.teacher.kinds import hf
 from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
@@ -199,14 +202,17 @@ def test_sampled_signal(folder):
         )
 
 
-def test_only_response_rows_meet_the_vocabulary_a_chunk_at_a_time(folder):
+def test_only_response_rows_meet_the_vocabulary_a_chunk_at_a_time(folder, monkeypatch):
     requests = ragged(seed=5, count=12)
-    teacher = HfTeacher(settings(folder, batch_tokens=4096), chunk_bytes=4 * VOCAB * 5)
+    teacher = HfTeacher(settings(folder, batch_tokens=4096))
+    five_rows = partial(hf.project, chunk_bytes=4 * VOCAB * 5)
     projected = []
     handle = teacher._head.register_forward_hook(
         lambda module, inputs, output: projected.append(output.shape)
     )
-    chunked = teacher.score(requests)
+    with monkeypatch.context() as changed:
+        changed.setattr(hf, "project", five_rows)
+        chunked = teacher.score(requests)
     handle.remove()
     assert max(rows for rows, _ in projected) == 5
     assert sum(rows for rows, _ in projected) == sum(len(r.response_ids) for r in requests)
