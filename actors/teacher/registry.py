@@ -34,8 +34,10 @@ def make_teacher(
 
     Args:
         settings: of a teacher of the run, checked.
-        vocab_size: real tokens student and teacher share; None: all rows.
-        own_topk: how many of its own likeliest tokens a rule wants to see; 0: none.
+        vocab_size: real tokens student and teacher share; rows of an output head beyond them are
+            left out of the distribution. None: all rows.
+        own_topk: how many of its own likeliest tokens each answer names beside the signal, for a
+            rule that wants to see them; 0: none.
         members: of an ensemble.
 
     Raises:

@@ -30,12 +30,10 @@ class HttpTeacher:
     lower bounds still; teacher_mass then lies within its limits, and may be too high or too low.
     The entropy is not known.
 
-    Args:
-        settings: ``url``, ``model``, ``api_key_env``, ``named_tokens``, ``concurrency``,
-            ``timeout_s``, ``max_retries``, ``signal`` (``topk`` or ``sampled``), ``topk``.
-        vocab_size: tokens that are real. The server's distribution counts the rows beyond them
-            too; more than rounding there is an error.
-        own_topk: how many of its own likeliest tokens each answer names beside the signal.
+    Args: as :func:`actors.teacher.registry.make_teacher`; of ``settings``, ``url``, ``model``,
+        ``api_key_env``, ``named_tokens``, ``concurrency``, ``timeout_s``, ``max_retries``,
+        ``signal`` (``topk`` or ``sampled``) and ``topk``. The server's distribution counts the rows
+        beyond ``vocab_size`` too; more than rounding there is an error.
 
     Raises:
         TeacherError: the server cannot be reached, or lacks what a teacher needs; it is listed.

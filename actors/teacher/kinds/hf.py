@@ -34,12 +34,9 @@ class HfTeacher:
 
     Log-probabilities and entropies are float32 whatever the weights' format.
 
-    Args:
-        settings: ``path``, ``dtype``, ``signal``, ``topk``, ``batch_tokens`` (of one forward
-            pass; a longer sequence goes alone), ``gpus_per_replica``.
-        vocab_size: tokens that are real; rows of the output head beyond them are left out of the
-            distribution. None: all rows.
-        own_topk: how many of its own likeliest tokens each answer names beside the signal.
+    Args: as :func:`actors.teacher.registry.make_teacher`; of ``settings``, ``path``, ``dtype``,
+        ``signal``, ``topk``, ``batch_tokens`` (of one forward pass; a longer sequence goes alone)
+        and ``gpus_per_replica``.
 
     Raises:
         TeacherError: a model whose logits are not its output head times its last hidden states

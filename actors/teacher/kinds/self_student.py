@@ -20,11 +20,8 @@ class Follower(HfTeacher):
     The average is kept in float32 whatever format the teacher computes in. Every replica makes the
     same average of the same weights.
 
-    Args:
-        settings: as of :class:`HfTeacher`; ``path`` is the student's, ``follow_decay`` the share
-            of the teacher's weights that a step leaves (None: they never move).
-        vocab_size: as of :class:`HfTeacher`.
-        own_topk: as of :class:`HfTeacher`.
+    Args: as of :class:`HfTeacher`; of ``settings``, ``path`` is the student's, ``follow_decay`` the
+        share of the teacher's weights that a step leaves (None: they never move).
     """
 
     def __init__(

@@ -33,14 +33,10 @@ class VllmTeacher:
     Its distribution, entropy included, is that of the whole real vocabulary in float32, as the hf
     teacher's. Prefix caching is off: a row that is not computed cannot be scored.
 
-    Args:
-        settings: ``path``, ``dtype``, ``signal`` (``topk`` or ``sampled``), ``topk``,
-            ``batch_tokens`` (of one forward pass; longer sequences take several),
-            ``kv_cache_bytes``, ``tensor_parallel_size``, ``gpus_per_replica``,
-            ``gpu_memory_utilization``, ``threads``.
-        vocab_size: tokens that are real; rows of the output head beyond them are left out of the
-            distribution. None: all rows.
-        own_topk: how many of its own likeliest tokens each answer names beside the signal.
+    Args: as :func:`actors.teacher.registry.make_teacher`; of ``settings``, ``path``, ``dtype``,
+        ``signal`` (``topk`` or ``sampled``), ``topk``, ``batch_tokens`` (of one forward pass;
+        longer sequences take several), ``kv_cache_bytes``, ``tensor_parallel_size``,
+        ``gpus_per_replica``, ``gpu_memory_utilization`` and ``threads``.
 
     Raises:
         TeacherError: a vocabulary smaller than ``vocab_size``, or no room in the KV cache.

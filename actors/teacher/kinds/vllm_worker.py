@@ -26,17 +26,11 @@ _HOOK = "_get_prompt_logprobs_dict"
 
 @dataclass
 class Response:
-    """A response that is to be scored.
+    """A response that is to be scored."""
 
-    Args:
-        first: position whose hidden state predicts response token 0.
-        sampled_m: its tokens.
-        student_mK: the student's top-K ids before each of them.
-    """
-
-    first: int
-    sampled_m: np.ndarray
-    student_mK: np.ndarray
+    first: int  # position whose hidden state predicts response token 0
+    sampled_m: np.ndarray  # its tokens
+    student_mK: np.ndarray  # the student's top-K ids before each of them
     rows: dict[str, np.ndarray] = field(default_factory=dict)  # as project() names them, [m, ...]
     written_m: np.ndarray = field(init=False)
 
@@ -52,40 +46,46 @@ class Response:
         self.written_m[part] = True
 
 
-class ResponseScorer:
-    """Scores the response rows of every forward pass of a model runner.
+class TeacherWorkerExtension:
+    """Scores the response rows of every forward pass (vLLM mixes it into its worker class).
 
-    Args:
-        runner: vLLM's ``GPUModelRunner`` or its CPU variant, with prefix caching off: a cached row
-            would have no hidden state.
-        vocab_size: tokens that are real.
-        topk: how many of the likeliest tokens are kept.
-
-    Raises:
-        RuntimeError: this version's model runner has no such call.
+    ``collective_rpc`` reaches its methods in every worker.
     """
 
-    def __init__(self, runner: Any, vocab_size: int, topk: int) -> None:
-        after_forward = getattr(runner, _HOOK, None)
+    model_runner: Any  # the worker's: vLLM's ``GPUModelRunner`` or its CPU variant
+
+    def start_scoring(self, vocab_size: int, topk: int) -> None:
+        """Once, after the model is loaded.
+
+        Prefix caching has to be off: a cached row would have no hidden state.
+
+        Args:
+            vocab_size: tokens that are real.
+            topk: how many of the likeliest tokens are kept.
+
+        Raises:
+            RuntimeError: this version's model runner has no such call.
+        """
+        after_forward = getattr(self.model_runner, _HOOK, None)
         if after_forward is None:
             raise RuntimeError(
-                f"vLLM's {type(runner).__name__} has no {_HOOK}(): this vLLM is none that the vllm "
-                "teacher knows (see the lock file); use kind hf"
+                f"vLLM's {type(self.model_runner).__name__} has no {_HOOK}(): this vLLM is none "
+                "that the vllm teacher knows (see the lock file); use kind hf"
             )
-        self._runner, self._vocab_size, self._topk = runner, vocab_size, topk
+        self._scored_vocab_size, self._scored_topk = vocab_size, topk
         self._responses: dict[str, Response] = {}
 
         def hooked(hidden_ND: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> Any:
-            self._score(hidden_ND, num_scheduled_tokens)
+            self._score_responses(hidden_ND, num_scheduled_tokens)
             return after_forward(hidden_ND, num_scheduled_tokens)
 
-        setattr(runner, _HOOK, hooked)
+        setattr(self.model_runner, _HOOK, hooked)
 
-    def expect(self, responses: Mapping[str, Response]) -> None:
+    def expect_responses(self, responses: Mapping[str, Response]) -> None:
         """Responses by the key that their requests will carry."""
         self._responses.update(responses)
 
-    def pop(self, keys: Sequence[str]) -> list[dict[str, np.ndarray]] | None:
+    def pop_responses(self, keys: Sequence[str]) -> list[dict[str, np.ndarray]] | None:
         """The rows of finished requests, as ``project`` of ``kinds.projection`` names them.
 
         None in workers other than the first.
@@ -100,8 +100,10 @@ class ResponseScorer:
                 raise RuntimeError(f"vLLM never computed row {missing} of response {key}")
         return [r.rows for r in responses] if get_tp_group().rank_in_group == 0 else None
 
-    def _score(self, hidden_ND: torch.Tensor, num_scheduled_tokens: dict[str, int]) -> None:
-        runner = self._runner
+    def _score_responses(
+        self, hidden_ND: torch.Tensor, num_scheduled_tokens: dict[str, int]
+    ) -> None:
+        runner = self.model_runner
         parts: list[tuple[Response, slice]] = []
         positions: list[np.ndarray] = []
         for request_id, tokens in num_scheduled_tokens.items():
@@ -126,30 +128,11 @@ class ResponseScorer:
             runner.model.compute_logits,
             np.concatenate([response.sampled_m[part] for response, part in parts]),
             np.concatenate([response.student_mK[part] for response, part in parts]),
-            topk=self._topk,
-            vocab_size=self._vocab_size,
+            topk=self._scored_topk,
+            vocab_size=self._scored_vocab_size,
         )
         start = 0
         for response, part in parts:
             end = start + part.stop - part.start
             response.write(part, {name: values[start:end] for name, values in flat.items()})
             start = end
-
-
-class TeacherWorkerExtension:
-    """Methods that ``collective_rpc`` reaches (vLLM mixes them into its worker class)."""
-
-    model_runner: Any  # the worker's
-    response_scorer: ResponseScorer
-
-    def start_scoring(self, vocab_size: int, topk: int) -> None:
-        """Once, after the model is loaded; see :class:`ResponseScorer`."""
-        self.response_scorer = ResponseScorer(self.model_runner, vocab_size, topk)
-
-    def expect_responses(self, responses: Mapping[str, Response]) -> None:
-        """See :meth:`ResponseScorer.expect`."""
-        self.response_scorer.expect(responses)
-
-    def pop_responses(self, keys: Sequence[str]) -> list[dict[str, np.ndarray]] | None:
-        """See :meth:`ResponseScorer.pop`."""
-        return self.response_scorer.pop(keys)
