@@ -45,7 +45,7 @@ class TeacherServer:
         self._teacher = teacher
         self._settings = settings
         self._info = teacher.info()
-        check_info(self._info, signal=settings.signal.value, topk=settings.topk)
+        check_info(self._info, settings)
         self.signals = SignalStore(settings.store_bytes, f"{settings.key}.store_bytes")
 
     def info(self) -> TeacherInfo:
@@ -61,13 +61,7 @@ class TeacherServer:
         for request in requests:
             check_request(self._info, request)
         answers = self._teacher.score(requests)
-        check_answers(
-            self._info,
-            requests,
-            answers,
-            signal=self._settings.signal.value,
-            topk=self._settings.topk,
-        )
+        check_answers(self._info, requests, answers, self._settings)
         scores = [
             _scores(request, answer) for request, answer in zip(requests, answers, strict=True)
         ]

@@ -52,40 +52,39 @@ def info_of(identity: Mapping[str, Any], settings: TeacherSettings) -> TeacherIn
     return TeacherInfo(signals=(settings.signal.value,), meta=meta, **said)
 
 
-def read_identity(folder: Path, key: str) -> dict[str, Any]:
-    """Of the teacher at ``key`` whose answers are in a folder; {} if nobody's are.
+def read_identity(
+    folder: Path, settings: TeacherSettings, mine: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of the teacher whose answers are in a folder; {} if nobody's are.
+
+    Args:
+        folder: of recorded answers.
+        settings: of the teacher that looks for its answers there.
+        mine: its identity, as far as it is known.
 
     Raises:
-        TeacherError: the file that says so cannot be read, or says something else.
+        TeacherError: the folder is another teacher's (naming the first thing in which it is), or
+            the file that says whose cannot be read or says something else.
     """
     path = folder / FILE
     if not path.is_file():
         return {}
-    wrong = f"{path}: not a record of a teacher (%s); use another {key}.cache_dir and record anew"
+    remedy = f"use another {settings.key}.cache_dir and record anew"
+    wrong = f"{path}: not a record of a teacher (%s); {remedy}"
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
         raise TeacherError(wrong % error) from error
     if not isinstance(found, dict) or found.keys() != _KEYS:
         raise TeacherError(wrong % f"it needs {', '.join(sorted(_KEYS))}")
-    return found
-
-
-def check_identity(
-    recorded: Mapping[str, Any], mine: Mapping[str, Any], settings: TeacherSettings
-) -> None:
-    """Whether ``mine``, as far as it is known, is the recorded teacher.
-
-    Raises:
-        TeacherError: naming the first thing in which it is another.
-    """
     for key, value in mine.items():
         # Weight files need not be where answers are replayed.
-        if value != recorded[key] and not (key == "weights" and value is None):
+        if value != found[key] and not (key == "weights" and value is None):
             raise TeacherError(
                 f"{settings.key}.cache_dir = {settings.cache_dir!r} holds answers of a teacher "
-                f"with {key} {recorded[key]!r}; this one's is {value!r}: use another folder"
+                f"with {key} {found[key]!r}; this one's is {value!r}: use another folder"
             )
+    return found
 
 
 def weights_fingerprint(path: str | None) -> str | None:

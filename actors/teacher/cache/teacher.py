@@ -12,14 +12,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from actors.teacher.cache.files import AnswerFiles, opened
-from actors.teacher.cache.identity import (
-    FILE,
-    check_identity,
-    identity_in,
-    identity_of,
-    info_of,
-    read_identity,
-)
+from actors.teacher.cache.identity import FILE, identity_in, identity_of, info_of, read_identity
 from actors.teacher.contract.answers import check_answers, checked_head
 from actors.teacher.protocol import Teacher, TeacherError
 from opd_ray.config.choices import CacheMode
@@ -55,10 +48,8 @@ class CachedTeacher:
         self._folder = Path(settings.cache_dir)
         self._said = f"{settings.key}.cache_dir = {settings.cache_dir!r}"
         self._live: Teacher | None = None
-        self._identity = read_identity(self._folder, settings.key)
-        if self._identity:
-            check_identity(self._identity, identity_in(settings), settings)
-        elif settings.cache is CacheMode.replay:
+        self._identity = read_identity(self._folder, settings, identity_in(settings))
+        if not self._identity and settings.cache is CacheMode.replay:
             raise TeacherError(
                 f"{self._said}: nothing was recorded there; record first with "
                 f"{settings.key}.cache=record"
@@ -120,11 +111,10 @@ class CachedTeacher:
             self._live = self._load()
             mine = identity_of(self._settings, self._live.info())
             # Another replica may have begun the folder meanwhile.
-            self._identity = self._identity or read_identity(self._folder, self._settings.key)
+            self._identity = read_identity(self._folder, self._settings, mine)
             if not self._identity:
                 write_whole(self._folder / FILE, json.dumps(mine, indent=1))
                 self._identity = mine
-            check_identity(self._identity, mine, self._settings)
         return self._live
 
     def _ask(self, missing: dict[str, ScoreRequest], asked: int) -> dict[str, TeacherAnswer]:
@@ -139,13 +129,7 @@ class CachedTeacher:
             )
         teacher, requests = self._teacher(), list(missing.values())
         answers = teacher.score(requests)
-        check_answers(
-            teacher.info(),
-            requests,
-            answers,
-            signal=self._settings.signal.value,
-            topk=self._settings.topk,
-        )
+        check_answers(teacher.info(), requests, answers, self._settings)
         found = dict(zip(missing, answers, strict=True))
         self._files.write(found)
         return found

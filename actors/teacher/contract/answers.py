@@ -12,6 +12,8 @@ import numpy as np
 
 from actors.teacher.contract.arrays import LOGPROB_TOLERANCE, ArrayProblems, Shape
 from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,
@@ -26,16 +28,20 @@ from opd_ray.types import (
 # made them in two passes in half precision; misaligned rows differ by whole nats.
 AGREEMENT = 0.1
 
-_SIGNAL_TYPES = {"topk": TopKSignal, "hidden": HiddenSignal, "sampled": SampledSignal}
+_SIGNAL_TYPES = {
+    SignalChoice.topk: TopKSignal,
+    SignalChoice.hidden: HiddenSignal,
+    SignalChoice.sampled: SampledSignal,
+}
 
 
-def check_info(info: TeacherInfo, *, signal: str, topk: int) -> None:
-    """Whether a teacher can give what a run asks for.
+def check_info(info: TeacherInfo, settings: TeacherSettings) -> None:
+    """Whether a teacher can give the ``signal`` and ``topk`` that a run asks for.
 
     Raises:
         TeacherError: naming what it lacks.
     """
-    who = f"teacher {info.name!r}"
+    who, signal, topk = f"teacher {info.name!r}", settings.signal.value, settings.topk
     if signal not in info.signals:
         raise TeacherError(
             f"{who} has no {signal!r} signal; set teacher.signal to one of {list(info.signals)}"
@@ -108,24 +114,20 @@ def check_request(info: TeacherInfo, request: ScoreRequest) -> None:
 
 
 def check_answers(
-    info: TeacherInfo, requests: Sequence[ScoreRequest], answers: Any, *, signal: str, topk: int
+    info: TeacherInfo, requests: Sequence[ScoreRequest], answers: Any, settings: TeacherSettings
 ) -> None:
     """Whether ``answers`` are one valid answer a request, in order, as
-    :class:`actors.teacher.protocol.Teacher` promises.
-
-    Args:
-        signal: the kind of signal the run trains on.
-        topk: k of the topk signal.
+    :class:`actors.teacher.protocol.Teacher` promises, with the ``signal`` and ``topk`` of the run.
 
     Raises:
         TeacherError: naming teacher, rollout and position, what came and what was expected.
     """
-    for problem in answers_problems(info, requests, answers, signal=signal, topk=topk):
+    for problem in answers_problems(info, requests, answers, settings):
         raise TeacherError(problem)
 
 
 def answers_problems(
-    info: TeacherInfo, requests: Sequence[ScoreRequest], answers: Any, *, signal: str, topk: int
+    info: TeacherInfo, requests: Sequence[ScoreRequest], answers: Any, settings: TeacherSettings
 ) -> Iterator[str]:
     """Everything for which :func:`check_answers` would refuse them, in its words."""
     who = f"teacher {info.name!r}"
@@ -151,12 +153,12 @@ def answers_problems(
                 f"expected {'no more' if expected is None else f'rollout {expected!r}'}"
             )
         if request is not None:
-            yield from _problems(info, request, answer, signal, topk)
+            yield from _problems(info, request, answer, settings)
 
 
 @np.errstate(all="ignore")  # what is wrong with numbers is said in words
 def _problems(
-    info: TeacherInfo, request: ScoreRequest, answer: TeacherAnswer, signal: str, topk: int
+    info: TeacherInfo, request: ScoreRequest, answer: TeacherAnswer, settings: TeacherSettings
 ) -> list[str]:
     """What is wrong with one answer."""
     arrays = _AnswerArrays(info, request, answer)
@@ -171,13 +173,14 @@ def _problems(
     elif own is not None:
         arrays.add(f"topk is a {type(own).__name__}; expected a TopK or None")
 
-    if not isinstance(answer.signal, _SIGNAL_TYPES[signal]):
+    wanted = _SIGNAL_TYPES[settings.signal]
+    if not isinstance(answer.signal, wanted):
         arrays.add(
-            f"signal is a {type(answer.signal).__name__}; the run asks for a "
-            f"{_SIGNAL_TYPES[signal].__name__} (teacher.signal is {signal!r})"
+            f"signal is a {type(answer.signal).__name__}; the run asks for a {wanted.__name__} "
+            f"(teacher.signal is {settings.signal.value!r})"
         )
     elif isinstance(answer.signal, TopKSignal):
-        arrays.likeliest("signal", answer.signal, (m, topk))
+        arrays.likeliest("signal", answer.signal, (m, settings.topk))
     elif isinstance(answer.signal, SampledSignal):
         arrays.repeats_logprob("signal.logprobs", answer.signal.logprobs)
     else:

@@ -82,11 +82,6 @@ class HttpClient:
     async def __aexit__(self, *raised: object) -> None:
         await self._session.close()
 
-    @property
-    def origin(self) -> str:
-        """The URL without the path of the API's version, where vLLM has its other routes."""
-        return self._url.removesuffix("/v1")
-
     async def ask(self, path: str, body: dict[str, Any] | None = None) -> Reply:
         """The reply to a GET, or to a POST of ``body`` as JSON.
 

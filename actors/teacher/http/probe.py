@@ -164,10 +164,12 @@ async def _other_tokenizer(
     client: HttpClient, settings: TeacherSettings, model: str, tokenizer: Any
 ) -> str | None:
     """The first probe text that the server splits otherwise than the student, in words."""
+    # vLLM has this route beside those of the API's version.
+    url = f"{str(settings.url).rstrip('/').removesuffix('/v1')}/tokenize"
     texts = [*PROBES, *filter(None, (tokenizer.eos_token, tokenizer.pad_token))]
     for text in texts:
         body = {"model": model, "prompt": text, "add_special_tokens": False}
-        reply = await client.ask(f"{client.origin}/tokenize", body)
+        reply = await client.ask(url, body)
         tokens = reply.body.get("tokens") if reply.ok and isinstance(reply.body, dict) else None
         if not isinstance(tokens, list):
             if settings.path is not None:

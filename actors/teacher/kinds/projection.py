@@ -23,8 +23,6 @@ from opd_ray.types import (
     TopKSignal,
 )
 
-# Logits of one chunk of rows, counted as float32; bfloat16 weights give half of that.
-
 
 def project(
     hidden_ND: torch.Tensor,

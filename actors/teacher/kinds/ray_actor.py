@@ -19,7 +19,7 @@ from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 class ActorTeacher:
     """Forwards to a named actor whose methods ``info()`` and ``score(requests)`` are a Teacher's.
 
-    An actor that has ``info_as`` and ``score_as`` too, as those of ``opd-ray serve-teacher``, is
+    What it has as ``info_as`` or ``score_as`` too, as the actors of ``opd-ray serve-teacher``, is
     told what this run wants of it.
 
     Args: as :func:`actors.teacher.registry.make_teacher`; of ``settings``, ``actor_name``,
@@ -52,17 +52,11 @@ class ActorTeacher:
 
     def info(self) -> TeacherInfo:
         """What the actor says of itself."""
-        if self._adapts():
-            return self._ask(self._actor.info_as.remote(self._wanted))
-        return self._ask(self._actor.info.remote())
+        return self._call("info")
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """The actor's answers."""
-        if self._adapts():
-            reference = self._actor.score_as.remote(list(requests), self._wanted)
-        else:
-            reference = self._actor.score.remote(list(requests))
-        answers = self._ask(reference)
+        answers = self._call("score", list(requests))
         # Arrays from Ray are views into its object store: one signal would keep a batch there.
         return copy.deepcopy(answers)
 
@@ -76,16 +70,15 @@ class ActorTeacher:
             raise TeacherError(
                 f"{self._said}: that actor has no output_head(): set teacher.signal to topk"
             )
-        return self._ask(self._actor.output_head.remote())
+        return self._call("output_head")
 
     def close(self) -> None:
         """Leave the actor running: it belongs to whoever started it."""
 
-    def _adapts(self) -> bool:
-        return hasattr(self._actor, "info_as") and hasattr(self._actor, "score_as")
-
-    def _ask(self, reference: Any) -> Any:
+    def _call(self, method: str, *given: Any) -> Any:
+        if hasattr(self._actor, f"{method}_as"):
+            method, given = f"{method}_as", (*given, self._wanted)
         try:
-            return ray.get(reference)
+            return ray.get(getattr(self._actor, method).remote(*given))
         except (RayTaskError, RayActorError) as error:
             raise TeacherError(f"{self._said}: {error}") from error

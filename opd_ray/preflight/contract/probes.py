@@ -70,30 +70,26 @@ def contract_violations(
     sizes = (info.vocab_size, info.context_length)
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return [f"info(): vocab_size and context_length are {sizes}; expected integers above 0"]
-    probe = _Probe(
-        teacher, info, settings, vocab_size, context_length, record_topk, own_topk, tokenizer_hash
+    asked = _requests(
+        np.random.default_rng(seed),
+        min(vocab_size, info.vocab_size),
+        min(context_length, info.context_length),
+        record_topk,
     )
+    probe = _Probe(teacher, info, settings)
     with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
-        probe.look_at_info()
-        probe.ask(np.random.default_rng(seed))
+        probe.look_at_info(vocab_size, context_length, tokenizer_hash)
+        probe.ask(asked, own_topk)
     return list(dict.fromkeys(probe.found))
 
 
 @dataclass
 class _Probe:
-    """Asks one teacher, compares what it says and collects what is wrong with it.
-
-    The fields are the arguments of :func:`contract_violations`.
-    """
+    """Asks one teacher, compares what it says and collects what is wrong with it."""
 
     teacher: Teacher
     info: TeacherInfo
     settings: TeacherSettings
-    vocab_size: int
-    context_length: int
-    record_topk: int
-    own_topk: int
-    tokenizer_hash: str | None
     found: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -101,40 +97,41 @@ class _Probe:
         self._tolerance = TOLERANCE[self.settings.dtype]
         self._by = f"of teacher.dtype = {self.settings.dtype}"  # the tolerance, for messages
 
-    def look_at_info(self) -> None:
+    def look_at_info(
+        self, vocab_size: int, context_length: int, tokenizer_hash: str | None
+    ) -> None:
         """What the teacher says of itself, against what the run asks for."""
         info, settings = self.info, self.settings
         if self.teacher.info() != info:
             self._add("info() differs between two calls")
-        if info.vocab_size != self.vocab_size:
+        if info.vocab_size != vocab_size:
             self._add(
-                f"info().vocab_size is {info.vocab_size}; expected the {self.vocab_size} "
+                f"info().vocab_size is {info.vocab_size}; expected the {vocab_size} "
                 "tokens of the student's tokenizer"
             )
-        if info.context_length < self.context_length:
+        if info.context_length < context_length:
             self._add(
                 f"info().context_length is {info.context_length}; the run needs "
-                f"{self.context_length} (student.context_length)"
+                f"{context_length} (student.context_length)"
             )
-        if self.tokenizer_hash is not None:
-            for text in fingerprint_problems(info, self.tokenizer_hash, settings.accept_mismatch):
+        if tokenizer_hash is not None:
+            for text in fingerprint_problems(info, tokenizer_hash, settings.accept_mismatch):
                 self._add(text)
         try:
-            check_info(info, signal=settings.signal.value, topk=settings.topk)
+            check_info(info, settings)
         except TeacherError as error:
             self.found.append(str(error))
 
-    def ask(self, rng: np.random.Generator) -> None:
+    def ask(self, requests: Sequence[ScoreRequest], own_topk: int) -> None:
         """What the teacher answers, against the contract and against its other answers."""
         self._answers("an empty batch", [])
-        requests = self._requests(rng)
-        sound = len(self.found)
+        before = len(self.found)
         batch = self._answers(f"a batch of {len(requests)}", requests)
-        well_formed = len(self.found) == sound
-        if self.own_topk and any(answer.topk is None for answer in batch.values()):
+        well_formed = len(self.found) == before
+        if own_topk and any(answer.topk is None for answer in batch.values()):
             self._add(
                 "an answer's topk is None; the run's tip.rule needs the teacher's own "
-                f"{self.own_topk} likeliest tokens"
+                f"{own_topk} likeliest tokens"
             )
         again = self._answers("the same batch again", requests)
         self._compare(batch, again, "asked twice, it differs")
@@ -176,33 +173,6 @@ class _Probe:
     def _add(self, text: str) -> None:
         self.found.append(f"{self._who}: {text}")
 
-    def _requests(self, rng: np.random.Generator) -> list[ScoreRequest]:
-        """Of different lengths, in no order of length; the first has several response tokens."""
-        vocab_size = min(self.vocab_size, self.info.vocab_size)
-        context = min(self.context_length, self.info.context_length)
-        half = context // 2
-        medium = min(_MEDIUM, half)
-        lengths = {
-            "probe-medium": (medium, medium),
-            "probe-one-token-response": (_SHORT, 1),
-            "probe-longest": (context - half, half),
-            "probe-one-token-prompt": (1, medium),
-        }
-        k = min(self.record_topk, vocab_size)
-        made = []
-        for name, (prompt, response) in lengths.items():
-            ids = rng.integers(0, vocab_size, prompt + response, dtype=np.int32)
-            rows = [rng.choice(vocab_size, k, replace=False) for _ in range(response)]
-            top = np.stack(rows).astype(np.int32)
-            sampled = ids[prompt:]
-            # Every second row has the sampled token among the student's likeliest, as most have.
-            absent = ~(top == sampled[:, None]).any(axis=1)
-            absent[1::2] = False
-            top[absent, 0] = sampled[absent]
-            logprobs = np.full(top.shape, -np.log(vocab_size), np.float32)
-            made.append(ScoreRequest(name, ids[:prompt], sampled, TopK(top, logprobs)))
-        return made
-
     def _answers(
         self, what: str, requests: Sequence[ScoreRequest], *, say: bool = True
     ) -> dict[str, TeacherAnswer]:
@@ -213,10 +183,7 @@ class _Probe:
             problems = [f"{self._who}: asked {what}, score() raised {_last_line(error)}"]
             answers = []
         else:
-            signal, topk = self.settings.signal.value, self.settings.topk
-            problems = list(
-                answers_problems(self.info, requests, answers, signal=signal, topk=topk)
-            )
+            problems = list(answers_problems(self.info, requests, answers, self.settings))
         if say:
             self.found += problems
         usable = answers if isinstance(answers, list) else []
@@ -262,6 +229,34 @@ class _Probe:
                     f"states times output head by up to {apart:.3g} nats "
                     f"(tolerance {self._tolerance.product:g}, {self._by})"
                 )
+
+
+def _requests(
+    rng: np.random.Generator, vocab_size: int, context: int, topk: int
+) -> list[ScoreRequest]:
+    """Of different lengths, in no order of length; the first has several response tokens."""
+    half = context // 2
+    medium = min(_MEDIUM, half)
+    lengths = {
+        "probe-medium": (medium, medium),
+        "probe-one-token-response": (_SHORT, 1),
+        "probe-longest": (context - half, half),
+        "probe-one-token-prompt": (1, medium),
+    }
+    k = min(topk, vocab_size)
+    made = []
+    for name, (prompt, response) in lengths.items():
+        ids = rng.integers(0, vocab_size, prompt + response, dtype=np.int32)
+        rows = [rng.choice(vocab_size, k, replace=False) for _ in range(response)]
+        top = np.stack(rows).astype(np.int32)
+        sampled = ids[prompt:]
+        # Every second row has the sampled token among the student's likeliest, as most have.
+        absent = ~(top == sampled[:, None]).any(axis=1)
+        absent[1::2] = False
+        top[absent, 0] = sampled[absent]
+        logprobs = np.full(top.shape, -np.log(vocab_size), np.float32)
+        made.append(ScoreRequest(name, ids[:prompt], sampled, TopK(top, logprobs)))
+    return made
 
 
 def _projected(

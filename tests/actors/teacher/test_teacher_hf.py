@@ -83,7 +83,7 @@ def test_values_equal_whole_logits(folder, real):
     requests = ragged()
     teacher = HfTeacher(settings(folder), vocab_size=real, own_topk=3)
     answers = teacher.score(requests)
-    check_answers(teacher.info(), requests, answers, signal="topk", topk=8)
+    check_answers(teacher.info(), requests, answers, TeacherSettings(topk=8))
     for r, answer in zip(requests, answers, strict=True):
         expected = naive(folder, r, real)
         sampled = torch.from_numpy(r.response_ids).long()[:, None]
@@ -162,7 +162,9 @@ def test_hidden_signal_times_head_is_the_distribution(folder, dtype):
     chosen = settings(folder, signal=SignalChoice.hidden, dtype=dtype)
     teacher = HfTeacher(chosen, vocab_size=REAL)
     answers = teacher.score(requests)
-    check_answers(teacher.info(), requests, answers, signal="hidden", topk=8)
+    check_answers(
+        teacher.info(), requests, answers, TeacherSettings(signal=SignalChoice.hidden, topk=8)
+    )
     weight, bias = teacher.output_head()
     assert weight.shape == (REAL, 64)
     assert bias is None
@@ -193,7 +195,9 @@ def test_sampled_signal(folder):
     requests = ragged(seed=4)
     teacher = HfTeacher(settings(folder, signal=SignalChoice.sampled))
     answers = teacher.score(requests)
-    check_answers(teacher.info(), requests, answers, signal="sampled", topk=8)
+    check_answers(
+        teacher.info(), requests, answers, TeacherSettings(signal=SignalChoice.sampled, topk=8)
+    )
     for r, answer in zip(requests, answers, strict=True):
         expected = naive(folder, r, VOCAB)
         sampled = torch.from_numpy(r.response_ids).long()[:, None]

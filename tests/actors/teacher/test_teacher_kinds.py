@@ -285,7 +285,7 @@ def test_no_key_in_what_a_teacher_logs(served: Served, caplog: pytest.LogCapture
     caplog.set_level(logging.DEBUG)
     teacher = make_teacher(http(served), vocab_size=V)
     answers = teacher.score(REQUESTS[:2])
-    check_answers(teacher.info(), REQUESTS[:2], answers, signal="topk", topk=8)
+    check_answers(teacher.info(), REQUESTS[:2], answers, TeacherSettings(topk=8))
     teacher.close()
     assert KEY not in caplog.text
     assert KEY not in served.log()

@@ -96,7 +96,7 @@ def host(folder):
 
 def assert_same(host, folder: str, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
     answers = host.score(requests)
-    check_answers(host.info(), requests, answers, signal="topk", topk=8)
+    check_answers(host.info(), requests, answers, TeacherSettings(topk=8))
     expected = HfTeacher(settings(folder), vocab_size=REAL, own_topk=OWN_TOPK).score(requests)
     for got, want in zip(answers, expected, strict=True):
         assert got.rollout_id == want.rollout_id
@@ -168,8 +168,10 @@ def test_one_engine_answers_each_run_as_it_wants(host):
     whole = host.score(requests)
     narrow = host.score(requests, Wanted(SignalChoice.topk, topk=3, own_topk=2))
     sampled = host.score(requests, Wanted(SignalChoice.sampled, topk=1))
-    check_answers(host.info(), requests, narrow, signal="topk", topk=3)
-    check_answers(host.info(), requests, sampled, signal="sampled", topk=1)
+    check_answers(host.info(), requests, narrow, TeacherSettings(topk=3))
+    check_answers(
+        host.info(), requests, sampled, TeacherSettings(signal=SignalChoice.sampled, topk=1)
+    )
     for full, few, one in zip(whole, narrow, sampled, strict=True):
         expected = full.signal.logprobs
         np.testing.assert_allclose(few.signal.logprobs, expected[:, :3], atol=TOLERANCE)
@@ -229,7 +231,7 @@ def test_the_sampled_signal_in_bfloat16(half, folder):
     host, chosen = half
     requests = ragged(seed=8, count=16)
     answers = host.score(requests)
-    check_answers(host.info(), requests, answers, signal="sampled", topk=8)
+    check_answers(host.info(), requests, answers, chosen)
     expected = HfTeacher(replace(chosen, kind="hf"), vocab_size=REAL).score(requests)
     exact = HfTeacher(settings(folder), vocab_size=REAL).score(requests)
     for got, want, true in zip(answers, expected, exact, strict=True):

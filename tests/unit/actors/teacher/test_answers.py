@@ -9,6 +9,8 @@ import pytest
 
 from actors.teacher.contract.answers import check_answers, check_info, check_request
 from actors.teacher.protocol import TeacherError
+from opd_ray.config.choices import SignalChoice
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HiddenSignal,
     SampledSignal,
@@ -56,7 +58,7 @@ def at(values: np.ndarray, place: tuple[int, ...], value: float) -> np.ndarray:
 
 
 def check(request, answer, signal="topk"):
-    check_answers(INFO, [request], [answer], signal=signal, topk=TOP)
+    check_answers(INFO, [request], [answer], TeacherSettings(signal=SignalChoice(signal), topk=TOP))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -264,9 +266,9 @@ def test_sampled_signal_must_repeat_logprob():
 
 def test_answers_one_a_request_in_order():
     (r1, a1), (r2, a2) = make("r1"), make("r2", seed=1)
-    limits = {"signal": "topk", "topk": TOP}
-    check_answers(INFO, [r1, r2], [a1, a2], **limits)
-    check_answers(INFO, [], [], **limits)
+    settings = TeacherSettings(topk=TOP)
+    check_answers(INFO, [r1, r2], [a1, a2], settings)
+    check_answers(INFO, [], [], settings)
     for answers, message in (
         ([a1], "returned 1 answers; expected a list of 2"),
         ((a1, a2), "returned tuple"),
@@ -276,7 +278,7 @@ def test_answers_one_a_request_in_order():
         ([a1, {"rollout_id": "r2"}], "answer 1 is a dict"),
     ):
         with pytest.raises(TeacherError, match=message):
-            check_answers(INFO, [r1, r2], answers, **limits)
+            check_answers(INFO, [r1, r2], answers, settings)
 
 
 IDS = np.tile(np.array([4, 7], np.int32), (M, 1))
@@ -339,9 +341,9 @@ def test_rounding_of_the_students_probabilities_is_no_reason_to_refuse_a_request
 
 
 def test_info_must_cover_what_the_run_asks():
-    check_info(INFO, signal="topk", topk=V)
-    check_info(INFO, signal="hidden", topk=V)
-    check_info(replace(INFO, max_topk=5), signal="topk", topk=5)
+    check_info(INFO, TeacherSettings(topk=V))
+    check_info(INFO, TeacherSettings(signal=SignalChoice.hidden, topk=V))
+    check_info(replace(INFO, max_topk=5), TeacherSettings(topk=5))
     for info, signal, topk, message in (
         (INFO, "sampled", 1, r"no 'sampled' signal; set teacher.signal to one of \['topk'"),
         (INFO, "topk", V + 1, "teacher.topk is 21, it can give 1 to 20"),
@@ -350,4 +352,4 @@ def test_info_must_cover_what_the_run_asks():
         (replace(INFO, hidden_size=None), "hidden", 1, "no hidden_size"),
     ):
         with pytest.raises(TeacherError, match=message):
-            check_info(info, signal=signal, topk=topk)
+            check_info(info, TeacherSettings(signal=SignalChoice(signal), topk=topk))

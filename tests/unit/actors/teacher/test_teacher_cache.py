@@ -146,7 +146,7 @@ def test_what_is_recorded_is_replayed_to_the_bit_without_the_teacher(
     info = player.info()
     assert (info.name, info.vocab_size, info.context_length) == ("costly", V, 64)
     assert info.signals == (signal.value,)
-    check_answers(info, shuffled, player.score(shuffled), signal=signal.value, topk=TOP)
+    check_answers(info, shuffled, player.score(shuffled), TeacherSettings(signal=signal, topk=TOP))
     player.close()
 
 

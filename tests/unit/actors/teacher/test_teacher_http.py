@@ -92,7 +92,7 @@ def test_values_are_the_servers_where_it_tells_them(fake: FakeServer, teacher: M
     asked = requests()
     made = teacher()
     answers = made.score(asked)
-    check_answers(made.info(), asked, answers, signal="topk", topk=TOP)
+    check_answers(made.info(), asked, answers, TeacherSettings(topk=TOP))
     unknown = 0
     for request, answer in zip(asked, answers, strict=True):
         truth = rows(request)
