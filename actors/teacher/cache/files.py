@@ -20,7 +20,6 @@ from actors.teacher.protocol import TeacherError
 from opd_ray.types import HiddenSignal, SampledSignal, Signal, TeacherAnswer, TopK, TopKSignal
 from opd_ray.whole_file import write_whole
 
-_PREFIX, _SUFFIX = "answers-", ".safetensors"
 # The arrays that an answer may have, by where they are in it.
 _ARRAYS = (
     "logprob",
@@ -56,7 +55,7 @@ class AnswerFiles:
 
     def write(self, answers: Mapping[str, TeacherAnswer]) -> None:
         """Add answers, all in one file."""
-        path = self._folder / f"{_PREFIX}{uuid.uuid4().hex}{_SUFFIX}"
+        path = self._folder / f"answers-{uuid.uuid4().hex}.safetensors"
         arrays = {
             f"{key}.{name}": values
             for key, answer in answers.items()
@@ -89,7 +88,7 @@ class AnswerFiles:
 
     def _refresh(self) -> None:
         """Take note of files that others wrote."""
-        for path in set(self._folder.glob(f"{_PREFIX}*{_SUFFIX}")) - self._seen:
+        for path in set(self._folder.glob("answers-*.safetensors")) - self._seen:
             with opened(path) as file:
                 names = list(file.keys())
             for key, _, name in (array.partition(".") for array in names):

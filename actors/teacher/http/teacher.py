@@ -15,7 +15,7 @@ import numpy as np
 from actors.teacher.http.bounds import least_divergent
 from actors.teacher.http.client import HttpClient
 from actors.teacher.http.probe import Served, named_tokens, probe, scoring_body
-from actors.teacher.http.rows import NamedRows, read_rows
+from actors.teacher.http.rows import read_rows
 from actors.teacher.kinds.projection import answer_of, widest_topk
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
@@ -105,10 +105,6 @@ class HttpTeacher:
         if not reply.ok:
             raise TeacherError(f"{who}: {self._client.said}: {reply.complaint}")
         rows = read_rows(who, reply.body, request, self._named, self._vocab_size)
-        answer = self._answer(request, rows)
-        return replace(answer, retries=reply.retries)
-
-    def _answer(self, request: ScoreRequest, rows: NamedRows) -> TeacherAnswer:
         student = request.student_topk
         told_mK, known_mK = rows.look_up(student.ids)
         widest = widest_topk(self._settings, self._own_topk)
@@ -121,4 +117,5 @@ class HttpTeacher:
             "top_ids": rows.ids_mE[:, :widest],
             "top_logprobs": rows.logprobs_mE[:, :widest],
         }
-        return answer_of(request.rollout_id, found, self._settings, self._own_topk)
+        answer = answer_of(request.rollout_id, found, self._settings, self._own_topk)
+        return replace(answer, retries=reply.retries)

@@ -38,15 +38,11 @@ def mixed_logprobs(logprobs: Sequence[np.ndarray], shares: Sequence[float]) -> n
 
 
 def mixed_topk(
-    tops: Sequence[TopK | TopKSignal],
-    shares: Sequence[float],
-    ids_mE: np.ndarray,
-    exact_mE: np.ndarray,
-    k: int,
+    tops: Sequence[TopK | TopKSignal], shares: Sequence[float], exact: TopK, k: int
 ) -> TopK:
     """The mixture's k likeliest tokens, as far as they can be known from lists of likeliest tokens.
 
-    Candidates are the tokens of every list and those of ``ids_mE``. The latter's log-probabilities
+    Candidates are the tokens of every list and those of ``exact``. The latter's log-probabilities
     are known. For another token, a member that does not list it counts as giving it nothing: what
     it does give stays in the tail, and is less than that member's last listed probability. So the
     mass named is never above the mixture's, token by token, and a token is wrongly left out only
@@ -55,18 +51,19 @@ def mixed_topk(
     Args:
         tops: each member's likeliest tokens, [m, k_i], distinct within a row.
         shares: of the members in the mixture.
-        ids_mE: [m, E] tokens whose probability under the mixture is known; they may repeat.
-        exact_mE: [m, E] their log-probabilities, nats.
+        exact: [m, E] tokens whose log-probability under the mixture is known; they may repeat, and
+            come in any order.
         k: tokens wanted a row; at most as many as some list has.
     """
-    ids = np.concatenate([top.ids for top in tops] + [ids_mE], axis=1).astype(np.int64)
+    ids = np.concatenate([top.ids for top in tops] + [exact.ids], axis=1).astype(np.int64)
     weighted = [
         share * np.exp(top.logprobs.astype(np.float64))
         for top, share in zip(tops, shares, strict=True)
     ]
-    listed = np.concatenate([*weighted, np.zeros(ids_mE.shape)], axis=1)
+    listed = np.concatenate([*weighted, np.zeros(exact.ids.shape)], axis=1)
     known = np.concatenate(
-        [np.full(part.shape, -np.inf) for part in weighted] + [exact_mE.astype(np.float64)], axis=1
+        [np.full(part.shape, -np.inf) for part in weighted] + [exact.logprobs.astype(np.float64)],
+        axis=1,
     )
     order = np.argsort(ids, axis=1, kind="stable")
     ids, listed, known = (np.take_along_axis(a, order, axis=1) for a in (ids, listed, known))
@@ -75,9 +72,9 @@ def mixed_topk(
     first[:, 1:] = ids[:, 1:] != ids[:, :-1]
     starts = np.flatnonzero(first)  # row by row; a row's first place always starts a run
     mass = np.add.reduceat(listed.ravel(), starts)
-    exact = np.maximum.reduceat(known.ravel(), starts)
+    sure = np.maximum.reduceat(known.ravel(), starts)
     with np.errstate(divide="ignore"):
-        value = np.where(np.isfinite(exact), exact, np.log(mass))
+        value = np.where(np.isfinite(sure), sure, np.log(mass))
     candidates = np.full(ids.shape, -np.inf)
     candidates.ravel()[starts] = value
     likeliest = np.argsort(-candidates, axis=1, kind="stable")[:, :k]
@@ -151,28 +148,22 @@ class Ensemble:
         logprob = mixed_logprobs([a.logprob for a in answers], self._shares)
         at_student = mixed_logprobs([a.at_student_topk for a in answers], self._shares)
         ids_mE = np.concatenate((request.student_topk.ids, request.response_ids[:, None]), axis=1)
-        exact_mE = np.concatenate((at_student, logprob[:, None]), axis=1)
+        exact = TopK(ids_mE, np.concatenate((at_student, logprob[:, None]), axis=1))
         own = None
         tops = [a.topk for a in answers if a.topk is not None]
         if self._own_topk and len(tops) == len(answers):
-            own = mixed_topk(tops, self._shares, ids_mE, exact_mE, self._own_topk)
+            own = mixed_topk(tops, self._shares, exact, self._own_topk)
         return TeacherAnswer(
             rollout_id=request.rollout_id,
             logprob=logprob,
             at_student_topk=at_student,
-            signal=self._signal([a.signal for a in answers], logprob, ids_mE, exact_mE),
+            signal=self._signal([a.signal for a in answers], logprob, exact),
             entropy=answers[0].entropy if len(answers) == 1 else None,
             topk=own,
             retries=sum(answer.retries for answer in answers),
         )
 
-    def _signal(
-        self,
-        signals: Sequence[Signal],
-        logprob: np.ndarray,
-        ids_mE: np.ndarray,
-        exact_mE: np.ndarray,
-    ) -> Signal:
+    def _signal(self, signals: Sequence[Signal], logprob: np.ndarray, exact: TopK) -> Signal:
         if self._settings.signal is SignalChoice.sampled:
             return SampledSignal(logprob)
         hidden = [signal.hidden for signal in signals if isinstance(signal, HiddenSignal)]
@@ -180,7 +171,7 @@ class Ensemble:
             return HiddenSignal(np.concatenate(hidden, axis=1))
         tops = [signal for signal in signals if isinstance(signal, TopKSignal)]
         if self._settings.signal is SignalChoice.topk and len(tops) == len(signals):
-            top = mixed_topk(tops, self._shares, ids_mE, exact_mE, self._settings.topk)
+            top = mixed_topk(tops, self._shares, exact, self._settings.topk)
             return TopKSignal(top.ids, top.logprobs)
         kinds = sorted({type(signal).__name__ for signal in signals})
         raise TeacherError(

@@ -26,7 +26,7 @@ from opd_ray.batching.packing import Packing, pack
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import tokenizer_hash
-from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo, to_array
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo, to_array
 
 
 class HfTeacher:
@@ -77,8 +77,7 @@ class HfTeacher:
         other = copy.copy(self)
         other._settings = replace(self._settings, signal=wanted.signal, topk=wanted.topk)
         other._own_topk = wanted.own_topk
-        signals: tuple[SignalKind, ...] = (wanted.signal.value,)
-        other._info = replace(self._info, signals=signals)
+        other._info = replace(self._info, signals=(wanted.signal.value,))
         return other
 
     def close(self) -> None:

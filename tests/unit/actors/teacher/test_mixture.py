@@ -49,7 +49,7 @@ def test_top_k_by_hand() -> None:
     one = TopK(np.array([[5, 2]], np.int32), np.log(np.array([[0.6, 0.3]], np.float32)))
     other = TopK(np.array([[5, 7]], np.int32), np.log(np.array([[0.5, 0.4]], np.float32)))
     known = np.array([[3, 7, 3]], np.int32), np.log(np.array([[0.04, 0.21, 0.04]], np.float32))
-    top = mixed_topk([one, other], [0.5, 0.5], *known, k=4)
+    top = mixed_topk([one, other], [0.5, 0.5], TopK(*known), k=4)
     assert top.ids.tolist() == [[5, 7, 2, 3]]
     np.testing.assert_allclose(np.exp(top.logprobs), [[0.55, 0.21, 0.15, 0.04]], rtol=1e-6)
 
@@ -63,7 +63,7 @@ def test_mixed_topk_against_whole_distributions(shares: tuple[float, ...]) -> No
     ids_mE = np.stack([rng.choice(VOCAB, known, replace=False) for _ in range(rows)])
     exact_mE = np.log(np.take_along_axis(true_mV, ids_mE, axis=1)).astype(np.float32)
     tops = [top_of(part, k) for part in parts]
-    mixed = mixed_topk(tops, shares, ids_mE.astype(np.int32), exact_mE, k)
+    mixed = mixed_topk(tops, shares, TopK(ids_mE.astype(np.int32), exact_mE), k)
     assert mixed.ids.shape == mixed.logprobs.shape == (rows, k)
     for row in range(rows):
         # Naively: every token's listed mass, the known ones replaced.
@@ -83,7 +83,7 @@ def test_mixed_topk_against_whole_distributions(shares: tuple[float, ...]) -> No
 def test_lists_of_everything_give_the_mixture_itself() -> None:
     parts = distributions(2, 20)
     nothing = np.zeros((20, 0), np.int32), np.zeros((20, 0), np.float32)
-    mixed = mixed_topk([top_of(p, VOCAB) for p in parts], (0.3, 0.7), *nothing, k=VOCAB)
+    mixed = mixed_topk([top_of(p, VOCAB) for p in parts], (0.3, 0.7), TopK(*nothing), k=VOCAB)
     true_mV = 0.3 * parts[0] + 0.7 * parts[1]
     expected = np.take_along_axis(true_mV, mixed.ids.astype(np.int64), axis=1)
     np.testing.assert_allclose(np.exp(mixed.logprobs), expected, rtol=1e-5)
