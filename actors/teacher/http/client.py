@@ -8,6 +8,7 @@ import json
 import os
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +108,7 @@ class HttpClient:
                     if reply.status not in RETRIED:
                         return reply
                     trouble = reply.complaint
-                    pause = _asked_pause(response.headers.get("Retry-After"))
+                    pause = _asked_pause(response.headers.get("Retry-After", ""))
             except TimeoutError:
                 settings = self._settings
                 trouble = f"no answer within {settings.key}.timeout_s = {settings.timeout_s:g} s"
@@ -148,15 +149,10 @@ def _key(settings: TeacherSettings) -> str | None:
     return key
 
 
-def _asked_pause(retry_after: str | None) -> float:
-    """Seconds that a Retry-After header (a number or a date) asks for; 0 without one."""
-    if retry_after is None:
-        return 0.0
-    try:
+def _asked_pause(retry_after: str) -> float:
+    """Seconds that a Retry-After header (a number or a date) asks for; 0 where it says neither."""
+    with suppress(ValueError):
         return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+    return 0.0

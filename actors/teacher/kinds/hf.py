@@ -105,7 +105,14 @@ class HfTeacher:
         return [answers[index] for index in range(len(requests))]
 
     def _score_batch(self, requests: list[ScoreRequest], packing: Packing) -> list[TeacherAnswer]:
-        hidden_ND = self._hidden_rows(requests, packing)
+        # Where each response token is predicted.
+        rows_N = np.concatenate(
+            [
+                places[predicting_positions(len(r.prompt_ids), np.arange(len(r.response_ids)))]
+                for r, places in zip(requests, packing.places, strict=True)
+            ]
+        )
+        hidden_ND = self._read(packing)[torch.from_numpy(rows_N).to(self._device)]
         flat = project(
             hidden_ND,
             self._head,
@@ -128,16 +135,6 @@ class HfTeacher:
             )
             for i, r in enumerate(requests)
         ]
-
-    def _hidden_rows(self, requests: list[ScoreRequest], packing: Packing) -> torch.Tensor:
-        """Last hidden states of the positions that predict the responses, flat [N, D]."""
-        rows_N = np.concatenate(
-            [
-                places[predicting_positions(len(r.prompt_ids), np.arange(len(r.response_ids)))]
-                for r, places in zip(requests, packing.places, strict=True)
-            ]
-        )
-        return self._read(packing)[torch.from_numpy(rows_N).to(self._device)]
 
     def _read(self, packing: Packing) -> torch.Tensor:
         """The trunk's last hidden states of a row, [T, D]."""

@@ -51,12 +51,8 @@ def _violations(config: Config, working: WorkingTeacher, pairing: Pairing) -> li
     settings, models = working.settings, working.models
     # A teacher of the user's own with too large a vocabulary is to be named, not refused.
     size = None if settings.traits.user_made else pairing.vocab_size
-    teacher = make_teacher(
-        settings,
-        vocab_size=size,
-        own_topk=own_topk(config),
-        members=working.members,
-    )
+    own = own_topk(config)
+    teacher = make_teacher(settings, vocab_size=size, own_topk=own, members=working.members)
     # An ensemble is as coarse as its coarsest member, and has what differs in any of them.
     asked = replace(
         settings,
@@ -70,7 +66,7 @@ def _violations(config: Config, working: WorkingTeacher, pairing: Pairing) -> li
             pairing.vocab_size,
             context_length=config.student.context_length,
             record_topk=config.rollout.record_topk,
-            own_topk=own_topk(config),
+            own_topk=own,
             tokenizer_hash=pairing.tokenizer_hash,
         )
         if not found and (note := uncompared_tokenizer(teacher.info(), models)):

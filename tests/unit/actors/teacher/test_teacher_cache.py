@@ -378,6 +378,15 @@ def test_the_output_head_is_recorded_when_it_is_asked_for(cache: Cache) -> None:
     assert bias is None
 
 
+def test_an_output_head_of_another_shape_is_not_recorded(cache: Cache, tmp_path: Path) -> None:
+    recorder = cache("record", Costly, signal=SignalChoice.hidden)
+    live = recorder._teacher()
+    live.output_head = lambda: (np.ones((V, D + 1), np.float32), None)
+    with pytest.raises(TeacherError, match=r"output_head\(\) has shape"):
+        recorder.output_head()
+    assert not (tmp_path / "output_head.safetensors").exists()
+
+
 def test_probabilities_of_the_student_are_part_of_the_key_where_answers_depend_on_them(
     cache: Cache,
 ) -> None:

@@ -203,3 +203,12 @@ def test_members_that_do_not_fit() -> None:
     pair = [(Member("a", 0.5, chosen), whole_vocabulary), (Member("b", 0.5, chosen), fewer)]
     with pytest.raises(TeacherError, match=r"one vocabulary, theirs are \{'a': 24, 'b': 20\}"):
         Ensemble(pair, chosen)
+
+
+def test_a_member_whose_head_does_not_fit_what_it_says_is_named() -> None:
+    chosen = settings(SignalChoice.hidden)
+    one, other = HfTeacher(chosen), HfTeacher(chosen)
+    mixed = Ensemble([(Member("a", 0.5, chosen), one), (Member("b", 0.5, chosen), other)], chosen)
+    other._info = replace(other.info(), hidden_size=8)
+    with pytest.raises(TeacherError, match=r"^member 'b': output_head\(\) has shape"):
+        mixed.head_parts()

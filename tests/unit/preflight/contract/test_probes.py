@@ -276,6 +276,14 @@ def test_an_output_head_of_another_model_is_named() -> None:
     assert "output_head() has shape (19, 6)" in one
 
 
+def test_a_teacher_without_an_output_head_is_named_where_hidden_states_need_it() -> None:
+    good = Good()
+    good.signal = "hidden"
+    headless = SimpleNamespace(info=good.info, score=good.score)
+    [one] = violations(headless, "hidden")
+    assert one.endswith("has no output_head(): set teacher.signal to topk")
+
+
 def test_what_a_rule_needs_is_named() -> None:
     [one] = violations(Good(), own_topk=3)
     assert "topk is None; the run's tip.rule needs the teacher's own 3 likeliest" in one
