@@ -386,3 +386,22 @@ def test_a_key_that_is_not_there(fake: FakeServer, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("TEACHER_KEY", raising=False)
     with pytest.raises(TeacherError, match="teacher.api_key_env = 'TEACHER_KEY'.*is not set"):
         HttpTeacher(settings(fake, api_key_env="TEACHER_KEY"), vocab_size=V)
+
+
+def test_padding_among_the_likeliest_may_leave_too_few(fake: FakeServer, teacher: Make) -> None:
+    """Eight tokens are asked for; five of them are beyond the student's 20, at e^-30 each."""
+    asked = [
+        replace(r, prompt_ids=r.prompt_ids % 3, response_ids=r.response_ids % 3)
+        for r in requests(1)
+    ]
+    asked = [
+        replace(r, student_topk=TopK(r.student_topk.ids % 3, r.student_topk.logprobs))
+        for r in asked
+    ]
+    names = [0, 1, 2, 25, 26, 27, 28, 29]
+    entry = {str(token): {"logprob": -1.2 if token < 3 else -30.0} for token in names}
+    fake.change = lambda entries: [None, *[entry] * (len(entries) - 1)]
+    answers = teacher(20, topk=3).score(asked)
+    assert (answers[0].signal.ids < 20).all()
+    with pytest.raises(TeacherError, match="fewer than 4 likeliest .* raise teacher.named_tokens"):
+        teacher(20, topk=4).score(asked)
