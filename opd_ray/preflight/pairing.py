@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.errors import OpdError
-from opd_ray.models.tokenizer import ModelFacts, describe_model, fingerprint_problems
+from opd_ray.models.tokenizer import describe_model, fingerprint_problems
 from opd_ray.preflight.tokenizers import (
     ACCEPTABLE,
     context_problem,
@@ -24,7 +24,12 @@ from opd_ray.types import TeacherInfo
 
 
 class PairingError(OpdError, ValueError):
-    """A student and a teacher that do not fit; the message lists every difference."""
+    """A student and a teacher that do not fit."""
+
+    @classmethod
+    def listing(cls, who: str, problems: Iterable[str]) -> PairingError:
+        """Of ``who``, every problem on a line of its own."""
+        return cls("\n  - ".join([f"{who}:", *problems]))
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Pairing:
 
     vocab_size: int  # real tokens; rows beyond them are padding in both models
     tokenizer_hash: str  # the student's
-    accepted: tuple[str, ...]  # differences found and accepted, in words
+    accepted: tuple[str, ...] = ()  # differences found and accepted, in words
     # Tokens a teacher can read, by its path, of teachers with files.
     teacher_contexts: Mapping[str, int] = field(default_factory=dict)
 
@@ -63,16 +68,21 @@ def check_pairing(
     """
     student = describe_model(student_path, trust_remote_code=trust_student_code)
     if teacher_path is None:
-        return _student_alone(student, context_length)
+        if problems := [
+            text for _, text in own_size_differences("student", student, context_length)
+        ]:
+            raise PairingError.listing(f"student {student.path}", problems)
+        return Pairing(student.vocab_size, student.tokenizer_hash)
     teacher = describe_model(teacher_path, trust_remote_code=trust_teacher_code)
-    accepted = _accepted(accept, key)
-    found = differences(student, teacher, context_length, key)
-    refused = [text for kind, text in found if kind not in accepted]
-    if refused:
-        listed = "\n".join(f"  - {text}" for text in refused)
+    accepted = set(accept)
+    if unknown := sorted(accepted - set(ACCEPTABLE)):
         raise PairingError(
-            f"student {student.path} and teacher {teacher.path} do not pair:\n{listed}"
+            f"{key}.accept_mismatch names {unknown[0]!r}; it may name {', '.join(ACCEPTABLE)}"
         )
+    found = list(differences(student, teacher, context_length, key))
+    if refused := [text for kind, text in found if kind not in accepted]:
+        who = f"student {student.path} and teacher {teacher.path} do not pair"
+        raise PairingError.listing(who, refused)
     return Pairing(
         vocab_size=min(student.vocab_size, teacher.vocab_size),
         tokenizer_hash=student.tokenizer_hash,
@@ -85,11 +95,11 @@ def check_pairings(config: Config) -> Pairing:
     """Compare the student of a run with every teacher in it; what all of them share.
 
     Raises:
-        ModelFactsError, PairingError: see :func:`check_pairing`, of the first that does not fit.
+        ModelFactsError: see :func:`check_pairing`, of the first teacher that does not fit.
+        PairingError: likewise.
     """
-    pairings: dict[str, Pairing] = {}
-    for key, settings in config.teacher_set.models.items():
-        pairings[key] = check_pairing(
+    pairings = {
+        key: check_pairing(
             config.student.path,
             model_path(settings),
             context_length=config.student.context_length,
@@ -98,25 +108,14 @@ def check_pairings(config: Config) -> Pairing:
             trust_teacher_code=settings.trust_remote_code,
             key=key,
         )
+        for key, settings in config.teacher_set.models.items()
+    }
     found = list(pairings.values())
-    return replace(
-        found[0],
+    return Pairing(
         vocab_size=min(pairing.vocab_size for pairing in found),
+        tokenizer_hash=found[0].tokenizer_hash,
         accepted=tuple(f"{key}: {text}" for key, p in pairings.items() for text in p.accepted),
         teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
-    )
-
-
-def _student_alone(student: ModelFacts, context_length: int) -> Pairing:
-    """Its own tokens, where the teacher has no files to compare."""
-    problems = own_size_differences("student", student, context_length)
-    if problems:
-        listed = "\n".join(f"  - {text}" for _, text in problems)
-        raise PairingError(f"student {student.path}:\n{listed}")
-    return Pairing(
-        vocab_size=student.vocab_size,
-        tokenizer_hash=student.tokenizer_hash,
-        accepted=(),
     )
 
 
@@ -142,8 +141,7 @@ def check_teacher_info(
     if info.context_length < context_length:
         problems.append(_short_context(info, context_length))
     if problems:
-        listed = "\n".join(f"  - {text}" for text in problems)
-        raise PairingError(f"teacher {info.name!r} does not fit the student:\n{listed}")
+        raise PairingError.listing(f"teacher {info.name!r} does not fit the student", problems)
 
 
 def uncompared_tokenizer(info: TeacherInfo, models: Iterable[TeacherSettings]) -> str | None:
@@ -161,16 +159,6 @@ def uncompared_tokenizer(info: TeacherInfo, models: Iterable[TeacherSettings]) -
         f"teacher {info.name!r}: its tokenizer was not compared with the student's: it has neither "
         f"{unseen[0].key}.path nor info().tokenizer_hash (opd_ray.models.tokenizer.tokenizer_hash)"
     )
-
-
-def _accepted(accept: Iterable[str], key: str) -> frozenset[str]:
-    accepted = frozenset(accept)
-    unknown = sorted(accepted - set(ACCEPTABLE))
-    if unknown:
-        raise PairingError(
-            f"{key}.accept_mismatch names {unknown[0]!r}; it may name {', '.join(ACCEPTABLE)}"
-        )
-    return accepted
 
 
 def _short_context(info: TeacherInfo, needs: int) -> str:
