@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from opd_ray.cluster.memory import (
     MemoryEstimate,
@@ -21,7 +21,6 @@ from opd_ray.cluster.memory import (
     trainer_memory,
 )
 from opd_ray.cluster.nodes import Cluster, Node, gigabytes
-from opd_ray.config.resolved_teachers import WorkingTeacher
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import MAIN
 from opd_ray.errors import PlacementError
@@ -30,43 +29,35 @@ from opd_ray.models.shape import ModelShape
 Role = Literal["trainer", "rollout", "teacher"]
 ROLES: tuple[Role, ...] = ("trainer", "rollout", "teacher")
 
-_COUNT_KEY = {
-    "trainer": "trainer.ranks",
-    "rollout": "rollout.actors",
-    "teacher": "teacher.replicas",
+
+class _Keys(NamedTuple):
+    """The keys of a role's section: how many actors there are, and what each reserves."""
+
+    actors: str
+    cpus: str
+    gpus: str
+
+
+_KEYS: Mapping[Role, _Keys] = {
+    "trainer": _Keys("ranks", "cpus_per_rank", "gpus_per_rank"),
+    "rollout": _Keys("actors", "cpus_per_actor", "gpus_per_actor"),
+    "teacher": _Keys("replicas", "cpus_per_replica", "gpus_per_replica"),
 }
-_CPUS_KEY: dict[Role, str] = {
-    "trainer": "trainer.cpus_per_rank",
-    "rollout": "rollout.cpus_per_actor",
-    "teacher": "teacher.cpus_per_replica",
-}
-_GPUS_KEY: dict[Role, str] = {role: key.replace("cpus", "gpus") for role, key in _CPUS_KEY.items()}
 _EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one actor asks for; ``cpus`` 0 shares the cores that are there."""
-
-    role: Role
-    index: int
-    cpus: float
-    gpus: float
-    teacher: str = MAIN  # which one, of a teacher
-
-
-@dataclass(frozen=True)
 class PlacedActor:
-    """One actor of the plan."""
+    """One actor; before the plan is made it has no node, and what is 0 may be filled in."""
 
     role: Role
     index: int
-    node: str  # where the plan expects it; Ray may choose another node with the same room
-    cpus: float
+    cpus: float  # 0: shares the cores that are there
     gpus: float
-    threads: int
+    threads: int  # 0: shares its node's cores
     memory: MemoryEstimate | None  # None: the model's shape is not known here
     teacher: str = MAIN  # which one, of a teacher
+    node: str = ""  # where the plan expects it; Ray may choose another node with the same room
 
     @property
     def name(self) -> str:
@@ -101,25 +92,21 @@ class Placement:
 
         Where nodes differ, a role's threads are those of its smallest share.
         """
-        settled = {}
-        for role, cpus_key in _CPUS_KEY.items():
-            if role == "teacher":
-                continue
-            actors = self.of(role)
-            if not actors:
-                continue
-            settled[role] = replace(
-                getattr(config, role),
-                threads=min(actor.threads for actor in actors),
-                **{cpus_key.partition(".")[2]: actors[0].cpus},
-            )
+        groups: dict[tuple[Role, str], list[PlacedActor]] = {}
+        for actor in self.actors:
+            groups.setdefault((actor.role, actor.teacher), []).append(actor)
+        sections: dict[str, Any] = {}
         teachers: dict[str, dict[str, float]] = {}
-        for actor in self.of("teacher"):
-            own = teachers.setdefault(
-                actor.teacher, {"threads": actor.threads, "cpus_per_replica": actor.cpus}
-            )
-            own["threads"] = min(own["threads"], actor.threads)
-        run = replace(config, **settled)
+        for (role, teacher), actors in groups.items():
+            filled = {
+                "threads": min(actor.threads for actor in actors),
+                _KEYS[role].cpus: actors[0].cpus,
+            }
+            if role == "teacher":
+                teachers[teacher] = filled
+            else:
+                sections[role] = replace(getattr(config, role), **filled)
+        run = replace(config, **sections)
         return run.with_teachers(run.teacher_set.placed(teachers)) if teachers else run
 
     def unknown_gpu_memory(self) -> list[str]:
@@ -148,70 +135,59 @@ def plan_placement(
 ) -> Placement:
     """Place every actor of a run, or those of the given roles.
 
-    The shapes of student and teachers (by path), where known, give the memory estimates. Raises
-    PlacementError that names the key to change when the actors do not fit.
+    The shapes of student and teachers (by path), where known, give the memory estimates.
+
+    Raises:
+        PlacementError: the actors do not fit; names the key to change.
     """
-    shapes = teachers or {}
-    working = config.teacher_set.working if "teacher" in roles else {}
-    needs = [need for need in _needs(config, working) if need.role in roles]
+    actors = _unplaced(config, student, teachers or {}, roles)
     for role in roles:
-        count = sum(need.role == role and not need.gpus for need in needs)
+        count = sum(actor.role == role and not actor.gpus for actor in actors)
         if count > cluster.cpus:
             raise PlacementError(
-                f"{_COUNT_KEY[role]} = {count}: more than the {cluster.cpus:g} CPUs there are; "
-                f"use at most {int(cluster.cpus)}, or GPUs ({_GPUS_KEY[role]})"
+                f"{role}.{_KEYS[role].actors} = {count}: more than the {cluster.cpus:g} CPUs there "
+                f"are; use at most {int(cluster.cpus)}, or GPUs ({role}.{_KEYS[role].gpus})"
             )
-    shared, nodes = _fit(needs, cluster)
-    together = Counter(
-        (node, _overlaps(need.role)) for need, node in zip(needs, nodes, strict=True)
-    )
-    memory: dict[Role, MemoryEstimate] = {}
-    if student is not None:
-        memory["trainer"] = trainer_memory(config, student, head_shapes(config, shapes))
-        memory["rollout"] = rollout_memory(config, student)
-    judges = {name: judge_memory(config, teacher, shapes) for name, teacher in working.items()}
-    threads: dict[Role, int] = {
-        "trainer": config.trainer.threads,
-        "rollout": config.rollout.threads,
-    }
-
-    def asked_threads(need: Need) -> int:
-        if need.role == "teacher":
-            return working[need.teacher].settings.threads
-        return threads[need.role]
-
-    actors = [
-        PlacedActor(
-            need.role,
-            need.index,
-            node.name,
-            need.cpus or shared,
-            need.gpus,
-            asked_threads(need) or max(1, node.cores // together[node, _overlaps(need.role)]),
-            judges[need.teacher] if need.role == "teacher" else memory.get(need.role),
-            need.teacher,
-        )
-        for need, node in zip(needs, nodes, strict=True)
-    ]
-    return Placement(tuple(actors), cluster)
+    shared, nodes = _fit(actors, cluster)
+    together = Counter((nodes[actor.name], _overlaps(actor.role)) for actor in actors)
+    placed = []
+    for actor in actors:
+        node = nodes[actor.name]
+        threads = actor.threads or max(1, node.cores // together[node, _overlaps(actor.role)])
+        cpus = actor.cpus or shared
+        placed.append(replace(actor, node=node.name, cpus=cpus, threads=threads))
+    return Placement(tuple(placed), cluster)
 
 
-def _needs(config: Config, working: Mapping[str, WorkingTeacher]) -> list[Need]:
-    rollout, trainer = config.rollout, config.trainer
+def _unplaced(
+    config: Config,
+    student: ModelShape | None,
+    shapes: Mapping[str, ModelShape],
+    roles: Sequence[Role],
+) -> list[PlacedActor]:
+    """The actors that the config asks for."""
+    actors: list[PlacedActor] = []
+    if "trainer" in roles:
+        heads = head_shapes(config, shapes)
+        memory = trainer_memory(config, student, heads) if student else None
+        actors += _of_section("trainer", config.trainer, memory)
+    if "rollout" in roles:
+        memory = rollout_memory(config, student) if student else None
+        actors += _of_section("rollout", config.rollout, memory)
+    if "teacher" in roles:
+        for name, teacher in config.teacher_set.working.items():
+            memory = judge_memory(config, teacher, shapes)
+            actors += _of_section("teacher", teacher.settings, memory, name)
+    return actors
+
+
+def _of_section(
+    role: Role, settings: Any, memory: MemoryEstimate | None, teacher: str = MAIN
+) -> list[PlacedActor]:
+    number, cpus, gpus = (getattr(settings, key) for key in _KEYS[role])
     return [
-        *(
-            Need("trainer", rank, trainer.cpus_per_rank, trainer.gpus_per_rank)
-            for rank in range(trainer.ranks)
-        ),
-        *(
-            Need("rollout", index, rollout.cpus_per_actor, rollout.gpus_per_actor)
-            for index in range(rollout.actors)
-        ),
-        *(
-            Need("teacher", index, settings.cpus_per_replica, settings.gpus_per_replica, name)
-            for name, settings in ((name, one.settings) for name, one in working.items())
-            for index in range(settings.replicas)
-        ),
+        PlacedActor(role, index, cpus, gpus, settings.threads, memory, teacher)
+        for index in range(number)
     ]
 
 
@@ -220,55 +196,60 @@ def _overlaps(role: Role) -> bool:
     return role != "trainer"
 
 
-def _fit(needs: list[Need], cluster: Cluster) -> tuple[float, list[Node]]:
+def _fit(actors: Sequence[PlacedActor], cluster: Cluster) -> tuple[float, dict[str, Node]]:
     """CPUs of an actor that shares (1; 1/2, 1/3... where cores are few), and every actor's node."""
-    for sharers in range(1, len(needs) + 1):
+    for sharers in range(1, len(actors) + 1):
         shared = int(100 / sharers) / 100
-        nodes = _first_fit(needs, shared, cluster)
+        nodes = _first_fit(actors, shared, cluster)
         if nodes is not None:
             return shared, nodes
-    raise PlacementError(_why_not(needs, cluster))
+    raise PlacementError(_why_not(actors, cluster))
 
 
-def _first_fit(needs: list[Need], shared: float, cluster: Cluster) -> list[Node] | None:
+def _first_fit(
+    actors: Sequence[PlacedActor], shared: float, cluster: Cluster
+) -> dict[str, Node] | None:
+    """A node for every actor by name, or None if there is no room with so many CPUs of a sharer."""
     free = {node: [float(node.cpus), float(node.gpus)] for node in cluster.nodes}
-    placed: dict[Need, Node] = {}
-    for need in sorted(needs, key=lambda need: -need.gpus):
-        cpus = need.cpus or shared
+    nodes: dict[str, Node] = {}
+    for actor in sorted(actors, key=lambda actor: -actor.gpus):
+        cpus = actor.cpus or shared
         for node, room in free.items():
-            if room[0] + _EPSILON >= cpus and room[1] + _EPSILON >= need.gpus:
+            if room[0] + _EPSILON >= cpus and room[1] + _EPSILON >= actor.gpus:
                 room[0] -= cpus
-                room[1] -= need.gpus
-                placed[need] = node
+                room[1] -= actor.gpus
+                nodes[actor.name] = node
                 break
         else:
             return None
-    return [placed[need] for need in needs]
+    return nodes
 
 
-def _why_not(needs: list[Need], cluster: Cluster) -> str:
-    for what, keys, there in (
-        ("GPUs", _GPUS_KEY, cluster.gpus),
-        ("CPUs", _CPUS_KEY, cluster.cpus),
+def _why_not(actors: Sequence[PlacedActor], cluster: Cluster) -> str:
+    for what, name, there, hint in (
+        ("gpus", "GPUs", cluster.gpus, ""),
+        ("cpus", "CPUs", cluster.cpus, "; 0 shares the CPUs that are there"),
     ):
-        asked = [(need.role, need.gpus if what == "GPUs" else need.cpus) for need in needs]
+        asked = [(actor.role, getattr(actor, what)) for actor in actors]
         total = sum(amount for _, amount in asked)
         if total > there + _EPSILON:
             counts = Counter((role, amount) for role, amount in asked if amount)
+            keys = {role: f"{role}.{getattr(_KEYS[role], what)}" for role, _ in counts}
             sums = " + ".join(
                 f"{count} x {keys[role]} {amount:g}" for (role, amount), count in counts.items()
             )
-            hint = "" if what == "GPUs" else "; 0 shares the CPUs that are there"
+            lower = ", ".join(keys.values())
+            fewer = ", ".join(f"{role}.{_KEYS[role].actors}" for role in keys)
             return (
-                f"{sums} = {total:g} {what}, the cluster has {there:g}: "
-                f"lower {', '.join(dict.fromkeys(keys[role] for role, _ in counts))} or "
-                f"{', '.join(dict.fromkeys(_COUNT_KEY[role] for role, _ in counts))}{hint}"
+                f"{sums} = {total:g} {name}, the cluster has {there:g}: lower {lower} "
+                f"or {fewer}{hint}"
             )
-    largest = max(needs, key=lambda need: (need.gpus, need.cpus))
+    largest = max(actors, key=lambda actor: (actor.gpus, actor.cpus))
+    role, own = largest.role, _KEYS[largest.role]
     rooms = ", ".join(f"{node.name}: {node.cpus:g} CPUs {node.gpus} GPUs" for node in cluster.nodes)
     return (
-        f"{_GPUS_KEY[largest.role]} = {largest.gpus:g} with {_CPUS_KEY[largest.role]} = "
-        f"{largest.cpus:g} finds no node with that much room beside the other actors ({rooms}): "
+        f"{role}.{own.gpus} = {largest.gpus:g} with {role}.{own.cpus} = {largest.cpus:g} finds "
+        f"no node with that much room beside the other actors ({rooms}): "
         "an actor lies on one node, so lower these or add nodes"
     )
 

@@ -12,12 +12,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from opd_ray.config.choices import CacheMode, SignalChoice, SyncBackend
+from opd_ray.config.data import DataSettings
 from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config, EvalTask
 from opd_ray.config.teacher import TRAITS, model_path
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
 from opd_ray.preflight.routes import name_problems, teachers_problems
+from opd_ray.tasks import get_task
 from opd_ray.tip import TipFilter
 
 # Sections whose numbers are checked alone; teachers, data and tasks are checked as they are used.
@@ -187,11 +189,7 @@ def _trainer_problems(config: Config) -> Iterator[str]:
 
 def data_problems(config: Config) -> Iterator[str]:
     """Every problem of the prompts, for training and for evaluation."""
-    sections = [
-        ("data", config.data),
-        *((f"{p}.data", task.data) for p, task in named_tasks(config)),
-    ]
-    for section, data in sections:
+    for section, data in data_sections(config):
         try:
             data.validate(section)
         except ConfigError as error:
@@ -200,8 +198,6 @@ def data_problems(config: Config) -> Iterator[str]:
 
 def eval_problems(config: Config) -> Iterator[str]:
     """Every other problem of the tasks of the section ``eval``."""
-    from opd_ray.tasks import get_task
-
     names = Counter(task.name for task in config.eval.tasks)
     yield from (
         f"eval.tasks: {count} tasks are called {name!r}; give each its own name"
@@ -249,3 +245,9 @@ def teacher_accuracy_problems(config: Config) -> Iterator[str]:
 def named_tasks(config: Config) -> list[tuple[str, EvalTask]]:
     """The tasks of the evaluation, each with the key that it stands under."""
     return [(f"eval.tasks[{number}]", task) for number, task in enumerate(config.eval.tasks)]
+
+
+def data_sections(config: Config) -> list[tuple[str, DataSettings]]:
+    """All that prompts are read from, each with its key: for training, then for evaluation."""
+    tasks = ((f"{place}.data", task.data) for place, task in named_tasks(config))
+    return [("data", config.data), *tasks]

@@ -13,12 +13,20 @@ from opd_ray.cluster.step_size import step_flows, step_tokens
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
+from opd_ray.data.load import load_prompts
+from opd_ray.data.rows import MissingData
 from opd_ray.errors import OpdError
 from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
+from opd_ray.models.tokenizer import describe_model
 from opd_ray.output.folder import OutputFolder
-from opd_ray.preflight.config import config_problems, named_tasks
+from opd_ray.preflight.config import config_problems, data_sections
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
+from opd_ray.preflight.models import ask_server, asked_servers
+from opd_ray.preflight.pairing import check_pairings
+
+# What a check raises that found something; all else is a fault of the check.
+_REFUSALS = (OpdError, ValueError, OSError)
 
 
 def examine(
@@ -29,16 +37,15 @@ def examine(
     ``cluster`` None: the cluster at ``cluster.address``, or this machine.
     """
     report = Report()
+    cpus = None
     try:
         config = load_config(name_or_path, overrides)
+        cpus = config.cluster.num_cpus
+        problems = config_problems(config)
     except OpdError as error:
-        report.add("machine", machine_findings(this_machine().nodes[0]))
-        report.add("packages", package_findings())
-        report.add("config", [failed("config", str(error))])
-        return report
-    report.add("machine", machine_findings(this_machine(config.cluster.num_cpus).nodes[0]))
+        problems = [str(error)]
+    report.add("machine", machine_findings(this_machine(cpus).nodes[0]))
     report.add("packages", package_findings())
-    problems = config_problems(config)
     valid = passed("config", f"{name_or_path}: every key and combination is valid")
     report.add("config", [failed("config", text) for text in problems] or [valid])
     if problems:
@@ -99,16 +106,12 @@ def _model_findings(
             "'*.model'",
         )
         return
-    yield _tried("pairing", lambda: _pair(config))
-    from opd_ray.preflight.models import asked_servers
-
+    yield _tried("pairing", partial(_pair, config))
     for settings in asked_servers(config):
         yield _tried(f"{settings.key}'s server", partial(_server, config, settings))
 
 
 def _pair(config: Config) -> str:
-    from opd_ray.preflight.pairing import check_pairings
-
     pairing = check_pairings(config)
     accepted = f"; accepted: {', '.join(pairing.accepted)}" if pairing.accepted else ""
     models = config.teacher_set.models.values()
@@ -123,20 +126,9 @@ def _pair(config: Config) -> str:
 
 
 def _server(config: Config, settings: TeacherSettings) -> str:
-    from actors.teacher.http.probe import check_server
-    from opd_ray.models.tokenizer import describe_model
-    from opd_ray.preflight.models import own_topk
-
-    student = describe_model(
-        config.student.path, trust_remote_code=config.student.trust_remote_code
-    )
-    served = check_server(
-        settings,
-        student.tokenizer,
-        student.vocab_size,
-        context_length=config.student.context_length,
-        own_topk=own_topk(config),
-    )
+    files = config.student
+    student = describe_model(files.path, trust_remote_code=files.trust_remote_code)
+    served = ask_server(config, settings, student.tokenizer, student.vocab_size)
     return f"{served.model} scores token ids, sequences of up to {served.context_length:,} tokens"
 
 
@@ -145,24 +137,23 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
 
     ``contexts`` are the teachers' by path, as far as they are known.
     """
-    from opd_ray.data.load import load_prompts
-    from opd_ray.data.rows import MissingData
-
-    if _elsewhere(config.student.path):
-        yield noted("prompt lengths", "not checked: the student's tokenizer is not on this machine")
-        for section, data in (
-            ("data", config.data),
-            *((f"{place}.data", task.data) for place, task in named_tasks(config)),
-        ):
-            try:
-                loaded = load_prompts(data, seed=config.run.seed, section=section)
-                yield passed(section, str(loaded.report))
-            except MissingData as error:
-                # The run is planned for elsewhere, so its prompts may be there too.
-                yield noted(section, str(error))
-            except OpdError as error:
-                yield failed(section, str(error))
+    if not _elsewhere(config.student.path):
+        yield from _prompt_findings(config, contexts)
         return
+    yield noted("prompt lengths", "not checked: the student's tokenizer is not on this machine")
+    for section, data in data_sections(config):
+        try:
+            loaded = load_prompts(data, seed=config.run.seed, section=section)
+            yield passed(section, str(loaded.report))
+        except MissingData as error:
+            # The run is planned for elsewhere, so its prompts may be there too.
+            yield noted(section, str(error))
+        except OpdError as error:
+            yield failed(section, str(error))
+
+
+def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Finding]:
+    # All of these import transformers, which the findings on packages may call broken.
     from transformers import AutoTokenizer
 
     from opd_ray.data.prompts import PromptFeed, divergence_prompts, held_out_tasks
@@ -175,26 +166,25 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
     except (OSError, ValueError) as error:
         yield failed("data", f"prompts cannot be measured: {str(error).splitlines()[0]}")
         return
-    prompts: list[PromptFeed] = []
-    repeated: list[str] = []
-
-    def training() -> str:
-        prompts.append(PromptFeed.load(config, tokenizer))
-        return str(prompts[0])
-
-    yield _tried("data", training)
-
-    def held_out() -> str:
+    prompts = None
+    try:
+        prompts = PromptFeed.load(config, tokenizer)
+        yield passed("data", str(prompts))
+    except _REFUSALS as error:
+        yield failed("data", str(error))
+    try:
         tasks = held_out_tasks(config, tokenizer)
         divergence_prompts(tasks, config.eval.kl_prompts)
-        for feed in prompts:
-            check_routing(config, feed, tasks, contexts)
-            repeated.extend(repeated_problems(feed, tasks))
-        return ", ".join(f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
-
-    yield _tried("held-out data", held_out)
-    for note in repeated:
-        yield noted("held-out data", note)
+        if prompts is not None:
+            check_routing(config, prompts, tasks, contexts)
+    except _REFUSALS as error:
+        yield failed("held-out data", str(error))
+        return
+    sizes = (f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
+    yield passed("held-out data", ", ".join(sizes))
+    if prompts is not None:
+        for note in repeated_problems(prompts, tasks):
+            yield noted("held-out data", note)
 
 
 def _elsewhere(path: str) -> bool:
@@ -263,20 +253,20 @@ def _step_table(
     config: Config, student: ModelShape | None, teachers: Mapping[str, ModelShape]
 ) -> str:
     tokens = step_tokens(config)
-    rows = [
-        f"{tokens.rollouts:,} rollouts, at most {tokens.prompt:,} prompt and {tokens.response:,} "
-        f"response tokens, of which {tokens.kept:,} are trained on",
-    ]
-    rows += [
+    flows = [
         f"{flow.source} -> {flow.target}: {gigabytes(flow.nbytes)} ({flow.what})"
         for flow in step_flows(config, student, teachers)
     ]
-    return "\n".join(rows)
+    most = (
+        f"{tokens.rollouts:,} rollouts, at most {tokens.prompt:,} prompt and {tokens.response:,} "
+        f"response tokens, of which {tokens.kept:,} are trained on"
+    )
+    return "\n".join([most, *flows])
 
 
 def _tried(name: str, check: Callable[[], str]) -> Finding:
     """``check``'s words for success, or its error as a failure."""
     try:
         return passed(name, check())
-    except (OpdError, ValueError, OSError) as error:
+    except _REFUSALS as error:
         return failed(name, str(error))

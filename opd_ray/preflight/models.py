@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
-from actors.teacher.http.probe import check_server
+from actors.teacher.http.probe import Served, check_server
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.preflight.pairing import Pairing, check_pairings
 from opd_ray.tip import find_rule
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
@@ -21,19 +24,32 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
         PairingError: they cannot be student and teacher.
         TeacherError: what a server lacks.
     """
+    from transformers import AutoTokenizer
+
     pairing = check_pairings(config)
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
     for settings in asked_servers(config):
-        check_server(
-            settings,
-            tokenizer,
-            pairing.vocab_size,
-            context_length=config.student.context_length,
-            own_topk=own_topk(config),
-        )
+        ask_server(config, settings, tokenizer, pairing.vocab_size)
     return pairing, tokenizer
+
+
+def ask_server(
+    config: Config, settings: TeacherSettings, tokenizer: Any, vocab_size: int
+) -> Served:
+    """What a teacher behind a URL offers, once it has given all that the run needs of it.
+
+    Raises:
+        TeacherError: what it lacks.
+    """
+    return check_server(
+        settings,
+        tokenizer,
+        vocab_size,
+        context_length=config.student.context_length,
+        own_topk=own_topk(config),
+    )
 
 
 def asked_servers(config: Config) -> list[TeacherSettings]:
