@@ -77,9 +77,10 @@ def teacher_memory(
     tokens = step_tokens(config)
     held = tokens.response * signal_bytes_per_token(settings, teacher) // settings.replicas
     split = max(1, int(settings.gpus_per_replica))
+    longest = longest_text(config)
     # A vLLM engine reads long texts in pieces.
     in_pieces = settings.traits.vllm_engine
-    read = settings.batch_tokens if in_pieces else max(settings.batch_tokens, longest_text(config))
+    read = settings.batch_tokens if in_pieces else max(settings.batch_tokens, longest)
     # Float32 logits of a chunk of rows, their exponentials, and the originals in 16 bits.
     chunk = min(LOGITS_CHUNK_BYTES, read * teacher.vocab_size * FP32_BYTES)
     follows = settings.follow_decay is not None and settings.dtype is not Dtype.float32
@@ -90,9 +91,8 @@ def teacher_memory(
         "logits": chunk * 5 // 2,
     }
     if settings.traits.vllm_engine:
-        one_text = longest_text(config) * teacher.kv_bytes_per_token(width) // split
-        on_cpu = not settings.gpus_per_replica
-        model["KV cache"] = settings.kv_cache_bytes if on_cpu else one_text
+        one_text = longest * teacher.kv_bytes_per_token(width) // split
+        model["KV cache"] = one_text if settings.gpus_per_replica else settings.kv_cache_bytes
         share = settings.gpu_memory_utilization
     else:
         share = min(1.0, settings.gpus_per_replica)
@@ -104,10 +104,7 @@ def judge_memory(
 ) -> MemoryEstimate | None:
     """One replica of a teacher, or of an ensemble with all its members; None: unknown shapes.
 
-    Args:
-        config: of the run.
-        teacher: one that works in it.
-        shapes: of models by path.
+    ``shapes`` are of models by path.
     """
     found = []
     for model in teacher.models:
@@ -115,8 +112,6 @@ def judge_memory(
         if shape is None:
             return None
         found.append(teacher_memory(config, model, shape))
-    if len(found) == 1:
-        return found[0]
     host: Counter[str] = Counter()
     device: Counter[str] = Counter()
     for estimate in found:
@@ -139,11 +134,8 @@ def trainer_memory(
 ) -> MemoryEstimate:
     """One trainer rank under its ZeRO stage; ``heads``: see :func:`head_shapes`."""
     settings = config.trainer
-    width, ranks, stage = (
-        ELEMENT_BYTES[settings.dtype],
-        settings.ranks,
-        effective_zero_stage(settings),
-    )
+    width, ranks = ELEMENT_BYTES[settings.dtype], settings.ranks
+    stage = effective_zero_stage(settings)
     count = student.parameters
     keeps_master = stage > 0 or settings.dtype is not Dtype.float32
     optimizer = count * (MOMENT_BYTES + MASTER_BYTES * keeps_master) // (ranks if stage else 1)
@@ -154,9 +146,11 @@ def trainer_memory(
         kept_per_token = student.layers * student.hidden_size + layer
     else:
         kept_per_token = student.layers * layer
-    padded = width_of(on_gpu=settings.gpus_per_rank > 0, bfloat16=settings.dtype is Dtype.bfloat16)
+    on_gpu = settings.gpus_per_rank > 0
+    padded = width_of(on_gpu=on_gpu, bfloat16=settings.dtype is Dtype.bfloat16)
     read = max(settings.micro_batch_tokens, padded(longest_text(config)))
-    rows = _chunk_rows(config, student)
+    most = step_tokens(config).response
+    rows = chunk_rows(most, student.vocab_size, torch.float32, config.loss.chunk_rows)
     model = {
         "weights": count * width // (ranks if stage >= 3 else 1),
         "activations": read * kept_per_token * width,
@@ -166,14 +160,12 @@ def trainer_memory(
     if stage >= 3 and ranks > 1:
         model["gathered weights"] = min(count, LIVE_PARAMETERS) * width
     if heads:
-        model["teacher head"] = sum(
-            head.embedding_parameters * ELEMENT_BYTES[config.teacher.dtype] for head in heads
-        )
-    on_gpu = settings.gpus_per_rank > 0
+        of_heads = sum(head.embedding_parameters for head in heads)
+        model["teacher head"] = of_heads * ELEMENT_BYTES[config.teacher.dtype]
     state = {"gradients": gradients, "optimizer": optimizer}
     if settings.offload_optimizer:
         # DeepSpeed keeps a second copy of the gradients for the optimizer.
-        return _placed(model, on_gpu, {"gradients": 2 * gradients, "optimizer": optimizer})
+        return _placed(model, on_gpu, state | {"gradients": 2 * gradients})
     return _placed(model | state, on_gpu)
 
 
@@ -181,12 +173,6 @@ def longest_text(config: Config) -> int:
     """Most tokens that one prompt and its response can have."""
     text = config.data.max_prompt_tokens + config.rollout.max_new_tokens
     return min(text, config.student.context_length)
-
-
-def _chunk_rows(config: Config, model: ModelShape) -> int:
-    """Most rows that are projected to the vocabulary at once."""
-    most = step_tokens(config).response
-    return chunk_rows(most, model.vocab_size, torch.float32, config.loss.chunk_rows)
 
 
 def checkpoint_bytes(config: Config, student: ModelShape) -> int:

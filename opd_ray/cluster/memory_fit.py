@@ -21,39 +21,31 @@ def memory_problems(config: Config, placement: Placement) -> list[str]:
 
     Memory that is unknown counts as none.
     """
-    return [
-        problem
-        for node in placement.cluster.nodes
-        for problem in _node_problems(
-            config, node, [actor for actor in placement.actors if actor.node == node.name]
-        )
-    ]
+    nodes = placement.cluster.nodes
+    return [problem for node in nodes for problem in _node_problems(config, node, placement.actors)]
 
 
-def _node_problems(config: Config, node: Node, actors: Sequence[PlacedActor]) -> list[str]:
-    """Where the estimated use of ``actors`` exceeds what their node or one of its GPUs has."""
-    known = [(actor, actor.memory) for actor in actors if actor.memory is not None]
-    problems = []
+def _node_problems(config: Config, node: Node, actors: Sequence[PlacedActor]) -> Iterator[str]:
+    known = [(actor, actor.memory) for actor in actors if actor.node == node.name and actor.memory]
     total = sum(memory.host_bytes for _, memory in known)
     if total > node.memory_bytes:
         largest, memory = max(known, key=lambda pair: pair[1].host_bytes)
-        problems.append(
+        yield (
             f"node {node.name}: its actors need about {gigabytes(total)}, it has "
             f"{gigabytes(node.memory_bytes)}; most of it for {largest.name} "
             f"({gigabytes(memory.host_bytes)}){_advice(config, largest, memory.host)}"
         )
     if node.gpu_memory_bytes is None:
-        return problems
+        return
     for actor, memory in known:
         usable = int(memory.gpu_share * node.gpu_memory_bytes)
         if memory.device_bytes > usable:
             share = f"{memory.gpu_share:.0%} of " if memory.gpu_share < 1 else ""
-            problems.append(
+            yield (
                 f"{actor.name}: needs about {gigabytes(memory.device_bytes)} a GPU and may take "
                 f"{gigabytes(usable)} ({share}{gigabytes(node.gpu_memory_bytes)})"
                 f"{_advice(config, actor, memory.device)}"
             )
-    return problems
 
 
 def capacity_problems(

@@ -64,14 +64,10 @@ def step_flows(
     tokens = step_tokens(config)
     # Response id, mask, entropy and log-probability of the sampled token; prompt ids.
     written = tokens.response * (4 + 1 + 4 + 4) + tokens.prompt * 4
+    recorded = tokens.response * config.rollout.record_topk * (4 + FP32_BYTES)
     flows = [
         Flow("rollout", "coordinator", "text and scores", written),
-        Flow(
-            "rollout",
-            "teacher",
-            "student top-k",
-            tokens.response * config.rollout.record_topk * (4 + FP32_BYTES),
-        ),
+        Flow("rollout", "teacher", "student top-k", recorded),
         # Reverse and forward KL, JSD, log-probability, mass, entropy.
         Flow("teacher", "coordinator", "scores", tokens.response * 6 * FP32_BYTES),
     ]
@@ -91,11 +87,9 @@ def _widest_signal(config: Config, shapes: Mapping[str, ModelShape]) -> int:
     """Bytes of one token's signal from the teacher whose signal is the largest; 0: unknown."""
     if config.teacher.signal is not SignalChoice.hidden:
         return signal_bytes_per_token(config.teacher, None)
-    found = [0]
-    for teacher in config.teacher_set.working.values():
-        models = teacher.models
-        if all(model.path in shapes for model in models):
-            found.append(
-                sum(signal_bytes_per_token(model, shapes[model.path or ""]) for model in models)
-            )
-    return max(found)
+    signals = [
+        sum(signal_bytes_per_token(model, shapes[model.path or ""]) for model in teacher.models)
+        for teacher in config.teacher_set.working.values()
+        if all(model.path in shapes for model in teacher.models)
+    ]
+    return max(signals, default=0)

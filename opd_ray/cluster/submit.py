@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import os
 import secrets
 import shlex
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -62,14 +62,9 @@ def stage(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
             "run.output_dir=/shared/runs/first"
         )
     for package in PACKAGES:
-        spec = importlib.util.find_spec(package)
-        assert spec is not None, package
-        assert spec.submodule_search_locations, package
-        shutil.copytree(
-            spec.submodule_search_locations[0],
-            folder / package,
-            ignore=shutil.ignore_patterns("__pycache__", "*.pyc"),
-        )
+        code = Path(str(resources.files(package)))
+        compiled = shutil.ignore_patterns("__pycache__", "*.pyc")
+        shutil.copytree(code, folder / package, ignore=compiled)
     if config.endswith(SUFFIXES):
         # One file out of all it inherits, its ${...} left for the cluster to resolve.
         merged = OmegaConf.merge(*(OmegaConf.create(layer.values) for layer in layers(config)))
@@ -184,7 +179,8 @@ def connect(address: str) -> Any:
     # Ray lets these override the address that it is given; here the command line decides.
     for variable in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(variable, None)
-    if _has_token():
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    if named or Path("~/.ray/auth_token").expanduser().is_file():
         # Unlike `ray start`, Ray's job client does not look for a token by itself.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Ray reads the variables above while it is imported.
@@ -205,15 +201,6 @@ def connect(address: str) -> Any:
             f"{address} refuses this user: copy the head node's ~/.ray/auth_token to the same "
             "place here, or set RAY_AUTH_TOKEN_PATH to a copy of it"
         ) from error
-
-
-def _has_token() -> bool:
-    """Whether there is a token where Ray looks for one."""
-    return (
-        "RAY_AUTH_TOKEN" in os.environ
-        or "RAY_AUTH_TOKEN_PATH" in os.environ
-        or Path("~/.ray/auth_token").expanduser().is_file()
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
