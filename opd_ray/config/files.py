@@ -33,16 +33,17 @@ def packaged_folder() -> Path:
 def packaged_names() -> list[str]:
     """The names that ``--config NAME`` takes, e.g. "demo"."""
     folder = packaged_folder()
-    return sorted(
-        path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")
-    )
+    files = folder.rglob("*.yaml")
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in files)
 
 
 def find(name_or_path: str, beside: Path | None = None) -> Path:
     """The file meant: a path if it ends in .yaml or .yml, else a packaged config's name.
 
-    Relative paths start at ``beside``, or at the current directory. Raises ConfigError, naming the
-    nearest packaged config, when there is no such file.
+    Relative paths start at ``beside``, or at the current directory.
+
+    Raises:
+        ConfigError: there is no such file; names the nearest packaged config.
     """
     if name_or_path.endswith(SUFFIXES):
         path = (beside or Path()) / name_or_path
@@ -62,7 +63,8 @@ def find(name_or_path: str, beside: Path | None = None) -> Path:
 def layers(name_or_path: str) -> list[Layer]:
     """The file and everything it inherits, in the order in which they are laid over each other.
 
-    Raises ConfigError for a missing file, bad YAML, or an inheritance that runs in a circle.
+    Raises:
+        ConfigError: a missing file, bad YAML, or an inheritance that runs in a circle.
     """
     return _layers(find(name_or_path), ())
 

@@ -9,13 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, Literal, Union
+from typing import Any, Union
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-
-SIBLING_CUTOFF = 0.6
-ELSEWHERE_CUTOFF = 0.75
 
 
 def editable(schema: type) -> DictConfig:
@@ -120,7 +117,10 @@ def _leaf_problems(schema: type, name: str, value: Any, key: str) -> Iterator[st
     try:
         OmegaConf.update(_scratch(schema), name, value)
     except (OmegaConfBaseException, TypeError, ValueError):
-        yield f"{key} = {shown(value)}: expected {described(_hints(schema)[name])}"
+        hint = _hints(schema)[name]
+        near = difflib.get_close_matches(str(value).lower(), _choices(hint), n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        yield f"{key} = {shown(value)}: expected {described(hint)}{meant}"
 
 
 def _unknown(root: type, owner: type, prefix: str, name: str) -> str:
@@ -128,14 +128,13 @@ def _unknown(root: type, owner: type, prefix: str, name: str) -> str:
     if "." in name and key in set(all_keys(root)):
         return f"{key}: dotted keys are for the command line, in a file nest it by indentation"
     shortened = [full for full in _hints(owner) if name == "".join(w[0] for w in full.split("_"))]
-    siblings = shortened or difflib.get_close_matches(
-        name, _hints(owner), n=1, cutoff=SIBLING_CUTOFF
-    )
+    siblings = shortened or difflib.get_close_matches(name, _hints(owner), n=1)
     if siblings:
         return f"unknown key {key}: did you mean {_join(prefix, siblings[0])}?"
     by_leaf = {full.rsplit(".", 1)[-1]: full for full in reversed(list(all_keys(root)))}
     leaf = name.rsplit(".", 1)[-1]
-    elsewhere = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=ELSEWHERE_CUTOFF)
+    # A key of another section must be nearer than one of this section to be meant.
+    elsewhere = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)
     if elsewhere:
         return f"unknown key {key}: did you mean {by_leaf[elsewhere[0]]}?"
     where = f"the keys of {prefix}" if prefix else "the top-level keys"
@@ -199,13 +198,18 @@ def described(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(described(arg) for arg in args)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, args))
-    if origin in (list, tuple):
-        return "a list" + (f" of {described(args[0])} entries" if args else "")
-    if origin is dict or hint is dict:
+    if origin is list:
+        return f"a list of {described(args[0])} entries"
+    if origin is dict:
         return "a mapping"
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return "one of " + ", ".join(member.name for member in hint)
+    if choices := _choices(hint):
+        return f"one of {', '.join(choices)}"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
     return names.get(hint, "null" if hint is types.NoneType else str(hint))
+
+
+def _choices(hint: Any) -> list[str]:
+    """The values of a key that has a fixed set of them, else none."""
+    hint = _without_none(hint)
+    is_enum = isinstance(hint, type) and issubclass(hint, Enum)
+    return [member.name for member in hint] if is_enum else []

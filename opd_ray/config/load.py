@@ -27,8 +27,9 @@ COMMAND_LINE = "command line"
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     """The configuration ``name_or_path`` (see files.find) with ``key=value`` overrides applied.
 
-    Raises ConfigError that names file, key and value for: a missing file, bad YAML, an unknown key
-    (with the nearest valid one), a value of the wrong type, a required key without a value.
+    Raises:
+        ConfigError: a missing file, bad YAML, an unknown key (with the nearest valid one), a value
+            of the wrong type, a required key without a value; names file, key and value.
     """
     return _laid_over(layers(name_or_path), overrides, name_or_path)
 

@@ -225,6 +225,29 @@ def test_bad_overrides_are_refused(write: Write, override: str, expected: str) -
     assert expected in refusal(write("run", MINIMAL + "eval: {tasks: [{name: a}]}\n"), override)
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("tip.selection=sofft", "soft"),
+        ("loss.divergence=revers_kl", "reverse_kl"),
+        ("trainer.dtype=bf16", "bfloat16"),
+        ("teacher.signal=TopK", "topk"),
+        ("eval.tasks[0].data.kind=parket", "parquet"),
+        ("trainer.dtype=fp8", None),
+        ("sync.backend=3", None),
+        ("trainer.ranks=two", None),
+    ],
+)
+def test_a_value_that_is_none_of_the_choices_names_the_nearest(
+    write: Write, override: str, meant: str | None
+) -> None:
+    said = refusal(write("run", MINIMAL + "eval: {tasks: [{name: a}]}\n"), override)
+    if meant is None:
+        assert "did you mean" not in said
+    else:
+        assert said.endswith(f"; did you mean {meant}?")
+
+
 def test_sections_that_check_themselves_are_heard(write: Write) -> None:
     assert "rho=1.5 must lie in [0, 1]" in refusal(write("run", MINIMAL), "tip.rho=1.5")
 
