@@ -10,6 +10,7 @@ fetch-smollm2`` makes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -109,9 +110,7 @@ def _typed(merged: Any, source: str) -> Config:
 
 def _pair(what: str) -> str:
     if what == "demo_pair":
-        from opd_ray.models.pairs import demo
-
-        return str(demo.pair_folder())
+        return str(resources.files("opd_ray.models.pairs") / what)
     if what == "smollm2":
         from opd_ray.models.pairs import smollm2
 

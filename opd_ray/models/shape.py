@@ -12,7 +12,7 @@ from typing import Any
 from opd_ray.errors import OpdError
 
 KNOWN_TYPES = ("llama", "qwen2", "qwen3")
-# Tokens that a vLLM engine on the CPU reserves at once (the `block_size` that the actors give it).
+# Tokens that a vLLM engine on the CPU reserves at once: the ``block_size`` that actors give it.
 KV_BLOCK_TOKENS = 32
 
 
@@ -43,7 +43,8 @@ class ModelShape:
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> ModelShape:
         """The shape that a Hugging Face config describes.
 
-        Raises ModelShapeError when the architecture is not one of KNOWN_TYPES or a size is missing.
+        Raises:
+            ModelShapeError: the architecture is not one of KNOWN_TYPES, or a size is missing.
         """
         kind = config.get("model_type")
         if kind not in KNOWN_TYPES:
@@ -103,7 +104,7 @@ class ModelShape:
     def kv_cache_bytes(self, tokens: int, element_bytes: int, split: int = 1) -> int:
         """The smallest KV cache in which an engine on the CPU takes a text of so many tokens.
 
-        Whole blocks, and one that vLLM keeps for itself; of each process if it is `split`.
+        Whole blocks, and one that vLLM keeps for itself; of each process if it is ``split``.
         """
         blocks = -(-tokens // KV_BLOCK_TOKENS) + 1
         shares = min(split, self.kv_heads)
@@ -123,8 +124,10 @@ class ModelShape:
 def config_json(path: str) -> dict[str, Any] | None:
     """The config.json of a model folder, or of a hub model whose config this machine has cached.
 
-    None when it is not on this machine; nothing is downloaded. Raises ModelShapeError for a folder
-    without a readable config.json.
+    None when it is not on this machine; nothing is downloaded.
+
+    Raises:
+        ModelShapeError: a folder without a readable config.json.
     """
     folder = Path(path)
     file = folder / "config.json"
@@ -152,15 +155,11 @@ def config_json(path: str) -> dict[str, Any] | None:
 
 def known_config(name: str) -> dict[str, Any] | None:
     """The sizes in the config.json of a hub model that this package knows; None of any other."""
-    shapes = resources.files("opd_ray.models") / "shapes"
-    files = {
-        f"{owner.name}/{file.name}": file
-        for owner in shapes.iterdir()
-        if owner.is_dir()
-        for file in owner.iterdir()
-    }
-    file = files.get(f"{name}.json")
-    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+    shapes = Path(str(resources.files("opd_ray.models"))) / "shapes"
+    for file in shapes.glob("*/*.json"):
+        if file.relative_to(shapes).with_suffix("").as_posix() == name:
+            return json.loads(file.read_text(encoding="utf-8"))
+    return None
 
 
 def read_shape(path: str) -> ModelShape | None:

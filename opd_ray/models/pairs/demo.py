@@ -6,37 +6,35 @@ characters, both by supervised learning on worked answers.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+
+# As a whole: it imports a class's file when the class is first used, which takes seconds.
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from opd_ray.errors import RunError
 from opd_ray.tasks.chain_sum import ChainSumGenerator, ChainSumProblem, ChainSumTask, Split
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3ForCausalLM
-
 
 PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
 # 4 special tokens + 20 characters = 24 rows, a multiple of 8 with every id decodable.
 VOCABULARY = (PAD, EOS, BOS, UNK, *"0123456789+-*=,.: ?\n")
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
+def character_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A fast tokenizer that adds no special token by itself and has no chat template."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     ids = {token: number for number, token in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=EOS,
@@ -83,14 +81,17 @@ def make_pair(
     heldout_problems: int = 1000,
     say: Callable[[str], None] = print,
 ) -> MadePair:
-    """Train and write `folder/teacher`, `folder/student` and `folder/README.md`.
+    """Train and write ``folder/teacher``, ``folder/student`` and ``folder/README.md``.
 
-    The teacher runs its whole one-cycle schedule of `teacher_steps`. The student stops at the
-    first check, every 10 steps, at which it solves `student_accuracy` of 500 training problems
-    greedily; `student_steps` is its limit, and reaching it first raises `RunError`.
-    Weights are stored in bf16; accuracies (greedy, `heldout_problems` held-out problems, or all
-    there are) are measured on the stored weights read back in fp32. Uses the caller's number of
-    torch threads.
+    The teacher runs its whole one-cycle schedule of ``teacher_steps``. The student stops at the
+    first check, every 10 steps, at which it solves ``student_accuracy`` of 500 training problems
+    greedily. Weights are stored in bf16; accuracies (greedy, ``heldout_problems`` held-out
+    problems, or all there are) are measured on the stored weights read back in fp32. Uses the
+    caller's number of torch threads.
+
+    Raises:
+        ValueError: a number that no recipe can have.
+        RunError: the student does not get there within ``student_steps``.
     """
     if teacher_steps < 1 or student_steps < 1:
         raise ValueError(
@@ -103,10 +104,14 @@ def make_pair(
     tokenizer = character_tokenizer()
     heldout = _problems(terms, digits, "heldout", 0, heldout_problems)
 
-    def finish(name: str, model: Qwen3ForCausalLM, steps: int, seconds: float) -> MadeModel:
+    def finish(
+        name: str, model: transformers.Qwen3ForCausalLM, steps: int, seconds: float
+    ) -> MadeModel:
         target = folder / name
-        _save(model, tokenizer, target)
-        accuracy = greedy_accuracy(_load_fp32(target), tokenizer, heldout)
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(target)
+        tokenizer.save_pretrained(target)
+        stored = transformers.Qwen3ForCausalLM.from_pretrained(target, dtype=torch.float32)
+        accuracy = greedy_accuracy(stored, tokenizer, heldout)
         say(f"{name}: {steps} steps, {seconds:.0f} s, held-out accuracy {accuracy:.3f}")
         return MadeModel(target, model.num_parameters(), steps, accuracy, seconds)
 
@@ -123,7 +128,7 @@ def make_pair(
     student = tiny_qwen3(STUDENT_LAYERS, HIDDEN, seed + 1)
     checked_on = _problems(terms, digits, "train", seed + 2, PROBLEMS_CHECKED)
     problems = ChainSumGenerator(terms, digits, "train", seed + 1).endless()
-    rates = _warm_up_then_constant(student_steps)
+    rates = [STUDENT_RATE * min(1.0, (step + 1) / 50) for step in range(student_steps)]
     for step, loss in _supervised(student, tokenizer, problems, batch_rows, rates):
         if step % CHECK_EVERY:
             continue
@@ -153,17 +158,14 @@ def make_pair(
 def _problems(
     terms: int, digits: int, split: Split, seed: int, count: int
 ) -> list[ChainSumProblem]:
-    """`count` different problems, or all there are."""
+    """``count`` different problems, or all there are."""
     generator = ChainSumGenerator(terms, digits, split, seed)
     return generator.take(min(count, generator.available()))
 
 
-def tiny_qwen3(layers: int, hidden: int, seed: int) -> Qwen3ForCausalLM:
+def tiny_qwen3(layers: int, hidden: int, seed: int) -> transformers.Qwen3ForCausalLM:
     """A randomly initialised Qwen3 over the character vocabulary, with tied embeddings."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
+    config = transformers.Qwen3Config(
         vocab_size=len(VOCABULARY),
         hidden_size=hidden,
         intermediate_size=4 * hidden,
@@ -179,18 +181,16 @@ def tiny_qwen3(layers: int, hidden: int, seed: int) -> Qwen3ForCausalLM:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen3ForCausalLM(config)
+        return transformers.Qwen3ForCausalLM(config)
 
 
 def greedy_accuracy(
-    model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
+    model: transformers.Qwen3ForCausalLM,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     problems: list[ChainSumProblem],
     batch_rows: int = 250,
 ) -> float:
-    """Share of `problems` whose greedy response the chain_sum verifier accepts."""
-    import torch
-
+    """Share of ``problems`` whose greedy response the chain_sum verifier accepts."""
     task = ChainSumTask()
     longest = max(len(problem.worked) for problem in problems) + 2
     solved = 0
@@ -199,30 +199,22 @@ def greedy_accuracy(
         rows = problems[first : first + batch_rows]
         prompts = tokenizer([row.prompt for row in rows], padding=True, return_tensors="pt")
         with torch.no_grad():
-            ids = model.generate(
-                input_ids=prompts["input_ids"],
-                attention_mask=prompts["attention_mask"],
-                max_new_tokens=longest,
-                do_sample=False,
-            )
-        responses = tokenizer.batch_decode(
-            ids[:, prompts["input_ids"].shape[1] :], skip_special_tokens=True
-        )
+            ids = model.generate(**prompts, max_new_tokens=longest, do_sample=False)
+        written = ids[:, prompts["input_ids"].shape[1] :]
+        responses = tokenizer.batch_decode(written, skip_special_tokens=True)
         for row, response in zip(rows, responses, strict=True):
             solved += task.verify(response, row.answer)
     return solved / len(problems)
 
 
 def _supervised(
-    model: Qwen3ForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
+    model: transformers.Qwen3ForCausalLM,
+    tokenizer: transformers.PreTrainedTokenizerBase,
     problems: Iterator[ChainSumProblem],
     batch_rows: int,
     rates: Iterable[float],
 ) -> Iterator[tuple[int, float]]:
     """Cross-entropy on worked answers, one step a learning rate; yields (step, loss in nats)."""
-    import torch
-
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
     for step, rate in enumerate(rates, start=1):
         ids, labels = _batch(list(islice(problems, batch_rows)), tokenizer)
@@ -240,11 +232,9 @@ def _supervised(
 
 
 def _batch(
-    rows: list[ChainSumProblem], tokenizer: PreTrainedTokenizerBase
+    rows: list[ChainSumProblem], tokenizer: transformers.PreTrainedTokenizerBase
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and labels `[rows, longest]`; the loss skips prompts and padding (label -100)."""
-    import torch
-
+    """ids and labels ``[rows, longest]``; the loss skips prompts and padding (label -100)."""
     prompts = tokenizer([row.prompt for row in rows])["input_ids"]
     answers = tokenizer([row.worked + EOS for row in rows])["input_ids"]
     longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
@@ -266,26 +256,6 @@ def _one_cycle(steps: int) -> list[float]:
         else TEACHER_RATE * 0.5 * (1 + math.cos(math.pi * (step - rise + 1) / (steps - rise + 1)))
         for step in range(steps)
     ]
-
-
-def _warm_up_then_constant(steps: int) -> list[float]:
-    return [STUDENT_RATE * min(1.0, (step + 1) / 50) for step in range(steps)]
-
-
-def _save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    import copy
-
-    import torch
-
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-def _load_fp32(folder: Path) -> Qwen3ForCausalLM:
-    import torch
-    from transformers import Qwen3ForCausalLM
-
-    return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
 def _readme(
@@ -314,5 +284,5 @@ training at another check.
 
 
 def pair_folder() -> Path:
-    """The packaged pair: Hugging Face folders `teacher` and `student`, and a README of both."""
+    """The packaged pair: Hugging Face folders ``teacher`` and ``student``, and a README of both."""
     return Path(__file__).with_name("demo_pair")

