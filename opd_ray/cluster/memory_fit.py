@@ -13,8 +13,6 @@ from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.models.shape import ModelShape
 
-_OTHERWISE = "a node or GPUs with more memory"
-
 
 def memory_problems(config: Config, placement: Placement) -> list[str]:
     """Nodes and GPUs whose estimated use exceeds what they have, with the keys to change.
@@ -100,7 +98,8 @@ def _advice(config: Config, actor: PlacedActor, parts: Mapping[str, int]) -> str
     else:
         remedies = _teacher_remedies(config.teacher_set.working[actor.teacher].settings)
     part = max(parts, key=lambda name: (name in remedies, parts[name]))
-    return f", {gigabytes(parts[part])} of that {part}: use {remedies.get(part, _OTHERWISE)}"
+    remedy = remedies.get(part, "a node or GPUs with more memory")
+    return f", {gigabytes(parts[part])} of that {part}: use {remedy}"
 
 
 def _trainer_remedies(config: Config) -> dict[str, str]:

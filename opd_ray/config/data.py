@@ -1,4 +1,4 @@
-"""The `data` section of a run's configuration: where prompts come from and what becomes of them."""
+"""The section ``data`` of a configuration: where prompts come from and what becomes of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ChatTemplate(StrEnum):
 
 
 class OverLength(StrEnum):
-    """What happens to prompts longer than `max_prompt_tokens`."""
+    """What happens to prompts longer than ``max_prompt_tokens``."""
 
     refuse = "refuse"
     drop = "drop"
@@ -118,14 +118,18 @@ class DataSettings:
     seed: int | None = None
 
     def columns(self) -> FieldSettings:
-        """`fields`, and for a prepared set its own columns of id and source."""
+        """``fields``, and for a prepared set its own columns of id and source."""
         fields = self.fields
         if self.kind != DataKind.prepared:
             return fields
         return replace(fields, id=fields.id or "id", source=fields.source or "source")
 
     def validate(self, section: str = "data") -> None:
-        """Raise `ConfigError` naming key, value and remedy for anything no run can have."""
+        """Refuse anything that no run can have.
+
+        Raises:
+            ConfigError: naming key, value and remedy.
+        """
         if self.kind != DataKind.chain_sum and not self.path:
             wanted = {
                 DataKind.jsonl: "a file or glob pattern",

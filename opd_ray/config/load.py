@@ -91,19 +91,17 @@ def _apply(merged: Any, override: str) -> list[str]:
 def _typed(merged: Any, source: str) -> Config:
     try:
         missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise ConfigError(
-                f"{source}: no value for {', '.join(missing)}: set it in the file, "
-                f"or on the command line as {missing[0]}=VALUE"
-            )
-        config = OmegaConf.to_object(merged)
+        config = None if missing else OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{source}: {error.full_key}: {reason}") from error
-    except ConfigError:
-        raise
     except ValueError as error:  # a section that checks itself, such as tip
         raise ConfigError(f"{source}: {error}") from error
+    if missing:
+        raise ConfigError(
+            f"{source}: no value for {', '.join(missing)}: set it in the file, "
+            f"or on the command line as {missing[0]}=VALUE"
+        )
     assert isinstance(config, Config)
     return config
 

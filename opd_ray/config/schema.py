@@ -9,20 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from opd_ray.config.choices import (
-    Dtype,
-    LrSchedule,
-    Scoring,
-    SyncBackend,
-)
+from opd_ray.config.choices import Dtype, LrSchedule, Scoring, SyncBackend
 from opd_ray.config.data import DataSettings
-from opd_ray.config.ranges import (
-    ABOVE_ZERO,
-    SHARE,
-    SHARE_ABOVE_ZERO,
-    at_least,
-    share_below_one,
-)
+from opd_ray.config.ranges import ABOVE_ZERO, SHARE, SHARE_ABOVE_ZERO, at_least, share_below_one
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.tip.settings import TipSettings

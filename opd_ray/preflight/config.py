@@ -27,7 +27,11 @@ _SECTIONS = ("run", "cluster", "student", "rollout", "loss", "trainer", "sync", 
 
 
 def check_config(config: Config) -> None:
-    """Raise ConfigError that lists every problem of ``config``, one a line."""
+    """Refuse a config that no run can have.
+
+    Raises:
+        ConfigError: lists every problem, one a line.
+    """
     problems = config_problems(config)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -53,7 +57,11 @@ def config_problems(config: Config) -> list[str]:
 
 
 def check_evaluation(config: Config) -> None:
-    """Raise ConfigError for what an evaluation without teacher and trainers cannot have."""
+    """Refuse a config that an evaluation, without teacher and trainers, cannot have.
+
+    Raises:
+        ConfigError: lists every problem, one a line.
+    """
     problems = [
         *_range_problems(config),
         *range_problems("teacher", config.teacher),
@@ -226,20 +234,15 @@ def teacher_accuracy_problems(config: Config) -> Iterator[str]:
         return
     if not teacher.traits.runs_model:
         writers = " or ".join(kind for kind, traits in TRAITS.items() if traits.runs_model)
-        yield (
-            f"eval.teacher_accuracy = true with teacher.kind = {teacher.kind!r}: only a "
-            f"teacher of kind {writers} can write answers; set it to false"
-        )
+        found = f"teacher.kind = {teacher.kind!r}"
+        why = f"only a teacher of kind {writers} can write answers"
     elif teacher.cache is CacheMode.replay:
-        yield (
-            "eval.teacher_accuracy = true with teacher.cache = replay: no teacher "
-            "is there to write answers; set it to false"
-        )
+        found, why = "teacher.cache = replay", "no teacher is there to write answers"
     elif not teacher.path:
-        yield (
-            "eval.teacher_accuracy = true with teacher.path = null: it is the section teacher that "
-            "writes answers; set it to false"
-        )
+        found, why = "teacher.path = null", "it is the section teacher that writes answers"
+    else:
+        return
+    yield f"eval.teacher_accuracy = true with {found}: {why}; set it to false"
 
 
 def named_tasks(config: Config) -> list[tuple[str, EvalTask]]:

@@ -5,7 +5,7 @@ Checked when the prompts are read, before any model loads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from opd_ray.config.schema import Config
 from opd_ray.data.prompt_set import SourceReport
@@ -47,8 +47,14 @@ def check_routing(
     ]
     if problems:
         raise ConfigError("\n".join(problems))
-    longest = _longest_sequences(config, [prompts.sources, held_out])
-    if problems := _too_long(config, longest, teacher_contexts):
+    teachers = config.teacher_set
+    (only, *_) = teachers.working
+    longest: dict[str, int] = {}
+    for source, report in [*prompts.sources.items(), *held_out.items()]:
+        name = teachers.routes.get(source, only)
+        tokens = (report.longest_teacher_prompt or 0) + config.rollout.max_new_tokens
+        longest[name] = max(longest.get(name, 0), tokens)
+    if problems := list(_too_long(config, longest, teacher_contexts)):
         raise ConfigError("\n".join(problems))
     return longest
 
@@ -64,31 +70,16 @@ def repeated_problems(prompts: PromptFeed, tasks: Sequence[HeldOutTask]) -> list
     ]
 
 
-def _longest_sequences(
-    config: Config, parts: Sequence[Mapping[str, SourceReport]]
-) -> dict[str, int]:
-    teachers = config.teacher_set
-    (only, *_) = teachers.working
-    longest: dict[str, int] = {}
-    for sources in parts:
-        for source, report in sources.items():
-            name = teachers.routes.get(source, only)
-            tokens = (report.longest_teacher_prompt or 0) + config.rollout.max_new_tokens
-            longest[name] = max(longest.get(name, 0), tokens)
-    return longest
-
-
 def _without_teacher(
     config: Config, section: str, sources: Mapping[str, SourceReport]
-) -> list[str]:
+) -> Iterator[str]:
     missing = {s: r.prompts for s, r in sources.items() if s not in config.routes}
-    if not config.routes or not missing:
-        return []
-    counts = ", ".join(f"{source!r} ({count} prompts)" for source, count in missing.items())
-    return [
-        f"routes: no teacher for the sources {counts} of {section}; name one for each, "
-        "or leave routes empty so that the section teacher judges everything"
-    ]
+    if config.routes and missing:
+        counts = ", ".join(f"{source!r} ({count} prompts)" for source, count in missing.items())
+        yield (
+            f"routes: no teacher for the sources {counts} of {section}; name one for each, "
+            "or leave routes empty so that the section teacher judges everything"
+        )
 
 
 def _without_prompts(config: Config, sources: Mapping[str, SourceReport]) -> list[str]:
@@ -104,17 +95,15 @@ def _without_prompts(config: Config, sources: Mapping[str, SourceReport]) -> lis
 
 def _too_long(
     config: Config, longest: Mapping[str, int], teacher_contexts: Mapping[str, int]
-) -> list[str]:
-    problems = []
+) -> Iterator[str]:
     for name, tokens in longest.items():
         teacher = config.teacher_set.working[name]
         paths = [model.path or "" for model in teacher.models]
         contexts = [teacher_contexts[path] for path in paths if path in teacher_contexts]
         if contexts and min(contexts) < tokens:
-            problems.append(
+            yield (
                 f"{teacher.settings.key}: its longest prompt with rollout.max_new_tokens = "
                 f"{config.rollout.max_new_tokens} has {tokens} tokens, its context is "
                 f"{min(contexts)}; shorten data.fields.teacher_prompt, lower "
                 "rollout.max_new_tokens, or use a teacher with a longer context"
             )
-    return problems

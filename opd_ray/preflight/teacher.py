@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from actors.teacher.kinds.custom_class import find_teacher_class
 from opd_ray.config.choices import CacheMode, Scoring, SignalChoice
 from opd_ray.config.keys import shown
 from opd_ray.config.schema import Config
@@ -21,7 +22,11 @@ def teacher_problems(config: Config, teacher: TeacherSettings) -> Iterator[str]:
     yield from _own_key_problems(teacher)
     yield from _gpu_problems(teacher)
     if teacher.kind == TeacherKind.class_ and teacher.class_path:
-        yield from _class_problems(teacher)
+        # The user's class is looked up and held against its arguments; nothing of it is called.
+        try:
+            find_teacher_class(teacher)
+        except ConfigError as error:
+            yield str(error)
     if teacher.traits.asks_cluster and config.cluster.address is None:
         yield (
             f"cluster.address = null with {teacher.key}.kind = {teacher.kind!r}: a Ray that starts "
@@ -99,16 +104,6 @@ def signal_problems(config: Config) -> Iterator[str]:
             f"scoring = exact with teacher.signal = {teacher.signal}: exact scores need the "
             "teacher's whole distribution; use teacher.signal=hidden, or scoring=streamed"
         )
-
-
-def _class_problems(teacher: TeacherSettings) -> Iterator[str]:
-    """The user's own class, looked up and held against its arguments; nothing of it is called."""
-    from actors.teacher.kinds.custom_class import find_teacher_class
-
-    try:
-        find_teacher_class(teacher)
-    except ConfigError as error:
-        yield str(error)
 
 
 def _url_problems(teacher: TeacherSettings) -> Iterator[str]:
