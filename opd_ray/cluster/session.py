@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from typing import Any
 
 import ray
 
@@ -26,39 +27,37 @@ class RaySession:
         self._settings = settings
 
     def __enter__(self) -> RaySession:
-        settings = self._settings
-        if settings.address is None:
+        address = self._settings.address
+        if address is not None:
+            _check_answer(address)
             try:
-                self._start()
-            except Exception as error:
-                # Ray gives its own processes 30 s and raises a plain Exception: too little on a
-                # machine that is busy for a moment.
-                if "timed out during startup" not in str(error):
-                    raise
-                ray.shutdown()
-                self._start()
+                self._init(address=address)
+            except ConnectionError as error:
+                raise _unreachable(address, error) from error
             return self
-        _check_answer(settings.address)
         try:
-            ray.init(
-                address=settings.address,
-                logging_level=logging.ERROR,
-                log_to_driver=settings.show_actor_logs,
-            )
-        except ConnectionError as error:
-            raise _unreachable(settings.address, error) from error
+            self._start()
+        except Exception as error:
+            # Ray gives its own processes 30 s and raises a plain Exception: too little on a
+            # machine that is busy for a moment.
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            self._start()
         return self
 
     def _start(self) -> None:
-        ray.init(
+        self._init(
             # An address in the environment would turn this into joining.
             address="local",
             num_cpus=self._settings.num_cpus,
             object_store_memory=self._settings.object_store_bytes,
             include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=self._settings.show_actor_logs,
         )
+
+    def _init(self, **options: Any) -> None:
+        shown = self._settings.show_actor_logs
+        ray.init(logging_level=logging.ERROR, log_to_driver=shown, **options)
 
     def cluster(self) -> Cluster:
         """What the nodes offer."""

@@ -30,7 +30,6 @@ JOB_CONFIG = "job.yaml"
 
 # How Ray stops the job: as Ctrl-C would, with time to write a checkpoint before it is killed.
 STOP_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "180"}
-STOPPED = "STOPPED"
 NO_AGENT = "No available agent"  # a head node answers some seconds before it can run a job
 AGENT_SECONDS = 60.0
 POLL_SECONDS = 0.5
@@ -73,12 +72,7 @@ def stage(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
     return ["train", "--config", config, *overrides, "cluster.address=auto"]
 
 
-def run_job(
-    client: Any,
-    entrypoint: str,
-    working_dir: Path,
-    out: TextIO = sys.stdout,
-) -> int:
+def run_job(client: Any, entrypoint: str, working_dir: Path, out: TextIO = sys.stdout) -> int:
     """Submit ``entrypoint`` and stay with it until it has ended.
 
     Args:
@@ -115,7 +109,7 @@ def run_job(
             return INTERRUPTED
     info = client.get_job_info(job)
     print(f"{job}: {info.status}", file=sys.stderr)
-    if interrupted and info.status == STOPPED:
+    if interrupted and info.status == "STOPPED":
         return INTERRUPTED
     if info.driver_exit_code is None:
         print(info.message, file=sys.stderr)

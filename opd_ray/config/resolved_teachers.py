@@ -10,7 +10,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from opd_ray.config.choices import CacheMode
 from opd_ray.config.keys import editable
 from opd_ray.config.teacher import MAIN, TRAITS, TeacherKind, TeacherSettings
 
@@ -162,13 +161,12 @@ def _base(main: TeacherSettings, own: Mapping[str, Any]) -> TeacherSettings:
     """What a further teacher inherits from the section ``teacher``."""
     # Beside a teacher made of the run's other models, one is a model of its own.
     kind = own.get("kind", TeacherKind.hf.value if main.traits.of_a_run else main.kind)
+    fresh = TeacherSettings()
     # A cache holds the answers of one teacher.
-    base = replace(main, kind=kind, cache=CacheMode.off, cache_dir=None)
+    own_keys = ["cache", "cache_dir"]
     if kind != main.kind:
-        fresh = TeacherSettings()
-        for key in (*TRAITS[main.kind].own_keys, "path"):
-            setattr(base, key, getattr(fresh, key))
-    return base
+        own_keys += [*TRAITS[main.kind].own_keys, "path"]
+    return replace(main, kind=kind, **{key: getattr(fresh, key) for key in own_keys})
 
 
 def _same(one: TeacherSettings, other: TeacherSettings, *ignored: str) -> bool:

@@ -50,43 +50,39 @@ def examine(
     report.add("config", [failed("config", text) for text in problems] or [valid])
     if problems:
         return report
-    student = _shape(config.student.path)
     working = config.teacher_set.models.items()
-    models = {key: path for key, settings in working if (path := model_path(settings))}
+    models = {"student": config.student.path}
+    models |= {key: path for key, settings in working if (path := model_path(settings))}
     found = {path: _shape(path) for path in models.values()}
-    teachers = {path: shape for path, shape in found.items() if shape is not None}
-    report.add("models", _model_findings(config, student, models, teachers))
-    contexts = {path: shape.context_length for path, shape in teachers.items()}
+    shapes = {path: shape for path, shape in found.items() if shape is not None}
+    report.add("models", _model_findings(config, models, shapes))
+    contexts = {path: shape.context_length for path, shape in shapes.items()}
     report.add("data", _data_findings(config, contexts))
+    student = shapes.get(config.student.path)
     needed = checkpoint_bytes(config, student) if student else None
     if cluster is None:
         report.add("output", [disk_finding(config, needed), *_folder_findings(config)])
     elif needed is not None:
         report.add("output", [noted("disk", f"about {gigabytes(needed)} needed on the cluster")])
-    _add_plan(report, config, cluster, student, teachers)
-    report.add("step", [], _step_table(config, student, teachers))
+    _add_plan(report, config, cluster, student, shapes)
+    report.add("step", [], _step_table(config, student, shapes))
     return report
 
 
-def _shape(path: str | None) -> ModelShape | None:
+def _shape(path: str) -> ModelShape | None:
     """The model's shape, where its config.json is here and of a known architecture."""
     try:
-        return read_shape(path) if path else None
+        return read_shape(path)
     except ModelShapeError:
         return None
 
 
 def _model_findings(
-    config: Config,
-    student: ModelShape | None,
-    models: Mapping[str, str],
-    teachers: Mapping[str, ModelShape],
+    config: Config, models: Mapping[str, str], shapes: Mapping[str, ModelShape]
 ) -> Iterator[Finding]:
-    """``models`` are the teachers' paths by key, ``teachers`` their shapes by path."""
-    for role, path, shape in (
-        ("student", config.student.path, student),
-        *((key, path, teachers.get(path)) for key, path in models.items()),
-    ):
+    """``models`` are paths by role, ``shapes`` those that are known, by path."""
+    for role, path in models.items():
+        shape = shapes.get(path)
         if shape is None:
             yield noted(role, f"{path}: shape unknown here, so memory is not estimated")
         else:
@@ -97,7 +93,7 @@ def _model_findings(
                 f"layers of {shape.hidden_size}, {shape.vocab_size:,} vocabulary rows ({tied}), "
                 f"context {shape.context_length:,}",
             )
-    elsewhere = [path for path in (config.student.path, *models.values()) if _elsewhere(path)]
+    elsewhere = [path for path in models.values() if _elsewhere(path)]
     if elsewhere:
         yield noted(
             "pairing",
@@ -208,14 +204,14 @@ def _add_plan(
     config: Config,
     cluster: Cluster | None,
     student: ModelShape | None,
-    teachers: Mapping[str, ModelShape],
+    shapes: Mapping[str, ModelShape],
 ) -> None:
     try:
-        plan = plan_placement(config, cluster or _cluster(config), student, teachers)
+        plan = plan_placement(config, cluster or _cluster(config), student, shapes)
     except OpdError as error:
         report.add("placement", [failed("placement", str(error))])
         return
-    problems = [*capacity_problems(config, student, teachers), *memory_problems(config, plan)]
+    problems = [*capacity_problems(config, student, shapes), *memory_problems(config, plan)]
     findings = [failed("memory", text) for text in problems]
     here = cluster is None and config.cluster.address is None
     needed = sum(actor.memory.host_bytes for actor in plan.actors if actor.memory)
@@ -250,12 +246,12 @@ def _cluster(config: Config) -> Cluster:
 
 
 def _step_table(
-    config: Config, student: ModelShape | None, teachers: Mapping[str, ModelShape]
+    config: Config, student: ModelShape | None, shapes: Mapping[str, ModelShape]
 ) -> str:
     tokens = step_tokens(config)
     flows = [
         f"{flow.source} -> {flow.target}: {gigabytes(flow.nbytes)} ({flow.what})"
-        for flow in step_flows(config, student, teachers)
+        for flow in step_flows(config, student, shapes)
     ]
     most = (
         f"{tokens.rollouts:,} rollouts, at most {tokens.prompt:,} prompt and {tokens.response:,} "

@@ -68,9 +68,8 @@ def check_pairing(
     """
     student = describe_model(student_path, trust_remote_code=trust_student_code)
     if teacher_path is None:
-        if problems := [
-            text for _, text in own_size_differences("student", student, context_length)
-        ]:
+        problems = [text for _, text in own_size_differences("student", student, context_length)]
+        if problems:
             raise PairingError.listing(f"student {student.path}", problems)
         return Pairing(student.vocab_size, student.tokenizer_hash)
     teacher = describe_model(teacher_path, trust_remote_code=trust_teacher_code)
@@ -80,7 +79,8 @@ def check_pairing(
             f"{key}.accept_mismatch names {unknown[0]!r}; it may name {', '.join(ACCEPTABLE)}"
         )
     found = list(differences(student, teacher, context_length, key))
-    if refused := [text for kind, text in found if kind not in accepted]:
+    refused = [text for kind, text in found if kind not in accepted]
+    if refused:
         who = f"student {student.path} and teacher {teacher.path} do not pair"
         raise PairingError.listing(who, refused)
     return Pairing(

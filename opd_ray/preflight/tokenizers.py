@@ -96,10 +96,7 @@ def _special_differences(mine: Mapping[str, str], other: Mapping[str, str]) -> I
     roles = sorted(r for r in mine.keys() | other.keys() if mine.get(r) != other.get(r))
     if roles:
         shown = _first([f"{r}: {mine.get(r)!r} / {other.get(r)!r}" for r in roles])
-        yield (
-            "special_tokens",
-            f"special tokens (student / teacher): {shown}; use one tokenizer",
-        )
+        yield "special_tokens", f"special tokens (student / teacher): {shown}; use one tokenizer"
 
 
 def _probe_differences(student: ModelFacts, teacher: ModelFacts) -> Iterator[Difference]:
