@@ -50,21 +50,14 @@ def this_machine(num_cpus: int | None = None) -> Cluster:
 
 def from_ray_nodes(nodes: Sequence[Mapping[str, Any]]) -> Cluster:
     """The living nodes of a running cluster, as ``ray.nodes()`` lists them."""
-    return Cluster(
-        tuple(
-            Node(
-                name=node["NodeManagerAddress"],
-                cpus=node["Resources"].get("CPU", 0.0),
-                memory_bytes=int(
-                    node["Resources"].get("memory", 0)
-                    + node["Resources"].get("object_store_memory", 0)
-                ),
-                gpus=int(node["Resources"].get("GPU", 0)),
-            )
-            for node in nodes
-            if node["Alive"]
-        )
-    )
+    found = []
+    for node in nodes:
+        if node["Alive"]:
+            has = node["Resources"]
+            memory = int(has.get("memory", 0) + has.get("object_store_memory", 0))
+            gpus = int(has.get("GPU", 0))
+            found.append(Node(node["NodeManagerAddress"], has.get("CPU", 0.0), memory, gpus))
+    return Cluster(tuple(found))
 
 
 def total_memory() -> int:

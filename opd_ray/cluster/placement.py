@@ -83,10 +83,6 @@ class Placement:
     actors: tuple[PlacedActor, ...]
     cluster: Cluster
 
-    def of(self, role: Role) -> list[PlacedActor]:
-        """Every actor of a role, in the order of their numbers."""
-        return [actor for actor in self.actors if actor.role == role]
-
     def settle(self, config: Config) -> Config:
         """The config with the CPUs and threads of this plan in place of every 0.
 

@@ -137,13 +137,9 @@ def resolve_teachers(
     routes: Mapping[str, str],
     students_files: Mapping[str, Any],
 ) -> TeacherSet:
-    """The teachers of a configuration.
+    """The teachers of a configuration's sections ``teacher``, ``teachers`` and ``routes``.
 
-    Args:
-        main: its section ``teacher``.
-        others: its section ``teachers``.
-        routes: its section ``routes``.
-        students_files: keys that a teacher of the student's own files takes over.
+    A teacher of the student's own files takes over ``students_files``, keys and values.
     """
     named: dict[str, TeacherSettings] = {MAIN: main}
     for name, own in others.items():

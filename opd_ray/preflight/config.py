@@ -107,10 +107,9 @@ def _length_problems(config: Config) -> Iterator[str]:
     context, longest = config.student.context_length, config.rollout.max_new_tokens
     pairs = [("data", config.data, "rollout", longest)]
     for place, task in named_tasks(config):
-        if task.max_new_tokens is None:
-            pairs.append((f"{place}.data", task.data, "rollout", longest))
-        else:
-            pairs.append((f"{place}.data", task.data, place, task.max_new_tokens))
+        own = task.max_new_tokens
+        owner, response = ("rollout", longest) if own is None else (place, own)
+        pairs.append((f"{place}.data", task.data, owner, response))
     for section, data, owner, response in pairs:
         if data.max_prompt_tokens + response > context:
             yield (

@@ -93,7 +93,7 @@ def _model_findings(
                 f"layers of {shape.hidden_size}, {shape.vocab_size:,} vocabulary rows ({tied}), "
                 f"context {shape.context_length:,}",
             )
-    elsewhere = [path for path in models.values() if _elsewhere(path)]
+    elsewhere = [path for path in models.values() if config_json(path) is None]
     if elsewhere:
         yield noted(
             "pairing",
@@ -133,7 +133,7 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
 
     ``contexts`` are the teachers' by path, as far as they are known.
     """
-    if not _elsewhere(config.student.path):
+    if config_json(config.student.path) is not None:
         yield from _prompt_findings(config, contexts)
         return
     yield noted("prompt lengths", "not checked: the student's tokenizer is not on this machine")
@@ -181,11 +181,6 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     if prompts is not None:
         for note in repeated_problems(prompts, tasks):
             yield noted("held-out data", note)
-
-
-def _elsewhere(path: str) -> bool:
-    """Whether a model is named that this machine holds no files of."""
-    return config_json(path) is None
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:

@@ -147,9 +147,7 @@ def check_teacher_info(
 def uncompared_tokenizer(info: TeacherInfo, models: Iterable[TeacherSettings]) -> str | None:
     """That nobody could compare a running teacher's tokenizer with the student's, in words.
 
-    Args:
-        info: of the teacher.
-        models: its settings, or those of its members.
+    ``models`` are its settings, or those of its members.
     """
     # A server's tokenizer is probed, or the server is refused.
     unseen = [m for m in models if model_path(m) is None and not m.traits.asks_server]

@@ -47,11 +47,7 @@ def name_problems(config: Config) -> list[str]:
 
 
 def teachers_problems(config: Config) -> Iterator[str]:
-    """Every problem of ``teacher``, ``teachers`` and ``routes``, where the names are clear.
-
-    Args:
-        config: without :func:`name_problems`.
-    """
+    """Every problem of ``teacher``, ``teachers`` and ``routes`` without :func:`name_problems`."""
     yield from _unused(config)
     yield from _path_of_self(config)
     yield from _signals(config)

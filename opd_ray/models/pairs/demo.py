@@ -59,7 +59,6 @@ class MadeModel:
     parameters: int
     steps: int
     heldout_accuracy: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def make_pair(
         stored = transformers.Qwen3ForCausalLM.from_pretrained(target, dtype=torch.float32)
         accuracy = greedy_accuracy(stored, tokenizer, heldout)
         say(f"{name}: {steps} steps, {seconds:.0f} s, held-out accuracy {accuracy:.3f}")
-        return MadeModel(target, model.num_parameters(), steps, accuracy, seconds)
+        return MadeModel(target, model.num_parameters(), steps, accuracy)
 
     started = time.perf_counter()
     teacher = tiny_qwen3(TEACHER_LAYERS, HIDDEN, seed)

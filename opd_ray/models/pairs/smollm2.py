@@ -59,11 +59,9 @@ def pair_folder() -> Path:
 
 
 def fetch(say: Callable[[str], None] = print, *, again: bool = False) -> Path:
-    """Download, convert and check the pair, unless it is there; returns its folder.
+    """Download, convert and check the pair; returns its folder.
 
-    Args:
-        say: is told what happens.
-        again: replace a pair that is there.
+    A pair that is there is replaced ``again``, else left; ``say`` is told what happens.
 
     Raises:
         FetchError: pip fails, or the converted model does not answer as it must.

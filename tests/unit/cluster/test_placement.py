@@ -79,7 +79,8 @@ def test_stages_that_overlap_never_exceed_the_cores(
     plan = plan_placement(config, machine(cpus))
     overlapping = [actor.threads for actor in plan.actors if actor.role != "trainer"]
     assert sum(overlapping) <= max(cpus, len(overlapping))
-    assert sum(actor.threads for actor in plan.of("trainer")) <= cpus
+    alone = [actor.threads for actor in plan.actors if actor.role == "trainer"]
+    assert sum(alone) <= cpus
     assert sum(actor.cpus for actor in plan.actors) <= cpus
 
 
@@ -149,7 +150,7 @@ def test_eight_gpus_on_two_nodes() -> None:
     for actor in plan.actors:
         used[actor.node] = used.get(actor.node, 0) + actor.gpus
     assert used == {"n0": 4, "n1": 4}
-    (rollout,) = plan.of("rollout")
+    (rollout,) = (actor for actor in plan.actors if actor.role == "rollout")
     assert rollout == plan.actors[4]
     assert rollout.bundle == {"CPU": 1.0, "GPU": 2}
 
