@@ -11,4 +11,9 @@ def derive_seed(*parts: int | str) -> int:
     Equal parts give equal seeds in any process; int 1 and str "1" differ.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return digest64(text.encode()) >> 1
+
+
+def digest64(content: bytes) -> int:
+    """64 bits by which contents compare, the same in any process."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")

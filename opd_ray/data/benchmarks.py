@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opd_ray.data.rows import BadRow
 
 
-def unchanged(text: str) -> str:
-    """The text as it is, without white space around it."""
-    return text.strip()
-
-
 def whole_number(text: str) -> str:
-    """ "027" and "27.0" as "27"; raises `BadRow` for anything but a whole number."""
+    """ "027" and "27.0" as "27".
+
+    Raises:
+        BadRow: anything but a whole number.
+    """
     found = re.fullmatch(r"([+-]?)0*(\d+)(?:\.0*)?", text.strip())
     if found is None:
         raise BadRow(f"the answer {text!r} is no whole number")
@@ -24,7 +24,11 @@ def whole_number(text: str) -> str:
 
 
 def aime_number(text: str) -> str:
-    """A whole number from 0 to 999, without leading zeros; raises `BadRow` for any other answer."""
+    """A whole number from 0 to 999, without leading zeros.
+
+    Raises:
+        BadRow: any other answer.
+    """
     number = whole_number(text)
     if not 0 <= int(number) <= 999:
         raise BadRow(f"the answer {text!r} is none that the AIME can have: 0 to 999")
@@ -32,7 +36,7 @@ def aime_number(text: str) -> str:
 
 
 def after_hashes(text: str) -> str:
-    """The number behind `####`, or a text that is that number alone, without thousands' commas."""
+    """The number behind ``####``, or a text that is it alone, without thousands' commas."""
     return whole_number(text.rpartition("####")[2].replace(",", ""))
 
 
@@ -64,18 +68,27 @@ class Benchmark:
     name: str
     title: str
     hub: str
-    split: str
-    problems: int | None  # different ones in the whole set; None: not stated here
     licence: str
-    prompt: tuple[str, ...]
-    answer: tuple[str, ...]
-    id: tuple[str, ...] = ("id",)
+    split: str = "test"
     subset: str | None = None
-    clean_prompt: Callable[[str], str] = unchanged
-    clean_answer: Callable[[str], str] = unchanged
+    problems: int | None = None  # different ones in the whole set; None: not stated here
+    prompt: tuple[str, ...] = ("problem", "question", "prompt")
+    answer: tuple[str, ...] = ("answer",)
+    id: tuple[str, ...] = ("id",)
+    clean_prompt: Callable[[str], str] = str.strip
+    clean_answer: Callable[[str], str] = str.strip
 
 
 _CONTEST = "problems © MAA"
+_GSM8K = Benchmark(
+    name="gsm8k",
+    title="GSM8K, test",
+    hub="openai/gsm8k",
+    subset="main",
+    problems=1_319,
+    licence="MIT",
+    clean_answer=after_hashes,
+)
 
 BENCHMARKS = {
     benchmark.name: benchmark
@@ -83,10 +96,9 @@ BENCHMARKS = {
         Benchmark(
             name="dapo_math_17k",
             title="DAPO-Math-17k",
+            # The hub repeats its 17 thousand problems to 1.79 million rows.
             hub="BytedTsinghua-SIA/DAPO-Math-17k",
             split="train",
-            # The hub repeats its 17 thousand problems to 1.79 million rows.
-            problems=None,
             licence="Apache-2.0",
             prompt=("prompt", "problem"),
             answer=("reward_model.ground_truth", "answer", "solution"),
@@ -98,46 +110,21 @@ BENCHMARKS = {
             title="DeepMath-103K",
             hub="zwhe99/DeepMath-103K",
             split="train",
-            problems=None,
             licence="MIT",
-            prompt=("question", "prompt", "problem"),
             answer=("final_answer", "answer"),
         ),
-        Benchmark(
-            name="gsm8k",
-            title="GSM8K, test",
-            hub="openai/gsm8k",
-            subset="main",
-            split="test",
-            problems=1_319,
-            licence="MIT",
-            prompt=("question", "prompt"),
-            answer=("answer",),
-            clean_answer=after_hashes,
-        ),
-        Benchmark(
-            name="gsm8k_train",
-            title="GSM8K, train",
-            hub="openai/gsm8k",
-            subset="main",
-            split="train",
-            problems=7_473,
-            licence="MIT",
-            prompt=("question", "prompt"),
-            answer=("answer",),
-            clean_answer=after_hashes,
-        ),
+        _GSM8K,
+        replace(_GSM8K, name="gsm8k_train", title="GSM8K, train", split="train", problems=7_473),
         Benchmark(
             name="math500",
             title="MATH-500",
             hub="HuggingFaceH4/MATH-500",
-            split="test",
             problems=500,
             licence="MIT",
-            prompt=("problem", "prompt"),
-            answer=("answer",),
             id=("unique_id", "id"),
         ),
+        # The answer of AIME 2024 is never looked for in a box of its solution: for five of the
+        # problems the first one holds no number.
         Benchmark(
             name="aime24",
             title="AIME 2024",
@@ -145,32 +132,29 @@ BENCHMARKS = {
             split="train",
             problems=30,
             licence=f"Apache-2.0; {_CONTEST}",
-            prompt=("problem", "prompt"),
-            # Never a box of the solution: for five of the problems the first one holds no number.
-            answer=("answer",),
             clean_answer=aime_number,
         ),
         Benchmark(
             name="aime25",
             title="AIME 2025",
             hub="math-ai/aime25",
-            split="test",
             problems=30,
             licence=f"Apache-2.0; {_CONTEST}",
-            prompt=("problem", "question", "prompt"),
-            answer=("answer",),
             clean_answer=aime_number,
         ),
         Benchmark(
             name="amc23",
             title="AMC 2023",
             hub="math-ai/amc23",
-            split="test",
             problems=40,
             licence=_CONTEST,
-            prompt=("question", "problem", "prompt"),
-            answer=("answer",),
             clean_answer=whole_number,
         ),
     )
 }
+
+
+def nearest(name: str) -> str:
+    """For messages: the set that an unknown name may mean, or else all of them."""
+    near = difflib.get_close_matches(name, BENCHMARKS, n=1)
+    return f"did you mean {near[0]}?" if near else f"there is {', '.join(BENCHMARKS)}"

@@ -20,8 +20,8 @@ class ParquetSource:
     Arrow file in the temporary folder, which is mapped into memory and has no name any more: its
     space on disk is freed with the last use of the rows.
 
-    Raises `DataError` that names the file that cannot be read or has other columns; `section` opens
-    its message.
+    Raises:
+        DataError: a file that cannot be read or has other columns; ``section`` opens its message.
     """
 
     def __init__(self, paths: Sequence[Path], section: str) -> None:

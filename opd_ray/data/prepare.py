@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,12 +11,12 @@ from typing import Any
 
 from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.data.benchmarks import BENCHMARKS, Benchmark
-from opd_ray.data.rows import BadRow, DataError
-from opd_ray.data.sources import Source, TableSource, open_source
+from opd_ray.data.rows import BadRow, BadRows, DataError
+from opd_ray.data.sources import Source, TableSource, open_source, spelled_place
 from opd_ray.errors import ConfigError
+from opd_ray.seeds import digest64
 from opd_ray.whole_file import whole_file
 
-BAD_ROWS_SHOWN = 10
 _KINDS = {".jsonl": DataKind.jsonl, ".parquet": DataKind.parquet}
 
 
@@ -55,16 +54,16 @@ class PrepareReport:
 
 
 def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
-    """Write the set `name` to `out`, one problem a line: id, prompt, answer, source.
+    """Write the set ``name`` to ``out``, one problem a line: id, prompt, answer, source.
 
     Args:
-        name: one of `BENCHMARKS`.
-        origins: local files (.jsonl, .json, .parquet; patterns too), a folder that `datasets`
+        name: one of ``BENCHMARKS``.
+        origins: local files (.jsonl, .json, .parquet; patterns too), a folder that ``datasets``
             reads, or a hub name; empty takes the set's own place on the hub.
         out: the file to write. It appears whole or not at all.
 
     Raises:
-        ConfigError: an unknown name, or an `out` that cannot be written.
+        ConfigError: an unknown name, or an ``out`` that cannot be written.
         DataError: an origin that cannot be read, or bad rows, by file and line.
     """
     if name not in BENCHMARKS:
@@ -73,8 +72,8 @@ def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
     origins = list(origins) or [benchmark.hub]
     first: dict[int, int] = {}  # digest of a prompt -> digest of its answer
     ids: dict[str, str] = {}  # id -> its place
-    read = duplicates = contradicting = bad = 0
-    complaints: list[str] = []
+    read = duplicates = contradicting = 0
+    bad = BadRows()
     with ExitStack() as stack:
         try:
             file = stack.enter_context(whole_file(out))
@@ -83,10 +82,10 @@ def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
         for source in (_open(benchmark, origin) for origin in origins):
             for number in range(len(source)):
                 read += 1
-                place = "{}, line {}".format(*source.place(number))
+                place = spelled_place(source, number)
                 try:
                     row = _convert(benchmark, source.raw(number), read - 1)
-                    prompt, answer = _digest(row["prompt"]), _digest(row["answer"])
+                    prompt, answer = (digest64(row[name].encode()) for name in ("prompt", "answer"))
                     if prompt in first:
                         duplicates += 1
                         contradicting += first[prompt] != answer
@@ -96,23 +95,19 @@ def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
                         raise BadRow(f"id {row['id']!r} is that of {ids[row['id']]} too")
                     ids[row["id"]] = place
                 except BadRow as error:
-                    bad += 1
-                    if bad <= BAD_ROWS_SHOWN:
-                        complaints.append(f"  {place}: {error}")
+                    bad.add(place, error)
                     continue
                 file.write(f"{json.dumps(row)}\n".encode())
-        if bad:
-            if bad > BAD_ROWS_SHOWN:
-                complaints.append(f"  and {bad - BAD_ROWS_SHOWN} more")
+        if bad.count:
             raise DataError(
-                f"prepare {name}: {bad} of {read} rows cannot be used, so nothing was written:\n"
-                + "\n".join(complaints)
+                f"prepare {name}: {bad.count} of {read} rows cannot be used, so nothing was "
+                f"written:\n{bad}"
             )
     return PrepareReport(benchmark, ", ".join(origins), out, read, duplicates, contradicting)
 
 
 def _open(benchmark: Benchmark, origin: str) -> Source:
-    """Local files by how their name ends; anything else is a folder or name for `datasets`."""
+    """Local files by how their name ends; anything else is a folder or name for ``datasets``."""
     suffix = Path(origin).suffix
     if suffix == ".json":
         return _json_list(Path(origin).expanduser())
@@ -146,7 +141,7 @@ def _json_list(path: Path) -> Source:
 
 
 def _convert(benchmark: Benchmark, raw: Any, number: int) -> dict[str, str]:
-    """One row in our form; `number` (from 0) makes the id of a row that has none."""
+    """One row in our form; ``number`` (from 0) makes the id of a row that has none."""
     if not isinstance(raw, Mapping):
         raise BadRow(f"a row must be an object with named columns, not {type(raw).__name__}")
     prompt = benchmark.clean_prompt(_prompt(_column(raw, benchmark.prompt, "problem")))
@@ -195,7 +190,3 @@ def _found(raw: Mapping[str, Any], names: Sequence[str]) -> Iterator[Any]:
             value = value.get(part) if isinstance(value, Mapping) else None
         if value is not None:
             yield value
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")

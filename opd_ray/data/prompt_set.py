@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from opd_ray.data.rows import DataError, PromptRow, RowReader
-from opd_ray.data.sources import Source
+from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.seeds import derive_seed
 
 
@@ -31,7 +30,6 @@ class LoadReport:
     beyond_limit: int
     # Tokens of the longest prompt used; None when no tokenizer was at hand.
     longest_prompt: int | None
-    longest_teacher_prompt: int | None
     sources: Mapping[str, SourceReport]
 
     @property
@@ -52,45 +50,36 @@ class LoadReport:
         return text
 
 
+@dataclass
 class PromptSet:
     """Prompts by number and by step: only row numbers are in memory, rows are read when asked."""
 
-    def __init__(
-        self,
-        source: Source,
-        reader: RowReader,
-        numbers: np.ndarray,
-        report: LoadReport,
-        shuffle: bool,
-        seed: int,
-        digests: np.ndarray | None = None,
-    ) -> None:
-        """`numbers` are the rows of `source` to use, all of them known to be good; `digests` those
-        of the student's token ids (`opd_ray.data.load.digest`), None without a tokenizer."""
-        self.report = report
-        self.digests = digests
-        self._source = source
-        self._reader = reader
-        self._numbers = numbers
-        self._shuffle = shuffle
-        self._seed = seed
-        # (epoch, batch size) -> order; two epochs are in use where a batch lies across both.
-        self._orders: dict[tuple[int, int], np.ndarray] = {}
+    read: Callable[[int], PromptRow]  # from the number of a row in the source
+    numbers: np.ndarray  # of the rows to use, all of them known to be good
+    report: LoadReport
+    shuffle: bool
+    seed: int
+    # digest64 of the student's token ids, a row each; None without a tokenizer.
+    digests: np.ndarray | None = None
+    # (epoch, batch size) -> order; two epochs are in use where a batch lies across both.
+    _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self.numbers)
 
     def row(self, index: int) -> PromptRow:
-        """The prompt at `index`, in the order of the source."""
-        number = int(self._numbers[index])
-        return self._reader.read(self._source.raw(number), *self._source.place(number))
+        """The prompt at ``index``, in the order of the source."""
+        return self.read(int(self.numbers[index]))
 
     def batch(self, step: int, size: int) -> list[PromptRow]:
-        """The `size` prompts of a step (counted from 0).
+        """The ``size`` prompts of a step (counted from 0).
 
         Nothing but step, size and seed decides, so a resumed run needs no state. An epoch uses
         every prompt once, in an order of its own. No batch holds a prompt twice, not even where
-        two epochs meet. Raises `DataError` when there are fewer than `size` prompts.
+        two epochs meet.
+
+        Raises:
+            DataError: there are fewer than ``size`` prompts.
         """
         if step < 0 or size < 1:
             raise ValueError(f"step = {step}, size = {size}: use step >= 0 and size >= 1")
@@ -106,7 +95,7 @@ class PromptSet:
         return rows
 
     def _order(self, epoch: int, size: int) -> np.ndarray:
-        """[len(self)] indices of an epoch, when it is read in batches of `size`."""
+        """[len(self)] indices of an epoch, when it is read in batches of ``size``."""
         if (epoch, size) not in self._orders:
             # An epoch depends on the end of the one before it. With two batches or more an epoch,
             # that end is as it was shuffled; with fewer it may depend on the one before in turn.
@@ -124,14 +113,14 @@ class PromptSet:
         return self._orders[epoch, size]
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        if not self._shuffle:
+        if not self.shuffle:
             return np.arange(len(self))
-        seed = derive_seed("prompt order", self._seed, epoch)
+        seed = derive_seed("prompt order", self.seed, epoch)
         return np.random.default_rng(seed).permutation(len(self))
 
 
 def _postpone(order: np.ndarray, indices: np.ndarray, places: int) -> np.ndarray:
-    """`order` changed as little as possible so that none of `indices` is in its first places."""
+    """``order`` changed as little as can be so that none of ``indices`` is in its first places."""
     held = np.isin(order, indices)
     first = np.flatnonzero(~held)[:places]
     rest = np.setdiff1d(np.arange(len(order)), first)

@@ -11,10 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
-from opd_ray.data.load import digest, load_prompts
+from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
-from opd_ray.data.tokenize import tokenize
+from opd_ray.data.tokenize import tokenize_for_both
+from opd_ray.seeds import digest64
 from opd_ray.tasks import Task, get_task
 
 
@@ -38,15 +39,13 @@ class HeldOutTask:
     answers: Sequence[str]  # the gold answer of each prompt
 
 
+@dataclass(frozen=True)
 class PromptFeed:
     """The training prompts, tokenised step by step."""
 
-    def __init__(
-        self, rows: PromptSet, settings: DataSettings, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
-        self._rows = rows
-        self._settings = settings
-        self._tokenizer = tokenizer
+    rows: PromptSet
+    settings: DataSettings
+    tokenizer: PreTrainedTokenizerBase
 
     @classmethod
     def load(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> PromptFeed:
@@ -64,23 +63,22 @@ class PromptFeed:
         return cls(rows, config.data, tokenizer)
 
     def __str__(self) -> str:
-        return str(self._rows.report)
+        return str(self.rows.report)
 
     @property
     def sources(self) -> Mapping[str, SourceReport]:
         """What the prompts in use come from."""
-        return self._rows.report.sources
+        return self.rows.report.sources
 
     def shared_with(self, others: Sequence[Prompt]) -> int:
         """How many of ``others`` have the token ids of one of these prompts; reads no row."""
-        if self._rows.digests is None:
-            raise ValueError("these prompts were read without a tokenizer")
-        wanted = np.array([digest(p.student_ids.tobytes()) for p in others], dtype=np.uint64)
-        return int(np.isin(wanted, self._rows.digests).sum())
+        assert self.rows.digests is not None, "these prompts were read without a tokenizer"
+        wanted = np.array([digest64(p.student_ids.tobytes()) for p in others], dtype=np.uint64)
+        return int(np.isin(wanted, self.rows.digests).sum())
 
     def batch(self, step: int, size: int) -> list[Prompt]:
         """The prompts of a step, from 0; they follow from step, size and seed alone."""
-        return _prompts(self._rows.batch(step, size), self._tokenizer, self._settings)
+        return _prompts(self.rows.batch(step, size), self.tokenizer, self.settings)
 
 
 def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[HeldOutTask]:
@@ -131,10 +129,7 @@ def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]
 def _prompts(
     rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, settings: DataSettings
 ) -> list[Prompt]:
-    student = tokenize(rows, tokenizer, settings)
-    teacher = student
-    if any(row.teacher_text is not None for row in rows):
-        teacher = tokenize(rows, tokenizer, settings, teacher=True)
+    student, teacher = tokenize_for_both(rows, tokenizer, settings)
     return [
         Prompt(row.id, student_ids, teacher_ids, row.source)
         for row, student_ids, teacher_ids in zip(rows, student, teacher, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,43 @@ class PromptRow:
 ROLES = ("system", "user", "assistant", "tool")
 
 
+BAD_ROWS_SHOWN = 10
+
+
 class BadRow(OpdError, ValueError):
     """What is wrong with one row; whoever knows the row's place adds it."""
 
 
+@dataclass
+class BadRows:
+    """The rows of a source that cannot be used; as text, a line for each of the first."""
+
+    count: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, place: str, error: BadRow) -> None:
+        self.count += 1
+        if self.count <= BAD_ROWS_SHOWN:
+            self.lines.append(f"  {place}: {error}")
+
+    def __str__(self) -> str:
+        more = self.count - len(self.lines)
+        return "\n".join([*self.lines, f"  and {more} more"] if more else self.lines)
+
+
 class RowReader:
-    """Reads raw rows by one field mapping; raises `BadRow` for those it cannot use."""
+    """Reads raw rows by one field mapping."""
 
     def __init__(self, settings: DataSettings) -> None:
         self._fields = settings.columns()
         self._adds_system_message = settings.system_prompt is not None
 
     def read(self, raw: Any, name: str, line: int) -> PromptRow:
-        """File name and line stand in for an id and a source that the row does not give."""
+        """File name and line stand in for an id and a source that the row does not give.
+
+        Raises:
+            BadRow: a row that cannot be used.
+        """
         # Without the folder: an id, and the seeds derived from it, must not depend on where it is.
         file_name = Path(name).name
         if not isinstance(raw, Mapping):
@@ -62,16 +86,12 @@ class RowReader:
         else:
             messages = self._messages(prompt)
         return PromptRow(
-            id=f"{file_name}:{line}" if fields.id is None else _text(raw, fields.id, "id"),
+            id=_text(raw, fields.id, "id") or f"{file_name}:{line}",
             text=text,
             messages=messages,
-            answer=None if fields.answer is None else _text(raw, fields.answer, "answer"),
-            source=file_name if fields.source is None else _text(raw, fields.source, "source"),
-            teacher_text=(
-                None
-                if fields.teacher_prompt is None
-                else _text(raw, fields.teacher_prompt, "teacher_prompt")
-            ),
+            answer=_text(raw, fields.answer, "answer"),
+            source=_text(raw, fields.source, "source") or file_name,
+            teacher_text=_text(raw, fields.teacher_prompt, "teacher_prompt"),
         )
 
     def _messages(self, prompt: Any) -> tuple[Mapping[str, Any], ...]:
@@ -104,7 +124,10 @@ def _column(raw: Mapping[str, Any], name: str, meaning: str) -> Any:
     return value
 
 
-def _text(raw: Mapping[str, Any], name: str, meaning: str) -> str:
+def _text(raw: Mapping[str, Any], name: str | None, meaning: str) -> str | None:
+    """What the column of that name says, never empty; None where no column is named."""
+    if name is None:
+        return None
     value = _column(raw, name, meaning)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise BadRow(f"column {name!r} ({meaning}) must be text or a number, not {_kind(value)}")

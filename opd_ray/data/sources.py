@@ -5,17 +5,18 @@ Prepared sets are one JSONL file a set, in one folder.
 
 from __future__ import annotations
 
-import difflib
 import glob
 import json
 import os
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from opd_ray.config.data import DataKind, DataSettings
-from opd_ray.data.benchmarks import BENCHMARKS
+from opd_ray.data.benchmarks import BENCHMARKS, nearest
 from opd_ray.data.parquet import ParquetSource
 from opd_ray.data.rows import BadRow, DataError, MissingData
 from opd_ray.import_path import load_object
@@ -23,12 +24,16 @@ from opd_ray.tasks.chain_sum import ChainSumGenerator
 
 
 class Source(Protocol):
-    """Rows by number. `raw` raises `BadRow` for a row that cannot even be parsed."""
+    """Rows by number."""
 
     def __len__(self) -> int: ...
 
     def raw(self, number: int) -> Any:
-        """The row as the source has it."""
+        """The row as the source has it.
+
+        Raises:
+            BadRow: it cannot even be parsed.
+        """
         ...
 
     def place(self, number: int) -> tuple[str, int]:
@@ -36,33 +41,36 @@ class Source(Protocol):
         ...
 
 
+def spelled_place(source: Source, number: int) -> str:
+    """Where a row stands, for messages."""
+    name, line = source.place(number)
+    return f"{name}, line {line}"
+
+
 class JsonlSource:
-    """Lines of JSONL files. Keeps 8 bytes a line in memory, reads the lines when asked."""
+    """Lines of JSONL files. Keeps 16 bytes a line in memory, reads the lines when asked."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = list(paths)
-        self._starts: list[array[int]] = []
-        self._lines: list[array[int]] = []
+        # Of every row: where in its file it starts, in bytes, and which line of it it is.
+        self._starts, self._lines = array("q"), array("q")
+        self._ends = []  # of every file: the number of rows up to its end
         for path in self._paths:
-            starts, lines = array("q"), array("q")
             offset = 0
             with path.open("rb") as file:
                 for line_number, line in enumerate(file, start=1):
                     if line.strip():
-                        starts.append(offset)
-                        lines.append(line_number)
+                        self._starts.append(offset)
+                        self._lines.append(line_number)
                     offset += len(line)
-            self._starts.append(starts)
-            self._lines.append(lines)
-        self._length = sum(map(len, self._starts))
+            self._ends.append(len(self._starts))
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._starts)
 
     def raw(self, number: int) -> Any:
-        path, within = self._find(number)
-        with self._paths[path].open("rb") as file:
-            file.seek(self._starts[path][within])
+        with self._path(number).open("rb") as file:
+            file.seek(self._starts[number])
             line = file.readline()
         try:
             return json.loads(line.decode("utf-8-sig"))
@@ -72,48 +80,50 @@ class JsonlSource:
             raise BadRow(f"not UTF-8: {error.reason} at byte {error.start}") from error
 
     def place(self, number: int) -> tuple[str, int]:
-        path, within = self._find(number)
-        return str(self._paths[path]), self._lines[path][within]
+        return str(self._path(number)), self._lines[number]
 
-    def _find(self, number: int) -> tuple[int, int]:
-        for path, starts in enumerate(self._starts):
-            if number < len(starts):
-                return path, number
-            number -= len(starts)
-        raise IndexError(number)
+    def _path(self, number: int) -> Path:
+        return self._paths[bisect_right(self._ends, number)]
 
 
+@dataclass(frozen=True)
 class TableSource:
     """Rows of anything that gives a mapping by number: a list, an Arrow table, a data set."""
 
-    def __init__(self, name: str, rows: Sequence[Any]) -> None:
-        self._name = name
-        self._rows = rows
+    name: str
+    rows: Sequence[Any]
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def raw(self, number: int) -> Any:
-        return self._rows[number]
+        return self.rows[number]
 
     def place(self, number: int) -> tuple[str, int]:
-        return self._name, number + 1
+        return self.name, number + 1
 
 
 def open_source(settings: DataSettings, section: str = "data") -> Source:
     """The source that the settings name.
 
-    Raises `DataError` for one that is missing, empty or of another format, `ConfigError` for a
-    python function that is not where its path says.
+    Raises:
+        ConfigError: a python function that is not where its path says.
+        DataError: a source that is missing, empty or of another format.
     """
-    source = {
-        DataKind.jsonl: _jsonl,
-        DataKind.parquet: _parquet,
-        DataKind.datasets: _datasets,
-        DataKind.python: _python,
-        DataKind.prepared: _prepared,
-        DataKind.chain_sum: _chain_sum,
-    }[settings.kind](settings, section)
+    source: Source
+    match settings.kind:
+        case DataKind.jsonl:
+            source = JsonlSource(_files(settings, section))
+        case DataKind.parquet:
+            source = ParquetSource(_files(settings, section), section)
+        case DataKind.datasets:
+            source = _datasets(settings, section)
+        case DataKind.python:
+            source = _python(settings, section)
+        case DataKind.prepared:
+            source = JsonlSource([prepared_file(settings.path, section)])
+        case DataKind.chain_sum:
+            source = _chain_sum(settings, section)
     if len(source) == 0:
         raise DataError(f"{section}.path = {settings.path!r} has no rows: give at least one prompt")
     return source
@@ -137,35 +147,25 @@ def _files(settings: DataSettings, section: str) -> list[Path]:
     return files
 
 
-def _jsonl(settings: DataSettings, section: str) -> Source:
-    return JsonlSource(_files(settings, section))
-
-
-def _parquet(settings: DataSettings, section: str) -> Source:
-    return ParquetSource(_files(settings, section), section)
-
-
 def _datasets(settings: DataSettings, section: str) -> Source:
     import datasets
 
-    name = f"{section}.path = {settings.path!r}"
     folder = Path(settings.path).expanduser()
     try:
         if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
             loaded = datasets.load_from_disk(str(folder))
-            if isinstance(loaded, datasets.DatasetDict):
-                if settings.split not in loaded:
-                    raise DataError(
-                        f"{section}.split = {settings.split!r}: {settings.path!r} has "
-                        f"{', '.join(loaded)}"
-                    )
-                loaded = loaded[settings.split]
         else:
             loaded = datasets.load_dataset(settings.path, settings.subset, split=settings.split)
-    except DataError:
-        raise
     except (OSError, ValueError) as error:
-        raise DataError(f"{name}: the data set cannot be loaded: {error}") from error
+        raise DataError(
+            f"{section}.path = {settings.path!r}: the data set cannot be loaded: {error}"
+        ) from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if settings.split not in loaded:
+            raise DataError(
+                f"{section}.split = {settings.split!r}: {settings.path!r} has {', '.join(loaded)}"
+            )
+        loaded = loaded[settings.split]
     return TableSource(settings.path, loaded)
 
 
@@ -176,10 +176,6 @@ def _python(settings: DataSettings, section: str) -> Source:
     rows = function(**settings.arguments)
     # A sequence may read its rows from anywhere when asked; anything else is run through once.
     return TableSource(settings.path, rows if isinstance(rows, Sequence) else list(rows))
-
-
-def _prepared(settings: DataSettings, section: str) -> Source:
-    return JsonlSource([prepared_file(settings.path, section)])
 
 
 def _chain_sum(settings: DataSettings, section: str) -> Source:
@@ -200,15 +196,16 @@ DEFAULT_FOLDER = "data"
 
 
 def prepared_folder() -> Path:
-    """The folder that OPD_RAY_DATA names, or `data` in the current one."""
+    """The folder that OPD_RAY_DATA names, or ``data`` in the current one."""
     return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
 
 
 def prepared_file(name: str, section: str) -> Path:
-    """The file of a prepared set: `math500` in the usual folder, or `some/folder/math500`.
+    """The file of a prepared set: ``math500`` in the usual folder, or ``some/folder/math500``.
 
-    Raises `MissingData` that says how to make it when it is not there, `DataError` when there is
-    no set of that name.
+    Raises:
+        MissingData: it is not there; says how to make it.
+        DataError: there is no set of that name.
     """
     given = Path(name).expanduser()
     path = (given if given.parent != Path() else prepared_folder() / given).with_suffix(".jsonl")
@@ -219,6 +216,6 @@ def prepared_file(name: str, section: str) -> Path:
     if path.stem in BENCHMARKS:
         remedy = f"make it with: opd-ray prepare {path.stem} --out {path}"
         raise MissingData(f"{problem} ({remedy}; {where})")
-    near = difflib.get_close_matches(path.stem, BENCHMARKS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(BENCHMARKS))}"
-    raise DataError(f"{problem} (no set of that name can be prepared: {hint}; {where})")
+    raise DataError(
+        f"{problem} (no set of that name can be prepared: {nearest(path.stem)}; {where})"
+    )

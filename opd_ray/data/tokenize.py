@@ -21,11 +21,13 @@ def tokenize(
     *,
     teacher: bool = False,
 ) -> list[np.ndarray]:
-    """Prompt ids, `[P]` int32 a row; with `teacher` the teacher's prompt where a row has its own.
+    """Prompt ids, [P] int32 a row; with ``teacher`` the teacher's prompt where a row has its own.
 
     A templated prompt ends with the template's opening of the assistant's turn, and gets no further
     special tokens; without a template the tokenizer adds those that it adds by default.
-    Raises `DataError` for chat messages without a template, and for a prompt of no tokens.
+
+    Raises:
+        DataError: chat messages without a template, or a prompt of no tokens.
     """
     if not rows:
         return []
@@ -38,8 +40,22 @@ def tokenize(
     return [np.asarray(row_ids, dtype=np.int32) for row_ids in ids]
 
 
+def tokenize_for_both(
+    rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, settings: DataSettings
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Prompt ids of every row for the student, and for its teacher; see :func:`tokenize`."""
+    student = tokenize(rows, tokenizer, settings)
+    if all(row.teacher_text is None for row in rows):
+        return student, student
+    return student, tokenize(rows, tokenizer, settings, teacher=True)
+
+
 def uses_chat_template(tokenizer: PreTrainedTokenizerBase, settings: DataSettings) -> bool:
-    """Raises `DataError` when a template is asked for and the tokenizer has none."""
+    """Whether prompts go through the tokenizer's chat template.
+
+    Raises:
+        DataError: the settings ask for a template and the tokenizer has none.
+    """
     has_one = tokenizer.chat_template is not None
     if settings.chat_template == ChatTemplate.always and not has_one:
         raise DataError(

@@ -1,18 +1,19 @@
 """The chain_sum task: sums written with running totals, made on the fly.
 
-`12+34+56=` is answered `12+34=46,46+56=102.`. Difficulty is the number of terms and of digits.
+``12+34+56=`` is answered ``12+34=46,46+56=102.``. Difficulty is the number of terms and of digits.
 Whether a problem is for training or held out is a property of the problem itself, so no choice
 of seeds can leak one into the other.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from opd_ray.seeds import digest64
 
 Split = Literal["train", "heldout"]
 
@@ -51,15 +52,15 @@ class ChainSumProblem:
     def split(self) -> Split:
         """Decided by a hash of the sorted operands: 34+12 never trains for a held-out 12+34."""
         key = ",".join(map(str, sorted(self.operands))).encode()
-        draw = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
-        return "heldout" if draw % HELDOUT_ONE_IN == 0 else "train"
+        return "heldout" if digest64(key) % HELDOUT_ONE_IN == 0 else "train"
 
 
 @dataclass(frozen=True)
 class ChainSumGenerator:
-    """Problems of one difficulty and one split, in an order fixed by `seed`.
+    """Problems of one difficulty and one split, in an order fixed by ``seed``.
 
-    Raises `ValueError` at construction for a difficulty that has no problems.
+    Raises:
+        ValueError: at construction, a difficulty that has no problems.
     """
 
     terms: int = 3
@@ -84,14 +85,18 @@ class ChainSumGenerator:
                 yield problem
 
     def available(self) -> int:
-        """How many different problems `take` can give."""
+        """How many different problems :meth:`take` can give."""
         if self._space <= _LISTABLE:
             return len(self._all())
         # Half of the smaller split: rejecting repeats stays quick, and the bound is safe.
         return self._space // (2 * HELDOUT_ONE_IN)
 
     def take(self, count: int) -> list[ChainSumProblem]:
-        """`count` different problems; raises `ValueError` when the difficulty has fewer."""
+        """So many different problems.
+
+        Raises:
+            ValueError: the difficulty has fewer.
+        """
         available = self.available()
         if count > available:
             raise ValueError(
@@ -102,10 +107,9 @@ class ChainSumGenerator:
         if self._space <= _LISTABLE:
             return self._all()[:count]
         chosen: dict[ChainSumProblem, None] = {}
-        for problem in self.endless():
-            if len(chosen) >= count:
-                break
-            chosen.setdefault(problem)
+        draws = self.endless()
+        while len(chosen) < count:
+            chosen.setdefault(next(draws))
         return list(chosen)
 
     def _all(self) -> list[ChainSumProblem]:
@@ -130,7 +134,7 @@ class ChainSumGenerator:
 
 
 class ChainSumTask:
-    """Verifier: the number after the last `=` must be the sum, and nothing may follow it."""
+    """Verifier: the number after the last ``=`` must be the sum, and nothing may follow it."""
 
     name = "chain_sum"
 
@@ -140,7 +144,7 @@ class ChainSumTask:
         return str(int(found.group(1))) if found else None
 
     def verify(self, response_text: str, answer: str) -> bool:
-        """`answer` is the bare sum or a worked answer that ends in it."""
+        """Whether the response is right; ``answer`` is the sum, or worked and ends in it."""
         gold = self.extract(answer if "=" in answer else f"={answer}")
         if gold is None:
             raise ValueError(f"chain_sum answer {answer!r} does not end in a number")

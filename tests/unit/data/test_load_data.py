@@ -19,6 +19,7 @@ from opd_ray.config.data import (
     OverLength,
 )
 from opd_ray.data.load import load_prompts
+from opd_ray.data.prompt_set import SourceReport
 from opd_ray.data.rows import DataError
 from opd_ray.errors import ConfigError
 from opd_ray.models.pairs.demo import character_tokenizer
@@ -241,7 +242,8 @@ def test_the_teachers_longer_prompt_is_measured_apart(tmp_path: Path) -> None:
     settings = jsonl(tmp_path / "a.jsonl", rows)
     settings.fields.teacher_prompt, settings.max_prompt_tokens = "shown", 4
     report = load_prompts(settings, tokenizer=character_tokenizer()).report
-    assert (report.longest_prompt, report.longest_teacher_prompt) == (4, 10)
+    assert report.longest_prompt == 4
+    assert report.sources == {"a.jsonl": SourceReport(prompts=2, longest_teacher_prompt=10)}
 
 
 BAD_LINES = [

@@ -202,7 +202,7 @@ def test_several_files_are_one_set(tmp_path: Path) -> None:
 
 BAD = [
     ({"question": "x"}, r"no column for the answer \(answer\); the row has question"),
-    ({"answer": "1"}, r"no column for the problem \(question or prompt\)"),
+    ({"answer": "1"}, r"no column for the problem \(problem or question or prompt\)"),
     ({"question": " ", "answer": "1"}, "the problem is empty"),
     ({"question": "x", "answer": "no number"}, "'no number' is no whole number"),
     ({"question": "x", "answer": [1]}, "must be text or a number, not list"),
