@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -100,37 +100,37 @@ class ScoreRequest:
     student_topk: TopK
 
 
+class _RowsOfTeacher:
+    """What a teacher says of n rows: every field but a name is an array of a row each."""
+
+    def rows(self, index: np.ndarray) -> Self:
+        """The rows at ``index`` (copied, so that the rest can be freed)."""
+        arrays = {name: array[index] for name, array in self._arrays().items()}
+        return type(self)(**(vars(self) | arrays))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self._arrays().values())
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: value for name, value in vars(self).items() if not isinstance(value, str)}
+
+
 @dataclass(frozen=True)
-class TopKSignal:
+class TopKSignal(_RowsOfTeacher):
     """The teacher's k most likely tokens; the mass they leave is one tail bucket."""
 
     ids: np.ndarray  # [n, k] int32
     logprobs: np.ndarray  # [n, k] float32, nats
 
-    def rows(self, index: np.ndarray) -> TopKSignal:
-        """The rows at ``index`` (copied, so that the rest can be freed)."""
-        return TopKSignal(self.ids[index], self.logprobs[index])
-
-    @property
-    def nbytes(self) -> int:
-        return self.ids.nbytes + self.logprobs.nbytes
-
 
 @dataclass(frozen=True)
-class HiddenSignal:
+class HiddenSignal(_RowsOfTeacher):
     """The teacher's last hidden states; with its output head they give its exact distribution."""
 
     hidden: np.ndarray  # [n, D] float32, or uint16 holding bfloat16 bits
     # Whose output head makes distributions of them: a teacher's name in the run. The run sets it.
     teacher: str = "teacher"
-
-    def rows(self, index: np.ndarray) -> HiddenSignal:
-        """The rows at ``index`` (copied, so that the rest can be freed)."""
-        return HiddenSignal(self.hidden[index], self.teacher)
-
-    @property
-    def nbytes(self) -> int:
-        return self.hidden.nbytes
 
 
 @dataclass(frozen=True)
@@ -147,18 +147,10 @@ class HeadPart:
 
 
 @dataclass(frozen=True)
-class SampledSignal:
+class SampledSignal(_RowsOfTeacher):
     """The teacher's log-probability of the sampled token alone."""
 
     logprobs: np.ndarray  # [n] float32, nats
-
-    def rows(self, index: np.ndarray) -> SampledSignal:
-        """The rows at ``index`` (copied, so that the rest can be freed)."""
-        return SampledSignal(self.logprobs[index])
-
-    @property
-    def nbytes(self) -> int:
-        return self.logprobs.nbytes
 
 
 Signal = TopKSignal | HiddenSignal | SampledSignal

@@ -1,4 +1,4 @@
-"""Tasks: what a correct response is. `get_task` finds one by name or import path."""
+"""Tasks: what a correct response is. ``get_task`` finds one by name or import path."""
 
 from opd_ray.tasks.task import Task, get_task, verify_many
 

@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class MathTask:
-    r"""Correct when the last `\boxed{...}`, or else the end of the response, equals the answer.
+    r"""Correct when the last ``\boxed{...}``, or else the end of the response, equals the answer.
 
     Equality is math-verify's: forms of a number, sets, intervals, matrices and units are seen
-    through. A pair that takes more than `cpu_seconds` of processor time counts as wrong and is
+    through. A pair that takes more than ``cpu_seconds`` of processor time counts as wrong and is
     logged.
     """
 
@@ -37,24 +37,23 @@ class MathTask:
         boxed = last_boxed(response_text)
         if not boxed:
             return None
-        for variant, plain in (
-            (r"\dfrac", r"\frac"),
-            (r"\tfrac", r"\frac"),
-            (r"\left", ""),
-            (r"\right", ""),
-        ):
-            boxed = boxed.replace(variant, plain)
+        boxed = re.sub(r"\\[dt]frac", r"\\frac", boxed)
+        boxed = re.sub(r"\\left|\\right", "", boxed)
         return "".join(boxed.split()).strip("$")
 
     def verify(self, response_text: str, answer: str) -> bool:
-        """Raises `RuntimeError` when a judging process cannot be started or is killed."""
+        """Whether math-verify takes the response's answer for the gold one.
+
+        Raises:
+            RunError: a judging process cannot be started or is killed.
+        """
         verdict = self._pool.ask([last_boxed(response_text), response_text, answer])
         if verdict is None:
             logger.warning("judging took too long, counted as wrong: gold answer %r", answer)
         return bool(verdict)
 
     def verify_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """`verify` for every (response text, gold answer), spread over the processes."""
+        """``verify`` for every (response text, gold answer), spread over the processes."""
         with ThreadPoolExecutor(self._processes) as threads:
             return list(threads.map(lambda pair: self.verify(*pair), pairs))
 
@@ -64,26 +63,19 @@ class MathTask:
 
 
 _OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # or a character behind a backslash, brace or not
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete `\boxed{...}` or `\fbox{...}`, or None.
+    r"""The content of the last complete ``\boxed{...}`` or ``\fbox{...}``, or None.
 
-    Braces are balanced and `\{`, `\}` do not count; a box that never closes (a response cut off) is
-    passed over for the one before it.
+    Braces are balanced and ``\{``, ``\}`` do not count; a box that never closes (a response cut
+    off) is passed over for the one before it.
     """
     for opening in reversed(list(_OPENING.finditer(text))):
         depth = 1
-        place = opening.end()
-        while place < len(text):
-            character = text[place]
-            if character == "\\":
-                place += 1
-            elif character == "{":
-                depth += 1
-            elif character == "}":
-                depth -= 1
-                if depth == 0:
-                    return text[opening.end() : place].strip()
-            place += 1
+        for brace in _BRACE.finditer(text, opening.end()):
+            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+            if depth == 0:
+                return text[opening.end() : brace.start()].strip()
     return None

@@ -1,6 +1,6 @@
 """A process that judges mathematical answers with math-verify, one JSON line in, one line out.
 
-`math_task` runs it as a script. It must import neither this package nor torch, so that it starts
+``math_task`` runs it as a script. It must import neither this package nor torch, so that it starts
 quickly. The kernel's timers end a judgement that takes too long, whatever code is running then:
 no thread or signal handler of Python is needed, and nothing stays behind without its parent.
 """
@@ -45,7 +45,7 @@ def _box(content: str) -> str:
 
 
 def serve(cpu_seconds: float, replies: TextIO) -> None:
-    """Answer requests `[boxed or null, response text, answer]` until the input ends."""
+    """Answer requests ``[boxed or null, response text, answer]`` until the input ends."""
     for line in sys.stdin.buffer:
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         signal.setitimer(signal.ITIMER_REAL, cpu_seconds * WALL_PER_CPU_SECOND)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Protocol, runtime_checkable
 
@@ -14,7 +14,7 @@ from opd_ray.import_path import load_object
 class Task(Protocol):
     """Says whether a response is correct.
 
-    A task may also have `verify_many(pairs) -> list[bool]` where judging together is quicker.
+    A task may also have ``verify_many(pairs) -> list[bool]`` where judging together is quicker.
     """
 
     name: str
@@ -24,23 +24,15 @@ class Task(Protocol):
         ...
 
     def verify(self, response_text: str, answer: str) -> bool:
-        """Whether the response's final answer is the gold `answer`."""
+        """Whether the response's final answer is the gold ``answer``."""
         ...
 
 
-def _chain_sum() -> Task:
-    from opd_ray.tasks.chain_sum import ChainSumTask
-
-    return ChainSumTask()
-
-
-def _math() -> Task:
-    from opd_ray.tasks.math_task import MathTask
-
-    return MathTask()
-
-
-_TASKS: dict[str, Callable[[], Task]] = {"chain_sum": _chain_sum, "math": _math}
+# By their paths, so that only the task in use is imported.
+_TASKS = {
+    "chain_sum": "opd_ray.tasks.chain_sum:ChainSumTask",
+    "math": "opd_ray.tasks.math_task:MathTask",
+}
 
 
 @cache
@@ -48,15 +40,15 @@ def get_task(name: str) -> Task:
     """The task of that name, or the one at "module:attr" (a Task, or a class without arguments).
 
     The same object comes back for the same name, so that its worker processes are shared.
-    Raises `ConfigError` for an unknown name, a missing module or object, or what is no task.
+    Raises:
+        ConfigError: an unknown name, a missing module or object, or what is no task.
     """
-    if name in _TASKS:
-        return _TASKS[name]()
-    if ":" not in name:
+    path = _TASKS.get(name, name)
+    if ":" not in path:
         raise ConfigError(
             f'task = {name!r} is unknown: use one of {", ".join(sorted(_TASKS))}, or "module:attr"'
         )
-    found = load_object(name, "task")
+    found = load_object(path, "task")
     task = found() if isinstance(found, type) else found
     if not isinstance(task, Task):
         raise ConfigError(f"task = {name!r} is no task: it needs name, extract and verify")
@@ -64,7 +56,7 @@ def get_task(name: str) -> Task:
 
 
 def verify_many(task: Task, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-    """`task.verify` for every (response text, gold answer), by its batch method if it has one."""
+    """``task.verify`` for every (response text, gold answer), by its batch method if it has one."""
     together = getattr(task, "verify_many", None)
     if together is not None:
         return together(pairs)

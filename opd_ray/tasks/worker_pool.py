@@ -47,7 +47,11 @@ class _Worker:
             )
 
     def ask(self, question: Any) -> Any:
-        """Raises `WorkerDied` when the process ends instead of answering."""
+        """The answer to one question.
+
+        Raises:
+            WorkerDied: the process ended instead of answering.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
@@ -77,7 +81,7 @@ class _Worker:
 
 
 class WorkerPool:
-    """Up to `size` processes running `script`; safe to use from any number of threads."""
+    """Up to ``size`` processes running ``script``; safe to use from any number of threads."""
 
     def __init__(self, script: Path, arguments: Sequence[str], size: int) -> None:
         self._script = script
@@ -94,7 +98,9 @@ class WorkerPool:
     def ask(self, question: Any) -> Any:
         """The answer to one question.
 
-        Raises `WorkerDied` when the process died over it and `RunError` when none can start.
+        Raises:
+            WorkerDied: the process died over it.
+            RunError: none can start.
         """
         worker = self._places.get()
         try:
