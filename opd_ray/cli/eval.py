@@ -121,7 +121,7 @@ def evaluation_config(args: argparse.Namespace) -> Config:
     }
     if args.greedy or args.samples is not None:
         asking |= {"greedy": args.greedy, "samples": args.samples or 0}
-    chosen = presets.given(asking)
+    chosen = {name: value for name, value in asking.items() if value is not None}
     if args.tasks is None:
         if args.data is not None:
             raise ConfigError("eval: --data says where the sets of --tasks lie; name some")
@@ -148,7 +148,7 @@ def _check_lengths(config: Config, asked: int | None) -> None:
     """Say how far the model's context shortens responses, or refuse those that were asked for.
 
     Raises:
-        ConfigError: `asked`, the value of --max-new-tokens, leaves too little room for prompts.
+        ConfigError: ``asked``, the value of --max-new-tokens, leaves too little room for prompts.
     """
     from opd_ray.evaluation.presets import MAX_NEW_TOKENS
 

@@ -39,7 +39,7 @@ class EvalMode:
 def eval_modes(held_out: HeldOutTask, max_new_tokens: int) -> list[EvalMode]:
     """Every way in which a task's settings ask for its problems.
 
-    `max_new_tokens` is the longest response where the task sets none.
+    ``max_new_tokens`` is the longest response where the task sets none.
     """
     settings = held_out.settings
     longest = settings.max_new_tokens or max_new_tokens
@@ -61,7 +61,7 @@ def answers(
 ) -> Iterator[ProblemRecord]:
     """The record of every problem, each as soon as all its responses are written and verified.
 
-    Problems whose ids are in `done` are not asked. A response's seed follows from `seed`, the
+    Problems whose ids are in ``done`` are not asked. A response's seed follows from ``seed``, the
     task's name, the problem's id and the sample's number, so it does not matter who else is asked.
     """
     held_out = mode.held_out
@@ -83,7 +83,7 @@ def answers(
 def sample_requests(
     prompts: Sequence[Prompt], samples: int, seed: int, purpose: str
 ) -> list[RolloutRequest]:
-    """`samples` requests for each prompt, side by side, with seeds of their own."""
+    """``samples`` requests for each prompt, side by side, with seeds of their own."""
     return [
         RolloutRequest(
             rollout_id=f"eval/{purpose}/{prompt.key}/{sample}",

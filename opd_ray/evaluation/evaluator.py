@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -18,39 +19,27 @@ from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
 
 
+@dataclass
 class Evaluator:
     """Measures the student as vLLM now holds it.
-
-    Args:
-        config: of the run: its seed, how its rollouts are sampled, which is how responses for the
-            divergence are, and how many held-out prompts those are asked of.
-        tasks: what accuracy is measured on.
-        tokenizer: decodes responses for the verifiers.
-        scorer: has responses written and scored.
-        teachers: hold the signals of scored responses.
-        trainers: compute exact divergences from them.
 
     Raises:
         DataError: see :func:`opd_ray.data.prompts.divergence_prompts`.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        tasks: Sequence[HeldOutTask],
-        tokenizer: PreTrainedTokenizerBase,
-        scorer: RolloutScorer,
-        teachers: TeacherRouter,
-        trainers: TrainerGroup,
-    ) -> None:
-        self._tasks = tasks
-        self._kl_prompts = divergence_prompts(tasks, config.eval.kl_prompts)
-        self._tokenizer = tokenizer
-        self._scorer = scorer
-        self._teachers = teachers
-        self._trainers = trainers
-        self._sampling = run_sampling(config.rollout)
-        self._seed = config.run.seed
+    # Of the run: its seed, how its rollouts are sampled, which is how responses for the divergence
+    # are, and how many held-out prompts those are asked of.
+    config: Config
+    tasks: Sequence[HeldOutTask]  # what accuracy is measured on
+    tokenizer: PreTrainedTokenizerBase  # decodes responses for the verifiers
+    scorer: RolloutScorer  # has responses written and scored
+    teachers: TeacherRouter  # hold the signals of scored responses
+    trainers: TrainerGroup  # compute exact divergences from them
+
+    def __post_init__(self) -> None:
+        self._kl_prompts = divergence_prompts(self.tasks, self.config.eval.kl_prompts)
+        self._sampling = run_sampling(self.config.rollout)
+        self._seed = self.config.run.seed
 
     def run(self) -> dict[str, float]:
         """Every figure, by name: those of :func:`opd_ray.evaluation.figures.figures` a task, and
@@ -58,14 +47,9 @@ class Evaluator:
         figures of two calls compare."""
         begin = time.perf_counter()
         values: dict[str, float] = {}
-        for held_out in self._tasks:
-            values |= accuracy(
-                self._scorer.rollouts,
-                held_out,
-                self._tokenizer,
-                self._sampling.max_tokens,
-                self._seed,
-            )
+        longest = self._sampling.max_tokens
+        for task in self.tasks:
+            values |= accuracy(self.scorer.rollouts, task, self.tokenizer, longest, self._seed)
         if self._kl_prompts:
             values |= self._distance()
         values["seconds/eval"] = time.perf_counter() - begin
@@ -75,8 +59,8 @@ class Evaluator:
         """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts."""
         requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
         teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
-        scored = self._scorer.score(requests, self._sampling, teacher_prompts).rollouts
-        scores = self._trainers.score([s.whole() for s in scored], self._teachers.take)
+        scored = self.scorer.score(requests, self._sampling, teacher_prompts).rollouts
+        scores = self.trainers.score([s.whole() for s in scored], self.teachers.take)
         gaps = [
             np.abs(found.columns["logprob"] - s.rollout.logprob[s.rollout.response_mask > 0])
             for found, s in zip(scores, scored, strict=True)
@@ -101,7 +85,7 @@ def accuracy(
     max_new_tokens: int,
     seed: int,
 ) -> dict[str, float]:
-    """One task's figures, greedy and sampled as its settings ask; see `figures` for their names."""
+    """One task's figures, greedy and sampled as its settings ask; see :func:`figures` for names."""
     values: dict[str, float] = {}
     for mode in eval_modes(held_out, max_new_tokens):
         records = list(answers(pool, mode, tokenizer, seed))

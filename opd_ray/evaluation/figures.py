@@ -14,12 +14,13 @@ LONG_SHARE = 0.9
 
 
 def figures(name: str, samples: int, records: Sequence[ProblemRecord]) -> dict[str, float]:
-    """All figures of a task, as `eval/<name>/...`.
+    """All figures of a task, as ``eval/<name>/...``.
 
-    With `samples` 0, the greedy ones: `accuracy`, its standard error `accuracy_se`, `tokens` (mean
-    length), `tokens_q90` (the 90th percentile) and `truncated` (share of cut-off responses).
-    With n samples: `mean@n` and `mean@n_se`, `pass@k` for the powers of two below n and for n,
-    `maj@n` and `maj@n_se`, and `tokens@n`, `tokens_q90@n`, `truncated@n`.
+    With ``samples`` 0, the greedy ones: ``accuracy``, its standard error ``accuracy_se``,
+    ``tokens`` (mean length), ``tokens_q90`` (the 90th percentile) and ``truncated`` (share of
+    cut-off responses). With n samples: ``mean@n`` and ``mean@n_se``, ``pass@k`` for the powers of
+    two below n and for n, ``maj@n`` and ``maj@n_se``, and ``tokens@n``, ``tokens_q90@n``,
+    ``truncated@n``.
     """
     correct_QA = np.array([record.correct for record in records], dtype=np.bool_)
     lengths = np.array([record.tokens for record in records])
@@ -64,15 +65,16 @@ def mean_at_n(correct_QA: np.ndarray) -> Estimate:
     problems' own means over the root of their number. Samples of one problem are not independent
     evidence, and this does not treat them so.
     """
-    per_problem = _table(correct_QA).mean(axis=1)
-    return _over_problems(per_problem)
+    return _over_problems(_table(correct_QA).mean(axis=1))
 
 
 def pass_at_n(correct_QA: np.ndarray, k: int) -> float:
     """Unbiased share of problems that at least one of k samples solves (Chen et al. 2021, eq. 1).
 
     With c of A samples correct it is 1 - C(A-c, k) / C(A, k), averaged over problems.
-    Raises `ValueError` unless 1 <= k <= A.
+
+    Raises:
+        ValueError: unless 1 <= k <= A.
     """
     table = _table(correct_QA)
     samples = table.shape[1]
@@ -85,10 +87,10 @@ def pass_at_n(correct_QA: np.ndarray, k: int) -> float:
 def maj_at_n(correct_QA: np.ndarray, answers: Sequence[Sequence[str | None]]) -> Estimate:
     """Share of problems whose most frequent extracted answer is correct.
 
-    `answers` holds, like the table, one extracted answer a sample; None does not vote. A tie counts
-    as the share of tied answers that are correct, the expected value of drawing one of them. A
-    problem without a vote counts 0. Equal answers with different verdicts (a verifier that ran out
-    of time) count by the share of correct ones. Standard error as in `mean_at_n`.
+    ``answers`` holds, like the table, one extracted answer a sample; None does not vote. A tie
+    counts as the share of tied answers that are correct, the expected value of drawing one of them.
+    A problem without a vote counts 0. Equal answers with different verdicts (a verifier that ran out
+    of time) count by the share of correct ones. Standard error as in :func:`mean_at_n`.
     """
     table = _table(correct_QA)
     if [len(row) for row in answers] != [table.shape[1]] * table.shape[0]:

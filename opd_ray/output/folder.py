@@ -41,7 +41,11 @@ class LockedFolder:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        """Raises OutputFolderError: the folder cannot be made, written or locked, or is in use."""
+        """Make and lock the folder.
+
+        Raises:
+            OutputFolderError: it cannot be made, written or locked, or is in use.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -95,10 +99,11 @@ class OutputFolder(LockedFolder):
         self.report = self.path / "report.txt"
 
     def check(self, config: Config) -> None:
-        """Raise OutputFolderError when the folder holds a run that this one must not touch.
+        """Refuse a folder that holds a run that this one must not touch.
 
-        That is any other configuration with ``run.resume=never``, and another student, data or seed
-        when going on.
+        Raises:
+            OutputFolderError: it holds any other configuration with ``run.resume=never``, or
+                another student, data or seed when going on.
         """
         anew = config.run.resume == "never"
         differences = self.differences(config)

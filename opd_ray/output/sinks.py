@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,20 +78,20 @@ class WandbSink:
         self._run.finish()
 
 
+@dataclass(frozen=True)
 class Metrics:
     """All sinks as one."""
 
-    def __init__(self, sinks: list[Sink]) -> None:
-        self._sinks = sinks
+    sinks: list[Sink]
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Write the values of one step (numbers only; names are ``group/name``)."""
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.write(step, values)
 
     def close(self) -> None:
         """Flush and close every sink."""
-        for sink in self._sinks:
+        for sink in self.sinks:
             sink.close()
 
 

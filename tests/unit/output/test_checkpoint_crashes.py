@@ -134,8 +134,9 @@ def test_what_is_renamed_into_place_is_whole_by_then(
     replace = os.replace
 
     def watch(source: Any, target: Any) -> None:
-        names = {str(path.relative_to(source)) for path in Path(source).rglob("*")}
-        replaced.append((Path(target).name, names))
+        if Path(source).is_dir():
+            names = {str(path.relative_to(source)) for path in Path(source).rglob("*")}
+            replaced.append((Path(target).name, names))
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", watch)
