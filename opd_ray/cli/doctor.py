@@ -25,15 +25,14 @@ def add_commands(commands: Commands) -> None:
     planned = parser.add_argument_group(
         "nodes to plan for", "instead of this machine or the config's cluster.address"
     )
-    planned.add_argument("--nodes", type=int, help="how many (default 1)")
-    planned.add_argument("--cpus", type=int, help="CPUs of each (default: this machine's)")
-    planned.add_argument(
-        "--memory-gb", type=float, help="main memory of each (default: this machine's)"
-    )
-    planned.add_argument("--gpus", type=int, help="GPUs of each (default 0)")
-    planned.add_argument(
-        "--gpu-memory-gb", type=float, help="memory of one GPU (default: not checked)"
-    )
+    for option, kind, meaning in (
+        ("--nodes", int, "how many (default 1)"),
+        ("--cpus", int, "CPUs of each (default: this machine's)"),
+        ("--memory-gb", float, "main memory of each (default: this machine's)"),
+        ("--gpus", int, "GPUs of each (default 0)"),
+        ("--gpu-memory-gb", float, "memory of one GPU (default: not checked)"),
+    ):
+        planned.add_argument(option, type=kind, help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:

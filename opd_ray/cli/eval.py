@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
+from opd_ray.config.load import config_from, load_config
 from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
+from opd_ray.evaluation import presets
 
 
 def add_commands(commands: Commands) -> None:
@@ -94,9 +96,6 @@ def evaluation_config(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: arguments that do not go together, or bad keys.
     """
-    from opd_ray.config.load import config_from, load_config
-    from opd_ray.evaluation import presets
-
     overrides = list(args.overrides)
     if args.actors is not None:
         overrides.append(f"rollout.actors={args.actors}")
@@ -150,8 +149,6 @@ def _check_lengths(config: Config, asked: int | None) -> None:
     Raises:
         ConfigError: ``asked``, the value of --max-new-tokens, leaves too little room for prompts.
     """
-    from opd_ray.evaluation.presets import MAX_NEW_TOKENS
-
     context, prompt = config.student.context_length, config.data.max_prompt_tokens
     if asked is not None and prompt + asked > context:
         raise ConfigError(
@@ -159,7 +156,7 @@ def _check_lengths(config: Config, asked: int | None) -> None:
             f"{context} of the context of {config.student.path}; use at most {context - prompt}, "
             "or a lower data.max_prompt_tokens"
         )
-    if asked is None and config.rollout.max_new_tokens < MAX_NEW_TOKENS:
+    if asked is None and config.rollout.max_new_tokens < presets.MAX_NEW_TOKENS:
         print(
             f"prompts of up to {prompt:,} tokens, responses of up to "
             f"{config.rollout.max_new_tokens:,}; the context has {context:,}",

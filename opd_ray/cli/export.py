@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from opd_ray.cli.command import Commands, add_command
+from opd_ray.config.load import load_config
+from opd_ray.errors import OutputFolderError
 
 
 def add_commands(commands: Commands) -> None:
@@ -38,8 +40,6 @@ def export(checkpoint: Path, out: Path) -> int:
         CheckpointError: the checkpoint is broken.
         OutputFolderError: ``out`` holds something already.
     """
-    from opd_ray.config.load import load_config
-    from opd_ray.errors import OutputFolderError
     from opd_ray.output.checkpoint import read_state
 
     state = read_state(checkpoint)

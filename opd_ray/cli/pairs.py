@@ -8,6 +8,16 @@ from pathlib import Path
 from opd_ray.cli.command import Commands, add_command
 from opd_ray.errors import ConfigError
 
+# Of make-pair's training: the value of each option, and what it is.
+_RECIPE = {
+    "terms": (3, "terms of a sum"),
+    "digits": (2, "digits of a term"),
+    "seed": (0, "seed of weights and problems"),
+    "teacher_steps": (400, "supervised steps of the teacher"),
+    "student_steps": (400, "most steps of the student"),
+    "student_accuracy": (0.6, "share of problems at which the student's warm-up stops"),
+}
+
 
 def add_commands(commands: Commands) -> None:
     """Declare what this file offers."""
@@ -22,26 +32,13 @@ def add_commands(commands: Commands) -> None:
 """,
     )
     make.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
-    make.add_argument("--terms", type=int, default=3, help="terms of a sum (default 3)")
-    make.add_argument("--digits", type=int, default=2, help="digits of a term (default 2)")
-    make.add_argument(
-        "--seed", type=int, default=0, help="seed of weights and problems (default 0)"
-    )
-    make.add_argument(
-        "--teacher-steps",
-        type=int,
-        default=400,
-        help="supervised steps of the teacher (default 400)",
-    )
-    make.add_argument(
-        "--student-steps", type=int, default=400, help="most steps of the student (default 400)"
-    )
-    make.add_argument(
-        "--student-accuracy",
-        type=float,
-        default=0.6,
-        help="share of problems at which the student's warm-up stops (default 0.6)",
-    )
+    for name, (value, meaning) in _RECIPE.items():
+        make.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            default=value,
+            help=f"{meaning} (default {value})",
+        )
     fetch = add_command(
         commands,
         "fetch-smollm2",
@@ -60,15 +57,7 @@ def run_make(args: argparse.Namespace) -> int:
     from opd_ray.models.pairs.demo import make_pair
 
     try:
-        make_pair(
-            args.out,
-            terms=args.terms,
-            digits=args.digits,
-            seed=args.seed,
-            teacher_steps=args.teacher_steps,
-            student_steps=args.student_steps,
-            student_accuracy=args.student_accuracy,
-        )
+        make_pair(args.out, **{name: getattr(args, name) for name in _RECIPE})
     except ValueError as error:
         raise ConfigError(f"make-pair: {error}") from error
     return 0

@@ -89,8 +89,8 @@ def maj_at_n(correct_QA: np.ndarray, answers: Sequence[Sequence[str | None]]) ->
 
     ``answers`` holds, like the table, one extracted answer a sample; None does not vote. A tie
     counts as the share of tied answers that are correct, the expected value of drawing one of them.
-    A problem without a vote counts 0. Equal answers with different verdicts (a verifier that ran out
-    of time) count by the share of correct ones. Standard error as in :func:`mean_at_n`.
+    A problem without a vote counts 0. Equal answers with different verdicts (a verifier that ran
+    out of time) count by the share of correct ones. Standard error as in :func:`mean_at_n`.
     """
     table = _table(correct_QA)
     if [len(row) for row in answers] != [table.shape[1]] * table.shape[0]:
