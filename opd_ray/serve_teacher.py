@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from types import FrameType
 from typing import Any, cast
 
 import ray
@@ -21,25 +20,20 @@ from opd_ray.config.teacher import MAIN, TeacherSettings
 from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
-from opd_ray.preflight.pairing import Pairing
 from opd_ray.preflight.routes import name_problems
 from opd_ray.types import TeacherInfo
 
 
 @dataclass(frozen=True)
 class Serving:
-    """How a teacher is served.
-
-    ``replicas`` None takes the config's; ``every_s`` is the time between two lines of throughput;
-    ``teacher`` is a name in the config's ``teachers``, or its section ``teacher``.
-    """
+    """How a teacher is served."""
 
     name: str
     namespace: str
-    teacher: str = MAIN
-    replicas: int | None = None
+    teacher: str = MAIN  # a name in the config's teachers, or its section teacher
+    replicas: int | None = None  # None: the config's
     detach: bool = False
-    every_s: float = 10.0
+    every_s: float = 10.0  # seconds between two lines of throughput
 
 
 def serve_teacher(config: Config, serving: Serving) -> int:
@@ -50,11 +44,14 @@ def serve_teacher(config: Config, serving: Serving) -> int:
     Raises:
         OpdError: bad input, no cluster, a name that is taken, or a teacher that does not come up.
     """
-    config = _alone(config, serving.teacher)
-    pairing = _checked(config)
+    config = _checked(config, serving.teacher)
+    pairing, _ = check_models(config)
     with RaySession(config.cluster) as session:
         cores = max(node.cores for node in session.cluster().nodes)
-        settings = _settled(config.teacher_set.first, serving, cores)
+        settings = config.teacher_set.first
+        replicas = serving.replicas or settings.replicas
+        threads = settings.threads or max(1, cores // replicas)
+        settings = replace(settings, replicas=replicas, threads=threads)
         actor = _start(serving, settings, pairing.vocab_size, own_topk(config))
         try:
             with _sigterm_as_interrupt():
@@ -107,19 +104,19 @@ def throughput(before: ServingStats, now: ServingStats, seconds: float) -> str:
     )
 
 
-def _alone(config: Config, name: str) -> Config:
-    """With the teacher to be served, whoever else a run of this config would ask."""
+def _checked(config: Config, name: str) -> Config:
+    """The config with the teacher to be served, whoever else a run of it would ask.
+
+    Raises:
+        ConfigError: no such teacher, or one that cannot be served.
+    """
     if unclear := name_problems(config):
         raise ConfigError("\n".join(unclear))
     teachers = config.teacher_set
     if name not in teachers.named:
         known = ", ".join(teachers.named)
         raise ConfigError(f"--teacher {name}: no such teacher; there is {known}")
-    return config.with_teachers(teachers.only(name))
-
-
-def _checked(config: Config) -> Pairing:
-    """What the teacher and the config's student have in common."""
+    config = config.with_teachers(teachers.only(name))
     teacher = config.teacher_set.first
     key, kind = teacher.key, teacher.kind
     if teacher.traits.of_a_run:
@@ -134,8 +131,7 @@ def _checked(config: Config) -> Pairing:
             f"{key}.kind = {kind!r}: that is how a run asks a teacher that is served; give the "
             f"kind of the teacher itself ({key}.kind=hf {key}.actor_name=null)"
         )
-    pairing, _ = check_models(config)
-    return pairing
+    return config
 
 
 def _require_cluster(config: Config) -> None:
@@ -144,13 +140,6 @@ def _require_cluster(config: Config) -> None:
             "cluster.address = null: a teacher is served in a cluster that runs already; use "
             "cluster.address=auto, or HOST:PORT"
         )
-
-
-def _settled(settings: TeacherSettings, serving: Serving, cores: int) -> TeacherSettings:
-    """The teacher's settings with replicas and threads filled in."""
-    replicas = serving.replicas or settings.replicas
-    threads = settings.threads or max(1, cores // replicas)
-    return replace(settings, replicas=replicas, threads=threads)
 
 
 def _start(serving: Serving, settings: TeacherSettings, vocab_size: int, own_topk: int) -> Any:
@@ -208,11 +197,7 @@ def _ask(reference: Any, name: str) -> Any:
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, interrupt)
+    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -70,25 +70,16 @@ def plot_overlaps(arms: Sequence[ArmFigures], path: Path) -> None:
 
     arms = [arm for arm in arms if arm.rule != "all"]
     names, overlaps = overlap_matrix(arms)
-    figure = Figure(
-        figsize=(2.5 + 0.8 * len(names), 1.8 + 0.4 * len(arms)),
-        layout="constrained",
-    )
+    size = (2.5 + 0.8 * len(names), 1.8 + 0.4 * len(arms))
+    figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     if overlaps.size:
         image = axis.imshow(overlaps, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         figure.colorbar(image, label="Jaccard overlap")
     for row, column in np.argwhere(np.isfinite(overlaps)):
         value = overlaps[row, column]
-        axis.text(
-            column,
-            row,
-            f"{value:.2f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if value < 0.6 else "black",
-        )
+        label = axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8)
+        label.set_color("white" if value < 0.6 else "black")
     axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     axis.set_yticks(range(len(arms)), [arm.arm for arm in arms], fontsize=8)
     axis.set_title("the arm's choice (row) and each rule's (column)", fontsize=10)

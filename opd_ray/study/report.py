@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 
@@ -24,7 +24,11 @@ class Interval:
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Mean and two-sided t-interval of independent values; ValueError if there are none."""
+    """Mean and two-sided t-interval of independent values.
+
+    Raises:
+        ValueError: there are none.
+    """
     n = len(values)
     if n == 0:
         raise ValueError("an interval needs at least one value")
@@ -113,26 +117,25 @@ def results_table(results: Sequence[CellResult], accuracy: str) -> str:
     arms = arms_of(results)
     kl = "eval/kl"
     starts = {result.seed: result.step_0 for result in results}
-    lines = [
-        "| " + " | ".join(_COLUMNS) + " |",
-        "|---|" + "---:|" * (len(_COLUMNS) - 1),
-        _row(
+    rows = [
+        [
             "(step 0)",
             str(len(starts)),
             "0",
             _shown(t_interval([start[accuracy] for start in starts.values()])),
             _shown(t_interval([start[kl] for start in starts.values()])),
             *[ABSENT] * 5,
-        ),
+        ]
     ]
     everything = next((arm for arm in arms if arm.rule == "all"), None)
     for arm in arms:
-        chance = _random_baseline(arm, arms)
-        lines.append(
-            _row(
+        same_share = (other for other in arms if other.rule == "random" and other.rho == arm.rho)
+        chance = next(same_share, None)
+        rows.append(
+            [
                 arm.arm,
                 str(len(arm.results)),
-                f"{_mean([r.tokens_trained for r in arm.results.values()]):,.0f}",
+                f"{fmean(r.tokens_trained for r in arm.results.values()):,.0f}",
                 _shown(t_interval(list(arm.by_seed(accuracy).values()))),
                 _shown(t_interval(list(arm.by_seed(kl).values()))),
                 _difference(arm, everything, accuracy),
@@ -140,16 +143,12 @@ def results_table(results: Sequence[CellResult], accuracy: str) -> str:
                 _difference(arm, chance, accuracy),
                 _difference(arm, chance, kl),
                 f"{median(r.step_seconds for r in arm.results.values()):.0f}",
-            )
+            ]
         )
-    written = _mean([result.tokens_written for result in results])
-    legend = _LEGEND.format(accuracy=accuracy, tokens=written)
-    return "\n".join(lines) + "\n\n" + legend
-
-
-def _random_baseline(arm: ArmFigures, arms: Sequence[ArmFigures]) -> ArmFigures | None:
-    matches = (other for other in arms if other.rule == "random" and other.rho == arm.rho)
-    return next(matches, None)
+    lines = ["| " + " | ".join(row) + " |" for row in (_COLUMNS, *rows)]
+    lines.insert(1, "|---|" + "---:|" * (len(_COLUMNS) - 1))
+    written = fmean(result.tokens_written for result in results)
+    return "\n".join(lines) + "\n\n" + _LEGEND.format(accuracy=accuracy, tokens=written)
 
 
 def _difference(arm: ArmFigures, baseline: ArmFigures | None, name: str) -> str:
@@ -162,11 +161,3 @@ def _difference(arm: ArmFigures, baseline: ArmFigures | None, name: str) -> str:
 def _shown(interval: Interval, sign: str = "") -> str:
     mean = f"{interval.mean:{sign}.4f}"
     return mean if math.isnan(interval.half_width) else f"{mean} ± {interval.half_width:.4f}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _row(*values: str) -> str:
-    return "| " + " | ".join(values) + " |"

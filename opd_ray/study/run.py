@@ -10,7 +10,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -88,28 +89,26 @@ def report(config: Config) -> Path:
     return table
 
 
+@dataclass(frozen=True)
 class _Runner:
     """Runs cells in one Ray session."""
 
-    def __init__(
-        self, folder: StudyFolder, pairing: Pairing, tokenizer: PreTrainedTokenizerBase
-    ) -> None:
-        self._folder = folder
-        self._pairing = pairing
-        self._tokenizer = tokenizer
-        self._data: dict[int, tuple[PromptFeed, list[HeldOutTask]]] = {}
+    folder: StudyFolder
+    pairing: Pairing
+    tokenizer: PreTrainedTokenizerBase
+    data: dict[int, tuple[PromptFeed, list[HeldOutTask]]] = field(default_factory=dict)  # by seed
 
     def run(self, config: Config, cells: list[Cell], waiting: list[Cell]) -> int:
         """Run the ``waiting`` ones of ``cells``; returns the exit code."""
         # Bad data is refused before any model is loaded.
         prompts, tasks = self._seed_data(waiting[0])
-        longest = check_routing(config, prompts, tasks, self._pairing.teacher_contexts)
+        longest = check_routing(config, prompts, tasks, self.pairing.teacher_contexts)
         for note in repeated_problems(prompts, tasks):
             _say(note)
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)
-        with open_session(config, self._pairing, self._tokenizer, topk, longest) as session:
-            session.save(str(self._folder.start))
+        with open_session(config, self.pairing, self.tokenizer, topk, longest) as session:
+            session.save(str(self.folder.start))
             for number, cell in enumerate(waiting):
                 if session.launcher.watch.stop_requested:
                     return INTERRUPTED
@@ -123,12 +122,12 @@ class _Runner:
         begin = time.perf_counter()
         settled = replace(session.config, run=cell.config.run, tip=cell.config.tip)
         prompts, tasks = self._seed_data(cell)
-        self._folder.cell(cell.arm, cell.seed).mkdir(parents=True, exist_ok=True)
+        self.folder.cell(cell.arm, cell.seed).mkdir(parents=True, exist_ok=True)
         progress = Progress(settled.run.steps, 0)
         progress.say(f"cell {number}: {cell.arm}, seed {cell.seed}")
         # Step -1: rows of an attempt that was cut short are dropped, those of step 0 too.
-        metrics = Metrics([JsonlSink(self._folder.metrics(cell.arm, cell.seed), resume_step=-1)])
-        session.load(str(self._folder.start))
+        metrics = Metrics([JsonlSink(self.folder.metrics(cell.arm, cell.seed), resume_step=-1)])
+        session.load(str(self.folder.start))
         evaluator = Evaluator(
             settled, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
         )
@@ -137,46 +136,43 @@ class _Runner:
             session,
             prompts,
             TipFilter(settled.tip, loss_score=settled.loss.divergence.value),
-            _KnownStart(evaluator, self._folder.step_0(cell.seed)),
+            _KnownStart(evaluator, self.folder.step_0(cell.seed)),
             _NoCheckpoints(),
             metrics,
             progress,
         )
-        try:
+        with closing(metrics), closing(progress):
             coordinator.run(0)
-        finally:
-            metrics.close()
-            progress.close()
-        self._folder.finish(cell, time.perf_counter() - begin)
+        self.folder.finish(cell, time.perf_counter() - begin)
 
     def _seed_data(self, cell: Cell) -> tuple[PromptFeed, list[HeldOutTask]]:
         """Prompts and problems of the cell's seed."""
-        if cell.seed not in self._data:
-            self._data[cell.seed] = (
-                PromptFeed.load(cell.config, self._tokenizer),
-                held_out_tasks(cell.config, self._tokenizer),
+        if cell.seed not in self.data:
+            self.data[cell.seed] = (
+                PromptFeed.load(cell.config, self.tokenizer),
+                held_out_tasks(cell.config, self.tokenizer),
             )
-        return self._data[cell.seed]
+        return self.data[cell.seed]
 
 
+@dataclass
 class _KnownStart:
     """Evaluates as an evaluator does, but the start of a seed only once.
 
     The first call is the one before any step: the student and the seeds are the same in all arms.
     """
 
-    def __init__(self, evaluator: Evaluator, path: Path) -> None:
-        self._evaluator = evaluator
-        self._path = path
-        self._at_start = True
+    evaluator: Evaluator
+    path: Path
+    at_start: bool = True
 
     def run(self) -> dict[str, float]:
-        if not self._at_start:
-            return self._evaluator.run()
-        self._at_start = False
-        if not self._path.is_file():
-            write_whole(self._path, json.dumps(self._evaluator.run(), indent=1))
-        known: dict[str, float] = json.loads(self._path.read_text(encoding="utf-8"))
+        if not self.at_start:
+            return self.evaluator.run()
+        self.at_start = False
+        if not self.path.is_file():
+            write_whole(self.path, json.dumps(self.evaluator.run(), indent=1))
+        known: dict[str, float] = json.loads(self.path.read_text(encoding="utf-8"))
         return known
 
 
