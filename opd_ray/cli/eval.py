@@ -6,6 +6,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.config.load import config_from, load_config
@@ -31,6 +32,7 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
 """,
     )
     add_config_arguments(parser, required=False)
+    number: dict[str, Any] = {"type": int, "metavar": "N"}
     parser.add_argument(
         "--model", metavar="FOLDER", help="the model to evaluate (default: the config's student)"
     )
@@ -42,9 +44,7 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
         metavar="FOLDER",
         help="where prepared sets lie (default: OPD_RAY_DATA, or ./data)",
     )
-    parser.add_argument(
-        "--problems", type=int, metavar="N", help="only the first N problems of every task"
-    )
+    parser.add_argument("--problems", **number, help="only the first N problems of every task")
     parser.add_argument(
         "--out",
         type=Path,
@@ -57,22 +57,20 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
         "(default: 16 samples, T = 1; tasks of a config: as it says)",
     )
     asking.add_argument("--greedy", action="store_true", help="once, at temperature 0")
-    asking.add_argument("--samples", type=int, metavar="N", help="N sampled responses")
+    asking.add_argument("--samples", **number, help="N sampled responses")
     asking.add_argument("--temperature", type=float, help="of the samples (default 1.0)")
     asking.add_argument("--top-p", type=float, help="nucleus mass of the samples (default 1.0)")
     asking.add_argument(
         "--max-new-tokens",
-        type=int,
-        metavar="N",
+        **number,
         help="longest response, tokens (default 8192, or what fits into the model's context; with "
         "--config as it says)",
     )
     engines = parser.add_argument_group("engines")
-    engines.add_argument("--actors", type=int, metavar="N", help="rollout actors (default 1)")
+    engines.add_argument("--actors", **number, help="rollout actors (default 1)")
     engines.add_argument(
         "--gpus-per-actor",
-        type=int,
-        metavar="N",
+        **number,
         help="GPUs over which each actor's engine is split (default 0: CPU)",
     )
 

@@ -15,7 +15,7 @@ def add_commands(commands: Commands) -> None:
     export = add_command(
         commands,
         "export",
-        run_export,
+        run,
         summary="write a checkpoint as a plain Hugging Face folder",
         examples="""  opd-ray export --checkpoint outputs/demo/checkpoints/step_00000150 --out best
 """,
@@ -28,20 +28,16 @@ def add_commands(commands: Commands) -> None:
     )
 
 
-def run_export(args: argparse.Namespace) -> int:
-    """Export one checkpoint."""
-    return export(args.checkpoint, args.out)
-
-
-def export(checkpoint: Path, out: Path) -> int:
-    """Write weights, configuration and tokenizer of a checkpoint's student to ``out``.
+def run(args: argparse.Namespace) -> int:
+    """Write weights, configuration and tokenizer of a checkpoint's student.
 
     Raises:
         CheckpointError: the checkpoint is broken.
-        OutputFolderError: ``out`` holds something already.
+        OutputFolderError: ``--out`` holds something already.
     """
     from opd_ray.output.checkpoint import read_state
 
+    checkpoint, out = args.checkpoint, args.out
     state = read_state(checkpoint)
     if out.exists() and any(out.iterdir()):
         raise OutputFolderError(f"--out = {str(out)!r}: not empty; choose a new folder")

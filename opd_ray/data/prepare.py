@@ -111,15 +111,12 @@ def _open(benchmark: Benchmark, origin: str) -> Source:
     suffix = Path(origin).suffix
     if suffix == ".json":
         return _json_list(Path(origin).expanduser())
-    if suffix in _KINDS:
-        settings = DataSettings(kind=_KINDS[suffix], path=origin)
-    else:
-        settings = DataSettings(
-            kind=DataKind.datasets,
-            path=origin,
-            subset=benchmark.subset,
-            split=benchmark.split,
-        )
+    settings = DataSettings(
+        kind=_KINDS.get(suffix, DataKind.datasets),
+        path=origin,
+        subset=benchmark.subset,
+        split=benchmark.split,
+    )
     section = f"prepare {benchmark.name}: --from"
     try:
         return open_source(settings, section)

@@ -138,8 +138,7 @@ def _files(settings: DataSettings, section: str) -> list[Path]:
             f"{section}.path = {settings.path!r} is a folder: name a file in it, or a pattern "
             f"such as {str(path / '*')!r}"
         )
-    found = sorted(Path(name) for name in glob.glob(str(path), recursive=True))
-    files = [name for name in found if name.is_file()]
+    files = sorted(filter(Path.is_file, map(Path, glob.glob(str(path), recursive=True))))
     if not files:
         raise MissingData(
             f"{section}.path = {settings.path!r}: no such file (looked from {Path.cwd()})"
@@ -192,12 +191,11 @@ def _chain_sum(settings: DataSettings, section: str) -> Source:
 
 
 FOLDER_VARIABLE = "OPD_RAY_DATA"
-DEFAULT_FOLDER = "data"
 
 
 def prepared_folder() -> Path:
     """The folder that OPD_RAY_DATA names, or ``data`` in the current one."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser()
+    return Path(os.environ.get(FOLDER_VARIABLE) or "data").expanduser()
 
 
 def prepared_file(name: str, section: str) -> Path:

@@ -75,9 +75,22 @@ def answers(
     for rollout in pool.write(requests, mode.sampling):
         rollouts = written.setdefault(rollout.prompt_id, [])
         rollouts.append(rollout)
-        if len(rollouts) == samples:
-            rollouts = sorted(written.pop(rollout.prompt_id), key=lambda found: found.sample)
-            yield _record(held_out, rollouts, gold[rollout.prompt_id], tokenizer)
+        if len(rollouts) < samples:
+            continue
+        rollouts = sorted(written.pop(rollout.prompt_id), key=lambda found: found.sample)
+        texts = tokenizer.batch_decode(
+            [found.response_ids.tolist() for found in rollouts], skip_special_tokens=True
+        )
+        answer = gold[rollout.prompt_id]
+        yield ProblemRecord(
+            id=rollout.prompt_id,
+            answer=answer,
+            responses=texts,
+            extracted=[held_out.task.extract(text) for text in texts],
+            correct=verify_many(held_out.task, [(text, answer) for text in texts]),
+            tokens=[len(found.response_ids) for found in rollouts],
+            finish_reasons=[found.finish_reason for found in rollouts],
+        )
 
 
 def sample_requests(
@@ -96,23 +109,3 @@ def sample_requests(
         for prompt in prompts
         for sample in range(samples)
     ]
-
-
-def _record(
-    held_out: HeldOutTask,
-    rollouts: Sequence[Rollout],
-    gold: str,
-    tokenizer: PreTrainedTokenizerBase,
-) -> ProblemRecord:
-    texts = tokenizer.batch_decode(
-        [rollout.response_ids.tolist() for rollout in rollouts], skip_special_tokens=True
-    )
-    return ProblemRecord(
-        id=rollouts[0].prompt_id,
-        answer=gold,
-        responses=texts,
-        extracted=[held_out.task.extract(text) for text in texts],
-        correct=verify_many(held_out.task, [(text, gold) for text in texts]),
-        tokens=[len(rollout.response_ids) for rollout in rollouts],
-        finish_reasons=[rollout.finish_reason for rollout in rollouts],
-    )

@@ -28,11 +28,8 @@ IDENTITY = ("student.path", "data", "run.seed")
 class LockedFolder:
     """A folder that is made, and locked inside a ``with`` block.
 
-    The lock dies with its process, so a killed run never blocks the next one.
-
-    Args:
-        path: the folder.
-        key: the configuration key or option that named it, for messages.
+    The lock dies with its process, so a killed run never blocks the next one. Messages call the
+    folder by ``key``, the configuration key or option that named it.
     """
 
     def __init__(self, path: str | Path, key: str) -> None:

@@ -22,10 +22,7 @@ class Sink(Protocol):
 class JsonlSink:
     """One JSON object a line: ``{"step": 3, "loss": 0.41, ...}``; null is no finite number.
 
-    Args:
-        path: the file; rows of steps after ``resume_step`` are dropped first, since a resumed run
-            writes them again.
-        resume_step: the last step whose rows stay.
+    Rows of steps after ``resume_step`` are dropped first: a resumed run writes them again.
     """
 
     def __init__(self, path: Path, resume_step: int) -> None:

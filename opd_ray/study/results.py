@@ -97,14 +97,11 @@ class StudyFolder:
         found = (self.result(cell) for cell in cells)
         return [result for result in found if result is not None]
 
-    def finish(self, cell: Cell, seconds: float) -> CellResult:
+    def finish(self, cell: Cell, seconds: float) -> None:
         """Add up a cell's metrics and write its account, whole or not at all."""
-        rows = read_jsonl(self.metrics(cell.arm, cell.seed))
-        result = cell_result(cell, rows, seconds)
-        write_whole(
-            self.cell(cell.arm, cell.seed) / "result.json", json.dumps(asdict(result), indent=1)
-        )
-        return result
+        result = cell_result(cell, read_jsonl(self.metrics(cell.arm, cell.seed)), seconds)
+        path = self.cell(cell.arm, cell.seed) / "result.json"
+        write_whole(path, json.dumps(asdict(result), indent=1))
 
 
 def cell_result(cell: Cell, rows: Sequence[dict[str, float]], seconds: float) -> CellResult:

@@ -26,7 +26,7 @@ _FINAL_NUMBER = re.compile(r"=\s*(-?\d+)\s*\.?\s*\Z")
 
 @dataclass(frozen=True)
 class ChainSumProblem:
-    """One sum: `operands` in the order they are written."""
+    """One sum: ``operands`` in the order they are written."""
 
     operands: tuple[int, ...]
 

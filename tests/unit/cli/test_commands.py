@@ -42,7 +42,7 @@ def run_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         setattr(module, name, record(name, result))
     for place in ("coordinator.run", "evaluation.run"):
         monkeypatch.setitem(sys.modules, f"opd_ray.{place}", module)
-    monkeypatch.setattr("opd_ray.cli.export.export", module.export)
+    monkeypatch.setattr("opd_ray.cli.export.run", module.export)
     return module
 
 
@@ -88,7 +88,8 @@ def test_eval_takes_another_model(config_file: Path, run_module: types.ModuleTyp
 
 def test_export_passes_both_folders(run_module: types.ModuleType) -> None:
     assert main(["export", "--checkpoint", "a/b", "--out", "c"]) == 0
-    assert run_module.calls == [("export", Path("a/b"), Path("c"))]
+    ((name, args),) = run_module.calls
+    assert (name, args.checkpoint, args.out) == ("export", Path("a/b"), Path("c"))
 
 
 def test_make_pair_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
