@@ -68,31 +68,34 @@ class MicroBatch:
 
 
 def check_items(
-    items: Sequence[TrainItem], signals: Mapping[str, Signal], *, heads: TeacherHeads
+    items: Sequence[TrainItem],
+    signals: Mapping[str, Signal],
+    *,
+    vocab_size: int,
+    heads: TeacherHeads,
 ) -> None:
     """Check everything that would silently misalign a forward pass, or crash one of the ranks.
-
-    Token ids are as the teacher's process checked them.
 
     Args:
         items: rollouts, those without kept rows included.
         signals: by rollout id; row i belongs to kept row i of the rollout.
+        vocab_size: token ids lie below it; rows of the embedding beyond are padding.
         heads: of the teachers, for hidden states.
 
     Raises:
         BatchError: a signal is missing or has another number of rows, signals of several kinds, a
-            row outside its response, an empty prompt, hidden states without or not fitting the
-            teacher's head.
+            row outside its response, a token id outside the vocabulary, an empty prompt, hidden
+            states without or not fitting the teacher's head.
     """
     kinds: dict[object, str] = {}
     for item in items:
-        _check_text(item)
+        _check_text(item, vocab_size)
         if len(item.rows) == 0:
             continue
         signal = signals.get(item.rollout_id)
         if signal is None:
             raise BatchError(f"rollout {item.rollout_id} came without the teacher's signal")
-        _check_signal(item, signal, heads)
+        _check_signal(item, signal, vocab_size, heads)
         kinds.setdefault(_kind(signal), item.rollout_id)
     if len(kinds) > 1:
         named = ", ".join(f"{kind} (rollout {rollout})" for kind, rollout in kinds.items())
@@ -211,10 +214,17 @@ def _kind(signal: Signal) -> object:
     return type(signal).__name__
 
 
-def _check_text(item: TrainItem) -> None:
+def _check_text(item: TrainItem, vocab_size: int) -> None:
     name = f"rollout {item.rollout_id}"
     if len(item.prompt_ids) == 0:
         raise BatchError(f"{name} has an empty prompt: nothing predicts its first response token")
+    for part, ids in (("prompt", item.prompt_ids), ("response", item.response_ids)):
+        wrong = np.flatnonzero((ids < 0) | (ids >= vocab_size))
+        if len(wrong):
+            raise BatchError(
+                f"{name}: {part} token {wrong[0]} has id {ids[wrong[0]]}, outside the vocabulary "
+                f"of {vocab_size}"
+            )
     rows = item.rows
     if len(rows) and not (rows.min() >= 0 and rows.max() < len(item.response_ids)):
         raise BatchError(
@@ -228,11 +238,18 @@ def _check_text(item: TrainItem) -> None:
         )
 
 
-def _check_signal(item: TrainItem, signal: Signal, heads: TeacherHeads) -> None:
+def _check_signal(item: TrainItem, signal: Signal, vocab_size: int, heads: TeacherHeads) -> None:
     name = f"rollout {item.rollout_id}"
     match signal:
         case TopKSignal(ids=ids):
             found = len(ids)
+            wrong = np.argwhere((ids < 0) | (ids >= vocab_size))
+            if len(wrong):
+                row, column = wrong[0]
+                raise BatchError(
+                    f"{name}, row {item.rows[row]}: the teacher's top-k has id {ids[row, column]}, "
+                    f"outside the vocabulary of {vocab_size}"
+                )
         case HiddenSignal(hidden=hidden, teacher=teacher):
             found = len(hidden)
             if teacher not in heads:

@@ -212,7 +212,7 @@ class Trainer:
         """Check this rank's input; if any rank refuses its own, all raise and none waits alone."""
         try:
             for items in micro_batches:
-                check_items(items, signals, heads=self._teacher_heads)
+                check_items(items, signals, vocab_size=self._vocab_size, heads=self._teacher_heads)
         except BatchError:
             self.engine.all_ranks(False)
             raise

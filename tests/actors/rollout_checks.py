@@ -84,7 +84,7 @@ class EngineHost:
     def rows_in_use(self, name: str) -> int:
         """Rows of recorded scores that were not given back."""
         arena = self._recorder(name).arena
-        return len(arena.entropy_R) - len(arena._free)
+        return len(arena.entropy_S) - len(arena._free)
 
     def norms(self, name: str) -> list[list[str]]:
         """The implementations of RMS norms that an engine's worker tries, in that order."""

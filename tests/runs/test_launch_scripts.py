@@ -22,7 +22,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """Variables of a machine whose activated environment holds stand-ins for every command."""
     binaries = tmp_path / "env" / "bin"
     binaries.mkdir(parents=True)
-    for name in ("opd-ray", "ray", "python", "ruff", "mypy"):
+    for name in ("opd-ray", "ray", "python", "ruff", "mypy", "lint-imports"):
         (binaries / name).write_text(COMMAND)
         (binaries / name).chmod(0o755)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "OPD_RAY_"))}
@@ -93,14 +93,15 @@ def test_everything_is_checked_and_tested_in_order(environment: dict[str, str]) 
     code, lines = run("test.sh", env=environment)
     assert code == 0
     calls = [line for line in lines if not line.startswith("==")]
-    assert calls[:3] == ["ruff check .", "ruff format --check .", "mypy "]
-    assert calls[3].startswith("python -m pytest ")
-    assert calls[3].endswith("tests/runs tests/actors tests/unit")
-    assert len(calls) == 4
-    assert lines[-1] == calls[3]  # pytest's summary comes last
+    checks = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports --no-logo"]
+    assert calls[:4] == checks
+    assert calls[4].startswith("python -m pytest ")
+    assert calls[4].endswith("tests/runs tests/actors tests/unit")
+    assert len(calls) == 5
+    assert lines[-1] == calls[4]  # pytest's summary comes last
 
 
-@pytest.mark.parametrize("failing", ["ruff check", "format", "mypy", "pytest"])
+@pytest.mark.parametrize("failing", ["ruff check", "format", "mypy", "lint-imports", "pytest"])
 def test_any_failure_fails_all_and_stops_nothing(environment: dict[str, str], failing: str) -> None:
     code, lines = run("test.sh", env={**environment, "FAIL": failing})
     assert code == 1

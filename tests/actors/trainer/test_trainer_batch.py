@@ -36,7 +36,7 @@ def item(name: str, prompt: list[int], response: list[int], rows: list[int]) -> 
 
 def build(items, signals, head=HEAD, width=exact_width):
     heads = {"teacher": (head,)}
-    check_items(items, signals, heads=heads)
+    check_items(items, signals, vocab_size=10, heads=heads)
     return build_micro_batch(items, signals, vocab_size=10, heads=heads, device=CPU, width=width)
 
 
@@ -129,7 +129,7 @@ def test_rollouts_of_two_teachers_lie_side_by_side_by_head():
         "b": HiddenSignal(np.array([[3.0, 4.0, 5.0], [6.0, 7.0, 8.0]], np.float32), "both"),
         "c": HiddenSignal(np.array([[9.0, 10.0]], np.float32), "teacher"),
     }
-    check_items(items, signals, heads=heads)
+    check_items(items, signals, vocab_size=10, heads=heads)
     batch = build_micro_batch(items, signals, vocab_size=10, heads=heads, device=CPU)
     assert batch.rollout_ids == ("b", "a", "c")
     assert batch.sampled_ids_N.tolist() == [4, 5, 2, 7]
@@ -180,6 +180,18 @@ SIGNAL = SampledSignal(np.zeros(2, np.float32))
             "rollout a has an empty prompt",
         ),
         (
+            [replace(GOOD, response_ids=np.array([3, 10, 5]))],
+            {"a": SIGNAL},
+            None,
+            "rollout a: response token 1 has id 10, outside the vocabulary of 10",
+        ),
+        (
+            [replace(GOOD, prompt_ids=np.array([1, -1]))],
+            {"a": SIGNAL},
+            None,
+            "rollout a: prompt token 1 has id -1",
+        ),
+        (
             [replace(GOOD, rows=np.array([0, 3]))],
             {"a": SIGNAL},
             None,
@@ -190,6 +202,12 @@ SIGNAL = SampledSignal(np.zeros(2, np.float32))
             {"a": SIGNAL},
             None,
             "rollout a: 2 rows with 1 weights and 2 log-probabilities",
+        ),
+        (
+            [GOOD],
+            {"a": TopKSignal(np.array([[1, 2], [3, 11]]), np.zeros((2, 2)))},
+            None,
+            "rollout a, row 2: the teacher's top-k has id 11, outside the vocabulary of 10",
         ),
         (
             [GOOD],
@@ -223,4 +241,4 @@ SIGNAL = SampledSignal(np.zeros(2, np.float32))
 def test_refused(items, signals, head, message):
     heads = {} if head is None else {"teacher": (head,)}
     with pytest.raises(BatchError, match=message):
-        check_items(items, signals, heads=heads)
+        check_items(items, signals, vocab_size=10, heads=heads)
