@@ -104,6 +104,20 @@ def test_settled_config_has_numbers_in_place_of_zeros() -> None:
     )
 
 
+def test_each_teacher_is_settled_by_its_own_actors() -> None:
+    config = replace(
+        make_config(),
+        teachers={"coder": {"path": "c", "threads": 3, "cpus_per_replica": 0.5}},
+        routes={"words": "teacher", "code": "coder"},
+    )
+    working = plan_placement(config, machine(6)).settle(config).teacher_set.working
+    # The rollout actor and both teachers work at the same time, on six cores.
+    found = {
+        name: (one.settings.threads, one.settings.cpus_per_replica) for name, one in working.items()
+    }
+    assert found == {"teacher": (2, 1), "coder": (3, 0.5)}
+
+
 @pytest.mark.parametrize(
     ("config", "parts"),
     [
