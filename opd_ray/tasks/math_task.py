@@ -63,7 +63,7 @@ class MathTask:
 
 
 _OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # or a character behind a backslash, brace or not
+_BRACE = re.compile(r"\\.|[{}]")  # or a character behind a backslash, brace or not
 
 
 def last_boxed(text: str) -> str | None:
