@@ -12,7 +12,17 @@ import traceback
 from collections.abc import Sequence
 
 from opd_ray import __version__
-from opd_ray.cli import doctor, eval, export, pairs, prepare, teacher, train
+from opd_ray.cli import (
+    check_teacher,
+    doctor,
+    eval,
+    export,
+    pairs,
+    prepare,
+    serve_teacher,
+    study,
+    train,
+)
 from opd_ray.errors import exit_code, is_known
 
 TRACEBACK_VARIABLE = "OPD_RAY_TRACEBACK"
@@ -60,6 +70,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"opd-ray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (train, eval, export, prepare, doctor, teacher, pairs):
+    for module in (
+        train,
+        study,
+        eval,
+        export,
+        prepare,
+        doctor,
+        check_teacher,
+        serve_teacher,
+        pairs,
+    ):
         module.add_commands(commands)
     return parser

@@ -1,4 +1,4 @@
-"""``opd-ray train``, ``demo`` and ``study``: training runs from a configuration."""
+"""``opd-ray train`` and ``opd-ray demo``: a training run from a configuration."""
 
 from __future__ import annotations
 
@@ -38,22 +38,6 @@ def add_commands(commands: Commands) -> None:
             action="store_true",
             help="print the resolved configuration as YAML and exit",
         )
-    study = add_command(
-        commands,
-        "study",
-        run_study,
-        summary="compare token-selection rules over seeds, cell by cell, resumable",
-        examples="""  opd-ray study --config study
-  opd-ray study --config study study.seeds=[0,1] run.output_dir=outputs/short_study
-  opd-ray study --config study --report-only
-""",
-    )
-    add_config_arguments(study)
-    study.add_argument(
-        "--report-only",
-        action="store_true",
-        help="write table and plots from the finished cells, without running any",
-    )
 
 
 def run_training(args: argparse.Namespace) -> int:
@@ -65,14 +49,3 @@ def run_training(args: argparse.Namespace) -> int:
     from opd_ray.coordinator.run import train
 
     return train(config)
-
-
-def run_study(args: argparse.Namespace) -> int:
-    """Run the cells that are missing, or only report."""
-    config = load_config(args.config, args.overrides)
-    from opd_ray.study.run import report, study
-
-    if args.report_only:
-        print(report(config))
-        return 0
-    return study(config)

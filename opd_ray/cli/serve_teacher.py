@@ -1,4 +1,4 @@
-"""``opd-ray check-teacher`` and ``serve-teacher``: a config's teacher without its run."""
+"""``opd-ray serve-teacher``: one teacher for several runs, in a Ray cluster that runs already."""
 
 from __future__ import annotations
 
@@ -7,26 +7,15 @@ import argparse
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.config.load import load_config
 from opd_ray.config.teacher import MAIN
-from opd_ray.errors import RUN_FAILED, ConfigError
+from opd_ray.errors import ConfigError
 
 
 def add_commands(commands: Commands) -> None:
     """Declare what this file offers."""
-    check = add_command(
-        commands,
-        "check-teacher",
-        run_check,
-        summary="ask a config's teacher what a run would ask, and name every broken promise",
-        examples="""  opd-ray check-teacher --config my_run.yaml
-  opd-ray check-teacher --config my_run.yaml teacher.class_path=my_module:MyTeacher
-  opd-ray check-teacher --config examples/custom_teacher/class.yaml teacher.topk=8
-""",
-    )
-    add_config_arguments(check)
-    serve = add_command(
+    parser = add_command(
         commands,
         "serve-teacher",
-        run_serve,
+        run,
         summary="start a config's teacher as a named actor that several runs share",
         examples="""  opd-ray serve-teacher --config run.yaml --name judge cluster.address=auto
   opd-ray train --config run.yaml cluster.address=auto teacher.kind=actor \\
@@ -34,52 +23,35 @@ def add_commands(commands: Commands) -> None:
   opd-ray serve-teacher --config run.yaml --name judge --stop cluster.address=auto
 """,
     )
-    add_config_arguments(serve)
-    serve.add_argument("--name", required=True, help="the runs' teacher.actor_name")
-    serve.add_argument(
+    add_config_arguments(parser)
+    parser.add_argument("--name", required=True, help="the runs' teacher.actor_name")
+    parser.add_argument(
         "--namespace", default="opd-ray", help="the runs' teacher.actor_namespace (default opd-ray)"
     )
-    serve.add_argument(
+    parser.add_argument(
         "--teacher",
         default=MAIN,
         metavar="NAME",
         help="which of the config's teachers: a name in teachers (default: the section teacher)",
     )
-    serve.add_argument(
+    parser.add_argument(
         "--replicas", type=int, help="processes that score (default: teacher.replicas)"
     )
-    serve.add_argument(
+    parser.add_argument(
         "--every",
         type=float,
         default=10.0,
         metavar="SECONDS",
         help="time between two lines of throughput (default 10)",
     )
-    ending = serve.add_mutually_exclusive_group()
+    ending = parser.add_mutually_exclusive_group()
     ending.add_argument(
         "--detach", action="store_true", help="leave it running and return when it is ready"
     )
     ending.add_argument("--stop", action="store_true", help="end the teacher of that name")
 
 
-def run_check(args: argparse.Namespace) -> int:
-    """Print the violations; 0 only if there is none."""
-    config = load_config(args.config, args.overrides)
-    from opd_ray.preflight.contract.check import check_teacher
-
-    violations = check_teacher(config)
-    for violation in violations:
-        print(f"- {violation}")
-    if violations:
-        print(f"{len(violations)} violations of the contract of a teacher")
-        return RUN_FAILED
-    for name, teacher in config.teacher_set.working.items():
-        called = "teacher" if name == MAIN else f"teacher {name}"
-        print(f"the {called} of kind {teacher.settings.kind} keeps its contract")
-    return 0
-
-
-def run_serve(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C, or stop what is served."""
     if args.replicas is not None and args.replicas < 1:
         raise ConfigError(f"--replicas {args.replicas}: must be at least 1")
