@@ -151,6 +151,7 @@ def test_it_judges_outside_the_main_thread(task: MathTask) -> None:
         (r"\boxed{1} or \boxed{2}", "2"),
         (r"\boxed{1} or \boxed{2", "1"),
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\{x}", r"\{x"),
         (r"\boxed{a\\}", r"a\\"),
         (r"\fbox{3}", "3"),
         (r"\boxed {3}", "3"),
