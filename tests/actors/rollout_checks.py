@@ -67,6 +67,8 @@ class EngineHost:
         rollouts = []
         while engine.has_unfinished():
             rollouts += engine.step()
+        # Tests that look at each of them must have some to look at.
+        assert sorted(r.rollout_id for r in rollouts) == sorted(r.rollout_id for r in requests)
         return rollouts
 
     def call(self, name: str, method: str, *args: Any) -> Any:
