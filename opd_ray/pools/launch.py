@@ -91,12 +91,12 @@ class ActorLauncher:
             StallError: one takes longer than ``cluster.start_timeout_s``.
         """
         loading = [(handle.ready.remote(), name) for name, handle in self._actors["rollout"]]
-        judges = [(handle.ready.remote(), name) for name, handle in self._actors["teacher"]]
+        teachers = [(handle.ready.remote(), name) for name, handle in self._actors["teacher"]]
         if trainers := self._actors["trainer"]:
             name, first = trainers[0]
             address, port = self.watch.get(first.address.remote(), name)
             loading += [(handle.setup.remote(address, port), name) for name, handle in trainers]
-        infos = self.watch.get_all(judges + loading)[: len(judges)]
+        infos = self.watch.get_all(teachers + loading)[: len(teachers)]
         self.watch.set_stall_timeout(self.config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
         of = [self._placed[name].teacher for name, _ in self._actors["teacher"]]
         return dict(zip(of, infos, strict=True))

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_replicas import Remote
 
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.schema import Config, RolloutSettings, StudentSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import ActorDied
 from opd_ray.pools import launch as subject
 from opd_ray.pools.launch import ActorLauncher
 
@@ -119,6 +121,101 @@ def test_the_teacher_writes_with_the_real_tokens_only(
     assert [student.path for student in students] == ["student", "student", "teacher"]
     assert recorders["RolloutActor"].of("vocab_size") == [TOKENS] * 3
     assert asked == ["teacher writing answers"]
+
+
+class Handle:
+    """An actor whose calls are their own answers: (actor, method, arguments ...)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __getattr__(self, method: str) -> Remote:
+        return Remote(lambda *args: (self.name, method, *args))
+
+
+def with_handles(launcher: ActorLauncher) -> ActorLauncher:
+    """Its actors answer, and so does its watch: a reference is its value."""
+    for actors in launcher._actors.values():
+        actors[:] = [(name, Handle(name)) for name, _ in actors]
+    watch: Any = launcher.watch
+    watch.get = lambda ref, owner: ("10.0.0.1", 7) if ref[1] == "address" else ref
+    watch.get_all = lambda pairs: [ref for ref, owner in pairs]
+    return launcher
+
+
+def test_ranks_meet_at_the_first_and_teachers_tell_of_themselves_by_name(
+    recorders: dict[str, Recorder],
+) -> None:
+    launcher = with_handles(make_launcher())
+    waited: list[tuple[Any, str]] = []
+    launcher.watch.get_all = lambda pairs: [waited.append(pair) or pair[0] for pair in pairs]
+    infos = launcher.ready()
+    names = {role: [name for name, _ in launcher._actors[role]] for role in launcher._actors}
+    one, other = names["teacher"]
+    assert infos == {"teacher": (one, "ready"), "coder": (other, "ready")}
+    assert [ref for ref, _ in waited if ref[1] == "setup"] == [
+        (name, "setup", "10.0.0.1", 7) for name in names["trainer"]
+    ]
+    everyone = [name for actors in names.values() for name in actors]
+    assert sorted(owner for _, owner in waited) == sorted(everyone)
+    assert all(ref[0] == owner for ref, owner in waited)
+    # Loading has a limit of its own; from now on that of a step holds.
+    watch = launcher.watch
+    assert watch._stall_timeout_s == CONFIG.cluster.stall_timeout_s
+    assert watch._stall_timeout_key == "cluster.stall_timeout_s"
+
+
+def test_every_teacher_has_a_pool_of_its_own_replicas(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(subject, "TeacherPool", lambda *a, **k: made.append((a, k)) or len(made))
+    launcher = make_launcher()
+    assert launcher.teacher_pools() == {"teacher": 1, "coder": 2}
+    actors = launcher._actors["teacher"]
+    for (replicas, budget, watch, start), named in (made[0], made[1]):
+        assert budget == CONFIG.teacher.batch_tokens
+        assert watch is launcher.watch
+        assert named["max_restarts"] == CONFIG.teacher.max_restarts
+        before = len(recorders["TeacherActor"].started)
+        start(replicas[0][0])  # anew at its own place, with its own settings
+        again = recorders["TeacherActor"].of("settings")[before:]
+        assert [settings.name for settings in again] == [
+            "teacher" if replicas == actors[:1] else "coder"
+        ]
+    assert [replicas for (replicas, *_), _ in made] == [actors[:1], actors[1:]]
+    assert made[1][1]["no_more"].startswith("teachers.coder.max_restarts = 1")
+
+
+def test_the_pools_of_rollouts_and_ranks_have_the_runs_actors_and_limits(
+    recorders: dict[str, Recorder],
+) -> None:
+    launcher = make_launcher()
+    rollouts, trainers = launcher.rollout_pool(), launcher.trainer_group()
+    assert rollouts.handles == [handle for _, handle in launcher._actors["rollout"]]
+    assert rollouts.max_in_flight == CONFIG.rollout.max_num_seqs
+    assert trainers.ranks == launcher._actors["trainer"]
+    assert trainers.settings == launcher.config.trainer
+
+
+def test_peak_memory_is_by_actor_and_leaves_the_dead_out(recorders: dict[str, Recorder]) -> None:
+    launcher = with_handles(make_launcher())
+    teachers = launcher._actors["teacher"]
+    launcher._teacher_pools = {  # type: ignore[assignment]
+        name: SimpleNamespace(living=lambda pair=pair: [pair])
+        for name, pair in zip(("teacher", "coder"), teachers, strict=True)
+    }
+    dead = teachers[1][0]
+
+    def get(ref: Any, owner: str) -> int:
+        assert ref == (owner, "peak_memory")
+        if owner == dead:
+            raise ActorDied(owner, "killed")
+        return len(owner)
+
+    launcher.watch.get = get  # type: ignore[method-assign]
+    living = [name for actors in launcher._actors.values() for name, _ in actors if name != dead]
+    assert launcher.peak_memory() == {name: len(name) for name in living}
 
 
 def test_an_ensemble_is_started_with_its_members(recorders: dict[str, Recorder]) -> None:

@@ -1,0 +1,107 @@
+"""How a session wires its actors together, and what it says of its teachers; no actor is there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from opd_ray.config.schema import Config, StudentSettings
+from opd_ray.config.teacher import TeacherSettings
+from opd_ray.coordinator import session as subject
+from opd_ray.coordinator.session import Session
+from opd_ray.preflight.pairing import Pairing
+
+CONFIG = Config(
+    student=StudentSettings(path="student", context_length=100),
+    teacher=TeacherSettings(path="a", accept_mismatch=["eos"]),
+    teachers={"coder": {"path": "b", "accept_mismatch": ["pad"]}},
+    routes={"sums": "teacher", "code": "coder"},
+)
+
+
+class Recorded:
+    """Stands in for a class: keeps its arguments, writes down calls of save and load."""
+
+    calls: list[tuple[str, str, str]]
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+
+    def save(self, folder: str) -> None:
+        self.calls.append((type(self).__name__, "save", folder))
+
+    def load(self, folder: str) -> None:
+        self.calls.append((type(self).__name__, "load", folder))
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A session, the stand-ins that its launcher gives, and all calls."""
+    calls: list[tuple[str, str, str]] = []
+
+    def class_of(name: str) -> type[Recorded]:
+        return type(name, (Recorded,), {"calls": calls})
+
+    for name in ("TeacherRouter", "RolloutScorer", "TeacherWeights", "WeightSync"):
+        monkeypatch.setattr(subject, name, class_of(name))
+    trainers = class_of("TrainerGroup")()
+    pools = {"teacher": "the teacher's pool", "coder": "the coder's pool"}
+    launcher: Any = SimpleNamespace(
+        watch="watch",
+        rollout_pool=lambda: "rollouts",
+        teacher_pools=lambda: pools,
+        trainer_group=lambda: trainers,
+    )
+    tokenizer: Any = None
+    session: Any = Session(CONFIG, launcher, tokenizer, 22)
+    return SimpleNamespace(session=session, trainers=trainers, pools=pools, calls=calls)
+
+
+def test_every_part_is_given_the_parts_it_works_with(made: SimpleNamespace) -> None:
+    session = made.session
+    assert session.teachers.args == (made.pools, {"sums": "teacher", "code": "coder"})
+    assert session.trainers is made.trainers
+    assert session.scorer.args == ("watch", "rollouts", session.teachers)
+    config, trainers, rollouts, teacher_weights = session.sync.args
+    assert (config, trainers, rollouts) == (CONFIG, made.trainers, "rollouts")
+    watch, teachers, trainers = teacher_weights.args
+    assert (watch, trainers) == ("watch", made.trainers)
+    found = {name: (settings.path, pool) for name, (settings, pool) in teachers.items()}
+    assert found == {"teacher": ("a", "the teacher's pool"), "coder": ("b", "the coder's pool")}
+
+
+@pytest.mark.parametrize("method", ["save", "load"])
+def test_a_checkpoint_is_the_trainers_and_the_teachers_that_follow(
+    made: SimpleNamespace, method: str
+) -> None:
+    getattr(made.session, method)("step_3")
+    assert made.calls == [
+        ("TrainerGroup", method, "step_3"),
+        ("TeacherWeights", method, "step_3/teachers"),
+    ]
+
+
+def test_every_teacher_is_held_against_the_pair_with_its_own_allowances(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(
+        subject,
+        "check_teacher_info",
+        lambda pairing, info, *, context_length, accept: checked.append(
+            (info, context_length, accept)
+        ),
+    )
+    monkeypatch.setattr(
+        subject,
+        "uncompared_tokenizer",
+        lambda info, models: f"{info}: {models[0].path}" if info == "info b" else None,
+    )
+    pairing = Pairing(vocab_size=22, tokenizer_hash="x", accepted=("eos: 1 and 2",))
+    infos: Any = {"teacher": "info a", "coder": "info b"}
+    notes = subject._teacher_notes(CONFIG, pairing, infos, {"teacher": 140, "coder": 60})
+    # The longest text that it may have to read, or the context, whichever is more.
+    assert checked == [("info a", 140, {"eos"}), ("info b", 100, {"pad"})]
+    assert notes == ["accepted difference of eos: 1 and 2", "info b: b"]
