@@ -108,6 +108,23 @@ def test_sampling_rules_draw_apart_in_every_rollout_and_step() -> None:
     assert len(set(draws)) == 8
 
 
+def test_sampling_rules_draw_otherwise_with_another_seed_of_the_run() -> None:
+    size = 40
+    long = Response(mask=[1] * size, logprob=[-1.0] * size, reverse_kl=[0.1] * size)
+    draws = []
+    for seed in (1, 1, 2):
+        run = StandInRun(
+            dict.fromkeys(RESPONSES, long),
+            tip=TipSettings(rule="random", rho=0.5),
+            run=RunSettings(seed=seed),
+        )
+        run.step(0)
+        draws.append({name: tuple(rows) for name, rows in run.kept_rows().items()})
+    first, same, other = draws
+    assert first == same
+    assert all(first[name] != other[name] for name in first)
+
+
 # A warm-up of two steps to the peak of 0.8, then a straight line that would be 0 at step 6.
 @pytest.mark.parametrize(
     ("step", "rate"), [(0, 0.4), (1, 0.8), (2, 0.8), (3, 0.6), (4, 0.4), (5, 0.2)]

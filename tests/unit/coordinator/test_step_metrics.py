@@ -85,6 +85,21 @@ def test_what_a_step_did():
     assert {name: values[name] for name in expected} == expected
 
 
+def test_shares_are_of_the_step_and_its_own_tokens():
+    teacher = replace(make_pool(1)[0].stats(), signal_rows=4, signal_bytes=600)
+    snapshot = StepSnapshot(
+        scored=[scored(name, 1, "stop", 0) for name in "abc"] + [scored("d", 1, "length", 0)],
+        scores=TokenScores(np.ones(4, int), np.ones(4, np.bool_), vocab_size=VOCAB),
+        selection=Selection(np.ones(4, np.float32), rho=1.0, kept_fraction=1.0),
+    )
+    seconds = {"seconds/step": 4.0, "seconds/idle": 0.0}
+    values = step_metrics(snapshot, ACCOUNT, {}, seconds, {"t": teacher}, alone_seconds=1.0)
+    assert values["rollout/truncated"] == 0.25
+    assert values["teacher/bottleneck_share"] == 0.25
+    assert values["teacher/signal_bytes_per_trained_token"] == 200  # of 3 kept tokens
+    assert values["teacher/signal_bytes_all_rows"] == 600  # 150 a row, 4 tokens
+
+
 def test_spreads_of_the_scores():
     values = figures(reverse_kl_N=np.array([1, 2, 3, 4, 5], np.float32))
     assert values["scores/reverse_kl_mean"] == 3.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -67,6 +68,51 @@ def test_the_others_go_on_where_the_first_is_dead(tmp_path: Path) -> None:
     (tmp_path / "own.safetensors").touch()
     parts.teacher_weights.load(str(tmp_path))
     assert parts.heads == ["own-0", "own-0", "own-1", "own-1"]
+
+
+def test_every_follower_has_its_own_file_and_head(tmp_path: Path) -> None:
+    calls: list[tuple[str, str, tuple[Any, ...]]] = []
+    heads: list[tuple[str, str]] = []
+
+    class Teacher:
+        def __init__(self, name: str) -> None:
+            self.name, self.dead = name, False
+
+        def __getattr__(self, method: str) -> Remote:
+            return Remote(lambda *args: calls.append((self.name, method, args)) or self)
+
+    def pool(name: str) -> Any:
+        replicas = [(f"{name}-{number}", Teacher(f"{name}-{number}")) for number in range(2)]
+        return SimpleNamespace(living=lambda: replicas)
+
+    follows = TeacherSettings(kind="self", follow_decay=0.9, signal=SignalChoice.hidden)
+    stays = TeacherSettings(kind="hf", signal=SignalChoice.hidden)
+    trainers: Any = SimpleNamespace(
+        set_teacher_head=lambda head, name: heads.append((head.name, name))
+    )
+    watch: Any = ActorWatch()
+    teachers = {"a": (follows, pool("a")), "b": (stays, pool("b")), "c": (follows, pool("c"))}
+    weights = TeacherWeights(watch, teachers, trainers)
+    assert heads == [("a-0", "a"), ("b-0", "b"), ("c-0", "c")]
+    folder = tmp_path / "step" / "teachers"
+    weights.save(str(folder))
+    paths = {name: str(folder / f"{name}.safetensors") for name in "ac"}
+    written = [call for call in calls if call[1] == "save"]
+    assert written == [("a-0", "save", (paths["a"],)), ("c-0", "save", (paths["c"],))]
+    for path in paths.values():
+        Path(path).touch()
+    heads.clear()
+    weights.load(str(folder))
+    assert [call for call in calls if call[1] == "load"] == [
+        (f"{name}-{number}", "load", (paths[name],)) for name in "ac" for number in range(2)
+    ]
+    weights.follow(["chunk 1", "chunk 2"])  # type: ignore[list-item]
+    assert [call for call in calls if call[1] == "follow"] == [
+        (f"{name}-{number}", "follow", ("chunk 1", "chunk 2"))
+        for name in "ac"
+        for number in range(2)
+    ]
+    assert heads == [("a-0", "a"), ("c-0", "c")] * 2
 
 
 def test_none_left_is_said(tmp_path: Path) -> None:

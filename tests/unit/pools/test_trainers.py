@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opd_ray.batching.micro_batches import recurring_width
+from opd_ray.batching.packing import exact_width
+from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.types import StepAccount, TrainItem
@@ -83,6 +86,30 @@ def test_every_kept_rollout_goes_to_one_rank_with_its_own_signals_alone():
         given += names
     assert sorted(given) == ["a", "c", "d"]  # b keeps nothing
     assert len({len(rank.calls[0][0]) for rank in ranks}) == 1  # as many micro-batches each
+
+
+@pytest.mark.parametrize(
+    ("gpus", "dtype", "width"),
+    [
+        (0, Dtype.bfloat16, recurring_width),
+        (1, Dtype.bfloat16, exact_width),
+        (0, Dtype.float32, exact_width),
+    ],
+)
+def test_rows_are_as_wide_as_the_ranks_make_them(monkeypatch, gpus, dtype, width):
+    planned = []
+    monkeypatch.setattr(
+        "opd_ray.pools.trainers.plan_micro_batches",
+        lambda texts, ranks, tokens, width: (
+            planned.append((len(texts), ranks, tokens, width)) or []
+        ),
+    )
+    watch: Any = Answers()
+    settings = TrainerSettings(micro_batch_tokens=10, gpus_per_rank=gpus, dtype=dtype)
+    group = TrainerGroup(watch, [], settings)
+    with pytest.raises(TypeError):  # no account of no rank
+        group.step(ITEMS, 0.1, lambda wanted: [])
+    assert planned == [(3, 0, 10, width)]
 
 
 def test_accounts_add_up_by_hand():

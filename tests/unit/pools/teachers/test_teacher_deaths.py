@@ -9,6 +9,7 @@ from fake_replicas import FakeReplica, FakeWatch, is_ready, make_kept_pool, roll
 from actors.teacher.protocol import TeacherError
 from opd_ray.errors import ActorFailure
 from opd_ray.pools.teachers.pool import TeacherPool
+from opd_ray.pools.teachers.queue import Task, TaskQueue
 
 ROW = np.array([0], np.int32)
 
@@ -164,6 +165,33 @@ def test_a_replica_that_dies_while_it_loads_has_used_up_a_start() -> None:
     first.die()
     assert drive(pool, watch, until=1) == ["a"]
     assert (len(watch.started), pool.stats().restarts) == (2, 2)
+
+
+def test_no_replica_is_started_more_often_than_allowed() -> None:
+    pool, [first], watch = make_kept_pool(1, max_restarts=2)
+    watch.stillborn = 3
+    submit(pool, "a")
+    first.die()
+    with pytest.raises(ActorFailure, match="no teacher replica is left, and .*max_restarts = 2"):
+        drive(pool, watch, until=1)
+    assert (len(watch.started), pool.stats().restarts) == (2, 2)
+
+
+def test_a_death_without_another_start_is_no_restart() -> None:
+    pool, [first, _], watch = make_kept_pool(2, max_restarts=0)
+    submit(pool, "ab")
+    first.die()
+    assert sorted(drive(pool, watch, until=2)) == ["a", "b"]
+    assert (watch.started, pool.stats().restarts) == ([], 0)
+
+
+def test_what_a_dead_replica_leaves_counts_in_the_queue_again() -> None:
+    queue = TaskQueue()
+    tasks = [Task.of(rollout(name, tokens), None, 0.0) for name, tokens in (("a", 10), ("b", 20))]
+    queue.append(tasks[0])
+    queue.put_back(tasks[1:])
+    assert queue.tokens == sum(task.tokens for task in tasks)
+    assert [task.rollout_id for task in queue.next_batch(10**6)] == ["b", "a"]
 
 
 def test_the_run_ends_when_none_is_left() -> None:
