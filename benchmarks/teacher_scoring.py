@@ -256,7 +256,7 @@ def payload(plan: Plan) -> list[str]:
         for share in (1.0, 0.5, 0.1):
             server.score(requests)
             kept = np.arange(int(share * RESPONSE), dtype=np.int32)
-            taken = server.take({request.rollout_id: kept for request in requests}, forget=True)
+            taken = server.signals.take({request.rollout_id: kept for request in requests})
             sent.append(sum(part.nbytes for part in taken.values()) / rows)
         cells = " | ".join(f"{value:,.1f}" for value in sent)
         lines.append(f"| {signal.value} | {cells} | {sent[0] / (4 * VOCAB):.5f} |")
