@@ -19,6 +19,10 @@ class ConfigError(OpdError, ValueError):
     """A key, a value or a combination of values that no run can have."""
 
 
+class InputError(OpdError, ValueError):
+    """A file, row, model or value of the user's that a library could not read."""
+
+
 class OutputFolderError(OpdError, ValueError):
     """An output folder that cannot be written, is in use, or holds another run."""
 

@@ -1,0 +1,38 @@
+"""Where libraries read what a user gave: their errors become a message with place and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from opd_ray.errors import InputError, OpdError
+
+
+@contextmanager
+def border(place: str, remedy: str, error: type[OpdError] = InputError) -> Iterator[None]:
+    """A with block in which a library reads what a user gave; whatever it raises is bad input.
+
+    Only the call into the library belongs into the block: a fault of our own in there would be
+    taken for the user's.
+
+    Args:
+        place: the file, row or key that is read, as the user knows it.
+        remedy: what the user can do, as an imperative.
+        error: the class to raise.
+
+    Raises:
+        OpdError: of class ``error``, from what the library raised; known errors pass as they are.
+    """
+    try:
+        yield
+    except OpdError:
+        raise
+    except Exception as raised:
+        raise error(f"{place}: {first_line(raised)}; {remedy}") from raised
+
+
+def first_line(raised: BaseException) -> str:
+    """The first line of an error that says something; its class where it says nothing itself."""
+    lines = [line.strip() for line in str(raised).splitlines() if line.strip()]
+    name = type(raised).__name__
+    return f"{name}: {lines[0].rstrip('.;: ')}" if lines else name
