@@ -43,10 +43,12 @@ def step_tokens(config: Config) -> StepTokens:
     return StepTokens(rollouts, rollouts * prompt, response, round(share * response))
 
 
-def signal_bytes_per_token(settings: TeacherSettings, shape: ModelShape | None) -> int:
-    """Bytes of a teacher's signal for one response token."""
+def signal_bytes_per_token(
+    config: Config, settings: TeacherSettings, shape: ModelShape | None
+) -> int:
+    """Bytes of the signal of one of the run's teachers for one response token."""
     if settings.signal is SignalChoice.topk:
-        return settings.topk * (4 + FP32_BYTES)
+        return config.support_width * (4 + FP32_BYTES)
     if settings.signal is SignalChoice.hidden:
         return shape.hidden_size * ELEMENT_BYTES[settings.dtype] if shape else 0
     return FP32_BYTES
@@ -86,9 +88,12 @@ def step_flows(
 def _widest_signal(config: Config, shapes: Mapping[str, ModelShape]) -> int:
     """Bytes of one token's signal from the teacher whose signal is the largest; 0: unknown."""
     if config.teacher.signal is not SignalChoice.hidden:
-        return signal_bytes_per_token(config.teacher, None)
+        return signal_bytes_per_token(config, config.teacher, None)
     signals = [
-        sum(signal_bytes_per_token(model, shapes[model.path or ""]) for model in teacher.models)
+        sum(
+            signal_bytes_per_token(config, model, shapes[model.path or ""])
+            for model in teacher.models
+        )
         for teacher in config.teacher_set.working.values()
         if all(model.path in shapes for model in teacher.models)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opd_ray.config.choices import Scoring, SignalChoice, SyncBackend
+from opd_ray.config.choices import Scoring, SignalChoice, Support, SyncBackend
 from opd_ray.config.schema import Config, EvalTask, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
@@ -163,6 +163,18 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             {"loss__divergence": Divergence.jsd, "loss__beta": 1.0},
             ["loss.beta = 1", "both excluded"],
         ),
+        (
+            {"teacher__signal": SignalChoice.hidden, "loss__support": Support.teacher},
+            ["loss.support = teacher", "teacher.signal = hidden", "use teacher.signal=topk, or"],
+        ),
+        (
+            {
+                "teacher__signal": SignalChoice.sampled,
+                "loss__support": Support.union,
+                "eval__kl_prompts": 0,
+            },
+            ["loss.support = union", "teacher.signal = sampled", "leave it out (null)"],
+        ),
         ({"scoring": Scoring.exact}, ["scoring = exact", "teacher.signal=hidden"]),
         ({"rollout__record_topk": 101}, ["rollout.record_topk = 101", "100 tokens", "lower it"]),
         ({"teacher__topk": 101}, ["teacher.topk = 101", "100 tokens"]),
@@ -219,6 +231,13 @@ def test_an_evaluation_has_the_same_ranges(config: Config) -> None:
 def test_topk_signal_alone_bounds_topk(config: Config) -> None:
     wide = changed(config, teacher__topk=101, teacher__signal=SignalChoice.hidden)
     assert config_problems(wide) == []
+
+
+def test_a_top_k_that_is_not_asked_for_is_not_bounded(config: Config) -> None:
+    for support in Support:
+        wide = changed(config, teacher__topk=101, loss__support=support)
+        said = ["teacher.topk = 101" in problem for problem in config_problems(wide)]
+        assert said == ([] if support is Support.student else [True]), support
 
 
 def test_the_smaller_vocabulary_bounds_topk(config: Config) -> None:
