@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opd_ray.config.choices import Dtype, Scoring, SignalChoice
+from opd_ray.config.choices import Dtype, Scoring, SignalChoice, Support
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.shape import ModelShape
@@ -78,11 +78,26 @@ def step_flows(
         whole = tokens.response * signal
         flows.append(Flow("teacher", "trainer", "signal of all tokens, for exact scores", whole))
     if signal:
-        flows.append(Flow("teacher", "trainer", "signal of kept tokens", tokens.kept * signal))
+        what = f"signal of kept tokens{_support_words(config)}"
+        flows.append(Flow("teacher", "trainer", what, tokens.kept * signal))
     if student is not None:
         weights = student.parameters * ELEMENT_BYTES[config.rollout.dtype]
         flows.append(Flow("trainer", "rollout", "weights, to each actor", weights))
     return flows
+
+
+def _support_words(config: Config) -> str:
+    """Which tokens a row of the topk signal names; nothing of other signals."""
+    if config.teacher_set.first.signal is not SignalChoice.topk:
+        return ""
+    own = f"the teacher's {config.teacher_set.first.topk}"
+    students = f"the student's {config.rollout.record_topk}"
+    named = {
+        Support.teacher: own,
+        Support.student: students,
+        Support.union: f"{own} and {students}",
+    }
+    return f": {named[config.support]} likeliest tokens a row, and one tail"
 
 
 def _widest_signal(config: Config, shapes: Mapping[str, ModelShape]) -> int:
