@@ -119,8 +119,9 @@ class LossSettings:
     # Weight of the teacher in the mixture of the JSD.
     beta: float = 0.5
     # With the topk signal, the tokens of a row that the loss tells apart: the teacher's likeliest
-    # (teacher.topk), the student's own (rollout.record_topk) or both; all others are one bucket.
-    # null takes the teacher's.
+    # (teacher.topk), the student's own (rollout.record_topk) or the union of both; all others are
+    # one bucket. null takes the union; with a teacher of kind http or actor, which may know no more
+    # than bounds of the student's tokens, the teacher's.
     support: Support | None = None
     # Temperature of both distributions inside the loss.
     temperature: float = field(default=1.0, metadata=ABOVE_ZERO)
@@ -282,7 +283,8 @@ class Config:
             return Support.teacher
         if self.loss.support is not None:
             return self.loss.support
-        return Support.teacher
+        bounded = any(model.traits.may_bound for model in self.teacher_set.models.values())
+        return Support.teacher if bounded else Support.union
 
     @property
     def support_width(self) -> int:

@@ -365,7 +365,7 @@ def test_a_kv_cache_on_the_cpu_must_hold_one_text() -> None:
 
 
 def test_a_store_must_hold_the_signals_of_a_step() -> None:
-    held = 128 * 128 * 32 * 8
+    held = 128 * 128 * (32 + 16) * 8
     assert capacity(make_config(teacher={"store_bytes": held})) == []
     (problem,) = capacity(make_config(teacher={"store_bytes": held - 1}))
     assert problem.startswith(f"teacher.store_bytes = {held - 1}: ")
@@ -403,7 +403,7 @@ def test_flows_of_a_step_by_hand() -> None:
         (flow.source, flow.target): flow.nbytes for flow in step_flows(config, SHAPE, {"t": SHAPE})
     }
     assert flows["rollout", "teacher"] == 128 * 128 * 16 * 8
-    assert flows["teacher", "trainer"] == 128 * 64 * 32 * 8
+    assert flows["teacher", "trainer"] == 128 * 64 * (32 + 16) * 8
     assert flows["trainer", "rollout"] == 4 * SHAPE.parameters
     assert ("trainer", "rollout") not in {
         (flow.source, flow.target) for flow in step_flows(config, None)

@@ -233,6 +233,42 @@ def test_topk_signal_alone_bounds_topk(config: Config) -> None:
     assert config_problems(wide) == []
 
 
+@pytest.mark.parametrize(
+    ("teachers", "expected"),
+    [
+        ([{"kind": "hf"}], Support.union),
+        ([{"kind": "vllm"}], Support.union),
+        ([{"kind": "self"}], Support.union),
+        ([{"kind": "class"}], Support.union),
+        ([{"kind": "http"}], Support.teacher),
+        ([{"kind": "actor"}], Support.teacher),
+        ([{"kind": "hf"}, {"kind": "vllm"}], Support.union),
+        ([{"kind": "hf"}, {"kind": "http"}], Support.teacher),
+        ([{"kind": "ensemble", "members": {"one": 1.0, "two": 1.0}}], Support.union),
+    ],
+)
+def test_whose_tokens_the_loss_names_unless_told(
+    teachers: list[dict[str, Any]], expected: Support
+) -> None:
+    """Both sides', where every teacher knows the student's."""
+    first, *others = teachers
+    named = {"one": {"kind": "hf", "path": "a"}, "two": {"kind": "hf", "path": "b"}}
+    if others:
+        named = {"one": {"path": "a", **others[0]}}
+    config = Config(
+        student=StudentSettings(path="s"),
+        teacher=TeacherSettings(**first),
+        teachers=named,
+        routes={"x": "teacher", "y": "one"} if others else {},
+    )
+    assert config.support is expected
+    for support in Support:
+        told = changed(config, loss__support=support)
+        assert told.support is support
+        hidden = changed(config, teacher__signal=SignalChoice.hidden)
+        assert hidden.support is Support.teacher
+
+
 def test_a_top_k_that_is_not_asked_for_is_not_bounded(config: Config) -> None:
     for support in Support:
         wide = changed(config, teacher__topk=101, loss__support=support)

@@ -47,6 +47,7 @@ def test_records_name_keys_there_are() -> None:
         ("asks_server", "http"),
         ("asks_cluster", "actor"),
         ("user_made", "class actor"),
+        ("may_bound", "http actor"),
         ("students_files", "self"),
         ("mixes_members", "ensemble"),
         ("of_a_run", "ensemble self"),
