@@ -116,9 +116,17 @@ class _RowsOfTeacher:
         return {name: value for name, value in vars(self).items() if not isinstance(value, str)}
 
 
+# In a TopKSignal: the id of a place that holds no token.
+NO_TOKEN = -1
+
+
 @dataclass(frozen=True)
 class TopKSignal(_RowsOfTeacher):
-    """The teacher's k most likely tokens; the mass they leave is one tail bucket."""
+    """What the teacher gives some tokens; the mass they leave is one tail bucket.
+
+    They are distinct within a row, in any order: the teacher's k likeliest, the student's K, or
+    both. A row that has fewer than others holds ``NO_TOKEN`` at -inf, never in its first place.
+    """
 
     ids: np.ndarray  # [n, k] int32
     logprobs: np.ndarray  # [n, k] float32, nats
@@ -171,7 +179,7 @@ class TeacherAnswer:
     rollout_id: str
     logprob: np.ndarray  # [m] float32, nats, of the sampled token
     at_student_topk: np.ndarray  # [m, K] float32, nats, of the student's top-K ids
-    signal: Signal  # all m rows
+    signal: Signal | None  # all m rows; None: nothing of its own is asked, see Support.student
     entropy: np.ndarray | None = None  # [m] float32, nats; None: the teacher cannot know it
     topk: TopK | None = None  # its own top-k, where a rule needs it
     retries: int = 0  # requests that had to be sent again to get it

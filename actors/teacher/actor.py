@@ -15,6 +15,7 @@ from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.service import TeacherServer
 from actors.weights.chunks import WeightChunk, unpack
+from opd_ray.config.choices import Support
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
@@ -41,10 +42,16 @@ class TeacherActor(Lifeline):
         vocab_size: int | None = None,
         own_topk: int = 0,
         members: Sequence[Member] = (),
+        support: Support = Support.teacher,
     ) -> None:
-        self._settings = settings
+        self._settings, self._support = settings, support
         self._make = partial(
-            make_teacher, settings, vocab_size=vocab_size, own_topk=own_topk, members=members
+            make_teacher,
+            settings,
+            vocab_size=vocab_size,
+            own_topk=own_topk,
+            members=members,
+            support=support,
         )
 
     def ready(self) -> TeacherInfo:
@@ -52,7 +59,7 @@ class TeacherActor(Lifeline):
         # Not in the constructor: Ray answers an error there with a crash of the process.
         torch.set_num_threads(self._settings.threads)
         self._teacher = self._make()
-        self._server = TeacherServer(self._teacher, self._settings)
+        self._server = TeacherServer(self._teacher, self._settings, self._support)
         return self._server.info()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:

@@ -47,7 +47,9 @@ class Teacher(Protocol):
         - ``signal``, all m rows, of the kind the run asks for: a ``TopKSignal`` of exactly k
           distinct ids a row in descending order of probability ([m, k] int32 and float32), a
           ``HiddenSignal`` ([m, D] float32, or uint16 with the bits of bfloat16: what the output
-          head multiplies), or a ``SampledSignal`` (``logprob`` again);
+          head multiplies), or a ``SampledSignal`` (``logprob`` again). With ``loss.support:
+          student`` the loss takes ``at_student_topk`` in place of a ``TopKSignal``, and what stands
+          here is not looked at: None will do;
         - ``entropy`` [m] float32, nats, or None if it cannot be known;
         - ``topk``: a ``TopK`` of the teacher's own likeliest tokens where a rule needs it, or None.
 
@@ -78,7 +80,7 @@ class Wanted:
     """What a run asks of a teacher that several share."""
 
     signal: SignalChoice
-    topk: int  # of the topk signal
+    topk: int  # of the topk signal; 0: none of its own, see actors.teacher.support
     own_topk: int = 0  # how many of its own likeliest tokens a rule wants to see
 
 

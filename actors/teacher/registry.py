@@ -7,7 +7,8 @@ from dataclasses import replace
 from importlib import import_module
 
 from actors.teacher.protocol import Teacher
-from opd_ray.config.choices import CacheMode
+from actors.teacher.support import asked_of_teacher
+from opd_ray.config.choices import CacheMode, Support
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherKind, TeacherSettings
 
@@ -29,6 +30,7 @@ def make_teacher(
     vocab_size: int | None = None,
     own_topk: int = 0,
     members: Sequence[Member] = (),
+    support: Support = Support.teacher,
 ) -> Teacher:
     """The teacher that ``settings`` describe, loaded and ready.
 
@@ -39,11 +41,15 @@ def make_teacher(
         own_topk: how many of its own likeliest tokens each answer names beside the signal, for a
             rule that wants to see them; 0: none.
         members: of an ensemble.
+        support: whose tokens the loss tells apart; no top-k is asked of the teacher for the
+            student's.
 
     Raises:
         TeacherError: a teacher that cannot be loaded, or one of the user's own whose vocabulary is
             larger than the shared one.
     """
+    settings = asked_of_teacher(settings, support)
+    members = [replace(m, settings=asked_of_teacher(m.settings, support)) for m in members]
     if settings.cache is not CacheMode.off:
         from actors.teacher.cache.teacher import CachedTeacher
 

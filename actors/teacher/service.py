@@ -15,6 +15,8 @@ from actors.teacher.contract.answers import (
     checked_head,
 )
 from actors.teacher.protocol import MixtureTeacher, Teacher, TeacherError
+from actors.teacher.support import asked_of_teacher, signal_of
+from opd_ray.config.choices import Support
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.tip.streamed import streamed_scores
 from opd_ray.types import (
@@ -36,16 +38,20 @@ class TeacherServer:
     Args:
         teacher: any kind.
         settings: ``signal``, ``topk``, ``store_bytes``, ``name``.
+        support: whose tokens the signals of kind topk name.
 
     Raises:
-        TeacherError: the teacher cannot give the signal the settings ask for.
+        TeacherError: the teacher cannot give the signal that is asked for.
     """
 
-    def __init__(self, teacher: Teacher, settings: TeacherSettings) -> None:
+    def __init__(
+        self, teacher: Teacher, settings: TeacherSettings, support: Support = Support.teacher
+    ) -> None:
         self._teacher = teacher
-        self._settings = settings
+        self._settings = asked_of_teacher(settings, support)
+        self._support = support
         self._info = teacher.info()
-        check_info(self._info, settings)
+        check_info(self._info, self._settings, support)
         self.signals = SignalStore(settings.store_bytes, f"{settings.key}.store_bytes")
 
     def info(self) -> TeacherInfo:
@@ -65,8 +71,9 @@ class TeacherServer:
         scores = [
             _scores(request, answer) for request, answer in zip(requests, answers, strict=True)
         ]
-        for answer in answers:
-            signal = answer.signal
+        who = f"teacher {self._info.name!r}"
+        for request, answer in zip(requests, answers, strict=True):
+            signal = signal_of(who, request, answer, self._support)
             if isinstance(signal, HiddenSignal):
                 signal = replace(signal, teacher=self._settings.name)
             self.signals.put(answer.rollout_id, signal)

@@ -65,7 +65,7 @@ class TeacherHost:
             if isinstance(own, AdaptableTeacher):
                 self._teachers[wanted] = own.adapted(wanted)
             elif (wanted.signal, wanted.own_topk) != (self._own.signal, self._own.own_topk) or (
-                wanted.signal.value == "topk" and wanted.topk != self._own.topk
+                wanted.signal.value == "topk" and wanted.topk not in (0, self._own.topk)
             ):
                 raise TeacherError(
                     f"teacher {own.info().name!r} is served for teacher.signal = "

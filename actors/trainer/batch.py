@@ -26,7 +26,15 @@ from opd_ray.divergence import (
     TopKTarget,
 )
 from opd_ray.errors import RunError
-from opd_ray.types import HiddenSignal, SampledSignal, Signal, TopKSignal, TrainItem, to_tensor
+from opd_ray.types import (
+    NO_TOKEN,
+    HiddenSignal,
+    SampledSignal,
+    Signal,
+    TopKSignal,
+    TrainItem,
+    to_tensor,
+)
 
 
 class BatchError(RunError):
@@ -241,13 +249,15 @@ def _check_text(item: TrainItem, vocab_size: int) -> None:
 def _check_signal(item: TrainItem, signal: Signal, vocab_size: int, heads: TeacherHeads) -> None:
     name = f"rollout {item.rollout_id}"
     match signal:
-        case TopKSignal(ids=ids):
+        case TopKSignal(ids=ids, logprobs=logprobs):
             found = len(ids)
-            wrong = np.argwhere((ids < 0) | (ids >= vocab_size))
+            empty = (ids == NO_TOKEN) & np.isneginf(logprobs)
+            empty[:, :1] = False
+            wrong = np.argwhere(~empty & ((ids < 0) | (ids >= vocab_size)))
             if len(wrong):
                 row, column = wrong[0]
                 raise BatchError(
-                    f"{name}, row {item.rows[row]}: the teacher's top-k has id {ids[row, column]}, "
+                    f"{name}, row {item.rows[row]}: the top-k signal has id {ids[row, column]}, "
                     f"outside the vocabulary of {vocab_size}"
                 )
         case HiddenSignal(hidden=hidden, teacher=teacher):

@@ -75,7 +75,7 @@ def teacher_memory(
     """One replica of a teacher that runs a model, with the signals it holds until training."""
     width = ELEMENT_BYTES[settings.dtype]
     tokens = step_tokens(config)
-    held = tokens.response * signal_bytes_per_token(settings, teacher) // settings.replicas
+    held = tokens.response * signal_bytes_per_token(config, settings, teacher) // settings.replicas
     split = max(1, int(settings.gpus_per_replica))
     longest = longest_text(config)
     # A vLLM engine reads long texts in pieces.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opd_ray.config.choices import Dtype, Scoring, SignalChoice
+from opd_ray.config.choices import Dtype, Scoring, SignalChoice, Support
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.shape import ModelShape
@@ -43,10 +43,12 @@ def step_tokens(config: Config) -> StepTokens:
     return StepTokens(rollouts, rollouts * prompt, response, round(share * response))
 
 
-def signal_bytes_per_token(settings: TeacherSettings, shape: ModelShape | None) -> int:
-    """Bytes of a teacher's signal for one response token."""
+def signal_bytes_per_token(
+    config: Config, settings: TeacherSettings, shape: ModelShape | None
+) -> int:
+    """Bytes of the signal of one of the run's teachers for one response token."""
     if settings.signal is SignalChoice.topk:
-        return settings.topk * (4 + FP32_BYTES)
+        return config.support_width * (4 + FP32_BYTES)
     if settings.signal is SignalChoice.hidden:
         return shape.hidden_size * ELEMENT_BYTES[settings.dtype] if shape else 0
     return FP32_BYTES
@@ -76,19 +78,37 @@ def step_flows(
         whole = tokens.response * signal
         flows.append(Flow("teacher", "trainer", "signal of all tokens, for exact scores", whole))
     if signal:
-        flows.append(Flow("teacher", "trainer", "signal of kept tokens", tokens.kept * signal))
+        what = f"signal of kept tokens{_support_words(config)}"
+        flows.append(Flow("teacher", "trainer", what, tokens.kept * signal))
     if student is not None:
         weights = student.parameters * ELEMENT_BYTES[config.rollout.dtype]
         flows.append(Flow("trainer", "rollout", "weights, to each actor", weights))
     return flows
 
 
+def _support_words(config: Config) -> str:
+    """Which tokens a row of the topk signal names; nothing of other signals."""
+    if config.teacher_set.first.signal is not SignalChoice.topk:
+        return ""
+    own = f"the teacher's {config.teacher_set.first.topk}"
+    students = f"the student's {config.rollout.record_topk}"
+    named = {
+        Support.teacher: own,
+        Support.student: students,
+        Support.union: f"{own} and {students}",
+    }
+    return f": {named[config.support]} likeliest tokens a row, and one tail"
+
+
 def _widest_signal(config: Config, shapes: Mapping[str, ModelShape]) -> int:
     """Bytes of one token's signal from the teacher whose signal is the largest; 0: unknown."""
     if config.teacher.signal is not SignalChoice.hidden:
-        return signal_bytes_per_token(config.teacher, None)
+        return signal_bytes_per_token(config, config.teacher, None)
     signals = [
-        sum(signal_bytes_per_token(model, shapes[model.path or ""]) for model in teacher.models)
+        sum(
+            signal_bytes_per_token(config, model, shapes[model.path or ""])
+            for model in teacher.models
+        )
         for teacher in config.teacher_set.working.values()
         if all(model.path in shapes for model in teacher.models)
     ]

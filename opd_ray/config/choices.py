@@ -27,6 +27,14 @@ class SignalChoice(StrEnum):
     sampled = "sampled"
 
 
+class Support(StrEnum):
+    """Whose likeliest tokens a loss from the top-k signal tells apart; the rest is one bucket."""
+
+    teacher = "teacher"
+    student = "student"
+    union = "union"
+
+
 class CacheMode(StrEnum):
     """What becomes of a teacher's answers on disk."""
 

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from opd_ray.config.choices import Dtype, LrSchedule, Scoring, SyncBackend
+from opd_ray.config.choices import (
+    Dtype,
+    LrSchedule,
+    Scoring,
+    SignalChoice,
+    Support,
+    SyncBackend,
+)
 from opd_ray.config.data import DataSettings
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE, SHARE_ABOVE_ZERO, at_least, share_below_one
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
@@ -111,6 +118,11 @@ class LossSettings:
     divergence: Divergence = Divergence.reverse_kl
     # Weight of the teacher in the mixture of the JSD.
     beta: float = 0.5
+    # With the topk signal, the tokens of a row that the loss tells apart: the teacher's likeliest
+    # (teacher.topk), the student's own (rollout.record_topk) or the union of both; all others are
+    # one bucket. null takes the union; with a teacher of kind http or actor, which may know no more
+    # than bounds of the student's tokens, the teacher's.
+    support: Support | None = None
     # Temperature of both distributions inside the loss.
     temperature: float = field(default=1.0, metadata=ABOVE_ZERO)
     # Kept rows projected to the vocabulary at once; null chooses so that the chunks stay small.
@@ -263,6 +275,23 @@ class Config:
         student = self.student
         files = {"path": student.path, "trust_remote_code": student.trust_remote_code}
         return resolve_teachers(self.teacher, self.teachers, self.routes, files)
+
+    @property
+    def support(self) -> Support:
+        """``loss.support``, and what its null stands for; teacher with every signal but topk."""
+        if self.teacher_set.first.signal is not SignalChoice.topk:
+            return Support.teacher
+        if self.loss.support is not None:
+            return self.loss.support
+        bounded = any(model.traits.may_bound for model in self.teacher_set.models.values())
+        return Support.teacher if bounded else Support.union
+
+    @property
+    def support_width(self) -> int:
+        """Places for tokens in a row of the topk signal."""
+        topk, students = self.teacher_set.first.topk, self.rollout.record_topk
+        widths = {Support.teacher: topk, Support.student: students, Support.union: topk + students}
+        return widths[self.support]
 
     def with_teachers(self, teachers: TeacherSet) -> Config:
         """This run with these teachers in place of those that its sections describe."""

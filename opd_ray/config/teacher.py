@@ -53,6 +53,8 @@ class KindTraits:
     asks_cluster: bool = False
     # Of the user's making: its vocabulary is what it says it is.
     user_made: bool = False
+    # May know no more than bounds of some of the student's tokens.
+    may_bound: bool = False
     # Computes with the student's own files.
     students_files: bool = False
     # Mixes other teachers of the run.
@@ -92,6 +94,7 @@ TRAITS: Mapping[str, KindTraits] = {
         gpu_remedy="a replica only asks the server; set it to 0",
         not_member="it knows bounds of some of the student's tokens, not values; use it by a route",
         asks_server=True,
+        may_bound=True,
     ),
     TeacherKind.class_: KindTraits(
         needs=("class_path", "package.module:Class"),
@@ -105,6 +108,7 @@ TRAITS: Mapping[str, KindTraits] = {
         gpu_remedy="a replica only passes requests on; set it to 0",
         asks_cluster=True,
         user_made=True,
+        may_bound=True,
     ),
     TeacherKind.ensemble: KindTraits(
         own_keys=("members",),

@@ -57,7 +57,7 @@ class FullVocabularyComparison(Comparison):
 
 @dataclass(eq=False)
 class TopKTailComparison(Comparison):
-    """The divergence of the coarser distributions: the teacher's top-k and one tail bucket."""
+    """The divergence of the coarser distributions: the target's tokens and one tail bucket."""
 
     buckets: TopKTail
     kernel: Kernel

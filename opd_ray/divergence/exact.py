@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -22,8 +21,9 @@ class ExactScores:
 
     With a :class:`TopKTarget` the divergences are those of the coarser distributions (support plus
     tail), and what the target cannot know takes the teacher's tail mass to lie evenly on the
-    V - k tokens outside its support: ``teacher_logprob_N`` of a token there, and
-    ``teacher_entropy_N``, which is then an upper bound. Student-side scores are always exact.
+    tokens outside its support: ``teacher_logprob_N`` of a token there, and ``teacher_entropy_N``,
+    which is then an upper bound. ``top1_agree_N`` goes by the likeliest token of the support: it is
+    too often true where that is not the teacher's likeliest. Student-side scores are always exact.
     """
 
     entropy_N: Tensor  # H(P), student
@@ -76,7 +76,7 @@ def exact_scores(
     teacher: _FullTeacher | _TopKTeacher
     if isinstance(target, TopKTarget):
         check_temperature(target, temperature)
-        teacher = _TopKTeacher(TopKTail(target, cut), vocab)
+        teacher = _TopKTeacher(TopKTail(target, cut))
     else:
         teacher = _FullTeacher(teacher_logits(target, cut))
     empty_N = torch.empty(len(hidden_ND), dtype=cut.dtype, device=hidden_ND.device)
@@ -146,12 +146,12 @@ class _FullTeacher:
 
 
 class _TopKTeacher:
-    """The teacher's top-k and tail; the tail lies evenly on the tokens outside the support."""
+    """A support and its tail, which lies evenly on the tokens outside the support."""
 
-    def __init__(self, buckets: TopKTail, vocab: int) -> None:
+    def __init__(self, buckets: TopKTail) -> None:
         self._buckets = buckets
         # log of 0 tokens is not needed: an empty tail has mass 0 and no sampled token in it.
-        self._log_outside = math.log(max(vocab - buckets.ids_Nk.shape[1], 1))
+        self._log_outside_N = buckets.outside_N.clamp(min=1).to(buckets.teacher_NW).log()
 
     def load(self, rows: slice) -> None:
         """Nothing to compute."""
@@ -162,10 +162,10 @@ class _TopKTeacher:
         ids_Bk = self._buckets.ids_Nk[rows]
         here_Bk = ids_Bk == ids_B1
         inside_B = log_q_BW[:, :-1].masked_fill(~here_Bk, -torch.inf).amax(1)
-        log_tail_B = log_q_BW[:, -1]
+        log_tail_B, log_outside_B = log_q_BW[:, -1], self._log_outside_N[rows]
         return log_q_BW, _TeacherScores(
-            torch.where(here_Bk.any(1), inside_B, log_tail_B - self._log_outside),
-            _entropy(log_q_BW) + log_tail_B.exp() * self._log_outside,
+            torch.where(here_Bk.any(1), inside_B, log_tail_B - log_outside_B),
+            _entropy(log_q_BW) + log_tail_B.exp() * log_outside_B,
             ids_Bk.gather(1, log_q_BW[:, :-1].argmax(1, keepdim=True)),
         )
 

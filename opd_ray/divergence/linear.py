@@ -34,8 +34,8 @@ def linear_divergence(
     """Divergence between student P = softmax((hidden head^T + bias) / temperature) and teacher Q.
 
     reverse_kl: KL(P||Q). forward_kl: KL(Q||P). jsd: beta KL(Q||M) + (1 - beta) KL(P||M) with
-    M = beta Q + (1 - beta) P. A :class:`TopKTarget` compares the distributions over the teacher's
-    support plus one tail bucket (a lower bound; see ``topk_tail.py``). A :class:`SampledTarget`
+    M = beta Q + (1 - beta) P. A :class:`TopKTarget` compares the distributions over its own
+    tokens plus one tail bucket (a lower bound; see ``topk_tail.py``). A :class:`SampledTarget`
     knows reverse_kl only, as log p(y) - log q(y), whose gradient is the score-function estimate
     (log p(y) - log q(y)) grad log p(y); y must have been drawn from P, and a value may be negative.
 

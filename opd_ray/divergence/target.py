@@ -79,13 +79,16 @@ class LogitsTarget:
 
 @dataclass(frozen=True, eq=False)
 class TopKTarget:
-    """The teacher's k most likely ids with log-probabilities; the mass left is one tail bucket.
+    """What the teacher gives some ids of each row; the mass they leave is one tail bucket.
+
+    Any ids will do, in any order. A row with fewer of them than others holds id -1 at -inf, which
+    counts as nothing, never in its first place.
 
     Raises:
         ValueError: differing shapes, ids that are not int64, or k = 0.
     """
 
-    ids_Nk: Tensor  # [N, k] int64, distinct within a row
+    ids_Nk: Tensor  # [N, k] int64, distinct within a row but for -1
     logprobs_Nk: Tensor  # [N, k] nats, under the teacher's full distribution; -inf is allowed
     temperature: float = 1.0  # that the log-probabilities were taken at
 

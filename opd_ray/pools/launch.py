@@ -157,7 +157,11 @@ class ActorLauncher:
         teacher = self._teachers[placed.teacher]
         actor = self._at(placed, TeacherActor, teacher_environment(teacher.settings))
         return actor.remote(
-            teacher.settings, self.vocab_size, self.own_topk, members=teacher.members
+            teacher.settings,
+            self.vocab_size,
+            self.own_topk,
+            members=teacher.members,
+            support=self.config.support,
         )
 
     def _trainer(self, placed: PlacedActor) -> Any:

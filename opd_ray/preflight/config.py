@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from opd_ray.config.choices import CacheMode, SignalChoice, SyncBackend
+from opd_ray.config.choices import CacheMode, SignalChoice, Support, SyncBackend
 from opd_ray.config.data import DataSettings
 from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config, EvalTask
@@ -155,7 +155,7 @@ def _vocabulary_problems(config: Config) -> Iterator[str]:
         if settings.traits.runs_model and (path := model_path(settings))
     ]
     topks = {"rollout.record_topk": config.rollout.record_topk}
-    if teachers.first.signal is SignalChoice.topk:
+    if teachers.first.signal is SignalChoice.topk and config.support is not Support.student:
         topks["teacher.topk"] = teachers.first.topk
     yield from _top_k_problems(models, topks)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from actors.teacher.http.probe import Served, check_server
-from opd_ray.config.choices import CacheMode
+from actors.teacher.http.probe import Served, check_server, named_tokens
+from actors.teacher.protocol import TeacherError
+from opd_ray.config.choices import CacheMode, Support
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.preflight.pairing import Pairing, check_pairings
@@ -43,6 +44,14 @@ def ask_server(
     Raises:
         TeacherError: what it lacks.
     """
+    named = named_tokens(settings, vocab_size, own_topk(config))
+    if config.support is not Support.teacher and named < vocab_size:
+        raise TeacherError(
+            f"loss.support = {config.support} with {settings.key}.kind = {settings.kind!r}: this "
+            f"server tells of its own {named} likeliest tokens alone, and of the student's the "
+            "loss needs values, not bounds: use loss.support=teacher, "
+            f"{settings.key}.kind=vllm, or {settings.key}.named_tokens={vocab_size}"
+        )
     return check_server(
         settings,
         tokenizer,

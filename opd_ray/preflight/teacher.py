@@ -91,6 +91,11 @@ def signal_problems(config: Config) -> Iterator[str]:
             "sampled token alone gives no held-out divergence; use eval.kl_prompts=0, or the topk "
             "signal"
         )
+    if loss.support is not None and teacher.signal is not SignalChoice.topk:
+        yield (
+            f"loss.support = {loss.support} with teacher.signal = {teacher.signal}: it chooses the "
+            "tokens of the topk signal; use teacher.signal=topk, or leave it out (null)"
+        )
     tempered = loss.temperature > 0 and loss.temperature != 1
     if tempered and teacher.signal is not SignalChoice.hidden:
         yield (

@@ -1,4 +1,7 @@
-"""The teachers in examples/custom_teacher, as a class and as a running actor: the same training."""
+"""The teachers in examples/custom_teacher, as a class and as a running actor: the same training.
+
+So it is with the student's tokens in the loss and with those of both, where each are all there are.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +42,13 @@ def python(environment: dict[str, str], *arguments: str) -> str:
     return done.stdout
 
 
-def trained(environment: dict[str, str], config: str, output: Path) -> list[dict[str, float]]:
+def trained(
+    environment: dict[str, str], config: str, output: Path, *more: str
+) -> list[dict[str, float]]:
     """The rows of two training steps with an example's config, in the test's Ray."""
     arguments = (f"run.output_dir={output}", "run.steps=2", "cluster.address=auto")
+    # The demo's vocabulary has 24 tokens.
+    arguments += (*more, "rollout.record_topk=24")
     python(
         environment,
         *("-m", "opd_ray", "train", "--config", str(FOLDER / config), *SMALL, *arguments),
@@ -53,13 +60,19 @@ def test_class_and_actor_train_alike(environment: dict[str, str], tmp_path: Path
     assert "actor soft-teacher serves" in python(environment, str(FOLDER / "teacher_actor.py"))
     with ThreadPoolExecutor() as threads:
         as_class, as_actor = threads.map(
-            lambda kind: trained(environment, f"{kind}.yaml", tmp_path / kind), ("class", "actor")
+            lambda kind, support: trained(
+                environment, f"{kind}.yaml", tmp_path / kind, f"loss.support={support}"
+            ),
+            ("class", "actor"),
+            ("student", "union"),
         )
     assert [row["step"] for row in as_class] == [row["step"] for row in as_actor] == [1, 2]
     for one, other in zip(as_class, as_actor, strict=True):
         assert one["train/loss"] > 0
         for name in ("train/loss", "train/kept_tokens", "train/grad_norm", "rollout/tokens"):
             assert one[name] == pytest.approx(other[name], rel=1e-4), name
+        assert one["teacher/signal_bytes_per_trained_token"] == 24 * 8
+        assert other["teacher/signal_bytes_per_trained_token"] == (16 + 24) * 8
 
 
 def test_the_examples_keep_the_contract(environment: dict[str, str]) -> None:

@@ -58,9 +58,11 @@ def row_pair(target: Target, row: int, p_V: Tensor, temperature: float) -> tuple
     if isinstance(target, LogitsTarget):
         return p_V, probabilities(target.logits_NV[row, :vocab] / temperature)
     assert isinstance(target, TopKTarget)
-    known_k = target.logprobs_Nk[row].exp()
-    q_W = torch.cat((known_k, (1 - known_k.sum())[None]))
-    return coarse(p_V, target.ids_Nk[row].tolist()), q_W
+    ids = target.ids_Nk[row].tolist()
+    known = [q.exp() for q, v in zip(target.logprobs_Nk[row], ids, strict=True) if v != -1]
+    tail = 1 - sum(known) if len(known) < vocab else 0 * known[0]
+    q_W = torch.stack([*known, tail])
+    return coarse(p_V, [v for v in ids if v != -1]), q_W
 
 
 def loss(

@@ -129,12 +129,12 @@ def _arrays(answer: TeacherAnswer) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _answer(named: Mapping[str, np.ndarray]) -> TeacherAnswer:
-    signal: Signal
+    signal: Signal | None = None
     if "signal.hidden" in named:
         signal = HiddenSignal(named["signal.hidden"])
     elif "signal.ids" in named:
         signal = TopKSignal(named["signal.ids"], named["signal.logprobs"])
-    else:
+    elif "signal.logprobs" in named:
         signal = SampledSignal(named["signal.logprobs"])
     has_topk = "topk.ids" in named
     return TeacherAnswer(

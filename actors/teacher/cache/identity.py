@@ -48,7 +48,11 @@ def info_of(identity: Mapping[str, Any], settings: TeacherSettings) -> TeacherIn
     said = {key: identity[key] for key in _OF_INFO}
     if settings.accept_mismatch:  # of a pair that was accepted when it was recorded
         said["tokenizer_hash"] = None
-    meta = {"kind": identity["kind"], "cache_dir": settings.cache_dir}
+    meta = {
+        "kind": identity["kind"],
+        "cache_dir": settings.cache_dir,
+        "reads_student_logprobs": identity["reads_student_logprobs"],
+    }
     return TeacherInfo(signals=(settings.signal.value,), meta=meta, **said)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from actors.teacher.contract.arrays import LOGPROB_TOLERANCE, ArrayProblems, Shape
+from actors.teacher.contract.arrays import AGREEMENT, LOGPROB_TOLERANCE, ArrayProblems, Shape
 from actors.teacher.protocol import HeadTeacher, Teacher, TeacherError
-from opd_ray.config.choices import SignalChoice
+from opd_ray.config.choices import SignalChoice, Support
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import (
     HiddenSignal,
@@ -24,10 +24,6 @@ from opd_ray.types import (
     TopKSignal,
 )
 
-# How far two statements of one answer about the same token may lie apart, nats. A server may have
-# made them in two passes in half precision; misaligned rows differ by whole nats.
-AGREEMENT = 0.1
-
 _SIGNAL_TYPES = {
     SignalChoice.topk: TopKSignal,
     SignalChoice.hidden: HiddenSignal,
@@ -35,13 +31,24 @@ _SIGNAL_TYPES = {
 }
 
 
-def check_info(info: TeacherInfo, settings: TeacherSettings) -> None:
-    """Whether a teacher can give the ``signal`` and ``topk`` that a run asks for.
+def check_info(
+    info: TeacherInfo, settings: TeacherSettings, support: Support = Support.teacher
+) -> None:
+    """Whether a teacher can give the ``signal``, ``topk`` and ``support`` that a run asks for.
 
     Raises:
         TeacherError: naming what it lacks.
     """
     who, signal, topk = f"teacher {info.name!r}", settings.signal.value, settings.topk
+    if signal == "topk" and support is not Support.teacher:
+        if info.meta.get("reads_student_logprobs"):
+            raise TeacherError(
+                f"{who} knows only bounds of some of the student's tokens, no values for a loss "
+                f"with loss.support = {support}: use loss.support=teacher, or a server asked for "
+                "all tokens (teacher.named_tokens of the whole vocabulary)"
+            )
+        if not topk:  # of its own it is asked nothing
+            return
     if signal not in info.signals:
         raise TeacherError(
             f"{who} has no {signal!r} signal; set teacher.signal to one of {list(info.signals)}"
@@ -173,6 +180,8 @@ def _problems(
     elif own is not None:
         arrays.add(f"topk is a {type(own).__name__}; expected a TopK or None")
 
+    if settings.signal is SignalChoice.topk and not settings.topk:
+        return arrays.found  # no signal is asked of it
     wanted = _SIGNAL_TYPES[settings.signal]
     if not isinstance(answer.signal, wanted):
         arrays.add(
@@ -183,7 +192,7 @@ def _problems(
         arrays.likeliest("signal", answer.signal, (m, settings.topk))
     elif isinstance(answer.signal, SampledSignal):
         arrays.repeats_logprob("signal.logprobs", answer.signal.logprobs)
-    else:
+    elif isinstance(answer.signal, HiddenSignal):
         arrays.hidden("signal.hidden", answer.signal.hidden, (m, info.hidden_size))
     return arrays.found
 

@@ -10,6 +10,9 @@ import numpy as np
 # Rounding that log-probabilities and probabilities may show (half-precision servers included).
 LOGPROB_TOLERANCE = 1e-3
 MASS_TOLERANCE = 1e-2
+# How far two statements of one answer about the same token may lie apart, nats. A server may have
+# made them in two passes in half precision; misaligned rows differ by whole nats.
+AGREEMENT = 0.1
 
 # Of an array; axes given as None may have any size.
 Shape = tuple[int | None, ...]

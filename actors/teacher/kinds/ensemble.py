@@ -94,7 +94,7 @@ class Ensemble:
 
     Args:
         members: each with its teacher, loaded.
-        settings: of the ensemble: ``signal``, ``topk``.
+        settings: of the ensemble: ``signal``, ``topk``; 0 makes answers without a signal.
         own_topk: how many of its own likeliest tokens each answer names beside the signal.
 
     Raises:
@@ -163,9 +163,13 @@ class Ensemble:
             retries=sum(answer.retries for answer in answers),
         )
 
-    def _signal(self, signals: Sequence[Signal], logprob: np.ndarray, exact: TopK) -> Signal:
+    def _signal(
+        self, signals: Sequence[Signal | None], logprob: np.ndarray, exact: TopK
+    ) -> Signal | None:
         if self._settings.signal is SignalChoice.sampled:
             return SampledSignal(logprob)
+        if self._settings.signal is SignalChoice.topk and not self._settings.topk:
+            return None
         hidden = [signal.hidden for signal in signals if isinstance(signal, HiddenSignal)]
         if self._settings.signal is SignalChoice.hidden and len(hidden) == len(signals):
             return HiddenSignal(np.concatenate(hidden, axis=1))

@@ -79,7 +79,7 @@ def answer_of(
         rollout_id: whose.
         rows: as :func:`project` returns them, and ``hidden`` [m, D] (``to_array``) for that signal;
             ``entropy`` may be missing.
-        settings: ``signal`` and ``topk``.
+        settings: ``signal`` and ``topk``; 0 makes an answer without a signal.
         own_topk: how many of the likeliest tokens the answer names beside the signal; 0: none.
     """
     return TeacherAnswer(
@@ -112,14 +112,14 @@ def _read(
     return values
 
 
-def _signal(rows: dict[str, np.ndarray], settings: TeacherSettings) -> Signal:
+def _signal(rows: dict[str, np.ndarray], settings: TeacherSettings) -> Signal | None:
     match settings.signal:
         case SignalChoice.hidden:
             return HiddenSignal(rows["hidden"])
         case SignalChoice.sampled:
             return SampledSignal(rows["logprob"])
         case SignalChoice.topk:
-            return TopKSignal(*_likeliest(rows, settings.topk))
+            return TopKSignal(*_likeliest(rows, settings.topk)) if settings.topk else None
 
 
 def _likeliest(rows: dict[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from actors.teacher.registry import make_teacher
+from actors.teacher.support import asked_of_teacher
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.resolved_teachers import WorkingTeacher
@@ -52,10 +53,12 @@ def _violations(config: Config, working: WorkingTeacher, pairing: Pairing) -> li
     # A teacher of the user's own with too large a vocabulary is to be named, not refused.
     size = None if settings.traits.user_made else pairing.vocab_size
     own = own_topk(config)
-    teacher = make_teacher(settings, vocab_size=size, own_topk=own, members=working.members)
+    teacher = make_teacher(
+        settings, vocab_size=size, own_topk=own, members=working.members, support=config.support
+    )
     # An ensemble is as coarse as its coarsest member, and has what differs in any of them.
     asked = replace(
-        settings,
+        asked_of_teacher(settings, config.support),
         dtype=max((model.dtype for model in models), key=TOLERANCE.__getitem__),
         accept_mismatch=sorted(working.accepted),
     )
@@ -67,6 +70,7 @@ def _violations(config: Config, working: WorkingTeacher, pairing: Pairing) -> li
             context_length=config.student.context_length,
             record_topk=config.rollout.record_topk,
             own_topk=own,
+            support=config.support,
             tokenizer_hash=pairing.tokenizer_hash,
         )
         if not found and (note := uncompared_tokenizer(teacher.info(), models)):

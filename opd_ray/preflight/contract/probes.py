@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 from actors.teacher.contract.answers import answers_problems, check_info
 from actors.teacher.protocol import Teacher, TeacherError
 from actors.teacher.service import TeacherServer
-from opd_ray.config.choices import SignalChoice
+from actors.teacher.support import signal_of
+from opd_ray.config.choices import SignalChoice, Support
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import fingerprint_problems
 from opd_ray.preflight.contract.differences import TOLERANCE, answer_differences
@@ -45,6 +46,7 @@ def contract_violations(
     context_length: int,
     record_topk: int,
     own_topk: int = 0,
+    support: Support = Support.teacher,
     tokenizer_hash: str | None = None,
     seed: int = 0,
 ) -> list[str]:
@@ -52,12 +54,13 @@ def contract_violations(
 
     Args:
         teacher: of any kind, loaded.
-        settings: ``signal``, ``topk``, ``accept_mismatch``, and ``dtype``, by which answers may
-            differ (answer_difference.TOLERANCE).
+        settings: ``signal``, ``topk`` (0: none is asked), ``accept_mismatch``, and ``dtype``, by
+            which answers may differ (answer_difference.TOLERANCE).
         vocab_size: tokens of the student's tokenizer.
         context_length: longest prompt plus response of a run, tokens, at least 16.
         record_topk: K of the student's top-K.
         own_topk: how many of its own likeliest tokens the run's rule needs; 0: none.
+        support: whose tokens the run's loss tells apart.
         tokenizer_hash: fingerprint of the student's tokenizer; None: not compared.
         seed: of the token ids that are asked.
     """
@@ -76,7 +79,7 @@ def contract_violations(
         min(context_length, info.context_length),
         record_topk,
     )
-    probe = _Probe(teacher, info, settings)
+    probe = _Probe(teacher, info, settings, support)
     with np.errstate(all="ignore"):  # what is wrong with numbers is said in words
         probe.look_at_info(vocab_size, context_length, tokenizer_hash)
         probe.ask(asked, own_topk)
@@ -90,6 +93,7 @@ class _Probe:
     teacher: Teacher
     info: TeacherInfo
     settings: TeacherSettings
+    support: Support
     found: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -118,7 +122,7 @@ class _Probe:
             for text in fingerprint_problems(info, tokenizer_hash, settings.accept_mismatch):
                 self._add(text)
         try:
-            check_info(info, settings)
+            check_info(info, settings, self.support)
         except TeacherError as error:
             self.found.append(str(error))
 
@@ -184,10 +188,22 @@ class _Probe:
             answers = []
         else:
             problems = list(answers_problems(self.info, requests, answers, self.settings))
+            if not problems:
+                problems = list(self._union_problems(requests, answers))
         if say:
             self.found += problems
         usable = answers if isinstance(answers, list) else []
         return {a.rollout_id: a for a in usable if isinstance(a, TeacherAnswer)}
+
+    def _union_problems(
+        self, requests: Sequence[ScoreRequest], answers: Sequence[TeacherAnswer]
+    ) -> Iterator[str]:
+        """Of answers that keep the contract: what the loss could not make a signal of."""
+        for request, answer in zip(requests, answers, strict=True):
+            try:
+                signal_of(self._who, request, answer, self.support)
+            except TeacherError as error:
+                yield str(error)
 
     def _compare(
         self,

@@ -17,8 +17,14 @@ from opd_ray.cluster.memory_fit import capacity_problems, memory_problems
 from opd_ray.cluster.nodes import Cluster, Node, from_ray_nodes
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.step_size import step_flows, step_tokens
-from opd_ray.config.choices import Dtype, SignalChoice
-from opd_ray.config.schema import Config, RolloutSettings, StudentSettings, TrainerSettings
+from opd_ray.config.choices import Dtype, SignalChoice, Support
+from opd_ray.config.schema import (
+    Config,
+    LossSettings,
+    RolloutSettings,
+    StudentSettings,
+    TrainerSettings,
+)
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import PlacementError
 from opd_ray.models.shape import ModelShape
@@ -250,6 +256,28 @@ def test_rollout_and_teacher_memory() -> None:
     assert split.host_bytes == PROCESS_BYTES
 
 
+@pytest.mark.parametrize(
+    ("support", "places"), [(Support.teacher, 5), (Support.student, 3), (Support.union, 8)]
+)
+def test_a_signal_has_a_place_for_every_token_it_may_name(support: Support, places: int) -> None:
+    """8 bytes each, held of every response token and sent of every kept one, here half of them."""
+    config = make_config({}, {"record_topk": 3}, {"topk": 5})
+    config = replace(config, loss=LossSettings(support=support))
+    tokens = 32 * 4 * 128
+    assert teacher_memory(config, config.teacher, SHAPE).host["signals"] == tokens * places * 8
+    (flow,) = (f for f in step_flows(config, SHAPE, {"t": SHAPE}) if f.target == "trainer")
+    assert flow.nbytes == tokens // 2 * places * 8
+    held = tokens * places * 8
+    full, short = (
+        capacity(replace(config, teacher=replace(config.teacher, store_bytes=size)))
+        for size in (held, held - 1)
+    )
+    assert full == []
+    assert f"set it to {held}" in short[0]
+    hidden = replace(config, teacher=TeacherSettings(path="t", signal=SignalChoice.hidden))
+    assert teacher_memory(hidden, hidden.teacher, SHAPE).host["signals"] == tokens * 64 * 4
+
+
 def test_a_rollout_engine_on_a_cpu_reads_a_whole_context_at_once() -> None:
     def activations(**rollout: float) -> int:
         config = make_config(rollout={"max_num_batched_tokens": 64, **rollout})
@@ -337,7 +365,7 @@ def test_a_kv_cache_on_the_cpu_must_hold_one_text() -> None:
 
 
 def test_a_store_must_hold_the_signals_of_a_step() -> None:
-    held = 128 * 128 * 32 * 8
+    held = 128 * 128 * (32 + 16) * 8
     assert capacity(make_config(teacher={"store_bytes": held})) == []
     (problem,) = capacity(make_config(teacher={"store_bytes": held - 1}))
     assert problem.startswith(f"teacher.store_bytes = {held - 1}: ")
@@ -375,7 +403,7 @@ def test_flows_of_a_step_by_hand() -> None:
         (flow.source, flow.target): flow.nbytes for flow in step_flows(config, SHAPE, {"t": SHAPE})
     }
     assert flows["rollout", "teacher"] == 128 * 128 * 16 * 8
-    assert flows["teacher", "trainer"] == 128 * 64 * 32 * 8
+    assert flows["teacher", "trainer"] == 128 * 64 * (32 + 16) * 8
     assert flows["trainer", "rollout"] == 4 * SHAPE.parameters
     assert ("trainer", "rollout") not in {
         (flow.source, flow.target) for flow in step_flows(config, None)

@@ -171,7 +171,7 @@ def test_bytes_and_tokens_of_a_step_by_hand() -> None:
     assert (tokens.response, tokens.kept) == (128 * 8192, 64 * 8192)
     flows = {(f.source, f.target): f.nbytes for f in step_flows(config, student, shapes)}
     assert flows["rollout", "teacher"] == 128 * 8192 * 64 * 8
-    assert flows["teacher", "trainer"] == 64 * 8192 * 64 * 8
+    assert flows["teacher", "trainer"] == 64 * 8192 * (64 + 64) * 8
     assert flows["trainer", "rollout"] == 4_022_468_096 * 2
     exact = load_config("tip_qwen3_8b_to_4b/exact")
     hidden = [f.nbytes for f in step_flows(exact, student, shapes) if f.source == "teacher"]

@@ -13,7 +13,14 @@ from fake_replicas import Remote
 
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
-from opd_ray.config.schema import Config, RolloutSettings, StudentSettings, TrainerSettings
+from opd_ray.config.choices import Support
+from opd_ray.config.schema import (
+    Config,
+    LossSettings,
+    RolloutSettings,
+    StudentSettings,
+    TrainerSettings,
+)
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
 from opd_ray.pools import launch as subject
@@ -84,6 +91,16 @@ def test_every_actor_is_told_how_many_real_tokens_there_are(recorders: dict[str,
     for name, recorder in recorders.items():
         assert recorder.of("vocab_size") == [TOKENS] * 2, name
     assert recorders["TeacherActor"].of("own_topk") == [5, 5]
+
+
+def test_teachers_are_told_whose_tokens_the_loss_names(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        f"{__name__}.CONFIG", replace(CONFIG, loss=LossSettings(support=Support.union))
+    )
+    make_launcher()
+    assert recorders["TeacherActor"].of("support") == [Support.union] * 2
 
 
 def test_every_actor_has_its_own_settings_and_number(recorders: dict[str, Recorder]) -> None:

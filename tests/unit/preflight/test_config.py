@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from opd_ray.config.choices import Scoring, SignalChoice, SyncBackend
+from opd_ray.config.choices import Scoring, SignalChoice, Support, SyncBackend
 from opd_ray.config.schema import Config, EvalTask, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
@@ -163,6 +163,18 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             {"loss__divergence": Divergence.jsd, "loss__beta": 1.0},
             ["loss.beta = 1", "both excluded"],
         ),
+        (
+            {"teacher__signal": SignalChoice.hidden, "loss__support": Support.teacher},
+            ["loss.support = teacher", "teacher.signal = hidden", "use teacher.signal=topk, or"],
+        ),
+        (
+            {
+                "teacher__signal": SignalChoice.sampled,
+                "loss__support": Support.union,
+                "eval__kl_prompts": 0,
+            },
+            ["loss.support = union", "teacher.signal = sampled", "leave it out (null)"],
+        ),
         ({"scoring": Scoring.exact}, ["scoring = exact", "teacher.signal=hidden"]),
         ({"rollout__record_topk": 101}, ["rollout.record_topk = 101", "100 tokens", "lower it"]),
         ({"teacher__topk": 101}, ["teacher.topk = 101", "100 tokens"]),
@@ -219,6 +231,49 @@ def test_an_evaluation_has_the_same_ranges(config: Config) -> None:
 def test_topk_signal_alone_bounds_topk(config: Config) -> None:
     wide = changed(config, teacher__topk=101, teacher__signal=SignalChoice.hidden)
     assert config_problems(wide) == []
+
+
+@pytest.mark.parametrize(
+    ("teachers", "expected"),
+    [
+        ([{"kind": "hf"}], Support.union),
+        ([{"kind": "vllm"}], Support.union),
+        ([{"kind": "self"}], Support.union),
+        ([{"kind": "class"}], Support.union),
+        ([{"kind": "http"}], Support.teacher),
+        ([{"kind": "actor"}], Support.teacher),
+        ([{"kind": "hf"}, {"kind": "vllm"}], Support.union),
+        ([{"kind": "hf"}, {"kind": "http"}], Support.teacher),
+        ([{"kind": "ensemble", "members": {"one": 1.0, "two": 1.0}}], Support.union),
+    ],
+)
+def test_whose_tokens_the_loss_names_unless_told(
+    teachers: list[dict[str, Any]], expected: Support
+) -> None:
+    """Both sides', where every teacher knows the student's."""
+    first, *others = teachers
+    named = {"one": {"kind": "hf", "path": "a"}, "two": {"kind": "hf", "path": "b"}}
+    if others:
+        named = {"one": {"path": "a", **others[0]}}
+    config = Config(
+        student=StudentSettings(path="s"),
+        teacher=TeacherSettings(**first),
+        teachers=named,
+        routes={"x": "teacher", "y": "one"} if others else {},
+    )
+    assert config.support is expected
+    for support in Support:
+        told = changed(config, loss__support=support)
+        assert told.support is support
+        hidden = changed(config, teacher__signal=SignalChoice.hidden)
+        assert hidden.support is Support.teacher
+
+
+def test_a_top_k_that_is_not_asked_for_is_not_bounded(config: Config) -> None:
+    for support in Support:
+        wide = changed(config, teacher__topk=101, loss__support=support)
+        said = ["teacher.topk = 101" in problem for problem in config_problems(wide)]
+        assert said == ([] if support is Support.student else [True]), support
 
 
 def test_the_smaller_vocabulary_bounds_topk(config: Config) -> None:

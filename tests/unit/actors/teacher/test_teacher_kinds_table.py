@@ -11,12 +11,13 @@ import pytest
 from actors.process import teacher_environment
 from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import _MAKERS, make_teacher
-from opd_ray.config.choices import SignalChoice
+from opd_ray.config.choices import SignalChoice, Support
 from opd_ray.config.resolved_teachers import NamedTeacher
-from opd_ray.config.schema import Config
+from opd_ray.config.schema import Config, LossSettings
 from opd_ray.config.teacher import TRAITS, TeacherKind, TeacherSettings, batch_budget
 from opd_ray.errors import OpdError
-from opd_ray.preflight.models import asked_servers
+from opd_ray.preflight import models
+from opd_ray.preflight.models import ask_server, asked_servers
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 KEYS = {field.name for field in fields(TeacherSettings)}
@@ -46,6 +47,7 @@ def test_records_name_keys_there_are() -> None:
         ("asks_server", "http"),
         ("asks_cluster", "actor"),
         ("user_made", "class actor"),
+        ("may_bound", "http actor"),
         ("students_files", "self"),
         ("mixes_members", "ensemble"),
         ("of_a_run", "ensemble self"),
@@ -98,6 +100,26 @@ def test_a_server_is_asked_unless_its_answers_are_replayed() -> None:
         routes={"w": "teacher", "x": "b", "y": "c", "z": "d"},
     )
     assert [model.url for model in asked_servers(config)] == ["http://a/v1", "http://d/v1"]
+
+
+def test_a_server_gives_no_values_of_the_students_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before it is asked, unless it names the whole vocabulary."""
+    monkeypatch.setattr(models, "check_server", lambda *given, **more: "asked")
+
+    def asked(named: int, support: Support | None) -> object:
+        teacher = NamedTeacher(kind="http", url="http://a/v1", topk=4, named_tokens=named, name="b")
+        config = Config(teacher=teacher, loss=LossSettings(support=support))
+        return ask_server(config, teacher, None, 20)
+
+    for support in (Support.student, Support.union):
+        said = (
+            rf"loss.support = {support} with teachers.b.kind = 'http'.*its own 19 likeliest.*"
+            "loss.support=teacher, teachers.b.kind=vllm, or teachers.b.named_tokens=20"
+        )
+        with pytest.raises(TeacherError, match=said):
+            asked(19, support)
+        assert asked(20, support) == asked(64, support) == "asked"
+    assert asked(8, Support.teacher) == asked(8, None) == "asked"
 
 
 @pytest.mark.parametrize(
