@@ -8,6 +8,7 @@ from actors.teacher.http.probe import Served, check_server
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.preflight.model_files import check_model_files, models_of_run
 from opd_ray.preflight.pairing import Pairing, check_pairings
 from opd_ray.tip import find_rule
 
@@ -21,11 +22,13 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
     A teacher behind a URL is asked for all that the run needs of it.
 
     Raises:
+        ConfigError: a model that cannot be had here, or whose weights are not all its own.
         PairingError: they cannot be student and teacher.
         TeacherError: what a server lacks.
     """
     from transformers import AutoTokenizer
 
+    check_model_files(config, models_of_run(config))
     pairing = check_pairings(config)
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
