@@ -171,9 +171,10 @@ def _refuse(path: str, name: str, differences: Mapping[str, Any]) -> None:
         if names
     ]
     if parts:
+        random = " (it would be random numbers)" if missing or shapes else ""
         raise WeightsError(
-            f"{path}: its tensors are not those of {name}: {'; '.join(parts)}. What is missing "
-            f"would be random numbers: {_remedy(missing, unknown)}"
+            f"{path}: its tensors are not those of {name}: {'; '.join(parts)}{random}; "
+            f"{_remedy(missing, unknown)}"
         )
 
 

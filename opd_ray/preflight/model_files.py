@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
@@ -96,18 +97,24 @@ def check_model_files(config: Config, models: Sequence[ModelUse]) -> None:
         ConfigError: every problem, one a line.
     """
     here = config.cluster.address is None
-    problems = []
-    for model in models_once(models):
+
+    def weights(model: ModelUse) -> None:
         try:
-            check_reachable(model.path, weights=here)
             weights_of(model)
-        except NoWeights as error:
+        except NoWeights:
             if here:
+                raise
+
+    # Whether models can be had is known before the libraries are imported that read them.
+    for check in (partial(_reachable, weights=here), weights):
+        problems = []
+        for model in models_once(models):
+            try:
+                check(model)
+            except OpdError as error:
                 problems.append(told(model, error))
-        except OpdError as error:
-            problems.append(told(model, error))
-    if problems:
-        raise ConfigError("\n".join(problems))
+        if problems:
+            raise ConfigError("\n".join(problems))
 
 
 def models_once(models: Sequence[ModelUse]) -> list[ModelUse]:
@@ -135,6 +142,10 @@ def told(model: ModelUse, error: OpdError) -> str:
     for before in (f"{model.path}: ", f"{model.path}/"):
         text = text.removeprefix(before)
     return f"{model.key} = {model.path!r}: {text}"
+
+
+def _reachable(model: ModelUse, *, weights: bool) -> None:
+    check_reachable(model.path, weights=weights)
 
 
 def _teacher_engine(settings: TeacherSettings) -> Engine:

@@ -26,9 +26,9 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
         PairingError: they cannot be student and teacher.
         TeacherError: what a server lacks.
     """
+    check_model_files(config, models_of_run(config))
     from transformers import AutoTokenizer
 
-    check_model_files(config, models_of_run(config))
     pairing = check_pairings(config)
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
