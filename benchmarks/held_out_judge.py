@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from agreement import agreement
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
+
+from opd_ray.models.weights import load_causal_lm
 
 
 class Judge:
@@ -15,7 +17,7 @@ class Judge:
 
     def __init__(self, teacher: Path, prompts: list[str], new_tokens: int) -> None:
         self._new_tokens = new_tokens
-        self._teacher = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32).eval()
+        self._teacher = load_causal_lm(str(teacher), dtype=torch.float32).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(teacher, padding_side="left")
         dialogues = [[{"role": "user", "content": text}] for text in prompts]
         texts = self._tokenizer.apply_chat_template(
@@ -28,7 +30,7 @@ class Judge:
     def held_out(self, folder: Path) -> tuple[tuple[float, float], list[dict[str, list[int]]]]:
         """KL(teacher || student) on the student's own responses, nats a token, with its standard
         error; and the responses."""
-        student = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        student = load_causal_lm(str(folder), dtype=torch.float32).eval()
         torch.manual_seed(0)
         prompt_length = self._inputs["input_ids"].shape[1]
         end = self._tokenizer.eos_token_id

@@ -11,6 +11,7 @@ from actors.process import prepare_vllm
 from actors.rollout.recorded_scores import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG, RecordedScores
 from actors.weights.registry import TRANSPORTS
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
+from opd_ray.models.weights import weights_checked
 from opd_ray.types import Rollout, RolloutRequest, Sampling, TopK
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class RolloutEngine:
     Raises:
         ValueError: ``rollout.record_topk`` exceeds the vocabulary, or the KV cache does not hold
             one text of the context length.
+        WeightsError: the files lack weights of the model, or hold others.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class RolloutEngine:
                 f"{vocab_size} tokens; lower it"
             )
         try:
-            self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+            with weights_checked(student.path, trust_remote_code=student.trust_remote_code):
+                self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         except ValueError as error:
             if "gpu_memory_utilization" not in str(error):
                 raise

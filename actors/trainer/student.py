@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -20,6 +19,8 @@ from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, pac
 from opd_ray.batching.packing import Packing, Segment
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError
+from opd_ray.models.engine_limits import DROPOUT_RATES
+from opd_ray.models.weights import load_causal_lm, weights_checked
 
 # (hidden_ND, weight_VD, bias_V or None) -> tensors
 HeadFunction = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, ...]]
@@ -47,9 +48,6 @@ class DivergenceHead(nn.Linear):
         if function is None:
             return super().forward(hidden)
         return function(hidden, self.weight, self.bias)
-
-
-_DROPOUT_RATES = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop")
 
 
 class Student(nn.Module):
@@ -126,16 +124,18 @@ def load_student(
 
     Raises:
         ConfigError: dropout is on (the rollouts have none), or the head is not linear.
+        WeightsError: the files lack weights of the model, or hold others.
     """
-    # transformers holds a weak reference to this object, and shards while it lives.
-    sharding = HfDeepSpeedConfig(zero3_config) if zero3_config is not None else None
-    model = AutoModelForCausalLM.from_pretrained(
-        settings.path,
-        dtype=dtype,
-        attn_implementation=PACKED,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    del sharding
+    with weights_checked(settings.path, trust_remote_code=settings.trust_remote_code):
+        # transformers holds a weak reference to this object, and shards while it lives.
+        sharding = HfDeepSpeedConfig(zero3_config) if zero3_config is not None else None
+        model = load_causal_lm(
+            settings.path,
+            dtype=dtype,
+            attn_implementation=PACKED,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        del sharding
     _refuse_dropout(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -180,7 +180,7 @@ def check_student(
 
 
 def _refuse_dropout(model: PreTrainedModel) -> None:
-    rates = {name: getattr(model.config, name, None) for name in _DROPOUT_RATES}
+    rates = {name: getattr(model.config, name, None) for name in DROPOUT_RATES}
     rates.update({name: m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout)})
     active = {name: rate for name, rate in rates.items() if rate}
     if active:

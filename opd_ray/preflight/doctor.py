@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
+from opd_ray.borders import first_line
 from opd_ray.cluster.memory import checkpoint_bytes
 from opd_ray.cluster.memory_fit import capacity_problems, memory_problems, memory_table
 from opd_ray.cluster.nodes import Cluster, available_memory, gigabytes, this_machine
@@ -16,12 +17,21 @@ from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.data.load import load_prompts
 from opd_ray.data.rows import MissingData
 from opd_ray.errors import OpdError
+from opd_ray.models.hub import check_reachable
 from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.models.tokenizer import describe_model
+from opd_ray.models.weight_files import NoWeights
 from opd_ray.output.folder import OutputFolder
 from opd_ray.preflight.config import config_problems, data_sections
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
+from opd_ray.preflight.model_files import (
+    ModelUse,
+    models_of_run,
+    models_once,
+    told,
+    weights_of,
+)
 from opd_ray.preflight.models import ask_server, asked_servers
 from opd_ray.preflight.pairing import check_pairings
 
@@ -55,7 +65,9 @@ def examine(
     models |= {key: path for key, settings in working if (path := model_path(settings))}
     found = {path: _shape(path) for path in models.values()}
     shapes = {path: shape for path, shape in found.items() if shape is not None}
-    report.add("models", _model_findings(config, models, shapes))
+    here = cluster is None and config.cluster.address is None
+    weights = [_weights_finding(model, here) for model in models_once(models_of_run(config))]
+    report.add("models", [*_model_findings(config, models, shapes), *weights])
     contexts = {path: shape.context_length for path, shape in shapes.items()}
     report.add("data", _data_findings(config, contexts))
     student = shapes.get(config.student.path)
@@ -105,6 +117,26 @@ def _model_findings(
     yield _tried("pairing", partial(_pair, config))
     for settings in asked_servers(config):
         yield _tried(f"{settings.key}'s server", partial(_server, config, settings))
+
+
+def _weights_finding(model: ModelUse, here: bool) -> Finding:
+    """Whether the model can be had ``here``, if the run is to be here, and its weights are its own.
+
+    Elsewhere they may be there.
+    """
+    name = f"{model.key.removesuffix('.path')}'s weights"
+    try:
+        if here:
+            check_reachable(model.path, weights=True)
+        check = weights_of(model)
+    except NoWeights as error:
+        return failed(name, told(model, error)) if here else noted(name, told(model, error))
+    except OpdError as error:
+        return failed(name, told(model, error))
+    except _REFUSALS as error:
+        return failed(name, f"{model.key} = {model.path!r}: {first_line(error)}")
+    detail = f"{model.path}: {check.detail}"
+    return passed(name, detail) if check.compared else noted(name, detail)
 
 
 def _pair(config: Config) -> str:

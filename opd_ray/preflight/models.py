@@ -9,6 +9,7 @@ from actors.teacher.protocol import TeacherError
 from opd_ray.config.choices import CacheMode, Support
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.preflight.model_files import check_model_files, models_of_run
 from opd_ray.preflight.pairing import Pairing, check_pairings
 from opd_ray.tip import find_rule
 
@@ -22,9 +23,11 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
     A teacher behind a URL is asked for all that the run needs of it.
 
     Raises:
+        ConfigError: a model that cannot be had here, or whose weights are not all its own.
         PairingError: they cannot be student and teacher.
         TeacherError: what a server lacks.
     """
+    check_model_files(config, models_of_run(config))
     from transformers import AutoTokenizer
 
     pairing = check_pairings(config)

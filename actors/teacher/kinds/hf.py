@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
 from actors.teacher.kinds.projection import answer_of, project, widest_topk
@@ -26,6 +26,7 @@ from opd_ray.batching.packing import Packing, pack
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import tokenizer_hash
+from opd_ray.models.weights import load_causal_lm
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo, to_array
 
 
@@ -42,6 +43,7 @@ class HfTeacher:
         TeacherError: a model whose logits are not its output head times its last hidden states
             (soft-capped or scaled logits), one whose texts cannot be packed, or a vocabulary
             smaller than ``vocab_size``.
+        WeightsError: the files lack weights of the model, or hold others.
     """
 
     def __init__(
@@ -49,8 +51,8 @@ class HfTeacher:
     ) -> None:
         self._settings = settings
         self._device = torch.device("cuda" if settings.gpus_per_replica else "cpu")
-        model = AutoModelForCausalLM.from_pretrained(
-            settings.path,
+        model = load_causal_lm(
+            str(settings.path),
             dtype=getattr(torch, settings.dtype.value),
             attn_implementation=PACKED,
             trust_remote_code=settings.trust_remote_code,

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.choices import Dtype
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.models.weights import load_causal_lm
 
 
 class Follower(HfTeacher):
@@ -34,8 +34,8 @@ class Follower(HfTeacher):
         self._average = {name: p.data for name, p in self._parameters.items()}
         if self._decay is not None and settings.dtype is not Dtype.float32:
             # From the file again: what the teacher computes with is rounded already.
-            whole = AutoModelForCausalLM.from_pretrained(
-                settings.path,
+            whole = load_causal_lm(
+                str(settings.path),
                 dtype=torch.float32,
                 trust_remote_code=settings.trust_remote_code,
             )

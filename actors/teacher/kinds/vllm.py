@@ -22,6 +22,7 @@ from opd_ray.batching.alignment import predicting_positions
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import tokenizer_hash
+from opd_ray.models.weights import weights_checked
 from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo
 
 _MAX_SEQUENCES = 64  # of one pass; bounds the logits of the last rows, which vLLM samples from
@@ -40,6 +41,7 @@ class VllmTeacher:
 
     Raises:
         TeacherError: a vocabulary smaller than ``vocab_size``, or no room in the KV cache.
+        WeightsError: the files lack weights of the model, or hold others.
     """
 
     def __init__(
@@ -60,7 +62,8 @@ class VllmTeacher:
                 f"{settings.path}: its output head has {rows} rows for {self._vocab_size} tokens"
             )
         try:
-            self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+            with weights_checked(str(settings.path), trust_remote_code=settings.trust_remote_code):
+                self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         except ValueError as error:
             if "max_model_len" not in str(error):
                 raise

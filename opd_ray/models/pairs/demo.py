@@ -21,6 +21,7 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from opd_ray.errors import RunError
+from opd_ray.models.weights import load_causal_lm
 from opd_ray.tasks.chain_sum import ChainSumGenerator, ChainSumProblem, ChainSumTask, Split
 
 PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
@@ -109,7 +110,7 @@ def make_pair(
         target = folder / name
         copy.deepcopy(model).to(torch.bfloat16).save_pretrained(target)
         tokenizer.save_pretrained(target)
-        stored = transformers.Qwen3ForCausalLM.from_pretrained(target, dtype=torch.float32)
+        stored = load_causal_lm(str(target), dtype=torch.float32)
         accuracy = greedy_accuracy(stored, tokenizer, heldout)
         say(f"{name}: {steps} steps, {seconds:.0f} s, held-out accuracy {accuracy:.3f}")
         return MadeModel(target, model.num_parameters(), steps, accuracy)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opd_ray.errors import ConfigError, RunError
+from opd_ray.models.weights import load_causal_lm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,17 +112,17 @@ def convert(gguf: Path, pair: Path) -> None:
         FetchError: see :func:`check_teacher`.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     source: dict[str, Any] = {"gguf_file": gguf.name}
-    read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+    read = load_causal_lm(str(gguf.parent), dtype=torch.float32, **source)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     for name, dropped in (("teacher", ()), ("student", DROPPED_LAYERS)):
         without_layers(read, dropped).to(torch.bfloat16).save_pretrained(pair / name)
         tokenizer.save_pretrained(pair / name)
     # What other programs will find, not what is in memory.
     check_teacher(
-        AutoModelForCausalLM.from_pretrained(pair / "teacher", dtype=torch.float32),
+        load_causal_lm(str(pair / "teacher"), dtype=torch.float32),
         AutoTokenizer.from_pretrained(pair / "teacher"),
     )
 
