@@ -5,7 +5,9 @@ A model is made in well under a second and needs no download.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -75,3 +77,10 @@ def make_tiny_qwen3(
     model.save_pretrained(folder)
     character_tokenizer(vocab).save_pretrained(folder)
     return folder
+
+
+def set_positions(folder: Path | str, **changes: Any) -> None:
+    """Give the model in ``folder`` other positions; ``changes`` are keys of its config.json."""
+    file = Path(folder) / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in config.items() if "rope" not in k} | changes))
