@@ -51,8 +51,8 @@ class ModelFacts:
 
     @property
     def vocab_size(self) -> int:
-        """Real tokens: one more than the highest id."""
-        return max(self.tokens) + 1
+        """Tokens that a run speaks of; see :func:`vocabulary_size`."""
+        return vocabulary_size(self.tokenizer)
 
 
 def describe_model(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
@@ -96,6 +96,15 @@ def model_config(path: str, *, trust_remote_code: bool = False) -> dict[str, Any
         ModelFactsError: it cannot be read.
     """
     return _read_config(path, trust_remote_code).to_dict()
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """Token ids that a loaded tokenizer knows: one more than the highest.
+
+    Ids below it that no token has count too, as they do in the model; ``len(tokenizer)`` leaves
+    them out and so cuts off as many real tokens at the end.
+    """
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
