@@ -11,6 +11,8 @@ from actors.process import prepare_vllm
 from actors.rollout.recorded_scores import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG, RecordedScores
 from actors.weights.registry import TRANSPORTS
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
+from opd_ray.models.context import engine_overrides
+from opd_ray.models.tokenizer import model_config
 from opd_ray.models.weights import weights_checked
 from opd_ray.types import Rollout, RolloutRequest, Sampling, TopK
 
@@ -84,8 +86,12 @@ class RolloutEngine:
         from actors.rollout.vllm_worker import RolloutWorkerExtension
 
         rollout = self._rollout
+        described = model_config(
+            self._student.path, trust_remote_code=self._student.trust_remote_code
+        )
         args: dict[str, Any] = {
             "model": self._student.path,
+            "hf_overrides": engine_overrides(described),
             "trust_remote_code": self._student.trust_remote_code,
             "max_model_len": self._student.context_length,
             "dtype": rollout.dtype.value,

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opd_ray.batching.alignment import predicting_positions
-from opd_ray.models.tokenizer import tokenizer_hash
+from opd_ray.models.tokenizer import tokenizer_hash, vocabulary_size
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo, TopKSignal
 
 
@@ -17,7 +17,8 @@ class SoftTeacher:
     def __init__(self, path: str, topk: int, temperature: float = 1.0, floor: float = 0.01) -> None:
         self._model = AutoModelForCausalLM.from_pretrained(path).eval()
         tokenizer = AutoTokenizer.from_pretrained(path)
-        self._vocab_size, self._hash = len(tokenizer), tokenizer_hash(tokenizer)  # no padding rows
+        self._vocab_size = vocabulary_size(tokenizer)  # no padding rows
+        self._hash = tokenizer_hash(tokenizer)
         self._topk, self._temperature, self._floor = topk, temperature, floor
 
     def info(self) -> TeacherInfo:

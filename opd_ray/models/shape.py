@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.errors import OpdError
+from opd_ray.models.context import UNLIMITED, context_length
 
 KNOWN_TYPES = ("llama", "qwen2", "qwen3")
 # Tokens that a vLLM engine on the CPU reserves at once: the ``block_size`` that actors give it.
@@ -32,7 +33,7 @@ class ModelShape:
     heads: int
     kv_heads: int
     head_dim: int
-    context_length: int
+    context_length: int  # as scaled positions lengthen it
     tied: bool  # input embedding and output head are one tensor
     qkv_bias: bool
     output_bias: bool
@@ -56,7 +57,7 @@ class ModelShape:
             heads = config["num_attention_heads"]
             hidden = config["hidden_size"]
             biased = bool(config.get("attention_bias", False))
-            return cls(
+            shape = cls(
                 model_type=kind,
                 vocab_size=config["vocab_size"],
                 hidden_size=hidden,
@@ -65,7 +66,7 @@ class ModelShape:
                 heads=heads,
                 kv_heads=config.get("num_key_value_heads") or heads,
                 head_dim=config.get("head_dim") or (128 if kind == "qwen3" else hidden // heads),
-                context_length=config["max_position_embeddings"],
+                context_length=context_length(config),
                 tied=bool(config.get("tie_word_embeddings", False)),
                 qkv_bias=kind == "qwen2" or biased,
                 output_bias=kind != "qwen2" and biased,
@@ -74,6 +75,9 @@ class ModelShape:
             )
         except KeyError as error:
             raise ModelShapeError(f"{source}: has no {error.args[0]}") from None
+        if shape.context_length == UNLIMITED:
+            raise ModelShapeError(f"{source}: has no max_position_embeddings")
+        return shape
 
     @property
     def embedding_parameters(self) -> int:

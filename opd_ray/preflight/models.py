@@ -28,15 +28,10 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
         TeacherError: what a server lacks.
     """
     check_model_files(config, models_of_run(config))
-    from transformers import AutoTokenizer
-
     pairing = check_pairings(config)
-    tokenizer = AutoTokenizer.from_pretrained(
-        config.student.path, trust_remote_code=config.student.trust_remote_code
-    )
     for settings in asked_servers(config):
-        ask_server(config, settings, tokenizer, pairing.vocab_size)
-    return pairing, tokenizer
+        ask_server(config, settings, pairing.tokenizer, pairing.vocab_size)
+    return pairing, pairing.tokenizer
 
 
 def ask_server(

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from opd_ray.config.choices import SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.errors import OpdError
@@ -38,6 +40,7 @@ class Pairing:
 
     vocab_size: int  # real tokens; rows beyond them are padding in both models
     tokenizer_hash: str  # the student's
+    tokenizer: Any = field(default=None, repr=False, compare=False)  # the student's, loaded
     accepted: tuple[str, ...] = ()  # differences found and accepted, in words
     # Tokens a teacher can read, by its path, of teachers with files.
     teacher_contexts: Mapping[str, int] = field(default_factory=dict)
@@ -71,7 +74,7 @@ def check_pairing(
         problems = [text for _, text in own_size_differences("student", student, context_length)]
         if problems:
             raise PairingError.listing(f"student {student.path}", problems)
-        return Pairing(student.vocab_size, student.tokenizer_hash)
+        return Pairing(student.vocab_size, student.tokenizer_hash, student.tokenizer)
     teacher = describe_model(teacher_path, trust_remote_code=trust_teacher_code)
     accepted = set(accept)
     if unknown := sorted(accepted - set(ACCEPTABLE)):
@@ -86,6 +89,7 @@ def check_pairing(
     return Pairing(
         vocab_size=min(student.vocab_size, teacher.vocab_size),
         tokenizer_hash=student.tokenizer_hash,
+        tokenizer=student.tokenizer,
         accepted=tuple(text for _, text in found),
         teacher_contexts={teacher.path: teacher.context_length},
     )
@@ -96,7 +100,7 @@ def check_pairings(config: Config) -> Pairing:
 
     Raises:
         ModelFactsError: see :func:`check_pairing`, of the first teacher that does not fit.
-        PairingError: likewise.
+        PairingError: likewise, or a top-k wider than the vocabulary.
     """
     pairings = {
         key: check_pairing(
@@ -111,12 +115,46 @@ def check_pairings(config: Config) -> Pairing:
         for key, settings in config.teacher_set.models.items()
     }
     found = list(pairings.values())
+    vocab_size = min(pairing.vocab_size for pairing in found)
+    _refuse_wide_topks(config, vocab_size)
     return Pairing(
-        vocab_size=min(pairing.vocab_size for pairing in found),
+        vocab_size=vocab_size,
         tokenizer_hash=found[0].tokenizer_hash,
+        tokenizer=found[0].tokenizer,
         accepted=tuple(f"{key}: {text}" for key, p in pairings.items() for text in p.accepted),
         teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
     )
+
+
+def check_student(config: Config) -> Pairing:
+    """Look at the student of a config alone, as an evaluation does, which asks no teacher.
+
+    Raises:
+        ModelFactsError, PairingError: see :func:`check_pairing`.
+    """
+    pairing = check_pairing(
+        config.student.path,
+        None,
+        context_length=config.student.context_length,
+        trust_student_code=config.student.trust_remote_code,
+    )
+    _refuse_wide_topks(config, pairing.vocab_size, of_teacher=False)
+    return pairing
+
+
+def _refuse_wide_topks(config: Config, vocab_size: int, *, of_teacher: bool = True) -> None:
+    """Refuse to record or send more tokens a position than there are; padding rows are none."""
+    topks = {"rollout.record_topk": config.rollout.record_topk}
+    first = config.teacher_set.first
+    if of_teacher and first.signal is SignalChoice.topk:
+        topks["teacher.topk"] = first.topk
+    problems = [
+        f"{key} = {value}: above the {vocab_size} tokens of the tokenizer; lower it"
+        for key, value in topks.items()
+        if value > vocab_size
+    ]
+    if problems:
+        raise PairingError("\n".join(problems))
 
 
 def check_teacher_info(

@@ -48,7 +48,14 @@ def own_size_differences(name: str, facts: ModelFacts, context_length: int) -> I
             f"{facts.vocab_size} tokens: the tokenizer belongs to another model",
         )
     if facts.context_length < context_length:
-        yield "context", context_problem(f"the {name}'s", facts.context_length, context_length)
+        text = context_problem(f"the {name}'s", facts.context_length, context_length)
+        yield "context", text + (f" ({facts.context_remark})" if facts.context_remark else "")
+    if name == "student" and facts.unknown_rope is not None:
+        yield (
+            "rope",
+            f"the student's config.json has rope_type {facts.unknown_rope!r}, which transformers "
+            "does not know, so it cannot be trained: choose another student",
+        )
 
 
 def context_problem(whose: str, has: int, needs: int) -> str:

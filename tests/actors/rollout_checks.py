@@ -14,6 +14,8 @@ import torch
 
 from actors.weights.object_store import ObjectStore
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
+from opd_ray.models.context import engine_overrides
+from opd_ray.models.tokenizer import model_config
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 if TYPE_CHECKING:
@@ -97,6 +99,13 @@ class EngineHost:
             return [ir.ops.rms_norm.get_priority(), ir.ops.fused_add_rms_norm.get_priority()]
 
         return self._engines[name]._engine.collective_rpc(find)[0]
+
+    def longest(self, path: str) -> int:
+        """The length that vLLM chooses for a model, told what an engine is told."""
+        from vllm.config import ModelConfig
+
+        overrides = engine_overrides(model_config(path))
+        return ModelConfig(model=path, hf_overrides=overrides).max_model_len
 
     def _recorder(self, name: str) -> Any:
         from actors.rollout.score_recorder import ScoreRecorder

@@ -5,11 +5,17 @@ A model is made in well under a second and needs no download.
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from opd_ray.models.pairs.demo import pair_folder
 
 PAD, EOS, BOS = 0, 1, 2
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
@@ -74,4 +80,43 @@ def make_tiny_qwen3(
                     parameter.mul_(12.0 if "embed" in name or "lm_head" in name else 5.0)
     model.save_pretrained(folder)
     character_tokenizer(vocab).save_pretrained(folder)
+    return folder
+
+
+def set_positions(folder: Path | str, **changes: Any) -> None:
+    """Give the model in ``folder`` other positions; ``changes`` are keys of its config.json."""
+    file = Path(folder) / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in config.items() if "rope" not in k} | changes))
+
+
+GAP_EOS = 30
+
+
+def make_gapped_student(folder: Path) -> Path:
+    """The demo's student with <eos> moved from id 1 to 30; ids 1 and 24 to 29 have no token.
+
+    It is the same model: 24 tokens, of which the last has the highest of 31 ids.
+    """
+    shutil.copytree(pair_folder() / "student", folder)
+    weights = load_file(folder / "model.safetensors")
+    old_VD = weights["model.embed_tokens.weight"]
+    new_VD = torch.zeros(32, old_VD.shape[1], dtype=old_VD.dtype)
+    new_VD[: len(old_VD)] = old_VD
+    new_VD[GAP_EOS] = old_VD[EOS]
+    new_VD[EOS] = 0
+    weights["model.embed_tokens.weight"] = new_VD
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for name in ("config.json", "generation_config.json"):
+        content = json.loads((folder / name).read_text()) | {"eos_token_id": GAP_EOS}
+        if name == "config.json":
+            content["vocab_size"] = len(new_VD)
+        (folder / name).write_text(json.dumps(content))
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["vocab"]["<eos>"] = GAP_EOS
+    for token in tokenizer["added_tokens"]:
+        if token["content"] == "<eos>":
+            token["id"] = GAP_EOS
+    file.write_text(json.dumps(tokenizer))
     return folder

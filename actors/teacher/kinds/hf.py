@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
 from actors.teacher.kinds.projection import answer_of, project, widest_topk
@@ -25,7 +25,8 @@ from opd_ray.batching.micro_batches import plan_micro_batches
 from opd_ray.batching.packing import Packing, pack
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.models.tokenizer import tokenizer_hash
+from opd_ray.models.context import context_length
+from opd_ray.models.tokenizer import model_config, tokenizer_hash
 from opd_ray.models.weights import load_causal_lm
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo, to_array
 
@@ -167,12 +168,11 @@ class HfTeacher:
 
     def _describe(self) -> TeacherInfo:
         path, trust = str(self._settings.path), self._settings.trust_remote_code
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust).get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
         return TeacherInfo(
             name=Path(path).name,
             vocab_size=self._vocab_size,
-            context_length=config.max_position_embeddings,
+            context_length=context_length(model_config(path, trust_remote_code=trust)),
             signals=(self._settings.signal.value,),
             hidden_size=self._head.weight.shape[1],
             tokenizer_hash=tokenizer_hash(tokenizer),

@@ -21,7 +21,8 @@ from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.batching.alignment import predicting_positions
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.models.tokenizer import tokenizer_hash
+from opd_ray.models.context import context_length, engine_overrides
+from opd_ray.models.tokenizer import model_config, tokenizer_hash
 from opd_ray.models.weights import weights_checked
 from opd_ray.types import ScoreRequest, SignalKind, TeacherAnswer, TeacherInfo
 
@@ -53,9 +54,12 @@ class VllmTeacher:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        config = EngineArgs(**self._engine_args()).create_engine_config()
+        described = model_config(str(settings.path), trust_remote_code=settings.trust_remote_code)
+        overrides = engine_overrides(described)
+        config = EngineArgs(**self._engine_args(), hf_overrides=overrides).create_engine_config()
         rows = config.model_config.get_vocab_size()
-        self._own_length = config.model_config.max_model_len
+        # vLLM allows more than it has positions for with some of the scaled ones.
+        self._own_length = min(config.model_config.max_model_len, context_length(described))
         self._vocab_size = rows if vocab_size is None else vocab_size
         if self._vocab_size > rows:
             raise TeacherError(
@@ -191,7 +195,7 @@ class VllmTeacher:
         cache = self._engine.vllm_config.cache_config
         # vLLM keeps one block for itself; a sequence that needs it too would wait for ever.
         fits = (cache.num_gpu_blocks - 1) * cache.block_size
-        longest = self._engine.model_config.max_model_len
+        longest = min(self._engine.model_config.max_model_len, self._own_length)
         meta: dict[str, Any] = {"kind": "vllm", "dtype": self._settings.dtype.value, "path": path}
         if min(fits, longest) < self._own_length:
             key, value = _cache_key(self._settings)

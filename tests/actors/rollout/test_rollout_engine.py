@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,15 +17,17 @@ from rollout_checks import (
     start_host,
     tiny_requests,
 )
-from tiny_models import EOS, make_tiny_qwen3
+from tiny_models import EOS, make_tiny_qwen3, set_positions
 
 from actors.rollout.recorded_scores import TOPK_CONFIG, VOCAB_CONFIG
 from actors.weights.chunks import named_weights, pack
 from opd_ray.models.shape import read_shape
+from opd_ray.models.tokenizer import describe_model
 from opd_ray.types import Sampling
 
 # Of the 96 rows of the output; the rest stand for padding in one engine.
 REAL_TOKENS = 60
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0}
 # So hot that some responses of the random model stop early.
 SAMPLING = Sampling(temperature=1.7, max_tokens=40)
 
@@ -36,9 +40,21 @@ def folders(tmp_path_factory):
     }
 
 
+ENDS = [EOS, *range(4, 96, 2)]  # about half of all tokens
+
+
 @pytest.fixture(scope="module")
-def host(folders):
-    """One process with five engines; "cramped" must preempt, "chunked" reads prompts in parts."""
+def stretched(tmp_path_factory):
+    """64 positions that YaRN makes 256, and many ends in the generation config alone."""
+    folder = make_tiny_qwen3(tmp_path_factory.mktemp("stretched"))
+    set_positions(folder, max_position_embeddings=64, rope_parameters=dict(YARN, factor=4.0))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDS}))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def host(folders, stretched):
+    """One process with six engines; "cramped" must preempt, "chunked" reads prompts in parts."""
     manager, handle = start_host()
     kv_bytes_of_a_block = 2 * 2 * 32 * 32 * 4  # layers x (K, V) x tokens x head size x float32
     handle.start("tied", folders[True], {})
@@ -48,6 +64,7 @@ def host(folders):
     handle.start("chunked", folders[True], in_parts)
     padded = {"additional_config": {TOPK_CONFIG: TOPK, VOCAB_CONFIG: REAL_TOKENS}}
     handle.start("padded", folders[True], padded)
+    handle.start("stretched", stretched, {}, context_length=256)
     yield handle
     manager.shutdown()
 
@@ -108,6 +125,72 @@ def test_a_response_ends_at_the_context_length(host, folders):
     assert rollout.finish_reason == "length"
     assert len(rollout.prompt_ids) + len(rollout.response_ids) == CONTEXT_LENGTH
     assert_scores_match(load(folders[True]), rollout)
+
+
+def test_lengthened_positions_are_those_of_hugging_face(host, stretched):
+    requests = tiny_requests(prompts=3, samples=1, shortest=50, step=75)
+    assert [len(request.prompt_ids) for request in requests] == [50, 125, 200]
+    rollouts = generate(host, "stretched", requests, temperature=1.0)
+    model = load(stretched)
+    for rollout in rollouts:
+        assert_scores_match(model, rollout)
+
+
+def test_responses_end_at_every_end_of_the_generation_config(host, stretched):
+    assert list(describe_model(stretched).eos_ids) == ENDS
+    rollouts = generate(host, "stretched", tiny_requests(), temperature=1.7)
+    for rollout in rollouts:
+        ids = rollout.response_ids.tolist()
+        assert [token in ENDS for token in ids] == [False] * (len(ids) - 1) + [True]
+        assert rollout.finish_reason == "stop"
+
+
+LONG = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16, "rope_theta": 10000.0}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 10000.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "longest"),
+    [
+        ({}, 64),
+        ({"rope_parameters": YARN | {"factor": 4.0}}, 256),
+        ({"rope_scaling": {"type": "yarn", "factor": 4}}, 256),
+        (
+            {
+                "rope_scaling": {"type": "yarn", "factor": 4.0},
+                **{"original_max_position_embeddings": 32},
+            },
+            128,
+        ),
+        (
+            {
+                "rope_scaling": {
+                    "type": "yarn",
+                    "factor": 2.0,
+                    "original_max_position_embeddings": 32,
+                }
+            },
+            64,
+        ),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 128),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 3, "rope_theta": 1e4}}, 192),
+        ({"rope_scaling": {"rope_type": "ntk", "factor": 2.0}}, 128),
+        ({"rope_scaling": LLAMA3 | {"type": "llama3", "original_max_position_embeddings": 16}}, 64),
+        (
+            {
+                "rope_parameters": LONG
+                | {"rope_type": "longrope", "original_max_position_embeddings": 32}
+            },
+            32,
+        ),
+        ({"rope_scaling": LONG | {"type": "su"}, "original_max_position_embeddings": 16}, 16),
+    ],
+)
+def test_vllm_goes_by_the_same_length(host, changes, longest, folders, tmp_path):
+    shutil.copytree(folders[True], tmp_path / "model")
+    set_positions(tmp_path / "model", max_position_embeddings=64, **changes)
+    assert host.longest(str(tmp_path / "model")) == longest
+    assert describe_model(str(tmp_path / "model")).context_length == longest
 
 
 def test_scores_survive_preemption(host, rollouts, folders):

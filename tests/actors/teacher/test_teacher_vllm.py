@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_teacher_hf import ragged, request, settings
-from tiny_models import make_tiny_qwen3
+from tiny_models import make_tiny_qwen3, set_positions
 
 from actors.teacher.contract.answers import check_answers
 from actors.teacher.kinds.hf import HfTeacher
@@ -75,8 +76,18 @@ _HostManager.register("TeacherHost", TeacherHost)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def plain_folder(tmp_path_factory):
     return str(make_tiny_qwen3(tmp_path_factory.mktemp("teacher"), vocab=VOCAB, tied=False))
+
+
+@pytest.fixture(scope="module")
+def folder(plain_folder, tmp_path_factory):
+    """Of 256 positions, which YaRN makes 1024."""
+    made = tmp_path_factory.mktemp("lengthened") / "teacher"
+    shutil.copytree(plain_folder, made)
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
+    set_positions(made, max_position_embeddings=256, rope_parameters=yarn)
+    return str(made)
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +216,12 @@ def test_a_run_with_longer_sequences_is_told_which_key_to_raise(host, folder):
 
 
 @pytest.fixture(scope="module")
-def half(folder):
+def half(plain_folder):
     """In bfloat16 and with the sampled signal; the process first fails to start another one."""
     manager = _HostManager(ctx=get_context("spawn"))
     manager.start()
     chosen = settings(
-        folder,
+        plain_folder,
         kind="vllm",
         threads=1,
         dtype=Dtype.bfloat16,
@@ -227,13 +238,13 @@ def half(folder):
         manager.shutdown()
 
 
-def test_the_sampled_signal_in_bfloat16(half, folder):
+def test_the_sampled_signal_in_bfloat16(half, plain_folder):
     host, chosen = half
     requests = ragged(seed=8, count=16)
     answers = host.score(requests)
     check_answers(host.info(), requests, answers, chosen)
     expected = HfTeacher(replace(chosen, kind="hf"), vocab_size=REAL).score(requests)
-    exact = HfTeacher(settings(folder), vocab_size=REAL).score(requests)
+    exact = HfTeacher(settings(plain_folder), vocab_size=REAL).score(requests)
     for got, want, true in zip(answers, expected, exact, strict=True):
         assert got.signal.logprobs.dtype == np.float32
         np.testing.assert_array_equal(got.signal.logprobs, got.logprob)

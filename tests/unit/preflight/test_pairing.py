@@ -324,6 +324,40 @@ def test_the_demo_kind_of_tokenizer(tmp_path):
     assert check_pairing(str(tmp_path), str(tmp_path), context_length=64).vocab_size == 4
 
 
+def set_positions(folder: Path, **rope) -> None:
+    edit(folder, "config.json", lambda c: c.update(rope_parameters={"rope_theta": 1e4, **rope}))
+
+
+def test_lengthened_positions_count(pair):
+    for folder in pair:
+        set_positions(folder, rope_type="yarn", factor=4.0)
+    pairing = check_pairing(*map(str, pair), context_length=2048)
+    assert pairing.teacher_contexts == {str(pair[1]): 2048}
+    with pytest.raises(PairingError, match="the student's context is 2048 tokens, the run needs"):
+        check_pairing(*map(str, pair), context_length=2049)
+
+
+def test_positions_that_the_engines_do_not_share_are_refused(pair):
+    student = str(pair[0])
+    set_positions(pair[0], rope_type="dynamic", factor=4.0)
+    check_pairing(student, None, context_length=512)
+    with pytest.raises(PairingError, match=r"is 512 tokens, .*its rope_type is dynamic"):
+        check_pairing(student, None, context_length=513)
+    set_positions(pair[0], rope_type="ntk", factor=4.0)
+    with pytest.raises(PairingError, match="rope_type 'ntk', which transformers does not know"):
+        check_pairing(student, None, context_length=512)
+
+
+def test_a_broken_generation_config_is_named(pair):
+    file = pair[0] / "generation_config.json"
+    file.write_text("{")
+    with pytest.raises(ModelFactsError, match=r"student/generation_config\.json: .*; mend it"):
+        check(pair)
+    file.write_text(json.dumps({"eos_token_id": ["<end>"]}))
+    with pytest.raises(ModelFactsError, match=r"eos_token_id is \['<end>'\]; give token ids"):
+        check(pair)
+
+
 def test_without_a_teachers_files_the_student_alone_is_looked_at(pair):
     student, _ = pair
     pairing = check_pairing(str(student), None, context_length=512)
