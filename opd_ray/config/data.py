@@ -145,7 +145,7 @@ class DataSettings:
             text = getattr(self, key) or ""
             if text != text.encode(errors="replace").decode():
                 raise ConfigError(
-                    f"{section}.{key} = {ascii(text)} holds half a character (a surrogate without "
+                    f"{section}.{key} = {text!a} holds half a character (a surrogate without "
                     "its other half): write the whole character, or take the half out"
                 )
         if PLACEHOLDER not in self.instruction:
