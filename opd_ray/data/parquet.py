@@ -55,7 +55,7 @@ class ParquetSource:
                 file = arrow[columns]
                 self._where.append((file.number, file.rows))
                 before = file.rows
-                for batch in _batches(path):
+                for batch in _batches(path, file.schema):
                     file.write(batch)
                 counts.append(file.rows - before)
             self._tables = [file.mapped() for file in arrow.values()]
@@ -90,14 +90,13 @@ class _ArrowFile:
     def __init__(self, schema: pyarrow.Schema, number: int) -> None:
         self.number = number
         self.rows = 0
-        self._schema = schema
+        self.schema = schema
         with making_room():
             handle, self._name = tempfile.mkstemp(prefix="opd_ray_", suffix=".arrow")
             self._file = os.fdopen(handle, "wb")
             self._writer = ipc.new_file(self._file, schema)
 
-    def write(self, columns: dict[str, pyarrow.Array]) -> None:
-        batch = pyarrow.record_batch([columns[name] for name in self._schema.names], self._schema)
+    def write(self, batch: pyarrow.RecordBatch) -> None:
         with making_room():
             self._writer.write_batch(batch)
         self.rows += batch.num_rows
@@ -138,14 +137,19 @@ def _schema(path: Path, section: str) -> pyarrow.Schema:
         return pyarrow.schema([(field.name, _decoded(field.type)) for field in schema])
 
 
-def _batches(path: Path) -> Iterator[dict[str, pyarrow.Array]]:
-    """The columns of a file, piece by piece, as :func:`_schema` has them."""
+def _batches(path: Path, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    """A file, piece by piece, with the columns of ``schema``, which are its own in any order."""
     with _reading(path):
-        for batch in parquet.ParquetFile(path).iter_batches():
-            yield {
-                field.name: column.cast(_decoded(field.type))
-                for field, column in zip(batch.schema, batch.columns, strict=True)
-            }
+        for batch in parquet.ParquetFile(path, page_checksum_verification=True).iter_batches():
+            columns = [batch.column(name) for name in schema.names]
+            yield pyarrow.record_batch(
+                [
+                    # Only where it is needed: Arrow breaks lists of nulls on the way.
+                    column if column.type == kind else column.cast(kind)
+                    for column, kind in zip(columns, schema.types, strict=True)
+                ],
+                schema,
+            )
 
 
 def _decoded(kind: pyarrow.DataType) -> pyarrow.DataType:

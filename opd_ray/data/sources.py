@@ -126,7 +126,7 @@ def _python(settings: DataSettings, section: str) -> Source:
     function = load_object(settings.path, f"{section}.path")
     if not callable(function):
         raise DataError(f"{section}.path = {settings.path!r} is not a function that returns rows")
-    with border(f"{section}.arguments = {settings.arguments}", "give what it takes", DataError):
+    with border(f"{section}.arguments", f"give what {settings.path} takes", DataError):
         inspect.signature(function).bind(**settings.arguments)
     rows = function(**settings.arguments)
     if not isinstance(rows, Iterable):
