@@ -141,6 +141,13 @@ class DataSettings:
             raise ConfigError(f"{section}.path is empty: kind {self.kind.value} needs {wanted}")
         if self.kind == DataKind.python and self.path.count(":") != 1:
             raise ConfigError(f'{section}.path = {self.path!r}: write it as "module:attr"')
+        for key in ("system_prompt", "instruction"):
+            text = getattr(self, key) or ""
+            if text != text.encode(errors="replace").decode():
+                raise ConfigError(
+                    f"{section}.{key} = {text!a} holds half a character (a surrogate without "
+                    "its other half): write the whole character, or take the half out"
+                )
         if PLACEHOLDER not in self.instruction:
             raise ConfigError(
                 f"{section}.instruction = {self.instruction!r} does not contain {PLACEHOLDER}: "

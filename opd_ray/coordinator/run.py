@@ -30,7 +30,7 @@ from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, Wand
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
-from opd_ray.preflight.prompts import check_routing, repeated_problems
+from opd_ray.preflight.prompts import check_routing, task_notes
 from opd_ray.tip import TipFilter
 
 
@@ -74,7 +74,7 @@ def _steer(
         done = state.step
     with closing(Progress(config.run.steps, done)) as progress:
         progress.say(f"prompts: {prompts}")
-        for note in repeated_problems(prompts, tasks):
+        for note in task_notes(prompts, tasks):
             progress.say(note)
         if start is not None:
             progress.say(f"resumed from {folder} at step {done}")

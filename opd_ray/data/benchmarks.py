@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from opd_ray.data.rows import BadRow
+from opd_ray.data.cells import BadRow
 
 
 def whole_number(text: str) -> str:

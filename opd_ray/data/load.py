@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from opd_ray.borders import border
 from opd_ray.config.data import DataSettings, OverLength
+from opd_ray.data.cells import BadRow
 from opd_ray.data.prompt_set import LoadReport, PromptSet, SourceReport
-from opd_ray.data.rows import BadRow, BadRows, DataError, PromptRow, RowReader
+from opd_ray.data.rows import BadRows, DataError, PromptRow, RowReader
 from opd_ray.data.sources import Source, open_source, spelled_place
 from opd_ray.data.tokenize import tokenize_for_both
 from opd_ray.seeds import digest64
@@ -74,7 +76,7 @@ def load_prompts(
         sources=_by_source([sources[number] for number in numbers], shown),
     )
     order_seed = seed if settings.seed is None else settings.seed
-    return PromptSet(rows.read, numbers, report, settings.shuffle, order_seed, digests)
+    return PromptSet(rows.read, rows.place, numbers, report, settings.shuffle, order_seed, digests)
 
 
 def _by_source(sources: list[str], shown: np.ndarray | None) -> dict[str, SourceReport]:
@@ -98,7 +100,11 @@ class _Rows:
     section: str  # what messages call the settings
 
     def read(self, number: int) -> PromptRow:
-        return self.reader.read(self.source.raw(number), *self.source.place(number))
+        label, line = self.source.label(number), self.source.place(number)[1]
+        return self.reader.read(self.source.raw(number), label, line)
+
+    def place(self, number: int) -> str:
+        return spelled_place(self.source, number)
 
     def check(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Digests of all prompts and of all ids, [rows] uint64, and the rows' sources.
@@ -112,11 +118,13 @@ class _Rows:
         for number in range(len(self.source)):
             try:
                 row = self.read(number)
+                content = [row.text, row.messages, row.teacher_text]
+                with border("chat messages", "give texts, numbers and lists alone", BadRow):
+                    spelled = json.dumps(content)
             except BadRow as error:
                 bad.add(spelled_place(self.source, number), error)
                 continue
-            content = [row.text, row.messages, row.teacher_text]
-            prompts[number] = digest64(json.dumps(content).encode())
+            prompts[number] = digest64(spelled.encode())
             ids[number] = digest64(row.id.encode())
             sources.append(sys.intern(row.source))
         if bad.count:

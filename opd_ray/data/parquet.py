@@ -4,62 +4,179 @@ from __future__ import annotations
 
 import os
 import tempfile
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+from pyarrow import ipc, parquet, types
+
+from opd_ray.borders import border
+from opd_ray.data.arrow_rows import ArrowRow
+from opd_ray.data.files import SourceFiles
 from opd_ray.data.rows import DataError
+from opd_ray.data.unnamed import making_room
 
 
 class ParquetSource:
-    """The rows of Parquet files that have the same columns.
+    """The rows of Parquet files, each file with columns of its own, found by name.
 
-    Parquet can only be read in large pieces, so the files are decoded once, piece by piece, into an
-    Arrow file in the temporary folder, which is mapped into memory and has no name any more: its
-    space on disk is freed with the last use of the rows.
+    Parquet can only be read in large pieces, so the files are decoded once, piece by piece, into
+    Arrow files in the temporary folder (one for all files of the same columns), which are mapped
+    into memory and have no name any more: their space on disk is freed with the last use of the
+    rows.
+
+    Args:
+        paths: of the files.
+        section: what messages call the settings.
+        prompt: the column that must be text in all files, or a chat in all of them.
 
     Raises:
-        DataError: a file that cannot be read or has other columns; ``section`` opens its message.
+        DataError: a file that cannot be read, or prompts of two forms.
     """
 
-    def __init__(self, paths: Sequence[Path], section: str) -> None:
-        import pyarrow
-        from pyarrow import ipc, parquet
-
-        self._paths = list(paths)
+    def __init__(self, paths: Sequence[Path], section: str, prompt: str) -> None:
+        schemas = [_schema(path, section) for path in paths]
+        _refuse_two_forms(paths, schemas, section, prompt)
+        # Of every file: which of the Arrow files has its rows, and how many are before them there.
+        self._where: list[tuple[int, int]] = []
+        self._tables: list[pyarrow.Table] = []
         counts = []
-        number, name = tempfile.mkstemp(prefix="opd_ray_", suffix=".arrow")
-        path = self._paths[0]
-        try:
-            with os.fdopen(number, "wb") as file:
-                schema = parquet.read_schema(path)
-                with ipc.new_file(file, schema) as writer:
-                    for path in self._paths:
-                        opened = parquet.ParquetFile(path)
-                        counts.append(opened.metadata.num_rows)
-                        for batch in opened.iter_batches():
-                            writer.write_batch(batch.cast(schema))
-            self._table = ipc.open_file(pyarrow.memory_map(name)).read_all()
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, ValueError) as error:
-            raise DataError(
-                f"{section}.path: {path} cannot be read as Parquet with the columns of "
-                f"{self._paths[0]}: {error}"
-            ) from error
-        finally:
-            os.unlink(name)
-        # Number of the first row of every file, and the number of all rows.
-        self._starts = list(accumulate(counts, initial=0))
+        with ExitStack() as stack:
+            arrow: dict[frozenset[tuple[str, pyarrow.DataType]], _ArrowFile] = {}
+            for path, schema in zip(paths, schemas, strict=True):
+                columns = frozenset(zip(schema.names, schema.types, strict=True))
+                if columns not in arrow:
+                    arrow[columns] = _ArrowFile(schema, len(arrow))
+                    stack.callback(arrow[columns].close)
+                file = arrow[columns]
+                self._where.append((file.number, file.rows))
+                before = file.rows
+                for batch in _batches(path, file.schema):
+                    file.write(batch)
+                counts.append(file.rows - before)
+            self._tables = [file.mapped() for file in arrow.values()]
+        self._ends = list(accumulate(counts))
+        self._files = SourceFiles(paths, self._ends)
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self._ends[-1]
 
     def raw(self, number: int) -> Any:
-        """The row as a dictionary."""
-        return self._table.slice(number, 1).to_pylist()[0]
+        """The row as a mapping of its file's columns."""
+        file = self._files.number(number)
+        table, before = self._where[file]
+        return ArrowRow(self._tables[table], before + self._within(number))
 
     def place(self, number: int) -> tuple[str, int]:
         """Its file, and which of the file's rows it is, counted from 1."""
-        file = bisect_right(self._starts, number) - 1
-        return str(self._paths[file]), number - self._starts[file] + 1
+        return str(self._files.path(number)), self._within(number) + 1
+
+    def label(self, number: int) -> str:
+        """The short name of its file."""
+        return self._files.label(number)
+
+    def _within(self, number: int) -> int:
+        file = self._files.number(number)
+        return number - (self._ends[file - 1] if file else 0)
+
+
+class _ArrowFile:
+    """An Arrow file under way, in the temporary folder."""
+
+    def __init__(self, schema: pyarrow.Schema, number: int) -> None:
+        self.number = number
+        self.rows = 0
+        self.schema = schema
+        with making_room():
+            handle, self._name = tempfile.mkstemp(prefix="opd_ray_", suffix=".arrow")
+            self._file = os.fdopen(handle, "wb")
+            self._writer = ipc.new_file(self._file, schema)
+
+    def write(self, batch: pyarrow.RecordBatch) -> None:
+        with making_room():
+            self._writer.write_batch(batch)
+        self.rows += batch.num_rows
+
+    def mapped(self) -> pyarrow.Table:
+        """All of it, mapped into memory; nothing can be written any more."""
+        with making_room():
+            self._writer.close()
+            self._file.close()
+        return ipc.open_file(pyarrow.memory_map(self._name)).read_all()
+
+    def close(self) -> None:
+        """Take its name away."""
+        self._file.close()
+        os.unlink(self._name)
+
+
+def _reading(path: Path) -> AbstractContextManager[None]:
+    remedy = "give whole Parquet files, or set the kind that the file is of"
+    return border(f"{path} cannot be read as Parquet", remedy, DataError)
+
+
+def _schema(path: Path, section: str) -> pyarrow.Schema:
+    """The columns of a file as they are read: without dictionaries and notes of other libraries.
+
+    Raises:
+        DataError: it cannot be read, or has two columns of one name.
+    """
+    with _reading(path):
+        schema = parquet.read_schema(path)
+    repeated = [name for name, count in Counter(schema.names).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"{section}.path: {path} has several columns named {', '.join(map(repr, repeated))}: "
+            "rename or remove all but one"
+        )
+    with _reading(path):
+        return pyarrow.schema([(field.name, _decoded(field.type)) for field in schema])
+
+
+def _batches(path: Path, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
+    """A file, piece by piece, with the columns of ``schema``, which are its own in any order."""
+    with _reading(path):
+        for batch in parquet.ParquetFile(path, page_checksum_verification=True).iter_batches():
+            columns = [batch.column(name) for name in schema.names]
+            yield pyarrow.record_batch(
+                [
+                    # Only where it is needed: Arrow breaks lists of nulls on the way.
+                    column if column.type == kind else column.cast(kind)
+                    for column, kind in zip(columns, schema.types, strict=True)
+                ],
+                schema,
+            )
+
+
+def _decoded(kind: pyarrow.DataType) -> pyarrow.DataType:
+    """The type without dictionaries, however deep: every piece may have a dictionary of its own."""
+    if types.is_dictionary(kind):
+        return kind.value_type
+    if types.is_struct(kind):
+        fields = [kind.field(n) for n in range(kind.num_fields)]
+        return pyarrow.struct([field.with_type(_decoded(field.type)) for field in fields])
+    if types.is_list(kind):
+        return pyarrow.list_(kind.value_field.with_type(_decoded(kind.value_type)))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(kind.value_field.with_type(_decoded(kind.value_type)))
+    return kind
+
+
+def _refuse_two_forms(
+    paths: Sequence[Path], schemas: Sequence[pyarrow.Schema], section: str, prompt: str
+) -> None:
+    """Texts in one file and chats in another are hardly meant to be one set."""
+    forms: dict[bool, Path] = {}  # is it nested -> the first file of that form
+    for path, schema in zip(paths, schemas, strict=True):
+        index = schema.get_field_index(prompt)
+        if index >= 0 and not types.is_null(schema.types[index]):
+            forms.setdefault(types.is_nested(schema.types[index]), path)
+    if len(forms) == 2:
+        raise DataError(
+            f"{section}.path: column {prompt!r} (prompt) holds text in {forms[False]} and chat "
+            f"messages in {forms[True]}: give all files one form, or name those of one form alone"
+        )

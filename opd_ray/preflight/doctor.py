@@ -185,7 +185,7 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     from transformers import AutoTokenizer
 
     from opd_ray.data.prompts import PromptFeed, divergence_prompts, held_out_tasks
-    from opd_ray.preflight.prompts import check_routing, repeated_problems
+    from opd_ray.preflight.prompts import check_routing, task_notes
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -210,9 +210,8 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
         return
     sizes = (f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
     yield passed("held-out data", ", ".join(sizes))
-    if prompts is not None:
-        for note in repeated_problems(prompts, tasks):
-            yield noted("held-out data", note)
+    for note in task_notes(prompts, tasks):
+        yield noted("held-out data", note)
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:

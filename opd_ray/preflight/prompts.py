@@ -59,6 +59,15 @@ def check_routing(
     return longest
 
 
+def task_notes(prompts: PromptFeed | None, tasks: Sequence[HeldOutTask]) -> list[str]:
+    """What makes the figures of evaluation tasks say less than they seem.
+
+    Gold answers that are hardly ever hit, and problems that are among ``prompts``.
+    """
+    notes = [note for task in tasks for note in task.notes]
+    return notes if prompts is None else [*notes, *repeated_problems(prompts, tasks)]
+
+
 def repeated_problems(prompts: PromptFeed, tasks: Sequence[HeldOutTask]) -> list[str]:
     """A note for every task whose problems are trained on: its figures say less than they seem."""
     return [

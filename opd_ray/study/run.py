@@ -29,7 +29,7 @@ from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.pairing import Pairing
-from opd_ray.preflight.prompts import check_routing, repeated_problems
+from opd_ray.preflight.prompts import check_routing, task_notes
 from opd_ray.study.cells import Cell, study_cells
 from opd_ray.study.plots import plot_learning_curves, plot_overlaps
 from opd_ray.study.report import arms_of, results_table
@@ -103,7 +103,7 @@ class _Runner:
         # Bad data is refused before any model is loaded.
         prompts, tasks = self._seed_data(waiting[0])
         longest = check_routing(config, prompts, tasks, self.pairing.teacher_contexts)
-        for note in repeated_problems(prompts, tasks):
+        for note in task_notes(prompts, tasks):
             _say(note)
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)

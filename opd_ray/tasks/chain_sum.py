@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opd_ray.seeds import digest64
+from opd_ray.tasks.gold import short_gold
 
 Split = Literal["train", "heldout"]
 
@@ -21,6 +22,7 @@ HELDOUT_ONE_IN = 10
 # Below this many problems they are all listed, so that "not enough problems" is an exact answer.
 _LISTABLE = 1 << 17
 
+_NUMBER = re.compile(r"([+-]?\d+)(?:\.0*)?")
 _FINAL_NUMBER = re.compile(r"=\s*(-?\d+)\s*\.?\s*\Z")
 
 
@@ -145,7 +147,21 @@ class ChainSumTask:
 
     def verify(self, response_text: str, answer: str) -> bool:
         """Whether the response is right; ``answer`` is the sum, or worked and ends in it."""
-        gold = self.extract(answer if "=" in answer else f"={answer}")
-        if gold is None:
-            raise ValueError(f"chain_sum answer {answer!r} does not end in a number")
-        return self.extract(response_text) == gold
+        gold = self._sum(answer)
+        return gold is not None and self.extract(response_text) == gold
+
+    def gold_answer(self, answer: str) -> str:
+        """The part of a gold answer that counts."""
+        return short_gold(answer)
+
+    def gold_problem(self, answer: str) -> str | None:
+        """Why no response is right for this answer; None where one can be."""
+        return "no whole number" if self._sum(answer) is None else None
+
+    def _sum(self, answer: str) -> str | None:
+        gold = short_gold(answer)
+        if "=" in gold:
+            return self.extract(gold)
+        # "102.0" is what a column of numbers with gaps makes of 102.
+        found = _NUMBER.fullmatch(gold.replace(",", ""))
+        return str(int(found[1])) if found else None

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from opd_ray.tasks.boxes import boxed_parts, final_part, last_boxed
+from opd_ray.tasks.gold import no_short_answer, short_gold
 from opd_ray.tasks.worker_pool import WorkerPool
 
 logger = logging.getLogger(__name__)
@@ -18,8 +20,9 @@ class MathTask:
     r"""Correct when the last ``\boxed{...}``, or else the end of the response, equals the answer.
 
     Equality is math-verify's: forms of a number, sets, intervals, matrices and units are seen
-    through. A pair that takes more than ``cpu_seconds`` of processor time counts as wrong and is
-    logged.
+    through. Boxes side by side are also one answer in parts. Behind thinking that has ended, only
+    what follows counts; of a gold answer that is a whole solution, what :func:`short_gold` finds.
+    A pair that takes more than ``cpu_seconds`` of processor time counts as wrong and is logged.
     """
 
     name = "math"
@@ -34,7 +37,7 @@ class MathTask:
 
     def extract(self, response_text: str) -> str | None:
         """The content of the last box, less white space and size variants; None without a box."""
-        boxed = last_boxed(response_text)
+        boxed = last_boxed(final_part(response_text))
         if not boxed:
             return None
         boxed = re.sub(r"\\[dt]frac", r"\\frac", boxed)
@@ -47,10 +50,27 @@ class MathTask:
         Raises:
             RunError: a judging process cannot be started or is killed.
         """
-        verdict = self._pool.ask([last_boxed(response_text), response_text, answer])
+        said, gold = final_part(response_text), short_gold(answer)
+        parts = boxed_parts(said)
+        if parts and parts[-1] and parts[-1] in (answer.strip(), gold):
+            return True
+        if self._judge(parts[-1] if parts else None, said, gold):
+            return True
+        return len(parts) > 1 and self._judge(", ".join(parts), said, gold)
+
+    def _judge(self, boxed: str | None, said: str, gold: str) -> bool:
+        verdict = self._pool.ask([boxed, said, gold])
         if verdict is None:
-            logger.warning("judging took too long, counted as wrong: gold answer %r", answer)
+            logger.warning("judging took too long, counted as wrong: gold answer %r", gold)
         return bool(verdict)
+
+    def gold_answer(self, answer: str) -> str:
+        """The part of a gold answer that counts."""
+        return short_gold(answer)
+
+    def gold_problem(self, answer: str) -> str | None:
+        """Why hardly any response can give this answer; None for a usual one."""
+        return no_short_answer(short_gold(answer))
 
     def verify_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """``verify`` for every (response text, gold answer), spread over the processes."""
@@ -60,22 +80,3 @@ class MathTask:
     def close(self) -> None:
         """End the judging processes (otherwise they end with this one)."""
         self._pool.close()
-
-
-_OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BRACE = re.compile(r"\\.|[{}]")  # or a character behind a backslash, brace or not
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed{...}`` or ``\fbox{...}``, or None.
-
-    Braces are balanced and ``\{``, ``\}`` do not count; a box that never closes (a response cut
-    off) is passed over for the one before it.
-    """
-    for opening in reversed(list(_OPENING.finditer(text))):
-        depth = 1
-        for brace in _BRACE.finditer(text, opening.end()):
-            depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-            if depth == 0:
-                return text[opening.end() : brace.start()].strip()
-    return None

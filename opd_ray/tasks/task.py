@@ -14,7 +14,9 @@ from opd_ray.import_path import load_object
 class Task(Protocol):
     """Says whether a response is correct.
 
-    A task may also have ``verify_many(pairs) -> list[bool]`` where judging together is quicker.
+    A task may also have ``verify_many(pairs) -> list[bool]`` where judging together is quicker,
+    ``gold_answer(answer) -> str``, the part of a gold text that counts, and ``gold_problem(answer)
+    -> str | None``, why no response is likely to be right for it: both are asked before a run.
     """
 
     name: str
@@ -61,3 +63,15 @@ def verify_many(task: Task, pairs: Sequence[tuple[str, str]]) -> list[bool]:
     if together is not None:
         return together(pairs)
     return [task.verify(response_text, answer) for response_text, answer in pairs]
+
+
+def gold_answer(task: Task, answer: str) -> str:
+    """The part of a gold answer that counts for the task: all of it where the task cannot tell."""
+    shortened = getattr(task, "gold_answer", None)
+    return answer if shortened is None else shortened(answer)
+
+
+def gold_problem(task: Task, answer: str) -> str | None:
+    """Why no response is likely to be right for this gold answer; None where nothing says so."""
+    judged = getattr(task, "gold_problem", None)
+    return None if judged is None else judged(answer)

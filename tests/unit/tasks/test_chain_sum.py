@@ -4,7 +4,7 @@ from itertools import islice, permutations
 
 import pytest
 
-from opd_ray.tasks import get_task, verify_many
+from opd_ray.tasks import get_task, gold_problem, verify_many
 from opd_ray.tasks.chain_sum import HELDOUT_ONE_IN, ChainSumGenerator, ChainSumProblem
 
 
@@ -106,6 +106,27 @@ def test_every_worked_answer_verifies_against_its_own_answer_only() -> None:
     assert not any(verify_many(task, [(p.worked, str(int(p.answer) + 1)) for p in problems]))
 
 
-def test_an_answer_without_a_number_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'many'"):
-        get_task("chain_sum").verify("=1.", "many")
+@pytest.mark.parametrize(
+    ("gold", "problem"),
+    [
+        ("102", None),
+        ("102.0", None),  # a column of numbers with gaps
+        ("1,020", None),
+        ("12+34=46,46+56=102.", None),
+        ("First 46, then 102. #### 102", None),
+        ("many", "no whole number"),
+        ("102.5", "no whole number"),
+        ("12+34=46,46+56=", "no whole number"),
+    ],
+)
+def test_gold_answers_without_a_sum_are_known_before_a_run(gold: str, problem: str | None) -> None:
+    assert gold_problem(get_task("chain_sum"), gold) == problem
+
+
+def test_no_response_is_right_for_a_gold_answer_without_a_sum() -> None:
+    task = get_task("chain_sum")
+    assert not task.verify("=many", "many")
+    assert not task.verify("no", "many")
+    assert task.verify("=102.", "102.0")
+    assert task.verify("=102.", "First 46. #### 102")
+    assert not task.verify("=46.", "First 46. #### 102")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from benchmark_files import EXCERPTS, WHOLE_SETS, needs_whole_sets, read_rows
 
-from opd_ray.tasks.math_task import MathTask, last_boxed
+from opd_ray.tasks.boxes import boxed_parts, last_boxed
+from opd_ray.tasks.math_task import MathTask
 from opd_ray.tasks.worker_pool import WorkerDied, WorkerPool
 
 HANGS = r"10^{10^{10}}"
@@ -127,6 +128,31 @@ TRICKY = [
     ("I do not know.", "7", False),
     ("", "7", False),
     (boxed(""), "7", False),
+    (boxed("7") + r" As asked, it is within \boxed{}.", "7", True),
+    (r"\boxed{\boxed{7}}", "7", True),
+    (r"\boxed{x = \fbox{7}}", "7", True),
+    (boxed("7") + " No, 8 is right.", "7", True),
+    # several boxes side by side
+    (r"$x$ is \boxed{1} and \boxed{2}.", "1, 2", True),
+    (r"$\boxed{2}$, $\boxed{1}$", r"\{1, 2\}", True),
+    (r"\boxed{1} or \boxed{2}", "2", True),
+    (r"\boxed{1} or \boxed{2}", "1", False),
+    (r"\boxed{1} and \boxed{3}", "1, 2", False),
+    (r"\boxed{1}, which is not all: \boxed{2}", "1, 2", False),
+    # thinking
+    (r"<think>\boxed{3}? No.</think> It is \boxed{5}.", "5", True),
+    (r"<think>\boxed{3}? No.</think> The answer is $5$.", "5", True),
+    (r"<think>\boxed{3}? No.</think> The answer is $5$.", "3", False),
+    (r"<think>It is \boxed{3}.</think>" + "\n", "3", True),
+    (r"<think>It is \boxed{3}, but", "3", True),
+    # gold answers that are solutions
+    (boxed("72"), "She sold 48+24. #### 72", True),
+    (boxed("48"), "She sold 48+24. #### 72", False),
+    (boxed("1110"), "She has 10+1,100.\n#### 1,110\nThe answer is: 1,110", True),
+    (boxed("72"), r"She sold $48+24=\boxed{72}$.", True),
+    (boxed("72"), "The answer is 72.", True),
+    (boxed("0.00001"), "0.00001", True),
+    (boxed("10^{22}"), "10000000000000000000000", True),
 ]
 
 
@@ -162,6 +188,55 @@ def test_it_judges_outside_the_main_thread(task: MathTask) -> None:
 )
 def test_last_boxed(text: str, content: str | None) -> None:
     assert last_boxed(text) == content
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (r"\boxed{1} and \boxed{2}", ["1", "2"]),
+        (r"$\boxed{1}$, $\boxed{2}$ and $\boxed{3}$.", ["1", "2", "3"]),
+        (r"\boxed{1}\text{ and }\boxed{2}", ["1", "2"]),
+        (r"\boxed{1} so \boxed{2}", ["2"]),
+        (r"\boxed{\boxed{1}, \boxed{2}}", ["{1}, {2}"]),
+        (r"\boxed{1 or \boxed{2}", ["2"]),
+        (r"\boxed{5} within \boxed{}", ["5"]),
+        (r"\boxed{}", [""]),
+        ("none", []),
+    ],
+)
+def test_boxed_parts(text: str, parts: list[str]) -> None:
+    assert boxed_parts(text) == parts
+
+
+@pytest.mark.parametrize("text", [r"\boxed{" * 20_000, r"\boxed{" * 20_000 + "}" * 20_000])
+def test_a_response_that_repeats_itself_takes_no_time(text: str) -> None:
+    begin = time.monotonic()
+    boxed_parts(text)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ("gold", "short", "problem"),
+    [
+        ("72", "72", None),
+        ("She sold 48+24. #### 72", "72", None),
+        ("Add. #### 1\n#### 2\nThe answer is: 2", "2", None),
+        (r"So $x=\boxed{\frac{1}{2}}$.", r"\frac{1}{2}", None),
+        ("The final answer is: $5$.", "$5$", None),
+        ("infinitely many", "infinitely many", None),
+        (r"\text{no such number}", r"\text{no such number}", None),
+        ("f(z) = az^3 + bz^2 + cz + d", "f(z) = az^3 + bz^2 + cz + d", None),
+        ("She sold 48. Then half as many.", "She sold 48. Then half as many.", "whole sentences"),
+        ("there are as many of them as", "there are as many of them as", "whole sentences"),
+        ("nan", "nan", "a missing value as text"),
+        ("a } b", "a } b", "nothing that a box can hold"),
+    ],
+)
+def test_what_counts_of_a_gold_answer(
+    task: MathTask, gold: str, short: str, problem: str | None
+) -> None:
+    assert task.gold_answer(gold) == short
+    assert task.gold_problem(gold) == problem
 
 
 def test_extract_makes_votes_comparable(task: MathTask) -> None:
@@ -256,6 +331,7 @@ def test_gold_answers_of_the_excerpts_verify_against_themselves(task: MathTask) 
     answers = [row["answer"] for row in read_rows(EXCERPTS / "math500.jsonl")]
     answers += [row["final_answer"] for row in read_rows(EXCERPTS / "deepmath.jsonl")]
     assert len(answers) >= 25
+    assert [answer for answer in answers if task.gold_problem(answer)] == []
     assert refused(task, answers, "") == []
     assert refused(task, answers, r"\displaystyle ") == []
     # And each of them differs from the one after it.
@@ -272,6 +348,8 @@ def test_gold_answers_verify_against_themselves(task: MathTask, name: str) -> No
     # Every different answer, first as it is: equal as text, so this is about finding the box. Then
     # through the parser, of DeepMath's every tenth: all of them pass, in ten seconds.
     answers = sorted({row["answer"] for row in read_rows(WHOLE_SETS / f"{name}.jsonl")})
+    assert [answer for answer in answers if task.gold_problem(answer)] == []
+    assert [answer for answer in answers if task.gold_answer(answer) != answer] == []
     assert refused(task, answers, "") == []
     step = 10 if name == "deepmath_5k" else 1
     assert refused(task, answers[::step], r"\displaystyle ") == []
