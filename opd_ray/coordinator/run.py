@@ -20,7 +20,7 @@ from opd_ray.coordinator.report import (
     print_report,
 )
 from opd_ray.coordinator.session import Session, open_session
-from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
+from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.errors import INTERRUPTED, ConfigError
 from opd_ray.evaluation.evaluator import Evaluator, accuracy
 from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
@@ -30,7 +30,7 @@ from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, Wand
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
-from opd_ray.preflight.prompts import check_routing, repeated_problems
+from opd_ray.preflight.prompts import check_routing, prompt_notes
 from opd_ray.tip import TipFilter
 
 
@@ -42,6 +42,8 @@ def train(config: Config) -> int:
     """
     check_config(config)
     pairing, tokenizer = check_models(config)
+    kept = OutputFolder(config.run.output_dir).kept_date(config.run.resume)
+    config = dated(config, tokenizer, kept)
     prompts = PromptFeed.load(config, tokenizer)
     tasks = held_out_tasks(config, tokenizer)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
@@ -74,7 +76,7 @@ def _steer(
         done = state.step
     with closing(Progress(config.run.steps, done)) as progress:
         progress.say(f"prompts: {prompts}")
-        for note in repeated_problems(prompts, tasks):
+        for note in prompt_notes(prompts, tasks):
             progress.say(note)
         if start is not None:
             progress.say(f"resumed from {folder} at step {done}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +31,8 @@ class LoadReport:
     # Tokens of the longest prompt used; None when no tokenizer was at hand.
     longest_prompt: int | None
     sources: Mapping[str, SourceReport]
+    # What a user may not expect of how they are written.
+    notes: Sequence[str] = ()
 
     @property
     def used(self) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
+from opd_ray.data.chat_template import reads_clock
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
@@ -37,6 +39,7 @@ class HeldOutTask:
     task: Task
     prompts: Sequence[Prompt]
     answers: Sequence[str]  # the gold answer of each prompt
+    notes: Sequence[str] = ()  # what a user may not expect of how its prompts are written
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class PromptFeed:
     rows: PromptSet
     settings: DataSettings
     tokenizer: PreTrainedTokenizerBase
+    day: date | None = None  # what chat templates that read the clock are told; None: today
 
     @classmethod
     def load(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> PromptFeed:
@@ -54,16 +58,22 @@ class PromptFeed:
         Raises:
             ConfigError, DataError: settings or rows that the run cannot use.
         """
-        rows = load_prompts(config.data, seed=config.run.seed, tokenizer=tokenizer)
+        day = config.run.day
+        rows = load_prompts(config.data, seed=config.run.seed, tokenizer=tokenizer, day=day)
         if len(rows) < config.rollout.prompts_per_step:
             raise DataError(
                 f"data has {len(rows)} prompts, rollout.prompts_per_step = "
                 f"{config.rollout.prompts_per_step} asks for more a step: lower it or give more"
             )
-        return cls(rows, config.data, tokenizer)
+        return cls(rows, config.data, tokenizer, day)
 
     def __str__(self) -> str:
         return str(self.rows.report)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user may not expect of how they are written."""
+        return self.rows.report.notes
 
     @property
     def sources(self) -> Mapping[str, SourceReport]:
@@ -78,7 +88,7 @@ class PromptFeed:
 
     def batch(self, step: int, size: int) -> list[Prompt]:
         """The prompts of a step, from 0; they follow from step, size and seed alone."""
-        return _prompts(self.rows.batch(step, size), self.tokenizer, self.settings)
+        return _prompts(self.rows.batch(step, size), self.tokenizer, self.settings, self.day)
 
 
 def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[HeldOutTask]:
@@ -88,10 +98,11 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
         ConfigError, DataError: settings or rows that cannot be used; a problem without an answer.
     """
     tasks = []
+    day = config.run.day
     for number, settings in enumerate(config.eval.tasks):
         section = f"eval.tasks[{number}].data"
         rows = load_prompts(
-            settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section
+            settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section, day=day
         )
         count = len(rows) if settings.problems is None else min(settings.problems, len(rows))
         chosen = [rows.row(index) for index in range(count)]
@@ -102,9 +113,22 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
                 f"{section}: problem {unanswered!r} has no answer to verify against; "
                 f"set {section}.fields.answer to the answers' column"
             )
-        prompts = _prompts(chosen, tokenizer, settings.data)
-        tasks.append(HeldOutTask(settings, get_task(settings.task), prompts, answers))
+        prompts = _prompts(chosen, tokenizer, settings.data, day)
+        notes = rows.report.notes
+        tasks.append(HeldOutTask(settings, get_task(settings.task), prompts, answers, notes))
     return tasks
+
+
+def dated(config: Config, tokenizer: PreTrainedTokenizerBase, kept: str | None) -> Config:
+    """With the day that chat templates are told, where one of them reads the clock.
+
+    ``kept`` is the day that the run or evaluation began with, if it goes on; then, and on every day
+    that it goes on, its prompts are the same.
+    """
+    sections = [config.data, *(task.data for task in config.eval.tasks)]
+    if config.run.date is not None or not any(reads_clock(tokenizer, one) for one in sections):
+        return config
+    return replace(config, run=replace(config.run, date=kept or date.today().isoformat()))
 
 
 def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]:
@@ -127,9 +151,12 @@ def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]
 
 
 def _prompts(
-    rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, settings: DataSettings
+    rows: Sequence[PromptRow],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: DataSettings,
+    day: date | None,
 ) -> list[Prompt]:
-    student, teacher = tokenize_for_both(rows, tokenizer, settings)
+    student, teacher = tokenize_for_both(rows, tokenizer, settings, day=day)
     return [
         Prompt(row.id, student_ids, teacher_ids, row.source)
         for row, student_ids, teacher_ids in zip(rows, student, teacher, strict=True)

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import Config
-from opd_ray.data.prompts import HeldOutTask, held_out_tasks
+from opd_ray.data.prompts import HeldOutTask, dated, held_out_tasks
 from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
@@ -40,7 +40,10 @@ def evaluate(config: Config, out: Path) -> int:
     tokenizer = AutoTokenizer.from_pretrained(
         config.student.path, trust_remote_code=config.student.trust_remote_code
     )
+    config = dated(config, tokenizer, EvaluationFolder(out).settings.get("date"))
     tasks = held_out_tasks(config, tokenizer)
+    for note in dict.fromkeys(note for task in tasks for note in task.notes):
+        print(f"opd-ray: {note}", file=sys.stderr)
     modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]
     with EvaluationFolder(out) as folder:
         folder.begin(evaluation_settings(config, modes))
@@ -114,7 +117,10 @@ def evaluation_settings(config: Config, modes: Sequence[EvalMode]) -> dict[str, 
             asked_with["temperature"] = mode.sampling.temperature
             asked_with["top_p"] = mode.sampling.top_p
         section[mode.name] = asked_with
+    # Where prompts do not depend on it, evaluations of any day go on in one folder.
+    day = {} if config.run.date is None else {"date": config.run.date}
     return {
+        **day,
         "model": model_fingerprint(config.student.path),
         "seed": config.run.seed,
         "dtype": config.rollout.dtype.value,

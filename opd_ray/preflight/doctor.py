@@ -152,8 +152,8 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     # All of these import transformers, which the findings on packages may call broken.
     from transformers import AutoTokenizer
 
-    from opd_ray.data.prompts import PromptFeed, divergence_prompts, held_out_tasks
-    from opd_ray.preflight.prompts import check_routing, repeated_problems
+    from opd_ray.data.prompts import PromptFeed, dated, divergence_prompts, held_out_tasks
+    from opd_ray.preflight.prompts import check_routing, prompt_notes
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -164,6 +164,8 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
         return
     prompts = None
     try:
+        kept = OutputFolder(config.run.output_dir).kept_date(config.run.resume)
+        config = dated(config, tokenizer, kept)
         prompts = PromptFeed.load(config, tokenizer)
         yield passed("data", str(prompts))
     except _REFUSALS as error:
@@ -179,7 +181,7 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     sizes = (f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
     yield passed("held-out data", ", ".join(sizes))
     if prompts is not None:
-        for note in repeated_problems(prompts, tasks):
+        for note in prompt_notes(prompts, tasks):
             yield noted("held-out data", note)
 
 

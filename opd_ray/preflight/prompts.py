@@ -59,6 +59,12 @@ def check_routing(
     return longest
 
 
+def prompt_notes(prompts: PromptFeed, tasks: Sequence[HeldOutTask]) -> list[str]:
+    """What a user may not expect of prompts and problems, but lets a run start."""
+    written = [*prompts.notes, *(note for task in tasks for note in task.notes)]
+    return [*dict.fromkeys(written), *repeated_problems(prompts, tasks)]
+
+
 def repeated_problems(prompts: PromptFeed, tasks: Sequence[HeldOutTask]) -> list[str]:
     """A note for every task whose problems are trained on: its figures say less than they seem."""
     return [
