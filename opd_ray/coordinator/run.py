@@ -12,6 +12,7 @@ from opd_ray.config.schema import Config
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.metrics import StepSnapshot
+from opd_ray.coordinator.nothing import steps_note, teacher_notes
 from opd_ray.coordinator.report import (
     closing_table,
     marked_response,
@@ -31,6 +32,7 @@ from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.prompts import check_routing, prompt_notes
+from opd_ray.preflight.unused import unused_options
 from opd_ray.tip import TipFilter
 
 
@@ -76,7 +78,7 @@ def _steer(
         done = state.step
     with closing(Progress(config.run.steps, done)) as progress:
         progress.say(f"prompts: {prompts}")
-        for note in prompt_notes(prompts, tasks):
+        for note in [*unused_options(config), *prompt_notes(prompts, tasks)]:
             progress.say(note)
         if start is not None:
             progress.say(f"resumed from {folder} at step {done}")
@@ -98,7 +100,7 @@ def _steer(
                 if config.run.export_at_end:
                     session.trainers.export(str(output.export))
                 progress.close()
-                _report(session, coordinator.last_step, tasks, output)
+                _report(session, coordinator.last_step, tasks, output, progress)
             except Interrupted:
                 newest = checkpoints.newest()
                 progress.say(f"stopped; checkpoint: {newest[0] if newest else 'none'}")
@@ -118,6 +120,7 @@ def _report(
     last_step: StepSnapshot | None,
     tasks: list[HeldOutTask],
     output: OutputFolder,
+    progress: Progress,
 ) -> None:
     """Measure the teacher where that is asked for, draw, and print the closing table."""
     config, launcher = session.config, session.launcher
@@ -139,8 +142,11 @@ def _report(
     if last_step is not None:
         plot_quadrants(last_step, config.tip.divergence, output.plots / "quadrants.png")
         response = marked_response(last_step, session.tokenizer)
+    notes = [note for note in (steps_note(rows), *teacher_notes(rows, teacher)) if note]
+    for note in notes:
+        progress.say(note)
     table = closing_table(rows, teacher, peaks)
-    print_report(table, response, outputs, output.report)
+    print_report(table, response, outputs, output.report, notes)
 
 
 def _other_schedule(config: Config, state: RunState) -> str | None:

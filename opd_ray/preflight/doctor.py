@@ -24,6 +24,7 @@ from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
 from opd_ray.preflight.models import ask_server, asked_servers
 from opd_ray.preflight.pairing import check_pairings
+from opd_ray.preflight.unused import unused_options
 
 # What a check raises that found something; all else is a fault of the check.
 _REFUSALS = (OpdError, ValueError, OSError)
@@ -47,9 +48,10 @@ def examine(
     report.add("machine", machine_findings(this_machine(cpus).nodes[0]))
     report.add("packages", package_findings())
     valid = passed("config", f"{name_or_path}: every key and combination is valid")
-    report.add("config", [failed("config", text) for text in problems] or [valid])
     if problems:
+        report.add("config", [failed("config", text) for text in problems])
         return report
+    report.add("config", [valid, *(noted("config", text) for text in unused_options(config))])
     working = config.teacher_set.models.items()
     models = {"student": config.student.path}
     models |= {key: path for key, settings in working if (path := model_path(settings))}
