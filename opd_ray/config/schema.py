@@ -5,6 +5,7 @@ Plain dataclasses for OmegaConf structured configs; no torch, no engine is impor
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -31,6 +32,9 @@ class RunSettings:
     output_dir: str = "outputs/run"
     # Seed from which every random draw of the run is derived.
     seed: int = 0
+    # Day that chat templates which read the clock are told, YYYY-MM-DD; null: that on which the run
+    # began, also when it goes on later.
+    date: str | None = None
     # Optimizer steps in total.
     steps: int = field(default=100, metadata=at_least(0))
     # "auto" continues from the newest readable checkpoint in output_dir, "never" starts anew, or a
@@ -44,6 +48,11 @@ class RunSettings:
     export_at_end: bool = True
     # Weights & Biases project; null logs to JSONL and TensorBoard only.
     wandb_project: str | None = None
+
+    @property
+    def day(self) -> datetime.date | None:
+        """``date``, which is to be one."""
+        return None if self.date is None else datetime.date.fromisoformat(self.date)
 
 
 @dataclass

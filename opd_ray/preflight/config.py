@@ -44,6 +44,7 @@ def config_problems(config: Config) -> list[str]:
         return unclear
     return [
         *_range_problems(config),
+        *_date_problems(config),
         *_run_problems(config),
         *_length_problems(config),
         *_rollout_problems(config),
@@ -66,6 +67,7 @@ def check_evaluation(config: Config) -> None:
     """
     problems = [
         *_range_problems(config),
+        *_date_problems(config),
         *range_problems("teacher", config.teacher),
         *_length_problems(config),
         *_rollout_problems(config),
@@ -86,6 +88,13 @@ def check_evaluation(config: Config) -> None:
 def _range_problems(config: Config) -> Iterator[str]:
     for section in _SECTIONS:
         yield from range_problems(section, getattr(config, section))
+
+
+def _date_problems(config: Config) -> Iterator[str]:
+    try:
+        _ = config.run.day
+    except ValueError:
+        yield f"run.date = {config.run.date!r}: no day; write it as 2026-01-31, or set it to null"
 
 
 def _run_problems(config: Config) -> Iterator[str]:

@@ -34,6 +34,7 @@ from opd_ray.preflight.model_files import (
 )
 from opd_ray.preflight.models import ask_server, asked_servers
 from opd_ray.preflight.pairing import check_pairings
+from opd_ray.preflight.unused import unused_options
 
 # What a check raises that found something; all else is a fault of the check.
 _REFUSALS = (OpdError, ValueError, OSError)
@@ -57,9 +58,10 @@ def examine(
     report.add("machine", machine_findings(this_machine(cpus).nodes[0]))
     report.add("packages", package_findings())
     valid = passed("config", f"{name_or_path}: every key and combination is valid")
-    report.add("config", [failed("config", text) for text in problems] or [valid])
     if problems:
+        report.add("config", [failed("config", text) for text in problems])
         return report
+    report.add("config", [valid, *(noted("config", text) for text in unused_options(config))])
     working = config.teacher_set.models.items()
     models = {"student": config.student.path}
     models |= {key: path for key, settings in working if (path := model_path(settings))}
@@ -184,8 +186,8 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     # All of these import transformers, which the findings on packages may call broken.
     from transformers import AutoTokenizer
 
-    from opd_ray.data.prompts import PromptFeed, divergence_prompts, held_out_tasks
-    from opd_ray.preflight.prompts import check_routing, task_notes
+    from opd_ray.data.prompts import PromptFeed, dated, divergence_prompts, held_out_tasks
+    from opd_ray.preflight.prompts import check_routing, prompt_notes
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -196,6 +198,8 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
         return
     prompts = None
     try:
+        kept = OutputFolder(config.run.output_dir).kept_date(config.run.resume)
+        config = dated(config, tokenizer, kept)
         prompts = PromptFeed.load(config, tokenizer)
         yield passed("data", str(prompts))
     except _REFUSALS as error:
@@ -210,7 +214,7 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
         return
     sizes = (f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
     yield passed("held-out data", ", ".join(sizes))
-    for note in task_notes(prompts, tasks):
+    for note in prompt_notes(prompts, tasks):
         yield noted("held-out data", note)
 
 

@@ -59,13 +59,12 @@ def check_routing(
     return longest
 
 
-def task_notes(prompts: PromptFeed | None, tasks: Sequence[HeldOutTask]) -> list[str]:
-    """What makes the figures of evaluation tasks say less than they seem.
-
-    Gold answers that are hardly ever hit, and problems that are among ``prompts``.
-    """
-    notes = [note for task in tasks for note in task.notes]
-    return notes if prompts is None else [*notes, *repeated_problems(prompts, tasks)]
+def prompt_notes(prompts: PromptFeed | None, tasks: Sequence[HeldOutTask]) -> list[str]:
+    """What a user may not expect of prompts and problems, but lets a run start."""
+    written = [note for task in tasks for note in task.notes]
+    if prompts is None:
+        return [*dict.fromkeys(written)]
+    return [*dict.fromkeys([*prompts.notes, *written]), *repeated_problems(prompts, tasks)]
 
 
 def repeated_problems(prompts: PromptFeed, tasks: Sequence[HeldOutTask]) -> list[str]:

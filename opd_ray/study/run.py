@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.loop import Coordinator
+from opd_ray.coordinator.nothing import steps_note
 from opd_ray.coordinator.session import Session, open_session
-from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
+from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.output.checkpoint import RunState
@@ -29,7 +30,8 @@ from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.pairing import Pairing
-from opd_ray.preflight.prompts import check_routing, task_notes
+from opd_ray.preflight.prompts import check_routing, prompt_notes
+from opd_ray.preflight.unused import unused_options
 from opd_ray.study.cells import Cell, study_cells
 from opd_ray.study.plots import plot_learning_curves, plot_overlaps
 from opd_ray.study.report import arms_of, results_table
@@ -49,8 +51,11 @@ def study(config: Config) -> int:
     Raises:
         OpdError: bad input, before any model is loaded, or the reason why it could not go on.
     """
-    cells = study_cells(config)
+    study_cells(config)  # whatever is wrong with it comes before the models
     pairing, tokenizer = check_models(config)
+    kept = OutputFolder(config.run.output_dir).kept_date(config.run.resume)
+    config = dated(config, tokenizer, kept)
+    cells = study_cells(config)
     folder = StudyFolder(config.run.output_dir)
     with OutputFolder(config.run.output_dir) as output:
         _begin(output, config)
@@ -103,7 +108,9 @@ class _Runner:
         # Bad data is refused before any model is loaded.
         prompts, tasks = self._seed_data(waiting[0])
         longest = check_routing(config, prompts, tasks, self.pairing.teacher_contexts)
-        for note in task_notes(prompts, tasks):
+        # Of the filters, which differ, every cell's own steps tell.
+        unused = [note for note in unused_options(config) if not note.startswith("tip.")]
+        for note in [*unused, *prompt_notes(prompts, tasks)]:
             _say(note)
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)
@@ -143,6 +150,8 @@ class _Runner:
         )
         with closing(metrics), closing(progress):
             coordinator.run(0)
+            if note := steps_note(read_jsonl(self.folder.metrics(cell.arm, cell.seed))):
+                progress.say(note)
         self.folder.finish(cell, time.perf_counter() - begin)
 
     def _seed_data(self, cell: Cell) -> tuple[PromptFeed, list[HeldOutTask]]:

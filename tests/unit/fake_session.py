@@ -64,6 +64,8 @@ class Session:
 class Prompts:
     """So many of every task's problems are among them."""
 
+    notes: Sequence[str] = ()
+
     def __init__(self, repeated: int) -> None:
         self._repeated = repeated
 

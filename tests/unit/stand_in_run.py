@@ -173,9 +173,9 @@ def _batch(step: int, size: int) -> Sequence[PromptRow]:
 class _Letters:
     """A tokenizer: the ids of a text are its bytes."""
 
-    chat_template = None
+    chat_template = bos_token_id = eos_token_id = None
 
-    def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, Any]:
+    def __call__(self, texts: Sequence[str], add_special_tokens: bool = True) -> dict[str, Any]:
         return {"input_ids": [list(text.encode()) for text in texts]}
 
 

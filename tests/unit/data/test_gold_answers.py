@@ -13,7 +13,7 @@ from opd_ray.config.schema import Config, EvalSettings, EvalTask
 from opd_ray.data.prompts import HeldOutTask, held_out_tasks
 from opd_ray.data.rows import DataError
 from opd_ray.models.pairs.demo import character_tokenizer
-from opd_ray.preflight.prompts import task_notes
+from opd_ray.preflight.prompts import prompt_notes
 
 PROSE = "She sold 48 clips. Then she sold half as many."
 
@@ -44,7 +44,7 @@ def test_problems_without_an_answer_are_named_by_row(tmp_path: Path) -> None:
 
 def test_gold_answers_that_nobody_gives_are_counted_and_named(tmp_path: Path) -> None:
     found = task(tmp_path, "math", "7", PROSE, "nan", "x+1")
-    (note,) = task_notes(None, [found])
+    (note,) = prompt_notes(None, [found])
     assert "eval task 'sums': 2 of its 4 gold answers are none that a response" in note
     assert f"gold.jsonl, line 2, whole sentences: '{PROSE}'" in note
     assert "gold.jsonl, line 3, a missing value as text: 'nan'" in note

@@ -253,7 +253,22 @@ BAD_LINES = [
     ('{"prompt": "x"}', r"column 'answer' \(answer\) is missing.*set data.fields.answer"),
     ('{"prompt": "  ", "answer": 1}', r"column 'prompt' \(prompt\) is empty"),
     ('{"prompt": null, "answer": 1}', "not null"),
-    ('{"prompt": [], "answer": 1}', "list of chat messages"),
+    ('{"prompt": [], "answer": 1}', "empty list: give at least one chat message"),
+    ('{"prompt": {"role": "user"}, "answer": 1}', "text or a list of chat messages, not dict"),
+    (
+        '{"prompt": [{"from": "human", "value": "x"}], "answer": 1}',
+        "message 1 has 'from', 'value'",
+    ),
+    (
+        '{"prompt": [{"role": "user", "content": [{"type": "image"}]}], "answer": 1}',
+        "message 1 has a part of type 'image': a prompt is text alone",
+    ),
+    ('{"prompt": [{"role": "user", "content": ""}], "answer": 1}', "last one is empty"),
+    (
+        '{"prompt": [{"role": "user", "content": "x"}, {"role": "assistant", "content": null,'
+        ' "tool_calls": [{"function": {"name": "f"}}]}], "answer": 1}',
+        "ends with tool calls of the assistant",
+    ),
     ('{"prompt": [{"role": "user"}], "answer": 1}', "role and a text"),
     ('{"prompt": [{"role": "me", "content": "x"}], "answer": 1}', "role 'me'"),
     ('{"prompt": [{"role": "system", "content": "x"}], "answer": 1}', "no user message"),

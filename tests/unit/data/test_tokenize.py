@@ -95,7 +95,7 @@ def test_what_cannot_be_rendered_is_refused(plain: PreTrainedTokenizerFast) -> N
     with pytest.raises(DataError, match="has no chat template"):
         tokenize([row()], plain, DataSettings(chat_template=ChatTemplate.always))
     chat = row(None, messages=({"role": "user", "content": "1"},))
-    with pytest.raises(DataError, match="prompt 'p' is a list of chat messages"):
+    with pytest.raises(DataError, match="prompt 'p': is a list of chat messages"):
         tokenize([chat], plain, DataSettings())
 
 

@@ -1,0 +1,108 @@
+"""Steps that learn nothing, and a teacher worse than its student: said, with cause or figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from opd_ray.tip import Selection, TipSettings, TokenScores
+from opd_ray.tip.select import SelectBy, ShareOf
+from opd_ray.types import StepAccount
+
+# Figures of a task by which a teacher is compared with its student.
+_SHARES = ("accuracy", "mean@")
+
+
+def nothing_learned(
+    account: StepAccount, selection: Selection, scores: TokenScores, tip: TipSettings
+) -> str | None:
+    """Why a step left the student as it was; None: it did not."""
+    if account.skipped:
+        return f"the filter kept no token: {_nothing_kept(selection, scores, tip)}"
+    if account.learning_rate == 0:
+        return "the learning rate is 0"
+    if account.grad_norm == 0:
+        return "the gradient is zero: the student already says what its teacher says"
+    return None
+
+
+def _nothing_kept(selection: Selection, scores: TokenScores, tip: TipSettings) -> str:
+    lengths_R = scores.student_tokens().lengths_R
+    if not lengths_R.sum():
+        return "the student wrote none"
+    match tip.selection:
+        case SelectBy.threshold:
+            return f"no score of the rule {tip.rule} lies beyond tip.threshold = {tip.threshold:g}"
+        case SelectBy.soft:
+            return f"every score of the rule {tip.rule} is 0"
+    if selection.rho == 0:
+        return "tip.rho is 0"
+    group = "response" if tip.share_of == ShareOf.rollout else "batch"
+    longest = int(lengths_R.max() if group == "response" else lengths_R.sum())
+    if math.floor(selection.rho * longest) == 0:
+        enough = math.floor(selection.rho * int(lengths_R.sum())) > 0
+        return (
+            f"tip.rho = {selection.rho:g} of a {group} of at most {longest} tokens is less than "
+            f"one token; raise it{', or set tip.share_of to batch' if enough else ''}"
+        )
+    return f"the rule {tip.rule} leaves out every one"
+
+
+def steps_note(rows: Sequence[Mapping[str, float]]) -> str | None:
+    """How many steps of a run learned nothing, from its metrics; None: all did."""
+    steps = [row for row in rows if "train/loss" in row]
+    skipped = sum(row.get("train/skipped", 0) > 0 for row in steps)
+    idle = sum(
+        0 in (row.get("train/grad_norm"), row.get("train/learning_rate"))
+        for row in steps
+        if not row.get("train/skipped")
+    )
+    parts = [(skipped, "in which the filter kept no token"), (idle, "without a gradient or rate")]
+    found = [f"{count} {why}" for count, why in parts if count]
+    if not found:
+        return None
+    return f"{skipped + idle} of {len(steps)} steps learned nothing: {', '.join(found)}"
+
+
+def teacher_notes(rows: Sequence[Mapping[str, float]], teacher: Mapping[str, float]) -> list[str]:
+    """A line for every held-out figure in which the teacher is worse than its student was.
+
+    Args:
+        rows: of the metrics; the first and the last with figures are before and after.
+        teacher: its figures, by the same names; none where it was not asked.
+    """
+    evaluations = [row for row in rows if any(name.startswith("eval/") for name in row)]
+    if not evaluations:
+        return []
+    before, after = evaluations[0], evaluations[-1]
+    found = []
+    for name, value in teacher.items():
+        share = name.rpartition("/")[2]
+        if not share.startswith(_SHARES) or share.endswith("_se") or name not in before:
+            continue
+        if value >= before[name]:
+            continue
+        gap = before[name] - value
+        error = float(np.hypot(_error(before, name), _error(teacher, name)))
+        within = "" if gap > 2 * error else "; the difference is within two standard errors"
+        found.append(
+            f"the teacher is worse than the student was before the run on "
+            f"{name.removeprefix('eval/')}: {_figure(teacher, name)} against "
+            f"{_figure(before, name)}, {_figure(after, name)} after it{within}"
+        )
+    return found
+
+
+def _error(figures: Mapping[str, float], name: str) -> float:
+    """The standard error of a figure; 0 where there is none, as of a single problem."""
+    error = figures.get(f"{name}_se", 0.0)
+    return 0.0 if math.isnan(error) else error
+
+
+def _figure(figures: Mapping[str, float], name: str) -> str:
+    if name not in figures:
+        return "unknown"
+    error = _error(figures, name)
+    return f"{figures[name]:.4f}" + (f" ± {error:.4f}" if error else "")

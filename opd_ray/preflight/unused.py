@@ -1,0 +1,173 @@
+"""Options that a configuration sets and that have no effect beside its others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+from opd_ray.config.choices import LrSchedule, SignalChoice
+from opd_ray.config.data import DataKind, DataSettings
+from opd_ray.config.schema import Config, EvalTask
+from opd_ray.config.teacher import MAIN, TeacherSettings
+from opd_ray.preflight.config import data_sections, named_tasks
+from opd_ray.tip import find_rule
+from opd_ray.tip.normalise import Normalisation, NormaliseOver
+from opd_ray.tip.rule import Keeps
+from opd_ray.tip.select import RhoSchedule, SelectBy
+from opd_ray.types import Divergence
+
+
+def unused_options(config: Config) -> list[str]:
+    """A line for each that is not at its default and does nothing; of a valid configuration."""
+    return [
+        *_cluster(config),
+        *_rollout(config),
+        *_teachers(config),
+        *_loss_and_filter(config),
+        *_trainer(config),
+        *_evaluation(config),
+        *(line for section, data in data_sections(config) for line in _data(section, data)),
+    ]
+
+
+def _set(
+    section: str,
+    settings: Any,
+    names: Iterable[str],
+    because: str,
+    among: Collection[str] | None = None,
+) -> Iterator[str]:
+    """The keys of ``names``, and ``among`` these, that are not at their defaults."""
+    default = {f.name: f.default for f in fields(settings)}
+    for name in names:
+        value = getattr(settings, name)
+        if value != default[name] and (among is None or name in among):
+            yield f"{section}.{name} = {value} has no effect: {because}"
+
+
+def _cluster(config: Config) -> Iterator[str]:
+    cluster = config.cluster
+    if cluster.address is not None:
+        because = f"the Ray at cluster.address = {cluster.address!r} runs already"
+        yield from _set("cluster", cluster, ("num_cpus", "object_store_bytes"), because)
+
+
+def _rollout(config: Config) -> Iterator[str]:
+    rollout = config.rollout
+    if rollout.temperature == 0:
+        yield from _set("rollout", rollout, ("top_p", "top_k"), "rollout.temperature is 0")
+    if rollout.gpus_per_actor:
+        yield from _set("rollout", rollout, ("kv_cache_bytes",), "it is of engines on CPUs")
+    else:
+        names = ("gpu_memory_utilization", "enforce_eager")
+        yield from _set("rollout", rollout, names, "rollout.gpus_per_actor is 0")
+
+
+def _teachers(config: Config) -> Iterator[str]:
+    for one in config.teacher_set.working.values():
+        for settings in one.models:
+            # What a further teacher inherits is of use to the teacher that it is set for.
+            own = None if settings.name == MAIN else config.teachers[settings.name]
+            yield from _teacher(settings, own)
+
+
+def _teacher(teacher: TeacherSettings, own: Collection[str] | None) -> Iterator[str]:
+    key, traits = teacher.key, teacher.traits
+    kind = f"{key}.kind is {teacher.kind}"
+    if teacher.signal is not SignalChoice.topk and not traits.asks_server:
+        because = f"teacher.signal is {teacher.signal}"
+        yield from _set(key, teacher, ("topk",), because, own)
+    if not traits.asks_server:
+        asking = ("named_tokens", "concurrency", "timeout_s", "max_retries")
+        yield from _set(key, teacher, asking, kind, own)
+    if not traits.asks_cluster:
+        yield from _set(key, teacher, ("actor_namespace",), kind, own)
+    if not traits.vllm_engine:
+        names = ("kv_cache_bytes", "tensor_parallel_size", "gpu_memory_utilization")
+        yield from _set(key, teacher, names, kind, own)
+    elif teacher.gpus_per_replica:
+        yield from _set(key, teacher, ("kv_cache_bytes",), "it is of engines on CPUs", own)
+    else:
+        because = f"{key}.gpus_per_replica is 0"
+        yield from _set(key, teacher, ("gpu_memory_utilization",), because, own)
+    if teacher.follow_decay is not None:
+        because = "one that follows the student is not started again"
+        yield from _set(key, teacher, ("max_restarts",), because, own)
+
+
+def _loss_and_filter(config: Config) -> Iterator[str]:
+    loss, tip = config.loss, config.tip
+    if loss.divergence is not Divergence.jsd:
+        yield from _set("loss", loss, ("beta",), f"loss.divergence is {loss.divergence}")
+    if loss.temperature != 1:
+        because = "at loss.temperature other than 1 trainers and vLLM are not compared"
+        yield from _set("sync", config.sync, ("max_gap",), because)
+    rule = find_rule(tip.rule)
+    names: tuple[str, ...]
+    if rule.keeps == Keeps.all:
+        names = ("rho", "rho_schedule", "selection", "share_of")
+        yield from _set("tip", tip, names, f"the rule {rule.name} keeps every token")
+    elif tip.selection != SelectBy.top_share:
+        names = ("rho", "rho_schedule", "share_of")
+        yield from _set("tip", tip, names, f"tip.selection is {tip.selection}")
+    if tip.rho_schedule == RhoSchedule.constant:
+        names = ("rho_end", "rho_schedule_steps")
+        yield from _set("tip", tip, names, "tip.rho_schedule is constant")
+        if tip.rho == 0 and tip.selection == SelectBy.top_share and rule.keeps != Keeps.all:
+            yield "tip.rho = 0: no token is kept, so the student learns nothing"
+    if tip.rule != "product" and not tip.overlap and ":" not in tip.rule:
+        yield from _set("tip", tip, ("alpha", "gamma"), "tip.rule is not product")
+    if tip.normalise_over != NormaliseOver.stream:
+        because = f"tip.normalise_over is {tip.normalise_over}"
+        yield from _set("tip", tip, ("stream_decay",), because)
+    if tip.normalisation != Normalisation.min_max:
+        because = f"tip.normalisation is {tip.normalisation}"
+        yield from _set("tip", tip, ("h_clip", "divergence_clip"), because)
+
+
+def _trainer(config: Config) -> Iterator[str]:
+    trainer, steps = config.trainer, config.run.steps
+    if trainer.lr_schedule is LrSchedule.constant:
+        because = "trainer.lr_schedule is constant"
+        yield from _set("trainer", trainer, ("min_lr_ratio",), because)
+    if trainer.learning_rate == 0 and steps:
+        yield "trainer.learning_rate = 0: the student learns nothing"
+    elif trainer.warmup_steps > steps > 0:
+        yield (
+            f"trainer.warmup_steps = {trainer.warmup_steps} with run.steps = {steps}: the run ends "
+            f"before the learning rate has come to trainer.learning_rate = "
+            f"{trainer.learning_rate:g}"
+        )
+
+
+def _evaluation(config: Config) -> Iterator[str]:
+    evaluation = config.eval
+    if not evaluation.tasks:
+        names = ("every", "teacher_accuracy") if evaluation.every else ("teacher_accuracy",)
+        yield from _set("eval", evaluation, names, "eval.tasks is empty")
+    for place, task in named_tasks(config):
+        yield from _task(place, task)
+
+
+def _task(place: str, task: EvalTask) -> Iterator[str]:
+    if not task.samples:
+        because = f"{place}.samples is 0"
+        yield from _set(place, task, ("temperature", "top_p"), because)
+
+
+def _data(section: str, data: DataSettings) -> Iterator[str]:
+    kind = f"{section}.kind is {data.kind.value}"
+    if data.kind is not DataKind.datasets:
+        yield from _set(section, data, ("subset", "split"), kind)
+    if data.kind is not DataKind.python and data.arguments:
+        yield f"{section}.arguments has no effect: {kind}"
+    if data.kind is DataKind.chain_sum:
+        yield from _set(section, data, ("path",), kind)
+    elif data.chain_sum != type(data.chain_sum)():
+        yield f"{section}.chain_sum has no effect: {kind}"
+    if section != "data":
+        because = "the problems of a task are asked in the order of their source"
+        yield from _set(section, data, ("seed",), because)
+    elif not data.shuffle:
+        yield from _set(section, data, ("seed",), f"{section}.shuffle is false")
