@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from opd_ray.config.marks import PATH
 from opd_ray.config.ranges import at_least, range_problems
 from opd_ray.errors import ConfigError
 
@@ -85,7 +86,7 @@ class DataSettings:
     kind: DataKind = DataKind.chain_sum
     # File or glob pattern (jsonl, parquet), name or folder (datasets), "module:attr" (python), or
     # the name of a set that opd-ray prepare wrote, e.g. dapo_math_17k (prepared).
-    path: str = ""
+    path: str = field(default="", metadata=PATH)
     # Configuration of a Hugging Face data set; null takes its default.
     subset: str | None = None
     # Split of a Hugging Face data set.

@@ -11,6 +11,7 @@ from typing import Any
 
 from opd_ray.config.choices import Dtype, LrSchedule, Scoring, SyncBackend
 from opd_ray.config.data import DataSettings
+from opd_ray.config.marks import PATH, read_as
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE, SHARE_ABOVE_ZERO, at_least, share_below_one
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
 from opd_ray.config.teacher import TeacherSettings
@@ -21,14 +22,14 @@ from opd_ray.types import Divergence
 @dataclass
 class RunSettings:
     # Folder of everything this run writes: config, versions, metrics, plots, checkpoints.
-    output_dir: str = "outputs/run"
+    output_dir: str = field(default="outputs/run", metadata=PATH)
     # Seed from which every random draw of the run is derived.
     seed: int = 0
     # Optimizer steps in total.
     steps: int = field(default=100, metadata=at_least(0))
     # "auto" continues from the newest readable checkpoint in output_dir, "never" starts anew, or a
     # checkpoint folder.
-    resume: str = "auto"
+    resume: str = field(default="auto", metadata=PATH)
     # A checkpoint every so many steps (0: only at the end and on Ctrl-C).
     checkpoint_every: int = field(default=50, metadata=at_least(0))
     # How many of the newest checkpoints stay on disk.
@@ -58,7 +59,7 @@ class ClusterSettings:
 @dataclass
 class StudentSettings:
     # Hugging Face folder (or hub name) of the student's weights and tokenizer.
-    path: str = "???"
+    path: str = field(default="???", metadata=PATH)
     # Longest prompt plus response, tokens.
     context_length: int = field(default=4096, metadata=at_least(1))
     # Run model code that comes with the checkpoint.
@@ -219,7 +220,7 @@ class StudyArm:
     # Name of the arm in folders, tables and plots.
     name: str = "???"
     # Keys of the section tip in which this arm differs from the configuration's own.
-    tip: dict[str, Any] = field(default_factory=dict)
+    tip: dict[str, Any] = field(default_factory=dict, metadata=read_as(TipSettings))
 
 
 @dataclass
@@ -241,7 +242,9 @@ class Config:
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     # Further teachers by name: the keys of the section teacher in which each differs from it.
-    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    teachers: dict[str, dict[str, Any]] = field(
+        default_factory=dict, metadata=read_as(dict[str, TeacherSettings])
+    )
     # The teacher of each source of prompts: a name in teachers, or "teacher"; empty: it gets all.
     routes: dict[str, str] = field(default_factory=dict)
     # Scores of the filter: by-products of rollout and teacher, or an exact pass in the trainer.

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
+from opd_ray.config.marks import PATH
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE_ABOVE_ZERO, at_least, share_below_one
 
 # The name of the section ``teacher`` in routes.
@@ -129,7 +130,7 @@ class TeacherSettings:
     kind: str = TeacherKind.hf.value
     # Hugging Face folder (or hub name) of the teacher. Kinds http, class and actor need none; with
     # one, its tokenizer is compared with the student's.
-    path: str | None = None
+    path: str | None = field(default=None, metadata=PATH)
     # Kind class: "package.module:Class" of an actors.teacher.protocol.Teacher, on every node.
     class_path: str | None = None
     # Kind class: keyword arguments of its constructor.
@@ -197,7 +198,7 @@ class TeacherSettings:
     # them and needs no teacher, "replay_or_ask" loads the teacher once an answer is missing.
     cache: CacheMode = CacheMode.off
     # Folder of recorded answers, of one teacher; several replicas and runs may share it.
-    cache_dir: str | None = None
+    cache_dir: str | None = field(default=None, metadata=PATH)
     # Differences to the student's model that are accepted: "extra_tokens", "merges",
     # "special_tokens", "probes", "eos", "pad", "chat_template".
     accept_mismatch: list[str] = field(default_factory=list)
