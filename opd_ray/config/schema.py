@@ -30,7 +30,7 @@ class RunSettings:
     # "auto" continues from the newest readable checkpoint in output_dir, "never" starts anew, or a
     # checkpoint folder.
     resume: str = field(default="auto", metadata=PATH)
-    # A checkpoint every so many steps (0: only at the end and on Ctrl-C).
+    # A checkpoint every so many steps (0: only at the end and when it is stopped).
     checkpoint_every: int = field(default=50, metadata=at_least(0))
     # How many of the newest checkpoints stay on disk.
     keep_checkpoints: int = field(default=2, metadata=at_least(1))

