@@ -38,8 +38,9 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0 success, 1 a run that failed, 2 bad input, 130 Ctrl-C, SIGTERM or SIGHUP. Known errors print their message alone,
-    the whole traceback with ``--traceback`` or OPD_RAY_TRACEBACK=1; unknown ones always do.
+    0 success, 1 a run that failed, 2 bad input, 130 Ctrl-C, SIGTERM or SIGHUP. Known errors print
+    their message alone, the whole traceback with ``--traceback`` or OPD_RAY_TRACEBACK=1; unknown
+    ones always do.
     """
     parser = make_parser()
     args, more = parser.parse_known_args(argv)

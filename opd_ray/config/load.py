@@ -71,7 +71,13 @@ def _laid_over(files: Sequence[Layer], overrides: Sequence[str], source: str) ->
 
 def to_yaml(config: Config) -> str:
     """All keys and values as YAML; ``load_config`` of that text gives an equal Config."""
-    return OmegaConf.to_yaml(OmegaConf.create(_plain(asdict(config))))
+    return OmegaConf.to_yaml(OmegaConf.create(to_values(config)))
+
+
+def to_values(config: Config) -> dict[str, Any]:
+    """All keys and values as nested plain ones, as a file has them."""
+    values: dict[str, Any] = _plain(asdict(config))
+    return values
 
 
 def _plain(value: Any) -> Any:

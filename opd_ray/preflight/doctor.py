@@ -18,7 +18,9 @@ from opd_ray.data.rows import MissingData
 from opd_ray.errors import OpdError
 from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.models.tokenizer import describe_model
+from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.folder import OutputFolder
+from opd_ray.output.resume import find_start, told
 from opd_ray.preflight.config import config_problems, data_sections
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
@@ -184,14 +186,21 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:
+    """Whether the run may start or go on in its folder, but for its prompts: see the data."""
     folder = OutputFolder(config.run.output_dir)
     if not folder.path.is_dir():
         return
     try:
         with folder:
-            folder.check(config)
+            start = find_start(config, CheckpointStore(folder.checkpoints, keep=1))
+            found = told(folder.accept(config, start))
     except OpdError as error:
         yield failed("output folder", str(error))
+        return
+    if start is not None:
+        yield passed("output folder", f"goes on from {start.checkpoint} at step {start.state.step}")
+    for text in found:
+        yield noted("output folder", f"changed since the run in it was last at work: {text}")
 
 
 def _add_plan(

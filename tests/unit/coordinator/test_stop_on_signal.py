@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP during a run: the first asks for a stop, the second ends it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP in a run: the first asks for a stop, a second ends it at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @pytest.fixture
 def outside() -> Iterator[list[int]]:
-    """Signals that handlers from before the run got; without them the others would end the tests."""
+    """Signals that handlers from before the run got; else they would end the tests."""
     got: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
