@@ -40,7 +40,7 @@ def with_home(settings: Any, place: str = "") -> Any:
     """A section with every path in it expanded, at whatever depth; ``place`` is its key.
 
     Raises:
-        ConfigError: as :func:`expanded`, naming the key.
+        ConfigError: as :func:`expanded`, naming the key; or none where there has to be one.
     """
     changed: dict[str, Any] = {}
     hints = reading_hints(type(settings))
@@ -48,6 +48,8 @@ def with_home(settings: Any, place: str = "") -> Any:
         value = getattr(settings, field.name)
         key = f"{place}.{field.name}" if place else field.name
         if is_path(field.metadata):
+            if value == "" and field.default:
+                raise ConfigError(f"{key} is empty: give a path")
             made = expanded(value, key) if isinstance(value, str) else value
         else:
             made = _inside(value, hints[field.name], key)

@@ -128,9 +128,11 @@ class OutputFolder(LockedFolder):
                     "choose another run.output_dir, or delete the folder"
                 )
             return []
-        known = start.prompts if start else self.history.prompts
-        where = f"{self._named}:" if start is None else str(start.checkpoint)
-        check_changes(found, known, prompts, where)
+        if self.holds_run and self.config.is_file():
+            own = changes(self.config, config)
+            check_changes(own, self.history.prompts, prompts, f"{self._named}:")
+        if start:
+            check_changes(found, start.prompts, prompts, str(start.checkpoint))
         return found
 
     def begin(self, config: Config) -> None:

@@ -64,6 +64,8 @@ def test_on_the_command_line_too(home: Path) -> None:
         ("run.output_dir=$HOME/x", r"run.output_dir = '\$HOME/x': \$HOME is not replaced here"),
         ("data.path=a/$DATA", r"write \$\{oc.env:DATA\}"),
         ("student.path=~nobody_of_that_name/s", "student.path = '~nobody_of_that_name/s'"),
+        ("run.output_dir=", "run.output_dir is empty: give a path"),
+        ("student.path=", "student.path is empty: give a path"),
         ("teachers.judge.path=$HOME/x", r"teachers.judge.path = '\$HOME/x'"),
     ],
 )

@@ -315,7 +315,14 @@ def test_random_text_comes_back_unchanged(with_lists: str, tmp_path: Path) -> No
             # Meant as null, as a reference or as the home folder, as said elsewhere.
             if (nullable and text.strip() in ("", "null", "''")) or "${" in text:
                 given[key] = "a"
-            if text.startswith("~") or "$a" in text or "$e" in text or "$_" in text or "$y" in text:
+            if (
+                not text
+                or text.startswith("~")
+                or "$a" in text
+                or "$e" in text
+                or "$_" in text
+                or "$y" in text
+            ):
                 given[key] = "b"
         config = load_config(with_lists, [f"{key}={text}" for key, text in given.items()])
         again = tmp_path / "again.yaml"

@@ -214,6 +214,16 @@ def test_a_run_that_left_no_checkpoint_begins_again_and_says_with_what(load: Loa
     assert accepted(load("tip.rho=0.25"), None, PROMPTS) == ["tip.rho: 0.5 -> 0.25"]
 
 
+def test_a_checkpoint_from_elsewhere_does_not_replace_another_run(load: Load) -> None:
+    started(load("run.output_dir=other", "run.seed=1", "student.path=models/other"))
+    OutputFolder("other").begin(load("run.output_dir=other", "student.path=models/other"))
+    start = started(load())
+    with pytest.raises(
+        OutputFolderError, match=r"run\.output_dir = 'other': holds .*student\.path"
+    ):
+        accepted(load("run.output_dir=other"), start, PROMPTS)
+
+
 def test_where_a_run_goes_on(load: Load) -> None:
     store = CheckpointStore(Path("out/checkpoints"), 9)
     assert find_start(load(), store) is None
