@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from yaml import MarkedYAMLError, YAMLError
+
 from opd_ray.errors import InputError, OpdError
 
 
@@ -32,7 +34,18 @@ def border(place: str, remedy: str, error: type[OpdError] = InputError) -> Itera
 
 
 def first_line(raised: BaseException) -> str:
-    """The first line of an error that says something; its class where it says nothing itself."""
+    """The first line of an error that says something; its class where it says nothing itself.
+
+    Of YAML the line and column and what is wrong there, of OmegaConf the key in front.
+    """
+    if isinstance(raised, MarkedYAMLError) and raised.problem_mark and raised.problem:
+        mark, context = raised.problem_mark, raised.context or "while"
+        said = raised.problem if context.startswith("while") else f"{context}, {raised.problem}"
+        return f"not valid YAML: line {mark.line + 1}, column {mark.column + 1}: {said}"
+    if isinstance(raised, YAMLError):
+        return f"not valid YAML: {' '.join(str(raised).split())}"
+    if key := getattr(raised, "full_key", None):
+        return f"{key}: {' '.join(str(raised).splitlines()[:1])}"
     lines = [line.strip() for line in str(raised).splitlines() if line.strip()]
     name = type(raised).__name__
     return f"{name}: {lines[0].rstrip('.;: ')}" if lines else name

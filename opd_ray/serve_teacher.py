@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,6 +18,7 @@ from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.routes import name_problems
+from opd_ray.signals import stop_as_interrupt
 from opd_ray.types import TeacherInfo
 
 
@@ -54,7 +52,7 @@ def serve_teacher(config: Config, serving: Serving) -> int:
         settings = replace(settings, replicas=replicas, threads=threads)
         actor = _start(serving, settings, pairing.vocab_size, own_topk(config))
         try:
-            with _sigterm_as_interrupt():
+            with stop_as_interrupt():
                 info = _started(actor, serving, settings, config.cluster.start_timeout_s)
                 print(
                     f"{serving.name} serves {info.name} ({settings.kind}, {info.vocab_size} "
@@ -192,13 +190,3 @@ def _ask(reference: Any, name: str) -> Any:
         return ray.get(reference)
     except (RayTaskError, RayActorError) as error:
         raise TeacherError(f"{name}: {error}") from error
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does."""
-    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)

@@ -33,6 +33,10 @@ _LAYOUT_FILE = "layout.json"
 _TIMEOUT = timedelta(minutes=30)
 
 
+# What a run may set anew when it goes on; the learning rate is set at every step.
+_OPTIMIZER_KEYS = ("weight_decay", "betas", "eps")
+
+
 class CheckpointMismatch(RunError):
     """A DeepSpeed checkpoint that this engine cannot continue from."""
 
@@ -162,7 +166,15 @@ class Engine:
                 f"the trainer's checkpoint in {folder} has {_settings(layout)}, this run has "
                 f"{_settings(self._layout)}: resume with the former"
             )
+        optimizer = self._engine.optimizer
+        chosen = [{key: group[key] for key in _OPTIMIZER_KEYS} for group in optimizer.param_groups]
+        clip = getattr(optimizer, "clip_grad", None)
         self._engine.load_checkpoint(folder, tag=CHECKPOINT_TAG)
+        # DeepSpeed brings back the settings of the checkpoint too; those of this run count.
+        for group, settings in zip(self._engine.optimizer.param_groups, chosen, strict=True):
+            group.update(settings)
+        if clip is not None:
+            self._engine.optimizer.clip_grad = clip
 
     def export(self, folder: str) -> None:
         """Write the student as a Hugging Face folder: weights, configs and tokenizer."""

@@ -24,6 +24,7 @@ from opd_ray.cli import (
     train,
 )
 from opd_ray.errors import exit_code, is_known
+from opd_ray.signals import stop_as_interrupt
 
 TRACEBACK_VARIABLE = "OPD_RAY_TRACEBACK"
 EXAMPLES = """examples:
@@ -37,8 +38,9 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0 success, 1 a run that failed, 2 bad input, 130 Ctrl-C. Known errors print their message alone,
-    the whole traceback with ``--traceback`` or OPD_RAY_TRACEBACK=1; unknown ones always do.
+    0 success, 1 a run that failed, 2 bad input, 130 Ctrl-C, SIGTERM or SIGHUP. Known errors print
+    their message alone, the whole traceback with ``--traceback`` or OPD_RAY_TRACEBACK=1; unknown
+    ones always do.
     """
     parser = make_parser()
     args, more = parser.parse_known_args(argv)
@@ -47,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if stray or (more and not args.takes_overrides):
         parser.error(f"unrecognized arguments: {' '.join(stray or more)}")
     try:
-        return args.run(args)
+        with stop_as_interrupt():
+            return args.run(args)
     except KeyboardInterrupt as error:
-        print("opd-ray: stopped by Ctrl-C", file=sys.stderr)
+        print("opd-ray: stopped by Ctrl-C or a signal", file=sys.stderr)
         return exit_code(error)
     except Exception as error:
         shown = args.traceback or os.environ.get(TRACEBACK_VARIABLE, "0") != "0"

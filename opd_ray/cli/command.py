@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from opd_ray.config.paths import expanded
+from opd_ray.errors import ConfigError
 
 Commands = Any  # argparse keeps the type of what add_subparsers returns to itself
 
@@ -30,6 +34,19 @@ def add_command(
     )
     parser.set_defaults(run=run, takes_overrides=False)
     return parser
+
+
+def path_text(text: str) -> str:
+    """An argument that is a path, or a name where a path may stand; ``~`` is the home folder."""
+    try:
+        return expanded(text, "path")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def path(text: str) -> Path:
+    """An argument that is a path."""
+    return Path(path_text(text))
 
 
 def add_config_arguments(

@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from opd_ray.cli.command import Commands, add_command, add_config_arguments
+from opd_ray.cli.command import (
+    Commands,
+    add_command,
+    add_config_arguments,
+    path,
+    path_text,
+)
 from opd_ray.config.load import config_from, load_config
 from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
@@ -34,20 +40,24 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
     add_config_arguments(parser, required=False)
     number: dict[str, Any] = {"type": int, "metavar": "N"}
     parser.add_argument(
-        "--model", metavar="FOLDER", help="the model to evaluate (default: the config's student)"
+        "--model",
+        type=path_text,
+        metavar="FOLDER",
+        help="the model to evaluate (default: the config's student)",
     )
     parser.add_argument(
         "--tasks", metavar="NAMES", help="prepared sets, with commas (default: the config's tasks)"
     )
     parser.add_argument(
         "--data",
+        type=path_text,
         metavar="FOLDER",
         help="where prepared sets lie (default: OPD_RAY_DATA, or ./data)",
     )
     parser.add_argument("--problems", **number, help="only the first N problems of every task")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="FOLDER",
         help="keep responses and results there, and go on where it stands "
         "(default: outputs/eval/MODEL, by the last part of the model's name)",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from opd_ray.cli.command import Commands, add_command
+from opd_ray.cli.command import Commands, add_command, path
 from opd_ray.config.load import load_config
 from opd_ray.errors import OutputFolderError
 
@@ -21,10 +20,10 @@ def add_commands(commands: Commands) -> None:
 """,
     )
     export.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="DIR", help="a checkpoint's folder"
+        "--checkpoint", required=True, type=path, metavar="DIR", help="a checkpoint's folder"
     )
     export.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="the folder to write"
+        "--out", required=True, type=path, metavar="DIR", help="the folder to write"
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from opd_ray.cli.command import Commands, add_command
+from opd_ray.cli.command import Commands, add_command, path
 from opd_ray.errors import ConfigError
 
 # Of make-pair's training: the value of each option, and what it is.
@@ -31,7 +30,7 @@ def add_commands(commands: Commands) -> None:
   opd-ray train --config demo student.path=pair/student teacher.path=pair/teacher
 """,
     )
-    make.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
+    make.add_argument("--out", required=True, type=path, metavar="DIR", help="the folder to write")
     for name, (value, meaning) in _RECIPE.items():
         make.add_argument(
             f"--{name.replace('_', '-')}",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from opd_ray.cli.command import Commands, add_command
+from opd_ray.cli.command import Commands, add_command, path, path_text
 
 
 def add_commands(commands: Commands) -> None:
@@ -26,6 +25,7 @@ sets: dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24, aime25, amc2
     parser.add_argument(
         "--from",
         dest="origins",
+        type=path_text,
         nargs="+",
         default=[],
         metavar="HUB_OR_FILES",
@@ -34,7 +34,7 @@ sets: dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24, aime25, amc2
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="the file to write (default: SET.jsonl in the folder OPD_RAY_DATA, or in ./data)",
     )

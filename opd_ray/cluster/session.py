@@ -11,6 +11,7 @@ import ray
 from opd_ray.cluster.nodes import Cluster, from_ray_nodes
 from opd_ray.config.schema import ClusterSettings
 from opd_ray.errors import PlacementError
+from opd_ray.signals import unheard_below
 
 # Seconds to wait for an answer at the cluster's address: Ray itself would try for minutes.
 _CONNECT_SECONDS = 5.0
@@ -57,7 +58,8 @@ class RaySession:
 
     def _init(self, **options: Any) -> None:
         shown = self._settings.show_actor_logs
-        ray.init(logging_level=logging.ERROR, log_to_driver=shown, **options)
+        with unheard_below():  # actors have to live until their checkpoint is written
+            ray.init(logging_level=logging.ERROR, log_to_driver=shown, **options)
 
     def cluster(self) -> Cluster:
         """What the nodes offer."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from opd_ray.config.marks import PATH
 from opd_ray.config.ranges import at_least, range_problems
 from opd_ray.errors import ConfigError
+from opd_ray.on_resume import FIXED, SAME_PROMPTS
 
 PLACEHOLDER = "{prompt}"
 
@@ -82,40 +84,40 @@ class DataSettings:
     """One prompt source and its preparation."""
 
     # Kind of source: jsonl, parquet, datasets, python, prepared or chain_sum.
-    kind: DataKind = DataKind.chain_sum
+    kind: DataKind = field(default=DataKind.chain_sum, metadata=SAME_PROMPTS)
     # File or glob pattern (jsonl, parquet), name or folder (datasets), "module:attr" (python), or
     # the name of a set that opd-ray prepare wrote, e.g. dapo_math_17k (prepared).
-    path: str = ""
+    path: str = field(default="", metadata=PATH | SAME_PROMPTS)
     # Configuration of a Hugging Face data set; null takes its default.
-    subset: str | None = None
+    subset: str | None = field(default=None, metadata=SAME_PROMPTS)
     # Split of a Hugging Face data set.
-    split: str = "train"
+    split: str = field(default="train", metadata=SAME_PROMPTS)
     # Keyword arguments of a python source.
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict, metadata=SAME_PROMPTS)
     # Which column is what.
-    fields: FieldSettings = field(default_factory=FieldSettings)
+    fields: FieldSettings = field(default_factory=FieldSettings, metadata=SAME_PROMPTS)
     # The problems of the chain_sum source.
-    chain_sum: ChainSumSettings = field(default_factory=ChainSumSettings)
+    chain_sum: ChainSumSettings = field(default_factory=ChainSumSettings, metadata=SAME_PROMPTS)
     # System message put before every prompt; null for none.
-    system_prompt: str | None = None
+    system_prompt: str | None = field(default=None, metadata=SAME_PROMPTS)
     # Text around the prompt; {prompt} stands for it.
-    instruction: str = PLACEHOLDER
+    instruction: str = field(default=PLACEHOLDER, metadata=SAME_PROMPTS)
     # Wrap prompts in the tokenizer's chat template: auto (when it has one), always or never.
-    chat_template: ChatTemplate = ChatTemplate.auto
+    chat_template: ChatTemplate = field(default=ChatTemplate.auto, metadata=SAME_PROMPTS)
     # Options of the chat template, for example enable_thinking.
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict, metadata=SAME_PROMPTS)
     # Longest prompt, tokens, after the template.
-    max_prompt_tokens: int = field(default=2048, metadata=at_least(1))
+    max_prompt_tokens: int = field(default=2048, metadata=at_least(1) | SAME_PROMPTS)
     # What to do with longer prompts: refuse to start, or drop them.
-    over_length: OverLength = OverLength.refuse
+    over_length: OverLength = field(default=OverLength.refuse, metadata=SAME_PROMPTS)
     # Keep only the first of rows whose prompts are equal.
-    deduplicate: bool = True
+    deduplicate: bool = field(default=True, metadata=SAME_PROMPTS)
     # Use only the first so many rows; null uses all.
-    limit: int | None = field(default=None, metadata=at_least(1))
+    limit: int | None = field(default=None, metadata=at_least(1) | SAME_PROMPTS)
     # Shuffle anew every epoch; false keeps the order of the source.
-    shuffle: bool = True
+    shuffle: bool = field(default=True, metadata=FIXED)
     # Seed of the shuffling; null uses the run's seed.
-    seed: int | None = None
+    seed: int | None = field(default=None, metadata=FIXED)
 
     def columns(self) -> FieldSettings:
         """``fields``, and for a prepared set its own columns of id and source."""

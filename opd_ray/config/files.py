@@ -8,9 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
+from opd_ray.borders import border
+from opd_ray.config.paths import expanded
+from opd_ray.config.schema import Config
+from opd_ray.config.words import read_document
 from opd_ray.errors import ConfigError
 
 INHERIT = "inherit"
@@ -46,12 +47,21 @@ def find(name_or_path: str, beside: Path | None = None) -> Path:
         ConfigError: there is no such file; names the nearest packaged config.
     """
     if name_or_path.endswith(SUFFIXES):
-        path = (beside or Path()) / name_or_path
+        path = (beside or Path()) / expanded(name_or_path, "config")
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder: give a file in it")
         if not path.is_file():
             raise ConfigError(f"no config file {path}")
         return path
     if name_or_path in packaged_names():
         return packaged_folder() / f"{name_or_path}.yaml"
+    path = (beside or Path()) / expanded(name_or_path, "config")
+    if path.exists():
+        inside = path / "config.yaml"
+        what = (
+            f"a folder: did you mean {inside}?" if inside.is_file() else "no file ending in .yaml"
+        )
+        raise ConfigError(f"config {name_or_path!r} is {what}")
     near = difflib.get_close_matches(name_or_path, packaged_names(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(packaged_names())}"
     raise ConfigError(
@@ -90,11 +100,16 @@ def _layers(path: Path, inheriting: tuple[Path, ...]) -> list[Layer]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping as plain Python (1e-6 is a number, a repeated key an error)."""
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    """A configuration file's keys as plain Python, every word read as its key says.
+
+    Raises:
+        ConfigError: it cannot be read, is no YAML, or holds no keys.
+    """
+    with border(str(path), "give a readable file of UTF-8 text", ConfigError):
+        text = path.read_text(encoding="utf-8-sig")
+    values = read_document(text, Config, str(path))
+    if values is None:
+        return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found a {type(values).__name__}")
     return values

@@ -12,7 +12,13 @@ from functools import cache
 from typing import Any, Union
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from opd_ray.config.marks import reading_hint
+
+WRITE_REFERENCE = (
+    r"${section.key} stands for another key's value; for these characters themselves write \${"
+)
 
 
 def editable(schema: type) -> DictConfig:
@@ -43,6 +49,28 @@ def key_parts(key: str) -> list[str | int]:
     return [int(part) if part.isdigit() else part for part in parts]
 
 
+def reading_hints(schema: type) -> dict[str, Any]:
+    """The type by which the words of every key of a section are read."""
+    hints = _hints(schema)
+    return {f.name: reading_hint(f.metadata, hints[f.name]) for f in fields(schema)}
+
+
+def hint_at(schema: type, key: str) -> Any:
+    """The type by which the words at a dotted key are read; ``Any`` where none is known."""
+    hint: Any = schema
+    for part in key_parts(key):
+        hint = without_none(hint)
+        if isinstance(hint, type) and is_dataclass(hint):
+            hint = reading_hints(hint).get(str(part), Any)
+        elif typing.get_origin(hint) is dict:
+            hint = typing.get_args(hint)[1]
+        elif typing.get_origin(hint) is list:
+            hint = typing.get_args(hint)[0]
+        else:
+            return Any
+    return hint
+
+
 def all_keys(schema: type, prefix: str = "") -> Iterator[str]:
     """The full keys of all single values, lists of sections included as ``tasks[].name``."""
     for name, hint in _hints(schema).items():
@@ -57,7 +85,7 @@ def _placed_problems(
     root: type, hint: Any, parts: list[str | int], value: Any, prefix: str
 ) -> Iterator[str]:
     """``value`` checked at ``parts`` below a place of type ``hint``; mappings are free inside."""
-    hint = _without_none(hint)
+    hint = without_none(hint)
     key = _join(prefix, parts[0])
     if isinstance(hint, type) and is_dataclass(hint):
         name = str(parts[0])
@@ -93,7 +121,7 @@ def _section_problems(
 def _value_problems(root: type, schema: type, name: str, value: Any, key: str) -> Iterator[str]:
     hint = _hints(schema)[name]
     inner, suffix = _section_of(hint)
-    if inner is None or (value is None and _without_none(hint) is not hint):
+    if inner is None or (value is None and without_none(hint) is not hint):
         yield from _leaf_problems(schema, name, value, key)
     elif suffix:
         if not isinstance(value, list):
@@ -116,6 +144,8 @@ def _entry_problems(root: type, schema: type, value: Any, key: str) -> Iterator[
 def _leaf_problems(schema: type, name: str, value: Any, key: str) -> Iterator[str]:
     try:
         OmegaConf.update(_scratch(schema), name, value)
+    except GrammarParseError:
+        yield f"{key} = {shown(value)}: {WRITE_REFERENCE}"
     except (OmegaConfBaseException, TypeError, ValueError):
         hint = _hints(schema)[name]
         near = difflib.get_close_matches(str(value).lower(), _choices(hint), n=1)
@@ -162,7 +192,7 @@ def _hints(schema: type) -> dict[str, Any]:
 
 def _section_of(hint: Any) -> tuple[Any, str]:
     """(dataclass, "") for a section, (dataclass, "[]") for a list of sections, else (None, "")."""
-    hint = _without_none(hint)
+    hint = without_none(hint)
     if is_dataclass(hint):
         return hint, ""
     if typing.get_origin(hint) is list and is_dataclass(typing.get_args(hint)[0]):
@@ -170,7 +200,8 @@ def _section_of(hint: Any) -> tuple[Any, str]:
     return None, ""
 
 
-def _without_none(hint: Any) -> Any:
+def without_none(hint: Any) -> Any:
+    """A type without the null that it allows."""
     if typing.get_origin(hint) in (Union, types.UnionType):
         kept = [arg for arg in typing.get_args(hint) if arg is not types.NoneType]
         if len(kept) == 1:
@@ -210,6 +241,6 @@ def described(hint: Any) -> str:
 
 def _choices(hint: Any) -> list[str]:
     """The values of a key that has a fixed set of them, else none."""
-    hint = _without_none(hint)
+    hint = without_none(hint)
     is_enum = isinstance(hint, type) and issubclass(hint, Enum)
     return [member.name for member in hint] if is_enum else []

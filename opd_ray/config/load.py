@@ -1,7 +1,8 @@
 """From a config's name and command-line overrides to a typed Config, and back to YAML.
 
 Files are laid over the defaults of schema.py in the order of ``inherit``, overrides come last; a
-list replaces the list it inherits. Paths are relative to the current directory. Besides OmegaConf's
+list replaces the list it inherits. Paths are relative to the current directory, ``~`` is the home
+folder. Besides OmegaConf's
 own ``${section.key}`` and ``${oc.env:NAME}``, ``${opd:demo_pair}`` is the folder that holds the
 demo's ``teacher`` and ``student``, ``${opd:smollm2}`` that of the pair that ``opd-ray
 fetch-smollm2`` makes.
@@ -9,20 +10,33 @@ fetch-smollm2`` makes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import asdict
+from enum import Enum
 from importlib import resources
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from opd_ray.borders import border
 from opd_ray.config.files import Layer, layers
-from opd_ray.config.keys import editable, key_parts, layer_problems, override_problems, shown
+from opd_ray.config.keys import (
+    WRITE_REFERENCE,
+    editable,
+    hint_at,
+    key_parts,
+    layer_problems,
+    override_problems,
+)
+from opd_ray.config.paths import with_home
 from opd_ray.config.schema import Config
+from opd_ray.config.words import from_command_line
 from opd_ray.errors import ConfigError
 
 COMMAND_LINE = "command line"
+_BEFORE_REFERENCE = re.compile(r"(\\*)\$\{")
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
@@ -57,7 +71,26 @@ def _laid_over(files: Sequence[Layer], overrides: Sequence[str], source: str) ->
 
 def to_yaml(config: Config) -> str:
     """All keys and values as YAML; ``load_config`` of that text gives an equal Config."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(to_values(config)))
+
+
+def to_values(config: Config) -> dict[str, Any]:
+    """All keys and values as nested plain ones, as a file has them."""
+    values: dict[str, Any] = _plain(asdict(config))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Nested values as a file has them: choices by name, no text that would be a reference."""
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, str):
+        return _BEFORE_REFERENCE.sub(r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def _apply(merged: Any, override: str) -> list[str]:
@@ -65,10 +98,11 @@ def _apply(merged: Any, override: str) -> list[str]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         return [f"{COMMAND_LINE}: {override!r}: expected key=value, e.g. trainer.ranks=2"]
+    place = f"{COMMAND_LINE}: {key} = {text!r}"
     try:
-        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
-    except YAMLError:
-        return [f"{COMMAND_LINE}: {key} = {text!r}: not valid YAML; quote it"]
+        value = from_command_line(text, hint_at(Config, key), place)
+    except ConfigError as error:
+        return [str(error)]
     problems = override_problems(Config, key, value, COMMAND_LINE)
     parts = key_parts(key)
     for depth, part in enumerate(parts):
@@ -81,29 +115,33 @@ def _apply(merged: Any, override: str) -> list[str]:
                 )
     if not problems:
         try:
-            OmegaConf.update(merged, key, value, merge=True)
-        except (OmegaConfBaseException, IndexError) as error:
-            reason = str(error).splitlines()[0]
-            problems = [f"{COMMAND_LINE}: {key} = {shown(value)}: {reason}"]
+            with border(place, "give the whole mapping or list, as key='{...}'", ConfigError):
+                OmegaConf.update(merged, key, value, merge=True)
+        except ConfigError as error:
+            problems = [str(error)]
     return problems
 
 
 def _typed(merged: Any, source: str) -> Config:
-    try:
+    with border(source, WRITE_REFERENCE, ConfigError):
         missing = sorted(OmegaConf.missing_keys(merged))
-        config = None if missing else OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{source}: {error.full_key}: {reason}") from error
-    except ValueError as error:  # a section that checks itself, such as tip
-        raise ConfigError(f"{source}: {error}") from error
+        config = None if missing else _made(merged, source)
     if missing:
         raise ConfigError(
             f"{source}: no value for {', '.join(missing)}: set it in the file, "
             f"or on the command line as {missing[0]}=VALUE"
         )
     assert isinstance(config, Config)
-    return config
+    return with_home(config)
+
+
+def _made(merged: Any, source: str) -> Any:
+    try:
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException:  # some of which are ValueErrors too
+        raise
+    except ValueError as error:  # a section that checks itself, such as tip
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def _pair(what: str) -> str:

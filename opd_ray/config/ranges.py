@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,20 +27,20 @@ class Range:
         return above and below and value < math.inf
 
 
-def at_least(least: int) -> Mapping[str, Range]:
+def at_least(least: int) -> dict[str, Any]:
     """Metadata of a field that holds ``least`` or more."""
     return {_KEY: Range(f"must be at least {least}", least)}
 
 
-def share_below_one(remedy: str = "") -> Mapping[str, Range]:
+def share_below_one(remedy: str = "") -> dict[str, Any]:
     """Metadata of a field that holds 0, but not 1, and all between; ``remedy`` ends the message."""
     return {_KEY: Range(f"must lie in [0, 1){remedy}", 0, 1, high_excluded=True)}
 
 
 # Metadata of a field, as of at_least().
-ABOVE_ZERO: Mapping[str, Range] = {_KEY: Range("must be above 0", 0, low_excluded=True)}
-SHARE: Mapping[str, Range] = {_KEY: Range("must lie in [0, 1]", 0, 1)}
-SHARE_ABOVE_ZERO: Mapping[str, Range] = {
+ABOVE_ZERO: dict[str, Any] = {_KEY: Range("must be above 0", 0, low_excluded=True)}
+SHARE: dict[str, Any] = {_KEY: Range("must lie in [0, 1]", 0, 1)}
+SHARE_ABOVE_ZERO: dict[str, Any] = {
     _KEY: Range("must be above 0 and at most 1", 0, 1, low_excluded=True)
 }
 

@@ -19,9 +19,11 @@ from opd_ray.config.choices import (
     SyncBackend,
 )
 from opd_ray.config.data import DataSettings
+from opd_ray.config.marks import PATH, read_as
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE, SHARE_ABOVE_ZERO, at_least, share_below_one
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.on_resume import FIXED, FREE, TOLD
 from opd_ray.tip.settings import TipSettings
 from opd_ray.types import Divergence
 
@@ -29,25 +31,25 @@ from opd_ray.types import Divergence
 @dataclass
 class RunSettings:
     # Folder of everything this run writes: config, versions, metrics, plots, checkpoints.
-    output_dir: str = "outputs/run"
+    output_dir: str = field(default="outputs/run", metadata=PATH | FREE)
     # Seed from which every random draw of the run is derived.
-    seed: int = 0
+    seed: int = field(default=0, metadata=FIXED)
     # Day that chat templates which read the clock are told, YYYY-MM-DD; null: that on which the run
     # began, also when it goes on later.
-    date: str | None = None
+    date: str | None = field(default=None, metadata=TOLD)
     # Optimizer steps in total.
-    steps: int = field(default=100, metadata=at_least(0))
+    steps: int = field(default=100, metadata=at_least(0) | TOLD)
     # "auto" continues from the newest readable checkpoint in output_dir, "never" starts anew, or a
     # checkpoint folder.
-    resume: str = "auto"
-    # A checkpoint every so many steps (0: only at the end and on Ctrl-C).
-    checkpoint_every: int = field(default=50, metadata=at_least(0))
+    resume: str = field(default="auto", metadata=PATH | FREE)
+    # A checkpoint every so many steps (0: only at the end and when it is stopped).
+    checkpoint_every: int = field(default=50, metadata=at_least(0) | FREE)
     # How many of the newest checkpoints stay on disk.
-    keep_checkpoints: int = field(default=2, metadata=at_least(1))
+    keep_checkpoints: int = field(default=2, metadata=at_least(1) | FREE)
     # Export the final student as a Hugging Face folder when the run ends.
-    export_at_end: bool = True
+    export_at_end: bool = field(default=True, metadata=FREE)
     # Weights & Biases project; null logs to JSONL and TensorBoard only.
-    wandb_project: str | None = None
+    wandb_project: str | None = field(default=None, metadata=TOLD)
 
     @property
     def day(self) -> datetime.date | None:
@@ -58,125 +60,125 @@ class RunSettings:
 @dataclass
 class ClusterSettings:
     # Ray address: null starts a local Ray, "auto" joins the one on this machine, or HOST:PORT.
-    address: str | None = None
+    address: str | None = field(default=None, metadata=FREE)
     # CPUs that a locally started Ray offers to actors; null counts the machine's.
-    num_cpus: int | None = field(default=None, metadata=at_least(1))
+    num_cpus: int | None = field(default=None, metadata=at_least(1) | FREE)
     # Object store of a locally started Ray, bytes; null lets Ray choose.
-    object_store_bytes: int | None = field(default=None, metadata=at_least(1))
+    object_store_bytes: int | None = field(default=None, metadata=at_least(1) | FREE)
     # Print what the actors print; their logs are in Ray's session folder anyway.
-    show_actor_logs: bool = False
+    show_actor_logs: bool = field(default=False, metadata=FREE)
     # Seconds an actor may take to come up (imports, loading, compiling) before the run gives up.
-    start_timeout_s: float = field(default=600.0, metadata=ABOVE_ZERO)
+    start_timeout_s: float = field(default=600.0, metadata=ABOVE_ZERO | FREE)
     # Seconds without any progress in a step before the run gives up, naming what it waits for.
-    stall_timeout_s: float = field(default=1800.0, metadata=ABOVE_ZERO)
+    stall_timeout_s: float = field(default=1800.0, metadata=ABOVE_ZERO | FREE)
 
 
 @dataclass
 class StudentSettings:
     # Hugging Face folder (or hub name) of the student's weights and tokenizer.
-    path: str = "???"
+    path: str = field(default="???", metadata=PATH | FIXED)
     # Longest prompt plus response, tokens.
-    context_length: int = field(default=4096, metadata=at_least(1))
+    context_length: int = field(default=4096, metadata=at_least(1) | TOLD)
     # Run model code that comes with the checkpoint.
-    trust_remote_code: bool = False
+    trust_remote_code: bool = field(default=False, metadata=FREE)
 
 
 @dataclass
 class RolloutSettings:
     # Rollout actors, each with its own vLLM engine.
-    actors: int = field(default=1, metadata=at_least(1))
+    actors: int = field(default=1, metadata=at_least(1) | FREE)
     # Ray CPUs each actor reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_actor: float = field(default=0.0, metadata=at_least(0))
+    cpus_per_actor: float = field(default=0.0, metadata=at_least(0) | FREE)
     # GPUs each actor reserves (as many as tensor_parallel_size); 0 runs vLLM on the CPU.
-    gpus_per_actor: int = field(default=0, metadata=at_least(0))
+    gpus_per_actor: int = field(default=0, metadata=at_least(0) | FREE)
     # CPU threads of an actor's matrix products; 0 shares a node's cores with its teachers.
-    threads: int = field(default=0, metadata=at_least(0))
+    threads: int = field(default=0, metadata=at_least(0) | FREE)
     # GPUs (or CPU processes) one vLLM engine is split over.
-    tensor_parallel_size: int = field(default=1, metadata=at_least(1))
+    tensor_parallel_size: int = field(default=1, metadata=at_least(1) | FREE)
     # Prompts of one step.
-    prompts_per_step: int = field(default=32, metadata=at_least(1))
+    prompts_per_step: int = field(default=32, metadata=at_least(1) | TOLD)
     # Responses per prompt.
-    samples_per_prompt: int = field(default=4, metadata=at_least(1))
+    samples_per_prompt: int = field(default=4, metadata=at_least(1) | TOLD)
     # Sampling temperature; scores always describe the distribution at temperature 1.
-    temperature: float = field(default=1.0, metadata=at_least(0))
+    temperature: float = field(default=1.0, metadata=at_least(0) | TOLD)
     # Nucleus sampling mass; 1 samples from the whole vocabulary.
-    top_p: float = field(default=1.0, metadata=SHARE_ABOVE_ZERO)
+    top_p: float = field(default=1.0, metadata=SHARE_ABOVE_ZERO | TOLD)
     # Sample from the k likeliest tokens only; 0 from all.
-    top_k: int = field(default=0, metadata=at_least(0))
+    top_k: int = field(default=0, metadata=at_least(0) | TOLD)
     # Longest response, tokens.
-    max_new_tokens: int = field(default=128, metadata=at_least(1))
+    max_new_tokens: int = field(default=128, metadata=at_least(1) | TOLD)
     # How many of the student's likeliest tokens are recorded per position for the streamed scores.
-    record_topk: int = field(default=16, metadata=at_least(1))
+    record_topk: int = field(default=16, metadata=at_least(1) | TOLD)
     # Responses an engine writes at once.
-    max_num_seqs: int = field(default=64, metadata=at_least(1))
+    max_num_seqs: int = field(default=64, metadata=at_least(1) | FREE)
     # Tokens an engine processes in one forward pass.
-    max_num_batched_tokens: int = field(default=2048, metadata=at_least(1))
+    max_num_batched_tokens: int = field(default=2048, metadata=at_least(1) | FREE)
     # Bytes of KV cache of an engine on the CPU; one text of student.context_length must fit.
-    kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1))
+    kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)
     # Share of a GPU's memory vLLM may take.
-    gpu_memory_utilization: float = field(default=0.9, metadata=SHARE_ABOVE_ZERO)
+    gpu_memory_utilization: float = field(default=0.9, metadata=SHARE_ABOVE_ZERO | FREE)
     # Number format of the student inside vLLM.
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)
     # Let vLLM skip CUDA graphs (always so on the CPU).
-    enforce_eager: bool = True
+    enforce_eager: bool = field(default=True, metadata=FREE)
 
 
 @dataclass
 class LossSettings:
     # Divergence that is minimised; the paper's is the reverse KL.
-    divergence: Divergence = Divergence.reverse_kl
+    divergence: Divergence = field(default=Divergence.reverse_kl, metadata=TOLD)
     # Weight of the teacher in the mixture of the JSD.
-    beta: float = 0.5
+    beta: float = field(default=0.5, metadata=TOLD)
     # With the topk signal, the tokens of a row that the loss tells apart: the teacher's likeliest
     # (teacher.topk), the student's own (rollout.record_topk) or the union of both; all others are
     # one bucket. null takes the union; with a teacher of kind http or actor, which may know no more
     # than bounds of the student's tokens, the teacher's.
-    support: Support | None = None
+    support: Support | None = field(default=None, metadata=TOLD)
     # Temperature of both distributions inside the loss.
-    temperature: float = field(default=1.0, metadata=ABOVE_ZERO)
+    temperature: float = field(default=1.0, metadata=ABOVE_ZERO | TOLD)
     # Kept rows projected to the vocabulary at once; null chooses so that the chunks stay small.
-    chunk_rows: int | None = field(default=None, metadata=at_least(1))
+    chunk_rows: int | None = field(default=None, metadata=at_least(1) | FREE)
 
 
 @dataclass
 class TrainerSettings:
     # Data-parallel trainer processes.
-    ranks: int = field(default=1, metadata=at_least(1))
+    ranks: int = field(default=1, metadata=at_least(1) | FIXED)
     # Ray CPUs each rank reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_rank: float = field(default=0.0, metadata=at_least(0))
+    cpus_per_rank: float = field(default=0.0, metadata=at_least(0) | FREE)
     # GPUs each rank reserves (0 or 1); 0 trains on the CPU.
-    gpus_per_rank: int = field(default=0, metadata=SHARE)
+    gpus_per_rank: int = field(default=0, metadata=SHARE | FREE)
     # CPU threads of a rank's matrix products; 0 shares a node's cores with its other ranks.
-    threads: int = field(default=0, metadata=at_least(0))
+    threads: int = field(default=0, metadata=at_least(0) | FREE)
     # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
-    zero_stage: int = 0
+    zero_stage: int = field(default=0, metadata=FIXED)
     # Keep optimizer state and master weights in host memory (needs a GPU and ZeRO 1-3).
-    offload_optimizer: bool = False
+    offload_optimizer: bool = field(default=False, metadata=FIXED)
     # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = field(default=Dtype.float32, metadata=FIXED)
     # Most tokens the trunk reads in one micro-batch, a prompt once for all its samples in there; a
     # longer rollout goes alone.
-    micro_batch_tokens: int = field(default=8192, metadata=at_least(1))
+    micro_batch_tokens: int = field(default=8192, metadata=at_least(1) | FREE)
     # Recompute activations in the backward pass instead of keeping them.
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(default=False, metadata=FREE)
     # Peak learning rate.
-    learning_rate: float = field(default=1.0e-6, metadata=at_least(0))
+    learning_rate: float = field(default=1.0e-6, metadata=at_least(0) | TOLD)
     # Course after the warm-up.
-    lr_schedule: LrSchedule = LrSchedule.cosine
+    lr_schedule: LrSchedule = field(default=LrSchedule.cosine, metadata=TOLD)
     # Steps over which the learning rate rises to its peak, by equal amounts.
-    warmup_steps: int = field(default=0, metadata=at_least(0))
+    warmup_steps: int = field(default=0, metadata=at_least(0) | TOLD)
     # Learning rate at the end, as a share of the peak.
-    min_lr_ratio: float = field(default=0.0, metadata=SHARE)
+    min_lr_ratio: float = field(default=0.0, metadata=SHARE | TOLD)
     # AdamW's weight decay.
-    weight_decay: float = field(default=0.1, metadata=at_least(0))
+    weight_decay: float = field(default=0.1, metadata=at_least(0) | TOLD)
     # AdamW's first decay rate.
-    adam_beta1: float = field(default=0.9, metadata=share_below_one())
+    adam_beta1: float = field(default=0.9, metadata=share_below_one() | TOLD)
     # AdamW's second decay rate.
-    adam_beta2: float = field(default=0.999, metadata=share_below_one())
+    adam_beta2: float = field(default=0.999, metadata=share_below_one() | TOLD)
     # AdamW's epsilon.
-    adam_eps: float = field(default=1.0e-8, metadata=ABOVE_ZERO)
+    adam_eps: float = field(default=1.0e-8, metadata=ABOVE_ZERO | TOLD)
     # Gradients are scaled down to this global norm; 0 leaves them.
-    max_grad_norm: float = field(default=1.0, metadata=at_least(0))
+    max_grad_norm: float = field(default=1.0, metadata=at_least(0) | TOLD)
 
 
 def effective_zero_stage(trainer: TrainerSettings) -> int:
@@ -193,11 +195,11 @@ def effective_zero_stage(trainer: TrainerSettings) -> int:
 @dataclass
 class SyncSettings:
     # Transport of new weights: the Ray object store (CPU, GPU, any node) or vLLM's NCCL (GPUs).
-    backend: SyncBackend = SyncBackend.ray
+    backend: SyncBackend = field(default=SyncBackend.ray, metadata=FREE)
     # Bytes of weights that travel in one piece.
-    chunk_bytes: int = field(default=1 << 28, metadata=at_least(1))
+    chunk_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)
     # Mean |log-prob difference| between trainer and vLLM, nats, above which the run stops.
-    max_gap: float = field(default=0.05, metadata=ABOVE_ZERO)
+    max_gap: float = field(default=0.05, metadata=ABOVE_ZERO | TOLD)
 
 
 @dataclass
@@ -225,14 +227,14 @@ class EvalTask:
 @dataclass
 class EvalSettings:
     # Evaluate every so many steps (0: only before the first step and at the end).
-    every: int = field(default=50, metadata=at_least(0))
+    every: int = field(default=50, metadata=at_least(0) | FREE)
     # What is evaluated.
-    tasks: list[EvalTask] = field(default_factory=list)
+    tasks: list[EvalTask] = field(default_factory=list, metadata=TOLD)
     # Held-out prompts, of the tasks above, for KL(teacher||student) and top-1 agreement on
     # responses sampled as the run's are; 0 for none.
-    kl_prompts: int = field(default=64, metadata=at_least(0))
+    kl_prompts: int = field(default=64, metadata=at_least(0) | TOLD)
     # Evaluate the teacher's accuracy once too (kinds hf and vllm; a vLLM engine writes for both).
-    teacher_accuracy: bool = False
+    teacher_accuracy: bool = field(default=False, metadata=FREE)
 
 
 @dataclass
@@ -240,15 +242,15 @@ class StudyArm:
     # Name of the arm in folders, tables and plots.
     name: str = "???"
     # Keys of the section tip in which this arm differs from the configuration's own.
-    tip: dict[str, Any] = field(default_factory=dict)
+    tip: dict[str, Any] = field(default_factory=dict, metadata=read_as(TipSettings))
 
 
 @dataclass
 class StudySettings:
     # Seeds of opd-ray study: every arm runs once with each.
-    seeds: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list, metadata=FREE)
     # What opd-ray study compares.
-    arms: list[StudyArm] = field(default_factory=list)
+    arms: list[StudyArm] = field(default_factory=list, metadata=FREE)
 
 
 @dataclass
@@ -262,11 +264,13 @@ class Config:
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     # Further teachers by name: the keys of the section teacher in which each differs from it.
-    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    teachers: dict[str, dict[str, Any]] = field(
+        default_factory=dict, metadata=read_as(dict[str, TeacherSettings]) | TOLD
+    )
     # The teacher of each source of prompts: a name in teachers, or "teacher"; empty: it gets all.
-    routes: dict[str, str] = field(default_factory=dict)
+    routes: dict[str, str] = field(default_factory=dict, metadata=TOLD)
     # Scores of the filter: by-products of rollout and teacher, or an exact pass in the trainer.
-    scoring: Scoring = Scoring.streamed
+    scoring: Scoring = field(default=Scoring.streamed, metadata=TOLD)
     tip: TipSettings = field(default_factory=TipSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)

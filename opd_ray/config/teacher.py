@@ -9,7 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
+from opd_ray.config.marks import PATH
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE_ABOVE_ZERO, at_least, share_below_one
+from opd_ray.on_resume import FIXED, FREE, TOLD
 
 # The name of the section ``teacher`` in routes.
 MAIN = "teacher"
@@ -130,83 +132,83 @@ class TeacherSettings:
     # Kind of teacher: "hf" runs a Hugging Face model, "vllm" runs it in a vLLM engine, "http" asks
     # a server at a URL, "class" is a class of your own, "actor" asks a named Ray actor of your own
     # that runs already, "ensemble" mixes several of teachers, "self" is the student's own weights.
-    kind: str = TeacherKind.hf.value
+    kind: str = field(default=TeacherKind.hf.value, metadata=TOLD)
     # Hugging Face folder (or hub name) of the teacher. Kinds http, class and actor need none; with
     # one, its tokenizer is compared with the student's.
-    path: str | None = None
+    path: str | None = field(default=None, metadata=PATH | TOLD)
     # Kind class: "package.module:Class" of an actors.teacher.protocol.Teacher, on every node.
-    class_path: str | None = None
+    class_path: str | None = field(default=None, metadata=TOLD)
     # Kind class: keyword arguments of its constructor.
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict, metadata=TOLD)
     # Kind actor: name of the Ray actor whose methods info() and score(requests) are a Teacher's.
-    actor_name: str | None = None
+    actor_name: str | None = field(default=None, metadata=TOLD)
     # Kind actor: the Ray namespace that it was named in.
-    actor_namespace: str = "opd-ray"
+    actor_namespace: str = field(default="opd-ray", metadata=TOLD)
     # Kind http: base URL of an OpenAI-compatible server that returns prompt log-probabilities by
     # token id, as vLLM's does: http://HOST:8000/v1.
-    url: str | None = None
+    url: str | None = field(default=None, metadata=TOLD)
     # Kind http: the name under which the server offers the model; null takes the only one it has.
-    model: str | None = None
+    model: str | None = field(default=None, metadata=TOLD)
     # Kind http: environment variable with the API key, set wherever Ray was started.
-    api_key_env: str | None = None
+    api_key_env: str | None = field(default=None, metadata=FREE)
     # Kind http: how many of its likeliest tokens the server is asked for at each position; at least
     # teacher.topk. The student's tokens that are not among them are bounded, see docs/teachers.md.
-    named_tokens: int = field(default=64, metadata=at_least(1))
+    named_tokens: int = field(default=64, metadata=at_least(1) | TOLD)
     # Kind http: requests, of one rollout each, that a replica has under way at once.
-    concurrency: int = field(default=16, metadata=at_least(1))
+    concurrency: int = field(default=16, metadata=at_least(1) | FREE)
     # Kind http: seconds until an unanswered request counts as lost and is sent again.
-    timeout_s: float = field(default=300.0, metadata=ABOVE_ZERO)
+    timeout_s: float = field(default=300.0, metadata=ABOVE_ZERO | FREE)
     # Kind http: how often a request is sent again after a lost connection, a time-out or HTTP 408,
     # 425, 429, 500, 502, 503 or 504.
-    max_retries: int = field(default=8, metadata=at_least(0))
+    max_retries: int = field(default=8, metadata=at_least(0) | FREE)
     # Kind ensemble: names of teachers and their weights (above 0; divided by their sum).
-    members: dict[str, float] = field(default_factory=dict)
+    members: dict[str, float] = field(default_factory=dict, metadata=TOLD)
     # Kind self: after every step the teacher's weights become this share of their own and the rest
     # of the student's; null keeps those of the start.
     follow_decay: float | None = field(
         default=None,
-        metadata=share_below_one("; for a teacher that stays as it is leave it out"),
+        metadata=share_below_one("; for a teacher that stays as it is leave it out") | FIXED,
     )
     # Copies of the teacher; rollouts go to the least loaded.
-    replicas: int = field(default=1, metadata=at_least(1))
+    replicas: int = field(default=1, metadata=at_least(1) | FREE)
     # How often each replica is started again when its process dies; the others go on meanwhile.
-    max_restarts: int = field(default=1, metadata=at_least(0))
+    max_restarts: int = field(default=1, metadata=at_least(0) | FREE)
     # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_replica: float = field(default=0.0, metadata=at_least(0))
+    cpus_per_replica: float = field(default=0.0, metadata=at_least(0) | FREE)
     # GPUs each replica reserves; 0 runs on the CPU.
-    gpus_per_replica: float = field(default=0, metadata=at_least(0))
+    gpus_per_replica: float = field(default=0, metadata=at_least(0) | FREE)
     # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
-    threads: int = field(default=0, metadata=at_least(0))
+    threads: int = field(default=0, metadata=at_least(0) | FREE)
     # Number format of the teacher's weights. Kinds http, class and actor choose their own: say here
     # which, as check-teacher allows for its rounding.
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)
     # What reaches the loss: top-k with tail, hidden states (exact), or the sampled token alone.
-    signal: SignalChoice = SignalChoice.topk
+    signal: SignalChoice = field(default=SignalChoice.topk, metadata=TOLD)
     # k of the top-k signal.
-    topk: int = field(default=32, metadata=at_least(1))
+    topk: int = field(default=32, metadata=at_least(1) | TOLD)
     # Prompt and response tokens scored in one forward pass (kind hf: a prompt once for all its
     # samples in there). Kind http: a replica is given at least concurrency sequences of
     # student.context_length together.
-    batch_tokens: int = field(default=8192, metadata=at_least(1))
+    batch_tokens: int = field(default=8192, metadata=at_least(1) | FREE)
     # Kind vllm: bytes of KV cache of a replica on the CPU; bounds the longest sequence.
-    kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1))
+    kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)
     # Kind vllm: GPUs (or CPU processes) one replica is split over.
-    tensor_parallel_size: int = field(default=1, metadata=at_least(1))
+    tensor_parallel_size: int = field(default=1, metadata=at_least(1) | FREE)
     # Kind vllm: share of a GPU's memory that weights, activations and KV cache may take; logits of
     # scored rows come on top.
-    gpu_memory_utilization: float = field(default=0.8, metadata=SHARE_ABOVE_ZERO)
+    gpu_memory_utilization: float = field(default=0.8, metadata=SHARE_ABOVE_ZERO | FREE)
     # Bytes of signals a replica may hold until the filter says which rows are kept.
-    store_bytes: int = field(default=1 << 33, metadata=at_least(1))
+    store_bytes: int = field(default=1 << 33, metadata=at_least(1) | FREE)
     # Answers on disk, of any kind of teacher: "record" writes them to cache_dir, "replay" reads
     # them and needs no teacher, "replay_or_ask" loads the teacher once an answer is missing.
-    cache: CacheMode = CacheMode.off
+    cache: CacheMode = field(default=CacheMode.off, metadata=TOLD)
     # Folder of recorded answers, of one teacher; several replicas and runs may share it.
-    cache_dir: str | None = None
+    cache_dir: str | None = field(default=None, metadata=PATH | TOLD)
     # Differences to the student's model that are accepted: "extra_tokens", "merges",
     # "special_tokens", "probes", "eos", "pad", "chat_template".
-    accept_mismatch: list[str] = field(default_factory=list)
+    accept_mismatch: list[str] = field(default_factory=list, metadata=TOLD)
     # Run model code that comes with the checkpoint.
-    trust_remote_code: bool = False
+    trust_remote_code: bool = field(default=False, metadata=FREE)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ tokens x hidden size goes from the actor that made it straight to the one that n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Protocol
 
@@ -207,5 +207,12 @@ class Coordinator:
 
     def _save(self, done: int) -> None:
         run = self.config.run
-        state = RunState(done, run.seed, run.steps, self.tip.state_dict())
+        state = RunState(
+            done,
+            run.seed,
+            run.steps,
+            self.tip.state_dict(),
+            batches=self.prompts.taken(done, self.config.rollout.prompts_per_step),
+            prompts=asdict(self.prompts.identity),
+        )
         self.checkpoints.save(state, self.session.save)

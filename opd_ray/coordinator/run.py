@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import dataclass
 
 from opd_ray.config.choices import LrSchedule
-from opd_ray.config.load import to_yaml
+from opd_ray.config.load import to_values, to_yaml
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.loop import Coordinator
@@ -22,11 +23,12 @@ from opd_ray.coordinator.report import (
 )
 from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
-from opd_ray.errors import INTERRUPTED, ConfigError
+from opd_ray.errors import INTERRUPTED
 from opd_ray.evaluation.evaluator import Evaluator, accuracy
-from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
+from opd_ray.output.checkpoint import CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.progress import Progress
+from opd_ray.output.resume import Start, find_start, told
 from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
@@ -50,13 +52,51 @@ def train(config: Config) -> int:
     tasks = held_out_tasks(config, tokenizer)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
     with OutputFolder(config.run.output_dir) as output:
-        output.begin(config)
         checkpoints = CheckpointStore(
             output.checkpoints, config.run.keep_checkpoints, to_yaml(config)
         )
-        start = _resume_point(config, checkpoints)
+        start = find_start(config, checkpoints)
+        changed = told(output.accept(config, start, prompts.identity))
+        if start is not None:
+            if _is_over(config, output, start.state.step):
+                _say_it_is_over(config, output, changed)
+                return 0
+            prompts = prompts.going_on_after(start.batches())
+        elif not output.holds_run:
+            output.begin(config)
         with open_session(config, pairing, tokenizer, own_topk(config), longest) as session:
-            return _steer(session, prompts, tasks, output, checkpoints, start)
+            part = Part(config, start, changed)
+            return _steer(session, prompts, tasks, output, checkpoints, part)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a run is to be done now."""
+
+    config: Config  # as the user gave it
+    start: Start | None = None  # None: from the beginning
+    changed: Sequence[str] = ()  # since the part before, as a user should hear it
+
+    @property
+    def done(self) -> int:
+        """Steps taken before."""
+        return self.start.state.step if self.start else 0
+
+
+def _is_over(config: Config, output: OutputFolder, step: int) -> bool:
+    """Whether all steps are taken and all is written that the end of a run leaves."""
+    exported = not config.run.export_at_end or output.export.is_dir()
+    return step == config.run.steps and output.history.finished == step and exported
+
+
+def _say_it_is_over(config: Config, output: OutputFolder, changed: Sequence[str]) -> None:
+    print(
+        f"opd-ray: the run in {output.path} has taken its {config.run.steps} steps already; to go "
+        f"on raise run.steps, to start over use run.resume=never. Its report: {output.report}",
+        file=sys.stderr,
+    )
+    for text in changed:
+        print(f"opd-ray: without effect, as no step is left: {text}", file=sys.stderr)
 
 
 def _steer(
@@ -65,28 +105,33 @@ def _steer(
     tasks: list[HeldOutTask],
     output: OutputFolder,
     checkpoints: CheckpointStore,
-    start: tuple[Path, RunState] | None,
+    part: Part,
 ) -> int:
     """The part of a run in which its actors live; returns the exit code."""
-    config = session.config
+    config, start, done = session.config, part.start, part.done
     tip = TipFilter(config.tip, loss_score=config.loss.divergence.value)
-    done = 0
     if start is not None:
-        folder, state = start
-        session.load(str(folder / "trainer"))
-        tip.load_state_dict(state.filter_state)
-        done = state.step
+        session.load(str(start.checkpoint / "trainer"))
+        tip.load_state_dict(start.state.filter_state)
+    # From here on the folder is this part's: nothing can be refused any more.
+    if config.run.resume == "never":
+        output.clear()
+    output.begin(part.config)
+    output.history.add_part(done, prompts.identity, list(part.changed), to_values(part.config))
     with closing(Progress(config.run.steps, done)) as progress:
         progress.say(f"prompts: {prompts}")
-        for note in [*unused_options(config), *prompt_notes(prompts, tasks)]:
+        for note in [
+            *unused_options(config),
+            *prompt_notes(prompts, tasks),
+            *_resume_notes(part, checkpoints),
+        ]:
             progress.say(note)
         if start is not None:
-            progress.say(f"resumed from {folder} at step {done}")
-            if changed := _other_schedule(config, state):
-                progress.say(changed)
             for later in checkpoints.set_aside_after(done):
                 progress.say(f"a later checkpoint is set aside: {later}")
-        with closing(_metrics(config, output, done)) as metrics:
+        # What was measured with other values is measured again.
+        kept = -1 if start is None and part.changed else done
+        with closing(_metrics(config, output, kept)) as metrics:
             evaluator = Evaluator(
                 config, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
             )
@@ -101,6 +146,7 @@ def _steer(
                     session.trainers.export(str(output.export))
                 progress.close()
                 _report(session, coordinator.last_step, tasks, output, progress)
+                output.history.finish(config.run.steps)
             except Interrupted:
                 newest = checkpoints.newest()
                 progress.say(f"stopped; checkpoint: {newest[0] if newest else 'none'}")
@@ -108,10 +154,27 @@ def _steer(
     return 0
 
 
+def _resume_notes(part: Part, checkpoints: CheckpointStore) -> Iterator[str]:
+    """What a user should know of a run that goes on."""
+    if part.start is not None:
+        step = part.start.state.step
+        yield f"resumed from {part.start.checkpoint} at step {step}"
+        for reason in checkpoints.broken(after=step):
+            yield f"passed over: {reason}"
+    elif part.changed:
+        yield "the run in this folder has left no checkpoint: it begins again, with other values"
+    for text in part.changed:
+        yield f"changed: {text}"
+    if part.start is not None and (note := _other_schedule(part.config, part.start.state)):
+        yield note
+
+
 def _metrics(config: Config, output: OutputFolder, done: int) -> Metrics:
     sinks: list[Sink] = [JsonlSink(output.metrics, done), TensorBoardSink(output.tensorboard, done)]
     if config.run.wandb_project:
-        sinks.append(WandbSink(config.run.wandb_project, output.path, asdict(config)))
+        sinks.append(
+            WandbSink(config.run.wandb_project, output.path, to_values(config), done, output.wandb)
+        )
     return Metrics(sinks)
 
 
@@ -164,21 +227,3 @@ def _other_schedule(config: Config, state: RunState) -> str | None:
         f"trainer.lr_schedule {schedule.value} now ends at step {new}, so the learning rate of the "
         f"next step is {rate}; {before}"
     )
-
-
-def _resume_point(config: Config, checkpoints: CheckpointStore) -> tuple[Path, RunState] | None:
-    """Where to go on, or None for a run from the start.
-
-    Raises:
-        CheckpointError, ConfigError: the checkpoint asked for is broken, or has another seed.
-    """
-    resume = config.run.resume
-    if resume == "never":
-        return None
-    found = checkpoints.newest() if resume == "auto" else (Path(resume), read_state(Path(resume)))
-    if found is not None and found[1].seed != config.run.seed:
-        raise ConfigError(
-            f"run.seed = {config.run.seed}, but the checkpoint {found[0]} was written with seed "
-            f"{found[1].seed}: use that seed, or run.resume=never in another output folder"
-        )
-    return found

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from transformers import PreTrainedTokenizerBase
 
@@ -21,6 +19,7 @@ from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.pools.weights import TeacherWeights, WeightSync
 from opd_ray.preflight.pairing import Pairing, check_teacher_info, uncompared_tokenizer
+from opd_ray.signals import on_stop
 from opd_ray.types import TeacherInfo
 
 
@@ -63,7 +62,7 @@ def open_session(
     own_topk: int,
     longest: Mapping[str, int],
 ) -> Iterator[Session]:
-    """Ray and the run's actors for the time of the block; Ctrl-C and SIGTERM ask them to stop.
+    """Ray and the run's actors for the time of the block; a signal to stop asks them to.
 
     Args:
         config: a whole and checked configuration; the session's is settled by the placement.
@@ -114,16 +113,12 @@ def _teacher_notes(
 
 @contextmanager
 def _stop_on_signal(watch: ActorWatch) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks for a stop with a checkpoint, a second ends it at once."""
+    """The first signal to stop asks for a stop with a checkpoint, a second ends it at once."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask() -> None:
         if watch.stop_requested:
             raise KeyboardInterrupt
         watch.stop_requested = True
 
-    old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_stop(ask):
         yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -86,7 +86,9 @@ def load_prompts(
         notes=tuple(notes),
     )
     order_seed = seed if settings.seed is None else settings.seed
-    return PromptSet(rows.read, numbers, report, settings.shuffle, order_seed, digests)
+    shown_digests = prompts[numbers] if digests is None else np.stack([prompts[numbers], digests])
+    fingerprint = f"{digest64(shown_digests.tobytes()):016x}"
+    return PromptSet(rows.read, numbers, report, settings.shuffle, order_seed, digests, fingerprint)
 
 
 def _by_source(sources: list[str], shown: np.ndarray | None) -> dict[str, SourceReport]:

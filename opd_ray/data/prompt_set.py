@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -52,6 +52,14 @@ class LoadReport:
         return text
 
 
+@dataclass(frozen=True)
+class PromptsIdentity:
+    """Which prompts a run trains on."""
+
+    count: int
+    fingerprint: str  # of all that student and teacher are shown, in the source's order
+
+
 @dataclass
 class PromptSet:
     """Prompts by number and by step: only row numbers are in memory, rows are read when asked."""
@@ -63,11 +71,23 @@ class PromptSet:
     seed: int
     # digest64 of the student's token ids, a row each; None without a tokenizer.
     digests: np.ndarray | None = None
+    fingerprint: str = ""  # of all that student and teacher are shown, in the source's order
+    # (steps, prompts of each) of the parts of the run that came before this one, in their order.
+    earlier: tuple[tuple[int, int], ...] = ()
     # (epoch, batch size) -> order; two epochs are in use where a batch lies across both.
     _orders: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def identity(self) -> PromptsIdentity:
+        """By which a run that goes on knows its prompts again."""
+        return PromptsIdentity(len(self), self.fingerprint)
+
+    def going_on_after(self, earlier: Sequence[tuple[int, int]]) -> PromptSet:
+        """The same prompts for a run that took ``earlier`` of them, see there."""
+        return replace(self, earlier=tuple(earlier))
 
     def row(self, index: int) -> PromptRow:
         """The prompt at ``index``, in the order of the source."""
@@ -76,7 +96,7 @@ class PromptSet:
     def batch(self, step: int, size: int) -> list[PromptRow]:
         """The ``size`` prompts of a step (counted from 0).
 
-        Nothing but step, size and seed decides, so a resumed run needs no state. An epoch uses
+        Nothing but step, size, seed and what was taken earlier decides. An epoch uses
         every prompt once, in an order of its own. No batch holds a prompt twice, not even where
         two epochs meet.
 
@@ -90,24 +110,49 @@ class PromptSet:
                 f"a step wants {size} prompts but there are only {len(self)}: "
                 "lower rollout.prompts_per_step or give more prompts"
             )
+        begin, steps = self._taken_earlier
+        if step < steps:
+            raise ValueError(f"step = {step}: this part of the run begins at step {steps}")
+        begin += (step - steps) * size
         rows = []
-        for position in range(step * size, (step + 1) * size):
+        for position in range(begin, begin + size):
             epoch, within = divmod(position, len(self))
             rows.append(self.row(int(self._order(epoch, size)[within])))
         return rows
 
+    @property
+    def _taken_earlier(self) -> tuple[int, int]:
+        """Prompts and steps of the parts before this one."""
+        prompts = sum(steps * size for steps, size in self.earlier)
+        return prompts, sum(steps for steps, _ in self.earlier)
+
+    def _across(self, epoch: int, size: int) -> tuple[int, int]:
+        """How many rows the batch that lies across an epoch's begin has before and behind it.
+
+        (0, a batch) where a batch begins there.
+        """
+        boundary, begin = epoch * len(self), 0
+        for steps, earlier_size in self.earlier:
+            if boundary < begin + steps * earlier_size:
+                size = earlier_size
+                break
+            begin += steps * earlier_size
+        before = (boundary - begin) % size
+        return before, size - before
+
     def _order(self, epoch: int, size: int) -> np.ndarray:
-        """[len(self)] indices of an epoch, when it is read in batches of ``size``."""
+        """[len(self)] indices of an epoch, when it is now read in batches of ``size``."""
         if (epoch, size) not in self._orders:
             # An epoch depends on the end of the one before it. With two batches or more an epoch,
             # that end is as it was shuffled; with fewer it may depend on the one before in turn.
             known = (epoch - 1, size) in self._orders
-            first = max(0, epoch - 1) if known or len(self) >= 2 * size else 0
+            largest = max(size, *(earlier for _, earlier in self.earlier), 0)
+            first = max(0, epoch - 1) if known or len(self) >= 2 * largest else 0
             order = self._orders[first, size] if known else self._shuffled(first)
             for later in range(first + 1, epoch + 1):
-                taken = later * len(self) % size  # rows of the batch that lies across both epochs
+                taken, left = self._across(later, size)
                 ended_with = order[len(order) - taken :]
-                order = _postpone(self._shuffled(later), ended_with, size - taken)
+                order = _postpone(self._shuffled(later), ended_with, left)
             self._orders = {
                 key: kept for key, kept in self._orders.items() if key == (epoch - 1, size)
             }

@@ -15,7 +15,7 @@ from opd_ray.config.schema import Config, EvalTask
 from opd_ray.data.chat_template import reads_clock
 from opd_ray.data.gold_answers import answer_notes, whole_answers
 from opd_ray.data.load import load_prompts
-from opd_ray.data.prompt_set import PromptSet, SourceReport
+from opd_ray.data.prompt_set import PromptSet, PromptsIdentity, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.tokenize import tokenize_for_both
 from opd_ray.seeds import digest64
@@ -87,8 +87,22 @@ class PromptFeed:
         wanted = np.array([digest64(p.student_ids.tobytes()) for p in others], dtype=np.uint64)
         return int(np.isin(wanted, self.rows.digests).sum())
 
+    @property
+    def identity(self) -> PromptsIdentity:
+        """By which a run that goes on knows its prompts again."""
+        return self.rows.identity
+
+    def going_on_after(self, earlier: Sequence[tuple[int, int]]) -> PromptFeed:
+        """For a run whose parts before took ``earlier``, (steps, prompts of each) a part."""
+        return replace(self, rows=self.rows.going_on_after(earlier))
+
+    def taken(self, step: int, size: int) -> list[list[int]]:
+        """[steps, prompts of each] of every part up to ``step``, the last one with ``size``."""
+        before = [list(part) for part in self.rows.earlier]
+        return [*before, [step - sum(steps for steps, _ in before), size]]
+
     def batch(self, step: int, size: int) -> list[Prompt]:
-        """The prompts of a step, from 0; they follow from step, size and seed alone."""
+        """The prompts of a step, from 0; see :meth:`PromptSet.batch`."""
         return _prompts(self.rows.batch(step, size), self.tokenizer, self.settings, self.day)
 
 

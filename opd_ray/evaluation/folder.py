@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from opd_ray.errors import OutputFolderError
-from opd_ray.output.folder import LockedFolder, flat
+from opd_ray.output.folder import LockedFolder
+from opd_ray.output.resume import flat
 from opd_ray.whole_file import write_whole
 
 

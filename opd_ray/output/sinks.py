@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from opd_ray.borders import border
+from opd_ray.errors import RunError
 from opd_ray.whole_file import write_whole
 
 
@@ -27,11 +29,12 @@ class JsonlSink:
 
     def __init__(self, path: Path, resume_step: int) -> None:
         if path.exists():
-            kept = [
-                line
-                for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-                if line.endswith("\n") and json.loads(line)["step"] <= resume_step
-            ]
+            with border(str(path), "mend or delete it: a run can go on without it", RunError):
+                kept = [
+                    line
+                    for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+                    if line.endswith("\n") and json.loads(line)["step"] <= resume_step
+                ]
             write_whole(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -61,12 +64,33 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """Weights & Biases; the package is imported here only."""
+    """Weights & Biases; the package is imported here only.
 
-    def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:
+    A run that goes on goes on in the same run there. What W&B has of steps that are taken again
+    stays as it is: it accepts no earlier step.
+
+    Args:
+        project: of W&B.
+        folder: where its files go, and ``known``, which keeps the run's id.
+        config: the run's configuration, as nested values.
+        resume_step: 0 begins a new run there.
+        known: the file that keeps project and id.
+    """
+
+    def __init__(
+        self, project: str, folder: Path, config: dict[str, Any], resume_step: int, known: Path
+    ) -> None:
         import wandb
 
-        self._run = wandb.init(project=project, dir=str(folder), config=config)
+        run_id = None
+        if resume_step > 0 and known.is_file():
+            kept = json.loads(known.read_text(encoding="utf-8"))
+            run_id = kept["id"] if kept["project"] == project else None
+        again: dict[str, Any] = {"id": run_id, "resume": "allow"} if run_id else {}
+        self._run = wandb.init(project=project, dir=str(folder), config=config, **again)
+        if run_id:
+            self._run.config.update(config, allow_val_change=True)
+        write_whole(known, json.dumps({"project": project, "id": self._run.id}))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)

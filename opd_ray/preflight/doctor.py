@@ -21,7 +21,9 @@ from opd_ray.models.hub import check_reachable
 from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
 from opd_ray.models.tokenizer import describe_model
 from opd_ray.models.weight_files import NoWeights
+from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.folder import OutputFolder
+from opd_ray.output.resume import find_start, told
 from opd_ray.preflight.config import config_problems, data_sections
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
@@ -29,7 +31,7 @@ from opd_ray.preflight.model_files import (
     ModelUse,
     models_of_run,
     models_once,
-    told,
+    told_of,
     weights_of,
 )
 from opd_ray.preflight.models import ask_server, asked_servers
@@ -132,9 +134,9 @@ def _weights_finding(model: ModelUse, here: bool) -> Finding:
             check_reachable(model.path, weights=True)
         check = weights_of(model)
     except NoWeights as error:
-        return failed(name, told(model, error)) if here else noted(name, told(model, error))
+        return failed(name, told_of(model, error)) if here else noted(name, told_of(model, error))
     except OpdError as error:
-        return failed(name, told(model, error))
+        return failed(name, told_of(model, error))
     except _REFUSALS as error:
         return failed(name, f"{model.key} = {model.path!r}: {first_line(error)}")
     detail = f"{model.path}: {check.detail}"
@@ -219,14 +221,21 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:
+    """Whether the run may start or go on in its folder, but for its prompts: see the data."""
     folder = OutputFolder(config.run.output_dir)
     if not folder.path.is_dir():
         return
     try:
         with folder:
-            folder.check(config)
+            start = find_start(config, CheckpointStore(folder.checkpoints, keep=1))
+            found = told(folder.accept(config, start))
     except OpdError as error:
         yield failed("output folder", str(error))
+        return
+    if start is not None:
+        yield passed("output folder", f"goes on from {start.checkpoint} at step {start.state.step}")
+    for text in found:
+        yield noted("output folder", f"changed since the run in it was last at work: {text}")
 
 
 def _add_plan(

@@ -112,7 +112,7 @@ def check_model_files(config: Config, models: Sequence[ModelUse]) -> None:
             try:
                 check(model)
             except OpdError as error:
-                problems.append(told(model, error))
+                problems.append(told_of(model, error))
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -136,7 +136,7 @@ def weights_of(model: ModelUse) -> WeightsCheck:
     )
 
 
-def told(model: ModelUse, error: OpdError) -> str:
+def told_of(model: ModelUse, error: OpdError) -> str:
     """What is wrong with a model's files, behind the key that names it."""
     text = str(error)
     for before in (f"{model.path}: ", f"{model.path}/"):

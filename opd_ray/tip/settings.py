@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
 from math import cos, pi
 
+from opd_ray.on_resume import FIXED, FREE, TOLD
 from opd_ray.tip.normalise import Normalisation, NormaliseOver
 from opd_ray.tip.quadrants import CutKind
 from opd_ray.tip.scores import SCORES
@@ -26,53 +27,53 @@ class TipSettings:
 
     # Name of a rule (all, random, entropy_sample, entropy_topk, soft_or, q3_only, divergence_topk,
     # bottom_soft_or, teachability, product) or import path "package.module:rule" of your own.
-    rule: str = "soft_or"
+    rule: str = field(default="soft_or", metadata=TOLD)
     # Share of the tokens that is kept, in [0, 1]; the rule "all" keeps everything whatever it is.
-    rho: float = 0.5
+    rho: float = field(default=0.5, metadata=TOLD)
     # How rho moves over the steps, from rho to rho_end: constant, linear or cosine.
-    rho_schedule: RhoSchedule = RhoSchedule.constant
+    rho_schedule: RhoSchedule = field(default=RhoSchedule.constant, metadata=TOLD)
     # rho at the end of a linear or cosine schedule.
-    rho_end: float | None = None
+    rho_end: float | None = field(default=None, metadata=TOLD)
     # Steps from rho to rho_end; afterwards it stays there.
-    rho_schedule_steps: int = 0
+    rho_schedule_steps: int = field(default=0, metadata=TOLD)
     # top_share keeps the share rho, threshold keeps scores from the threshold on, soft weighs every
     # token by its score and drops those of score 0.
-    selection: SelectBy = SelectBy.top_share
+    selection: SelectBy = field(default=SelectBy.top_share, metadata=TOLD)
     # What the share is taken of: each rollout by itself (the paper) or the whole batch.
-    share_of: ShareOf = ShareOf.rollout
+    share_of: ShareOf = field(default=ShareOf.rollout, metadata=TOLD)
     # With selection=threshold: least score that is kept (greatest, for a rule that keeps the
     # bottom).
-    threshold: float | None = None
+    threshold: float | None = field(default=None, metadata=TOLD)
     # How scores are brought to [0, 1]: min_max (the paper), q05_q95 or rank.
-    normalisation: Normalisation = Normalisation.min_max
+    normalisation: Normalisation = field(default=Normalisation.min_max, metadata=TOLD)
     # Over what: the batch (the paper), each rollout, or stream (quantiles of earlier steps).
-    normalise_over: NormaliseOver = NormaliseOver.batch
+    normalise_over: NormaliseOver = field(default=NormaliseOver.batch, metadata=FIXED)
     # With normalise_over=stream: what an earlier step still counts for, one step later.
-    stream_decay: float = 0.9
+    stream_decay: float = field(default=0.9, metadata=TOLD)
     # Quantile at which h is clipped before min-max; 1 clips nothing.
-    h_clip: float = 0.98
+    h_clip: float = field(default=0.98, metadata=TOLD)
     # Quantile at which every other score is clipped before min-max; 1 (the paper) clips nothing.
-    divergence_clip: float = 1.0
+    divergence_clip: float = field(default=1.0, metadata=TOLD)
     # The divergence of soft_or, divergence_topk and the quadrants: reverse_kl, forward_kl or jsd.
-    divergence: Divergence = Divergence.reverse_kl
+    divergence: Divergence = field(default=Divergence.reverse_kl, metadata=TOLD)
     # Exponent of the entropy in the rule "product".
-    alpha: float = 1.0
+    alpha: float = field(default=1.0, metadata=TOLD)
     # Exponent of the divergence in the rule "product".
-    gamma: float = 1.0
+    gamma: float = field(default=1.0, metadata=TOLD)
     # Quadrant cuts as a quantile of the batch's normalised scores, or as a value of them in [0, 1].
-    quadrant_cut: CutKind = CutKind.quantile
+    quadrant_cut: CutKind = field(default=CutKind.quantile, metadata=TOLD)
     # Tokens whose h lies above this cut are high in h (0.5 as a quantile: the median).
-    quadrant_h_cut: float = 0.5
+    quadrant_h_cut: float = field(default=0.5, metadata=TOLD)
     # Tokens whose divergence lies above this cut are high in divergence.
-    quadrant_divergence_cut: float = 0.5
+    quadrant_divergence_cut: float = field(default=0.5, metadata=TOLD)
     # Report, at every step, how far the other rules would have chosen the same tokens.
-    overlap: bool = True
+    overlap: bool = field(default=True, metadata=FREE)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if isinstance(field.default, StrEnum):
-                choice = _choice(field.name, getattr(self, field.name), type(field.default))
-                object.__setattr__(self, field.name, choice)
+        for key in fields(self):
+            if isinstance(key.default, StrEnum):
+                choice = _choice(key.name, getattr(self, key.name), type(key.default))
+                object.__setattr__(self, key.name, choice)
         if self.divergence not in SCORES:
             raise ValueError(
                 f"tip.divergence={self.divergence} is a loss but no score a token: choose one of "

@@ -11,10 +11,12 @@ import pytest
 
 from opd_ray.config.schema import Config, EvalSettings, RunSettings
 from opd_ray.coordinator import run
+from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.models.pairs.demo import character_tokenizer
-from opd_ray.output.checkpoint import CheckpointStore, RunState
+from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.folder import OutputFolder
+from opd_ray.output.resume import Start
 from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipFilter
 
@@ -69,6 +71,8 @@ class Prompts:
     def __init__(self, repeated: int) -> None:
         self._repeated = repeated
 
+    identity = PromptsIdentity(3, "00ff")
+
     def shared_with(self, others: Sequence[Prompt]) -> int:
         return self._repeated
 
@@ -85,12 +89,13 @@ def config_of(resume: str = "auto", **sections: Any) -> Config:
 def go(
     folder: Path,
     config: Config,
-    start: tuple[Path, RunState] | None = None,
+    start: Start | None = None,
     *,
     then: Callable[[], None] = interrupted,
     tasks: Sequence[HeldOutTask] = (),
     launcher: object = None,
     repeated: int = 0,
+    changed: Sequence[str] = (),
 ) -> Session:
     """The part of a run with actors; one that is interrupted leaves out the report."""
     session: Any = Session(config, then)
@@ -99,5 +104,6 @@ def go(
     with OutputFolder(folder) as output, pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "Coordinator", session.coordinator)
         checkpoints = CheckpointStore(output.checkpoints, keep=2)
-        session.exit_code = run._steer(session, prompts, list(tasks), output, checkpoints, start)
+        part = run.Part(config, start, changed)
+        session.exit_code = run._steer(session, prompts, list(tasks), output, checkpoints, part)
     return session

@@ -16,6 +16,7 @@ from stand_ins import Engine, Response, Script, StandInWatch, Teacher, Trainer
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.coordinator.loop import Checkpoints, Coordinator
+from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.data.rows import PromptRow
 from opd_ray.output.progress import Progress
@@ -93,7 +94,9 @@ class StandInRun:
         teacher_weights = TeacherWeights(
             watch, {n: (settings, pool) for n, pool in pools.items()}, trainers
         )
-        rows: Any = SimpleNamespace(batch=_batch)
+        rows: Any = SimpleNamespace(
+            batch=_batch, earlier=(), identity=PromptsIdentity(len(PROMPTS), "00ff")
+        )
         tokenizer: Any = _Letters()
         session: Any = SimpleNamespace(
             sync=WeightSync(config, trainers, rollouts, teacher_weights),

@@ -40,7 +40,7 @@ class FetchError(RunError):
 def cache_folder() -> Path:
     """$OPD_RAY_CACHE, else opd-ray's folder below $XDG_CACHE_HOME or ~/.cache."""
     if own := os.environ.get(_CACHE_VARIABLE):
-        return Path(own)
+        return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opd-ray"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,34 @@ def test_the_next_step_in_new_processes_is_bit_for_bit_the_same(
         assert (found.loss_sum, found.grad_norm) == (wanted.loss_sum, wanted.grad_norm)
     for name, weight in fresh_ranks.weights().items():
         np.testing.assert_array_equal(weight, weights[name])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_settings_of_the_optimizer_are_those_of_the_run_that_goes_on(
+    stage, written, fresh_ranks, folder
+):
+    """AdamW takes its decay off the weights by itself: the rest of the step is the same."""
+    target, before, _, after = written[stage, Dtype.float32]
+    changed = replace(settings(stage, Dtype.float32), weight_decay=0.6)
+    fresh_ranks.start(folder, changed, vocab_size=VOCAB, head=teacher_head())
+    fresh_ranks.call("engine.load", str(target))
+    step(fresh_ranks, 2)
+    for name, weight in fresh_ranks.weights().items():
+        # At a learning rate of 0.01, and a decay of 0.1 before.
+        wanted = after[name] - 0.01 * (0.6 - 0.1) * before[name]
+        np.testing.assert_allclose(weight, wanted, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [(1, Dtype.float32), (3, Dtype.bfloat16)])
+def test_the_bound_of_gradients_is_that_of_the_run_that_goes_on(
+    stage, dtype, written, fresh_ranks, folder
+):
+    target, *_ = written[stage, dtype]
+    changed = replace(settings(stage, dtype), max_grad_norm=0.25)
+    fresh_ranks.start(folder, changed, vocab_size=VOCAB, head=teacher_head())
+    fresh_ranks.call("engine.load", str(target))
+    bound = fresh_ranks.call("engine._engine.optimizer.__getattribute__", "clip_grad")
+    assert bound == [0.25, 0.25]
 
 
 @pytest.mark.parametrize(("stage", "dtype"), LAYOUTS)

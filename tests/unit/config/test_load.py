@@ -215,10 +215,10 @@ def test_overrides(write: Write) -> None:
             "tip.selection=sofd",
             "tip.selection = 'sofd': expected one of top_share, threshold, soft",
         ),
-        ("tip.divergence=3", "tip.divergence = 3: expected one of reverse_kl, forward_kl, jsd"),
+        ("tip.divergence=3", "tip.divergence = '3': expected one of reverse_kl, forward_kl, jsd"),
         ("trainer.ranks", "'trainer.ranks': expected key=value"),
         ("=3", "expected key=value"),
-        ("data.path=[a", "not valid YAML"),
+        ("eval.tasks=[a", "not valid YAML"),
     ],
 )
 def test_bad_overrides_are_refused(write: Write, override: str, expected: str) -> None:

@@ -13,9 +13,9 @@ from fake_session import Session, config_of, go
 
 from opd_ray.config.choices import LrSchedule
 from opd_ray.config.schema import LossSettings, TrainerSettings
-from opd_ray.coordinator.run import _resume_point
 from opd_ray.errors import ConfigError
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
+from opd_ray.output.resume import Start, find_start
 from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipFilter, TipSettings, TokenScores
 from opd_ray.types import Divergence
@@ -37,19 +37,19 @@ def test_a_checkpoint_of_another_seed_is_not_gone_on_from(tmp_path: Path, how: s
     store = CheckpointStore(tmp_path / "checkpoints", keep=2)
     resume = "auto" if how == "auto" else str(place)
     with pytest.raises(ConfigError, match=r"run\.seed = 7, .*step_00000004 was .* with seed 8"):
-        _resume_point(config_of(resume), store)
-    assert _resume_point(config_of("never"), store) is None
+        find_start(config_of(resume), store)
+    assert find_start(config_of("never"), store) is None
 
 
 def test_a_run_goes_on_from_the_newest_checkpoint_or_the_one_it_is_told(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints", keep=2)
-    assert _resume_point(config_of("auto"), store) is None
+    assert find_start(config_of("auto"), store) is None
     first, last = save(tmp_path, state(2), state(4))
-    assert _resume_point(config_of("auto"), store) == (last, state(4))
-    assert _resume_point(config_of(str(first)), store) == (first, state(2))
+    assert find_start(config_of("auto"), store) == Start(last, state(4))
+    assert find_start(config_of(str(first)), store) == Start(first, state(2))
     (first / "run.json").unlink()
     with pytest.raises(CheckpointError, match=r"run\.json"):
-        _resume_point(config_of(str(first)), store)
+        find_start(config_of(str(first)), store)
 
 
 def scores(divergence: list[float], **more: list[float]) -> TokenScores:
@@ -73,7 +73,7 @@ def test_a_resumed_filter_remembers_the_stream(tmp_path: Path) -> None:
     before.select(scores([0.0, 20.0]), np.zeros(1, np.int64), step=3)
     (place,) = save(tmp_path, state(4, tip=before))
     config = config_of(tip=tip)
-    start = _resume_point(config, CheckpointStore(tmp_path / "checkpoints", keep=2))
+    start = find_start(config, CheckpointStore(tmp_path / "checkpoints", keep=2))
     assert start is not None
 
     def later(session: Session) -> np.ndarray:
@@ -101,7 +101,7 @@ def test_going_on_from_an_older_checkpoint_sets_the_later_ones_aside_first(
         raise Interrupted
 
     config = config_of(str(tmp_path / "checkpoints" / "step_00000002"))
-    start = _resume_point(config, CheckpointStore(tmp_path / "checkpoints", keep=2))
+    start = find_start(config, CheckpointStore(tmp_path / "checkpoints", keep=2))
     assert go(tmp_path, config, start, then=look).exit_code == 130
     assert seen == ["step_00000002", "step_00000004.left", "step_00000006.left"]
     said = capsys.readouterr().err
@@ -112,7 +112,7 @@ def test_going_on_from_an_older_checkpoint_sets_the_later_ones_aside_first(
 
 def test_going_on_from_the_newest_sets_nothing_aside(tmp_path: Path) -> None:
     places = save(tmp_path, state(2), state(4))
-    go(tmp_path, config_of(), (places[-1], state(4)))
+    go(tmp_path, config_of(), Start(places[-1], state(4)))
     assert sorted((tmp_path / "checkpoints").iterdir()) == places
 
 
@@ -123,7 +123,7 @@ def test_an_evaluation_in_the_metrics_is_not_made_again(
     (place,) = save(tmp_path, state(4))
     rows = [{"step": 4, "train/loss": 0.5}, {"step": step, "seconds/eval": 1.0}, {"step": 5}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert go(tmp_path, config_of(), (place, state(4))).made.ran == [(4, evaluated)]
+    assert go(tmp_path, config_of(), Start(place, state(4))).made.ran == [(4, evaluated)]
     left = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
     assert left == [4, step]  # what came after step 4 is written anew
 
@@ -166,9 +166,60 @@ def test_another_length_of_the_run_is_said_to_change_the_schedule(
     )
     config = config_of(trainer=trainer)
     config = replace(config, run=replace(config.run, steps=8))
-    go(tmp_path, config, (place, before))
+    go(tmp_path, config, Start(place, before))
     said = capsys.readouterr().err
     lengths = f"run.steps = 8, but the checkpoint was written with run.steps = {old}: the "
     assert (lengths in said) == (note is not None)
     if note:
         assert re.search(note, said, re.MULTILINE)
+
+
+def test_what_has_changed_is_said_and_the_folder_tells_which_step_ran_with_what(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place,) = save(tmp_path, state(4))
+    config = config_of(tip=TipSettings(rho=0.25))
+    go(tmp_path, config_of())
+    go(tmp_path, config, Start(place, state(4)), changed=["tip.rho: 0.5 -> 0.25"])
+    assert "changed: tip.rho: 0.5 -> 0.25\n" in capsys.readouterr().err
+    parts = [json.loads(line) for line in (tmp_path / "history.jsonl").open()]
+    assert [part["from_step"] for part in parts] == [0, 4]
+    assert [part["changed"] for part in parts] == [[], ["tip.rho: 0.5 -> 0.25"]]
+    assert [part["config"]["tip"]["rho"] for part in parts] == [0.5, 0.25]
+    assert parts[0]["prompts"] == {"count": 3, "fingerprint": "00ff"}
+    assert "rho: 0.25" in (tmp_path / "config.yaml").read_text()
+
+
+def test_a_checkpoint_that_cannot_be_loaded_leaves_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place,) = save(tmp_path, state(4))
+    go(tmp_path, config_of())
+    before = {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+
+    def refuse(self: Session, folder: str) -> None:
+        raise CheckpointError("another layout")
+
+    monkeypatch.setattr(Session, "load", refuse)
+    with pytest.raises(CheckpointError, match="another layout"):
+        go(tmp_path, config_of(tip=TipSettings(rho=0.25)), Start(place, state(4)))
+    assert {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+def test_figures_of_an_attempt_with_other_values_are_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = json.dumps({"step": 0, "seconds/eval": 1.0}) + "\n"
+    for changed, evaluated in (((), True), (("tip.rho: 0.5 -> 0.25",), False)):
+        (tmp_path / "metrics.jsonl").write_text(row)
+        assert go(tmp_path, config_of(), changed=changed).made.ran == [(0, evaluated)]
+    assert "left no checkpoint: it begins again, with other values" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_passed_over_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, last = save(tmp_path, state(2), state(4))
+    (last / "run.json").unlink()
+    go(tmp_path, config_of(), Start(first, state(2)))
+    assert "passed over: checkpoint" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: the first asks for a stop, the second ends it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP in a run: the first asks for a stop, a second ends it at once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 from opd_ray.coordinator.session import _stop_on_signal
 from opd_ray.pools.watch import ActorWatch
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture
 def outside() -> Iterator[list[int]]:
-    """Signals that handlers from before the run got; without them SIGTERM would end the tests."""
+    """Signals that handlers from before the run got; else they would end the tests."""
     got: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opd_ray.config.data import ChainSumSettings, DataKind, DataSettings
@@ -86,3 +86,54 @@ def test_jsonl_rows_stay_on_disk(tmp_path: Path) -> None:
     assert len({row.answer for row in rows}) == 16
     assert all(row.text == f"{row.answer} {text}" for row in rows)
     assert peak < 2_000_000 < path.stat().st_size
+
+
+def test_a_run_that_goes_on_with_other_batches_asks_for_what_was_not_asked() -> None:
+    first = chain_sums(64)
+    asked = [name for step in range(4) for name in ids(first, step, 12)]
+    later = chain_sums(64).going_on_after([(4, 12)])
+    asked += [name for step in (4, 5, 6) for name in ids(later, step, 6)]
+    assert len(asked) == 66
+    assert len(set(asked[:64])) == 64
+
+
+@settings(deadline=None)  # four sets are made
+@given(count=st.integers(1, 13), data=st.data())
+def test_epochs_are_complete_whatever_the_sizes_of_the_parts(
+    count: int, data: st.DataObject
+) -> None:
+    parts = data.draw(
+        st.lists(st.tuples(st.integers(0, 6), st.integers(1, count)), min_size=1, max_size=4)
+    )
+    read: list[str] = []
+    step = 0
+    for number, (steps, size) in enumerate(parts):
+        prompts = chain_sums(count).going_on_after(parts[:number])
+        for _ in range(steps):
+            batch = ids(prompts, step, size)
+            assert len(set(batch)) == size
+            read += batch
+            step += 1
+    for begin in range(0, len(read), count):
+        epoch = read[begin : begin + count]
+        assert len(set(epoch)) == len(epoch)
+
+
+def test_steps_of_an_earlier_part_are_not_asked_again() -> None:
+    with pytest.raises(ValueError, match="begins at step 4"):
+        chain_sums(64).going_on_after([(4, 12)]).batch(3, 6)
+
+
+def test_prompts_are_known_again_by_what_is_shown(tmp_path: Path) -> None:
+    def fingerprint(name: str, rows: list[dict[str, str]], **options: object) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        settings = DataSettings(kind=DataKind.jsonl, path=str(path), **options)  # type: ignore[arg-type]
+        return load_prompts(settings).fingerprint
+
+    rows = [{"prompt": "1+2=", "answer": "3"}, {"prompt": "2+2=", "answer": "4"}]
+    one = fingerprint("a.jsonl", rows)
+    assert one == fingerprint("b.jsonl", rows) == fingerprint("c.jsonl", rows, limit=2)
+    assert one != fingerprint("d.jsonl", rows, limit=1)
+    assert one != fingerprint("e.jsonl", rows[::-1])
+    assert one != fingerprint("f.jsonl", [rows[0], {"prompt": "2+3=", "answer": "5"}])

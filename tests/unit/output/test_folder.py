@@ -87,36 +87,33 @@ def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
     with OutputFolder(tmp_path) as folder:
         folder.begin(config)
         folder.metrics.write_text("{}\n")
+        assert folder.accept(config, None) == []
         other = replace(config, run=replace(config.run, steps=6))
         with pytest.raises(OutputFolderError, match=r"run\.steps: 5 -> 6.*choose another"):
-            folder.begin(other)
-        assert folder.metrics.exists()
+            folder.accept(other, None)
+        assert "steps: 5" in folder.config.read_text()
 
 
-def test_the_same_run_starts_anew_when_told_never(tmp_path: Path) -> None:
-    config = make_config(tmp_path, resume="never")
+def test_a_folder_that_is_cleared_keeps_what_is_not_the_runs(tmp_path: Path) -> None:
     with OutputFolder(tmp_path) as folder:
-        folder.begin(config)
+        folder.begin(make_config(tmp_path))
         folder.metrics.write_text("{}\n")
+        folder.history.finish(3)
         (folder.checkpoints / "step_00000001").mkdir(parents=True)
         (tmp_path / "notes.txt").write_text("mine")
-        folder.begin(config)
+        folder.clear()
         assert not folder.metrics.exists()
         assert not folder.checkpoints.exists()
+        assert folder.history.finished is None
         assert (tmp_path / "notes.txt").exists()
 
 
-def test_a_run_goes_on_with_other_hardware_but_not_as_another_run(tmp_path: Path) -> None:
+def test_a_start_that_failed_before_it_measured_anything_leaves_no_run(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     with OutputFolder(tmp_path) as folder:
         folder.begin(config)
-        folder.metrics.write_text("{}\n")
-        folder.begin(replace(config, trainer=replace(config.trainer, learning_rate=1.0, threads=2)))
-        assert folder.metrics.exists()
-        for other, key in (
-            (replace(config, student=StudentSettings(path="other")), "student.path"),
-            (replace(config, run=replace(config.run, seed=9)), "run.seed: 0 -> 9"),
-            (replace(config, data=replace(config.data, limit=3)), "data.limit"),
-        ):
-            with pytest.raises(OutputFolderError, match=key):
-                folder.begin(other)
+        other = replace(config, student=StudentSettings(path="right"))
+        assert folder.accept(other, None) == []
+        folder.metrics.write_text('{"step": 1}\n')
+        with pytest.raises(OutputFolderError, match="student.path: 'student' -> 'right'"):
+            folder.accept(other, None)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
 from opd_ray.coordinator.metrics import StageClock
-from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
+from opd_ray.errors import RunError
+from opd_ray.output.sinks import JsonlSink, Metrics, TensorBoardSink, WandbSink, read_jsonl
 from opd_ray.seeds import derive_seed
 
 
@@ -33,6 +37,13 @@ def test_rows_of_one_step_are_merged_and_a_resumed_run_rewrites_its_own(tmp_path
     ]
 
 
+def test_a_file_of_metrics_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("{}\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl: KeyError: 'step'; mend or delete it"):
+        JsonlSink(path, resume_step=0)
+
+
 def test_what_is_no_number_is_null_in_the_file_and_nan_when_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     sink = JsonlSink(path, resume_step=0)
@@ -42,6 +53,58 @@ def test_what_is_no_number_is_null_in_the_file_and_nan_when_read(tmp_path: Path)
     [row] = read_jsonl(path)
     assert math.isnan(row["a"])
     assert row["c"] == 2
+
+
+class FakeWandb(ModuleType):
+    """Weights & Biases: every run that was begun, with what it was begun with."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.begun: list[dict[str, Any]] = []
+        self.updated: list[dict[str, Any]] = []
+
+    def init(self, **options: Any) -> Any:
+        self.begun.append(options)
+        run_id = options.get("id") or f"run{len(self.begun)}"
+        config = SimpleNamespace(
+            update=lambda values, allow_val_change: self.updated.append(values)
+        )
+        return SimpleNamespace(id=run_id, config=config)
+
+
+def test_a_run_that_goes_on_goes_on_in_the_same_wandb_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    known = tmp_path / "wandb.json"
+
+    def begin(project: str, resume_step: int) -> str:
+        WandbSink(project, tmp_path, {"a": resume_step}, resume_step, known)
+        options = wandb.begun[-1]
+        assert (options["project"], options["dir"]) == (project, str(tmp_path))
+        return str(options.get("id"))
+
+    assert begin("p", 0) == "None"
+    assert json.loads(known.read_text()) == {"project": "p", "id": "run1"}
+    assert begin("p", 5) == "run1"
+    assert wandb.begun[-1]["resume"] == "allow"
+    assert wandb.updated == [{"a": 5}]
+    assert begin("other", 5) == "None"
+    assert begin("other", 6) == "run3"
+    assert begin("other", 0) == "None"  # from the beginning: a run of its own
+
+
+def test_tensorboard_shows_no_step_twice(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for resume_step, steps, value in ((0, (1, 2, 3, 4), 1.0), (2, (3, 4), 2.0)):
+        sink = TensorBoardSink(tmp_path, resume_step)
+        for step in steps:
+            sink.write(step, {"train/loss": value})
+        sink.close()
+    seen = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
+    assert [(event.step, event.value) for event in seen] == [(1, 1), (2, 1), (3, 2), (4, 2)]
 
 
 def test_the_clock_splits_a_step_into_stages_and_idle_time() -> None:

@@ -1,0 +1,71 @@
+"""Which step of a run was taken with what: one line of JSON a part, in ``history.jsonl``.
+
+A run that was stopped and goes on has several parts. The steps after ``from_step`` of a line ran
+with its configuration, until a line with a later one; a line with an earlier one replaces what
+came after it, as where a run goes on from an older checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from opd_ray import __version__
+from opd_ray.borders import border
+from opd_ray.data.prompt_set import PromptsIdentity
+from opd_ray.errors import OutputFolderError
+
+
+@dataclass(frozen=True)
+class History:
+    """The file of one run's folder."""
+
+    path: Path
+
+    def add_part(
+        self,
+        from_step: int,
+        prompts: PromptsIdentity,
+        changed: list[str],
+        config: dict[str, Any],
+    ) -> None:
+        """A part of the run begins after ``from_step``; ``changed`` says against the one before."""
+        self._add(
+            {
+                "from_step": from_step,
+                "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "opd_ray": __version__,
+                "prompts": asdict(prompts),
+                "changed": changed,
+                "config": config,
+            }
+        )
+
+    def finish(self, step: int) -> None:
+        """The run is over after ``step``, its report and export are written."""
+        self._add({"finished": step})
+
+    @property
+    def finished(self) -> int | None:
+        """The step at which the last part of the run was finished; None if it was not."""
+        rows = self._rows()
+        return rows[-1].get("finished") if rows else None
+
+    @property
+    def prompts(self) -> PromptsIdentity | None:
+        """The prompts of the last part; None where there is none."""
+        known = [row["prompts"] for row in self._rows() if "prompts" in row]
+        return PromptsIdentity(**known[-1]) if known else None
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        with border(str(self.path), "delete it: a run can go on without it", OutputFolderError):
+            return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
+
+    def _add(self, row: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
