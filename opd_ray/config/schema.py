@@ -41,12 +41,13 @@ class RunSettings:
 
 @dataclass
 class ClusterSettings:
-    # Ray address: null starts a local Ray, "auto" joins the one on this machine, or HOST:PORT.
+    # Ray address: null starts a local Ray, "auto" joins the one on this machine or at RAY_ADDRESS,
+    # HOST:PORT joins that of a head node.
     address: str | None = None
     # CPUs that a locally started Ray offers to actors; null counts the machine's.
     num_cpus: int | None = field(default=None, metadata=at_least(1))
-    # Object store of a locally started Ray, bytes; null lets Ray choose.
-    object_store_bytes: int | None = field(default=None, metadata=at_least(1))
+    # Object store of a locally started Ray, bytes (Ray wants 75 MiB or more); null lets Ray choose.
+    object_store_bytes: int | None = field(default=None, metadata=at_least(75 << 20))
     # Print what the actors print; their logs are in Ray's session folder anyway.
     show_actor_logs: bool = False
     # Seconds an actor may take to come up (imports, loading, compiling) before the run gives up.
