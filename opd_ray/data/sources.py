@@ -21,6 +21,7 @@ from opd_ray.data.parquet import ParquetSource
 from opd_ray.data.rows import BadRow, DataError, MissingData
 from opd_ray.import_path import load_object
 from opd_ray.tasks.chain_sum import ChainSumGenerator
+from opd_ray.user_code import users_code
 
 
 class Source(Protocol):
@@ -103,6 +104,17 @@ class TableSource:
         return self.name, number + 1
 
 
+@dataclass(frozen=True)
+class PythonSource(TableSource):
+    """Rows of a function of the user's, which may read each when it is asked for."""
+
+    said: str  # the key with its value
+
+    def raw(self, number: int) -> Any:
+        with users_code(f"{self.said}, row {number + 1}", DataError):
+            return self.rows[number]
+
+
 def open_source(settings: DataSettings, section: str = "data") -> Source:
     """The source that the settings name.
 
@@ -172,9 +184,12 @@ def _python(settings: DataSettings, section: str) -> Source:
     function = load_object(settings.path, f"{section}.path")
     if not callable(function):
         raise DataError(f"{section}.path = {settings.path!r} is not a function that returns rows")
-    rows = function(**settings.arguments)
-    # A sequence may read its rows from anywhere when asked; anything else is run through once.
-    return TableSource(settings.path, rows if isinstance(rows, Sequence) else list(rows))
+    said = f"{section}.path = {settings.path!r}"
+    with users_code(said, DataError):
+        rows = function(**settings.arguments)
+        # A sequence may read its rows from anywhere when asked; anything else is run through once.
+        rows = rows if isinstance(rows, Sequence) else list(rows)
+    return PythonSource(settings.path, rows, said)
 
 
 def _chain_sum(settings: DataSettings, section: str) -> Source:
