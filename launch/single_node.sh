@@ -14,13 +14,22 @@ env="$(bash "$here/setup_env.sh")"
 config="$1"
 shift
 
+answers() { # answers HOST:PORT: something listens there
+    local host="${1%:*}"
+    host="${host#[}"
+    timeout 5 bash -c '< "/dev/tcp/$0/$1"' "${host%]}" "${1##*:}" 2> /dev/null
+}
+
 address="${RAY_ADDRESS:-}"
-started="${RAY_TMPDIR:-/tmp}/ray/ray_current_cluster" # "ray start" leaves its address here
+started="${RAY_TMPDIR:-${TMPDIR:-/tmp}}/ray/ray_current_cluster" # "ray start" leaves its address here
 if [[ " $*" == *" cluster.address="* ]]; then
     address=
-elif [[ -z "$address" && -s "$started" ]] &&
-    "$env/bin/ray" status --address "$(< "$started")" > /dev/null 2>&1; then
+elif [[ -z "$address" && -s "$started" ]]; then
     address="$(< "$started")"
+    if ! answers "$address"; then
+        echo "the Ray cluster at $address ($started) does not answer: starting one for this run" >&2
+        address=
+    fi
 fi
 if [[ -n "$address" ]]; then
     echo "joining the Ray cluster at $address" >&2

@@ -3,51 +3,79 @@
 from __future__ import annotations
 
 import logging
-import socket
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
 
+from opd_ray.borders import border
+from opd_ray.cluster.local_ray import local_ray_problems, token_for_this_run
 from opd_ray.cluster.nodes import Cluster, from_ray_nodes
+from opd_ray.cluster.ray_address import check_answer, named_address, not_joined, token_source
 from opd_ray.config.schema import ClusterSettings
 from opd_ray.errors import PlacementError
 from opd_ray.signals import unheard_below
 
-# Seconds to wait for an answer at the cluster's address: Ray itself would try for minutes.
-_CONNECT_SECONDS = 5.0
+_AUTH_MODE = "RAY_AUTH_MODE"
+# How often, about once a second, Ray asks an address that is there but does not take us.
+_TRIES = "RAY_gcs_server_port_wait_time_s"
 
 
 class RaySession:
     """Use as a context manager; leaving it disconnects, and ends a Ray that was started here.
 
     Raises:
-        PlacementError: no Ray answers at ``cluster.address``.
+        PlacementError: no Ray answers at ``cluster.address``, or it refuses this user or this
+            version of Ray; or none can be started here.
     """
 
     def __init__(self, settings: ClusterSettings) -> None:
         self._settings = settings
+        self._undo = ExitStack()
 
     def __enter__(self) -> RaySession:
-        address = self._settings.address
-        if address is not None:
-            _check_answer(address)
-            try:
-                self._init(address=address)
-            except ConnectionError as error:
-                raise _unreachable(address, error) from error
-            return self
-        try:
-            self._start()
-        except Exception as error:
-            # Ray gives its own processes 30 s and raises a plain Exception: too little on a
-            # machine that is busy for a moment.
-            if "timed out during startup" not in str(error):
-                raise
-            ray.shutdown()
-            self._start()
+        with ExitStack() as undo:
+            if self._settings.address is None:
+                undo.enter_context(token_for_this_run())
+                undo.callback(ray.shutdown)
+                self._start()
+            else:
+                undo.callback(ray.shutdown)
+                self._join(named_address(self._settings.address))
+            self._undo = undo.pop_all()
         return self
 
+    def _join(self, address: str) -> None:
+        check_answer(address)
+        use_token()
+        try:
+            with _one_try():
+                self._init(address=address)
+        # Whatever Ray raises, it has not taken us.
+        except Exception as error:
+            raise not_joined(address, error) from error
+
     def _start(self) -> None:
+        if problems := list(local_ray_problems(self._settings)):
+            raise PlacementError("\n".join(problems))
+        remedy = (
+            "this is Ray's own answer to its start: see the keys of the section cluster and the "
+            "environment's RAY_ variables"
+        )
+        with border("Ray cannot be started here", remedy, PlacementError):
+            try:
+                self._init_here()
+            except Exception as error:
+                # Ray gives its own processes 30 s and raises a plain Exception: too little on a
+                # machine that is busy for a moment.
+                if "timed out during startup" not in str(error):
+                    raise
+                ray.shutdown()
+                self._init_here()
+
+    def _init_here(self) -> None:
         self._init(
             # An address in the environment would turn this into joining.
             address="local",
@@ -66,22 +94,28 @@ class RaySession:
         return from_ray_nodes(ray.nodes())
 
     def __exit__(self, *raised: object) -> None:
-        ray.shutdown()
+        self._undo.close()
 
 
-def _check_answer(address: str) -> None:
-    """Refuse a HOST:PORT (or ray://HOST:PORT) at which nothing listens."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon:
-        return  # "auto"
+def use_token() -> None:
+    """Show this user's token to a Ray that is joined; one that asks for none takes us all the same.
+
+    Ray does so by itself where it looks for the cluster ("auto"), not where an address is given.
+    """
+    if _AUTH_MODE in os.environ or token_source() is None:
+        return
+    os.environ[_AUTH_MODE] = "token"
+    ray._raylet.Config.initialize("")  # Ray has read the variable when it was imported
+
+
+@contextmanager
+def _one_try() -> Iterator[None]:
+    """Let Ray ask once: it would ask a cluster that refuses us for 20 s, a stranger for minutes."""
+    if _TRIES in os.environ:
+        yield
+        return
+    os.environ[_TRIES] = "1"
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise _unreachable(address, error) from error
-
-
-def _unreachable(address: str, error: Exception) -> PlacementError:
-    return PlacementError(
-        f"cluster.address = {address!r}: no Ray answers there ({error}); start one with "
-        "`ray start --head`, or leave the key out to start one for this run"
-    )
+        yield
+    finally:
+        del os.environ[_TRIES]

@@ -59,12 +59,13 @@ class RunSettings:
 
 @dataclass
 class ClusterSettings:
-    # Ray address: null starts a local Ray, "auto" joins the one on this machine, or HOST:PORT.
+    # Ray address: null starts a local Ray, "auto" joins the one on this machine or at RAY_ADDRESS,
+    # HOST:PORT joins that of a head node.
     address: str | None = field(default=None, metadata=FREE)
     # CPUs that a locally started Ray offers to actors; null counts the machine's.
     num_cpus: int | None = field(default=None, metadata=at_least(1) | FREE)
-    # Object store of a locally started Ray, bytes; null lets Ray choose.
-    object_store_bytes: int | None = field(default=None, metadata=at_least(1) | FREE)
+    # Object store of a locally started Ray, bytes (Ray wants 75 MiB or more); null lets Ray choose.
+    object_store_bytes: int | None = field(default=None, metadata=at_least(75 << 20) | FREE)
     # Print what the actors print; their logs are in Ray's session folder anyway.
     show_actor_logs: bool = field(default=False, metadata=FREE)
     # Seconds an actor may take to come up (imports, loading, compiling) before the run gives up.

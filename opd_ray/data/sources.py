@@ -20,6 +20,7 @@ from opd_ray.data.jsonl import JsonlSource
 from opd_ray.data.rows import DataError, MissingData
 from opd_ray.import_path import load_object
 from opd_ray.tasks.chain_sum import ChainSumGenerator
+from opd_ray.user_code import users_code
 
 
 class Source(Protocol):
@@ -68,6 +69,17 @@ class TableSource:
 
     def label(self, number: int) -> str:
         return Path(self.name).name
+
+
+@dataclass(frozen=True)
+class PythonSource(TableSource):
+    """Rows of a function of the user's, which may read each when it is asked for."""
+
+    said: str  # the key with its value
+
+    def raw(self, number: int) -> Any:
+        with users_code(f"{self.said}, row {number + 1}", DataError):
+            return self.rows[number]
 
 
 def open_source(settings: DataSettings, section: str = "data") -> Source:
@@ -128,14 +140,16 @@ def _python(settings: DataSettings, section: str) -> Source:
         raise DataError(f"{section}.path = {settings.path!r} is not a function that returns rows")
     with border(f"{section}.arguments", f"give what {settings.path} takes", DataError):
         inspect.signature(function).bind(**settings.arguments)
-    rows = function(**settings.arguments)
-    if not isinstance(rows, Iterable):
-        raise DataError(
-            f"{section}.path = {settings.path!r} returned {type(rows).__name__}: "
-            "return a sequence or iterator of rows"
-        )
-    # A sequence may read its rows from anywhere when asked; anything else is run through once.
-    return TableSource(settings.path, rows if isinstance(rows, Sequence) else list(rows))
+    said = f"{section}.path = {settings.path!r}"
+    with users_code(said, DataError):
+        rows = function(**settings.arguments)
+        if not isinstance(rows, Iterable):
+            raise DataError(
+                f"{said} returned {type(rows).__name__}: return a sequence or iterator of rows"
+            )
+        # A sequence may read its rows from anywhere when asked; anything else is run through once.
+        rows = rows if isinstance(rows, Sequence) else list(rows)
+    return PythonSource(settings.path, rows, said)
 
 
 def _chain_sum(settings: DataSettings, section: str) -> Source:

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError
+from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError, is_known
 
 # How long after a task's error the watch looks for a dead process, which is then the real cause:
 # the peers of a dead trainer rank fail with "connection closed", often before Ray tells of it.
@@ -199,7 +199,8 @@ def _death(lifeline: ray.ObjectRef, owner: str) -> ActorFailure:
 def _short(error: RayError) -> str:
     """The part of a Ray error that says what happened, without Ray's general advice."""
     if isinstance(error, RayTaskError):
-        return str(error).strip()
+        # What an actor raised for the user to read needs none of the actor's frames.
+        return str(error.cause if is_known(error) else error).strip()
     if isinstance(error, RayActorError):
         return str(error).split("Some common causes include")[0].strip()
     return f"{type(error).__name__}: {error}"

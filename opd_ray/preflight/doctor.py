@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from opd_ray.borders import first_line
+from opd_ray.cluster.local_ray import local_ray_problems
 from opd_ray.cluster.memory import checkpoint_bytes
 from opd_ray.cluster.memory_fit import capacity_problems, memory_problems, memory_table
 from opd_ray.cluster.nodes import Cluster, available_memory, gigabytes, this_machine
@@ -253,6 +254,8 @@ def _add_plan(
     problems = [*capacity_problems(config, student, shapes), *memory_problems(config, plan)]
     findings = [failed("memory", text) for text in problems]
     here = cluster is None and config.cluster.address is None
+    if here:
+        findings += [failed("Ray", text) for text in local_ray_problems(config.cluster)]
     needed = sum(actor.memory.host_bytes for actor in plan.actors if actor.memory)
     if here and not findings and needed > available_memory():
         findings.append(

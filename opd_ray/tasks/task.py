@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from opd_ray.errors import ConfigError
 from opd_ray.import_path import load_object
+from opd_ray.user_code import guarded, users_code
 
 
 @runtime_checkable
@@ -41,9 +42,12 @@ _TASKS = {
 def get_task(name: str) -> Task:
     """The task of that name, or the one at "module:attr" (a Task, or a class without arguments).
 
-    The same object comes back for the same name, so that its worker processes are shared.
+    The same object comes back for the same name, so that its worker processes are shared. What a
+    task of the user's raises later is a UserCodeError.
+
     Raises:
-        ConfigError: an unknown name, a missing module or object, or what is no task.
+        ConfigError: an unknown name, a missing module or object, what is no task, or what its
+            module or constructor raises.
     """
     path = _TASKS.get(name, name)
     if ":" not in path:
@@ -51,10 +55,12 @@ def get_task(name: str) -> Task:
             f'task = {name!r} is unknown: use one of {", ".join(sorted(_TASKS))}, or "module:attr"'
         )
     found = load_object(path, "task")
-    task = found() if isinstance(found, type) else found
+    said = f"task = {name!r}"
+    with users_code(said, ConfigError):
+        task = found() if isinstance(found, type) else found
     if not isinstance(task, Task):
-        raise ConfigError(f"task = {name!r} is no task: it needs name, extract and verify")
-    return task
+        raise ConfigError(f"{said} is no task: it needs name, extract and verify")
+    return task if name in _TASKS else guarded(task, said)
 
 
 def verify_many(task: Task, pairs: Sequence[tuple[str, str]]) -> list[bool]:

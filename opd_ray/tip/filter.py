@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
@@ -19,6 +20,7 @@ from opd_ray.tip.sampling import race_keys, uniforms
 from opd_ray.tip.scores import TokenScores
 from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, share_counts
 from opd_ray.tip.settings import TipSettings
+from opd_ray.user_code import users_code
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class TipFilter:
 
         Raises:
             MissingScoreError: the rule needs a score that is None.
-            ConfigError: it gives scores that are not finite (or, as weights, negative).
+            ConfigError: it gives NaN, infinity or (as weights) a number below 0; -inf, which leaves
+                a token out, is none of these.
+            UserCodeError: what a rule of the user's raises, with its file and line.
             ValueError: ``seeds_R`` has the wrong length.
         """
         settings = self.settings
@@ -124,20 +128,21 @@ class TipFilter:
     ) -> np.ndarray:
         """The weight of every student token, [M] float32."""
         settings = self.settings
-        scores_M = _scores(self.rule, inputs)
+        scores_M = rule_scores(self.rule, inputs, tokens)
+        allowed_M = scores_M > -np.inf
         if self.rule.keeps == Keeps.all:
-            return np.ones(len(inputs), dtype=np.float32)
+            return allowed_M.astype(np.float32)
         if settings.selection == SelectBy.soft:
-            if np.any(scores_M < 0):
+            if np.any(scores_M[allowed_M] < 0):
                 raise ConfigError(
-                    f"rule {self.rule.name} gives {scores_M.min()}; soft weights must not "
-                    "be negative: use selection=top_share, or shift the score"
+                    f"rule {self.rule.name} gives {scores_M[allowed_M].min()}; soft weights must "
+                    "not be negative: use selection=top_share, or shift the score"
                 )
-            return scores_M
+            return np.where(allowed_M, scores_M, np.float32(0))
         if settings.selection == SelectBy.threshold:
             limit = np.float32(settings.threshold)
             kept_M = scores_M <= limit if self.rule.keeps == Keeps.bottom else scores_M >= limit
-            return kept_M.astype(np.float32)
+            return (kept_M & allowed_M).astype(np.float32)
         counts = share_counts(self._groups(tokens.lengths_R), rho)
         return self._chosen(self.rule, scores_M, tokens, seeds_R, counts).astype(np.float32)
 
@@ -155,7 +160,13 @@ class TipFilter:
         seeds_R: np.ndarray,
         counts: np.ndarray,
     ) -> np.ndarray:
-        """The ``counts`` tokens of each group that ``rule`` prefers, [M] bool."""
+        """The ``counts`` tokens of each group that ``rule`` prefers, [M] bool.
+
+        Tokens of score -inf are never among them: where too few others are left, all those are.
+        """
+        allowed_M = scores_M > -np.inf
+        groups = self._groups(tokens.lengths_R)
+        counts = np.minimum(counts, count_per_rollout(allowed_M, groups))
         if rule.keeps == Keeps.sampled:
             # Salted by name, so that two rules do not agree by drawing the same numbers.
             uniforms_M = uniforms(
@@ -164,10 +175,11 @@ class TipFilter:
                 tokens.get("position", wanted_by=rule.name),
                 salt=crc32(rule.name.encode()),
             )
-            scores_M = race_keys(scores_M, uniforms_M)
+            scores_M = race_keys(np.where(allowed_M, scores_M, np.float32(0)), uniforms_M)
         elif rule.keeps == Keeps.bottom:
             scores_M = -scores_M
-        return keep_greatest(scores_M, self._groups(tokens.lengths_R), counts)
+        scores_M = np.where(allowed_M, scores_M, -np.inf)
+        return keep_greatest(scores_M, groups, counts)
 
     def _quadrants(
         self, tokens: TokenScores, inputs: RuleInputs, kept_M: np.ndarray
@@ -204,27 +216,42 @@ class TipFilter:
             if rule.keeps == Keeps.all:
                 other_M = np.ones(len(inputs), dtype=np.bool_)
             else:
-                scores_M = _scores(rule, inputs)
+                scores_M = rule_scores(rule, inputs, tokens)
                 other_M = self._chosen(rule, scores_M, tokens, seeds_R, counts)
             overlaps[name] = jaccard(kept_M, other_M)
         return overlaps
 
 
-def _scores(rule: Rule, inputs: RuleInputs) -> np.ndarray:
-    """What ``rule`` says of every token, [M] float32.
+def rule_scores(rule: Rule, inputs: RuleInputs, tokens: TokenScores) -> np.ndarray:
+    """What ``rule`` says of every token, [M] float32; -inf of those that it leaves out.
 
     Raises:
-        ConfigError: numbers of another shape, or not finite.
+        ConfigError: numbers of another shape or type, or NaN or infinity among them.
+        UserCodeError: what a rule of the user's raises, with its file and line.
     """
-    scores_M = np.asarray(rule.score(inputs), dtype=np.float32)
-    if scores_M.shape != (len(inputs),):
+    with users_code(f"tip.rule = {rule.name!r}") if ":" in rule.name else nullcontext():
+        given_M = np.asarray(rule.score(inputs))
+    if given_M.shape != (len(inputs),):
         raise ConfigError(
-            f"rule {rule.name} gives scores of shape {scores_M.shape} for {len(inputs)} tokens"
+            f"rule {rule.name} gives scores of shape {given_M.shape} for {len(inputs)} tokens"
         )
-    if not np.all(np.isfinite(scores_M)):
-        index = int(np.argmin(np.isfinite(scores_M)))
+    if given_M.dtype.kind not in "biuf":
         raise ConfigError(
-            f"rule {rule.name} gives a score of {scores_M[index]} for token {index} of the batch; "
-            "scores must be finite"
+            f"rule {rule.name} gives scores of type {given_M.dtype}; give real numbers"
+        )
+    with np.errstate(over="ignore"):
+        scores_M = given_M.astype(np.float32)
+    # A float64 below float32's range is no -inf of the rule's.
+    wrong_M = ~np.isfinite(scores_M) & (given_M != -np.inf)
+    if rule.keeps == Keeps.sampled:
+        wrong_M |= (scores_M < 0) & np.isfinite(scores_M)
+    if wrong_M.any():
+        index = int(np.argmax(wrong_M))
+        rollout = int(np.searchsorted(np.cumsum(tokens.lengths_R), index, side="right"))
+        position = int(tokens.get("position", wanted_by=rule.name)[index])
+        wanted = "at least 0, or -inf" if rule.keeps == Keeps.sampled else "finite, or -inf"
+        raise ConfigError(
+            f"rule {rule.name} gives a score of {given_M[index]} at rollout {rollout} of the "
+            f"batch, position {position}; scores must be {wanted} to leave a token out"
         )
     return scores_M

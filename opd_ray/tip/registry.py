@@ -7,9 +7,11 @@ import pkgutil
 from dataclasses import replace
 from difflib import get_close_matches
 
+from opd_ray.errors import ConfigError
 from opd_ray.import_path import load_object
 from opd_ray.tip import rules
 from opd_ray.tip.rule import Rule
+from opd_ray.user_code import users_code
 
 
 def rule_names() -> tuple[str, ...]:
@@ -25,8 +27,8 @@ def find_rule(name: str) -> Rule:
     ``score(inputs)``.
 
     Raises:
-        ValueError: there is no such rule or it is of another kind; what the user's module itself
-            raises is passed on.
+        ValueError: there is no such rule or it is of another kind.
+        ConfigError: what the user's module or constructor raises, with its file and line.
     """
     if ":" not in name:
         names = rule_names()
@@ -40,7 +42,8 @@ def find_rule(name: str) -> Rule:
         return replace(importlib.import_module(f"{rules.__name__}.{name}").score, name=name)
     found = load_object(name, "tip.rule")
     if isinstance(found, type):
-        found = found()
+        with users_code(f"tip.rule = {name!r}", ConfigError):
+            found = found()
     if isinstance(found, Rule):
         return replace(found, name=name)
     if not all(hasattr(found, part) for part in ("score", "needs", "keeps")):

@@ -29,7 +29,8 @@ class Rule:
     """A selection rule. Make one with the decorator :func:`selection_rule`."""
 
     name: str
-    score: Callable[[RuleInputs], np.ndarray]  # -> [M], one finite number a token
+    # -> [M], one finite number a token; -inf leaves a token out, whatever is kept
+    score: Callable[[RuleInputs], np.ndarray]
     needs: tuple[str, ...]  # names of scores; "divergence" is the one chosen in the settings
     keeps: str  # one of Keeps
 
@@ -58,7 +59,8 @@ def selection_rule(
 class RuleInputs:
     """The scores of a batch as rules see them: M tokens that the student wrote, raw or normalised.
 
-    Normalised scores are worked out once and shared by all rules of a step.
+    Normalised scores are worked out once and shared by all rules of a step. All arrays are
+    read-only, as others read them too: a rule that wants to change one copies it.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class RuleInputs:
         self._settings = settings
         self._earlier = earlier
         self._normalised: dict[tuple[str, str], np.ndarray] = {}
-        self.lengths_R = scores.lengths_R
+        self.lengths_R = _read_only(scores.lengths_R)
         self.alpha = settings.alpha  # exponent of the entropy in the rule "product"
         self.gamma = settings.gamma  # exponent of the divergence in it
 
@@ -86,9 +88,9 @@ class RuleInputs:
         """
         score = self._settings.score_named(name)
         values_M = self._scores.get(score, wanted_by=f"rule={self._settings.rule}")
-        return (
-            values_M / np.float32(log(self._scores.vocab_size)) if name == "entropy" else values_M
-        )
+        if name == "entropy":
+            values_M = values_M / np.float32(log(self._scores.vocab_size))
+        return _read_only(values_M)
 
     def normalised(self, name: str, method: str | None = None) -> np.ndarray:
         """A score in [0, 1], [M] float32, over the scope of the settings.
@@ -100,7 +102,7 @@ class RuleInputs:
         method = Normalisation(method or self._settings.normalisation)
         if (name, method) not in self._normalised:
             clip = self._settings.h_clip if name == "entropy" else self._settings.divergence_clip
-            self._normalised[name, method] = normalise(
+            values_M = normalise(
                 self.raw(name),
                 self.lengths_R,
                 method=method,
@@ -109,8 +111,16 @@ class RuleInputs:
                 earlier=self._earlier,
                 name=name,
             )
+            self._normalised[name, method] = _read_only(values_M)
         return self._normalised[name, method]
 
     def normalised_names(self) -> set[str]:
         """The scores of which a normalised form has been asked for."""
         return {name for name, _ in self._normalised}
+
+
+def _read_only(values: np.ndarray) -> np.ndarray:
+    """The same numbers, which whoever is given them cannot change."""
+    view = values.view()
+    view.flags.writeable = False
+    return view

@@ -26,9 +26,10 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Head:
-    """Where the job server answers, and the environment of a process that may talk to it."""
+    """Where the job server and the node answer, and the environment of who may talk to them."""
 
     address: str
+    gcs_address: str  # that of a run that joins
     environment: dict[str, str]
 
 
@@ -42,17 +43,17 @@ def local_head() -> Iterator[Head]:
     environment["PATH"] = f"{BIN}:{environment['PATH']}"  # where jobs find their `python`
     environment["RAY_AUTH_TOKEN_PATH"] = str(token)
     try:
-        group, address = _started(folder, environment)
+        group, address, gcs = _started(folder, environment)
         try:
-            yield Head(address, environment)
+            yield Head(address, gcs, environment)
         finally:
             _end(group)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _started(folder: Path, environment: dict[str, str]) -> tuple[int, str]:
-    """The process group of a head node, and the address of its job server."""
+def _started(folder: Path, environment: dict[str, str]) -> tuple[int, str, str]:
+    """The process group of a head node, the address of its job server, and its own."""
     log = folder / "start.log"
     for _ in range(ATTEMPTS):
         gcs, dashboard, agent, client = _free_ports(4)
@@ -72,7 +73,7 @@ def _started(folder: Path, environment: dict[str, str]) -> tuple[int, str]:
                 start_new_session=True,  # what it leaves behind stays in its process group
             )
         if start.wait() == 0 and _answers(address):
-            return start.pid, address
+            return start.pid, address, f"127.0.0.1:{gcs}"
         _end(start.pid)
     raise RuntimeError(f"no head node came up:\n{log.read_text()}")
 

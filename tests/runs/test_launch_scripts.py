@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def run(script: str, *arguments: str, env: dict[str, str]) -> tuple[int, list[st
     done = subprocess.run(
         ["bash", ROOT / "launch" / script, *arguments],
         env=env,
-        cwd=env["RAY_TMPDIR"],
+        cwd=Path(env["VIRTUAL_ENV"]).parent,
         stdout=subprocess.PIPE,
         text=True,
         timeout=60,
@@ -71,10 +72,17 @@ def test_single_node_joins_a_started_cluster_only_while_it_lives(
 ) -> None:
     started = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster")
     started.parent.mkdir()
-    started.write_text("127.0.0.1:6380\n")
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        started.write_text(f"{address}\n")
+        # Whether it takes us, with a token or not, is for the run to find: it has the better words.
+        _, lines = run("single_node.sh", "demo", env={**environment, "FAIL": "ray status"})
+        assert lines == [f"opd-ray train --config demo cluster.address={address}"]
+        elsewhere = {**environment, "TMPDIR": environment["RAY_TMPDIR"]}
+        del elsewhere["RAY_TMPDIR"]  # Ray's own order: RAY_TMPDIR, TMPDIR, /tmp
+        _, again = run("single_node.sh", "demo", env=elsewhere)
+        assert again == lines
     _, lines = run("single_node.sh", "demo", env=environment)
-    assert lines == ["opd-ray train --config demo cluster.address=127.0.0.1:6380"]
-    _, lines = run("single_node.sh", "demo", env={**environment, "FAIL": "ray status"})
     assert lines == ["opd-ray train --config demo"]
 
 

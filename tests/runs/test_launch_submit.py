@@ -30,6 +30,19 @@ from opd_ray.cluster.submit import connect, run_job
 raise SystemExit(run_job(connect(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
 """
 
+# Joins the cluster at an address as a run does; prints its nodes, or why not.
+JOIN = """
+import sys
+from opd_ray.cluster.session import RaySession
+from opd_ray.config.schema import ClusterSettings
+from opd_ray.errors import PlacementError
+try:
+    with RaySession(ClusterSettings(address=sys.argv[1])) as session:
+        print(f"{len(session.cluster().nodes)} node with {session.cluster().cpus:g} CPUs")
+except PlacementError as error:
+    print(error)
+"""
+
 
 class Log:
     """Collects a process's output; ``wait_for`` returns when a text has been seen."""
@@ -129,6 +142,27 @@ def test_a_config_of_ones_own_is_trained_on_the_cluster(head: Head, tmp_path: Pa
     ran = load_config(str(tmp_path / "run" / "config.yaml"))
     assert (ran.run.steps, ran.run.seed) == (1, 5)
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
+
+
+def join(address: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", JOIN, address],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout
+
+
+def test_a_cluster_is_joined_by_its_address_with_the_token_that_is_there(head: Head) -> None:
+    assert "RAY_AUTH_MODE" not in head.environment
+    for address in (head.gcs_address, "auto"):
+        variables = {**head.environment, "RAY_ADDRESS": head.gcs_address}
+        assert join(address, variables) == "1 node with 2 CPUs\n"
+    refused = join(head.gcs_address, {**head.environment, "RAY_AUTH_TOKEN": "f" * 64})
+    assert "a Ray runs there and refuses this user: the token in RAY_AUTH_TOKEN is not" in refused
 
 
 def test_what_travels(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from actors.teacher.protocol import Teacher
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
 from opd_ray.import_path import load_object
+from opd_ray.user_code import guarded, users_code
 
 METHODS = ("info", "score", "close")
 
@@ -22,8 +23,12 @@ def custom_teacher(settings: TeacherSettings, *, vocab_size: int | None, own_top
     Raises:
         ConfigError: as :func:`find_teacher_class`.
         TeacherError: it has a larger vocabulary.
+        UserCodeError: what the class itself raises, here and later.
     """
-    teacher = find_teacher_class(settings)(**settings.arguments)
+    said = f"{settings.key}.class_path = {settings.class_path!r}"
+    made = find_teacher_class(settings)
+    with users_code(said):
+        teacher: Teacher = guarded(made(**settings.arguments), said)
     check_size(teacher.info(), vocab_size)
     return teacher
 

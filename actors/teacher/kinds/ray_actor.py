@@ -12,8 +12,11 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.teacher.contract.answers import check_size
 from actors.teacher.protocol import TeacherError, Wanted
+from opd_ray.borders import first_line
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import is_known
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+from opd_ray.user_code import place_in
 
 
 class ActorTeacher:
@@ -80,5 +83,9 @@ class ActorTeacher:
             method, given = f"{method}_as", (*given, self._wanted)
         try:
             return ray.get(getattr(self._actor, method).remote(*given))
-        except (RayTaskError, RayActorError) as error:
+        except RayActorError as error:
             raise TeacherError(f"{self._said}: {error}") from error
+        except RayTaskError as error:
+            cause = error.cause
+            told = str(cause) if is_known(cause) else first_line(cause) + place_in(str(error))
+            raise TeacherError(f"{self._said}: {told}") from error

@@ -21,6 +21,7 @@ from actors.teacher.service import TeacherServer
 from actors.teacher.support import signal_of
 from opd_ray.config.choices import SignalChoice, Support
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import is_known
 from opd_ray.models.tokenizer import fingerprint_problems
 from opd_ray.preflight.contract.differences import TOLERANCE, answer_differences
 from opd_ray.types import (
@@ -233,7 +234,7 @@ class _Probe:
             hidden_mD = to_tensor(answer.signal.hidden[:_HEAD_ROWS]).float()
             if hidden_mD.ndim != 2 or hidden_mD.shape[1] != size:
                 continue  # said already
-            sampled = torch.from_numpy(request.response_ids[:_HEAD_ROWS]).long()
+            sampled = to_tensor(request.response_ids[:_HEAD_ROWS]).long()
             expected = _projected(hidden_mD, head, sampled).numpy()
             given = answer.logprob[:_HEAD_ROWS]
             if given.shape != expected.shape:
@@ -271,6 +272,8 @@ def _requests(
         absent[1::2] = False
         top[absent, 0] = sampled[absent]
         logprobs = np.full(top.shape, -np.log(vocab_size), np.float32)
+        for array in (ids, sampled, top, logprobs):
+            array.flags.writeable = False  # as those that Ray brings in a run
         made.append(ScoreRequest(name, ids[:prompt], sampled, TopK(top, logprobs)))
     return made
 
@@ -291,4 +294,6 @@ def _projected(
 
 
 def _last_line(error: Exception) -> str:
+    if is_known(error):
+        return str(error)
     return traceback.format_exception_only(error)[-1].strip()

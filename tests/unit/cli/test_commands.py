@@ -203,7 +203,7 @@ def test_wrong_arguments_show_the_usage(
     "command",
     [
         *("train", "demo", "eval", "export", "prepare", "doctor", "make-pair"),
-        *("check-teacher", "serve-teacher", "study", "fetch-smollm2"),
+        *("check-teacher", "check-rule", "serve-teacher", "study", "fetch-smollm2"),
     ],
 )
 def test_every_command_has_help_with_examples(

@@ -27,12 +27,13 @@ AT_LEAST = {
     trainer.learning_rate trainer.warmup_steps trainer.weight_decay trainer.max_grad_norm eval.every
     eval.kl_prompts""",
     1: """
-    run.keep_checkpoints cluster.num_cpus cluster.object_store_bytes student.context_length
+    run.keep_checkpoints cluster.num_cpus student.context_length
     rollout.actors rollout.tensor_parallel_size rollout.prompts_per_step rollout.samples_per_prompt
     rollout.max_new_tokens rollout.record_topk rollout.max_num_seqs rollout.max_num_batched_tokens
     rollout.kv_cache_bytes teacher.replicas teacher.topk teacher.batch_tokens teacher.kv_cache_bytes
     teacher.tensor_parallel_size teacher.store_bytes teacher.named_tokens teacher.concurrency
     loss.chunk_rows trainer.ranks trainer.micro_batch_tokens sync.chunk_bytes""",
+    78643200: "cluster.object_store_bytes",  # the least that Ray takes
 }
 ABOVE = """
     cluster.start_timeout_s cluster.stall_timeout_s teacher.timeout_s loss.temperature

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_replicas import FakeReplica, Remote, is_ready, pool_of, rollout
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
-from opd_ray.errors import ActorFailure
+from opd_ray.errors import ActorFailure, ConfigError
 from opd_ray.pools import watch as subject
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer
@@ -167,6 +167,28 @@ def test_a_death_ends_every_wait_though_events_keep_coming(monkeypatch: Any) -> 
     for _ in range(2):
         with pytest.raises(ActorFailure, match="first failed: its process is gone"):
             watch.wait(["a"], "letters")
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (ConfigError("teacher.path = x: mend it"), "a teacher failed: teacher.path = x: mend it"),
+        (ValueError("a bug"), "a teacher failed: ray::score()\n  File actor.py\nValueError: a bug"),
+    ],
+)
+def test_an_error_for_the_user_comes_without_the_frames_of_its_actor(
+    cause: Exception, words: str, monkeypatch: Any
+) -> None:
+    text = "ray::score()\n  File actor.py\nValueError: a bug\n"
+
+    def raises(ref: object) -> None:
+        raise RayTaskError("score", text, cause).as_instanceof_cause()
+
+    monkeypatch.setattr(subject.ray, "wait", ray_that_has({"a"}, []))
+    monkeypatch.setattr(subject.ray, "get", raises)
+    with pytest.raises(ActorFailure) as raised:
+        ActorWatch(10.0, "a key").get_all([("a", "a teacher")])
+    assert str(raised.value) == words
 
 
 def gone(ref: object) -> None:

@@ -201,6 +201,23 @@ def test_too_little_memory_fails(config_file: Path) -> None:
     assert "node n0" in found["memory"]
 
 
+def test_a_ray_that_cannot_start_here_fails_unless_the_run_is_planned_for_elsewhere(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/dev/null/ray")
+    store = ["cluster.object_store_bytes=1000000000000000"]
+    found = [
+        finding.detail
+        for finding in examine(str(config_file), store).findings
+        if finding.name == "Ray"
+    ]
+    assert [text.split(":")[0] for text in found] == [
+        "RAY_TMPDIR = '/dev/null/ray'",
+        "cluster.object_store_bytes = 1000000000000000",
+    ]
+    assert "Ray" not in failures(examine(str(config_file), store, cluster=CLUSTER))
+
+
 @pytest.mark.parametrize(
     ("versions", "verdict", "name"),
     [

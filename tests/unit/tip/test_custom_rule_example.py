@@ -87,7 +87,7 @@ def test_a_class_is_a_rule_too():
 
 
 def test_mistakes_in_a_rule_are_named():
-    with pytest.raises(ConfigError, match=r"Broken gives a score of nan for token 0"):
+    with pytest.raises(ConfigError, match=r"Broken gives a score of nan at rollout 0 of the batch"):
         TipFilter(TipSettings(rule=f"{__name__}:Broken")).select(batch(), np.zeros(2, int), 0)
     with pytest.raises(ConfigError, match=r"Short gives scores of shape \(3,\) for 4 tokens"):
         TipFilter(TipSettings(rule=f"{__name__}:Short")).select(batch(), np.zeros(2, int), 0)

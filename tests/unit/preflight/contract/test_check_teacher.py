@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from actors.teacher.kinds.hf import HfTeacher
@@ -9,7 +11,7 @@ from opd_ray.config.load import load_config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.preflight.contract import check as teacher_check
-from opd_ray.types import TeacherInfo
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 PAIR = pair_folder()
 
@@ -24,6 +26,15 @@ class Own(HfTeacher):
 
     def info(self) -> TeacherInfo:
         return TeacherInfo("mine", 24, 128, ("topk",), tokenizer_hash=self._fingerprint)
+
+
+class Writing(Own):
+    """Takes the prompt's ids for its own."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        for request in requests:
+            request.prompt_ids[0] = 2
+        return super().score(requests)
 
 
 def violations(*overrides: str) -> list[str]:
@@ -45,6 +56,13 @@ def own(fingerprint: str) -> tuple[str, ...]:
 def test_a_tokenizer_of_another_model_is_named() -> None:
     [one] = violations(*own("another"))
     assert one.startswith("teacher 'mine': its tokenizer's fingerprint is another, the student's")
+
+
+def test_a_teacher_that_writes_into_its_requests_is_named_as_it_would_fail_in_a_run() -> None:
+    writing = [text.replace(":Own", ":Writing") for text in own("null")]
+    found = violations(*writing)
+    assert "ValueError: assignment destination is read-only" in found[0]
+    assert f"({__file__}, line " in found[0]
 
 
 def test_a_teacher_that_does_not_tell_its_tokenizer_is_said(

@@ -1,0 +1,82 @@
+"""What a Ray that is started here needs of this machine, found before it is started."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from opd_ray.cluster.nodes import gigabytes, total_memory
+from opd_ray.cluster.ray_address import TOKEN_FILE, token_source
+from opd_ray.config.schema import ClusterSettings
+
+# What Ray adds to its folder for the longest of its sockets, and how long a socket's path may be
+# (Linux), both in bytes.
+_SOCKET = "/ray/session_YYYY-MM-DD_HH-MM-SS_ffffff_{pid}/sockets/plasma_store"
+_LONGEST_PATH = 107
+# Ray itself refuses a larger object store that does not fit /dev/shm.
+_SLOW_STORE = 10_000_000_000
+_TEMPORARY = ("RAY_TMPDIR", "TMPDIR")
+
+
+def local_ray_problems(settings: ClusterSettings) -> Iterator[str]:
+    """Settings and folders with which no Ray starts here, each with its remedy."""
+    variable = next((name for name in _TEMPORARY if name in os.environ), None)
+    folder = os.environ[variable] if variable else "/tmp"
+    named = f"{variable} = {folder!r}" if variable else f"{folder} (RAY_TMPDIR is not set)"
+    longest = len(os.fsencode(os.path.abspath(folder) + _SOCKET.format(pid=os.getpid())))
+    if not writable(Path(folder, "ray")):
+        yield (
+            f"{named}: Ray keeps its sockets and logs there, and it cannot be written to; set "
+            "RAY_TMPDIR to a folder that can"
+        )
+    elif longest > _LONGEST_PATH:
+        yield (
+            f"{named}: too long by {longest - _LONGEST_PATH} bytes for the paths of Ray's sockets; "
+            "set RAY_TMPDIR to a shorter path, e.g. RAY_TMPDIR=/tmp"
+        )
+    yield from _store_problems(settings.object_store_bytes)
+
+
+def _store_problems(nbytes: int | None) -> Iterator[str]:
+    if nbytes is None:
+        return
+    named = f"cluster.object_store_bytes = {nbytes}"
+    if nbytes > 0.9 * total_memory():
+        yield (
+            f"{named}: this machine's memory is {gigabytes(total_memory())}, which the actors need "
+            "too; lower it, or set it to null"
+        )
+        return
+    shared = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
+    allowed = os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE")
+    if nbytes > max(shared, _SLOW_STORE) and not allowed:
+        yield (
+            f"{named}: /dev/shm has {gigabytes(shared)} free; lower it, or give /dev/shm more "
+            "(docker: --shm-size)"
+        )
+
+
+def writable(folder: Path) -> bool:
+    """Whether ``folder`` can be written to, or made where it is not there."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+@contextmanager
+def token_for_this_run() -> Iterator[None]:
+    """A token in the environment for a Ray of our own, where Ray could not keep one in the home.
+
+    Ray makes one in the home folder before its first start and has no other place for it.
+    """
+    home = Path(os.environ.get("HOME", "~")).expanduser()
+    if token_source() or writable((home / TOKEN_FILE).parent):
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    try:
+        yield
+    finally:
+        del os.environ["RAY_AUTH_TOKEN"]

@@ -1,0 +1,270 @@
+"""Joining a Ray that runs, and starting one: every refusal names the place and the remedy."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import AuthenticationError
+
+from opd_ray.cluster import local_ray
+from opd_ray.cluster.local_ray import local_ray_problems, token_for_this_run
+from opd_ray.cluster.ray_address import token_source
+from opd_ray.cluster.session import RaySession
+from opd_ray.config.schema import ClusterSettings
+from opd_ray.errors import PlacementError
+
+# What Ray 2.60 raises at a head node of another version.
+VERSIONS = """Version mismatch: The cluster was started with:
+    Ray: 2.59.0
+    Python: 3.12.1
+This process on node 10.0.0.1 was started with:
+    Ray: 2.60.0
+    Python: 3.11.7
+"""
+REFUSED = "RPC error: InvalidAuthToken: Authentication token is missing or incorrect"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home without a token, and an environment without variables of Ray's."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yield tmp_path
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class StandIn:
+    """Ray as far as a session calls it."""
+
+    def __init__(self, raised: BaseException | None = None) -> None:
+        self.raised = raised
+        self.options: dict[str, Any] = {}
+        self.seen: dict[str, str] = {}
+        self.ended = 0
+
+    def init(self, **options: Any) -> None:
+        self.options, self.seen = options, dict(os.environ)
+        if self.raised is not None:
+            raise self.raised
+
+    def shutdown(self) -> None:
+        self.ended += 1
+
+
+@pytest.fixture
+def in_place_of_ray(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def put(raised: BaseException | None = None) -> StandIn:
+        stand_in = StandIn(raised)
+        monkeypatch.setattr(ray, "init", stand_in.init)
+        monkeypatch.setattr(ray, "shutdown", stand_in.shutdown)
+        return stand_in
+
+    return put
+
+
+@pytest.fixture
+def listening() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def refusal(address: str | None, **settings: Any) -> str:
+    session = RaySession(ClusterSettings(address=address, **settings))
+    with pytest.raises(PlacementError) as raised, session:
+        raise AssertionError("it was taken")
+    return str(raised.value)
+
+
+def unauthenticated() -> ConnectionError:
+    error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+    error.__cause__ = RuntimeError(f"Failed to connect to GCS. Last connection error: {REFUSED}")
+    error.__cause__.args = (f"Failed to connect to GCS: Unauthenticated: {REFUSED}",)
+    return error
+
+
+def test_an_address_is_joined_with_the_token_that_is_there(
+    home: Path, listening: str, in_place_of_ray: Any
+) -> None:
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("a" * 64)
+    stand_in = in_place_of_ray()
+    with RaySession(ClusterSettings(address=listening)):
+        assert stand_in.options["address"] == listening
+        assert stand_in.seen["RAY_AUTH_MODE"] == "token"
+        assert stand_in.ended == 0
+    assert stand_in.ended == 1
+    assert "RAY_gcs_server_port_wait_time_s" not in os.environ
+
+
+def test_a_user_without_a_token_or_with_a_mode_of_his_own_shows_none(
+    home: Path, listening: str, in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = in_place_of_ray()
+    with RaySession(ClusterSettings(address=listening)):
+        assert "RAY_AUTH_MODE" not in stand_in.seen
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with RaySession(ClusterSettings(address=listening)):
+        assert stand_in.seen["RAY_AUTH_MODE"] == "disabled"
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (unauthenticated(), ["refuses this user: there is no token here", "RAY_AUTH_TOKEN_PATH"]),
+        (AuthenticationError("no token was found"), ["refuses this user", "copy the head node's"]),
+        (
+            RuntimeError(VERSIONS),
+            [
+                "another version runs there (Ray: 2.59.0, Python: 3.12.1; here: Ray: 2.60.0, "
+                "Python: 3.11.7)"
+            ],
+        ),
+        (ConnectionError("Timed out"), ["no Ray answers there (ConnectionError: Timed out)"]),
+    ],
+)
+def test_a_refused_token_another_version_and_no_answer_are_told_apart(
+    raised: Exception, words: list[str], listening: str, in_place_of_ray: Any
+) -> None:
+    stand_in = in_place_of_ray(raised)
+    message = refusal(listening)
+    assert message.startswith(f"cluster.address = '{listening}': ")
+    assert all(word in message for word in words), message
+    assert stand_in.ended == 1  # what was begun is put away
+
+
+def test_a_wrong_token_is_named_by_where_it_lies(
+    home: Path, listening: str, in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_place_of_ray(unauthenticated())
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/some/token")
+    assert "the token in RAY_AUTH_TOKEN_PATH = /some/token is not its own" in refusal(listening)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "a")
+    assert "the token in RAY_AUTH_TOKEN is not its own" in refusal(listening)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("ray://10.0.0.1:10001", ["does not carry", "HOST:PORT", "launch/submit.sh"]),
+        ("http://10.0.0.1:8265", ["job server", "launch/submit.sh http://10.0.0.1:8265 CONFIG"]),
+        ("10.0.0.1", ["is no address: write HOST:PORT"]),
+        ("10.0.0.1:http", ["is no address"]),
+        (":6379", ["is no address"]),
+        ("10.0.0.1:99999", ["is no address"]),
+    ],
+)
+def test_what_is_no_address_of_a_head_node_says_what_to_write(
+    address: str, words: list[str], in_place_of_ray: Any
+) -> None:
+    stand_in = in_place_of_ray()
+    message = refusal(address)
+    assert f"cluster.address = {address!r}" in message
+    assert all(word in message for word in words), message
+    assert stand_in.options == {}
+
+
+def test_auto_takes_the_address_in_the_environment_and_names_it(
+    listening: str, in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = in_place_of_ray()
+    monkeypatch.setenv("RAY_ADDRESS", listening)
+    with RaySession(ClusterSettings(address="auto")):
+        assert stand_in.options["address"] == listening
+    monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
+    message = refusal("auto")
+    assert message.startswith("cluster.address (from RAY_ADDRESS) = 'ray://10.0.0.1:10001'")
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert f"cluster.address = '127.0.0.1:{port}': no Ray answers" in refusal(f"127.0.0.1:{port}")
+
+
+def test_what_ray_raises_at_its_start_is_one_message(in_place_of_ray: Any) -> None:
+    stand_in = in_place_of_ray(ModuleNotFoundError("No module named 'no'"))
+    message = refusal(None)
+    assert message.startswith(
+        "Ray cannot be started here: ModuleNotFoundError: No module named 'no'; "
+    )
+    assert "RAY_ variables" in message
+    assert stand_in.ended == 1
+
+
+def test_a_home_that_cannot_be_written_gets_a_token_for_the_run(
+    in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/dev/null/home")
+    stand_in = in_place_of_ray()
+    with RaySession(ClusterSettings()):
+        assert len(stand_in.seen["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_a_home_that_can_be_written_or_has_a_token_gets_none(home: Path) -> None:
+    with token_for_this_run():
+        assert token_source() is None
+    (home / ".ray").mkdir()
+    (home / ".ray" / "auth_token").write_text("a" * 64)
+    with token_for_this_run():
+        assert token_source() == str(home / ".ray" / "auth_token")
+        assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_folders_in_which_ray_cannot_work(
+    tmp_path: Path, in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(local_ray_problems(ClusterSettings())) == []
+    monkeypatch.setenv("TMPDIR", "/dev/null/tmp")
+    stand_in = in_place_of_ray()
+    message = refusal(None)
+    assert message.startswith("TMPDIR = '/dev/null/tmp': ")
+    assert "cannot be written to; set RAY_TMPDIR" in message
+    assert stand_in.options == {}
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # goes before TMPDIR
+    assert "TMPDIR = '/dev/null" not in "".join(local_ray_problems(ClusterSettings()))
+
+
+@pytest.mark.parametrize(("length", "over"), [(36, 0), (37, 1), (60, 24)])
+def test_the_longest_folder_is_that_of_the_longest_socket(
+    length: int, over: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # /ray/session_2026-11-28_18-58-52_950801_1234567/sockets/plasma_store has 68 bytes.
+    monkeypatch.setattr(os, "getpid", lambda: 1234567)
+    monkeypatch.setattr(local_ray, "writable", lambda folder: True)
+    monkeypatch.setenv("RAY_TMPDIR", "/" + "é" + "t" * length)
+    found = list(local_ray_problems(ClusterSettings()))
+    assert ("too long by" in "".join(found)) == (over > 0)
+    if over:
+        assert f"too long by {over} bytes" in found[0]
+
+
+def test_an_object_store_that_no_memory_holds() -> None:
+    found = list(local_ray_problems(ClusterSettings(object_store_bytes=10**15)))
+    assert len(found) == 1
+    assert found[0].startswith("cluster.object_store_bytes = 1000000000000000: this machine's mem")
+    assert list(local_ray_problems(ClusterSettings(object_store_bytes=10**8))) == []
+
+
+def test_an_object_store_above_shared_memory_and_ten_gigabytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local_ray, "total_memory", lambda: 10**12)
+    stat = os.statvfs_result((1, 1, 100, 100, 2 * 10**9, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: stat)
+    settings = ClusterSettings(object_store_bytes=11 * 10**9)
+    assert "/dev/shm has 2.00 GB free" in next(local_ray_problems(settings))
+    assert list(local_ray_problems(ClusterSettings(object_store_bytes=10**10))) == []
+    monkeypatch.setenv("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE", "1")
+    assert list(local_ray_problems(settings)) == []
