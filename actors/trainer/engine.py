@@ -22,7 +22,7 @@ from actors.trainer.student import (
     load_student_config,
     save_student,
 )
-from actors.weights.chunks import named_weights
+from actors.weights.chunks import named_weights, stored_weights
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
 from opd_ray.errors import RunError
@@ -138,11 +138,11 @@ class Engine:
         return norm
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight whole, by the model's own names (see :func:`named_weights`).
+        """Every weight whole, as a rollout engine reads them (see :func:`stored_weights`).
 
         Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors.
         """
-        return named_weights(self.student.model, self._whole)
+        return stored_weights(self.student.model, self._whole)
 
     def save(self, folder: str) -> None:
         """Write weights, master weights and optimizer of every rank below ``folder``."""
@@ -168,9 +168,8 @@ class Engine:
         """Write the student as a Hugging Face folder: weights, configs and tokenizer."""
         # A tied head comes under two names; the checkpoint format wants it under the first.
         names = {name for name, _ in self.student.model.named_parameters()}
-        state = {
-            name: tensor.to("cpu", copy=True) for name, tensor in self.weights() if name in names
-        }
+        weights = named_weights(self.student.model, self._whole)
+        state = {name: tensor.to("cpu", copy=True) for name, tensor in weights if name in names}
         if self._rank == 0:
             save_student(self.student.model, self._student_settings, state, folder)
         dist.barrier()

@@ -49,7 +49,11 @@ class DivergenceHead(nn.Linear):
         return function(hidden, self.weight, self.bias)
 
 
-_DROPOUT_RATES = ("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop")
+# What a model draws at random while it trains, and never while it writes.
+_DROPOUT_RATES = (
+    *("attention_dropout", "hidden_dropout", "resid_pdrop", "attn_pdrop", "embd_pdrop"),
+    *("router_jitter_noise", "input_jitter_noise"),
+)
 
 
 class Student(nn.Module):
@@ -185,7 +189,7 @@ def _refuse_dropout(model: PreTrainedModel) -> None:
     active = {name: rate for name, rate in rates.items() if rate}
     if active:
         raise ConfigError(
-            f"student.path: the student has dropout ({active}) and vLLM writes the rollouts "
-            "without it, so the trainer would see another model: set these rates to 0 in its "
+            f"student.path: the student has dropout or jitter ({active}) and vLLM writes the "
+            "rollouts without it, so the trainer would see another model: set these rates to 0 in its "
             "config.json"
         )
