@@ -190,6 +190,6 @@ def _refuse_dropout(model: PreTrainedModel) -> None:
     if active:
         raise ConfigError(
             f"student.path: the student has dropout or jitter ({active}) and vLLM writes the "
-            "rollouts without it, so the trainer would see another model: set these rates to 0 in its "
-            "config.json"
+            "rollouts without it, so the trainer would see another model: set these rates to 0 in "
+            "its config.json"
         )

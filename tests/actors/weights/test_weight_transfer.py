@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import ray
 import torch
-from tiny_models import make_tiny_qwen3
 from safetensors.torch import load_file
+from tiny_models import make_tiny_qwen3
 from transformers import AutoConfig, AutoModelForCausalLM
 from vllm.distributed.weight_transfer import nccl_engine
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory

@@ -130,5 +130,7 @@ def test_a_model_that_is_not_held_as_its_files_cannot_follow(monkeypatch) -> Non
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", joined)
     Follower(settings())
-    with pytest.raises(TeacherError, match=r"teacher\.follow_decay = 0\.5: .* cannot follow; set it"):
+    with pytest.raises(
+        TeacherError, match=r"teacher\.follow_decay = 0\.5: .* cannot follow; set it"
+    ):
         Follower(settings(follow_decay=0.5))
