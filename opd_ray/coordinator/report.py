@@ -76,10 +76,17 @@ def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) 
     return text
 
 
+class _Terminal(Console):
+    """Standard output. A run is not over, as rich has it, where nobody reads that any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 def print_report(table: Table, response: Text | None, outputs: dict[str, Path], path: Path) -> None:
     """The report on the terminal, and as plain text in ``path``; ``outputs`` says what is where."""
     with path.open("w", encoding="utf-8") as file:
-        for console in (Console(), Console(file=file, width=120)):
+        for console in (Console(file=file, width=120), _Terminal()):
             console.print(table)
             if response is not None:
                 console.print(
