@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -162,7 +165,8 @@ class Engine:
                 f"the trainer's checkpoint in {folder} has {_settings(layout)}, this run has "
                 f"{_settings(self._layout)}: resume with the former"
             )
-        self._engine.load_checkpoint(folder, tag=CHECKPOINT_TAG)
+        with plain_name(folder) as name:
+            self._engine.load_checkpoint(name, tag=CHECKPOINT_TAG)
 
     def export(self, folder: str) -> None:
         """Write the student as a Hugging Face folder: weights, configs and tokenizer."""
@@ -215,6 +219,18 @@ def read_layout(folder: Path) -> dict[str, int | str]:
         raise CheckpointMismatch(f"{folder} holds no checkpoint of a trainer")
     layout: dict[str, int | str] = json.loads(file.read_text(encoding="utf-8"))
     return layout
+
+
+@contextmanager
+def plain_name(folder: str | Path) -> Iterator[str]:
+    """A name of ``folder`` for DeepSpeed, which takes ``[1]`` in a checkpoint's for a pattern."""
+    if glob.escape(str(folder)) == str(folder):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as links:
+        link = Path(links, "checkpoint")
+        link.symlink_to(Path(folder).absolute())
+        yield str(link)
 
 
 def _settings(layout: dict[str, int | str]) -> str:

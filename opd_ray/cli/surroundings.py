@@ -6,7 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from opd_ray.errors import ConfigError
@@ -47,6 +47,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
 def check_packages() -> None:
     """Refuse a file or folder of the user's that is imported in place of a package.
 
+    Here or by the actors: in Ray's processes the current folder comes first.
+
     Raises:
         ConfigError: names it and the package.
     """
@@ -57,13 +59,14 @@ def check_packages() -> None:
 def _hidden_packages(home: Path) -> Iterator[str]:
     """What hides a package; ``home`` is the folder that opd_ray lies in."""
     remedy = "rename it, take its folder off PYTHONPATH, or run from another folder"
+    places = [os.getcwd(), *sys.path]
     for name in _OWN:
-        spec = find_spec(name)
+        spec = PathFinder.find_spec(name, places)
         found = None if spec is None or spec.origin is None else Path(spec.origin).resolve().parent
         if found is not None and found != home / name:
             yield f"{found}: is imported in place of opd-ray's own package {name!r}: {remedy}"
     for name in _NEEDED:
-        spec = find_spec(name)
+        spec = PathFinder.find_spec(name, places)
         if spec is not None and spec.submodule_search_locations is None:
             yield f"{spec.origin}: is imported in place of the package {name!r}: {remedy}"
 

@@ -107,6 +107,17 @@ def test_other_files_and_folders_of_the_user_are_no_matter(tmp_path: Path) -> No
     assert command(*PRINT_CONFIG, folder=tmp_path).returncode == 0
 
 
+def test_the_current_folder_counts_where_only_actors_import_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command ``opd-ray`` itself does not look there, Ray's processes do so first."""
+    (tmp_path / "vllm.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert str(tmp_path) not in sys.path
+    with pytest.raises(ConfigError, match=r"vllm\.py: is imported in place of the package 'vllm'"):
+        surroundings.check_packages()
+
+
 def test_all_hidden_packages_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surroundings, "__file__", "/elsewhere/opd_ray/cli/surroundings.py")
     with pytest.raises(ConfigError) as raised:
