@@ -11,6 +11,7 @@ pass, which transformers hands through to here.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import AttentionInterface
 
 from actors.kernels.product_attention import ProductAttention
 from opd_ray.batching.packing import MIN_SHARED, Packing, Segment, pack
+from opd_ray.borders import first_line
 from opd_ray.errors import RunError
 
 PACKED = "opd_ray_packed"
@@ -30,6 +32,8 @@ PACKED = "opd_ray_packed"
 # What other models' attention does beyond the dot product.
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 _LARGEST_CHANGE = 0.05  # relative
+# transformers' maker of such masks, which the code of a model imports that has them.
+_WINDOW_MASK = "create_sliding_window_causal_mask"
 
 
 class UnfitModel(RunError):
@@ -65,7 +69,8 @@ def packed_attention(
         attention_mask: ignored; transformers makes none for this function.
         dropout: of the attention weights; only 0.
         scaling: of the products; None: 1 / sqrt(F).
-        sliding_window: how many positions a token sees, its own included; None: all.
+        sliding_window: how many positions a token sees, its own included; None: as many as the
+            model's configuration says (some models tell their mask alone, which is not made here).
         segments: of the row.
         kwargs: of other attention functions.
 
@@ -73,12 +78,18 @@ def packed_attention(
         [1, T, H, F], and no attention weights.
 
     Raises:
-        UnfitModel: the model asks for more than the dot product, or drops ``segments``.
+        UnfitModel: the model asks for more than the dot product, drops ``segments``, or attends
+            within chunks.
     """
     extra = [name for name in _UNSUPPORTED if kwargs.get(name) is not None]
-    if extra or dropout or segments is None:
+    layer = _layer_type(module)
+    if extra or dropout or segments is None or layer == "chunked_attention":
         reason = f"has {extra[0]}" if extra else "has dropout" if dropout else "takes no segments"
+        if layer == "chunked_attention":
+            reason = "sees the chunk that a token is in, and nothing before it"
         raise UnfitModel(f"the attention of {type(module).__name__} {reason}")
+    if sliding_window is None:
+        sliding_window = _masked_window(module, layer)
     lengths = [segment.tokens for segment in segments]
     # Split, not sliced: the gradients of slices would each be as large as the row.
     queries, keys, values = (t.split(lengths, dim=2) for t in (query, key, value))
@@ -93,6 +104,23 @@ def packed_attention(
             v = torch.cat([values[i] for i in chain], dim=2)
         outputs.append(_attend(own, k, v, scaling, sliding_window))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _layer_type(module: nn.Module) -> str | None:
+    """What the model's configuration calls the attention of this layer, if anything."""
+    types = getattr(getattr(module, "config", None), "layer_types", None)
+    index = getattr(module, "layer_idx", None)
+    return None if types is None or index is None else types[index]
+
+
+def _masked_window(module: nn.Module, layer: str | None) -> int | None:
+    """The sliding window of a layer whose model tells its mask of it, not its attention."""
+    if layer is None:
+        # One mask for all layers. Other models may carry the key without a use for it.
+        masked = hasattr(sys.modules[type(module).__module__], _WINDOW_MASK)
+    else:
+        masked = layer == "sliding_attention"
+    return getattr(getattr(module, "config", None), "sliding_window", None) if masked else None
 
 
 def _attend(
@@ -169,9 +197,12 @@ def _check_packing(logits_of: Callable[[Packing], Tensor], vocab_size: int) -> N
     texts, others = ([np.append(beginning, e) % vocab_size for e in pair] for pair in endings)
     try:
         logits_TV = logits_of(pack(texts))
-    except TypeError as error:
+    except (TypeError, AttributeError, KeyError) as error:
         if "'segments'" not in str(error):
-            raise
+            raise UnfitModel(
+                "its forward pass does not take packed texts as transformers' decoders do "
+                f"({first_line(error)})"
+            ) from error
         raise UnfitModel(
             "the model's forward pass hands no keywords on to its attention, as models on "
             "transformers' AttentionInterface do"

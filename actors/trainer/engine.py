@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from actors.trainer.student import (
     load_student_config,
     save_student,
 )
-from actors.weights.chunks import named_weights
+from actors.weights.chunks import named_weights, stored_weights
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
 from opd_ray.errors import RunError
@@ -142,11 +145,11 @@ class Engine:
         return norm
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight whole, by the model's own names (see :func:`named_weights`).
+        """Every weight whole, as a rollout engine reads them (see :func:`stored_weights`).
 
         Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors.
         """
-        return named_weights(self.student.model, self._whole)
+        return stored_weights(self.student.model, self._whole)
 
     def save(self, folder: str) -> None:
         """Write weights, master weights and optimizer of every rank below ``folder``."""
@@ -169,7 +172,8 @@ class Engine:
         optimizer = self._engine.optimizer
         chosen = [{key: group[key] for key in _OPTIMIZER_KEYS} for group in optimizer.param_groups]
         clip = getattr(optimizer, "clip_grad", None)
-        self._engine.load_checkpoint(folder, tag=CHECKPOINT_TAG)
+        with plain_name(folder) as name:
+            self._engine.load_checkpoint(name, tag=CHECKPOINT_TAG)
         # DeepSpeed brings back the settings of the checkpoint too; those of this run count.
         for group, settings in zip(self._engine.optimizer.param_groups, chosen, strict=True):
             group.update(settings)
@@ -180,9 +184,8 @@ class Engine:
         """Write the student as a Hugging Face folder: weights, configs and tokenizer."""
         # A tied head comes under two names; the checkpoint format wants it under the first.
         names = {name for name, _ in self.student.model.named_parameters()}
-        state = {
-            name: tensor.to("cpu", copy=True) for name, tensor in self.weights() if name in names
-        }
+        weights = named_weights(self.student.model, self._whole)
+        state = {name: tensor.to("cpu", copy=True) for name, tensor in weights if name in names}
         if self._rank == 0:
             save_student(self.student.model, self._student_settings, state, folder)
         dist.barrier()
@@ -228,6 +231,18 @@ def read_layout(folder: Path) -> dict[str, int | str]:
         raise CheckpointMismatch(f"{folder} holds no checkpoint of a trainer")
     layout: dict[str, int | str] = json.loads(file.read_text(encoding="utf-8"))
     return layout
+
+
+@contextmanager
+def plain_name(folder: str | Path) -> Iterator[str]:
+    """A name of ``folder`` for DeepSpeed, which takes ``[1]`` in a checkpoint's for a pattern."""
+    if glob.escape(str(folder)) == str(folder):
+        yield str(folder)
+        return
+    with tempfile.TemporaryDirectory() as links:
+        link = Path(links, "checkpoint")
+        link.symlink_to(Path(folder).absolute())
+        yield str(link)
 
 
 def _settings(layout: dict[str, int | str]) -> str:

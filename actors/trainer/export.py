@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from actors.trainer.engine import CHECKPOINT_TAG, read_layout
+from actors.trainer.engine import CHECKPOINT_TAG, plain_name, read_layout
 from actors.trainer.student import load_student_config, save_student
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
@@ -46,7 +46,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     if read_layout(folder)["zero_stage"] == 3:
-        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        with plain_name(folder) as name:
+            state = get_fp32_state_dict_from_zero_checkpoint(name, tag=CHECKPOINT_TAG)
     else:
         # Below stage 3 rank 0 holds the module whole. DeepSpeed's own way to master weights cannot
         # read what its optimizer for bfloat16 (stage 1) writes.

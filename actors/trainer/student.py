@@ -185,7 +185,7 @@ def _refuse_dropout(model: PreTrainedModel) -> None:
     active = {name: rate for name, rate in rates.items() if rate}
     if active:
         raise ConfigError(
-            f"student.path: the student has dropout ({active}) and vLLM writes the rollouts "
-            "without it, so the trainer would see another model: set these rates to 0 in its "
-            "config.json"
+            f"student.path: the student has dropout or jitter ({active}) and vLLM writes the "
+            "rollouts without it, so the trainer would see another model: set these rates to 0 in "
+            "its config.json"
         )

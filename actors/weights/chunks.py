@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from opd_ray.types import to_array, to_tensor
 
 _ALIGNMENT = 16  # bytes; every tensor starts at a multiple: any dtype can be viewed in place
+_LAYER = re.compile(r".*?\.\d+\.")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,33 @@ def named_weights(
     """
     for name, parameter in model.named_parameters(remove_duplicate=False):
         yield name, full(parameter)
+
+
+def stored_weights(
+    model: PreTrainedModel, full: Callable[[nn.Parameter], torch.Tensor] = nn.Parameter.detach
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """:func:`named_weights` as a checkpoint's files hold them, which is what vLLM reads.
+
+    transformers joins some tensors as it loads them (the experts of a layer into one), or renames
+    them. Such a model's layers are taken apart again one at a time.
+
+    Args:
+        model: with what :func:`converts_weights` asks for.
+        full: see :func:`named_weights`. A rank that gets empty tensors yields them as they are.
+    """
+    weights = named_weights(model, full)
+    if not converts_weights(model):
+        yield from weights
+        return
+    for _, layer in groupby(weights, lambda pair: _layer(pair[0])):
+        tensors = dict(layer)
+        whole = all(tensor.numel() for tensor in tensors.values())
+        yield from (revert_weight_conversion(model, tensors) if whole else tensors).items()
+
+
+def converts_weights(model: nn.Module) -> bool:
+    """Whether this model, as transformers loaded it, has other tensors than its files."""
+    return bool(getattr(model, "_weight_conversions", None))
 
 
 def pack(
@@ -73,6 +105,12 @@ def unpack(chunk: WeightChunk) -> Iterator[tuple[str, torch.Tensor]]:
         stop = start + count * np.dtype(dtype).itemsize
         yield name, to_tensor(chunk.buffer[start:stop].view(dtype).reshape(shape))
         start = _aligned(stop)
+
+
+def _layer(name: str) -> str:
+    """What the names of one layer's weights begin with; nothing for those outside of layers."""
+    found = _LAYER.match(name)
+    return found.group() if found else ""
 
 
 def _aligned(nbytes: int) -> int:

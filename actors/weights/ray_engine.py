@@ -16,11 +16,13 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.model_executor.layers.attention import is_deferred_attention_layer
+from vllm.model_executor.layers.fused_moe import FusedMoEMethodBase
 from vllm.model_executor.model_loader.reload.layerwise import (
     finalize_layerwise_reload,
     get_layerwise_info,
     initialize_layerwise_reload,
 )
+from vllm.platforms import current_platform
 
 from actors.weights.chunks import WeightChunk, unpack
 
@@ -48,6 +50,13 @@ class ChunkWeightTransferEngine(WeightTransferEngine[ChunkInitInfo, ChunkUpdateI
 
     def start_weight_update(self) -> None:
         """Detach the model's tensors, so that arriving ones are collected layer by layer."""
+        if current_platform.is_cpu():
+            # vLLM re-packs a mixture's experts for its kernels on CPUs only where a layer has no
+            # kernel yet, and would go on with them as they arrived.
+            for layer in self.model.modules():
+                method = getattr(layer, "quant_method", None)
+                if isinstance(method, FusedMoEMethodBase):
+                    method.moe_kernel = None
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: ChunkUpdateInfo) -> None:

@@ -24,6 +24,13 @@ from opd_ray.cli import (
     study,
     train,
 )
+from opd_ray.cli.surroundings import (
+    READER_LEFT,
+    check_arguments,
+    check_packages,
+    print_in_any_encoding,
+    reader_left,
+)
 from opd_ray.errors import exit_code, is_known
 from opd_ray.signals import stop_as_interrupt
 
@@ -39,10 +46,11 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
-    0 success, 1 a run that failed, 2 bad input, 130 Ctrl-C, SIGTERM or SIGHUP. Known errors print
-    their message alone, the whole traceback with ``--traceback`` or OPD_RAY_TRACEBACK=1; unknown
-    ones always do.
+    0 success, 1 a run that failed, 2 bad input, 130 Ctrl-C, SIGTERM or SIGHUP, 141 nobody reads the
+    output any more. Known errors print their message alone, the whole traceback with
+    ``--traceback`` or OPD_RAY_TRACEBACK=1; unknown ones always do.
     """
+    print_in_any_encoding()
     parser = make_parser()
     args, more = parser.parse_known_args(argv)
     args.overrides = [*getattr(args, "overrides", []), *more]
@@ -50,12 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if stray or (more and not args.takes_overrides):
         parser.error(f"unrecognized arguments: {' '.join(stray or more)}")
     try:
+        check_arguments(args.overrides)
+        check_packages()
         with stop_as_interrupt():
-            return args.run(args)
+            code = args.run(args)
+        reader_left()  # else Python complains when it ends
+        return code
     except KeyboardInterrupt as error:
         print("opd-ray: stopped by Ctrl-C or a signal", file=sys.stderr)
         return exit_code(error)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_left():
+            return READER_LEFT
         shown = args.traceback or os.environ.get(TRACEBACK_VARIABLE, "0") != "0"
         if shown or not is_known(error):
             traceback.print_exc()

@@ -170,7 +170,7 @@ class TrainerSettings:
     warmup_steps: int = field(default=0, metadata=at_least(0) | TOLD)
     # Learning rate at the end, as a share of the peak.
     min_lr_ratio: float = field(default=0.0, metadata=SHARE | TOLD)
-    # AdamW's weight decay.
+    # AdamW's weight decay; of all weights, norms and biases too.
     weight_decay: float = field(default=0.1, metadata=at_least(0) | TOLD)
     # AdamW's first decay rate.
     adam_beta1: float = field(default=0.9, metadata=share_below_one() | TOLD)

@@ -76,6 +76,13 @@ def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) 
     return text
 
 
+class _Terminal(Console):
+    """Standard output. A run is not over, as rich has it, where nobody reads that any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 def print_report(
     table: Table,
     response: Text | None,
@@ -88,7 +95,7 @@ def print_report(
     ``notes`` are what is wrong with the figures of the table.
     """
     with path.open("w", encoding="utf-8") as file:
-        for console in (Console(), Console(file=file, width=120)):
+        for console in (Console(file=file, width=120), _Terminal()):
             console.print(table)
             for note in notes:
                 console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from opd_ray.config.schema import Config
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.pools.watch import ActorWatch
+from opd_ray.pools.watch import ActorWatch, Interrupted
 from opd_ray.pools.weights import TeacherWeights, WeightSync
 from opd_ray.preflight.pairing import Pairing, check_teacher_info, uncompared_tokenizer
 from opd_ray.signals import on_stop
@@ -74,6 +74,7 @@ def open_session(
     Raises:
         PairingError: a teacher's actor is not the model that was checked.
         ActorFailure, StallError: an actor did not come up.
+        KeyboardInterrupt: a stop was asked for while they were coming up.
     """
     with RaySession(config.cluster) as ray_session:
         placement = plan_placement(config, ray_session.cluster())
@@ -84,7 +85,12 @@ def open_session(
             ) as launcher,
             _stop_on_signal(launcher.watch),
         ):
-            for note in _teacher_notes(settled, pairing, launcher.ready(), longest):
+            try:
+                infos = launcher.ready()
+            except Interrupted as stop:
+                # The run has done nothing that it could save.
+                raise KeyboardInterrupt(str(stop)) from stop
+            for note in _teacher_notes(settled, pairing, infos, longest):
                 print(f"opd-ray: {note}", file=sys.stderr)
             yield Session(settled, launcher, tokenizer, pairing.vocab_size)
 

@@ -21,12 +21,15 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 VOCABULARY_MULTIPLE = 64
 # vLLM's dictionaries of models that write text.
 _GENERATING = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
+# What a model draws at random while it trains, and never while it writes.
 DROPOUT_RATES = (
     "attention_dropout",
     "hidden_dropout",
     "resid_pdrop",
     "attn_pdrop",
     "embd_pdrop",
+    "router_jitter_noise",
+    "input_jitter_noise",
 )
 # Keys with a value beyond which logits are not the head's projection of the last hidden states, or
 # attention is more than the dot product.
@@ -77,7 +80,7 @@ def trained_problems(described: Mapping[str, Any]) -> Iterator[str]:
     if rates:
         shown = ", ".join(f"{name} = {rate}" for name, rate in rates.items())
         yield (
-            f"{shown}: vLLM writes the rollouts without dropout, so the trainer would see another "
+            f"{shown}: vLLM writes the rollouts without it, so the trainer would see another "
             "model; set it to 0 in its config.json"
         )
     if described.get("quantization_config"):

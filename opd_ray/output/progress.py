@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -53,7 +54,9 @@ class Progress:
         if self._live:
             self._bar.write(text, file=self._stream)
         else:
-            print(text, file=self._stream, flush=True)
+            # A run goes on whoever has stopped to read its words (`| head`): its files have all.
+            with suppress(BrokenPipeError):
+                print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -89,14 +89,15 @@ class ActorLauncher:
         Raises:
             ActorFailure: an actor could not start.
             StallError: one takes longer than ``cluster.start_timeout_s``.
+            Interrupted: a stop was requested; there is nothing to be saved yet.
         """
         loading = [(handle.ready.remote(), name) for name, handle in self._actors["rollout"]]
         teachers = [(handle.ready.remote(), name) for name, handle in self._actors["teacher"]]
         if trainers := self._actors["trainer"]:
             name, first = trainers[0]
-            address, port = self.watch.get(first.address.remote(), name)
+            address, port = self.watch.get(first.address.remote(), name, interruptible=True)
             loading += [(handle.setup.remote(address, port), name) for name, handle in trainers]
-        infos = self.watch.get_all(teachers + loading)[: len(teachers)]
+        infos = self.watch.get_all(teachers + loading, interruptible=True)[: len(teachers)]
         self.watch.set_stall_timeout(self.config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
         of = [self._placed[name].teacher for name, _ in self._actors["teacher"]]
         return dict(zip(of, infos, strict=True))

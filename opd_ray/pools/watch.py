@@ -130,17 +130,19 @@ class ActorWatch:
                     f"({self._stall_timeout_key} sets this limit)"
                 )
 
-    def get(self, ref: ray.ObjectRef, owner: str) -> Any:
+    def get(self, ref: ray.ObjectRef, owner: str, *, interruptible: bool = False) -> Any:
         """The value of a reference; an error names ``owner``, or the process that caused it.
 
         Raises:
             ActorDied: the process of an actor that was handed over is gone.
             ActorFailure: any other error.
-            StallError: see :meth:`wait`.
+            StallError, Interrupted: see :meth:`wait`.
         """
-        return self.get_all([(ref, owner)])[0]
+        return self.get_all([(ref, owner)], interruptible=interruptible)[0]
 
-    def get_all(self, refs: Iterable[tuple[ray.ObjectRef, str]]) -> list[Any]:
+    def get_all(
+        self, refs: Iterable[tuple[ray.ObjectRef, str]], *, interruptible: bool = False
+    ) -> list[Any]:
         """The values of (reference, owner) pairs, in order; the first failure ends the wait.
 
         A PeerFailure does not: the call that caused it fails too, and its error says more.
@@ -150,7 +152,8 @@ class ActorWatch:
         values: dict[ray.ObjectRef, Any] = {}
         complaint: ActorFailure | None = None
         while pending:
-            for ref in self.wait(list(pending), ", ".join(pending.values()), all_of=True):
+            what = ", ".join(pending.values())
+            for ref in self.wait(list(pending), what, interruptible=interruptible, all_of=True):
                 try:
                     values[ref] = self._value(ref, pending.pop(ref))
                 except ActorFailure as failure:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from opd_ray.models.pairs.demo import pair_folder
 
@@ -42,6 +42,7 @@ def make_tiny_qwen3(
     layers: int = 2,
     vocab: int = 96,
     tied: bool = True,
+    experts: int = 0,
     seed: int = 0,
 ) -> Path:
     """Save a random float32 Qwen3 and its tokenizer to ``folder``; returns it.
@@ -54,10 +55,18 @@ def make_tiny_qwen3(
         layers: decoder layers.
         vocab: rows of the embedding; beyond the tokenizer's tokens they are padding.
         tied: the output head shares the embedding's weights.
+        experts: of a mixture, of which a token takes two; 0 for a dense model.
         seed: of the random weights.
     """
     folder = Path(folder)
-    config = Qwen3Config(
+    mixture = {
+        "num_experts": experts,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": hidden,
+        "norm_topk_prob": True,
+    }
+    config = AutoConfig.for_model(
+        "qwen3_moe" if experts else "qwen3",
         vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
@@ -70,13 +79,14 @@ def make_tiny_qwen3(
         bos_token_id=BOS,
         eos_token_id=EOS,
         pad_token_id=PAD,
+        **(mixture if experts else {}),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if parameter.ndim == 2:
+                if parameter.ndim >= 2:
                     parameter.mul_(12.0 if "embed" in name or "lm_head" in name else 5.0)
     model.save_pretrained(folder)
     character_tokenizer(vocab).save_pretrained(folder)

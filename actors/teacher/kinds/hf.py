@@ -163,7 +163,8 @@ class HfTeacher:
             check_model(logits_of, self._head.weight.shape[0], self._model.dtype)
         except UnfitModel as error:
             raise TeacherError(
-                f"{self._settings.path}: {error}; an hf teacher cannot score with such a model"
+                f"{self._settings.path}: {error}; an hf teacher cannot score with such a model, "
+                "a vllm teacher can"
             ) from error
 
     def _describe(self) -> TeacherInfo:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
+from actors.weights.chunks import converts_weights
 from opd_ray.config.choices import Dtype
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.weights import load_causal_lm
@@ -29,6 +30,12 @@ class Follower(HfTeacher):
     ) -> None:
         super().__init__(settings, vocab_size=vocab_size, own_topk=own_topk)
         self._decay = settings.follow_decay
+        if self._decay is not None and converts_weights(self._model):
+            raise TeacherError(
+                f"{settings.key}.follow_decay = {self._decay}: transformers joins tensors of "
+                f"{settings.path} (experts, say) as it loads them, and such a model cannot follow; "
+                "set it to null"
+            )
         # A tied head is here once, under its first name.
         self._parameters = dict(self._model.named_parameters())
         self._average = {name: p.data for name, p in self._parameters.items()}

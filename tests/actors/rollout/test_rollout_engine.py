@@ -20,7 +20,7 @@ from rollout_checks import (
 from tiny_models import EOS, make_tiny_qwen3, set_positions
 
 from actors.rollout.recorded_scores import TOPK_CONFIG, VOCAB_CONFIG
-from actors.weights.chunks import named_weights, pack
+from actors.weights.chunks import named_weights, pack, stored_weights
 from opd_ray.models.shape import read_shape
 from opd_ray.models.tokenizer import describe_model
 from opd_ray.types import Sampling
@@ -35,9 +35,10 @@ SAMPLING = Sampling(temperature=1.7, max_tokens=40)
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {
+    dense = {
         tied: str(make_tiny_qwen3(folder / f"tied-{tied}", tied=tied)) for tied in (True, False)
     }
+    return {**dense, "mixture": str(make_tiny_qwen3(folder / "mixture", experts=4))}
 
 
 ENDS = [EOS, *range(4, 96, 2)]  # about half of all tokens
@@ -57,6 +58,8 @@ def host(folders, stretched):
     """One process with six engines; "cramped" must preempt, "chunked" reads prompts in parts."""
     manager, handle = start_host()
     kv_bytes_of_a_block = 2 * 2 * 32 * 32 * 4  # layers x (K, V) x tokens x head size x float32
+    # First: vLLM sets a process up for mixtures only if its first model is one.
+    handle.start("mixture", folders["mixture"], {})
     handle.start("tied", folders[True], {})
     handle.start("untied", folders[False], {})
     handle.start("cramped", folders[True], {}, kv_cache_bytes=8 * kv_bytes_of_a_block)
@@ -310,15 +313,15 @@ def test_padding_rows_are_neither_sampled_nor_scored(host, folders):
         assert_scores_match(model, rollout, vocab_size=REAL_TOKENS)
 
 
-@pytest.mark.parametrize("name", ["tied", "untied"])
-def test_new_weights_replace_every_old_one(host, folders, name):
+@pytest.mark.parametrize(("name", "folder"), [("tied", True), ("untied", False), ("mixture",) * 2])
+def test_new_weights_replace_every_old_one(host, folders, name, folder):
     """Prompts longer than a cache block, asked before too: old keys and values must be gone."""
     requests = tiny_requests(shortest=70, step=5)
     generate(host, name, requests)
-    model = load(folders[name == "tied"])
+    model = load(folders[folder])
     for version in (1, 2):
         change_all_weights(model, seed=version)
-        chunks = list(pack(named_weights(model), chunk_bytes=1 << 14))
+        chunks = list(pack(stored_weights(model), chunk_bytes=1 << 14))
         assert len(chunks) > 5
         host.load_weights(name, version, chunks)
         for rollout in generate(host, name, requests):

@@ -49,7 +49,8 @@ def written(ranks, folder, tmp_path_factory):
     """Checkpoint and weights after two steps, statistics and weights after a third, by layout."""
     found = {}
     for stage, dtype in LAYOUTS:
-        target = tmp_path_factory.mktemp("checkpoint")
+        # As some users name their folders; DeepSpeed alone would look for a folder "run 1".
+        target = tmp_path_factory.mktemp("checkpoint") / "run [1]"
         ranks.start(folder, settings(stage, dtype), vocab_size=VOCAB, head=teacher_head())
         step(ranks, 0)
         step(ranks, 1)

@@ -102,10 +102,11 @@ def test_plain_models_are_taken(kind):
     check_student(Student(model), CPU, 32, torch.float32)
 
 
-def test_dropout_is_refused(tmp_path):
+@pytest.mark.parametrize("rate", ["attention_dropout", "router_jitter_noise"])
+def test_what_is_drawn_in_training_alone_is_refused(tmp_path, rate):
     folder = make_tiny_qwen3(tmp_path)
     config = AutoConfig.from_pretrained(folder)
-    config.attention_dropout = 0.1
+    setattr(config, rate, 0.1)
     config.save_pretrained(folder)
-    with pytest.raises(ConfigError, match=r"dropout.*attention_dropout': 0\.1"):
+    with pytest.raises(ConfigError, match=rf"has dropout or jitter .*{rate}': 0\.1"):
         load(folder)

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import ray
 import torch
+from safetensors.torch import load_file
 from tiny_models import make_tiny_qwen3
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from vllm.distributed.weight_transfer import nccl_engine
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from actors.weights.chunks import named_weights, pack, unpack
+from actors.weights.chunks import converts_weights, named_weights, pack, stored_weights, unpack
 from actors.weights.nccl import Nccl, weight_source
 from actors.weights.ray_engine import ChunkWeightTransferEngine
 from actors.weights.registry import register_vllm_engines
@@ -99,6 +100,76 @@ def test_named_weights_are_what_full_makes_of_them(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     halves = dict(named_weights(model, lambda parameter: parameter.detach().to(torch.bfloat16)))
     assert {tensor.dtype for tensor in halves.values()} == {torch.bfloat16}
+
+
+def tiny_mixture(folder, kind: str):
+    """A mixture of three experts, whose layers transformers holds in other tensors than files."""
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=12,
+        moe_intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        num_experts=3,
+        num_local_experts=3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gate_of_an_expert"),
+    [
+        ("qwen3_moe", "model.layers.1.mlp.experts.2.gate_proj.weight"),
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.2.w1.weight"),
+    ],
+)
+def test_experts_are_sent_as_files_hold_them(tmp_path, kind, gate_of_an_expert):
+    """vLLM would put a tensor of all experts elsewhere, or know no place for it."""
+    model = tiny_mixture(tmp_path, kind)
+    assert converts_weights(model)
+    sent = dict(stored_weights(model))
+    file = load_file(tmp_path / "model.safetensors")
+    assert gate_of_an_expert in sent
+    assert set(sent) == set(file)
+    assert all(torch.equal(sent[name], tensor) for name, tensor in file.items())
+    own = dict(model.named_parameters())["model.layers.1.mlp.experts.gate_up_proj"]
+    assert torch.equal(sent[gate_of_an_expert], own[2, :12])
+
+
+def test_experts_are_taken_apart_a_layer_at_a_time(tmp_path):
+    asked = []
+
+    def full(parameter):
+        asked.append(tuple(parameter.shape))
+        return parameter.detach()
+
+    model = tiny_mixture(tmp_path, "qwen3_moe")
+    weights = stored_weights(model, full)
+    names = [next(weights)[0] for _ in range(2)]
+    assert names[0] == "model.embed_tokens.weight"
+    assert names[1].startswith("model.layers.0.")
+    layer = sum(name.startswith("model.layers.0.") for name, _ in model.named_parameters())
+    assert len(asked) == 1 + layer + 1  # and the first of the next layer, which ended this one
+
+
+def test_a_rank_without_the_weights_sends_its_empty_tensors(tmp_path):
+    model = tiny_mixture(tmp_path, "qwen3_moe")
+    sent = list(stored_weights(model, lambda parameter: parameter.new_empty(0)))
+    assert [tensor.numel() for _, tensor in sent] == [0] * len(list(model.parameters()))
+
+
+def test_weights_of_a_model_that_is_held_as_its_files_are_sent_as_they_are(tmp_path):
+    make_tiny_qwen3(tmp_path, tied=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert not converts_weights(model)
+    assert [name for name, _ in stored_weights(model)] == [name for name, _ in named_weights(model)]
 
 
 # The NCCL transport, of which only the transfer itself needs GPUs: vLLM's own trainer engine makes

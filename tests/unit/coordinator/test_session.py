@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.coordinator import session as subject
 from opd_ray.coordinator.session import Session
+from opd_ray.pools.watch import ActorWatch, Interrupted
 from opd_ray.preflight.pairing import Pairing
 
 CONFIG = Config(
@@ -105,3 +107,35 @@ def test_every_teacher_is_held_against_the_pair_with_its_own_allowances(
     # The longest text that it may have to read, or the context, whichever is more.
     assert checked == [("info a", 140, {"eos"}), ("info b", 100, {"pad"})]
     assert notes == ["accepted difference of eos: 1 and 2", "info b: b"]
+
+
+def test_a_stop_before_the_models_are_there_is_a_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 130 and one line, not a run that failed; the actors are ended."""
+    ended: list[str] = []
+
+    class Loading:
+        watch = ActorWatch(1.0, "a key")
+
+        def __init__(self, *_: Any, **named: Any) -> None:
+            pass
+
+        def __enter__(self) -> Loading:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            ended.append("actors")
+
+        def ready(self) -> None:
+            raise Interrupted("stopped while waiting for teacher-0")
+
+    ray_session = SimpleNamespace(cluster=lambda: None)
+    monkeypatch.setattr(subject, "RaySession", lambda cluster: nullcontext(ray_session))
+    placement = SimpleNamespace(settle=lambda config: config)
+    monkeypatch.setattr(subject, "plan_placement", lambda config, cluster: placement)
+    monkeypatch.setattr(subject, "ActorLauncher", Loading)
+    with (
+        pytest.raises(KeyboardInterrupt, match="stopped while waiting for teacher-0"),
+        subject.open_session(CONFIG, Pairing(24, "hash"), None, 0, {}),  # type: ignore[arg-type]
+    ):
+        raise AssertionError("not to be reached")
+    assert ended == ["actors"]

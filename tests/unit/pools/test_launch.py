@@ -25,6 +25,7 @@ from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
 from opd_ray.pools import launch as subject
 from opd_ray.pools.launch import ActorLauncher
+from opd_ray.pools.watch import Interrupted
 
 CONFIG = Config(
     student=StudentSettings(path="student"),
@@ -155,8 +156,8 @@ def with_handles(launcher: ActorLauncher) -> ActorLauncher:
     for actors in launcher._actors.values():
         actors[:] = [(name, Handle(name)) for name, _ in actors]
     watch: Any = launcher.watch
-    watch.get = lambda ref, owner: ("10.0.0.1", 7) if ref[1] == "address" else ref
-    watch.get_all = lambda pairs: [ref for ref, owner in pairs]
+    watch.get = lambda ref, owner, **_: ("10.0.0.1", 7) if ref[1] == "address" else ref
+    watch.get_all = lambda pairs, **_: [ref for ref, owner in pairs]
     return launcher
 
 
@@ -165,7 +166,7 @@ def test_ranks_meet_at_the_first_and_teachers_tell_of_themselves_by_name(
 ) -> None:
     launcher = with_handles(make_launcher())
     waited: list[tuple[Any, str]] = []
-    launcher.watch.get_all = lambda pairs: [waited.append(pair) or pair[0] for pair in pairs]
+    launcher.watch.get_all = lambda pairs, **_: [waited.append(pair) or pair[0] for pair in pairs]
     infos = launcher.ready()
     names = {role: [name for name, _ in launcher._actors[role]] for role in launcher._actors}
     one, other = names["teacher"]
@@ -245,3 +246,23 @@ def test_an_ensemble_is_started_with_its_members(recorders: dict[str, Recorder])
     found = [(m.name, m.weight, m.settings.path, m.settings.threads) for m in started]
     # Of 8 cores, shared by two rollout actors and the ensemble's process.
     assert found == [("coder", 0.25, "coder", 2), ("poet", 0.75, "poet", 2)]
+
+
+@pytest.mark.parametrize("refs_at_once", [1, 6])
+def test_a_stop_does_not_wait_until_all_models_are_loaded(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch, refs_at_once: int
+) -> None:
+    """Neither while the first trainer comes up, nor later. A large model loads for minutes."""
+    launcher = with_handles(make_launcher())
+    del launcher.watch.get, launcher.watch.get_all  # the watch itself waits
+
+    def wait(refs: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        if len(refs) < refs_at_once:
+            return refs, []
+        launcher.watch.stop_requested = True
+        return [], refs
+
+    monkeypatch.setattr("ray.wait", wait)
+    monkeypatch.setattr("ray.get", lambda ref: ("10.0.0.1", 7))
+    with pytest.raises(Interrupted, match="stopped while waiting for"):
+        launcher.ready()

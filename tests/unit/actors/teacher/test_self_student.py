@@ -117,3 +117,20 @@ def test_refused(tmp_path: Path) -> None:
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(TeacherError, match="another model"):
         teacher.load(str(tmp_path / "other.safetensors"))
+
+
+def test_a_model_that_is_not_held_as_its_files_cannot_follow(monkeypatch) -> None:
+    """The trainers send tensors as files hold them; such a teacher's own are others."""
+    load = AutoModelForCausalLM.from_pretrained
+
+    def joined(*args, **kwargs):
+        model = load(*args, **kwargs)
+        model._weight_conversions = ["experts into one"]
+        return model
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", joined)
+    Follower(settings())
+    with pytest.raises(
+        TeacherError, match=r"teacher\.follow_decay = 0\.5: .* cannot follow; set it"
+    ):
+        Follower(settings(follow_decay=0.5))

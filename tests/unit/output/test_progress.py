@@ -1,0 +1,40 @@
+"""What a run says while it goes on."""
+
+from __future__ import annotations
+
+import io
+
+from opd_ray.output.progress import Progress
+
+VALUES = {
+    "train/loss": 0.5,
+    "tip/kept_fraction": 0.25,
+    "tokens_per_second/step": 100.0,
+    "seconds/step": 2.0,
+}
+
+
+class Left(io.StringIO):
+    """A pipe whose reader left (``| head``)."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_lines_in_a_log() -> None:
+    log = io.StringIO()
+    progress = Progress(total=11, done=9, stream=log)
+    progress.step(10, VALUES)
+    progress.step(11, VALUES)
+    assert log.getvalue() == (
+        "step 10/11  loss 0.5000  kept 0.25  tok/s 100  2.00 s\n"
+        "step 11/11  loss 0.5000  kept 0.25  tok/s 100  2.00 s\n"
+    )
+
+
+def test_a_run_goes_on_when_nobody_reads_its_words_any_more() -> None:
+    progress = Progress(total=10, done=9, stream=Left())
+    progress.say("resumed")
+    progress.step(10, VALUES)
+    progress.evaluation(10, {"eval/kl": 0.5})
+    progress.close()
