@@ -122,10 +122,10 @@ def _split_problems(text: Mapping[str, Any], split: int) -> Iterator[str]:
 def _architecture_problems(described: Mapping[str, Any]) -> Iterator[str]:
     names = described.get("architectures") or []
     names = [names] if isinstance(names, str) else names
-    if described.get("auto_map") or not _vllm_architectures():
+    if described.get("auto_map") or not vllm_architectures():
         return
     if names and not any(
-        name in _vllm_architectures() or _runs_by_transformers(name) for name in names
+        name in vllm_architectures() or _runs_by_transformers(name) for name in names
     ):
         yield (
             f"architectures = {', '.join(names)}: the installed vLLM knows no model of that name "
@@ -134,7 +134,7 @@ def _architecture_problems(described: Mapping[str, Any]) -> Iterator[str]:
 
 
 @cache
-def _vllm_architectures() -> frozenset[str]:
+def vllm_architectures() -> frozenset[str]:
     """Of the installed vLLM, from the source of its registry; empty where there is none."""
     spec = find_spec("vllm")
     folders = (spec.submodule_search_locations or []) if spec else []

@@ -34,6 +34,18 @@ class EngineHost:
         self._engines: dict[str, Any] = {}
         self._preemptions: dict[str, int] = {}
 
+    def limits(self) -> tuple[list[int], set[str]]:
+        """What vLLM itself says: head sizes on CPUs, and architectures that write text."""
+        from vllm.model_executor.models import registry
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        writing = (
+            registry._TEXT_GENERATION_MODELS
+            | registry._MULTIMODAL_MODELS
+            | registry._TRANSFORMERS_SUPPORTED_MODELS
+        )
+        return CPUAttentionBackend.get_supported_head_sizes(), set(writing)
+
     def start(self, name: str, path: str, args: dict[str, Any], **settings: Any) -> None:
         """A new engine; ``args`` overrides what it tells vLLM, ``settings`` the test defaults.
 

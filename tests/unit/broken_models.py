@@ -1,4 +1,4 @@
-"""Copies of the demo's teacher with other weights, for the tests that must see them refused."""
+"""Models with weights that are missing, renamed or strange, for tests that see them refused."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ def demo_copy(
 ) -> Path:
     """A copy of the demo's ``of`` in ``folder``; ``change`` says what its weights become."""
     shutil.copytree(pair_folder() / of, folder)
+    return folder if change is None else change_weights(folder, change)
+
+
+def change_weights(folder: Path, change: Callable[[Tensors], Tensors]) -> Path:
+    """Write what ``change`` makes of a model's weights in place of them."""
     file = folder / "model.safetensors"
-    if change is not None:
-        tensors = load_file(file)
-        file.unlink()
-        save_file(change(tensors), file, metadata={"format": "pt"})
+    tensors = load_file(file)
+    file.unlink()
+    save_file(change(tensors), file, metadata={"format": "pt"})
     return folder
 
 

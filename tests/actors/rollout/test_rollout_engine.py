@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from broken_models import change_weights, without
 from rollout_checks import (
     CONTEXT_LENGTH,
     TOPK,
@@ -21,8 +23,10 @@ from tiny_models import EOS, make_tiny_qwen3, set_positions
 
 from actors.rollout.recorded_scores import TOPK_CONFIG, VOCAB_CONFIG
 from actors.weights.chunks import named_weights, pack, stored_weights
+from opd_ray.models.engine_limits import CPU_HEAD_SIZES, vllm_architectures
 from opd_ray.models.shape import read_shape
 from opd_ray.models.tokenizer import describe_model
+from opd_ray.models.weight_files import WeightsError
 from opd_ray.types import Sampling
 
 # Of the 96 rows of the output; the rest stand for padding in one engine.
@@ -303,6 +307,20 @@ def test_the_kv_cache_must_hold_one_text(host, folders):
 def test_more_recorded_tokens_than_the_vocabulary_has_are_refused(host, folders):
     with pytest.raises(ValueError, match=r"record_topk is 97, .* has 96 tokens"):
         host.start("never", folders[True], {}, record_topk=97)
+
+
+def test_weights_that_vllm_would_start_at_random_are_refused(host, tmp_path):
+    name = "model.layers.1.mlp.up_proj.weight"
+    folder = change_weights(make_tiny_qwen3(tmp_path), without(name))
+    with pytest.raises(WeightsError, match=re.escape(f"1 missing ({name})")):
+        host.start("random", str(folder), {})
+
+
+def test_limits_are_written_down_as_vllm_has_them(host):
+    head_sizes, architectures = host.limits()
+    assert head_sizes == list(CPU_HEAD_SIZES)
+    assert architectures == vllm_architectures()
+    assert "Qwen3ForCausalLM" in architectures
 
 
 def test_padding_rows_are_neither_sampled_nor_scored(host, folders):

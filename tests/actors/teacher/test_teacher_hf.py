@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from broken_models import change_weights, without
 from tiny_models import make_tiny_qwen3
 from transformers import (
     AutoModelForCausalLM,
@@ -21,10 +22,12 @@ from transformers import (
 from actors.teacher.contract.answers import check_answers
 from actors.teacher.kinds import hf
 from actors.teacher.kinds.hf import HfTeacher
+from actors.teacher.kinds.self_student import Follower
 from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.models.weight_files import WeightsError
 from opd_ray.types import ScoreRequest, TopK, to_tensor
 
 VOCAB = 96
@@ -304,6 +307,13 @@ def test_weights_that_are_no_numbers_are_refused(folder, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(TeacherError, match="its logits are NaN or infinite in float32"):
         HfTeacher(settings(str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", [HfTeacher, Follower])
+def test_weights_that_would_be_random_are_refused(tmp_path, kind):
+    broken = change_weights(make_tiny_qwen3(tmp_path, tied=False), without("lm_head.weight"))
+    with pytest.raises(WeightsError, match=r"1 missing \(lm_head.weight\)"):
+        kind(settings(str(broken)))
 
 
 def test_more_tokens_than_the_output_head_has_are_refused(folder):

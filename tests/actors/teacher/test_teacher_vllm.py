@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from multiprocessing import get_context
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from broken_models import change_weights, without
 from test_teacher_hf import ragged, request, settings
 from tiny_models import make_tiny_qwen3, set_positions
 
@@ -19,6 +21,7 @@ from actors.teacher.kinds.vllm import VllmTeacher
 from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.models.weight_files import WeightsError
 from opd_ray.preflight.pairing import PairingError, check_pairing, check_teacher_info
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
@@ -193,6 +196,14 @@ def test_one_engine_answers_each_run_as_it_wants(host):
         with pytest.raises(TeacherError, match="this vllm teacher gives topk up to 8, or sampled"):
             host.score(requests, more)
     assert host.score(requests)[0].signal.ids.shape[1] == 8  # what others want changes nothing
+
+
+def test_weights_that_vllm_would_start_at_random_are_refused(host, tmp_path):
+    name = "model.layers.1.self_attn.q_proj.weight"
+    broken = change_weights(make_tiny_qwen3(tmp_path, vocab=VOCAB, tied=False), without(name))
+    chosen = settings(str(broken), kind="vllm", threads=1, kv_cache_bytes=KV_BYTES)
+    with pytest.raises(WeightsError, match=re.escape(f"1 missing ({name})")):
+        host.start(chosen, REAL)
 
 
 def test_no_requests_no_answers(host):

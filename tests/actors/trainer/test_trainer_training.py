@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from broken_models import change_weights
 from tiny_models import make_tiny_qwen3
 from trainer_data import (
     ROWS,
@@ -26,6 +27,7 @@ from actors.trainer.trainer import TrainerError
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.errors import PeerFailure
+from opd_ray.models.weight_files import WeightsError
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal
 
 STAGES = (0, 1, 2, 3)
@@ -210,6 +212,20 @@ def test_a_gradient_that_is_no_number_stops_every_rank_before_the_step(stage, ra
     assert "has norm" in str(outcomes[0])
     for name, weight in ranks.weights().items():
         np.testing.assert_array_equal(weight, before[name])
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_weights_that_are_not_the_students_own_are_refused(ranks, tmp_path, stage):
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def change(tensors):
+        return tensors | {name: tensors[name][:-1].clone(), "value_head": torch.ones(1)}
+
+    broken = change_weights(make_tiny_qwen3(tmp_path, vocab=ROWS), change)
+    with pytest.raises(WeightsError) as caught:
+        ranks.start(broken, TrainerSettings(zero_stage=stage), vocab_size=VOCAB)
+    assert "1 unknown to the model (value_head)" in str(caught.value)
+    assert f"1 of another shape ({name}: [127, 64] in the files, [128, 64]" in str(caught.value)
 
 
 def test_bad_input_of_one_rank_hangs_nobody_and_the_next_step_works(ranks, folder, data):
