@@ -207,7 +207,7 @@ SIGNAL = SampledSignal(np.zeros(2, np.float32))
             [GOOD],
             {"a": TopKSignal(np.array([[1, 2], [3, 11]]), np.zeros((2, 2)))},
             None,
-            "rollout a, row 2: the teacher's top-k has id 11, outside the vocabulary of 10",
+            "rollout a, row 2: the top-k signal has id 11, outside the vocabulary of 10",
         ),
         (
             [GOOD],
