@@ -53,11 +53,12 @@ class FieldSettings:
 
     # Column of the prompt: text, or a list of chat messages.
     prompt: str = "prompt"
-    # Column of the gold answer; null for prompts without one.
+    # Column of the gold answer, null in rows without one; null for prompts without any.
     answer: str | None = "answer"
     # Column of the prompt's id; null numbers the rows by file and line.
     id: str | None = None
-    # Column that says which data set a row is from; null uses the file's name.
+    # Column that says which data set a row is from; null uses the file's name, with its folder
+    # where several files share one.
     source: str | None = None
     # Column of the text the teacher reads in place of the prompt; null shows it the student's.
     teacher_prompt: str | None = None

@@ -99,6 +99,8 @@ def _number_text(value: Any, where: str) -> str:
     remedy = ""
     if isinstance(value, (list, tuple, np.ndarray)):
         remedy = ": write it as one text, for example '1, 2'"
+    elif value is None:
+        remedy = ": give one, or take the row out"
     elif hasattr(value, "isoformat"):
         remedy = f" ({value}): write it as text, in the form that is wanted"
     raise BadRow(f"{where} must be text or a number, not {kind_name(value)}{remedy}")

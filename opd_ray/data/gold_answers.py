@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from opd_ray.data.rows import DataError
-from opd_ray.tasks import Task, gold_answer, gold_problem
+from opd_ray.config.schema import EvalTask
+from opd_ray.data.prompt_set import PromptSet
+from opd_ray.data.rows import DataError, PromptRow
+from opd_ray.tasks import Task, get_task, gold_answer, gold_problem
 
 # Places that a message names.
 _SHOWN = 5
 _CHARACTERS = 60
 
 
-def whole_answers(answers: Sequence[str | None], places: Sequence[str], section: str) -> list[str]:
+@dataclass(frozen=True)
+class AskedProblems:
+    """The problems of an evaluation task that are asked."""
+
+    task: Task
+    rows: Sequence[PromptRow]
+    answers: Sequence[str]  # the gold answer of each
+    notes: Sequence[str]  # what is worth knowing of them
+
+
+def asked_problems(settings: EvalTask, rows: PromptSet, section: str) -> AskedProblems:
+    """The first problems of ``rows``, as many as the task asks.
+
+    ``section`` is what messages call the settings of the data.
+
+    Raises:
+        ConfigError: no such task.
+        DataError: problems without an answer, or none with one that a response is likely to give.
+    """
+    count = len(rows) if settings.problems is None else min(settings.problems, len(rows))
+    chosen = [rows.row(index) for index in range(count)]
+    places = [row.name for row in chosen]
+    answers = _whole_answers([row.answer for row in chosen], places, section)
+    task = get_task(settings.task)
+    notes = _answer_notes(settings.name, task, answers, places)
+    return AskedProblems(task, chosen, answers, notes)
+
+
+def _whole_answers(answers: Sequence[str | None], places: Sequence[str], section: str) -> list[str]:
     """``answers`` where there is one to every problem.
 
     Args:
@@ -33,7 +64,9 @@ def whole_answers(answers: Sequence[str | None], places: Sequence[str], section:
     return [answer for answer in answers if answer is not None]
 
 
-def answer_notes(name: str, task: Task, answers: Sequence[str], places: Sequence[str]) -> list[str]:
+def _answer_notes(
+    name: str, task: Task, answers: Sequence[str], places: Sequence[str]
+) -> list[str]:
     """What is worth knowing of the gold answers of the evaluation task ``name``.
 
     Raises:

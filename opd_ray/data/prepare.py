@@ -19,6 +19,7 @@ from opd_ray.errors import ConfigError
 from opd_ray.seeds import digest64
 from opd_ray.whole_file import whole_file
 
+_COMPRESSED = (".gz", ".zst", ".bz2")
 _KINDS = {".jsonl": DataKind.jsonl, ".parquet": DataKind.parquet}
 
 
@@ -110,7 +111,8 @@ def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
 
 def _open(benchmark: Benchmark, origin: str) -> Source:
     """Local files by how their name ends; anything else is a folder or name for ``datasets``."""
-    suffix = Path(origin).suffix
+    path = Path(origin)
+    suffix = (path.with_suffix("") if path.suffix in _COMPRESSED else path).suffix
     if suffix == ".json":
         return _json_list(Path(origin).expanduser())
     settings = DataSettings(

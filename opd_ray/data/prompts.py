@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
 from opd_ray.data.chat_template import reads_clock
-from opd_ray.data.gold_answers import answer_notes, whole_answers
+from opd_ray.data.gold_answers import asked_problems
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, PromptsIdentity, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.tokenize import tokenize_for_both
 from opd_ray.seeds import digest64
-from opd_ray.tasks import Task, get_task
+from opd_ray.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -120,14 +120,10 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
         rows = load_prompts(
             settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section, day=day
         )
-        count = len(rows) if settings.problems is None else min(settings.problems, len(rows))
-        chosen = [rows.row(index) for index in range(count)]
-        places = [row.name for row in chosen]
-        answers = whole_answers([row.answer for row in chosen], places, section)
-        task = get_task(settings.task)
-        notes = [*rows.report.notes, *answer_notes(settings.name, task, answers, places)]
-        prompts = _prompts(chosen, tokenizer, settings.data, day)
-        tasks.append(HeldOutTask(settings, task, prompts, answers, notes))
+        asked = asked_problems(settings, rows, section)
+        prompts = _prompts(asked.rows, tokenizer, settings.data, day)
+        notes = [*rows.report.notes, *asked.notes]
+        tasks.append(HeldOutTask(settings, asked.task, prompts, asked.answers, notes))
     return tasks
 
 

@@ -177,9 +177,10 @@ def _column(raw: Mapping[str, Any], name: str, meaning: str) -> Any:
     for part in [name] if name in raw else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
             have = ", ".join(map(repr, raw)) or "none"
+            none = ", or null where there are none" if meaning == "answer" else ""
             raise BadRow(
                 f"column {name!r} ({meaning}) is missing; the row has {have}: "
-                f"set data.fields.{meaning}"
+                f"set data.fields.{meaning}{none}"
             )
         value = value[part]
     return value

@@ -15,6 +15,7 @@ from opd_ray.cluster.step_size import step_flows, step_tokens
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings, model_path
+from opd_ray.data.gold_answers import asked_problems
 from opd_ray.data.load import load_prompts
 from opd_ray.data.rows import MissingData
 from opd_ray.errors import OpdError
@@ -25,7 +26,7 @@ from opd_ray.models.weight_files import NoWeights
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.resume import find_start, told
-from opd_ray.preflight.config import config_problems, data_sections
+from opd_ray.preflight.config import config_problems, data_sections, named_tasks
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
 from opd_ray.preflight.model_files import (
@@ -174,10 +175,14 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
         yield from _prompt_findings(config, contexts)
         return
     yield noted("prompt lengths", "not checked: the student's tokenizer is not on this machine")
+    tasks = {f"{place}.data": task for place, task in named_tasks(config)}
     for section, data in data_sections(config):
         try:
             loaded = load_prompts(data, seed=config.run.seed, section=section)
             yield passed(section, str(loaded.report))
+            if section in tasks:
+                for note in asked_problems(tasks[section], loaded, section).notes:
+                    yield noted(section, note)
         except MissingData as error:
             # The run is planned for elsewhere, so its prompts may be there too.
             yield noted(section, str(error))

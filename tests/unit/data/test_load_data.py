@@ -165,6 +165,18 @@ def test_a_hugging_face_data_set_from_a_folder(tmp_path: Path) -> None:
         load_prompts(settings)
 
 
+def test_numbers_of_a_data_set_keep_their_value(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"prompt": datasets.Value("string"), "answer": datasets.Value("float32")}
+    )
+    rows = [{"prompt": "x", "answer": 0.1}, {"prompt": "y", "answer": 1e-5}]
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(tmp_path / "saved")
+    loaded = load_prompts(DataSettings(kind=DataKind.datasets, path=str(tmp_path / "saved")))
+    assert [loaded.row(n).answer for n in range(2)] == ["0.1", "0.00001"]
+    assert loaded.row(1).id == "saved:2"
+
+
 def test_a_python_source_takes_arguments() -> None:
     settings = DataSettings(
         kind=DataKind.python,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -274,3 +275,14 @@ def test_the_command_and_the_kind_prepared_meet_in_one_folder(
     settings.path = "math50"
     with pytest.raises(DataError, match="did you mean math500"):
         load_prompts(settings)
+
+
+def test_compressed_files_and_numbers_that_are_no_whole_ones(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {"question": "x", "answer": 1e-05})
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    rows, _ = prepared("math500", packed, tmp_path)
+    assert rows[0]["answer"] == "0.00001"
+    packed = jsonl(tmp_path / "b.jsonl", {"question": "half \ud83d", "answer": 1})
+    with pytest.raises(DataError, match=r"b\.jsonl, line 1: the problem holds half a character"):
+        prepared("math500", packed, tmp_path)

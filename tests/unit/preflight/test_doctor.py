@@ -157,6 +157,34 @@ def test_problems_that_are_trained_on_are_a_note(config_file: Path, tmp_path: Pa
     assert "eval task 'sums': 2 of its 3 problems are also among the training" in report.render()
 
 
+@pytest.mark.parametrize("student", [[], ["student.path=nobody/nothing"]])
+def test_gold_answers_are_looked_at_with_a_tokenizer_and_without(
+    config_file: Path, tmp_path: Path, student: list[str]
+) -> None:
+    held_out = tmp_path / "held_out.jsonl"
+    answers = ["7", "First 3. #### 7", "She has 3 of them. Then she gets more of them.", "8"]
+    data = f"kind: jsonl, path: {held_out}, max_prompt_tokens: 32"
+    overrides = [*student, f"eval.tasks=[{{name: sums, task: math, data: {{{data}}}}}]"]
+
+    def examined(*given: str | None) -> Report:
+        rows = [{"prompt": f"{n}+1=", "answer": answer} for n, answer in enumerate(given)]
+        held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return examine(str(config_file), overrides, CLUSTER)
+
+    section = "eval.tasks[0].data" if student else "held-out data"
+    report = examined(*answers)
+    assert failures(report) == {}
+    notes = [f.detail for f in report.findings if f.verdict is Verdict.note and f.name == section]
+    assert ["1 of its 4 gold answers are none that" in note for note in notes] == [True, False]
+    assert ["1 of its 4 gold answers are solutions" in note for note in notes] == [False, True]
+    assert f"{held_out}, line 3, whole sentences" in notes[0]
+    (problem,) = failures(examined("7", None)).values()
+    assert "1 of 2 problems have no answer" in problem
+    assert f"{held_out}, line 2" in problem
+    (problem,) = failures(examined(answers[2], "nan")).values()
+    assert "2 of its 2 gold answers are none that" in problem
+
+
 def test_a_pair_of_different_tokenizers_is_found(
     config_file: Path, pair: Path, tmp_path: Path
 ) -> None:

@@ -49,6 +49,18 @@ def test_every_file_with_its_teacher(data: list[str]) -> None:
     assert longest == {"teacher": 6 + 32, "own": 6 + 32}
 
 
+def test_files_of_one_name_have_a_teacher_each(data: list[str], tmp_path: Path) -> None:
+    for name in ("sums", "more"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.jsonl").rename(tmp_path / name / "train.jsonl")
+    folders = [*data, f"data.path={tmp_path}/*/train.jsonl", TWO]
+    routes = "routes={sums/train.jsonl: teacher, more/train.jsonl: own}"
+    _, longest = checked([*folders, routes])
+    assert longest == {"teacher": 6 + 32, "own": 6 + 32}
+    with pytest.raises(ConfigError, match=r"sources 'more/train\.jsonl' \(30 prompts\)"):
+        checked([*folders, "routes={sums/train.jsonl: own}"])
+
+
 def test_a_column_names_the_source(data: list[str]) -> None:
     more = [*data, TWO, "data.fields.source=set", "data.fields.teacher_prompt=shown"]
     _, longest = checked([*more, "routes={s: teacher, m: own}"])
