@@ -126,7 +126,8 @@ class _Rows:
                 bad.add(spelled_place(self.source, number), error)
                 continue
             content = [row.text, row.messages, row.teacher_text]
-            prompts[number] = digest64(json.dumps(content).encode())
+            # Messages may carry dates and the like in keys of their own.
+            prompts[number] = digest64(json.dumps(content, default=str).encode())
             ids[number] = digest64(row.id.encode())
             sources.append(sys.intern(row.source))
         if bad.count:

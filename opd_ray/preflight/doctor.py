@@ -184,7 +184,7 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     yield passed("held-out data", ", ".join(sizes))
     if prompts is not None:
         for note in prompt_notes(prompts, tasks):
-            yield noted("held-out data", note)
+            yield noted("prompts", note)
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:
