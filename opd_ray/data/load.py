@@ -130,7 +130,8 @@ class _Rows:
                 row = self.read(number)
                 content = [row.text, row.messages, row.teacher_text]
                 with border("chat messages", "give texts, numbers and lists alone", BadRow):
-                    spelled = json.dumps(content)
+                    # Messages may carry dates and the like in keys of their own.
+                    spelled = json.dumps(content, default=str)
             except BadRow as error:
                 bad.add(spelled_place(self.source, number), error)
                 continue

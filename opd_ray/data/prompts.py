@@ -133,8 +133,11 @@ def dated(config: Config, tokenizer: PreTrainedTokenizerBase, kept: str | None) 
     ``kept`` is the day that the run or evaluation began with, if it goes on; then, and on every day
     that it goes on, its prompts are the same.
     """
-    sections = [config.data, *(task.data for task in config.eval.tasks)]
-    if config.run.date is not None or not any(reads_clock(tokenizer, one) for one in sections):
+    sections = {"data": config.data}
+    sections |= {f"eval.tasks[{n}].data": task.data for n, task in enumerate(config.eval.tasks)}
+    if config.run.date is not None or not any(
+        reads_clock(tokenizer, settings, section) for section, settings in sections.items()
+    ):
         return config
     return replace(config, run=replace(config.run, date=kept or date.today().isoformat()))
 

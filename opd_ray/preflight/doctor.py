@@ -223,7 +223,7 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     sizes = (f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
     yield passed("held-out data", ", ".join(sizes))
     for note in prompt_notes(prompts, tasks):
-        yield noted("held-out data", note)
+        yield noted("prompts", note)
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:

@@ -144,8 +144,8 @@ def _trainer(config: Config) -> Iterator[str]:
 def _evaluation(config: Config) -> Iterator[str]:
     evaluation = config.eval
     if not evaluation.tasks:
-        names = ("every", "teacher_accuracy") if evaluation.every else ("teacher_accuracy",)
-        yield from _set("eval", evaluation, names, "eval.tasks is empty")
+        because = "eval.tasks is empty"
+        yield from _set("eval", evaluation, ("teacher_accuracy",), because)
     for place, task in named_tasks(config):
         yield from _task(place, task)
 
@@ -164,8 +164,6 @@ def _data(section: str, data: DataSettings) -> Iterator[str]:
         yield f"{section}.arguments has no effect: {kind}"
     if data.kind is DataKind.chain_sum:
         yield from _set(section, data, ("path",), kind)
-    elif data.chain_sum != type(data.chain_sum)():
-        yield f"{section}.chain_sum has no effect: {kind}"
     if section != "data":
         because = "the problems of a task are asked in the order of their source"
         yield from _set(section, data, ("seed",), because)

@@ -106,6 +106,17 @@ def test_a_content_in_parts_is_their_text(tmp_path: Path) -> None:
     assert render(row, chatty(PLAIN), settings) == "?1+2\n=\n:"
 
 
+def dated_rows() -> list[dict[str, Any]]:
+    """A python source whose messages carry what JSON cannot."""
+    message = {"role": "user", "content": "1=", "at": date(2024, 3, 15)}
+    return [{"prompt": [message], "answer": "1"}, {"prompt": [{**message}], "answer": "1"}]
+
+
+def test_messages_may_carry_anything() -> None:
+    settings = DataSettings(kind=DataKind.python, path=f"{__name__}:dated_rows")
+    assert load_prompts(settings, tokenizer=chatty(PLAIN)).report.duplicates == 1
+
+
 def test_a_conversation_that_ends_with_the_assistant_is_gone_on_with() -> None:
     row = chat(("user", "1+2="), ("assistant", "3-"), teacher_text="9=")
     tokenizer, settings = chatty(PLAIN), DataSettings(instruction="{prompt}.")
