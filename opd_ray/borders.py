@@ -23,14 +23,25 @@ def border(place: str, remedy: str, error: type[OpdError] = InputError) -> Itera
         error: the class to raise.
 
     Raises:
-        OpdError: of class ``error``, from what the library raised; known errors pass as they are.
+        OpdError: of class ``error``, from what the library raised; known errors pass as they are,
+            or without what the library has put around them.
     """
     try:
         yield
     except OpdError:
         raise
     except Exception as raised:
+        if ours := _known_inside(raised):
+            raise error(f"{place}: {getattr(raised, 'full_key', '')}: {ours}") from raised
         raise error(f"{place}: {first_line(raised)}; {remedy}") from raised
+
+
+def _known_inside(raised: BaseException) -> OpdError | None:
+    """Our own error that OmegaConf met when it looked up a reference; it says what it is itself."""
+    inner: BaseException | None = raised if hasattr(raised, "full_key") else None
+    while inner is not None and not isinstance(inner, OpdError):
+        inner = inner.__cause__ or inner.__context__
+    return inner
 
 
 def first_line(raised: BaseException) -> str:

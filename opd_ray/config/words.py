@@ -39,7 +39,9 @@ def read_document(text: str, hint: Any, place: str) -> Any:
     """
     loader = get_yaml_loader()(text)
     try:
-        with border(place, "correct it, or quote what is meant as text", ConfigError):
+        tabs = "indent with spaces, not with tabs" if "\n\t" in text else ""
+        remedy = tabs or "correct it, or quote what is meant as text"
+        with border(place, remedy, ConfigError):
             node = loader.get_single_node()
         if node is None:
             return None

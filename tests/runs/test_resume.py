@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def test_a_killed_and_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path
     code, text = finish(run, broken)
     assert code == 0, text
     assert "at step 5" in text
+    parts = [json.loads(line) for line in (broken / "history.jsonl").open()]
+    assert [(part.get("from_step"), part.get("finished")) for part in parts] == [
+        *((0, None), (5, None), (None, 10))
+    ]
+    assert parts[0]["prompts"] == parts[1]["prompts"]
 
     first, second = rows(whole), rows(broken)
     assert [row["step"] for row in second] == list(range(1, 11))

@@ -200,7 +200,7 @@ def test_merged_and_repeated_parts_of_a_file_are_read_the_same_way(tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"run:\n\tsteps: 3\n", "line 2, column 1: found character that cannot start any token"),
+        (b"run:\n\tsteps: 3\n", "cannot start any token; indent with spaces, not with tabs"),
         (b"run: {steps: 3\ndata: {}\n", "not valid YAML: line 2"),
         (b"run: {steps: 1, steps: 2}\n", "line 1, column 17: found duplicate key steps"),
         (b"- run\n", "expected keys and values, found a list"),

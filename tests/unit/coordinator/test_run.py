@@ -6,15 +6,21 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_session import Session, config_of, go
 
 from opd_ray.config.choices import LrSchedule
-from opd_ray.config.schema import LossSettings, TrainerSettings
-from opd_ray.errors import ConfigError
+from opd_ray.config.load import to_yaml
+from opd_ray.config.schema import Config, LossSettings, StudentSettings, TrainerSettings
+from opd_ray.coordinator import run
+from opd_ray.data.prompt_set import PromptsIdentity
+from opd_ray.errors import ConfigError, OutputFolderError
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
+from opd_ray.output.folder import OutputFolder
 from opd_ray.output.resume import Start, find_start
 from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipFilter, TipSettings, TokenScores
@@ -223,3 +229,48 @@ def test_a_checkpoint_that_is_passed_over_is_named(
     (last / "run.json").unlink()
     go(tmp_path, config_of(), Start(first, state(2)))
     assert "passed over: checkpoint" in capsys.readouterr().err
+
+
+def test_a_run_that_is_over_says_so_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(config_of(), student=StudentSettings(path="s"))
+    config = replace(
+        config, run=replace(config.run, output_dir=str(tmp_path), steps=4, export_at_end=False)
+    )
+    prompts: Any = SimpleNamespace(identity=PromptsIdentity(3, "00ff"))
+    prompts.going_on_after = lambda batches: prompts
+    opened: list[Config] = []
+
+    def open_session(config: Config, *others: object) -> Any:
+        opened.append(config)
+        raise Interrupted
+
+    monkeypatch.setattr(run, "check_config", lambda config: None)
+    monkeypatch.setattr(
+        run, "check_models", lambda config: (SimpleNamespace(teacher_contexts={}), None)
+    )
+    monkeypatch.setattr(run, "check_routing", lambda *others: {})
+    monkeypatch.setattr(run.PromptFeed, "load", lambda config, tokenizer: prompts)
+    monkeypatch.setattr(run, "held_out_tasks", lambda config, tokenizer: [])
+    monkeypatch.setattr(run, "open_session", open_session)
+    store = CheckpointStore(tmp_path / "checkpoints", 2, to_yaml(config))
+    store.save(replace(state(4), total_steps=4), lambda trainer: None)
+    folder = OutputFolder(tmp_path)
+    folder.begin(config)
+    before = folder.config.read_bytes()
+
+    def train(**trainer: float) -> int:
+        return run.train(replace(config, trainer=TrainerSettings(**trainer)))  # type: ignore[arg-type]
+
+    with pytest.raises(Interrupted):  # its report may be missing
+        train()
+    folder.history.finish(4)
+    assert train(learning_rate=0.5) == 0
+    assert len(opened) == 1
+    said = capsys.readouterr().err
+    assert "has taken its 4 steps already; to go on raise run.steps" in said
+    assert "without effect, as no step is left: trainer.learning_rate: 1e-06 -> 0.5" in said
+    with pytest.raises(OutputFolderError, match="trainer.ranks: 1 -> 2"):
+        train(ranks=2)
+    assert folder.config.read_bytes() == before
