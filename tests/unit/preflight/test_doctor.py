@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_models import demo_copy, wrapped
 
 from opd_ray.cli import main
 from opd_ray.cluster.nodes import Cluster, Node
@@ -208,6 +209,35 @@ def test_a_hub_model_elsewhere_is_a_note_not_a_failure(config_file: Path) -> Non
     notes = [f.name for f in report.findings if f.verdict is Verdict.note]
     assert {"student", "teacher", "pairing", "prompt lengths"} <= set(notes)
     assert "64 prompts" in report.render()
+
+
+def test_weights_are_looked_at_without_loading(config_file: Path, tmp_path: Path) -> None:
+    # Elsewhere there may be weights; here a run would fail.
+    elsewhere = examine(str(config_file), cluster=CLUSTER)
+    assert {f.name for f in elsewhere.findings if "holds no weights" in f.detail} == {
+        "student's weights",
+        "teacher's weights",
+    }
+    assert elsewhere.passed
+    found = failures(examine(str(config_file)))
+    assert "holds no weights" in found["student's weights"]
+    broken = demo_copy(tmp_path / "broken", wrapped)
+    found = failures(examine("demo", [f"teacher.path={broken}"], CLUSTER))
+    assert list(found) == ["teacher's weights"]
+    assert f"teacher.path = '{broken}': its tensors are not those of" in found["teacher's weights"]
+    text = examine("demo", cluster=CLUSTER).render()
+    assert "46 tensors, 1.98 MB in 1 file: all of Qwen3ForCausalLM" in text
+
+
+def test_a_hub_model_that_cannot_be_had_here_is_a_failure(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    overrides = ["student.path=nobody/nothing", "teacher.path=nobody/nothing"]
+    found = failures(examine(str(config_file), overrides))
+    assert "student.path = 'nobody/nothing': " in found["student's weights"]
+    assert "HF_HUB_OFFLINE" in found["student's weights"]
+    assert "hf download nobody/nothing" in found["student's weights"]
 
 
 def test_an_output_folder_in_use_is_found(config_file: Path, tmp_path: Path) -> None:
