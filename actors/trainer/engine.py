@@ -24,6 +24,8 @@ from actors.trainer.student import (
     load_student,
     load_student_config,
     save_student,
+    saved_names,
+    student_files,
 )
 from actors.weights.chunks import named_weights, stored_weights
 from opd_ray.config.choices import Dtype
@@ -31,6 +33,8 @@ from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_ze
 from opd_ray.errors import RunError
 
 CHECKPOINT_TAG = "state"
+# What the student's folder holds beside its weights: a checkpoint outlives that folder.
+STUDENT_FILES = "student"
 _LAYOUT_FILE = "layout.json"
 # Between two collectives of one step lies at most the slowest rank's forward and backward pass.
 _TIMEOUT = timedelta(minutes=30)
@@ -72,7 +76,8 @@ class Engine:
 
         self._rank = rank
         self._device = device
-        self._student_settings = student
+        # As they were when the run began: the folder may be gone when it ends.
+        self._files = student_files(student) if rank == 0 else None
         self._zero_stage = effective_zero_stage(settings)
         self._layout = {
             "ranks": settings.ranks,
@@ -154,7 +159,8 @@ class Engine:
     def save(self, folder: str) -> None:
         """Write weights, master weights and optimizer of every rank below ``folder``."""
         self._engine.save_checkpoint(folder, tag=CHECKPOINT_TAG, save_latest=False)
-        if self._rank == 0:
+        if self._files is not None:
+            self._files.write(Path(folder, STUDENT_FILES))
             Path(folder, _LAYOUT_FILE).write_text(json.dumps(self._layout), encoding="utf-8")
 
     def load(self, folder: str) -> None:
@@ -181,13 +187,19 @@ class Engine:
             self._engine.optimizer.clip_grad = clip
 
     def export(self, folder: str) -> None:
-        """Write the student as a Hugging Face folder: weights, configs and tokenizer."""
-        # A tied head comes under two names; the checkpoint format wants it under the first.
-        names = {name for name, _ in self.student.model.named_parameters()}
-        weights = named_weights(self.student.model, self._whole)
-        state = {name: tensor.to("cpu", copy=True) for name, tensor in weights if name in names}
-        if self._rank == 0:
-            save_student(self.student.model, self._student_settings, state, folder)
+        """Write the student as a Hugging Face folder: see :func:`save_student`."""
+        model = self.student.model
+        names = saved_names(model)
+        state = {
+            name: tensor.to("cpu", copy=True)
+            for name, tensor in named_weights(model, self._whole)
+            if name in names
+        }
+        state |= {
+            name: b.to("cpu", copy=True) for name, b in model.named_buffers() if name in names
+        }
+        if self._files is not None:
+            save_student(model, self._files, state, folder)
         dist.barrier()
 
     def _whole(self, parameter: torch.nn.Parameter) -> Tensor:

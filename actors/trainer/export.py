@@ -2,37 +2,95 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from actors.trainer.engine import CHECKPOINT_TAG, plain_name, read_layout
-from actors.trainer.student import load_student_config, save_student
+from actors.trainer.engine import (
+    CHECKPOINT_TAG,
+    STUDENT_FILES,
+    CheckpointMismatch,
+    plain_name,
+    read_layout,
+)
+from actors.trainer.student import (
+    load_student_config,
+    save_student,
+    saved_names,
+    student_files,
+)
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
+from opd_ray.errors import InputError
+from opd_ray.models.folder import model_folder
 
 # Student holds the causal language model under this name.
 _PREFIX = "model."
 
 
 def export_checkpoint(
-    folder: Path, student: StudentSettings, trainer: TrainerSettings, out: Path
+    folder: Path,
+    student: StudentSettings,
+    trainer: TrainerSettings,
+    out: Path,
+    base: Path | None = None,
 ) -> None:
     """Write a Hugging Face folder from what :meth:`actors.trainer.engine.Engine.save` wrote.
 
+    Args:
+        folder: of the checkpoint.
+        student: of the run that wrote it.
+        trainer: likewise.
+        out: where to.
+        base: the model folder that config and tokenizer are copied from. None: what the checkpoint
+            kept of it; one that kept nothing asks ``student.path``.
+
     Raises:
-        CheckpointMismatch: there is no trainer's checkpoint in ``folder``.
+        CheckpointMismatch: there is no trainer's checkpoint in ``folder``, it is of another model
+            than ``base``, or nobody has the model's config.
     """
     dtype = torch.bfloat16 if trainer.dtype == Dtype.bfloat16 else torch.float32
-    weights = {name: tensor.to(dtype) for name, tensor in read_weights(folder).items()}
+    kept = folder / STUDENT_FILES
+    if base is None and kept.is_dir():
+        base = kept
+    if base is not None:
+        student = replace(student, path=str(base))
+    elif _is_gone(student.path):
+        raise CheckpointMismatch(
+            f"the student that this checkpoint was trained from is gone (student.path = "
+            f"{student.path!r}): name a folder with its config.json and tokenizer, --base FOLDER"
+        )
+    files = student_files(student)
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in read_weights(folder).items()
+    }
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             load_student_config(student), dtype=dtype, trust_remote_code=student.trust_remote_code
         )
-    names = {name for name, _ in model.named_parameters()}
-    save_student(model, student, {n: t for n, t in weights.items() if n in names}, str(out))
+    model.tie_weights()
+    expected = {name: list(tensor.shape) for name, tensor in model.named_parameters()}
+    found = {name: list(weights[name].shape) for name in expected if name in weights}
+    if found != expected:
+        differing = next(name for name in expected if found.get(name) != expected[name])
+        raise CheckpointMismatch(
+            f"{folder} holds the weights of another model than {student.path}: {differing} has "
+            f"shape {found.get(differing, 'none (missing)')} there, {expected[differing]} by its "
+            "config.json; name the folder of the run's student with --base"
+        )
+    names = saved_names(model)
+    save_student(model, files, {n: t for n, t in weights.items() if n in names}, str(out))
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        return model_folder(path) is None
+    except InputError:
+        return True
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -18,8 +22,9 @@ from transformers.integrations import HfDeepSpeedConfig
 from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
 from opd_ray.batching.packing import Packing, Segment
 from opd_ray.config.schema import StudentSettings
-from opd_ray.errors import ConfigError
+from opd_ray.errors import ConfigError, InputError
 from opd_ray.models.engine_limits import DROPOUT_RATES
+from opd_ray.models.folder import ModelFiles, model_folder
 from opd_ray.models.weights import load_causal_lm, weights_checked
 
 # (hidden_ND, weight_VD, bias_V or None) -> tensors
@@ -48,6 +53,9 @@ class DivergenceHead(nn.Linear):
         if function is None:
             return super().forward(hidden)
         return function(hidden, self.weight, self.bias)
+
+
+_SHARD_SIZE = "5GB"  # of one file of weights
 
 
 class Student(nn.Module):
@@ -142,14 +150,47 @@ def load_student(
     return Student(model)
 
 
+def student_files(settings: StudentSettings) -> ModelFiles:
+    """What the student's folder holds beside its weights.
+
+    Raises:
+        InputError: it is gone.
+    """
+    folder = model_folder(settings.path)
+    if folder is None:
+        raise InputError(f"student.path = {settings.path!r}: no such folder")
+    return ModelFiles.read(folder)
+
+
+def saved_names(model: PreTrainedModel) -> set[str]:
+    """Parameters, a tied one under its first name, and buffers that belong to a checkpoint."""
+    kept = model.state_dict().keys()
+    buffers = {name for name, _ in model.named_buffers() if name in kept}
+    return buffers | {name for name, _ in model.named_parameters()}
+
+
 def save_student(
-    model: PreTrainedModel, settings: StudentSettings, state: dict[str, Tensor], folder: str
+    model: PreTrainedModel, files: ModelFiles, state: dict[str, Tensor], folder: str
 ) -> None:
-    """Write a Hugging Face folder: the weights in ``state``, the configs, the tokenizer."""
-    model.save_pretrained(folder, state_dict=state)
-    AutoTokenizer.from_pretrained(
-        settings.path, trust_remote_code=settings.trust_remote_code
-    ).save_pretrained(folder)
+    """Write a Hugging Face folder: the weights in ``state``, and the files of the student's own.
+
+    What is at ``folder`` is replaced, once the new one is whole.
+    """
+    target = Path(folder)
+    draft = target.with_name(f"{target.name}.tmp")
+    if draft.exists():
+        shutil.rmtree(draft)
+    # transformers refuses to write some generation configs that it reads; ours is copied below.
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(draft, state_dict=state, max_shard_size=_SHARD_SIZE)
+    made = json.loads((draft / "config.json").read_text(encoding="utf-8"))
+    for file in draft.iterdir():
+        if not file.name.endswith((".safetensors", ".safetensors.index.json")):
+            file.unlink()
+    files.saved_as(made).write(draft)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(draft, target)
 
 
 def check_student(

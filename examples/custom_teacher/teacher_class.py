@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from opd_ray.batching.alignment import predicting_positions
+from opd_ray.models.context import context_length
 from opd_ray.models.tokenizer import tokenizer_hash, vocabulary_size
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo, TopKSignal
 
@@ -22,7 +23,7 @@ class SoftTeacher:
         self._topk, self._temperature, self._floor = topk, temperature, floor
 
     def info(self) -> TeacherInfo:
-        context = self._model.config.max_position_embeddings
+        context = context_length(self._model.config.to_dict())
         return TeacherInfo("soft", self._vocab_size, context, ("topk",), tokenizer_hash=self._hash)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:

@@ -19,6 +19,7 @@ from opd_ray.config.load import config_from, load_config
 from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
 from opd_ray.evaluation import presets
+from opd_ray.output.meant import meant_model
 
 
 def add_commands(commands: Commands) -> None:
@@ -43,7 +44,7 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
         "--model",
         type=path_text,
         metavar="FOLDER",
-        help="the model to evaluate (default: the config's student)",
+        help="the model to evaluate, or a run's folder: its export (default: the config's student)",
     )
     parser.add_argument(
         "--tasks", metavar="NAMES", help="prepared sets, with commas (default: the config's tasks)"
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     config = evaluation_config(args)
     from opd_ray.evaluation.run import evaluate
 
-    return evaluate(config, args.out or default_folder(config.student.path))
+    return evaluate(config, args.out or default_folder(args.model or config.student.path))
 
 
 def default_folder(model: str) -> Path:
@@ -105,6 +106,9 @@ def evaluation_config(args: argparse.Namespace) -> Config:
         ConfigError: arguments that do not go together, or bad keys.
     """
     overrides = list(args.overrides)
+    model = args.model
+    if model is not None and (model := meant_model(model)) != args.model:
+        print(f"--model {args.model}: a run's folder; taking {model}", file=sys.stderr)
     if args.actors is not None:
         overrides.append(f"rollout.actors={args.actors}")
     if args.gpus_per_actor is not None:
@@ -112,12 +116,12 @@ def evaluation_config(args: argparse.Namespace) -> Config:
         overrides.append(f"rollout.tensor_parallel_size={max(1, args.gpus_per_actor)}")
     if args.config is not None:
         config = load_config(args.config, overrides)
-        if args.model is not None:
-            config = replace(config, student=replace(config.student, path=args.model))
-    elif args.model is None or args.tasks is None:
+        if model is not None:
+            config = replace(config, student=replace(config.student, path=model))
+    elif model is None or args.tasks is None:
         raise ConfigError("eval: give --model and --tasks, or --config")
     else:
-        values = presets.base_values(args.model, args.max_new_tokens)
+        values = presets.base_values(model, args.max_new_tokens)
         config = config_from(values, overrides, "command line")
         _check_lengths(config, args.max_new_tokens)
     asking = {

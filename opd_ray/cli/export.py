@@ -17,13 +17,25 @@ def add_commands(commands: Commands) -> None:
         run,
         summary="write a checkpoint as a plain Hugging Face folder",
         examples="""  opd-ray export --checkpoint outputs/demo/checkpoints/step_00000150 --out best
+  opd-ray export --checkpoint outputs/demo --out newest
 """,
     )
     export.add_argument(
-        "--checkpoint", required=True, type=path, metavar="DIR", help="a checkpoint's folder"
+        "--checkpoint",
+        required=True,
+        type=path,
+        metavar="DIR",
+        help="a checkpoint's folder, or a run's: its newest",
     )
     export.add_argument(
         "--out", required=True, type=path, metavar="DIR", help="the folder to write"
+    )
+    export.add_argument(
+        "--base",
+        type=path,
+        metavar="DIR",
+        help="the model folder to take configs and tokenizer from (default: what the checkpoint "
+        "kept of the run's student)",
     )
 
 
@@ -31,18 +43,21 @@ def run(args: argparse.Namespace) -> int:
     """Write weights, configuration and tokenizer of a checkpoint's student.
 
     Raises:
-        CheckpointError: the checkpoint is broken.
+        CheckpointError: there is no whole checkpoint.
         OutputFolderError: ``--out`` holds something already.
     """
     from opd_ray.output.checkpoint import read_state
+    from opd_ray.output.meant import meant_checkpoint
 
-    checkpoint, out = args.checkpoint, args.out
+    checkpoint, out = meant_checkpoint(args.checkpoint), args.out
     state = read_state(checkpoint)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputFolderError(f"--out = {str(out)!r}: not empty; choose a new folder")
+    if checkpoint != args.checkpoint:
+        print(f"--checkpoint {args.checkpoint}: taking {checkpoint}")
     config = load_config(str(checkpoint / "config.yaml"))
     from actors.trainer.export import export_checkpoint
 
-    export_checkpoint(checkpoint / "trainer", config.student, config.trainer, out)
+    export_checkpoint(checkpoint / "trainer", config.student, config.trainer, out, args.base)
     print(f"exported the student of step {state.step} to {out}")
     return 0

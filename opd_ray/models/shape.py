@@ -9,8 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from opd_ray.errors import OpdError
+from opd_ray.errors import InputError, OpdError
 from opd_ray.models.context import UNLIMITED, context_length
+from opd_ray.models.folder import model_folder
 
 KNOWN_TYPES = ("llama", "qwen2", "qwen3")
 # Tokens that a vLLM engine on the CPU reserves at once: the ``block_size`` that actors give it.
@@ -133,19 +134,13 @@ def config_json(path: str) -> dict[str, Any] | None:
     Raises:
         ModelShapeError: a folder without a readable config.json.
     """
-    folder = Path(path)
+    try:
+        folder = model_folder(path)
+    except InputError as error:
+        raise ModelShapeError(str(error)) from None
+    if folder is None:
+        return None
     file = folder / "config.json"
-    if not folder.is_dir():
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
-        try:
-            cached = try_to_load_from_cache(path, "config.json")
-        except HFValidationError:
-            raise ModelShapeError(f"{path}: no such folder, and no name of a hub model") from None
-        if not isinstance(cached, str):
-            return None
-        file = Path(cached)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:

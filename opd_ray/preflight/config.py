@@ -18,6 +18,7 @@ from opd_ray.config.schema import Config, EvalTask
 from opd_ray.config.teacher import TRAITS, model_path
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
+from opd_ray.output.meant import model_advice
 from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, models_of_run
 from opd_ray.preflight.routes import name_problems, teachers_problems
 from opd_ray.tasks import get_task
@@ -179,7 +180,8 @@ def _top_k_problems(models: Sequence[tuple[str, str]], topks: Mapping[str, int])
         try:
             described = config_json(path)
         except ModelShapeError as error:
-            yield f"{key} = {path!r}: {str(error).removeprefix(f'{path}: ')}"
+            advice = model_advice(path) or str(error).removeprefix(f"{path}: ")
+            yield f"{key} = {path!r}: {advice}"
             continue
         rows = (described or {}).get("vocab_size")
         for topk, value in topks.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -34,9 +35,33 @@ def settings(stage, dtype):
     return TrainerSettings(zero_stage=stage, dtype=dtype)
 
 
+# What a folder may hold beside weights, as nothing that writes models would write it.
+OWN_FILES = {
+    # transformers reads this one and refuses to write it.
+    "generation_config.json": '{"eos_token_id": [1, 18], "do_sample": false, "temperature": 0.6}',
+    "chat_template.jinja": "{{ messages }}{# a remark #}",
+    "additional_chat_templates/tools.jinja": "{{ tools }}",
+    "special_tokens_map.json": '{"eos_token": "<eos>"}',
+    "merges.txt": "#version: 0.2\na b\n",
+    "modeling_own.py": "NAME = 'ß'\n",
+    "LICENSE": "Do what you like.\n",
+}
+LEFT_OUT = ("README.md", "pytorch_model.bin", "model.safetensors.index.json", "trainer_state.json")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_tiny_qwen3(tmp_path_factory.mktemp("student"), vocab=ROWS)
+    made = make_tiny_qwen3(tmp_path_factory.mktemp("student"), vocab=ROWS)
+    (made / "additional_chat_templates").mkdir()
+    for name, text in OWN_FILES.items():
+        (made / name).write_text(text, encoding="utf-8")
+    for name in LEFT_OUT:
+        (made / name).write_text("{}")
+    config = json.loads((made / "config.json").read_text())
+    # Spelt as it was of old, with a key that nobody knows, in an order of its own.
+    config = {"own_key": [1], "torch_dtype": config.pop("dtype"), **config}
+    (made / "config.json").write_text(json.dumps(config))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +80,7 @@ def written(ranks, folder, tmp_path_factory):
         step(ranks, 0)
         step(ranks, 1)
         ranks.call("engine.save", str(target))
+        ranks.call("engine.export", str(target.with_suffix(".export")))
         found[stage, dtype] = target, ranks.weights(), step(ranks, 2), ranks.weights()
     return found
 
@@ -122,6 +148,61 @@ def test_a_checkpoint_is_exported_without_its_engine(stage, dtype, written, fold
     assert str(model.dtype) == f"torch.{dtype}"
     for name, parameter in model.named_parameters():
         np.testing.assert_array_equal(parameter.detach().float().numpy(), weights[name])
+    assert contents(tmp_path / "export") == contents(target.with_suffix(".export"))
+
+
+def contents(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_an_export_holds_what_the_students_folder_holds(dtype, written, folder):
+    target, *_ = written[1, dtype]
+    found, own = contents(target.with_suffix(".export")), contents(folder)
+    assert found.keys() == own.keys() - set(LEFT_OUT)
+    assert {name: found[name].decode() for name in OWN_FILES} == OWN_FILES
+    changed = {name for name in found if found[name] != own[name]}
+    assert changed - {"config.json"} == {"model.safetensors"}
+    configs = [json.loads(files["config.json"]) for files in (found, own)]
+    assert configs[0] == configs[1] | {"torch_dtype": dtype.value}
+    assert list(configs[0])[:2] == ["own_key", "torch_dtype"]
+
+
+def test_a_checkpoint_is_exported_after_its_base_is_gone(written, folder, tmp_path):
+    target, *_ = written[1, Dtype.float32]
+    gone = StudentSettings(path=str(tmp_path / "gone"))
+    chosen = settings(1, Dtype.float32)
+    export_checkpoint(target, gone, chosen, tmp_path / "export")
+    wanted = contents(target.with_suffix(".export"))
+    assert contents(tmp_path / "export") == wanted
+    # Checkpoints of older versions kept nothing of it.
+    old = tmp_path / "old"
+    shutil.copytree(target, old, ignore=shutil.ignore_patterns("student"))
+    with pytest.raises(CheckpointMismatch, match=r"gone'\): name a folder .* --base FOLDER"):
+        export_checkpoint(old, gone, chosen, tmp_path / "other")
+    export_checkpoint(old, gone, chosen, tmp_path / "other", base=folder)
+    assert contents(tmp_path / "other") == wanted
+    stranger = make_tiny_qwen3(tmp_path / "stranger", vocab=ROWS, layers=1, hidden=128)
+    with pytest.raises(CheckpointMismatch, match=r"another model than .*stranger: .* has shape"):
+        export_checkpoint(old, gone, chosen, tmp_path / "third", base=stranger)
+    assert not (tmp_path / "third").exists()
+
+
+def test_big_weights_come_in_several_files(written, tmp_path, monkeypatch):
+    target, weights, *_ = written[1, Dtype.float32]
+    monkeypatch.setattr("actors.trainer.student._SHARD_SIZE", "100KB")
+    out = tmp_path / "export"
+    out.mkdir()
+    (out / "model-00001-of-00099.safetensors").write_text("of an earlier export")
+    export_checkpoint(target, StudentSettings(path=""), settings(1, Dtype.float32), out)
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    shards = {path.name for path in out.glob("*.safetensors")}
+    assert shards == set(index["weight_map"].values())
+    assert len(shards) > 2
+    model = AutoModelForCausalLM.from_pretrained(out)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.detach().numpy(), weights[name])
 
 
 def test_a_missing_checkpoint_is_not_exported(folder, tmp_path):
