@@ -3,7 +3,7 @@
 #     bash launch/submit.sh ADDRESS CONFIG [key=value ...]   e.g. http://HEAD:8265 demo run.output_dir=/shared/run
 #
 # Follows the job's log and ends with its exit code; Ctrl-C stops the job and waits until it has stopped.
-# What travels and what the cluster must have: bash launch/submit.sh --help
+# What travels (--py-modules, --working-dir for code of your own) and what the cluster must have: bash launch/submit.sh --help
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 env="$(bash "$here/setup_env.sh")"

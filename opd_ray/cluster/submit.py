@@ -10,23 +10,18 @@ import asyncio
 import os
 import secrets
 import shlex
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
+from urllib.parse import urlsplit
 
-from omegaconf import OmegaConf
-
-from opd_ray.config.files import SUFFIXES, layers
-from opd_ray.config.load import load_config
-from opd_ray.errors import INTERRUPTED, ConfigError, OpdError, RunError, exit_code
-
-PACKAGES = ("opd_ray", "actors", "configs")
-JOB_CONFIG = "job.yaml"
+from opd_ray.borders import border
+from opd_ray.cluster.ray_address import TOKEN_REMEDY, token_source
+from opd_ray.cluster.submit_files import stage
+from opd_ray.errors import INTERRUPTED, OpdError, RunError, exit_code
 
 # How Ray stops the job: as Ctrl-C would, with time to write a checkpoint before it is killed.
 STOP_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "180"}
@@ -38,38 +33,14 @@ ABOUT = f"""\
 Follows the job's log and ends with its exit code. Ctrl-C stops the job, waits until it has stopped
 and exits with {INTERRUPTED}; a second Ctrl-C leaves at once.
 
-What travels with the job: the code of opd-ray, its packaged configs, and a CONFIG file of your own
-with all that it inherits.
+What travels with the job: the code of opd-ray, its packaged configs, a CONFIG file of your own with
+all that it inherits, and modules of your own (a rule, a teacher, a task) that you name:
+    --py-modules my_rule.py --py-modules my_package
+    --working-dir FOLDER    all that is in it; the job runs there, so relative paths of it work
 What the cluster must have: the dependencies of opd-ray on every node (the same versions everywhere;
 see requirements/ and setup.py), and every folder that the config names (models, data,
-run.output_dir) under the same path on every node that uses it.
+run.output_dir) under the same absolute path on every node that uses it.
 """
-
-
-def stage(folder: Path, config: str, overrides: Sequence[str]) -> list[str]:
-    """Fill ``folder`` with all that travels; the arguments of ``opd-ray`` for the cluster.
-
-    Raises:
-        ConfigError: the config or an override is wrong, or the output folder is a relative path,
-            which on the cluster would be inside Ray's temporary copy of ``folder``.
-    """
-    output_dir = load_config(config, overrides).run.output_dir
-    if not Path(output_dir).is_absolute():
-        raise ConfigError(
-            f"run.output_dir = {output_dir!r}: a job's results would be deleted with its working "
-            "folder; give the path of a folder that the cluster keeps, e.g. "
-            "run.output_dir=/shared/runs/first"
-        )
-    for package in PACKAGES:
-        code = Path(str(resources.files(package)))
-        compiled = shutil.ignore_patterns("__pycache__", "*.pyc")
-        shutil.copytree(code, folder / package, ignore=compiled)
-    if config.endswith(SUFFIXES):
-        # One file out of all it inherits, its ${...} left for the cluster to resolve.
-        merged = OmegaConf.merge(*(OmegaConf.create(layer.values) for layer in layers(config)))
-        (folder / JOB_CONFIG).write_text(OmegaConf.to_yaml(merged), encoding="utf-8")
-        config = JOB_CONFIG
-    return ["train", "--config", config, *overrides, "cluster.address=auto"]
 
 
 def run_job(client: Any, entrypoint: str, working_dir: Path, out: TextIO = sys.stdout) -> int:
@@ -173,8 +144,7 @@ def connect(address: str) -> Any:
     # Ray lets these override the address that it is given; here the command line decides.
     for variable in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(variable, None)
-    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if named or Path("~/.ray/auth_token").expanduser().is_file():
+    if token_source() is not None:
         # Unlike `ray start`, Ray's job client does not look for a token by itself.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Ray reads the variables above while it is imported.
@@ -183,18 +153,26 @@ def connect(address: str) -> Any:
 
     if address != "auto" and "://" not in address:
         address = f"http://{address}"
-    try:
-        return JobSubmissionClient(address)
-    except ConnectionError as error:
-        raise RunError(
-            f"no Ray job server answers at {address}: {error} "
-            "(the head node's dashboard address is needed, by default http://HEAD:8265)"
-        ) from error
-    except AuthenticationError as error:
-        raise RunError(
-            f"{address} refuses this user: copy the head node's ~/.ray/auth_token to the same "
-            "place here, or set RAY_AUTH_TOKEN_PATH to a copy of it"
-        ) from error
+    _past_proxies(address)
+    remedy = "give the head node's dashboard address, by default http://HEAD:8265"
+    with border(f"the job server at {address} cannot be asked", remedy, RunError):
+        try:
+            return JobSubmissionClient(address)
+        except ConnectionError as error:
+            raise RunError(
+                f"no Ray job server answers at {address}: {error} "
+                "(the head node's dashboard address is needed, by default http://HEAD:8265)"
+            ) from error
+        except AuthenticationError as error:
+            raise RunError(f"{address} refuses this user: {TOKEN_REMEDY}") from error
+
+
+def _past_proxies(address: str) -> None:
+    """Ask the job server without the environment's proxies, as Ray reads its logs too."""
+    if host := urlsplit(address).hostname:
+        for variable in ("no_proxy", "NO_PROXY"):
+            known = os.environ.get(variable)
+            os.environ[variable] = f"{known},{host}" if known else host
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -209,12 +187,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config", metavar="CONFIG", help="a packaged config's name or a .yaml file")
     parser.add_argument("overrides", metavar="key=value", nargs="*", help="as for opd-ray train")
     parser.add_argument(
+        "--py-modules",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="a module (.py) or package folder that travels along; may be given several times",
+    )
+    parser.add_argument(
+        "--working-dir",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder whose contents travel along, and in which the job runs",
+    )
+    parser.add_argument(
         "--python", default="python", help="the interpreter on the cluster (default: %(default)s)"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     with tempfile.TemporaryDirectory(prefix="opd-ray-job-") as folder:
         try:
-            command = stage(Path(folder), args.config, args.overrides)
+            command = stage(
+                Path(folder), args.config, args.overrides, args.py_modules, args.working_dir
+            )
             client = connect(args.address)
             # exec: Ray signals the shell too, which would end before the run has saved itself.
             entrypoint = shlex.join(["exec", args.python, "-m", "opd_ray", *command])

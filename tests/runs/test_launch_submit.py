@@ -16,11 +16,13 @@ from launching import SMALL
 from local_head import Head, local_head
 from omegaconf import OmegaConf
 
-from opd_ray.cluster.submit import JOB_CONFIG, connect, run_job, stage
+from opd_ray.cluster.submit import connect, run_job
+from opd_ray.cluster.submit_files import JOB_CONFIG, stage
 from opd_ray.config.load import load_config
 from opd_ray.errors import ConfigError, RunError
 
 ROOT = Path(__file__).parents[2]
+RULE = ROOT / "examples" / "custom_rule" / "surprise.py"
 
 # Runs one job with an entrypoint of the test's own, as the command does with the real one.
 DRIVER = """
@@ -130,7 +132,11 @@ def test_a_config_of_ones_own_is_trained_on_the_cluster(head: Head, tmp_path: Pa
         f"inherit: base.yaml\nrun: {{steps: 1, output_dir: {tmp_path / 'run'}}}\n"
     )
     done = subprocess.run(
-        ["bash", ROOT / "launch" / "submit.sh", head.address, "mine.yaml", *SMALL, "run.seed=5"],
+        [
+            *("bash", ROOT / "launch" / "submit.sh", head.address, "mine.yaml", *SMALL),
+            # A module of one's own, which the job finds, on the command line among the keys.
+            *("run.seed=5", "--py-modules", RULE, "tip.rule=surprise:surprise"),
+        ],
         env={**head.environment, "VIRTUAL_ENV": sys.prefix, "OPD_RAY_SETUP": "none"},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -140,7 +146,7 @@ def test_a_config_of_ones_own_is_trained_on_the_cluster(head: Head, tmp_path: Pa
     )
     assert done.returncode == 0, done.stdout
     ran = load_config(str(tmp_path / "run" / "config.yaml"))
-    assert (ran.run.steps, ran.run.seed) == (1, 5)
+    assert (ran.run.steps, ran.run.seed, ran.tip.rule) == (1, 5, "surprise:surprise")
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
 
 
