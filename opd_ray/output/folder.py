@@ -169,7 +169,9 @@ class OutputFolder(LockedFolder):
 
 def versions() -> dict[str, Any]:
     """Python, system and every installed package, by name."""
-    packages = {dist.metadata["Name"]: dist.version for dist in metadata.distributions()}
+    found = ((dist.metadata["Name"], dist) for dist in metadata.distributions())
+    # An installation that was broken off leaves folders without a name.
+    packages = {name: dist.version for name, dist in found if name}
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),

@@ -140,6 +140,15 @@ def _rollout_problems(config: Config) -> Iterator[str]:
             f"rollout.samples_per_prompt = {rollout.samples_per_prompt} with rollout.temperature = "
             "0: greedy responses to one prompt are all the same; raise the temperature or ask for 1"
         )
+    pass_tokens = rollout.max_num_batched_tokens
+    if not rollout.gpus_per_actor:  # there a pass takes a whole prompt, whatever the key says
+        pass_tokens = max(pass_tokens, config.student.context_length)
+    if rollout.max_num_seqs > pass_tokens:
+        yield (
+            f"rollout.max_num_seqs = {rollout.max_num_seqs} with rollout.max_num_batched_tokens = "
+            f"{rollout.max_num_batched_tokens}: a forward pass takes a token of every response; "
+            f"lower the former, or raise the latter to {rollout.max_num_seqs}"
+        )
     split = rollout.tensor_parallel_size
     if rollout.gpus_per_actor and rollout.gpus_per_actor != split:
         yield (

@@ -100,6 +100,25 @@ def test_bfloat16_learns(stage, ranks, folder, data):
     assert losses[-1] < 0.4 * losses[0]
 
 
+def test_steps_smaller_than_bfloat16_tells_add_up(ranks, folder, data):
+    """Weights above 0.25 lie 0.002 apart: one step of 0.0002 moves none of them, twenty do."""
+    items, signals, head = data
+    settings = TrainerSettings(zero_stage=2, dtype=Dtype.bfloat16, weight_decay=0.0)
+    ranks.start(folder, settings, vocab_size=VOCAB, head=head)
+    before = ranks.weights()
+
+    def share_moved() -> float:
+        now = ranks.weights()
+        moved = [(now[n] != w)[np.abs(w) > 0.25] for n, w in before.items() if w.ndim == 2]
+        return float(np.concatenate(moved).mean())
+
+    step(ranks, items, signals, 2e-4, micro_batches=3)
+    assert share_moved() == 0.0
+    for _ in range(20):
+        step(ranks, items, signals, 2e-4, micro_batches=3)
+    assert share_moved() > 0.5
+
+
 @pytest.mark.parametrize("stage", [0, 3])
 def test_exact_scores_and_that_scoring_disturbs_no_step(stage, ranks, folder, data):
     items, signals, head = data

@@ -15,7 +15,7 @@ import pytest
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config, RunSettings, StudentSettings
 from opd_ray.errors import OutputFolderError
-from opd_ray.output.folder import OutputFolder
+from opd_ray.output.folder import OutputFolder, versions
 
 HOLDER = """
 import sys, time
@@ -77,9 +77,9 @@ def test_config_and_versions_are_written(tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "run") as folder:
         folder.begin(config)
     assert load_config(str(folder.config)) == config
-    versions = json.loads(folder.versions.read_text())
-    assert versions["python"] == sys.version.split()[0]
-    assert versions["packages"]["omegaconf"].startswith("2.4")
+    written = json.loads(folder.versions.read_text())
+    assert written["python"] == sys.version.split()[0]
+    assert written["packages"]["omegaconf"].startswith("2.4")
 
 
 def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -117,3 +117,15 @@ def test_a_start_that_failed_before_it_measured_anything_leaves_no_run(tmp_path:
         folder.metrics.write_text('{"step": 1}\n')
         with pytest.raises(OutputFolderError, match="student.path: 'student' -> 'right'"):
             folder.accept(other, None)
+
+
+def test_what_is_left_of_a_broken_installation_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip leaves ``~orch-2.13.0.dist-info`` behind when it is stopped half way."""
+    (tmp_path / "~orch-2.13.0.dist-info").mkdir()
+    whole = tmp_path / "whole-1.5.dist-info"
+    whole.mkdir()
+    (whole / "METADATA").write_text("Metadata-Version: 2.1\nName: whole\nVersion: 1.5\n")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert versions()["packages"] == {"whole": "1.5"}

@@ -41,6 +41,8 @@ def changed(config: Config, **values: Any) -> Config:
 def test_a_legal_config_has_no_problem(config: Config) -> None:
     assert config_problems(config) == []
     check_config(config)
+    # Without GPUs a pass takes as many tokens as the context is long.
+    assert config_problems(changed(config, rollout__max_num_seqs=4096)) == []
     gpu = changed(
         config,
         trainer__gpus_per_rank=1,
@@ -91,6 +93,17 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         (
             {"rollout__temperature": 0.0},
             ["rollout.samples_per_prompt = 4", "greedy", "raise the temperature"],
+        ),
+        (
+            {"rollout__max_num_seqs": 4097},
+            [
+                "rollout.max_num_seqs = 4097 with rollout.max_num_batched_tokens = 2048",
+                "raise the latter to 4097",
+            ],
+        ),
+        (
+            {"rollout__max_num_seqs": 2049, "rollout__gpus_per_actor": 1},
+            ["rollout.max_num_seqs = 2049", "raise the latter to 2049"],
         ),
         (
             {"rollout__gpus_per_actor": 4, "rollout__tensor_parallel_size": 2},
