@@ -99,9 +99,10 @@ def main() -> None:
 
 def split(data: Path, folder: Path) -> None:
     """The last problems are held out."""
-    lines = data.read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "train.jsonl").write_text("".join(lines[:-HELD_OUT]), encoding="utf-8")
-    (folder / "held_out.jsonl").write_text("".join(lines[-HELD_OUT:]), encoding="utf-8")
+    # Not splitlines(): a problem may hold one of Unicode's other line separators.
+    lines = [line for line in data.read_text(encoding="utf-8").split("\n") if line]
+    for name, part in (("train", lines[:-HELD_OUT]), ("held_out", lines[-HELD_OUT:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(part) + "\n", encoding="utf-8")
 
 
 def cell_file(folder: Path, arm: str, seed: int) -> Path:

@@ -16,7 +16,7 @@ from actors.teacher.contract.answers import (
 )
 from actors.teacher.protocol import MixtureTeacher, Teacher, TeacherError
 from actors.teacher.support import asked_of_teacher, signal_of
-from opd_ray.config.choices import Support
+from opd_ray.config.choices import SignalChoice, Support
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.tip.streamed import streamed_scores
 from opd_ray.types import (
@@ -38,7 +38,7 @@ class TeacherServer:
     Args:
         teacher: any kind.
         settings: ``signal``, ``topk``, ``store_bytes``, ``name``.
-        support: whose tokens the signals of kind topk name.
+        support: whose tokens signals of kind topk name; of others it says nothing.
 
     Raises:
         TeacherError: the teacher cannot give the signal that is asked for.
@@ -49,9 +49,10 @@ class TeacherServer:
     ) -> None:
         self._teacher = teacher
         self._settings = asked_of_teacher(settings, support)
-        self._support = support
+        by_topk = settings.signal is SignalChoice.topk
+        self._support = support if by_topk else Support.teacher
         self._info = teacher.info()
-        check_info(self._info, self._settings, support)
+        check_info(self._info, self._settings, self._support)
         self.signals = SignalStore(settings.store_bytes, f"{settings.key}.store_bytes")
 
     def info(self) -> TeacherInfo:

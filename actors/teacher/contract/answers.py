@@ -40,7 +40,7 @@ def check_info(
         TeacherError: naming what it lacks.
     """
     who, signal, topk = f"teacher {info.name!r}", settings.signal.value, settings.topk
-    if signal == "topk" and support is not Support.teacher:
+    if support is not Support.teacher:
         if info.meta.get("reads_student_logprobs"):
             raise TeacherError(
                 f"{who} knows only bounds of some of the student's tokens, no values for a loss "

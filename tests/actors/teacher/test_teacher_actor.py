@@ -13,10 +13,11 @@ from tiny_models import make_tiny_qwen3
 from actors.teacher.actor import TeacherActor
 from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.service import TeacherServer
+from opd_ray.config.choices import Support
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.watch import ActorWatch
-from opd_ray.types import Rollout, RolloutScores, ScoreRequest, TopK
+from opd_ray.types import NO_TOKEN, Rollout, RolloutScores, ScoreRequest, TopK
 
 VOCAB, K, BATCH_TOKENS = 96, 6, 128
 
@@ -76,7 +77,8 @@ def settings(folder: Path, **changes) -> TeacherSettings:
 def replicas(folder):
     """Two actors that are shared by the tests: each start costs seconds of imports."""
     actor = TeacherActor.options(num_cpus=0.5)
-    handles = [actor.remote(settings(folder), VOCAB, own_topk=4) for _ in range(2)]
+    given = {"own_topk": 4, "support": Support.union}
+    handles = [actor.remote(settings(folder), VOCAB, **given) for _ in range(2)]
     infos = ray.get([handle.ready.remote() for handle in handles])
     assert infos[0] == infos[1]
     assert infos[0].name == folder.name
@@ -122,7 +124,8 @@ def test_two_replicas_end_to_end(folder, replicas, tmp_path):
     scores = bench.drive(24)
 
     chosen = settings(folder)
-    local = TeacherServer(HfTeacher(chosen, vocab_size=VOCAB, own_topk=4), chosen)
+    teacher = HfTeacher(chosen, vocab_size=VOCAB, own_topk=4)
+    local = TeacherServer(teacher, chosen, Support.union)
     requests = [ScoreRequest(r.rollout_id, r.prompt_ids, r.response_ids, r.topk) for r in made]
     expected = {s.rollout_id: s for s in local.score(requests)}
     assert scores.keys() == expected.keys()
@@ -138,6 +141,11 @@ def test_two_replicas_end_to_end(folder, replicas, tmp_path):
     kept = ray.get(read_as_trainer.remote(*pool.take(keep)))
     whole = local.signals.take({r.rollout_id: np.arange(len(r.response_ids)) for r in made})
     for key, rows in keep.items():
+        # The teacher's tokens, then the student's that are not among them.
+        student = next(r.topk.ids[rows] for r in made if r.rollout_id == key)
+        named = kept[key].ids[:, chosen.topk :]
+        assert named.shape == student.shape
+        assert ((named == student) | (named == NO_TOKEN)).all()
         np.testing.assert_array_equal(kept[key].ids, whole[key].ids[rows])
         np.testing.assert_allclose(kept[key].logprobs, whole[key].logprobs[rows], atol=1e-4)
 

@@ -182,6 +182,11 @@ def test_one_engine_answers_each_run_as_it_wants(host):
     whole = host.score(requests)
     narrow = host.score(requests, Wanted(SignalChoice.topk, topk=3, own_topk=2))
     sampled = host.score(requests, Wanted(SignalChoice.sampled, topk=1))
+    bare = host.score(requests, Wanted(SignalChoice.topk, topk=0))
+    check_answers(host.info(), requests, bare, TeacherSettings(topk=0))
+    for full, none in zip(whole, bare, strict=True):
+        assert none.signal is none.topk is None
+        np.testing.assert_allclose(none.at_student_topk, full.at_student_topk, atol=TOLERANCE)
     check_answers(host.info(), requests, narrow, TeacherSettings(topk=3))
     check_answers(
         host.info(), requests, sampled, TeacherSettings(signal=SignalChoice.sampled, topk=1)

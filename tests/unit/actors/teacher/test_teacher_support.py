@@ -386,3 +386,13 @@ def test_other_signals_are_passed_on_under_the_teachers_name() -> None:
     hidden = HiddenSignal(np.zeros((2, 4), np.float32))
     answer = replace(ANSWER, signal=hidden)
     assert signal_of("t", REQUEST, answer, Support.teacher) is hidden
+
+
+@pytest.mark.parametrize("support", Support)
+def test_a_support_says_nothing_of_other_signals(support: Support) -> None:
+    settings = demo(signal=SignalChoice.hidden)
+    server = TeacherServer(
+        make_teacher(settings, vocab_size=24, support=support), settings, support
+    )
+    server.score([request_of("a", 1, 5, 4)[0]])
+    assert isinstance(server.signals.take({"a": np.arange(5)})["a"], HiddenSignal)
