@@ -189,7 +189,7 @@ class _Writer:
 
     def added(self, text: str) -> tuple[list[int], list[int]]:
         """The ids that the tokenizer adds before and behind a text, as it does to this one."""
-        (whole,) = self._tokenizer([text])["input_ids"]
+        (whole,) = self._tokenizer([text], add_special_tokens=True)["input_ids"]
         (bare,) = self._tokenizer([text], add_special_tokens=False)["input_ids"]
         for at in range(len(whole) - len(bare) + 1):
             if bare and whole[at : at + len(bare)] == bare:

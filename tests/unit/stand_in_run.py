@@ -178,7 +178,7 @@ class _Letters:
 
     chat_template = bos_token_id = eos_token_id = None
 
-    def __call__(self, texts: Sequence[str], add_special_tokens: bool = True) -> dict[str, Any]:
+    def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, Any]:
         return {"input_ids": [list(text.encode()) for text in texts]}
 
 

@@ -194,7 +194,7 @@ def test_excerpts_serve_as_a_prepared_set(
     from opd_ray.data.prompts import held_out_tasks
 
     class _Words:
-        chat_template = None
+        chat_template = bos_token_id = eos_token_id = None
 
         def __call__(
             self, texts: list[str], add_special_tokens: bool
