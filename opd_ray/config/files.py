@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from opd_ray.borders import border
 from opd_ray.errors import ConfigError
 
 INHERIT = "inherit"
@@ -91,10 +92,11 @@ def _layers(path: Path, inheriting: tuple[Path, ...]) -> list[Layer]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping as plain Python (1e-6 is a number, a repeated key an error)."""
-    try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
-    except YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    with border(str(path), "write keys and values as YAML, in UTF-8", ConfigError):
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(path))
+        except YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found a {type(values).__name__}")
     return values

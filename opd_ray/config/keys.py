@@ -116,7 +116,7 @@ def _entry_problems(root: type, schema: type, value: Any, key: str) -> Iterator[
 def _leaf_problems(schema: type, name: str, value: Any, key: str) -> Iterator[str]:
     try:
         OmegaConf.update(_scratch(schema), name, value)
-    except (OmegaConfBaseException, TypeError, ValueError):
+    except (OmegaConfBaseException, OverflowError, TypeError, ValueError):
         hint = _hints(schema)[name]
         near = difflib.get_close_matches(str(value).lower(), _choices(hint), n=1)
         meant = f"; did you mean {near[0]}?" if near else ""

@@ -67,7 +67,7 @@ def _apply(merged: Any, override: str) -> list[str]:
         return [f"{COMMAND_LINE}: {override!r}: expected key=value, e.g. trainer.ranks=2"]
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
-    except YAMLError:
+    except (YAMLError, OmegaConfBaseException, UnicodeError):
         return [f"{COMMAND_LINE}: {key} = {text!r}: not valid YAML; quote it"]
     problems = override_problems(Config, key, value, COMMAND_LINE)
     parts = key_parts(key)

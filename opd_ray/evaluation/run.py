@@ -10,7 +10,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from tqdm import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
@@ -19,6 +19,7 @@ from opd_ray.data.prompts import HeldOutTask, held_out_tasks
 from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
+from opd_ray.models.tokenizer import describe_model
 from opd_ray.output.folder import versions
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.preflight.config import check_evaluation
@@ -37,9 +38,9 @@ def evaluate(config: Config, out: Path) -> int:
         OpdError: bad input, before any model is loaded, or the reason why it could not go on.
     """
     check_evaluation(config)
-    tokenizer = AutoTokenizer.from_pretrained(
+    tokenizer = describe_model(
         config.student.path, trust_remote_code=config.student.trust_remote_code
-    )
+    ).tokenizer
     tasks = held_out_tasks(config, tokenizer)
     modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]
     with EvaluationFolder(out) as folder:

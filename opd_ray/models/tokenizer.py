@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from opd_ray.borders import border
 from opd_ray.errors import OpdError
 from opd_ray.types import TeacherInfo
 
@@ -58,14 +59,14 @@ def describe_model(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    try:
+    with border(
+        f"{path}: no readable config and tokenizer there",
+        "give a Hugging Face folder that holds config.json and the tokenizer's files",
+        ModelFactsError,
+    ):
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelFactsError(
-            f"{path}: no readable config and tokenizer there ({str(error).splitlines()[0]}); give "
-            "a Hugging Face folder that holds config.json and the tokenizer's files"
-        ) from error
+        tokenizer(PROBES[0])  # some of what is wrong with it shows only here
     text_config = config.get_text_config()
     return ModelFacts(
         path=path,
