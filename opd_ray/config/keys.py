@@ -146,7 +146,7 @@ def _leaf_problems(schema: type, name: str, value: Any, key: str) -> Iterator[st
         OmegaConf.update(_scratch(schema), name, value)
     except GrammarParseError:
         yield f"{key} = {shown(value)}: {WRITE_REFERENCE}"
-    except (OmegaConfBaseException, TypeError, ValueError):
+    except (OmegaConfBaseException, OverflowError, TypeError, ValueError):
         hint = _hints(schema)[name]
         near = difflib.get_close_matches(str(value).lower(), _choices(hint), n=1)
         meant = f"; did you mean {near[0]}?" if near else ""

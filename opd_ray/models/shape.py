@@ -22,6 +22,19 @@ class ModelShapeError(OpdError, ValueError):
     """A config.json that cannot be read, or of an architecture that is not known here."""
 
 
+# Keys of a config that are numbers of something.
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """The sizes from which parameter counts and memory follow."""
@@ -54,6 +67,10 @@ class ModelShape:
                 f"{source}: model_type {kind!r} has no known shape; known are "
                 f"{', '.join(KNOWN_TYPES)}"
             )
+        for key in _SIZES:
+            size = config.get(key)
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise ModelShapeError(f"{source}: {key} = {size!r}; give a whole number above 0")
         try:
             heads = config["num_attention_heads"]
             hidden = config["hidden_size"]

@@ -66,6 +66,7 @@ def describe_model(path: str, *, trust_remote_code: bool = False) -> ModelFacts:
     config = _read_config(path, trust_remote_code)
     with border(*_folder_at(path), ModelFactsError):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer(PROBES[0])  # some of what is wrong with it shows only here
     text_config = config.get_text_config()
     whole = config.to_dict()
     return ModelFacts(

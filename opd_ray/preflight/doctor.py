@@ -192,16 +192,14 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
 
 def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Finding]:
     # All of these import transformers, which the findings on packages may call broken.
-    from transformers import AutoTokenizer
-
     from opd_ray.data.prompts import PromptFeed, dated, divergence_prompts, held_out_tasks
     from opd_ray.preflight.prompts import check_routing, prompt_notes
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = describe_model(
             config.student.path, trust_remote_code=config.student.trust_remote_code
-        )
-    except (OSError, ValueError) as error:
+        ).tokenizer
+    except OpdError as error:
         yield failed("data", f"prompts cannot be measured: {str(error).splitlines()[0]}")
         return
     prompts = None
