@@ -221,7 +221,8 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     sizes = (f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
     yield passed("held-out data", ", ".join(sizes))
     for note in prompt_notes(prompts, tasks):
-        yield noted("prompts", note)
+        own = prompts is not None and note in prompts.notes
+        yield noted("data" if own else "held-out data", note)
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:

@@ -97,7 +97,7 @@ def test_values_that_failed_before(ends_well: Any) -> None:
         ("loss.temperature", number),
     ):
         said = ends_well("train", "--config", "demo", "--print-config", f"{key}={value}")
-        assert key in said
+        assert key.rpartition(".")[2] in said
 
 
 def test_random_files(ends_well: Any, tmp_path: Path) -> None:
