@@ -14,7 +14,7 @@ from opd_ray.config.schema import ClusterSettings
 
 # What Ray adds to its folder for the longest of its sockets, and how long a socket's path may be
 # (Linux), both in bytes.
-_SOCKET = "/ray/session_0000-00-00_00-00-00_000000_{pid}/sockets/plasma_store"
+_SOCKET = "/ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 _LONGEST_PATH = 107
 # Ray itself refuses a larger object store that does not fit /dev/shm.
 _SLOW_STORE = 10_000_000_000
