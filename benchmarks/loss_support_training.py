@@ -5,11 +5,11 @@
 
 The SmolLM2 pair (`opd-ray fetch-smollm2`) of `smollm2_gsm8k`, with reverse KL as the TIP paper has
 it, from k = K = 16 tokens of the teacher, the student or both, and from hidden states (exact). Arms
-of one seed have the same prompts and sampling seeds; each begins with the same weights and a fresh
-optimizer. All of them are measured alike and exactly before the first step and after the last one:
-held-out prompts go to a second replica of the teacher, which gives hidden states.
+of one seed have the same prompts and sampling seeds and begin with the same weights. All of them
+are measured alike and exactly before the first step and after the last one: held-out prompts go to
+a second process of the teacher, which gives hidden states.
 
-The actors of an arm serve all its seeds. The same command goes on where it was stopped.
+Seed by seed; the same command goes on where it was stopped, with the cell at work anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ import numpy as np
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.loop import Coordinator
-from opd_ray.coordinator.session import Session, open_session
-from opd_ray.data.prompts import HeldOutTask, PromptFeed, held_out_tasks
+from opd_ray.coordinator.session import open_session
+from opd_ray.data.prompts import PromptFeed, held_out_tasks
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
@@ -46,16 +46,15 @@ ARMS = {
     "hidden": "{signal: hidden}",
 }
 FIGURES = ("eval/reverse_kl", "eval/kl", "eval/top1")
-# Optimizer and weights start anew between seeds, which float32 without sharding is known to do.
 CONFIG = """inherit: smollm2_gsm8k
-run: {{output_dir: {folder}, steps: {steps}, checkpoint_every: 0, export_at_end: false}}
+run: {{output_dir: {folder}, seed: {seed}, steps: {steps}}}
 teacher: {teacher}
 teachers: {{exact: {{signal: hidden}}}}
 routes: {{train.jsonl: teacher, held_out.jsonl: exact}}
 data: {{kind: jsonl, path: {folder}/train.jsonl}}
 rollout: {{max_new_tokens: 64, record_topk: 16, max_num_seqs: 32}}
 loss: {{divergence: reverse_kl, support: {support}}}
-trainer: {{dtype: float32, zero_stage: 0, warmup_steps: 2}}
+trainer: {{warmup_steps: 2}}
 eval:
   every: 0
   kl_prompts: {held_out}
@@ -70,7 +69,7 @@ INTRO = """# What a student learns under each loss.support
 
 Made by `python benchmarks/loss_support_training.py gsm8k_train.jsonl {options}`.
 SmolLM2 pair, {steps} steps of 8 prompts with responses of up to 64 tokens, soft_or at rho 0.5,
-reverse KL from k = K = 16 tokens or from hidden states; trainer in float32, engines in bfloat16.
+reverse KL from k = K = 16 tokens or from hidden states; bfloat16 in all engines.
 Held out: exact figures on responses to {held_out} other prompts, sampled at temperature 1. Mean of
 {seeds} seeds ± half a 95 % t-interval; `− hidden`: the difference to that arm at the same seed.
 """
@@ -88,10 +87,10 @@ def main() -> None:
     folder = arguments.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     split(arguments.data, folder)
-    for arm in arguments.arms:
-        seeds = [s for s in arguments.seeds if not cell_file(folder, arm, s).is_file()]
-        if seeds:
-            run_arm(folder, arm, seeds, arguments.steps)
+    for seed in arguments.seeds:
+        for arm in arguments.arms:
+            if not cell_file(folder, arm, seed).is_file():
+                run_cell(folder, arm, seed, arguments.steps)
     text = table(folder, arguments.arms, arguments.seeds, arguments.steps)
     RESULTS.write_text(text)
     print(f"{text}\nwritten to {RESULTS}")
@@ -110,56 +109,51 @@ def cell_file(folder: Path, arm: str, seed: int) -> Path:
     return folder / f"{arm}_{seed}.json"
 
 
-def configuration(folder: Path, arm: str, steps: int) -> Config:
-    """Of an arm. Two teachers with signals of two kinds are legal as no step has both."""
+def configuration(folder: Path, arm: str, seed: int, steps: int) -> Config:
+    """Of a cell. Teachers with signals of two kinds do no harm here, as no step has both."""
     path = folder / f"{arm}.yaml"
     support = "null" if arm == "hidden" else arm
     path.write_text(
         CONFIG.format(
-            folder=folder, steps=steps, teacher=ARMS[arm], support=support, held_out=HELD_OUT
+            folder=folder,
+            seed=seed,
+            steps=steps,
+            teacher=ARMS[arm],
+            support=support,
+            held_out=HELD_OUT,
         ),
         encoding="utf-8",
     )
     return load_config(str(path))
 
 
-def run_arm(folder: Path, arm: str, seeds: list[int], steps: int) -> None:
-    """Train and measure with every seed, with the same actors."""
-    config = configuration(folder, arm, steps)
+def run_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
+    """One run with actors of its own; its figures are written when it is done."""
+    config = configuration(folder, arm, seed, steps)
     pairing, tokenizer = check_models(config)
     prompts, tasks = PromptFeed.load(config, tokenizer), held_out_tasks(config, tokenizer)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
     with open_session(config, pairing, tokenizer, 0, longest) as session:
-        start = folder / f"start_{arm}"
-        session.save(str(start))
-        for seed in seeds:
-            session.load(str(start))
-            run_cell(folder, session, arm, seed, tasks)
-
-
-def run_cell(folder: Path, session: Session, arm: str, seed: int, tasks: list[HeldOutTask]) -> None:
-    """One run; its figures are written when it is done."""
-    settled = replace(session.config, run=replace(session.config.run, seed=seed))
-    evaluator = Evaluator(
-        settled, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
-    )
-    evaluator.tasks = ()  # no accuracy: a model of this size does not solve them
-    measured = Measured(evaluator, folder / f"start_{seed}.json")
-    progress = Progress(settled.run.steps, 0)
-    progress.say(f"{arm}, seed {seed}")
-    metrics = Metrics([JsonlSink(folder / f"{arm}_{seed}.jsonl", resume_step=-1)])
-    coordinator = Coordinator(
-        settled,
-        session,
-        PromptFeed.load(settled, session.tokenizer),
-        TipFilter(settled.tip, loss_score=settled.loss.divergence.value),
-        measured,
-        NoCheckpoints(),
-        metrics,
-        progress,
-    )
-    with closing(metrics), closing(progress):
-        coordinator.run(0)
+        evaluator = Evaluator(
+            session.config, tasks, tokenizer, session.scorer, session.teachers, session.trainers
+        )
+        evaluator.tasks = ()  # no accuracy: a model of this size does not solve them
+        measured = Measured(evaluator, folder / f"start_{seed}.json")
+        progress = Progress(steps, 0)
+        progress.say(f"{arm}, seed {seed}")
+        metrics = Metrics([JsonlSink(folder / f"{arm}_{seed}.jsonl", resume_step=-1)])
+        coordinator = Coordinator(
+            session.config,
+            session,
+            prompts,
+            TipFilter(config.tip, loss_score=config.loss.divergence.value),
+            measured,
+            NoCheckpoints(),
+            metrics,
+            progress,
+        )
+        with closing(metrics), closing(progress):
+            coordinator.run(0)
     write_whole(cell_file(folder, arm, seed), json.dumps(measured.last, indent=1))
 
 
