@@ -248,7 +248,9 @@ def test_a_run_that_is_over_says_so_and_starts_nothing(
 
     monkeypatch.setattr(run, "check_config", lambda config: None)
     monkeypatch.setattr(
-        run, "check_models", lambda config: (SimpleNamespace(teacher_contexts={}), None)
+        run,
+        "check_models",
+        lambda config: (SimpleNamespace(teacher_contexts={}), SimpleNamespace(chat_template=None)),
     )
     monkeypatch.setattr(run, "check_routing", lambda *others: {})
     monkeypatch.setattr(run.PromptFeed, "load", lambda config, tokenizer: prompts)

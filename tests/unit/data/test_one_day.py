@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -69,8 +70,15 @@ def trained(config: Config, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     def session(*args: Any) -> Iterator[None]:
         yield
 
-    def steer(session: None, feed: PromptFeed, *others: Any) -> int:
+    def steer(
+        session: None, feed: PromptFeed, tasks: Any, output: OutputFolder, store: Any, part: Any
+    ) -> int:
         found.append(feed)
+        if part.config.run.resume == "never":
+            output.clear()
+        output.begin(part.config)
+        output.history.add_part(0, feed.identity, [], {})
+        output.metrics.write_text('{"step": 0}\n')
         return 0
 
     monkeypatch.setattr(training, "open_session", session)
@@ -92,12 +100,13 @@ def test_a_run_that_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> 
     elsewhere = replace(config.run, output_dir=f"{kept.parent}_2", resume=str(there))
     with pytest.raises(Exception, match=r"manifest\.json"):
         trained(replace(config, run=elsewhere), monkeypatch)
-    assert OutputFolder(elsewhere.output_dir).kept_date("auto") == "2024-03-15"
+    assert OutputFolder(elsewhere.output_dir).kept_date(str(there)) == "2024-03-15"
+    shutil.rmtree(there.parent)
     # One that begins anew is of the day on which it does.
     anew = replace(config, run=replace(config.run, resume="never"))
     assert trained(anew, monkeypatch) == {"2025-07-26"}
     other = replace(config, run=replace(config.run, date="2024-03-15"))
-    with pytest.raises(OutputFolderError, match=r"run\.date: 2025-07-26 -> 2024-03-15"):
+    with pytest.raises(OutputFolderError, match="other prompts than the run has had so far"):
         trained(other, monkeypatch)
 
 
@@ -107,6 +116,7 @@ def test_a_run_from_before_days_were_kept(config: Config, monkeypatch: pytest.Mo
     kept = OutputFolder(config.run.output_dir).config
     lines = kept.read_text().splitlines(keepends=True)
     kept.write_text("".join(line for line in lines if not line.startswith("  date:")))
+    OutputFolder(config.run.output_dir).history.path.unlink()
     on(monkeypatch, "2025-07-26")
     assert trained(config, monkeypatch) == {"2025-07-26"}
 

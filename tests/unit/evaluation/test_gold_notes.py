@@ -36,7 +36,7 @@ def test_notes_come_before_anything_starts(
     with pytest.raises(Asked):
         evaluate(tmp_path, "1", "many")
     said = capsys.readouterr().err
-    assert "note: eval task 'sums': 1 of its 2 gold answers are none that a response" in said
+    assert "opd-ray: eval task 'sums': 1 of its 2 gold answers are none that a response" in said
     assert "gold.jsonl, line 2, no whole number: 'many'" in said
     with pytest.raises(Asked):
         evaluate(tmp_path, "1", "2")

@@ -124,9 +124,9 @@ def test_a_model_that_is_not_held_as_its_files_cannot_follow(monkeypatch) -> Non
     load = AutoModelForCausalLM.from_pretrained
 
     def joined(*args, **kwargs):
-        model = load(*args, **kwargs)
+        model, differences = load(*args, **kwargs)
         model._weight_conversions = ["experts into one"]
-        return model
+        return model, differences
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", joined)
     Follower(settings())
