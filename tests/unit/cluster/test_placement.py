@@ -267,6 +267,13 @@ def test_a_signal_has_a_place_for_every_token_it_may_name(support: Support, plac
     assert teacher_memory(config, config.teacher, SHAPE).host["signals"] == tokens * places * 8
     (flow,) = (f for f in step_flows(config, SHAPE, {"t": SHAPE}) if f.target == "trainer")
     assert flow.nbytes == tokens // 2 * places * 8
+    named = {
+        Support.teacher: "the teacher's 5",
+        Support.student: "the student's 3",
+        Support.union: "the teacher's 5 and the student's 3",
+    }[support]
+    said = f"signal of kept tokens: {named} likeliest tokens a row, and one tail"
+    assert flow.what == said
     held = tokens * places * 8
     full, short = (
         capacity(replace(config, teacher=replace(config.teacher, store_bytes=size)))
