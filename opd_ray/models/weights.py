@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opd_ray.borders import border
+from opd_ray.models.folder import model_folder
 from opd_ray.models.weight_files import (
     WeightsError,
     check_one_source,
-    model_folder,
+    listed,
     tensors_in,
     weight_files,
 )
@@ -22,8 +23,6 @@ from opd_ray.models.weight_files import (
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
-
-_NAMED = 6  # tensors of a kind in a message
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,7 @@ def _refuse(path: str, name: str, differences: Mapping[str, Any]) -> None:
         for tensor, held, wanted in sorted(differences["mismatched_keys"])
     ]
     parts = [
-        f"{len(names)} {what} ({_listed(names)})"
+        f"{len(names)} {what} ({listed(names)})"
         for names, what in (
             (missing, "missing"),
             (unknown, "unknown to the model"),
@@ -198,8 +197,3 @@ def _remedy(missing: Sequence[str], unknown: Sequence[str]) -> str:
 def _common_prefix(names: Collection[str]) -> str | None:
     first = {name.partition(".")[0] for name in names}
     return f"{first.pop()}." if len(first) == 1 else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
