@@ -153,15 +153,13 @@ def _batches(path: Path, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch
     with _reading(path):
         file = parquet.ParquetFile(path, page_checksum_verification=True)
         for batch in file.iter_batches(columns=schema.names):
-            columns = [batch.column(name) for name in schema.names]
-            yield pyarrow.record_batch(
-                [
-                    # Only where it is needed: Arrow breaks lists of nulls on the way.
-                    column if column.type == kind else column.cast(kind)
-                    for column, kind in zip(columns, schema.types, strict=True)
-                ],
-                schema,
-            )
+            columns = [batch.column(field.name) for field in schema]
+            # Cast only where it is needed: Arrow breaks lists of nulls on the way.
+            decoded = [
+                column if column.type == kind else column.cast(kind)
+                for column, kind in zip(columns, schema.types, strict=True)
+            ]
+            yield pyarrow.record_batch(decoded, schema)
 
 
 def _decoded(kind: pyarrow.DataType) -> pyarrow.DataType:

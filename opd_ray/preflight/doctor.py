@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from opd_ray.borders import first_line
 from opd_ray.cluster.local_ray import local_ray_problems
 from opd_ray.cluster.memory import checkpoint_bytes
 from opd_ray.cluster.memory_fit import capacity_problems, memory_problems, memory_table
@@ -75,8 +74,7 @@ def examine(
     working = config.teacher_set.models.items()
     models = {"student": config.student.path}
     models |= {key: path for key, settings in working if (path := model_path(settings))}
-    found = {path: _shape(path) for path in models.values()}
-    shapes = {path: shape for path, shape in found.items() if shape is not None}
+    shapes = {path: shape for path in models.values() if (shape := _shape(path))}
     here = cluster is None and config.cluster.address is None
     weights = [_weights_finding(model, here) for model in models_once(models_of_run(config))]
     report.add("models", [*_model_findings(config, models, shapes), *weights])
@@ -133,21 +131,15 @@ def _model_findings(
 
 
 def _weights_finding(model: ModelUse, here: bool) -> Finding:
-    """Whether the model can be had ``here``, if the run is to be here, and its weights are its own.
-
-    Elsewhere they may be there.
-    """
+    """Whether the model can be had, if the run is to be ``here``, and its weights are its own."""
     name = f"{model.key.removesuffix('.path')}'s weights"
     try:
         if here:
             check_reachable(model.path, weights=True)
         check = weights_of(model)
-    except NoWeights as error:
-        return failed(name, told_of(model, error)) if here else noted(name, told_of(model, error))
     except OpdError as error:
-        return failed(name, told_of(model, error))
-    except _REFUSALS as error:
-        return failed(name, f"{model.key} = {model.path!r}: {first_line(error)}")
+        elsewhere = isinstance(error, NoWeights) and not here
+        return (noted if elsewhere else failed)(name, told_of(model, error))
     detail = f"{model.path}: {check.detail}"
     return passed(name, detail) if check.compared else noted(name, detail)
 
