@@ -64,29 +64,24 @@ class ParquetSource:
                     file.write(batch)
                 counts.append(file.rows - before)
             self._tables = [file.mapped() for file in arrow.values()]
-        self._ends = list(accumulate(counts))
-        self._files = SourceFiles(paths, self._ends)
+        self._files = SourceFiles(paths, list(accumulate(counts)))
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self._files)
 
     def raw(self, number: int) -> Any:
         """The row as a mapping of its file's columns, of which those in use can be read."""
         file = self._files.number(number)
         table, before = self._where[file]
-        return ArrowRow(self._tables[table], before + self._within(number), self._names[file])
+        return ArrowRow(self._tables[table], before + self._files.within(number), self._names[file])
 
     def place(self, number: int) -> tuple[str, int]:
         """Its file, and which of the file's rows it is, counted from 1."""
-        return str(self._files.path(number)), self._within(number) + 1
+        return str(self._files.path(number)), self._files.within(number) + 1
 
     def label(self, number: int) -> str:
         """The short name of its file."""
         return self._files.label(number)
-
-    def _within(self, number: int) -> int:
-        file = self._files.number(number)
-        return number - (self._ends[file - 1] if file else 0)
 
 
 class _ArrowFile:
