@@ -30,7 +30,7 @@ class WeightsCheck:
     """What was compared before a model loads."""
 
     compared: bool  # all names and shapes, with those of the model
-    detail: str  # of what was found, or why it is compared only as the model loads
+    detail: str  # of what was found, or why nothing was compared
 
 
 def check_weights(
@@ -43,7 +43,7 @@ def check_weights(
 
     Args:
         path: folder, or hub name of which the cache is looked at.
-        trust_remote_code: such a model is compared only as it loads.
+        trust_remote_code: a model with code of its own is not compared.
         vllm: an engine will read the folder too.
 
     Raises:
@@ -69,7 +69,8 @@ def check_weights(
     elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         why = f"of a {config.model_type}, of which transformers knows no causal language model"
     if why:
-        return WeightsCheck(False, f"{why}; compared as the model loads")
+        # Where transformers loads it, load_causal_lm compares it; vLLM takes it as it is.
+        return WeightsCheck(False, f"{why}; names and shapes are not compared before it loads")
     found = tensors_in(files)
     with border(f"{path}", "see that config.json and weights belong together", WeightsError):
         name, differences = _dry_run(config, found)
@@ -90,9 +91,11 @@ def weights_checked(path: str, *, trust_remote_code: bool = False) -> Iterator[N
     Raises:
         WeightsError: see :func:`check_weights`.
     """
-    first = check_weights(path, trust_remote_code=trust_remote_code, vllm=True)
+    to_fetch = weight_files(path) is None
+    if not to_fetch:
+        check_weights(path, trust_remote_code=trust_remote_code, vllm=True)
     yield
-    if not first.compared:
+    if to_fetch:
         check_weights(path, trust_remote_code=trust_remote_code, vllm=True)
 
 
