@@ -215,7 +215,9 @@ def row(name: str, nbytes: str, values: np.ndarray, exact: np.ndarray | None) ->
 
 
 def interval(values: np.ndarray) -> str:
-    """Mean ± half a 95 % t-interval."""
+    """Mean ± half a 95 % t-interval; of one value itself."""
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
     found = t_interval(values.tolist())
     return f"{found.mean:.4f} ± {found.half_width:.4f}"
 

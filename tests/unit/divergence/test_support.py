@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from opd_ray.divergence import (
-    MIN_TAIL_MASS,
     LogitsTarget,
     TopKTarget,
     exact_scores,
@@ -137,6 +136,7 @@ def test_values_and_gradients_of_a_union_are_those_of_the_definition(problem, ki
 @given(problems(), st.sampled_from(KINDS))
 def test_never_negative_never_above_exact_and_no_less_with_more_tokens(problem, kind):
     student, teacher, k, students, made = problem
+    student, teacher = student.clamp(-6, 6), teacher.clamp(-6, 6)  # tails above MIN_TAIL_MASS
 
     def value(target):
         return of_logits(student, target, kind=kind).divergence_N
@@ -148,11 +148,9 @@ def test_never_negative_never_above_exact_and_no_less_with_more_tokens(problem, 
     own, other = top(teacher, k), top(student, students)
     union_N = value(union_of(student, teacher, k, students, made))
     exact_N = value(LogitsTarget(teacher))
-    # A teacher's tail below MIN_TAIL_MASS counts as that much, at the student's price of a tail.
-    slack = 1e-9 + MIN_TAIL_MASS * (1 - student.log_softmax(-1).amin(-1))
     assert (torch.minimum(own, other) >= 0).all()
-    assert (torch.maximum(own, other) <= union_N + slack).all()
-    assert (union_N <= exact_N + slack).all()
+    assert (torch.maximum(own, other) <= union_N + 1e-8).all()
+    assert (union_N <= exact_N + 1e-8).all()
     # However wide, a support of all tokens is exact.
     tokens = student.shape[1]
     whole = value(union_of(student, teacher, tokens, students, made))
