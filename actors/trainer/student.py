@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -134,14 +135,13 @@ def load_student(
         ConfigError: dropout is on (the rollouts have none), or the head is not linear.
         WeightsError: the files lack weights of the model, or hold others.
     """
-    with weights_checked(settings.path, trust_remote_code=settings.trust_remote_code):
+    trust, sharded = settings.trust_remote_code, zero3_config is not None
+    # Of sharded weights transformers does not tell all that was missing.
+    with weights_checked(settings.path, trust_remote_code=trust) if sharded else nullcontext():
         # transformers holds a weak reference to this object, and shards while it lives.
-        sharding = HfDeepSpeedConfig(zero3_config) if zero3_config is not None else None
+        sharding = HfDeepSpeedConfig(zero3_config) if sharded else None
         model = load_causal_lm(
-            settings.path,
-            dtype=dtype,
-            attn_implementation=PACKED,
-            trust_remote_code=settings.trust_remote_code,
+            settings.path, dtype=dtype, attn_implementation=PACKED, trust_remote_code=trust
         )
         del sharding
     _refuse_dropout(model)

@@ -20,10 +20,14 @@ class ArrowRow(Mapping[str, Any]):
     Args:
         table: any number of rows, every column once.
         number: of the row, from 0.
+        names: of all columns of the row, where the table holds only those that are asked for.
     """
 
-    def __init__(self, table: pyarrow.Table, number: int) -> None:
+    def __init__(
+        self, table: pyarrow.Table, number: int, names: Sequence[str] | None = None
+    ) -> None:
         self._table, self._number = table, number
+        self._names = table.column_names if names is None else names
 
     def __getitem__(self, name: str) -> Any:
         """The value of a column.
@@ -39,10 +43,10 @@ class ArrowRow(Mapping[str, Any]):
             return _value(self._table.column(index)[self._number])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._table.column_names)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return self._table.num_columns
+        return len(self._names)
 
 
 class ArrowRows(Sequence[ArrowRow]):

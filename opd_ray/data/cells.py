@@ -115,14 +115,14 @@ def _whole_text(value: Any, where: str) -> str:
 
 def _decimal_text(value: Any, where: str) -> str:
     # Of a NumPy float its own shortest form, not that of the double beside it.
-    number = Decimal(value.written if isinstance(value, WrittenFloat) else str(value))
+    spelled = value.written if isinstance(value, WrittenFloat) else str(value)
+    number = Decimal(spelled)
     if number.is_nan():
         raise BadRow(_missing(where, value))
     if number.is_infinite():
         raise BadRow(f"{where} is infinite ({value}): write a finite number, or text")
     exponent = int(number.as_tuple().exponent)
     if max(abs(number.adjusted()), abs(exponent)) > MAX_DIGITS:
-        spelled = value.written if isinstance(value, WrittenFloat) else str(value)
         raise BadRow(
             f"{where} = {spelled[:40]} has more than {MAX_DIGITS} digits: write it as text"
         )

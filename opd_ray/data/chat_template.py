@@ -85,19 +85,13 @@ def template_notes(
     settings: DataSettings,
     section: str = "data",
     day: date | None = None,
-) -> list[str]:
+) -> Iterator[str]:
     """What a user should know of the template in use, whatever the prompts.
 
     Raises:
         DataError: options or a system prompt that the template cannot take, by key; or every prompt
             would end with an end token.
     """
-    return list(_notes(tokenizer, settings, section, day))
-
-
-def _notes(
-    tokenizer: PreTrainedTokenizerBase, settings: DataSettings, section: str, day: date | None
-) -> Iterator[str]:
     options = settings.chat_template_kwargs
     if not uses_chat_template(tokenizer, settings, section):
         if options:
@@ -147,18 +141,16 @@ def _refuse_keys(
     tokenizer: PreTrainedTokenizerBase, settings: DataSettings, section: str, day: date | None
 ) -> None:
     """Try options and system prompt, each by itself, so that an error is named by its key."""
-    keys = {
-        "chat_template_kwargs": "correct it, or leave it out",
-        "system_prompt": "set it to null, and say in instruction what it should say",
-    }
     bare = DataSettings(chat_template=settings.chat_template)
     if (template := settings.chat_template_kwargs.get("chat_template")) is not None:
         bare.chat_template_kwargs = {"chat_template": template}
     if not _writes(tokenizer, bare, day):
         return  # it wants more than one message: the rows will tell
-    for key, remedy in keys.items():
-        value = getattr(settings, key)
-        if value:
+    for key, remedy in (
+        ("chat_template_kwargs", "correct it, or leave it out"),
+        ("system_prompt", "set it to null, and say in instruction what it should say"),
+    ):
+        if value := getattr(settings, key):
             tried = DataSettings(chat_template_kwargs=bare.chat_template_kwargs)
             setattr(tried, key, value)
             with border(f"the chat template with {section}.{key} = {value!r}", remedy, DataError):

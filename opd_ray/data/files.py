@@ -24,9 +24,18 @@ class SourceFiles:
         self._paths, self._ends = list(paths), list(ends)
         self._labels = file_labels(self._paths)
 
+    def __len__(self) -> int:
+        """Rows of all files."""
+        return self._ends[-1]
+
     def number(self, row: int) -> int:
         """Which of the files a row is in, from 0."""
         return bisect_right(self._ends, row)
+
+    def within(self, row: int) -> int:
+        """Which of that file's rows it is, from 0."""
+        file = self.number(row)
+        return row - (self._ends[file - 1] if file else 0)
 
     def path(self, row: int) -> Path:
         """The file that a row is in."""

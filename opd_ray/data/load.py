@@ -61,7 +61,7 @@ def load_prompts(
     digests: np.ndarray | None = None
     notes: list[str] = []
     if tokenizer is not None:
-        notes = template_notes(tokenizer, settings, section, day)
+        notes = [*template_notes(tokenizer, settings, section, day)]
         account = PromptAccount()
         lengths, digests = rows.tokenized(numbers, tokenizer, day, account)
         notes += account.notes(section)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import accumulate
 from pathlib import Path
@@ -24,64 +24,64 @@ from opd_ray.data.unnamed import making_room
 class ParquetSource:
     """The rows of Parquet files, each file with columns of its own, found by name.
 
-    Parquet can only be read in large pieces, so the files are decoded once, piece by piece, into
-    Arrow files in the temporary folder (one for all files of the same columns), which are mapped
-    into memory and have no name any more: their space on disk is freed with the last use of the
-    rows.
+    Parquet can only be read in large pieces, so the columns in use are decoded once, piece by
+    piece, into Arrow files in the temporary folder (one for all files of the same columns), which
+    are mapped into memory and have no name any more: their space on disk is freed with the last use
+    of the rows.
 
     Args:
         paths: of the files.
         section: what messages call the settings.
         prompt: the column that must be text in all files, or a chat in all of them.
+        columns: all that rows are asked for; a dotted name may reach into a nested column.
 
     Raises:
         DataError: a file that cannot be read, or prompts of two forms.
     """
 
-    def __init__(self, paths: Sequence[Path], section: str, prompt: str) -> None:
+    def __init__(
+        self, paths: Sequence[Path], section: str, prompt: str, columns: Collection[str]
+    ) -> None:
         schemas = [_schema(path, section) for path in paths]
         _refuse_two_forms(paths, schemas, section, prompt)
+        self._names = [schema.names for schema in schemas]
         # Of every file: which of the Arrow files has its rows, and how many are before them there.
         self._where: list[tuple[int, int]] = []
         self._tables: list[pyarrow.Table] = []
         counts = []
         with ExitStack() as stack:
-            arrow: dict[frozenset[tuple[str, pyarrow.DataType]], _ArrowFile] = {}
-            for path, schema in zip(paths, schemas, strict=True):
-                columns = frozenset(zip(schema.names, schema.types, strict=True))
-                if columns not in arrow:
-                    arrow[columns] = _ArrowFile(schema, len(arrow))
-                    stack.callback(arrow[columns].close)
-                file = arrow[columns]
+            arrow: dict[frozenset[pyarrow.Field], _ArrowFile] = {}
+            for path, whole in zip(paths, schemas, strict=True):
+                schema = _in_use(whole, columns)
+                same = frozenset(schema)
+                if same not in arrow:
+                    arrow[same] = _ArrowFile(schema, len(arrow))
+                    stack.callback(arrow[same].close)
+                file = arrow[same]
                 self._where.append((file.number, file.rows))
                 before = file.rows
                 for batch in _batches(path, file.schema):
                     file.write(batch)
                 counts.append(file.rows - before)
             self._tables = [file.mapped() for file in arrow.values()]
-        self._ends = list(accumulate(counts))
-        self._files = SourceFiles(paths, self._ends)
+        self._files = SourceFiles(paths, list(accumulate(counts)))
 
     def __len__(self) -> int:
-        return self._ends[-1]
+        return len(self._files)
 
     def raw(self, number: int) -> Any:
-        """The row as a mapping of its file's columns."""
+        """The row as a mapping of its file's columns, of which those in use can be read."""
         file = self._files.number(number)
         table, before = self._where[file]
-        return ArrowRow(self._tables[table], before + self._within(number))
+        return ArrowRow(self._tables[table], before + self._files.within(number), self._names[file])
 
     def place(self, number: int) -> tuple[str, int]:
         """Its file, and which of the file's rows it is, counted from 1."""
-        return str(self._files.path(number)), self._within(number) + 1
+        return str(self._files.path(number)), self._files.within(number) + 1
 
     def label(self, number: int) -> str:
         """The short name of its file."""
         return self._files.label(number)
-
-    def _within(self, number: int) -> int:
-        file = self._files.number(number)
-        return number - (self._ends[file - 1] if file else 0)
 
 
 class _ArrowFile:
@@ -137,19 +137,24 @@ def _schema(path: Path, section: str) -> pyarrow.Schema:
         return pyarrow.schema([(field.name, _decoded(field.type)) for field in schema])
 
 
+def _in_use(schema: pyarrow.Schema, names: Collection[str]) -> pyarrow.Schema:
+    """The columns that ``names`` ask for; where there is none the first, which counts the rows."""
+    asked = {*names, *(name.split(".")[0] for name in names)}
+    return pyarrow.schema([f for f in schema if f.name in asked] or list(schema)[:1])
+
+
 def _batches(path: Path, schema: pyarrow.Schema) -> Iterator[pyarrow.RecordBatch]:
-    """A file, piece by piece, with the columns of ``schema``, which are its own in any order."""
+    """A file, piece by piece, with the columns of ``schema``, which it has in any order."""
     with _reading(path):
-        for batch in parquet.ParquetFile(path, page_checksum_verification=True).iter_batches():
-            columns = [batch.column(name) for name in schema.names]
-            yield pyarrow.record_batch(
-                [
-                    # Only where it is needed: Arrow breaks lists of nulls on the way.
-                    column if column.type == kind else column.cast(kind)
-                    for column, kind in zip(columns, schema.types, strict=True)
-                ],
-                schema,
-            )
+        file = parquet.ParquetFile(path, page_checksum_verification=True)
+        for batch in file.iter_batches(columns=schema.names):
+            columns = [batch.column(field.name) for field in schema]
+            # Cast only where it is needed: Arrow breaks lists of nulls on the way.
+            decoded = [
+                column if column.type == kind else column.cast(kind)
+                for column, kind in zip(columns, schema.types, strict=True)
+            ]
+            yield pyarrow.record_batch(decoded, schema)
 
 
 def _decoded(kind: pyarrow.DataType) -> pyarrow.DataType:

@@ -123,7 +123,8 @@ def _open(benchmark: Benchmark, origin: str) -> Source:
     )
     section = f"prepare {benchmark.name}: --from"
     try:
-        return open_source(settings, section)
+        columns = (*benchmark.prompt, *benchmark.answer, *benchmark.id)
+        return open_source(settings, section, columns)
     except DataError as error:
         message = str(error).replace(f"{section}.path =", section)
         if settings.kind == DataKind.datasets:

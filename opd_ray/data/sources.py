@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,8 +82,12 @@ class PythonSource(TableSource):
             return self.rows[number]
 
 
-def open_source(settings: DataSettings, section: str = "data") -> Source:
+def open_source(
+    settings: DataSettings, section: str = "data", columns: Collection[str] = ()
+) -> Source:
     """The source that the settings name.
+
+    Of Parquet files only the columns of ``settings.fields`` and ``columns`` can be read.
 
     Raises:
         ConfigError: a python function that is not where its path says.
@@ -97,8 +101,10 @@ def open_source(settings: DataSettings, section: str = "data") -> Source:
             # Arrow only where it is needed: it is slow to import.
             from opd_ray.data.parquet import ParquetSource
 
+            fields = settings.fields
+            asked = {*columns, *filter(None, vars(fields).values())}
             files = matching_files(settings.path, section)
-            source = ParquetSource(files, section, settings.fields.prompt)
+            source = ParquetSource(files, section, fields.prompt, asked)
         case DataKind.datasets:
             source = _datasets(settings, section)
         case DataKind.python:

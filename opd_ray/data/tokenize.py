@@ -33,6 +33,10 @@ def tokenize(
 ) -> list[np.ndarray]:
     """Prompt ids, [P] int32 a row; with ``teacher`` the teacher's prompt where a row has its own.
 
+    The instruction goes around the text, or around the last user message of a chat; the teacher's
+    own text takes the place of either, and keeps what the student is to go on with behind it.
+    Without a template the system prompt stands before the text with an empty line between.
+
     A templated prompt ends with the template's opening of the assistant's turn, and gets no further
     special tokens. Without a template the tokenizer adds those that it adds by default before a
     text; what it adds behind one, where the response begins, is taken off.
@@ -81,27 +85,6 @@ def tokenize_for_both(
     if all(row.teacher_text is None for row in rows):
         return student, student
     return student, tokenize(rows, tokenizer, settings, teacher=True, section=section, day=day)
-
-
-def render(
-    row: PromptRow,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: DataSettings,
-    *,
-    teacher: bool = False,
-    day: date | None = None,
-) -> str:
-    """The text whose tokens are the prompt.
-
-    The instruction goes around the text, or around the last user message of a chat; the teacher's
-    own text takes the place of either, and keeps what the student is to go on with behind it.
-    Without a template the system prompt stands before the text with an empty line between.
-
-    Raises:
-        BadRow: the template refuses it, or it is a chat and there is no template.
-    """
-    writer = _Writer(tokenizer, settings, "data", day)
-    return writer.text(writer.conversation(row, teacher=teacher))
 
 
 class _Writer:

@@ -15,7 +15,7 @@ from opd_ray.config.schema import EvalTask
 from opd_ray.data.benchmarks import BENCHMARKS, nearest
 from opd_ray.errors import ConfigError
 from opd_ray.models.context import UNLIMITED, context_length
-from opd_ray.models.shape import ModelShapeError, config_json, known_config, read_shape
+from opd_ray.models.shape import ModelShapeError, described_model, read_shape
 
 SAMPLES = 16
 TEMPERATURE = 1.0
@@ -33,7 +33,7 @@ def base_values(model: str, max_new_tokens: int | None) -> dict[str, Any]:
     Prompts get up to half of a short context. With ``max_new_tokens`` None, responses are as long
     as the rest of it allows; else nothing shortens them here.
     """
-    known = config_json(model) or known_config(model)
+    known = described_model(model)
     longest = MAX_PROMPT_TOKENS + (max_new_tokens or MAX_NEW_TOKENS)
     context = min(longest, context_length(known) if known else UNLIMITED)
     prompt = min(MAX_PROMPT_TOKENS, context // 2)

@@ -51,7 +51,7 @@ def context_length(config: Mapping[str, Any]) -> int:
 
     ``config`` is a config.json, or ``to_dict()`` of a transformers config.
     """
-    text = _text_part(config)
+    text = text_part(config)
     length = _plain_length(text)
     if length is None:
         return UNLIMITED
@@ -64,7 +64,7 @@ def context_length(config: Mapping[str, Any]) -> int:
 
 def context_remark(config: Mapping[str, Any]) -> str | None:
     """Why a text may not be longer, where the config seems to allow it."""
-    text = _text_part(config)
+    text = text_part(config)
     kinds = {_kind(rope) for rope in _ropes(text)}
     if "dynamic" in kinds:
         return (
@@ -81,7 +81,7 @@ def context_remark(config: Mapping[str, Any]) -> str | None:
 
 def unknown_rope(config: Mapping[str, Any]) -> str | None:
     """The rope_type that transformers does not compute, if there is one."""
-    return next((k for k in map(_kind, _ropes(_text_part(config))) if k not in _COMPUTED), None)
+    return next((k for k in map(_kind, _ropes(text_part(config))) if k not in _COMPUTED), None)
 
 
 def engine_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def engine_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Values for ``hf_overrides`` of its ``EngineArgs``; empty for most models.
     """
-    text = _text_part(config)
+    text = text_part(config)
     length, plain = context_length(config), _plain_length(text)
     kinds = {_kind(rope) for rope in _ropes(text)}
     found: dict[str, Any] = {}
@@ -110,7 +110,8 @@ def engine_overrides(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"text_config": found} if found and text is not config else found
 
 
-def _text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a model that reads more than text, what its config says of the text model."""
     inner = config.get("text_config")
     return inner if isinstance(inner, Mapping) else config
 

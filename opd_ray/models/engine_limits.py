@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from opd_ray.models.context import text_part
 from opd_ray.models.shape import KNOWN_TYPES, ModelShape, ModelShapeError
 
 # CPUAttentionBackend.get_supported_head_sizes()
@@ -49,7 +50,7 @@ def vllm_problems(described: Mapping[str, Any], *, on_cpu: bool, split: int) -> 
         on_cpu: the engine has no GPU.
         split: processes or GPUs over which it is split (tensor parallel).
     """
-    text = described.get("text_config") or described
+    text = text_part(described)
     yield from _architecture_problems(described)
     head_dim = _head_dim(text)
     if on_cpu and head_dim is not None and head_dim not in CPU_HEAD_SIZES:
@@ -63,7 +64,7 @@ def vllm_problems(described: Mapping[str, Any], *, on_cpu: bool, split: int) -> 
 
 def packed_problems(described: Mapping[str, Any]) -> Iterator[str]:
     """Why neither trainer nor ``hf`` teacher computes the model, with what to do."""
-    text = described.get("text_config") or described
+    text = text_part(described)
     for name, neutral in _NEUTRAL.items():
         value = text.get(name)
         if value is not None and value != neutral:
@@ -75,7 +76,7 @@ def packed_problems(described: Mapping[str, Any]) -> Iterator[str]:
 
 def trained_problems(described: Mapping[str, Any]) -> Iterator[str]:
     """Why the model cannot be trained, with what to do."""
-    text = described.get("text_config") or described
+    text = text_part(described)
     rates = {name: text[name] for name in DROPOUT_RATES if text.get(name)}
     if rates:
         shown = ", ".join(f"{name} = {rate}" for name, rate in rates.items())

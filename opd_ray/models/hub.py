@@ -6,7 +6,8 @@ from pathlib import Path
 
 from opd_ray.borders import border
 from opd_ray.errors import OpdError
-from opd_ray.models.weight_files import model_folder, weight_files
+from opd_ray.models.folder import model_folder
+from opd_ray.models.weight_files import weight_files
 
 # Seconds for the hub to say anything; the libraries try for half a minute.
 ANSWER_WITHIN = 5.0
@@ -28,6 +29,7 @@ def check_reachable(name: str, *, weights: bool) -> None:
         weights: whether they are needed, beside config and tokenizer.
 
     Raises:
+        InputError: no folder, and no name that a hub model can have.
         HubError: what is not here, why the hub does not give it, and the remedy.
     """
     if Path(name).is_dir():
@@ -50,7 +52,6 @@ def _ask(name: str, before: str) -> None:
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HFValidationError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )
@@ -63,10 +64,6 @@ def _ask(name: str, before: str) -> None:
     with border(f"{before} {hub} cannot be asked", fetch, HubError):
         try:
             get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=ANSWER_WITHIN)
-        except HFValidationError as error:
-            raise HubError(
-                f"{before} no name of the hub; give a folder, or OWNER/NAME of the hub"
-            ) from error
         except OfflineModeIsEnabled as error:
             raise HubError(f"{before} HF_HUB_OFFLINE forbids to ask {hub}; {fetch}") from error
         except GatedRepoError as error:

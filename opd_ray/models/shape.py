@@ -178,10 +178,22 @@ def known_config(name: str) -> dict[str, Any] | None:
     return None
 
 
-def read_shape(path: str) -> ModelShape | None:
-    """The shape of the model at ``path``: from its files, else from what is known of its hub name.
+def described_model(path: str) -> dict[str, Any] | None:
+    """The config.json of the model at ``path``, else what is known of its hub name.
 
     None when neither is on this machine.
+
+    Raises:
+        ModelShapeError: a folder without a readable config.json.
     """
-    config = config_json(path) or known_config(path)
+    return config_json(path) or known_config(path)
+
+
+def read_shape(path: str) -> ModelShape | None:
+    """The shape of the model at ``path``; see :func:`described_model`.
+
+    Raises:
+        ModelShapeError: likewise, or of an architecture that is not known here.
+    """
+    config = described_model(path)
     return None if config is None else ModelShape.from_config(config, f"{path}/config.json")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opd_ray.borders import border
 from opd_ray.errors import OpdError
+from opd_ray.models.folder import model_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # In the order in which transformers looks for them.
 _SOURCES = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER = "adapter_config.json"
+_OTHER_FORMATS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _NAMED = 6  # of a list in a message
 _POINTER = b"version https://git-lfs"
 
@@ -29,21 +31,6 @@ class NoWeights(WeightsError):
     """A folder that describes a model and holds no weights."""
 
 
-def model_folder(path: str) -> Path | None:
-    """The folder of a model: the one named, or the hub's cache of that name; None: neither."""
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(path, "config.json")
-    except HFValidationError:
-        return None
-    return Path(cached).parent if isinstance(cached, str) else None
-
-
 def weight_files(path: str) -> list[Path] | None:
     """The files from which transformers loads the model at ``path``.
 
@@ -51,6 +38,7 @@ def weight_files(path: str) -> list[Path] | None:
 
     Raises:
         NoWeights: a folder without any.
+        InputError: neither a folder nor a name that a hub model can have.
         WeightsError: an adapter in place of a model, an index that cannot be read, or shards that
             are not there.
     """
@@ -64,7 +52,7 @@ def weight_files(path: str) -> list[Path] | None:
     if source is None:
         if fetched:
             return None
-        others = _listed(sorted(p.name for p in folder.glob("*") if p.suffix in _OTHER_FORMATS))
+        others = listed(sorted(p.name for p in folder.glob("*") if p.suffix in _OTHER_FORMATS))
         found = f"; there is {others}, which is of another format" if others else ""
         raise NoWeights(
             f"{path}: holds no weights ({SINGLE}, or its shards with {INDEX}){found}; give the "
@@ -79,7 +67,7 @@ def weight_files(path: str) -> list[Path] | None:
     if absent:
         raise WeightsError(
             f"{source}: names {len(shards)} files, of which {len(absent)} are not there "
-            f"({_listed(absent)}); copy or download the model again, whole"
+            f"({listed(absent)}); copy or download the model again, whole"
         )
     return shards
 
@@ -98,10 +86,10 @@ def check_one_source(path: str) -> None:
     index = folder / INDEX
     if index.is_file():
         taken = {shard.name for shard in _shards(index)}
-        why = f"{INDEX}, by which vLLM takes {_listed(sorted(taken))}"
+        why = f"{INDEX}, by which vLLM takes {listed(sorted(taken))}"
     else:
         taken = safetensors
-        why = f"{_listed(sorted(taken - {SINGLE}))}, which vLLM loads with it"
+        why = f"{listed(sorted(taken - {SINGLE}))}, which vLLM loads with it"
     if taken != {SINGLE}:
         raise WeightsError(
             f"{path}: transformers takes {SINGLE} alone, but beside it is {why}: they would be two "
@@ -124,9 +112,6 @@ def tensors_in(files: Iterable[Path]) -> dict[str, Tensor]:
         with border(f"{file}", remedy, WeightsError):
             found |= _checked(file, load_state_dict(file, map_location="meta"))
     return found
-
-
-_OTHER_FORMATS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
 def _checked(file: Path, held: Mapping[str, Any]) -> Mapping[str, Tensor]:
@@ -168,6 +153,7 @@ def _refuse_adapter(path: str, folder: Path) -> None:
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of them, for a message, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opd_ray.borders import border
+from opd_ray.models.folder import model_folder
 from opd_ray.models.weight_files import (
     WeightsError,
     check_one_source,
-    model_folder,
+    listed,
     tensors_in,
     weight_files,
 )
@@ -23,15 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_NAMED = 6  # tensors of a kind in a message
-
 
 @dataclass(frozen=True)
 class WeightsCheck:
     """What was compared before a model loads."""
 
     compared: bool  # all names and shapes, with those of the model
-    detail: str  # of what was found, or why it is compared only as the model loads
+    detail: str  # of what was found, or why nothing was compared
 
 
 def check_weights(
@@ -44,7 +43,7 @@ def check_weights(
 
     Args:
         path: folder, or hub name of which the cache is looked at.
-        trust_remote_code: such a model is compared only as it loads.
+        trust_remote_code: a model with code of its own is not compared.
         vllm: an engine will read the folder too.
 
     Raises:
@@ -70,7 +69,8 @@ def check_weights(
     elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         why = f"of a {config.model_type}, of which transformers knows no causal language model"
     if why:
-        return WeightsCheck(False, f"{why}; compared as the model loads")
+        # Where transformers loads it, load_causal_lm compares it; vLLM takes it as it is.
+        return WeightsCheck(False, f"{why}; names and shapes are not compared before it loads")
     found = tensors_in(files)
     with border(f"{path}", "see that config.json and weights belong together", WeightsError):
         name, differences = _dry_run(config, found)
@@ -91,9 +91,11 @@ def weights_checked(path: str, *, trust_remote_code: bool = False) -> Iterator[N
     Raises:
         WeightsError: see :func:`check_weights`.
     """
-    first = check_weights(path, trust_remote_code=trust_remote_code, vllm=True)
+    to_fetch = weight_files(path) is None
+    if not to_fetch:
+        check_weights(path, trust_remote_code=trust_remote_code, vllm=True)
     yield
-    if not first.compared:
+    if to_fetch:
         check_weights(path, trust_remote_code=trust_remote_code, vllm=True)
 
 
@@ -162,7 +164,7 @@ def _refuse(path: str, name: str, differences: Mapping[str, Any]) -> None:
         for tensor, held, wanted in sorted(differences["mismatched_keys"])
     ]
     parts = [
-        f"{len(names)} {what} ({_listed(names)})"
+        f"{len(names)} {what} ({listed(names)})"
         for names, what in (
             (missing, "missing"),
             (unknown, "unknown to the model"),
@@ -198,8 +200,3 @@ def _remedy(missing: Sequence[str], unknown: Sequence[str]) -> str:
 def _common_prefix(names: Collection[str]) -> str | None:
     first = {name.partition(".")[0] for name in names}
     return f"{first.pop()}." if len(first) == 1 else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from opd_ray.config.choices import CacheMode, SignalChoice, Support, SyncBackend
+from opd_ray.config.choices import CacheMode, SyncBackend
 from opd_ray.config.data import DataSettings
 from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config, EvalTask
@@ -20,6 +20,7 @@ from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
 from opd_ray.output.meant import model_advice
 from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, models_of_run
+from opd_ray.preflight.pairing import topks_in_use
 from opd_ray.preflight.routes import name_problems, teachers_problems
 from opd_ray.tasks import get_task
 from opd_ray.tip import TipFilter
@@ -74,7 +75,7 @@ def check_evaluation(config: Config) -> None:
         *_rollout_problems(config),
         *_top_k_problems(
             [("student.path", config.student.path)],
-            {"rollout.record_topk": config.rollout.record_topk},
+            topks_in_use(config, of_teacher=False),
         ),
         *limit_problems(models_of_evaluation(config)),
         *data_problems(config),
@@ -169,17 +170,13 @@ def _rule_problems(config: Config) -> Iterator[str]:
 
 def _vocabulary_problems(config: Config) -> Iterator[str]:
     """Missing models, and top-k above the rows that a model has."""
-    teachers = config.teacher_set
     models = [("student.path", config.student.path)]
     models += [
         (f"{key}.path", path)
-        for key, settings in teachers.models.items()
+        for key, settings in config.teacher_set.models.items()
         if settings.traits.runs_model and (path := model_path(settings))
     ]
-    topks = {"rollout.record_topk": config.rollout.record_topk}
-    if teachers.first.signal is SignalChoice.topk and config.support is not Support.student:
-        topks["teacher.topk"] = teachers.first.topk
-    yield from _top_k_problems(models, topks)
+    yield from _top_k_problems(models, topks_in_use(config))
 
 
 def _top_k_problems(models: Sequence[tuple[str, str]], topks: Mapping[str, int]) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from opd_ray.borders import first_line
 from opd_ray.cluster.local_ray import local_ray_problems
 from opd_ray.cluster.memory import checkpoint_bytes
 from opd_ray.cluster.memory_fit import capacity_problems, memory_problems, memory_table
@@ -19,9 +18,15 @@ from opd_ray.data.gold_answers import asked_problems
 from opd_ray.data.load import load_prompts
 from opd_ray.data.rows import MissingData
 from opd_ray.errors import OpdError
+from opd_ray.models.context import context_length
 from opd_ray.models.hub import check_reachable
-from opd_ray.models.shape import ModelShape, ModelShapeError, config_json, read_shape
-from opd_ray.models.tokenizer import describe_model
+from opd_ray.models.shape import (
+    ModelShape,
+    ModelShapeError,
+    config_json,
+    described_model,
+    read_shape,
+)
 from opd_ray.models.weight_files import NoWeights
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.folder import OutputFolder
@@ -37,7 +42,7 @@ from opd_ray.preflight.model_files import (
     weights_of,
 )
 from opd_ray.preflight.models import ask_server, asked_servers
-from opd_ray.preflight.pairing import check_pairings
+from opd_ray.preflight.pairing import check_pairings, describe_student
 from opd_ray.preflight.unused import unused_options
 
 # What a check raises that found something; all else is a fault of the check.
@@ -69,12 +74,12 @@ def examine(
     working = config.teacher_set.models.items()
     models = {"student": config.student.path}
     models |= {key: path for key, settings in working if (path := model_path(settings))}
-    found = {path: _shape(path) for path in models.values()}
-    shapes = {path: shape for path, shape in found.items() if shape is not None}
+    shapes = {path: shape for path in models.values() if (shape := _shape(path))}
     here = cluster is None and config.cluster.address is None
     weights = [_weights_finding(model, here) for model in models_once(models_of_run(config))]
     report.add("models", [*_model_findings(config, models, shapes), *weights])
-    contexts = {path: shape.context_length for path, shape in shapes.items()}
+    known = {path: described_model(path) for path in models.values()}
+    contexts = {path: context_length(config) for path, config in known.items() if config}
     report.add("data", _data_findings(config, contexts))
     student = shapes.get(config.student.path)
     needed = checkpoint_bytes(config, student) if student else None
@@ -126,21 +131,15 @@ def _model_findings(
 
 
 def _weights_finding(model: ModelUse, here: bool) -> Finding:
-    """Whether the model can be had ``here``, if the run is to be here, and its weights are its own.
-
-    Elsewhere they may be there.
-    """
+    """Whether the model can be had, if the run is to be ``here``, and its weights are its own."""
     name = f"{model.key.removesuffix('.path')}'s weights"
     try:
         if here:
             check_reachable(model.path, weights=True)
         check = weights_of(model)
-    except NoWeights as error:
-        return failed(name, told_of(model, error)) if here else noted(name, told_of(model, error))
     except OpdError as error:
-        return failed(name, told_of(model, error))
-    except _REFUSALS as error:
-        return failed(name, f"{model.key} = {model.path!r}: {first_line(error)}")
+        elsewhere = isinstance(error, NoWeights) and not here
+        return (noted if elsewhere else failed)(name, told_of(model, error))
     detail = f"{model.path}: {check.detail}"
     return passed(name, detail) if check.compared else noted(name, detail)
 
@@ -160,8 +159,7 @@ def _pair(config: Config) -> str:
 
 
 def _server(config: Config, settings: TeacherSettings) -> str:
-    files = config.student
-    student = describe_model(files.path, trust_remote_code=files.trust_remote_code)
+    student = describe_student(config.student)
     served = ask_server(config, settings, student.tokenizer, student.vocab_size)
     return f"{served.model} scores token ids, sequences of up to {served.context_length:,} tokens"
 
@@ -169,7 +167,7 @@ def _server(config: Config, settings: TeacherSettings) -> str:
 def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Finding]:
     """Every row is read once; prompts are measured where the student's tokenizer is here.
 
-    ``contexts`` are the teachers' by path, as far as they are known.
+    ``contexts`` are the models' by path, as far as they are known.
     """
     if config_json(config.student.path) is not None:
         yield from _prompt_findings(config, contexts)
@@ -196,9 +194,7 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     from opd_ray.preflight.prompts import check_routing, prompt_notes
 
     try:
-        tokenizer = describe_model(
-            config.student.path, trust_remote_code=config.student.trust_remote_code
-        ).tokenizer
+        tokenizer = describe_student(config.student).tokenizer
     except OpdError as error:
         yield failed("data", f"prompts cannot be measured: {str(error).splitlines()[0]}")
         return

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings, model_path
+from opd_ray.config.teacher import model_path
 from opd_ray.errors import ConfigError, OpdError
 from opd_ray.models.engine_limits import packed_problems, trained_problems, vllm_problems
 from opd_ray.models.hub import check_reachable
-from opd_ray.models.shape import ModelShapeError, config_json, known_config
+from opd_ray.models.shape import ModelShapeError, described_model
 from opd_ray.models.weight_files import NoWeights
 from opd_ray.models.weights import WeightsCheck, check_weights
 
@@ -40,9 +39,8 @@ class ModelUse:
 def models_of_run(config: Config) -> list[ModelUse]:
     """Of a training run: the student and every teacher that has files."""
     rollout = config.rollout
-    writer = Engine(
-        "rollout.tensor_parallel_size", rollout.gpus_per_actor, rollout.tensor_parallel_size
-    )
+    split = rollout.tensor_parallel_size
+    writer = Engine("rollout.tensor_parallel_size", rollout.gpus_per_actor, split)
     student = config.student
     found = [
         ModelUse("student.path", student.path, student.trust_remote_code, (writer,), True, True)
@@ -51,27 +49,28 @@ def models_of_run(config: Config) -> list[ModelUse]:
         path = model_path(settings)
         if path is None or not (settings.traits.runs_model or settings.traits.students_files):
             continue
-        engines = [_teacher_engine(settings)] if settings.traits.vllm_engine else []
+        engines = []
+        if by_vllm := settings.traits.vllm_engine:
+            split = settings.tensor_parallel_size
+            engines.append(Engine(f"{key}.tensor_parallel_size", settings.gpus_per_replica, split))
         if config.eval.teacher_accuracy and path == config.teacher.path:
             engines.append(writer)
-        packed = not settings.traits.vllm_engine
-        found.append(
-            ModelUse(f"{key}.path", path, settings.trust_remote_code, tuple(engines), packed)
-        )
+        trust = settings.trust_remote_code
+        found.append(ModelUse(f"{key}.path", path, trust, tuple(engines), packed=not by_vllm))
     return found
 
 
 def models_of_evaluation(config: Config) -> list[ModelUse]:
     """Of an evaluation: the student alone, and nobody trains it."""
     (student, *_) = models_of_run(config)
-    return [ModelUse(student.key, student.path, student.trust_remote_code, student.engines)]
+    return [replace(student, packed=False, trained=False)]
 
 
 def limit_problems(models: Sequence[ModelUse]) -> Iterator[str]:
     """What the engines cannot run of these models, as far as config.json tells; one a line."""
     for model in models:
         try:
-            described = config_json(model.path) or known_config(model.path)
+            described = described_model(model.path)
         except ModelShapeError:  # told where paths are checked
             continue
         if described is None:
@@ -98,7 +97,10 @@ def check_model_files(config: Config, models: Sequence[ModelUse]) -> None:
     """
     here = config.cluster.address is None
 
-    def weights(model: ModelUse) -> None:
+    def reachable(model: ModelUse) -> None:
+        check_reachable(model.path, weights=here)
+
+    def whole(model: ModelUse) -> None:
         try:
             weights_of(model)
         except NoWeights:
@@ -106,7 +108,7 @@ def check_model_files(config: Config, models: Sequence[ModelUse]) -> None:
                 raise
 
     # Whether models can be had is known before the libraries are imported that read them.
-    for check in (partial(_reachable, weights=here), weights):
+    for check in (reachable, whole):
         problems = []
         for model in models_once(models):
             try:
@@ -123,9 +125,7 @@ def models_once(models: Sequence[ModelUse]) -> list[ModelUse]:
     for model in models:
         first = found.setdefault(model.path, model)
         if model.engines and not first.engines:
-            found[model.path] = ModelUse(
-                first.key, first.path, first.trust_remote_code, model.engines
-            )
+            found[model.path] = replace(first, engines=model.engines)
     return list(found.values())
 
 
@@ -142,15 +142,3 @@ def told_of(model: ModelUse, error: OpdError) -> str:
     for before in (f"{model.path}: ", f"{model.path}/"):
         text = text.removeprefix(before)
     return f"{model.key} = {model.path!r}: {text}"
-
-
-def _reachable(model: ModelUse, *, weights: bool) -> None:
-    check_reachable(model.path, weights=weights)
-
-
-def _teacher_engine(settings: TeacherSettings) -> Engine:
-    return Engine(
-        f"{settings.key}.tensor_parallel_size",
-        settings.gpus_per_replica,
-        settings.tensor_parallel_size,
-    )

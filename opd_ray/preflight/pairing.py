@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from opd_ray.config.choices import SignalChoice
-from opd_ray.config.schema import Config
+from opd_ray.config.choices import SignalChoice, Support
+from opd_ray.config.schema import Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.errors import OpdError
-from opd_ray.models.tokenizer import describe_model, fingerprint_problems
+from opd_ray.models.tokenizer import ModelFacts, describe_model, fingerprint_problems
 from opd_ray.preflight.tokenizers import (
     ACCEPTABLE,
     context_problem,
@@ -47,35 +47,31 @@ class Pairing:
 
 
 def check_pairing(
-    student_path: str,
-    teacher_path: str | None,
+    student: ModelFacts,
+    teacher: ModelFacts | None,
     *,
     context_length: int,
     accept: Iterable[str] = (),
-    trust_student_code: bool = False,
-    trust_teacher_code: bool = False,
     key: str = "teacher",
 ) -> Pairing:
-    """Compare a student with a teacher, both Hugging Face folders or hub names.
+    """Compare a student with a teacher.
 
     Args:
-        teacher_path: None for a teacher without files: then only the student is looked at, and
+        student: what its files say.
+        teacher: likewise; None for one without files: then only the student is looked at, and
             :func:`check_teacher_info` asks the running teacher later.
         context_length: longest prompt plus response of the run, tokens.
         accept: names out of ACCEPTABLE of differences that are reported, not refused.
         key: where the configuration speaks of the teacher.
 
     Raises:
-        ModelFactsError: the files of one of them cannot be read.
         PairingError: listing every difference that is not accepted and what to do about it.
     """
-    student = describe_model(student_path, trust_remote_code=trust_student_code)
-    if teacher_path is None:
+    if teacher is None:
         problems = [text for _, text in own_size_differences("student", student, context_length)]
         if problems:
             raise PairingError.listing(f"student {student.path}", problems)
         return Pairing(student.vocab_size, student.tokenizer_hash, student.tokenizer)
-    teacher = describe_model(teacher_path, trust_remote_code=trust_teacher_code)
     accepted = set(accept)
     if unknown := sorted(accepted - set(ACCEPTABLE)):
         raise PairingError(
@@ -99,17 +95,17 @@ def check_pairings(config: Config) -> Pairing:
     """Compare the student of a run with every teacher in it; what all of them share.
 
     Raises:
-        ModelFactsError: see :func:`check_pairing`, of the first teacher that does not fit.
-        PairingError: likewise, or a top-k wider than the vocabulary.
+        ModelFactsError: the files of one of them cannot be read.
+        PairingError: see :func:`check_pairing`, of the first teacher that does not fit; or a top-k
+            wider than the vocabulary.
     """
+    student = describe_student(config.student)
     pairings = {
         key: check_pairing(
-            config.student.path,
-            model_path(settings),
+            student,
+            _describe_teacher(settings),
             context_length=config.student.context_length,
             accept=settings.accept_mismatch,
-            trust_student_code=config.student.trust_remote_code,
-            trust_teacher_code=settings.trust_remote_code,
             key=key,
         )
         for key, settings in config.teacher_set.models.items()
@@ -119,8 +115,8 @@ def check_pairings(config: Config) -> Pairing:
     _refuse_wide_topks(config, vocab_size)
     return Pairing(
         vocab_size=vocab_size,
-        tokenizer_hash=found[0].tokenizer_hash,
-        tokenizer=found[0].tokenizer,
+        tokenizer_hash=student.tokenizer_hash,
+        tokenizer=student.tokenizer,
         accepted=tuple(f"{key}: {text}" for key, p in pairings.items() for text in p.accepted),
         teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
     )
@@ -130,27 +126,38 @@ def check_student(config: Config) -> Pairing:
     """Look at the student of a config alone, as an evaluation does, which asks no teacher.
 
     Raises:
-        ModelFactsError, PairingError: see :func:`check_pairing`.
+        ModelFactsError, PairingError: see :func:`check_pairings`.
     """
-    pairing = check_pairing(
-        config.student.path,
-        None,
-        context_length=config.student.context_length,
-        trust_student_code=config.student.trust_remote_code,
-    )
+    student = describe_student(config.student)
+    pairing = check_pairing(student, None, context_length=config.student.context_length)
     _refuse_wide_topks(config, pairing.vocab_size, of_teacher=False)
     return pairing
 
 
-def _refuse_wide_topks(config: Config, vocab_size: int, *, of_teacher: bool = True) -> None:
-    """Refuse to record or send more tokens a position than there are; padding rows are none."""
+def describe_student(settings: StudentSettings) -> ModelFacts:
+    """What the student's files say; see :func:`describe_model`."""
+    return describe_model(settings.path, trust_remote_code=settings.trust_remote_code)
+
+
+def _describe_teacher(settings: TeacherSettings) -> ModelFacts | None:
+    path = model_path(settings)
+    trust = settings.trust_remote_code
+    return None if path is None else describe_model(path, trust_remote_code=trust)
+
+
+def topks_in_use(config: Config, *, of_teacher: bool = True) -> dict[str, int]:
+    """How many tokens a position are recorded and asked for, by key."""
     topks = {"rollout.record_topk": config.rollout.record_topk}
     first = config.teacher_set.first
-    if of_teacher and first.signal is SignalChoice.topk:
-        topks["teacher.topk"] = first.topk
+    by_topk = first.signal is SignalChoice.topk and config.support is not Support.student
+    return topks | ({"teacher.topk": first.topk} if of_teacher and by_topk else {})
+
+
+def _refuse_wide_topks(config: Config, vocab_size: int, *, of_teacher: bool = True) -> None:
+    """Refuse to record or send more tokens a position than there are; padding rows are none."""
     problems = [
         f"{key} = {value}: above the {vocab_size} tokens of the tokenizer; lower it"
-        for key, value in topks.items()
+        for key, value in topks_in_use(config, of_teacher=of_teacher).items()
         if value > vocab_size
     ]
     if problems:

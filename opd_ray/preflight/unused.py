@@ -8,7 +8,7 @@ from typing import Any
 
 from opd_ray.config.choices import LrSchedule, SignalChoice
 from opd_ray.config.data import DataKind, DataSettings
-from opd_ray.config.schema import Config, EvalTask
+from opd_ray.config.schema import Config
 from opd_ray.config.teacher import MAIN, TeacherSettings
 from opd_ray.preflight.config import data_sections, named_tasks
 from opd_ray.tip import find_rule
@@ -129,8 +129,7 @@ def _loss_and_filter(config: Config) -> Iterator[str]:
 def _trainer(config: Config) -> Iterator[str]:
     trainer, steps = config.trainer, config.run.steps
     if trainer.lr_schedule is LrSchedule.constant:
-        because = "trainer.lr_schedule is constant"
-        yield from _set("trainer", trainer, ("min_lr_ratio",), because)
+        yield from _set("trainer", trainer, ("min_lr_ratio",), "trainer.lr_schedule is constant")
     if trainer.learning_rate == 0 and steps:
         yield "trainer.learning_rate = 0: the student learns nothing"
     elif trainer.warmup_steps > steps > 0:
@@ -144,16 +143,10 @@ def _trainer(config: Config) -> Iterator[str]:
 def _evaluation(config: Config) -> Iterator[str]:
     evaluation = config.eval
     if not evaluation.tasks:
-        because = "eval.tasks is empty"
-        yield from _set("eval", evaluation, ("teacher_accuracy",), because)
+        yield from _set("eval", evaluation, ("teacher_accuracy",), "eval.tasks is empty")
     for place, task in named_tasks(config):
-        yield from _task(place, task)
-
-
-def _task(place: str, task: EvalTask) -> Iterator[str]:
-    if not task.samples:
-        because = f"{place}.samples is 0"
-        yield from _set(place, task, ("temperature", "top_p"), because)
+        if not task.samples:
+            yield from _set(place, task, ("temperature", "top_p"), f"{place}.samples is 0")
 
 
 def _data(section: str, data: DataSettings) -> Iterator[str]:

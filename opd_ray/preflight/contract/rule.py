@@ -96,12 +96,8 @@ def _try_orders(probe: _Probe, batch: TokenScores, scores_M: np.ndarray) -> None
     shuffled_M = probe.scores(_in_order(batch, order_R))
     if shuffled_M is None:
         return
-    lengths_R = batch.student_tokens().lengths_R
-    ends_R = np.cumsum(lengths_R)
-    rows = np.concatenate([np.arange(ends_R[r] - lengths_R[r], ends_R[r]) for r in order_R]).astype(
-        np.int64
-    )
-    if not _alike(scores_M[rows], shuffled_M):
+    rows_M = _rows(batch.student_tokens().lengths_R, order_R)
+    if not _alike(scores_M[rows_M], shuffled_M):
         probe.found.append(
             "gives a token other scores when the rollouts stand in another order: they stand in "
             "the order in which they ended, which is never the same"
@@ -159,16 +155,19 @@ def _range(name: str) -> tuple[float, float]:
 
 def _in_order(batch: TokenScores, order_R: np.ndarray) -> TokenScores:
     """The same rollouts in another order."""
-    ends_R = np.cumsum(batch.lengths_R)
-    rows = np.concatenate(
-        [np.arange(ends_R[r] - batch.lengths_R[r], ends_R[r]) for r in order_R]
-    ).astype(np.int64)
+    rows_N = _rows(batch.lengths_R, order_R)
     columns = {
-        name: values[rows]
+        name: values[rows_N]
         for name, values in vars(batch).items()
         if name.endswith("_N") and values is not None
     }
     return TokenScores(batch.lengths_R[order_R], vocab_size=batch.vocab_size, **columns)
+
+
+def _rows(lengths_R: np.ndarray, order_R: np.ndarray) -> np.ndarray:
+    """Of flat rows of rollouts, the numbers of the rows as they stand in another order."""
+    rows = np.split(np.arange(lengths_R.sum()), np.cumsum(lengths_R)[:-1])
+    return np.concatenate([rows[r] for r in order_R])
 
 
 def _alike(one_M: np.ndarray, other_M: np.ndarray) -> bool:

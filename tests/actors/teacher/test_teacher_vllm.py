@@ -21,6 +21,7 @@ from actors.teacher.kinds.vllm import VllmTeacher
 from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.models.tokenizer import describe_model
 from opd_ray.models.weight_files import WeightsError
 from opd_ray.preflight.pairing import PairingError, check_pairing, check_teacher_info
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
@@ -224,7 +225,8 @@ def test_info_names_what_fits_into_the_kv_cache(host):
 
 
 def test_a_run_with_longer_sequences_is_told_which_key_to_raise(host, folder):
-    pairing = check_pairing(folder, folder, context_length=500)
+    facts = describe_model(folder)
+    pairing = check_pairing(facts, facts, context_length=500)
     info = host.info()
     with pytest.raises(PairingError, match="teacher.kv_cache_bytes = 262144.* raise .* to 288768"):
         check_teacher_info(pairing, replace(info, vocab_size=VOCAB), context_length=500)

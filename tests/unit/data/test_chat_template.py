@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow
 import pytest
 from pyarrow import parquet
+from rendering import render
 from transformers import PreTrainedTokenizerFast
 
 from opd_ray.config.data import ChatTemplate, DataKind, DataSettings, FieldSettings
@@ -17,7 +18,7 @@ from opd_ray.config.schema import Config, EvalSettings, EvalTask, RolloutSetting
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompts import PromptFeed, dated, held_out_tasks
 from opd_ray.data.rows import DataError, PromptRow
-from opd_ray.data.tokenize import render, tokenize
+from opd_ray.data.tokenize import tokenize
 from opd_ray.models.pairs.demo import character_tokenizer
 
 # In characters that the demo's tokenizer has: "?" opens a user's turn, ":" the assistant's.

@@ -237,3 +237,29 @@ def test_a_python_source_that_takes_other_arguments_or_returns_no_rows() -> None
 
 def nothing() -> None:
     """A python source that forgets to return its rows."""
+
+
+def test_columns_of_no_use_are_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    image = b"an image, not compressed"
+    row = {"image": image, "chat": {"question": "1+1=", "image": image}, "answer.short": "2"}
+    table = pyarrow.Table.from_pylist([row, row])
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    parquet.write_table(table, file, write_page_checksum=True, **plain)
+    whole = file.read_bytes()
+    file.write_bytes(whole.replace(image, image[::-1], 1))  # its page's checksum is wrong now
+    loaded = load("parquet", file, prompt="chat.question", answer="answer.short")
+    assert [(loaded.row(n).text, loaded.row(n).answer) for n in range(2)] == [("1+1=", "2")] * 2
+    with pytest.raises(DataError, match="'id' .* has 'image', 'chat', 'answer.short'"):
+        load("parquet", file, prompt="chat.question", answer="answer.short", id="id")
+
+
+def test_rows_of_files_without_any_column_in_use_are_counted(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.parquet", {"question": "1+1=", "image": "i"}, {"question": "2", "image": ""}
+    )
+    with pytest.raises(DataError, match="2 of 2 rows .*\n.* line 1: .* has 'question', 'image'"):
+        load("parquet", tmp_path / "a.parquet", answer=None)
+    parquet.write_table(pyarrow.table({}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="has no rows"):
+        load("parquet", tmp_path / "b.parquet")

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from rendering import render
 from transformers import PreTrainedTokenizerFast
 
 from opd_ray.config.data import ChatTemplate, DataSettings
 from opd_ray.data.rows import DataError, PromptRow
-from opd_ray.data.tokenize import render, tokenize
+from opd_ray.data.tokenize import tokenize
 from opd_ray.models.pairs.demo import VOCABULARY, character_tokenizer
 
 # The shape of the usual templates, in characters that the demo's tokenizer has.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from broken_models import demo_copy
 
+from opd_ray.errors import InputError
 from opd_ray.models.hub import HubError, check_reachable
 
 # What the hub answers to a request for a file, by the name of the model.
@@ -143,6 +144,6 @@ def test_weights_in_the_cluster_need_not_be_here(hub: list[str], tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/no/such", "../gone", "a b"])
 def test_a_path_is_no_name_of_the_hub(hub: list[str], name: str) -> None:
-    with pytest.raises(HubError, match="no name of the hub; give a folder"):
+    with pytest.raises(InputError, match="no such folder, and no name of a hub model"):
         check_reachable(name, weights=True)
     assert hub == []

@@ -48,6 +48,8 @@ def test_padding_rows_are_not_recorded(gapped: Path) -> None:
         check_student(wide)
     with pytest.raises(PairingError, match=r"\nteacher\.topk = 32: above the 31 tokens"):
         check_pairings(wide)
+    unused = config_of(gapped, "teacher.signal=topk", "teacher.topk=32", "loss.support=student")
+    check_pairings(unused)
 
 
 def test_an_evaluation_needs_a_context_that_the_model_has(gapped: Path) -> None:

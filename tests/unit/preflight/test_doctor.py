@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_models import demo_copy, wrapped
+from broken_models import demo_copy, set_config, wrapped
 
 from opd_ray.cli import main
 from opd_ray.cluster.nodes import Cluster, Node
@@ -142,6 +143,23 @@ def test_the_first_bad_row_is_named(config_file: Path, tmp_path: Path) -> None:
     report = examine(str(config_file), ["data.kind=jsonl", f"data.path={rows}"], CLUSTER)
     assert "rows.jsonl" in failures(report)["data"]
     assert "2" in failures(report)["data"]
+
+
+def test_a_prompt_that_a_teacher_of_any_architecture_cannot_read_fails(
+    config_file: Path, pair: Path, tmp_path: Path
+) -> None:
+    teacher, rows = tmp_path / "teacher", tmp_path / "rows.jsonl"
+    shutil.copytree(pair / "teacher", teacher)
+    set_config(teacher, model_type="mistral", architectures=["MistralForCausalLM"])
+    row = {"prompt": "1+2=", "answer": "3", "shown": "1" * 97}
+    rows.write_text(json.dumps(row) + "\n")
+    overrides = [
+        *(f"teacher.path={teacher}", "data.kind=jsonl", f"data.path={rows}"),
+        *("data.fields.teacher_prompt=shown", "rollout.prompts_per_step=1"),
+    ]
+    found = failures(examine(str(config_file), overrides, CLUSTER))
+    assert list(found) == ["held-out data"], found
+    assert "has 129 tokens, its context is 128" in found["held-out data"]
 
 
 def test_problems_that_are_trained_on_are_a_note(config_file: Path, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ def edit(folder: Path, name: str, change) -> None:
 
 
 def check(pair, **options):
-    return check_pairing(*map(str, pair), **{"context_length": 512, **options})
+    facts = [None if path is None else describe_model(str(path)) for path in pair]
+    return check_pairing(*facts, **{"context_length": 512, **options})
 
 
 def test_a_matching_pair(pair):
@@ -233,7 +234,7 @@ def test_generation_config_names_the_ends(pair):
 
 def test_unreadable_models(pair, tmp_path):
     with pytest.raises(ModelFactsError, match=r"nowhere: no readable config and tokenizer"):
-        check_pairing(str(pair[0]), str(tmp_path / "nowhere"), context_length=1)
+        check((pair[0], tmp_path / "nowhere"))
     (pair[1] / "config.json").unlink()
     with pytest.raises(ModelFactsError, match="teacher: no readable config"):
         check(pair)
@@ -321,7 +322,7 @@ def test_the_demo_kind_of_tokenizer(tmp_path):
         tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>", pad_token="<eos>"
     ).save_pretrained(tmp_path)
     Qwen3Config(vocab_size=4, max_position_embeddings=64).save_pretrained(tmp_path)
-    assert check_pairing(str(tmp_path), str(tmp_path), context_length=64).vocab_size == 4
+    assert check((tmp_path, tmp_path), context_length=64).vocab_size == 4
 
 
 def set_positions(folder: Path, **rope) -> None:
@@ -331,21 +332,21 @@ def set_positions(folder: Path, **rope) -> None:
 def test_lengthened_positions_count(pair):
     for folder in pair:
         set_positions(folder, rope_type="yarn", factor=4.0)
-    pairing = check_pairing(*map(str, pair), context_length=2048)
+    pairing = check(pair, context_length=2048)
     assert pairing.teacher_contexts == {str(pair[1]): 2048}
     with pytest.raises(PairingError, match="the student's context is 2048 tokens, the run needs"):
-        check_pairing(*map(str, pair), context_length=2049)
+        check(pair, context_length=2049)
 
 
 def test_positions_that_the_engines_do_not_share_are_refused(pair):
-    student = str(pair[0])
+    student = (pair[0], None)
     set_positions(pair[0], rope_type="dynamic", factor=4.0)
-    check_pairing(student, None, context_length=512)
+    check(student)
     with pytest.raises(PairingError, match=r"is 512 tokens, .*its rope_type is dynamic"):
-        check_pairing(student, None, context_length=513)
+        check(student, context_length=513)
     set_positions(pair[0], rope_type="ntk", factor=4.0)
     with pytest.raises(PairingError, match="rope_type 'ntk', which transformers does not know"):
-        check_pairing(student, None, context_length=512)
+        check(student)
 
 
 def test_a_broken_generation_config_is_named(pair):
@@ -359,8 +360,8 @@ def test_a_broken_generation_config_is_named(pair):
 
 
 def test_without_a_teachers_files_the_student_alone_is_looked_at(pair):
-    student, _ = pair
-    pairing = check_pairing(str(student), None, context_length=512)
+    student = (pair[0], None)
+    pairing = check(student)
     assert pairing.vocab_size == TOKENS
     with pytest.raises(PairingError, match="the student's context is 512 tokens, the run needs"):
-        check_pairing(str(student), None, context_length=513)
+        check(student, context_length=513)

@@ -1,0 +1,52 @@
+"""Exports of a mixture of experts have the tensors that the student's folder has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_models import make_tiny_qwen3
+
+from actors.trainer.engine import CHECKPOINT_TAG
+from actors.trainer.export import export_checkpoint
+from actors.trainer.student import Student, save_student, saved_names, student_files
+from actors.weights.chunks import named_weights
+from opd_ray.config.choices import Dtype
+from opd_ray.config.schema import StudentSettings, TrainerSettings
+from opd_ray.models.weights import load_causal_lm
+
+
+def written_by_a_trainer(student: Student, folder: Path) -> Path:
+    """A checkpoint as rank 0 writes it below ZeRO stage 3."""
+    (folder / CHECKPOINT_TAG).mkdir(parents=True)
+    layout = {"ranks": 1, "zero_stage": 1, "dtype": "float32"}
+    (folder / "layout.json").write_text(json.dumps(layout))
+    state = {"module": student.state_dict()}
+    torch.save(state, folder / CHECKPOINT_TAG / "mp_rank_00_model_states.pt")
+    return folder
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_experts_are_written_one_by_one(tmp_path: Path, tied: bool) -> None:
+    base = make_tiny_qwen3(tmp_path / "base", experts=4, tied=tied)
+    given = load_file(base / "model.safetensors")
+    assert "model.layers.1.mlp.experts.3.down_proj.weight" in given
+    settings = StudentSettings(path=str(base))
+    # transformers joins the experts of a layer as it loads them.
+    student = Student(load_causal_lm(str(base), dtype=torch.float32))
+    assert "model.model.layers.1.mlp.experts.down_proj" in student.state_dict()
+
+    checkpoint = written_by_a_trainer(student, tmp_path / "checkpoint")
+    trainer = TrainerSettings(dtype=Dtype.float32)
+    export_checkpoint(checkpoint, settings, trainer, tmp_path / "exported", base)
+    names = saved_names(student.model)
+    state = {name: tensor for name, tensor in named_weights(student.model) if name in names}
+    save_student(student.model, student_files(settings), state, str(tmp_path / "of_the_run"))
+
+    for folder in ("exported", "of_the_run"):
+        found = load_file(tmp_path / folder / "model.safetensors")
+        assert found.keys() == given.keys()
+        assert all(torch.equal(found[name], given[name]) for name in given)
