@@ -144,6 +144,9 @@ def load_student(
             settings.path, dtype=dtype, attn_implementation=PACKED, trust_remote_code=trust
         )
         del sharding
+    if sharded:
+        # There transformers notes conversions from old names, too, that no file had.
+        model._weight_conversions = None
     _refuse_dropout(model)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

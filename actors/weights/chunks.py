@@ -76,7 +76,14 @@ def stored_weights(
 
 def converts_weights(model: nn.Module) -> bool:
     """Whether this model, as transformers loaded it, has other tensors than its files."""
-    return bool(getattr(model, "_weight_conversions", None))
+    used = getattr(model, "_weight_conversions", None)
+    if used is None:  # then those of its architecture count
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import PrefixChange
+
+        known = get_model_conversion_mapping(model, add_legacy=False)
+        used = [conversion for conversion in known if not isinstance(conversion, PrefixChange)]
+    return bool(used)
 
 
 def pack(

@@ -46,7 +46,7 @@ OWN_FILES = {
     "modeling_own.py": "NAME = 'ß'\n",
     "LICENSE": "Do what you like.\n",
 }
-LEFT_OUT = ("README.md", "pytorch_model.bin", "model.safetensors.index.json", "trainer_state.json")
+LEFT_OUT = ("README.md", "pytorch_model.bin", "training_args.bin", "trainer_state.json")
 
 
 @pytest.fixture(scope="module")
