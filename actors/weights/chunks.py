@@ -6,14 +6,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 
 from opd_ray.types import to_array, to_tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _ALIGNMENT = 16  # bytes; every tensor starts at a multiple: any dtype can be viewed in place
 _LAYER = re.compile(r".*?\.\d+\.")
@@ -63,6 +65,9 @@ def stored_weights(
     if not converts_weights(model):
         yield from weights
         return
+    # Takes seconds to import, which only trainers need.
+    from transformers.core_model_loading import revert_weight_conversion
+
     for _, layer in groupby(weights, lambda pair: _layer(pair[0])):
         tensors = dict(layer)
         whole = all(tensor.numel() for tensor in tensors.values())
