@@ -2,10 +2,9 @@
 
 Files are laid over the defaults of schema.py in the order of ``inherit``, overrides come last; a
 list replaces the list it inherits. Paths are relative to the current directory, ``~`` is the home
-folder. Besides OmegaConf's
-own ``${section.key}`` and ``${oc.env:NAME}``, ``${opd:demo_pair}`` is the folder that holds the
-demo's ``teacher`` and ``student``, ``${opd:smollm2}`` that of the pair that ``opd-ray
-fetch-smollm2`` makes.
+folder. Besides OmegaConf's own ``${section.key}`` and ``${oc.env:NAME}``, ``${opd:demo_pair}`` is
+the folder that holds the demo's ``teacher`` and ``student``, ``${opd:smollm2}`` that of the pair
+that ``opd-ray fetch-smollm2`` makes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Checkpoints of a run: written beside, renamed into place, the newest whole one found again.
 
-Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank,
-and ``teachers/`` that follow the student),
-``config.yaml``, ``run.json`` (step, seed, filter state) and ``manifest.json`` (every file's size,
-written last: a checkpoint without it, or whose files do not match it, is not whole and is passed
-over).
+Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank, and
+``teachers/`` that follow the student), ``config.yaml``, ``run.json`` (a :class:`RunState`) and
+``manifest.json`` (every file's size, written last: a checkpoint without it, or whose files do not
+match it, is not whole and is passed over).
 """
 
 from __future__ import annotations
@@ -86,12 +85,11 @@ class CheckpointStore:
     def broken(self, after: int = -1) -> list[str]:
         """Why checkpoints of more steps than ``after`` cannot be read, oldest first."""
         reasons = []
-        for folder in self._all():
-            if int(folder.name.removeprefix("step_")) > after:
-                try:
-                    read_state(folder)
-                except CheckpointError as error:
-                    reasons.append(str(error))
+        for folder in self._all(after):
+            try:
+                read_state(folder)
+            except CheckpointError as error:
+                reasons.append(str(error))
         return reasons
 
     def set_aside_after(self, step: int) -> list[Path]:
@@ -102,18 +100,19 @@ class CheckpointStore:
         is replaced.
         """
         moved = []
-        for folder in self._all():
-            if int(folder.name.removeprefix("step_")) > step:
-                aside = folder.with_name(f"{folder.name}.left")
-                if aside.exists():
-                    shutil.rmtree(aside)
-                moved.append(folder.rename(aside))
+        for folder in self._all(step):
+            aside = folder.with_name(f"{folder.name}.left")
+            if aside.exists():
+                shutil.rmtree(aside)
+            moved.append(folder.rename(aside))
         return moved
 
-    def _all(self) -> list[Path]:
+    def _all(self, after: int = -1) -> list[Path]:
+        """Those of more steps than ``after``, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if _NAME.search(path.name))
+        named = ((_NAME.search(path.name), path) for path in self.folder.iterdir())
+        return sorted(path for name, path in named if name and int(name[1]) > after)
 
 
 def read_state(folder: Path) -> RunState:
