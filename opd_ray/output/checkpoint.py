@@ -20,6 +20,7 @@ from typing import Any
 from opd_ray.errors import RunError
 from opd_ray.whole_file import write_whole
 
+MANIFEST = "manifest.json"
 _NAME = re.compile(r"step_(\d{8})$")
 _FORMAT = 1
 
@@ -64,7 +65,7 @@ class CheckpointStore:
         write_trainer(str(draft / "trainer"))
         (draft / "config.yaml").write_text(self.config_yaml, encoding="utf-8")
         write_whole(draft / "run.json", json.dumps(asdict(state), indent=1))
-        write_whole(draft / "manifest.json", json.dumps(_sizes(draft), indent=1))
+        write_whole(draft / MANIFEST, json.dumps(_sizes(draft), indent=1))
         if final.exists():
             shutil.rmtree(final)
         os.replace(draft, final)
@@ -121,7 +122,7 @@ def read_state(folder: Path) -> RunState:
     Raises:
         CheckpointError: names the file that is missing or cut short, or the unknown format.
     """
-    manifest = _read_json(folder / "manifest.json")
+    manifest = _read_json(folder / MANIFEST)
     found = _sizes(folder)
     for name, size in manifest.items():
         if found.get(name) != size:
@@ -141,7 +142,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != MANIFEST
     }
 
 
