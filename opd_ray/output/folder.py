@@ -130,7 +130,7 @@ class OutputFolder(LockedFolder):
                 )
             return []
         if self.holds_run and self.config.is_file():
-            own = changes(self.config, config)
+            own = found if before == self.config else changes(self.config, config)
             check_changes(own, self.history.prompts, prompts, f"{self._named}:")
         if start:
             check_changes(found, start.prompts, prompts, str(start.checkpoint))

@@ -213,6 +213,7 @@ def _declaration(key: str) -> tuple[OnResume, bool]:
 
 
 def _plain(config: Config) -> Any:
+    """As :func:`read_yaml` has it: one that is no Config any more is compared with it."""
     return read_document(to_yaml(config), Config, "the configuration")
 
 
