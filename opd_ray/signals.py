@@ -57,13 +57,18 @@ def unheard_below() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
+def lead_nowhere(descriptor: int) -> None:
+    """Let what is written to a descriptor from now on be lost."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
 def _leave_closed_terminal() -> None:
     """What is written to a terminal that is gone goes nowhere from now on: writing would fail."""
     for descriptor in (1, 2):
         if _is_closed_terminal(descriptor):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+            lead_nowhere(descriptor)
 
 
 def _is_closed_terminal(descriptor: int) -> bool:

@@ -10,6 +10,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from opd_ray.errors import ConfigError
+from opd_ray.signals import lead_nowhere
 
 # Exit code of a command whose output nobody reads any more, as a shell gives it for SIGPIPE.
 READER_LEFT = 141
@@ -79,7 +80,5 @@ def reader_left() -> bool:
         pipe.register(number, 0)
         if any(event & select.POLLERR for _, event in pipe.poll(0)):
             left = True
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, number)
-            os.close(nowhere)
+            lead_nowhere(number)
     return left

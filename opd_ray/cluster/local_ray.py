@@ -50,7 +50,8 @@ def _store_problems(nbytes: int | None) -> Iterator[str]:
             "too; lower it, or set it to null"
         )
         return
-    shared = os.statvfs("/dev/shm").f_bavail * os.statvfs("/dev/shm").f_frsize
+    disk = os.statvfs("/dev/shm")
+    shared = disk.f_bavail * disk.f_frsize
     allowed = os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE")
     if nbytes > max(shared, _SLOW_STORE) and not allowed:
         yield (

@@ -102,11 +102,15 @@ def _inputs(config: Config) -> Iterator[tuple[str, str]]:
     for key, path in models:
         if _is_local(path):
             yield key, path
-    data = [("data", config.data)]
-    data += [(f"eval.tasks[{n}].data", task.data) for n, task in enumerate(config.eval.tasks)]
-    for key, settings in data:
+    for key, settings in _data_sections(config):
         if _reads_files(settings):
             yield f"{key}.path", settings.path
+
+
+def _data_sections(config: Config) -> list[tuple[str, DataSettings]]:
+    """All that prompts are read from, by key."""
+    tasks = enumerate(config.eval.tasks)
+    return [("data", config.data), *((f"eval.tasks[{n}].data", task.data) for n, task in tasks)]
 
 
 def _reads_files(settings: DataSettings) -> bool:
@@ -189,9 +193,10 @@ def _import_paths(config: Config) -> Iterator[tuple[str, str]]:
     """Objects of the user's own, by key."""
     paths = [("tip.rule", config.tip.rule)]
     paths += [(f"{n}.class_path", t.class_path or "") for n, t in config.teacher_set.models.items()]
-    data = [("data", config.data)]
-    for number, task in enumerate(config.eval.tasks):
-        paths.append((f"eval.tasks[{number}].task", task.task))
-        data.append((f"eval.tasks[{number}].data", task.data))
-    paths += [(f"{key}.path", d.path) for key, d in data if d.kind is DataKind.python]
+    paths += [(f"eval.tasks[{n}].task", task.task) for n, task in enumerate(config.eval.tasks)]
+    paths += [
+        (f"{key}.path", data.path)
+        for key, data in _data_sections(config)
+        if data.kind is DataKind.python
+    ]
     return ((key, path) for key, path in paths if ":" in path)

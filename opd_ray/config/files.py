@@ -46,24 +46,24 @@ def find(name_or_path: str, beside: Path | None = None) -> Path:
     Raises:
         ConfigError: there is no such file; names the nearest packaged config.
     """
+    packaged = packaged_names()
+    if name_or_path in packaged:
+        return packaged_folder() / f"{name_or_path}.yaml"
+    path = (beside or Path()) / expanded(name_or_path, "config")
     if name_or_path.endswith(SUFFIXES):
-        path = (beside or Path()) / expanded(name_or_path, "config")
         if path.is_dir():
             raise ConfigError(f"{path} is a folder: give a file in it")
         if not path.is_file():
             raise ConfigError(f"no config file {path}")
         return path
-    if name_or_path in packaged_names():
-        return packaged_folder() / f"{name_or_path}.yaml"
-    path = (beside or Path()) / expanded(name_or_path, "config")
     if path.exists():
         inside = path / "config.yaml"
         what = (
             f"a folder: did you mean {inside}?" if inside.is_file() else "no file ending in .yaml"
         )
         raise ConfigError(f"config {name_or_path!r} is {what}")
-    near = difflib.get_close_matches(name_or_path, packaged_names(), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(packaged_names())}"
+    near = difflib.get_close_matches(name_or_path, packaged, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(packaged)}"
     raise ConfigError(
         f"no packaged config is called {name_or_path!r}: {hint} "
         "(a file of your own is given by its path, ending in .yaml)"

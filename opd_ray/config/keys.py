@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, reduce
 from typing import Any, Union
 
 from omegaconf import DictConfig, OmegaConf
@@ -57,18 +57,19 @@ def reading_hints(schema: type) -> dict[str, Any]:
 
 def hint_at(schema: type, key: str) -> Any:
     """The type by which the words at a dotted key are read; ``Any`` where none is known."""
-    hint: Any = schema
-    for part in key_parts(key):
-        hint = without_none(hint)
-        if isinstance(hint, type) and is_dataclass(hint):
-            hint = reading_hints(hint).get(str(part), Any)
-        elif typing.get_origin(hint) is dict:
-            hint = typing.get_args(hint)[1]
-        elif typing.get_origin(hint) is list:
-            hint = typing.get_args(hint)[0]
-        else:
-            return Any
-    return hint
+    return reduce(hint_below, key_parts(key), schema)
+
+
+def hint_below(hint: Any, part: Any) -> Any:
+    """The same for one key of a section or mapping, or one entry of a list, of type ``hint``."""
+    hint = without_none(hint)
+    if isinstance(hint, type) and is_dataclass(hint):
+        return reading_hints(hint).get(str(part), Any)
+    if typing.get_origin(hint) is dict:
+        return typing.get_args(hint)[1]
+    if typing.get_origin(hint) is list:
+        return typing.get_args(hint)[0]
+    return Any
 
 
 def all_keys(schema: type, prefix: str = "") -> Iterator[str]:

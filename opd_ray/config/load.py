@@ -2,10 +2,9 @@
 
 Files are laid over the defaults of schema.py in the order of ``inherit``, overrides come last; a
 list replaces the list it inherits. Paths are relative to the current directory, ``~`` is the home
-folder. Besides OmegaConf's
-own ``${section.key}`` and ``${oc.env:NAME}``, ``${opd:demo_pair}`` is the folder that holds the
-demo's ``teacher`` and ``student``, ``${opd:smollm2}`` that of the pair that ``opd-ray
-fetch-smollm2`` makes.
+folder. Besides OmegaConf's own ``${section.key}`` and ``${oc.env:NAME}``, ``${opd:demo_pair}`` is
+the folder that holds the demo's ``teacher`` and ``student``, ``${opd:smollm2}`` that of the pair
+that ``opd-ray fetch-smollm2`` makes.
 """
 
 from __future__ import annotations
@@ -63,7 +62,10 @@ def _laid_over(files: Sequence[Layer], overrides: Sequence[str], source: str) ->
         if not wrong:
             merged = OmegaConf.merge(merged, layer.values)
     for override in overrides:
-        problems += _apply(merged, override)
+        try:
+            _apply(merged, override)
+        except ConfigError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     return _typed(merged, source)
@@ -93,16 +95,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _apply(merged: Any, override: str) -> list[str]:
-    """Set one ``key=value`` in ``merged``; the problems that prevent it, if any."""
+def _apply(merged: Any, override: str) -> None:
+    """Set one ``key=value`` in ``merged``.
+
+    Raises:
+        ConfigError: every problem that prevents it, one a line.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
-        return [f"{COMMAND_LINE}: {override!r}: expected key=value, e.g. trainer.ranks=2"]
+        raise ConfigError(f"{COMMAND_LINE}: {override!r}: expected key=value, e.g. trainer.ranks=2")
     place = f"{COMMAND_LINE}: {key} = {text!r}"
-    try:
-        value = from_command_line(text, hint_at(Config, key), place)
-    except ConfigError as error:
-        return [str(error)]
+    value = from_command_line(text, hint_at(Config, key), place)
     problems = override_problems(Config, key, value, COMMAND_LINE)
     parts = key_parts(key)
     for depth, part in enumerate(parts):
@@ -113,24 +116,20 @@ def _apply(merged: Any, override: str) -> list[str]:
                 problems.append(
                     f"{COMMAND_LINE}: {key}: {above} has {len(entries)} entries, counted from 0"
                 )
-    if not problems:
-        try:
-            with border(place, "give the whole mapping or list, as key='{...}'", ConfigError):
-                OmegaConf.update(merged, key, value, merge=True)
-        except ConfigError as error:
-            problems = [str(error)]
-    return problems
+    if problems:
+        raise ConfigError("\n".join(problems))
+    with border(place, "give the whole mapping or list, as key='{...}'", ConfigError):
+        OmegaConf.update(merged, key, value, merge=True)
 
 
 def _typed(merged: Any, source: str) -> Config:
     with border(source, WRITE_REFERENCE, ConfigError):
-        missing = sorted(OmegaConf.missing_keys(merged))
-        config = None if missing else _made(merged, source)
-    if missing:
-        raise ConfigError(
-            f"{source}: no value for {', '.join(missing)}: set it in the file, "
-            f"or on the command line as {missing[0]}=VALUE"
-        )
+        if missing := sorted(OmegaConf.missing_keys(merged)):
+            raise ConfigError(
+                f"{source}: no value for {', '.join(missing)}: set it in the file, "
+                f"or on the command line as {missing[0]}=VALUE"
+            )
+        config = _made(merged, source)
     assert isinstance(config, Config)
     return with_home(config)
 

@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import yaml
 from omegaconf._yaml import get_yaml_loader
 
 from opd_ray.borders import border
-from opd_ray.config.keys import reading_hints, without_none
+from opd_ray.config.keys import hint_below, without_none
 from opd_ray.errors import ConfigError
 
 _TAG = "tag:yaml.org,2002:"
@@ -91,9 +91,8 @@ def _keep_words(node: yaml.Node, hint: Any, above: tuple[yaml.Node, ...]) -> Ite
             where = f"line {node.start_mark.line + 1}: {node.value}"
             yield f"{where}: YAML reads that as another number; quote it, or write it in full"
     elif isinstance(node, yaml.SequenceNode):
-        entry = get_args(hint)[0] if get_origin(hint) is list else Any
-        for child in node.value:
-            yield from _keep_words(child, entry, above)
+        for number, child in enumerate(node.value):
+            yield from _keep_words(child, hint_below(hint, number), above)
     else:
         for key, value in node.value:
             if key.tag == _MERGE:
@@ -105,7 +104,7 @@ def _keep_words(node: yaml.Node, hint: Any, above: tuple[yaml.Node, ...]) -> Ite
             if _has_keys(hint):
                 if isinstance(key, yaml.ScalarNode) and key.tag in {*_GUESSES, _NULL}:
                     key.tag = _TEXT
-                inner = _below(hint, key.value)
+                inner = hint_below(hint, key.value)
             yield from _keep_words(value, inner, above)
 
 
@@ -115,9 +114,9 @@ def _converted(value: Any, hint: Any) -> Any:
     if isinstance(value, str):
         return _scalar(value, hint)
     if isinstance(value, list) and get_origin(hint) is list:
-        return [_converted(one, get_args(hint)[0]) for one in value]
+        return [_converted(one, hint_below(hint, number)) for number, one in enumerate(value)]
     if isinstance(value, dict) and _has_keys(hint):
-        return {key: _converted(one, _below(hint, key)) for key, one in value.items()}
+        return {key: _converted(one, hint_below(hint, key)) for key, one in value.items()}
     return value
 
 
@@ -156,10 +155,3 @@ def _is_scalar(hint: Any) -> bool:
 
 def _has_keys(hint: Any) -> bool:
     return is_dataclass(hint) or get_origin(hint) is dict
-
-
-def _below(hint: Any, key: Any) -> Any:
-    """The type of what stands at ``key`` in a section or mapping."""
-    if get_origin(hint) is dict:
-        return get_args(hint)[1]
-    return reading_hints(hint).get(key, Any) if isinstance(key, str) else Any

@@ -26,7 +26,7 @@ from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.errors import INTERRUPTED
 from opd_ray.evaluation.evaluator import Evaluator, accuracy
 from opd_ray.output.checkpoint import CheckpointStore, RunState
-from opd_ray.output.folder import OutputFolder
+from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.progress import Progress
 from opd_ray.output.resume import Start, find_start, told
 from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
@@ -46,8 +46,7 @@ def train(config: Config) -> int:
     """
     check_config(config)
     pairing, tokenizer = check_models(config)
-    kept = OutputFolder(config.run.output_dir).kept_date(config.run.resume)
-    config = dated(config, tokenizer, kept)
+    config = dated(config, tokenizer, kept_date(config.run))
     prompts = PromptFeed.load(config, tokenizer)
     tasks = held_out_tasks(config, tokenizer)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
@@ -163,10 +162,9 @@ def _resume_notes(part: Part, checkpoints: CheckpointStore) -> Iterator[str]:
             yield f"passed over: {reason}"
     elif part.changed:
         yield "the run in this folder has left no checkpoint: it begins again, with other values"
-    for text in part.changed:
-        yield f"changed: {text}"
-    if part.start is not None and (note := _other_schedule(part.config, part.start.state)):
-        yield note
+    yield from (f"changed: {text}" for text in part.changed)
+    if part.start is not None:
+        yield from _other_schedule(part.config, part.start.state)
 
 
 def _metrics(config: Config, output: OutputFolder, done: int) -> Metrics:
@@ -212,17 +210,17 @@ def _report(
     print_report(table, response, outputs, output.report, notes)
 
 
-def _other_schedule(config: Config, state: RunState) -> str | None:
+def _other_schedule(config: Config, state: RunState) -> Iterator[str]:
     """What another run.steps than the checkpoint's makes of the learning rate."""
     old, new = state.total_steps, config.run.steps
     schedule = config.trainer.lr_schedule
     if old == new or schedule is LrSchedule.constant or state.step >= new:
-        return None
+        return
     rate = f"{learning_rate(state.step, new, config.trainer):.3g}"
     before = "its schedule had come to its end"
     if state.step < old:
         before = f"with {old} it would be {learning_rate(state.step, old, config.trainer):.3g}"
-    return (
+    yield (
         f"run.steps = {new}, but the checkpoint was written with run.steps = {old}: the "
         f"trainer.lr_schedule {schedule.value} now ends at step {new}, so the learning rate of the "
         f"next step is {rate}; {before}"

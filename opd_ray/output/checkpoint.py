@@ -1,10 +1,9 @@
 """Checkpoints of a run: written beside, renamed into place, the newest whole one found again.
 
-Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank,
-and ``teachers/`` that follow the student),
-``config.yaml``, ``run.json`` (step, seed, filter state) and ``manifest.json`` (every file's size,
-written last: a checkpoint without it, or whose files do not match it, is not whole and is passed
-over).
+Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank, and
+``teachers/`` that follow the student), ``config.yaml``, ``run.json`` (a :class:`RunState`) and
+``manifest.json`` (every file's size, written last: a checkpoint without it, or whose files do not
+match it, is not whole and is passed over).
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 from opd_ray.errors import RunError
 from opd_ray.whole_file import write_whole
 
+MANIFEST = "manifest.json"
 _NAME = re.compile(r"step_(\d{8})$")
 _FORMAT = 1
 
@@ -65,7 +65,7 @@ class CheckpointStore:
         write_trainer(str(draft / "trainer"))
         (draft / "config.yaml").write_text(self.config_yaml, encoding="utf-8")
         write_whole(draft / "run.json", json.dumps(asdict(state), indent=1))
-        write_whole(draft / "manifest.json", json.dumps(_sizes(draft), indent=1))
+        write_whole(draft / MANIFEST, json.dumps(_sizes(draft), indent=1))
         if final.exists():
             shutil.rmtree(final)
         os.replace(draft, final)
@@ -86,12 +86,11 @@ class CheckpointStore:
     def broken(self, after: int = -1) -> list[str]:
         """Why checkpoints of more steps than ``after`` cannot be read, oldest first."""
         reasons = []
-        for folder in self._all():
-            if int(folder.name.removeprefix("step_")) > after:
-                try:
-                    read_state(folder)
-                except CheckpointError as error:
-                    reasons.append(str(error))
+        for folder in self._all(after):
+            try:
+                read_state(folder)
+            except CheckpointError as error:
+                reasons.append(str(error))
         return reasons
 
     def set_aside_after(self, step: int) -> list[Path]:
@@ -102,18 +101,19 @@ class CheckpointStore:
         is replaced.
         """
         moved = []
-        for folder in self._all():
-            if int(folder.name.removeprefix("step_")) > step:
-                aside = folder.with_name(f"{folder.name}.left")
-                if aside.exists():
-                    shutil.rmtree(aside)
-                moved.append(folder.rename(aside))
+        for folder in self._all(step):
+            aside = folder.with_name(f"{folder.name}.left")
+            if aside.exists():
+                shutil.rmtree(aside)
+            moved.append(folder.rename(aside))
         return moved
 
-    def _all(self) -> list[Path]:
+    def _all(self, after: int = -1) -> list[Path]:
+        """Those of more steps than ``after``, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir() if _NAME.search(path.name))
+        named = ((_NAME.search(path.name), path) for path in self.folder.iterdir())
+        return sorted(path for name, path in named if name and int(name[1]) > after)
 
 
 def read_state(folder: Path) -> RunState:
@@ -122,7 +122,7 @@ def read_state(folder: Path) -> RunState:
     Raises:
         CheckpointError: names the file that is missing or cut short, or the unknown format.
     """
-    manifest = _read_json(folder / "manifest.json")
+    manifest = _read_json(folder / MANIFEST)
     found = _sizes(folder)
     for name, size in manifest.items():
         if found.get(name) != size:
@@ -142,7 +142,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_size
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
+        if path.is_file() and path.name != MANIFEST
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from opd_ray.config.files import read_yaml
 from opd_ray.config.load import to_yaml
-from opd_ray.config.schema import Config
+from opd_ray.config.schema import Config, RunSettings
 from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.errors import OutputFolderError
 from opd_ray.output.history import History
@@ -130,7 +130,7 @@ class OutputFolder(LockedFolder):
                 )
             return []
         if self.holds_run and self.config.is_file():
-            own = changes(self.config, config)
+            own = found if before == self.config else changes(self.config, config)
             check_changes(own, self.history.prompts, prompts, f"{self._named}:")
         if start:
             check_changes(found, start.prompts, prompts, str(start.checkpoint))
@@ -150,14 +150,6 @@ class OutputFolder(LockedFolder):
             return []
         return [str(change) for change in _that_count(changes(self.config, config))]
 
-    def kept_date(self, resume: str) -> str | None:
-        """The ``run.date`` of the run that goes on with this ``run.resume``; None: it has none."""
-        if resume == "never":
-            return None
-        checkpoint = Path(resume) / "config.yaml"
-        path = checkpoint if checkpoint.is_file() else self.config
-        return read_yaml(path).get("run", {}).get("date") if path.is_file() else None
-
     def clear(self) -> None:
         """Delete what a run in here has written, for one that starts over."""
         for path in (self.tensorboard, self.checkpoints, self.plots, self.export):
@@ -165,6 +157,15 @@ class OutputFolder(LockedFolder):
                 shutil.rmtree(path)
         for path in (self.metrics, self.report, self.history.path, self.wandb):
             path.unlink(missing_ok=True)
+
+
+def kept_date(run: RunSettings) -> str | None:
+    """The ``run.date`` of the run that goes on here; None: none goes on, or it has none."""
+    if run.resume == "never":
+        return None
+    checkpoint = Path(run.resume) / "config.yaml"
+    path = checkpoint if checkpoint.is_file() else OutputFolder(run.output_dir).config
+    return read_yaml(path).get("run", {}).get("date") if path.is_file() else None
 
 
 def versions() -> dict[str, Any]:

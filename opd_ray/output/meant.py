@@ -9,10 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from opd_ray.errors import ConfigError
-from opd_ray.output.checkpoint import CheckpointError, CheckpointStore
+from opd_ray.output.checkpoint import MANIFEST, CheckpointError, CheckpointStore
 from opd_ray.output.folder import OutputFolder
-
-_MANIFEST = "manifest.json"
 
 
 def meant_checkpoint(path: Path) -> Path:
@@ -23,9 +21,9 @@ def meant_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if (path / _MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
         return path
-    if path.name == "trainer" and (path.parent / _MANIFEST).is_file():
+    if path.name == "trainer" and (path.parent / MANIFEST).is_file():
         return path.parent
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder; give a run's folder, or a checkpoint's")

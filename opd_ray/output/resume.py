@@ -155,17 +155,21 @@ def changes(old_file: Path, config: Config) -> list[Change]:
     except ConfigError:
         old = _filled_up(flat(raw))  # it has keys or values that are gone by now
     new = flat(_plain(config))
-    found, entries = [], {}
+    found: list[Change] = []
+    lists: set[str] = set()
     for key in sorted(old.keys() | new.keys()):
-        if key in old and key in new and _same(key, old[key], new[key]):
-            continue
-        texts = [shown(side[key]) if key in side else _NONE for side in (old, new)]
-        if _NONE in texts and (listed := _LISTED.match(key)):
-            # Whole entries of a list that came or went, in one line.
-            entries[listed[1]] = [f"{_entries(side, listed[1])} entries" for side in (old, new)]
-        elif not (_NONE in texts and [] in (old.get(key), new.get(key))):
+        if key in old and key in new:
+            if not _same(key, old[key], new[key]):
+                found.append(Change(key, shown(old[key]), shown(new[key]), rule_of(key)))
+        elif listed := _LISTED.match(key):
+            lists.add(listed[1])
+        # An empty list has a key of its own; what is in it on the other side says more.
+        elif [] not in (old.get(key), new.get(key)):
+            texts = [shown(side[key]) if key in side else _NONE for side in (old, new)]
             found.append(Change(key, texts[0], texts[1], rule_of(key)))
-    found += [Change(key, before, now, rule_of(key)) for key, (before, now) in entries.items()]
+    for key in sorted(lists):  # whole entries that came or went, in one line
+        before, now = (f"{_entries(side, key)} entries" for side in (old, new))
+        found.append(Change(key, before, now, rule_of(key)))
     return found
 
 
@@ -209,6 +213,7 @@ def _declaration(key: str) -> tuple[OnResume, bool]:
 
 
 def _plain(config: Config) -> Any:
+    """As :func:`read_yaml` has it: one that is no Config any more is compared with it."""
     return read_document(to_yaml(config), Config, "the configuration")
 
 

@@ -29,7 +29,7 @@ from opd_ray.models.shape import (
 )
 from opd_ray.models.weight_files import NoWeights
 from opd_ray.output.checkpoint import CheckpointStore
-from opd_ray.output.folder import OutputFolder
+from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.resume import find_start, told
 from opd_ray.preflight.config import config_problems, data_sections, named_tasks
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
@@ -200,8 +200,7 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
         return
     prompts = None
     try:
-        kept = OutputFolder(config.run.output_dir).kept_date(config.run.resume)
-        config = dated(config, tokenizer, kept)
+        config = dated(config, tokenizer, kept_date(config.run))
         prompts = PromptFeed.load(config, tokenizer)
         yield passed("data", str(prompts))
     except _REFUSALS as error:

@@ -24,7 +24,7 @@ from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.output.checkpoint import RunState
-from opd_ray.output.folder import OutputFolder
+from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
 from opd_ray.pools.watch import Interrupted
@@ -53,8 +53,7 @@ def study(config: Config) -> int:
     """
     study_cells(config)  # whatever is wrong with it comes before the models
     pairing, tokenizer = check_models(config)
-    kept = OutputFolder(config.run.output_dir).kept_date(config.run.resume)
-    config = dated(config, tokenizer, kept)
+    config = dated(config, tokenizer, kept_date(config.run))
     cells = study_cells(config)
     folder = StudyFolder(config.run.output_dir)
     with OutputFolder(config.run.output_dir) as output:

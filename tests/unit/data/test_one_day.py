@@ -23,7 +23,7 @@ from opd_ray.errors import OutputFolderError
 from opd_ray.evaluation import run as evaluation
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.models.pairs.demo import character_tokenizer
-from opd_ray.output.folder import OutputFolder
+from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.study import run as studying
 
 CLOCK = "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}?{{ m.content }}\n{% endfor %}"
@@ -100,7 +100,7 @@ def test_a_run_that_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> 
     elsewhere = replace(config.run, output_dir=f"{kept.parent}_2", resume=str(there))
     with pytest.raises(Exception, match=r"manifest\.json"):
         trained(replace(config, run=elsewhere), monkeypatch)
-    assert OutputFolder(elsewhere.output_dir).kept_date(str(there)) == "2024-03-15"
+    assert kept_date(elsewhere) == "2024-03-15"
     shutil.rmtree(there.parent)
     # One that begins anew is of the day on which it does.
     anew = replace(config, run=replace(config.run, resume="never"))
