@@ -162,8 +162,8 @@ def config_json(path: str) -> dict[str, Any] | None:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         adapter = (
-            "; it is an adapter (PEFT), no model: merge it into its base with merge_and_unload() and "
-            "save_pretrained(), and give that folder"
+            "; it is an adapter (PEFT), no model: merge it into its base with merge_and_unload() "
+            "and save_pretrained(), and give that folder"
         )
         what = adapter if (folder / "adapter_config.json").exists() else ""
         raise ModelShapeError(f"{path}: the folder holds no config.json{what}") from None

@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_an_adapter_in_place_of_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelShapeError, match=r"no config\.json; it is an adapter .* merge it into"):
+    with pytest.raises(ModelShapeError, match=r"no config\.json; it is an adapter .* merge it"):
         config_json(str(tmp_path))
 
 
