@@ -58,4 +58,5 @@ def range_problems(section: str, settings: Any, told: Any = None) -> Iterator[st
         known = told is not None and getattr(told, field.name) == value
         allowed: Range | None = field.metadata.get(_KEY)
         if allowed and value is not None and not known and not allowed.holds(value):
-            yield f"{section}.{field.name} = {value}: {allowed.words}"
+            finite = " and finite" if value == math.inf else ""
+            yield f"{section}.{field.name} = {value}: {allowed.words}{finite}"

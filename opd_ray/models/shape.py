@@ -161,7 +161,12 @@ def config_json(path: str) -> dict[str, Any] | None:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelShapeError(f"{path}: the folder holds no config.json") from None
+        adapter = (
+            "; it is an adapter (PEFT), no model: merge it into its base with merge_and_unload() "
+            "and save_pretrained(), and give that folder"
+        )
+        what = adapter if (folder / "adapter_config.json").exists() else ""
+        raise ModelShapeError(f"{path}: the folder holds no config.json{what}") from None
     except (OSError, ValueError) as error:
         raise ModelShapeError(f"{file}: cannot be read: {error}") from None
     if not isinstance(config, dict):

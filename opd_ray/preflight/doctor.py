@@ -214,7 +214,7 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
         yield failed("held-out data", str(error))
         return
     sizes = (f"{task.settings.name}: {len(task.prompts)} problems" for task in tasks)
-    yield passed("held-out data", ", ".join(sizes))
+    yield passed("held-out data", ", ".join(sizes) or "no evaluation tasks")
     for note in prompt_notes(prompts, tasks):
         own = prompts is not None and note in prompts.notes
         yield noted("data" if own else "held-out data", note)

@@ -7,7 +7,10 @@ import re
 from opd_ray.tasks.boxes import boxed_parts
 
 _AFTER_HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
-_ANSWER_IS = re.compile(r"\banswer\s*(?:is\s*:?|:)\s*(\S[^\n]*?)(?:(?<!\.)\.)?\s*\Z", re.IGNORECASE)
+# With the asterisks of Markdown's bold print around any of it.
+_ANSWER_IS = re.compile(
+    r"\banswer\**\s*(?:is\s*:?|:)[\s*]*([^\s*][^\n]*?)\**(?:(?<!\.)\.)?\**\s*\Z", re.IGNORECASE
+)
 # What pandas and others write for a value that is not there.
 _MISSING = {"nan", "none", "null", "nat", "<na>"}
 _COMMAND = re.compile(r"\\(?:begin|end|math[a-z]*)\s*\{[^{}]*\}|\\[A-Za-z]+")
@@ -23,7 +26,7 @@ def short_gold(answer: str) -> str:
     The last of each counts, in this order.
     """
     if hashes := _AFTER_HASHES.findall(answer):
-        return hashes[-1].strip()
+        return hashes[-1].strip(" \t\r*")
     if boxed := ", ".join(boxed_parts(answer)):
         return boxed
     if said := _ANSWER_IS.search(answer):

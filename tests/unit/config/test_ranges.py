@@ -58,7 +58,7 @@ CASES = [
     *((key, -0.5, words) for key, words in FROM_ZERO_TO_ONE.items()),
     *((key, 1.5, words) for key, words in FROM_ZERO_TO_ONE.items()),
     *((key, math.nan, words) for key, words in FROM_ZERO_TO_ONE.items()),
-    ("trainer.learning_rate", math.inf, "must be at least 0"),
+    ("trainer.learning_rate", math.inf, "must be at least 0 and finite"),
 ]
 
 

@@ -100,5 +100,11 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_shape(str(tmp_path / "no" / "model" / "here"))
 
 
+def test_an_adapter_in_place_of_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelShapeError, match=r"no config\.json; it is an adapter .* merge it"):
+        config_json(str(tmp_path))
+
+
 def test_a_hub_model_that_is_not_here_is_unknown() -> None:
     assert read_shape("no-such-owner/no-such-model") is None

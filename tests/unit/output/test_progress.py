@@ -32,6 +32,14 @@ def test_lines_in_a_log() -> None:
     )
 
 
+def test_an_evaluation_without_figures_says_nothing() -> None:
+    log = io.StringIO()
+    progress = Progress(total=1, done=0, stream=log)
+    progress.evaluation(0, {"seconds/eval": 0.0})
+    progress.evaluation(1, {"seconds/eval": 0.0, "eval/kl": 0.5})
+    assert log.getvalue() == "evaluation at step 1:  kl 0.5000\n"
+
+
 def test_a_run_goes_on_when_nobody_reads_its_words_any_more() -> None:
     progress = Progress(total=10, done=9, stream=Left())
     progress.say("resumed")

@@ -80,6 +80,12 @@ def failures(report: Report) -> dict[str, str]:
     }
 
 
+def test_a_run_without_evaluation_tasks_says_so(config_file: Path) -> None:
+    report = examine(str(config_file), ["eval.tasks=[]", "eval.kl_prompts=0"], CLUSTER)
+    shown = [finding.detail for finding in report.findings if finding.name == "held-out data"]
+    assert shown == ["no evaluation tasks"]
+
+
 def test_a_healthy_run_passes(config_file: Path) -> None:
     report = examine(str(config_file), cluster=CLUSTER)
     assert failures(report) == {}
