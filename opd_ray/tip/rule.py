@@ -35,6 +35,11 @@ class Rule:
     keeps: str  # one of Keeps
 
     def __post_init__(self) -> None:
+        if isinstance(self.needs, str):
+            raise ValueError(
+                f"rule {self.name}: needs={self.needs!r} is one text: write a tuple of names, "
+                f"({self.needs!r},)"
+            )
         known = (*SCORES, "divergence")
         for need in self.needs:
             if need not in known:
