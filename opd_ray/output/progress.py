@@ -41,13 +41,14 @@ class Progress:
             self.say(f"step {step}/{self._total}  {figures}  {values['seconds/step']:.2f} s")
 
     def evaluation(self, step: int, values: dict[str, float]) -> None:
-        """The figures of an evaluation."""
+        """The figures of an evaluation; a run that evaluates nothing has none."""
         shown = "  ".join(
             f"{name.removeprefix('eval/')} {value:.4f}"
             for name, value in values.items()
             if not name.startswith("seconds/") and not name.endswith("_se")
         )
-        self.say(f"evaluation at step {step}:  {shown}")
+        if shown:
+            self.say(f"evaluation at step {step}:  {shown}")
 
     def say(self, text: str) -> None:
         """A line above the bar."""

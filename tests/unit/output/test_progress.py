@@ -38,3 +38,12 @@ def test_a_run_goes_on_when_nobody_reads_its_words_any_more() -> None:
     progress.step(10, VALUES)
     progress.evaluation(10, {"eval/kl": 0.5})
     progress.close()
+
+
+def test_an_evaluation_of_nothing_is_not_mentioned() -> None:
+    log = io.StringIO()
+    progress = Progress(total=2, done=0, stream=log)
+    progress.evaluation(0, {"seconds/eval": 0.1})
+    assert log.getvalue() == ""
+    progress.evaluation(2, {"eval/kl": 0.5, "seconds/eval": 0.1})
+    assert log.getvalue() == "evaluation at step 2:  kl 0.5000\n"
