@@ -35,10 +35,11 @@ class Rule:
     keeps: str  # one of Keeps
 
     def __post_init__(self) -> None:
-        if isinstance(self.needs, str):
+        given: object = self.needs
+        if isinstance(given, str):
             raise ValueError(
-                f"rule {self.name}: needs={self.needs!r} is one text: write a tuple of names, "
-                f"({self.needs!r},)"
+                f"rule {self.name}: needs={given!r} is one text: write a tuple of names, "
+                f"({given!r},)"
             )
         known = (*SCORES, "divergence")
         for need in self.needs:
