@@ -16,8 +16,8 @@ from opd_ray.errors import OpdError, RunError
 
 _FRAME = re.compile(r'^\s*File "(.+)", line (\d+), in (.+)$', re.MULTILINE)
 _OURS = tuple(f"{Path(__file__).parents[1] / package}/" for package in ("opd_ray", "actors"))
-# Import machinery, and the compiled part of Ray.
-_NO_FILES = ("<frozen", "python/ray/")
+# Import machinery, code that was made from text (a dataclass's __init__), the compiled part of Ray.
+_NO_FILES = ("<frozen", "<string>", "python/ray/")
 _LIBRARIES = tuple(
     f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )

@@ -191,6 +191,9 @@ def save_student(
         if not file.name.endswith((".safetensors", ".safetensors.index.json")):
             file.unlink()
     files.saved_as(made).write(draft)
+    # safetensors lets nobody else read what it writes, whatever the umask says.
+    for file in draft.glob("*.safetensors"):
+        shutil.copymode(draft / "config.json", file)
     if target.exists():
         shutil.rmtree(target)
     os.replace(draft, target)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from opd_ray.errors import RunError
+from opd_ray.errors import OpdError
 from opd_ray.whole_file import write_whole
 
 MANIFEST = "manifest.json"
@@ -25,8 +25,8 @@ _NAME = re.compile(r"step_(\d{8})$")
 _FORMAT = 1
 
 
-class CheckpointError(RunError):
-    """A checkpoint cannot be read or does not belong to this run."""
+class CheckpointError(OpdError, ValueError):
+    """A checkpoint that is asked for cannot be read or does not belong to this run."""
 
 
 @dataclass(frozen=True)

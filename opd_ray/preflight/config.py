@@ -18,7 +18,8 @@ from opd_ray.config.schema import Config, EvalTask
 from opd_ray.config.teacher import TRAITS, model_path
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
-from opd_ray.output.meant import model_advice
+from opd_ray.output.checkpoint import MANIFEST, CheckpointError
+from opd_ray.output.meant import meant_checkpoint, model_advice
 from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, models_of_run
 from opd_ray.preflight.pairing import topks_in_use
 from opd_ray.preflight.routes import name_problems, teachers_problems
@@ -101,8 +102,11 @@ def _date_problems(config: Config) -> Iterator[str]:
 
 def _run_problems(config: Config) -> Iterator[str]:
     resume = config.run.resume
-    if resume not in ("auto", "never") and not Path(resume).is_dir():
-        yield f"run.resume = {resume!r}: use auto, never, or the folder of a checkpoint"
+    if resume not in ("auto", "never") and not (Path(resume) / MANIFEST).is_file():
+        yield (
+            f"run.resume = {resume!r}: use auto, never, or the folder of a checkpoint"
+            f"{_newest_of(Path(resume))}"
+        )
     if config.run.wandb_project is not None and find_spec("wandb") is None:
         yield (
             f"run.wandb_project = {config.run.wandb_project!r}: wandb is not installed; "
@@ -115,6 +119,13 @@ def _run_problems(config: Config) -> Iterator[str]:
             f"and trainer.gpus_per_rank = {config.trainer.gpus_per_rank}: NCCL joins GPUs; use "
             "sync.backend=ray, or give both GPUs"
         )
+
+
+def _newest_of(folder: Path) -> str:
+    try:
+        return f"; the newest one there is {meant_checkpoint(folder)}"
+    except CheckpointError:
+        return ""
 
 
 def _length_problems(config: Config) -> Iterator[str]:

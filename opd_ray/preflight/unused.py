@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
+
 from opd_ray.config.choices import LrSchedule, SignalChoice
 from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.config.schema import Config
@@ -14,7 +16,7 @@ from opd_ray.preflight.config import data_sections, named_tasks
 from opd_ray.tip import find_rule
 from opd_ray.tip.normalise import Normalisation, NormaliseOver
 from opd_ray.tip.rule import Keeps
-from opd_ray.tip.select import RhoSchedule, SelectBy
+from opd_ray.tip.select import RhoSchedule, SelectBy, ShareOf, share_counts
 from opd_ray.types import Divergence
 
 
@@ -114,8 +116,8 @@ def _loss_and_filter(config: Config) -> Iterator[str]:
     if tip.rho_schedule == RhoSchedule.constant:
         names = ("rho_end", "rho_schedule_steps")
         yield from _set("tip", tip, names, "tip.rho_schedule is constant")
-        if tip.rho == 0 and tip.selection == SelectBy.top_share and rule.keeps != Keeps.all:
-            yield "tip.rho = 0: no token is kept, so the student learns nothing"
+        if tip.selection == SelectBy.top_share and rule.keeps != Keeps.all:
+            yield from _empty_share(config)
     if tip.rule != "product" and not tip.overlap and ":" not in tip.rule:
         yield from _set("tip", tip, ("alpha", "gamma"), "tip.rule is not product")
     if tip.normalise_over != NormaliseOver.stream:
@@ -124,6 +126,18 @@ def _loss_and_filter(config: Config) -> Iterator[str]:
     if tip.normalisation != Normalisation.min_max:
         because = f"tip.normalisation is {tip.normalisation}"
         yield from _set("tip", tip, ("h_clip", "divergence_clip"), because)
+
+
+def _empty_share(config: Config) -> Iterator[str]:
+    tip, longest = config.tip, config.rollout.max_new_tokens
+    if tip.rho == 0:
+        yield "tip.rho = 0: no token is kept, so the student learns nothing"
+    elif tip.share_of == ShareOf.rollout and not share_counts(np.array([longest]), tip.rho)[0]:
+        yield (
+            f"tip.rho = {tip.rho:g} with rollout.max_new_tokens = {longest}: less than one token "
+            "of a response, so the student learns nothing; raise one of them, or set "
+            "tip.share_of=batch"
+        )
 
 
 def _trainer(config: Config) -> Iterator[str]:

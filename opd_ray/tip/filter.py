@@ -249,7 +249,9 @@ def rule_scores(rule: Rule, inputs: RuleInputs, tokens: TokenScores) -> np.ndarr
         index = int(np.argmax(wrong_M))
         rollout = int(np.searchsorted(np.cumsum(tokens.lengths_R), index, side="right"))
         position = int(tokens.get("position", wanted_by=rule.name)[index])
-        wanted = "at least 0, or -inf" if rule.keeps == Keeps.sampled else "finite, or -inf"
+        wanted = (
+            "at least 0, or -inf" if rule.keeps == Keeps.sampled else "finite in float32, or -inf"
+        )
         raise ConfigError(
             f"rule {rule.name} gives a score of {given_M[index]} at rollout {rollout} of the "
             f"batch, position {position}; scores must be {wanted} to leave a token out"

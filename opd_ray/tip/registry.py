@@ -52,4 +52,4 @@ def find_rule(name: str) -> Rule:
             "@opd_ray.tip.selection_rule(needs=..., keeps=...), "
             "or give a class with needs, keeps and score(inputs)"
         )
-    return Rule(name=name, score=found.score, needs=tuple(found.needs), keeps=found.keeps)
+    return Rule(name=name, score=found.score, needs=found.needs, keeps=found.keeps)

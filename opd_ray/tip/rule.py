@@ -35,6 +35,12 @@ class Rule:
     keeps: str  # one of Keeps
 
     def __post_init__(self) -> None:
+        given: object = self.needs
+        if isinstance(given, str):
+            raise ValueError(
+                f"rule {self.name}: needs={given!r} is one text: write a tuple of names, "
+                f"({given!r},)"
+            )
         known = (*SCORES, "divergence")
         for need in self.needs:
             if need not in known:

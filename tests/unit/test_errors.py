@@ -14,6 +14,7 @@ import opd_ray
 from actors.teacher.protocol import TeacherError
 from opd_ray.data.rows import DataError
 from opd_ray.errors import BAD_INPUT, INTERRUPTED, RUN_FAILED, ConfigError, exit_code, is_known
+from opd_ray.output.checkpoint import CheckpointError
 from opd_ray.tip import MissingScoreError
 
 
@@ -51,6 +52,7 @@ def test_every_error_class_is_known_and_tells_bad_input_from_a_run_that_failed()
         (ConfigError("x"), True, BAD_INPUT),
         (DataError("x"), True, BAD_INPUT),
         (MissingScoreError("jsd", "tip.rule=x"), True, BAD_INPUT),
+        (CheckpointError("x"), True, BAD_INPUT),
         (TeacherError("x"), True, RUN_FAILED),
         (ValueError("a bug"), False, RUN_FAILED),
         (RuntimeError("a bug"), False, RUN_FAILED),

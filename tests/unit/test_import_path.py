@@ -45,8 +45,14 @@ def test_what_is_missing_is_named_with_its_key(path: str, said: str) -> None:
 
 
 def test_what_the_users_module_raises_is_named_by_its_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "own_undecided.py").write_text(
+        "from opd_ray.tip import selection_rule\n"
+        "@selection_rule(needs=(), keeps='best')\n"
+        "def x(inputs): ...\n"
+    )
     (tmp_path / "own_faulty.py").write_text("x = 1\ny = {\n")
-    for module, line in (("own_broken", 1), ("own_needy", 1), ("own_faulty", 2)):
+    modules = {"own_broken": 1, "own_needy": 1, "own_undecided": 2, "own_faulty": 2}
+    for module, line in modules.items():
         with pytest.raises(ConfigError) as raised:
             load_object(f"{module}:x", "a.key")
         assert f"({tmp_path / module}.py, line {line}" in str(raised.value)

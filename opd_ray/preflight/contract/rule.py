@@ -52,7 +52,7 @@ def check_rule(settings: TipSettings) -> RuleReport:
     rule = TipFilter(settings).rule
     report = RuleReport(find_rule(settings.rule))
     names = [settings.score_named(need) for need in rule.needs]
-    report.needs = [f"{name} ({SCORES[name].unit}): {SCORES[name].source}" for name in names]
+    report.needs = [f"{name} ({_unit(name)}): {SCORES[name].source}" for name in names]
     probe = _Probe(rule, settings, frozenset(names))
     batch = probe.random(LENGTHS)
     scores_M = probe.scores(batch)
@@ -78,6 +78,11 @@ def check_rule(settings: TipSettings) -> RuleReport:
     probe.scores(probe.equal(LENGTHS), " where all scores are equal")
     report.violations = list(dict.fromkeys(probe.found))
     return report
+
+
+def _unit(name: str) -> str:
+    unit = SCORES[name].unit
+    return f"{unit}; read as H / ln V" if name == "entropy" else unit
 
 
 def _note_reads(report: RuleReport, probe: _Probe, settings: TipSettings) -> None:

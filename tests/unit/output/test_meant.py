@@ -116,3 +116,15 @@ def test_eval_takes_the_export_and_keeps_its_results_by_the_runs_name(
     assert main(["eval", "--config", "demo", "--model", str(run)]) == 0
     assert asked == [(str(exported), Path("outputs/eval/run"))]
     assert f"taking {exported}" in capsys.readouterr().err
+
+
+def test_a_run_as_run_resume_is_told_its_newest_checkpoint(run: Path) -> None:
+    def said(resume: Path) -> list[str]:
+        config = load_config("demo", [f"run.resume={resume}"])
+        return [problem for problem in config_problems(config) if "resume" in problem]
+
+    newest = run / "checkpoints" / "step_00000010"
+    words = "use auto, never, or the folder of a checkpoint"
+    assert said(run) == [f"run.resume = {str(run)!r}: {words}; the newest one there is {newest}"]
+    assert said(run.parent) == [f"run.resume = {str(run.parent)!r}: {words}"]
+    assert said(newest) == []

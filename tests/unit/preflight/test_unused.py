@@ -87,6 +87,11 @@ def test_a_recipe_sets_nothing_in_vain(recipe: str) -> None:
         ),
         (["tip.rho=0"], "tip.rho = 0: no token is kept, so the student learns nothing"),
         (
+            ["rollout.max_new_tokens=1"],
+            "tip.rho = 0.5 with rollout.max_new_tokens = 1: less than one token of a response, so "
+            "the student learns nothing; raise one of them, or set tip.share_of=batch",
+        ),
+        (
             ["tip.alpha=2", "tip.overlap=false"],
             "tip.alpha = 2.0 has no effect: tip.rule is not product",
         ),
@@ -151,3 +156,9 @@ def test_what_a_further_teacher_inherits_is_not_held_against_it() -> None:
     assert unused_options(load_config("demo", [*http, own])) == [
         "teachers.other.max_retries = 1 has no effect: teachers.other.kind is hf"
     ]
+
+
+def test_a_share_of_one_token_or_of_a_batch_is_enough() -> None:
+    for enough in (["rollout.max_new_tokens=2"], ["tip.share_of=batch", "tip.rho=0.25"]):
+        config = load_config("demo", ["rollout.max_new_tokens=1", *enough])
+        assert unused_options(config) == []

@@ -81,6 +81,15 @@ class Misspelt(EveryOther):
     needs = ("entorpy",)
 
 
+class OneText(EveryOther):
+    needs = "entropy"
+
+
+class TooGreat(EveryOther):
+    def score(self, inputs: RuleInputs) -> np.ndarray:
+        return np.full(len(inputs), 1e300)
+
+
 def test_a_class_is_a_rule_too():
     filter_ = TipFilter(TipSettings(rule=f"{__name__}:EveryOther", rho=0.5))
     assert filter_.select(batch(), np.zeros(2, int), 0).weights_N.tolist() == [1, 0, 0, 0, 0]
@@ -95,3 +104,7 @@ def test_mistakes_in_a_rule_are_named():
         TipFilter(TipSettings(rule=f"{__name__}:Undecided"))
     with pytest.raises(ValueError, match="no score is called 'entorpy'"):
         TipFilter(TipSettings(rule=f"{__name__}:Misspelt"))
+    with pytest.raises(ValueError, match=r"needs='entropy' is one text: .* \('entropy',\)$"):
+        TipFilter(TipSettings(rule=f"{__name__}:OneText"))
+    with pytest.raises(ConfigError, match=r"a score of 1e\+300 .* must be finite in float32"):
+        TipFilter(TipSettings(rule=f"{__name__}:TooGreat")).select(batch(), np.zeros(2, int), 0)

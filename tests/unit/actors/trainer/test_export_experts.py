@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,17 @@ def test_experts_are_written_one_by_one(tmp_path: Path, tied: bool) -> None:
         found = load_file(tmp_path / folder / "model.safetensors")
         assert found.keys() == given.keys()
         assert all(torch.equal(found[name], given[name]) for name in given)
+
+
+def test_whoever_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+    base = make_tiny_qwen3(tmp_path / "base")
+    files = student_files(StudentSettings(path=str(base)))
+    model = load_causal_lm(str(base), dtype=torch.float32)
+    before = os.umask(0o022)
+    try:
+        save_student(model, files, dict(named_weights(model)), str(tmp_path / "exported"))
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "exported").iterdir()}
+    assert modes["model.safetensors"] == 0o644
+    assert set(modes.values()) == {0o644}

@@ -144,6 +144,7 @@ def test_a_rule_is_tried_as_the_settings_would_use_it(
     assert code == 1
     assert "with tip.selection=soft scores are weights: none may be below 0" in said
     code, said = checked(capsys, "soft_or", "tip.divergence=jsd")
+    assert "  entropy (nats; read as H / ln V): " in said
     assert "  jsd (nats): " in said
     assert code == 0
     (tmp_path / "run.yaml").write_text("inherit: demo\ntip: {divergence: forward_kl}\n")
