@@ -124,10 +124,10 @@ def check_changes(
         refused += of_prompts  # nobody can tell whether they are the same
     problems = [str(change) for change in refused]
     if now is not None and before is not None and before != now:
-        keys = f" ({'; '.join(map(str, of_prompts))})" if of_prompts else ""
-        cause = (
-            "" if of_prompts else ": the data has changed, or what the chat template makes of it"
-        )
+        # A day alone is no other prompt: few templates read the clock.
+        causes = of_prompts + [change for change in found if change.key == "run.date"]
+        keys = f" ({'; '.join(map(str, causes))})" if causes else ""
+        cause = "" if causes else ": the data has changed, or what the chat template makes of it"
         problems.append(
             f"other prompts than the run has had so far{keys}: {before.count} of fingerprint "
             f"{before.fingerprint}, now {now.count} of {now.fingerprint}{cause}"

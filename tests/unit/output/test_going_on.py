@@ -18,7 +18,7 @@ from opd_ray.errors import ConfigError, OpdError, OutputFolderError
 from opd_ray.on_resume import OnResume, declared
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder
-from opd_ray.output.resume import Start, changes, find_start, rule_of, told
+from opd_ray.output.resume import Change, Start, changes, check_changes, find_start, rule_of, told
 
 PROMPTS = PromptsIdentity(64, "aa")
 BASE = """
@@ -263,3 +263,15 @@ def test_the_history_says_which_step_ran_with_what(load: Load, tmp_path: Path) -
     history.path.write_text("{")
     with pytest.raises(OpdError, match=r"history\.jsonl: .*delete it"):
         _ = history.finished
+
+
+def test_another_day_is_named_where_the_prompts_are_others() -> None:
+    day = Change("run.date", "'2026-01-31'", "'2020-01-01'", OnResume.told)
+    before, now = PromptsIdentity(3, "aa"), PromptsIdentity(3, "bb")
+    check_changes([day], before, before, "runs/a:")
+    with pytest.raises(OutputFolderError) as raised:
+        check_changes([day], before, now, "runs/a:")
+    assert (
+        "other prompts than the run has had so far (run.date: '2026-01-31' -> '2020-01-01'): 3 of "
+        "fingerprint aa, now 3 of bb; put back what it was"
+    ) in str(raised.value)
