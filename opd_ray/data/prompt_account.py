@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SHORTEST_SPECIAL = 3
+# A chat that went through json.dumps or str() on its way into a column of texts.
+_CHAT_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 
 
 @dataclass
@@ -38,6 +41,7 @@ class PromptAccount:
     own_begin: _Count = field(default_factory=_Count)  # begin with a begin token of their own
     ended: _Count = field(default_factory=_Count)  # end with an end token
     twice: _Count = field(default_factory=_Count)  # look as if they had been through a template
+    spelled: _Count = field(default_factory=_Count)  # are texts that spell a chat
     left_out: dict[str, _Count] = field(default_factory=dict)  # by the role that is not written
 
     def see_text(
@@ -65,6 +69,8 @@ class PromptAccount:
         """One prompt's ids as the student reads them."""
         if ids[-1] == tokenizer.eos_token_id:
             self.ended.add(row)
+        if row.text is not None and _CHAT_AS_TEXT.match(row.text):
+            self.spelled.add(row)
 
     def notes(self, section: str) -> list[str]:
         """A line for everything that was counted."""
@@ -89,6 +95,11 @@ class PromptAccount:
             found.append(
                 f"{section}: {self.twice} begin with a special token within the chat template: if "
                 f"they have been through a template already, set {section}.chat_template to never"
+            )
+        if self.spelled.rows:
+            found.append(
+                f"{section}: {self.spelled} spell a list of chat messages as text, and are read as "
+                "plain text: give the list itself where a chat is meant"
             )
         found += [
             f"{section}: {count}: the chat template leaves out or changes the text of a {role} "

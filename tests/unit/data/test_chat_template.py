@@ -372,3 +372,12 @@ def test_a_healthy_template_is_not_talked_about(tmp_path: Path) -> None:
     settings = jsonl(tmp_path / "a.jsonl", [*CHATS, "1="])
     settings.fields = FieldSettings()
     assert notes(chatty(KEYS), settings, date(2024, 3, 15)) == []
+
+
+def test_chats_that_a_column_spells_as_text_are_noted(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "1+2="}]
+    spelled = [json.dumps(said), str(said), "1+2="]
+    (note,) = notes(character_tokenizer(), jsonl(tmp_path / "a.jsonl", spelled))
+    assert note.startswith("data: 2 prompts (first ")
+    assert "a.jsonl, line 1) spell a list of chat messages as text" in note
+    assert notes(chatty(PLAIN), jsonl(tmp_path / "b.jsonl", [said, "[1, 2] + [3]"])) == []

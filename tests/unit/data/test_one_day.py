@@ -98,7 +98,7 @@ def test_a_run_that_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> 
     there.mkdir(parents=True)
     (there / "config.yaml").write_bytes(kept.read_bytes())
     elsewhere = replace(config.run, output_dir=f"{kept.parent}_2", resume=str(there))
-    with pytest.raises(Exception, match=r"manifest\.json"):
+    with pytest.raises(Exception, match="use auto, never, or the folder of a checkpoint"):
         trained(replace(config, run=elsewhere), monkeypatch)
     assert kept_date(elsewhere) == "2024-03-15"
     shutil.rmtree(there.parent)
