@@ -45,7 +45,7 @@ ARMS = {
     "union": "{signal: topk, topk: 16}",
     "hidden": "{signal: hidden}",
 }
-FIGURES = ("eval/reverse_kl", "eval/kl", "eval/top1")
+FIGURES = ("eval/reverse_kl", "eval/kl", "eval/top1", "eval/entropy")
 CONFIG = """inherit: smollm2_gsm8k
 run: {{output_dir: {folder}, seed: {seed}, steps: {steps}}}
 teacher: {teacher}
@@ -191,8 +191,8 @@ def table(folder: Path, arms: list[str], seeds: list[int], steps: int) -> str:
     lines = [
         intro,
         "| loss | bytes a token | KL(student ‖ teacher) | KL(teacher ‖ student) "
-        "| same likeliest token | KL(student ‖ teacher) − hidden |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| same likeliest token | student's entropy, nats | KL(student ‖ teacher) − hidden |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     start = np.array([figures(folder / f"start_{seed}.json") for seed in seeds])
     lines.append(row("before", "", start, None))
