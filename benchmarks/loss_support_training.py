@@ -130,10 +130,11 @@ def configuration(folder: Path, arm: str, seed: int, steps: int) -> Config:
 def run_cell(folder: Path, arm: str, seed: int, steps: int) -> None:
     """One run with actors of its own; its figures are written when it is done."""
     config = configuration(folder, arm, seed, steps)
-    pairing, tokenizer = check_models(config)
+    pairing = check_models(config)
+    tokenizer = pairing.tokenizer
     prompts, tasks = PromptFeed.load(config, tokenizer), held_out_tasks(config, tokenizer)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
-    with open_session(config, pairing, tokenizer, 0, longest) as session:
+    with open_session(config, pairing, 0, longest) as session:
         evaluator = Evaluator(
             session.config, tasks, tokenizer, session.scorer, session.teachers, session.trainers
         )

@@ -43,7 +43,7 @@ def serve_teacher(config: Config, serving: Serving) -> int:
         OpdError: bad input, no cluster, a name that is taken, or a teacher that does not come up.
     """
     config = _checked(config, serving.teacher)
-    pairing, _ = check_models(config)
+    pairing = check_models(config)
     with RaySession(config.cluster) as session:
         cores = max(node.cores for node in session.cluster().nodes)
         settings = config.teacher_set.first

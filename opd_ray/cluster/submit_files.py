@@ -102,15 +102,9 @@ def _inputs(config: Config) -> Iterator[tuple[str, str]]:
     for key, path in models:
         if _is_local(path):
             yield key, path
-    for key, settings in _data_sections(config):
+    for key, settings in config.data_sections.items():
         if _reads_files(settings):
             yield f"{key}.path", settings.path
-
-
-def _data_sections(config: Config) -> list[tuple[str, DataSettings]]:
-    """All that prompts are read from, by key."""
-    tasks = enumerate(config.eval.tasks)
-    return [("data", config.data), *((f"eval.tasks[{n}].data", task.data) for n, task in tasks)]
 
 
 def _reads_files(settings: DataSettings) -> bool:
@@ -193,10 +187,10 @@ def _import_paths(config: Config) -> Iterator[tuple[str, str]]:
     """Objects of the user's own, by key."""
     paths = [("tip.rule", config.tip.rule)]
     paths += [(f"{n}.class_path", t.class_path or "") for n, t in config.teacher_set.models.items()]
-    paths += [(f"eval.tasks[{n}].task", task.task) for n, task in enumerate(config.eval.tasks)]
+    paths += [(f"{key}.task", task.task) for key, task in config.named_tasks.items()]
     paths += [
         (f"{key}.path", data.path)
-        for key, data in _data_sections(config)
+        for key, data in config.data_sections.items()
         if data.kind is DataKind.python
     ]
     return ((key, path) for key, path in paths if ":" in path)

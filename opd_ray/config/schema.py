@@ -280,6 +280,17 @@ class Config:
     # What opd-ray study runs; other commands do not read it.
     study: StudySettings = field(default_factory=StudySettings)
 
+    @property
+    def named_tasks(self) -> dict[str, EvalTask]:
+        """The tasks of the evaluation, each by the key that it stands under."""
+        return {f"eval.tasks[{number}]": task for number, task in enumerate(self.eval.tasks)}
+
+    @property
+    def data_sections(self) -> dict[str, DataSettings]:
+        """All that prompts are read from, by key: for training, then for evaluation."""
+        held_out = {f"{key}.data": task.data for key, task in self.named_tasks.items()}
+        return {"data": self.data, **held_out}
+
     @cached_property
     def teacher_set(self) -> TeacherSet:
         """The teachers in full, which ``teacher``, ``teachers`` and ``routes`` describe together.

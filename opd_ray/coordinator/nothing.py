@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from opd_ray.tip import Selection, TipSettings, TokenScores
-from opd_ray.tip.select import SelectBy, ShareOf
+from opd_ray.tip.select import SelectBy, ShareOf, share_counts
 from opd_ray.types import StepAccount
 
 # Figures of a task by which a teacher is compared with its student.
@@ -39,13 +39,14 @@ def _nothing_kept(selection: Selection, scores: TokenScores, tip: TipSettings) -
             return f"every score of the rule {tip.rule} is 0"
     if selection.rho == 0:
         return "tip.rho is 0"
-    group = "response" if tip.share_of == ShareOf.rollout else "batch"
-    longest = int(lengths_R.max() if group == "response" else lengths_R.sum())
-    if math.floor(selection.rho * longest) == 0:
-        enough = math.floor(selection.rho * int(lengths_R.sum())) > 0
+    by_rollout = tip.share_of == ShareOf.rollout
+    groups = lengths_R if by_rollout else lengths_R.sum(keepdims=True)
+    if not share_counts(groups, selection.rho).any():
+        enough = share_counts(lengths_R.sum(keepdims=True), selection.rho).any()
         return (
-            f"tip.rho = {selection.rho:g} of a {group} of at most {longest} tokens is less than "
-            f"one token; raise it{', or set tip.share_of to batch' if enough else ''}"
+            f"tip.rho = {selection.rho:g} of a {'response' if by_rollout else 'batch'} of at most "
+            f"{groups.max()} tokens is less than one token; raise it"
+            f"{', or set tip.share_of to batch' if enough else ''}"
         )
     return f"the rule {tip.rule} leaves out every one"
 

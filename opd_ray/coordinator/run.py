@@ -45,10 +45,10 @@ def train(config: Config) -> int:
         OpdError: bad input, before any model is loaded, or the reason why the run could not go on.
     """
     check_config(config)
-    pairing, tokenizer = check_models(config)
-    config = dated(config, tokenizer, kept_date(config.run))
-    prompts = PromptFeed.load(config, tokenizer)
-    tasks = held_out_tasks(config, tokenizer)
+    pairing = check_models(config)
+    config = dated(config, pairing.tokenizer, kept_date(config.run))
+    prompts = PromptFeed.load(config, pairing.tokenizer)
+    tasks = held_out_tasks(config, pairing.tokenizer)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
     with OutputFolder(config.run.output_dir) as output:
         checkpoints = CheckpointStore(
@@ -63,7 +63,7 @@ def train(config: Config) -> int:
             prompts = prompts.going_on_after(start.batches())
         elif not output.holds_run:
             output.begin(config)
-        with open_session(config, pairing, tokenizer, own_topk(config), longest) as session:
+        with open_session(config, pairing, own_topk(config), longest) as session:
             part = Part(config, start, changed)
             return _steer(session, prompts, tasks, output, checkpoints, part)
 

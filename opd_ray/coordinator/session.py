@@ -58,7 +58,6 @@ class Session:
 def open_session(
     config: Config,
     pairing: Pairing,
-    tokenizer: PreTrainedTokenizerBase,
     own_topk: int,
     longest: Mapping[str, int],
 ) -> Iterator[Session]:
@@ -67,7 +66,6 @@ def open_session(
     Args:
         config: a whole and checked configuration; the session's is settled by the placement.
         pairing: of its student and teacher.
-        tokenizer: the student's.
         own_topk: see :func:`opd_ray.preflight.models.own_topk`.
         longest: see :func:`opd_ray.preflight.prompts.check_routing`.
 
@@ -92,7 +90,7 @@ def open_session(
                 raise KeyboardInterrupt(str(stop)) from stop
             for note in _teacher_notes(settled, pairing, infos, longest):
                 print(f"opd-ray: {note}", file=sys.stderr)
-            yield Session(settled, launcher, tokenizer, pairing.vocab_size)
+            yield Session(settled, launcher, pairing.tokenizer, pairing.vocab_size)
 
 
 def _teacher_notes(

@@ -115,8 +115,8 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
     """
     tasks = []
     day = config.run.day
-    for number, settings in enumerate(config.eval.tasks):
-        section = f"eval.tasks[{number}].data"
+    for key, settings in config.named_tasks.items():
+        section = f"{key}.data"
         rows = load_prompts(
             settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section, day=day
         )
@@ -133,10 +133,9 @@ def dated(config: Config, tokenizer: PreTrainedTokenizerBase, kept: str | None) 
     ``kept`` is the day that the run or evaluation began with, if it goes on; then, and on every day
     that it goes on, its prompts are the same.
     """
-    sections = {"data": config.data}
-    sections |= {f"eval.tasks[{n}].data": task.data for n, task in enumerate(config.eval.tasks)}
     if config.run.date is not None or not any(
-        reads_clock(tokenizer, settings, section) for section, settings in sections.items()
+        reads_clock(tokenizer, settings, section)
+        for section, settings in config.data_sections.items()
     ):
         return config
     return replace(config, run=replace(config.run, date=kept or date.today().isoformat()))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from opd_ray.borders import border
 from opd_ray.errors import InputError
 
+ADAPTER = "adapter_config.json"
 _CONFIG = "config.json"
 # Weights of any library, and what training leaves; none of them describes the model.
 _LEFT_OUT_SUFFIXES = frozenset(
@@ -38,6 +40,24 @@ def model_folder(path: str) -> Path | None:
     except HFValidationError:
         raise InputError(f"{path}: no such folder, and no name of a hub model") from None
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def adapter_in(folder: Path) -> str | None:
+    """What a folder holds that has an adapter, alone or beside a model, and what to do; or None.
+
+    Raises:
+        InputError: its config cannot be read.
+    """
+    file = folder / ADAPTER
+    if not file.is_file():
+        return None
+    with border(f"{file}", "copy or download it again"):
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    of = f" of the model {base!r}" if base else ""
+    return (
+        f"an adapter ({ADAPTER}){of}, which would not be loaded; merge it into its base (peft: "
+        "merge_and_unload, then save_pretrained) and give the folder of the result"
+    )
 
 
 @dataclass(frozen=True)

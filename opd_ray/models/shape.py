@@ -11,7 +11,7 @@ from typing import Any
 
 from opd_ray.errors import InputError, OpdError
 from opd_ray.models.context import UNLIMITED, context_length
-from opd_ray.models.folder import model_folder
+from opd_ray.models.folder import adapter_in, model_folder
 
 KNOWN_TYPES = ("llama", "qwen2", "qwen3")
 # Tokens that a vLLM engine on the CPU reserves at once: the ``block_size`` that actors give it.
@@ -161,11 +161,8 @@ def config_json(path: str) -> dict[str, Any] | None:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        adapter = (
-            "; it is an adapter (PEFT), no model: merge it into its base with merge_and_unload() "
-            "and save_pretrained(), and give that folder"
-        )
-        what = adapter if (folder / "adapter_config.json").exists() else ""
+        adapter = adapter_in(folder)
+        what = f"; it is {adapter}" if adapter else ""
         raise ModelShapeError(f"{path}: the folder holds no config.json{what}") from None
     except (OSError, ValueError) as error:
         raise ModelShapeError(f"{file}: cannot be read: {error}") from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opd_ray.borders import border
 from opd_ray.errors import OpdError
-from opd_ray.models.folder import model_folder
+from opd_ray.models.folder import ADAPTER, adapter_in, model_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # In the order in which transformers looks for them.
 _SOURCES = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
-ADAPTER = "adapter_config.json"
 _OTHER_FORMATS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _NAMED = 6  # of a list in a message
 _POINTER = b"version https://git-lfs"
@@ -46,8 +45,8 @@ def weight_files(path: str) -> list[Path] | None:
     if folder is None:
         return None
     fetched = not Path(path).is_dir()
-    if not fetched:
-        _refuse_adapter(path, folder)
+    if not fetched and (adapter := adapter_in(folder)):
+        raise WeightsError(f"{path}: holds {adapter}, without {ADAPTER}")
     source = next((folder / name for name in _SOURCES if (folder / name).is_file()), None)
     if source is None:
         if fetched:
@@ -138,19 +137,6 @@ def _shards(index: Path) -> list[Path]:
     with border(f"{index}", "copy or download it again", WeightsError):
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return [index.parent / name for name in sorted(set(weight_map.values()))]
-
-
-def _refuse_adapter(path: str, folder: Path) -> None:
-    file = folder / ADAPTER
-    if not file.is_file():
-        return
-    with border(f"{file}", "copy or download it again", WeightsError):
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    raise WeightsError(
-        f"{path}: holds an adapter ({ADAPTER}) of the model {base!r}, which would not be loaded; "
-        "merge the two (peft: merge_and_unload, then save_pretrained) and give the folder of the "
-        f"result, without {ADAPTER}"
-    )
 
 
 def listed(names: Sequence[str]) -> str:

@@ -91,7 +91,7 @@ def find_start(config: Config, checkpoints: CheckpointStore) -> Start | None:
     if state.seed != config.run.seed:
         raise ConfigError(
             f"run.seed = {config.run.seed}, but the checkpoint {folder} was written with seed "
-            f"{state.seed}: use that seed, or run.resume=never in another output folder"
+            f"{state.seed}: use that seed, or another run.output_dir for another run"
         )
     if state.step > config.run.steps:
         raise ConfigError(

@@ -12,9 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from opd_ray.config.choices import CacheMode, SyncBackend
-from opd_ray.config.data import DataSettings
 from opd_ray.config.ranges import range_problems
-from opd_ray.config.schema import Config, EvalTask
+from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TRAITS, model_path
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
@@ -131,7 +130,7 @@ def _newest_of(folder: Path) -> str:
 def _length_problems(config: Config) -> Iterator[str]:
     context, longest = config.student.context_length, config.rollout.max_new_tokens
     pairs = [("data", config.data, "rollout", longest)]
-    for place, task in named_tasks(config):
+    for place, task in config.named_tasks.items():
         own = task.max_new_tokens
         owner, response = ("rollout", longest) if own is None else (place, own)
         pairs.append((f"{place}.data", task.data, owner, response))
@@ -227,7 +226,7 @@ def _trainer_problems(config: Config) -> Iterator[str]:
 
 def data_problems(config: Config) -> Iterator[str]:
     """Every problem of the prompts, for training and for evaluation."""
-    for section, data in data_sections(config):
+    for section, data in config.data_sections.items():
         try:
             data.validate(section)
         except ConfigError as error:
@@ -242,7 +241,7 @@ def eval_problems(config: Config) -> Iterator[str]:
         for name, count in names.items()
         if count > 1
     )
-    for place, task in named_tasks(config):
+    for place, task in config.named_tasks.items():
         try:
             get_task(task.task)
         except ConfigError as error:
@@ -273,14 +272,3 @@ def teacher_accuracy_problems(config: Config) -> Iterator[str]:
     else:
         return
     yield f"eval.teacher_accuracy = true with {found}: {why}; set it to false"
-
-
-def named_tasks(config: Config) -> list[tuple[str, EvalTask]]:
-    """The tasks of the evaluation, each with the key that it stands under."""
-    return [(f"eval.tasks[{number}]", task) for number, task in enumerate(config.eval.tasks)]
-
-
-def data_sections(config: Config) -> list[tuple[str, DataSettings]]:
-    """All that prompts are read from, each with its key: for training, then for evaluation."""
-    tasks = ((f"{place}.data", task.data) for place, task in named_tasks(config))
-    return [("data", config.data), *tasks]

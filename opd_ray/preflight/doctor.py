@@ -31,7 +31,7 @@ from opd_ray.models.weight_files import NoWeights
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.resume import find_start, told
-from opd_ray.preflight.config import config_problems, data_sections, named_tasks
+from opd_ray.preflight.config import config_problems
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
 from opd_ray.preflight.model_files import (
@@ -173,8 +173,8 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
         yield from _prompt_findings(config, contexts)
         return
     yield noted("prompt lengths", "not checked: the student's tokenizer is not on this machine")
-    tasks = {f"{place}.data": task for place, task in named_tasks(config)}
-    for section, data in data_sections(config):
+    tasks = {f"{place}.data": task for place, task in config.named_tasks.items()}
+    for section, data in config.data_sections.items():
         try:
             loaded = load_prompts(data, seed=config.run.seed, section=section)
             yield passed(section, str(loaded.report))

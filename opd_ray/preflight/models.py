@@ -14,11 +14,11 @@ from opd_ray.preflight.pairing import Pairing, check_pairings
 from opd_ray.tip import find_rule
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 
-def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
-    """What student and teachers have in common, and the student's tokenizer.
+def check_models(config: Config) -> Pairing:
+    """What student and teachers have in common.
 
     A teacher behind a URL is asked for all that the run needs of it.
 
@@ -31,7 +31,7 @@ def check_models(config: Config) -> tuple[Pairing, PreTrainedTokenizerBase]:
     pairing = check_pairings(config)
     for settings in asked_servers(config):
         ask_server(config, settings, pairing.tokenizer, pairing.vocab_size)
-    return pairing, pairing.tokenizer
+    return pairing
 
 
 def ask_server(

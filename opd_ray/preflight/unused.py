@@ -12,7 +12,6 @@ from opd_ray.config.choices import LrSchedule, SignalChoice
 from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import MAIN, TeacherSettings
-from opd_ray.preflight.config import data_sections, named_tasks
 from opd_ray.tip import find_rule
 from opd_ray.tip.normalise import Normalisation, NormaliseOver
 from opd_ray.tip.rule import Keeps
@@ -29,7 +28,7 @@ def unused_options(config: Config) -> list[str]:
         *_loss_and_filter(config),
         *_trainer(config),
         *_evaluation(config),
-        *(line for section, data in data_sections(config) for line in _data(section, data)),
+        *(line for key, data in config.data_sections.items() for line in _data(key, data)),
     ]
 
 
@@ -158,7 +157,7 @@ def _evaluation(config: Config) -> Iterator[str]:
     evaluation = config.eval
     if not evaluation.tasks:
         yield from _set("eval", evaluation, ("teacher_accuracy",), "eval.tasks is empty")
-    for place, task in named_tasks(config):
+    for place, task in config.named_tasks.items():
         if not task.samples:
             yield from _set(place, task, ("temperature", "top_p"), f"{place}.samples is 0")
 

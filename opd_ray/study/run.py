@@ -14,8 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerBase
-
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.nothing import steps_note
@@ -52,8 +50,8 @@ def study(config: Config) -> int:
         OpdError: bad input, before any model is loaded, or the reason why it could not go on.
     """
     study_cells(config)  # whatever is wrong with it comes before the models
-    pairing, tokenizer = check_models(config)
-    config = dated(config, tokenizer, kept_date(config.run))
+    pairing = check_models(config)
+    config = dated(config, pairing.tokenizer, kept_date(config.run))
     cells = study_cells(config)
     folder = StudyFolder(config.run.output_dir)
     with OutputFolder(config.run.output_dir) as output:
@@ -63,7 +61,7 @@ def study(config: Config) -> int:
         _say(f"study: {len(cells)} cells, {done} finished, {len(waiting)} to run")
         code = 0
         if waiting:
-            runner = _Runner(folder, pairing, tokenizer)
+            runner = _Runner(folder, pairing)
             code = runner.run(replace(config, run=waiting[0].config.run), cells, waiting)
         if code == INTERRUPTED:
             _say("stopped; the same command goes on, and begins the cell at work anew")
@@ -99,7 +97,6 @@ class _Runner:
 
     folder: StudyFolder
     pairing: Pairing
-    tokenizer: PreTrainedTokenizerBase
     data: dict[int, tuple[PromptFeed, list[HeldOutTask]]] = field(default_factory=dict)  # by seed
 
     def run(self, config: Config, cells: list[Cell], waiting: list[Cell]) -> int:
@@ -113,7 +110,7 @@ class _Runner:
             _say(note)
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)
-        with open_session(config, self.pairing, self.tokenizer, topk, longest) as session:
+        with open_session(config, self.pairing, topk, longest) as session:
             session.save(str(self.folder.start))
             for number, cell in enumerate(waiting):
                 if session.launcher.watch.stop_requested:
@@ -157,8 +154,8 @@ class _Runner:
         """Prompts and problems of the cell's seed."""
         if cell.seed not in self.data:
             self.data[cell.seed] = (
-                PromptFeed.load(cell.config, self.tokenizer),
-                held_out_tasks(cell.config, self.tokenizer),
+                PromptFeed.load(cell.config, self.pairing.tokenizer),
+                held_out_tasks(cell.config, self.pairing.tokenizer),
             )
         return self.data[cell.seed]
 

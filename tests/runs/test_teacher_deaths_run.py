@@ -81,9 +81,9 @@ def at_call(number: int, function: Callable, event: Callable[[], None]) -> Calla
 
 def test_killed_teachers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config("demo", [*_OVERRIDES, f"run.output_dir={tmp_path}"])
-    pairing, tokenizer = check_models(config)
+    pairing = check_models(config)
     longest = {"teacher": config.student.context_length}
-    with open_session(config, pairing, tokenizer, own_topk(config), longest) as session:
+    with open_session(config, pairing, own_topk(config), longest) as session:
         start = tmp_path / "start"
         session.trainers.save(str(start))
         undisturbed = trained(session, tmp_path / "undisturbed")

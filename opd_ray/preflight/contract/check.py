@@ -36,7 +36,7 @@ def check_teacher(config: Config) -> list[str]:
     }
     config = replace(config, teacher=live, teachers=others)
     check_config(config)
-    pairing, _ = check_models(config)
+    pairing = check_models(config)
     teachers = config.teacher_set
     in_cluster = any(model.traits.asks_cluster for model in teachers.models.values())
     found: list[str] = []

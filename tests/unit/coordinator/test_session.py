@@ -135,7 +135,7 @@ def test_a_stop_before_the_models_are_there_is_a_ctrl_c(monkeypatch: pytest.Monk
     monkeypatch.setattr(subject, "ActorLauncher", Loading)
     with (
         pytest.raises(KeyboardInterrupt, match="stopped while waiting for teacher-0"),
-        subject.open_session(CONFIG, Pairing(24, "hash"), None, 0, {}),  # type: ignore[arg-type]
+        subject.open_session(CONFIG, Pairing(24, "hash"), 0, {}),
     ):
         raise AssertionError("not to be reached")
     assert ended == ["actors"]

@@ -44,9 +44,9 @@ def config(tmp_path: Path) -> Config:
 @pytest.fixture(autouse=True)
 def models(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is looked at."""
-    pairing = SimpleNamespace(teacher_contexts={})
+    pairing = SimpleNamespace(teacher_contexts={}, tokenizer=TOKENIZER)
     for module in (training, studying):
-        monkeypatch.setattr(module, "check_models", lambda config: (pairing, TOKENIZER))
+        monkeypatch.setattr(module, "check_models", lambda config: pairing)
 
 
 def on(monkeypatch: pytest.MonkeyPatch, day: str) -> None:

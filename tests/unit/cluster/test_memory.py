@@ -1,0 +1,247 @@
+"""Estimates of memory and of what a step moves, and whether they fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from planned import GB, SHAPE, machine, make_config
+
+from opd_ray.cluster.memory import (
+    PROCESS_BYTES,
+    rollout_memory,
+    teacher_memory,
+    trainer_memory,
+)
+from opd_ray.cluster.memory_fit import capacity_problems, memory_problems
+from opd_ray.cluster.nodes import Cluster, Node
+from opd_ray.cluster.placement import plan_placement
+from opd_ray.cluster.step_size import step_flows, step_tokens
+from opd_ray.config.choices import Dtype, SignalChoice, Support
+from opd_ray.config.schema import (
+    Config,
+    LossSettings,
+)
+from opd_ray.config.teacher import TeacherSettings
+
+
+def test_trainer_memory_by_hand() -> None:
+    count = SHAPE.parameters
+    plain = trainer_memory(make_config(), SHAPE, [SHAPE]).host
+    assert plain["weights"] == plain["gradients"] == 4 * count
+    assert plain["optimizer"] == 8 * count
+    assert plain["process"] == PROCESS_BYTES
+    sharded = make_config({"ranks": 4, "zero_stage": 3, "dtype": Dtype.bfloat16})
+    parts = trainer_memory(sharded, SHAPE).host
+    assert parts["weights"] == 2 * count // 4
+    assert parts["gradients"] == 4 * count // 4  # sums in float32
+    assert parts["gathered weights"] == 2 * count
+    assert parts["gradient of the head"] == 4 * 1000 * 64
+    assert parts["optimizer"] == 12 * count // 4
+    second = trainer_memory(
+        replace(sharded, trainer=replace(sharded.trainer, zero_stage=2)), SHAPE, None
+    )
+    assert second.host["weights"] == 2 * count
+    assert second.host["gradients"] == 4 * count // 4
+    # In bfloat16 there is no stage 0: DeepSpeed runs stage 1, which shards the optimizer.
+    none = make_config({"ranks": 4, "dtype": Dtype.bfloat16})
+    assert trainer_memory(none, SHAPE).host["optimizer"] == 12 * count // 4
+
+
+def test_a_text_longer_than_the_micro_batch_goes_alone() -> None:
+    long = make_config({"micro_batch_tokens": 10}, {"max_new_tokens": 1000})
+    short = make_config({"micro_batch_tokens": 2048 + 1000}, {"max_new_tokens": 1000})
+    found = [trainer_memory(config, SHAPE).host["activations"] for config in (long, short)]
+    assert found[0] == found[1]
+    kept_per_token = 4 * (4 * 64 + 2 * 64 + 2 * 32 + 64 + 32 + 4 * 256)
+    assert found[0] == 3048 * kept_per_token * 4
+
+
+def test_checkpointing_saves_activations_and_offload_moves_the_optimizer() -> None:
+    config = make_config({"gpus_per_rank": 1, "zero_stage": 1})
+    whole = trainer_memory(config, SHAPE)
+    cut = trainer_memory(
+        replace(
+            config,
+            trainer=replace(config.trainer, gradient_checkpointing=True, offload_optimizer=True),
+        ),
+        SHAPE,
+        None,
+    )
+    assert cut.device["activations"] < whole.device["activations"]
+    assert "optimizer" in whole.device
+    assert "optimizer" not in cut.device
+    assert cut.host["optimizer"] == whole.device["optimizer"]
+    assert cut.host["gradients"] == 2 * whole.device["gradients"]
+
+
+def test_rollout_and_teacher_memory() -> None:
+    config = make_config(teacher={"signal": SignalChoice.hidden})
+    assert rollout_memory(config, SHAPE).host["KV cache"] == config.rollout.kv_cache_bytes
+    tokens = 32 * 4 * 128
+    assert teacher_memory(config, config.teacher, SHAPE).host["signals"] == tokens * 64 * 4
+    gpu = make_config(rollout={"gpus_per_actor": 2, "tensor_parallel_size": 2})
+    split = rollout_memory(gpu, SHAPE)
+    assert split.device["weights"] == 4 * SHAPE.parameters // 2
+    assert split.host_bytes == PROCESS_BYTES
+
+
+@pytest.mark.parametrize(
+    ("support", "places"), [(Support.teacher, 5), (Support.student, 3), (Support.union, 8)]
+)
+def test_a_signal_has_a_place_for_every_token_it_may_name(support: Support, places: int) -> None:
+    """8 bytes each, held of every response token and sent of every kept one, here half of them."""
+    config = make_config({}, {"record_topk": 3}, {"topk": 5})
+    config = replace(config, loss=LossSettings(support=support))
+    tokens = 32 * 4 * 128
+    assert teacher_memory(config, config.teacher, SHAPE).host["signals"] == tokens * places * 8
+    (flow,) = (f for f in step_flows(config, SHAPE, {"t": SHAPE}) if f.target == "trainer")
+    assert flow.nbytes == tokens // 2 * places * 8
+    named = {
+        Support.teacher: "the teacher's 5",
+        Support.student: "the student's 3",
+        Support.union: "the teacher's 5 and the student's 3",
+    }[support]
+    said = f"signal of kept tokens: {named} likeliest tokens a row, and one tail"
+    assert flow.what == said
+    held = tokens * places * 8
+    full, short = (
+        capacity(replace(config, teacher=replace(config.teacher, store_bytes=size)))
+        for size in (held, held - 1)
+    )
+    assert full == []
+    assert f"set it to {held}" in short[0]
+    hidden = replace(config, teacher=TeacherSettings(path="t", signal=SignalChoice.hidden))
+    assert teacher_memory(hidden, hidden.teacher, SHAPE).host["signals"] == tokens * 64 * 4
+
+
+def test_a_rollout_engine_on_a_cpu_reads_a_whole_context_at_once() -> None:
+    def activations(**rollout: float) -> int:
+        config = make_config(rollout={"max_num_batched_tokens": 64, **rollout})
+        config.student.context_length = 512
+        memory = rollout_memory(config, SHAPE)
+        return (memory.device or memory.host)["activations"]
+
+    assert activations() == 8 * activations(gpus_per_actor=1)
+
+
+def problems(config: Config, cluster: Cluster) -> list[str]:
+    return memory_problems(config, plan_placement(config, cluster, SHAPE, {"t": SHAPE}))
+
+
+def test_what_is_set_already_is_not_advised() -> None:
+    tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
+    config = make_config({"gpus_per_rank": 1})
+    (problem,) = problems(config, tight)
+    assert "use trainer.gradient_checkpointing=true, or a lower" in problem
+    config.trainer.gradient_checkpointing = True
+    config.loss.chunk_rows = 1
+    (problem,) = problems(config, tight)
+    assert "of that activations: use a lower trainer.micro_batch_tokens" in problem
+
+
+def test_a_part_that_no_key_makes_smaller_is_passed_over() -> None:
+    """With a huge vocabulary the gradient of the head is the largest part."""
+    wide = replace(SHAPE, vocab_size=10**6)
+    trainer = {"gpus_per_rank": 1, "zero_stage": 1, "offload_optimizer": True}
+    config = make_config({**trainer, "dtype": Dtype.bfloat16})
+    config.loss.chunk_rows = 1
+    parts = trainer_memory(config, wide).device
+    assert max(parts, key=lambda part: parts[part]) == "gradient of the head"
+    tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
+    (problem,) = memory_problems(config, plan_placement(config, tight, wide))
+    assert "gradient of the head" not in problem
+    assert "of that weights: use trainer.zero_stage=3 over more trainer.ranks" in problem
+
+
+def test_a_teachers_own_keys_are_named() -> None:
+    config = make_config(teacher={"gpus_per_replica": 1, "batch_tokens": 1})
+    (problem,) = problems(config, machine(4, gpus=1, gpu_memory_bytes=10**6))
+    assert problem.startswith("teacher-0: ")
+    assert "of that logits: use a lower teacher.batch_tokens" in problem
+
+
+def test_too_little_memory_names_what_to_lower() -> None:
+    small = Cluster((Node("n0", 4, 2 * GB, 0),))
+    (problem,) = problems(make_config(), small)
+    assert "node n0" in problem
+    assert "2.00 GB" in problem
+    assert problems(make_config(), machine(4)) == []
+    tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
+    config = make_config({"gpus_per_rank": 1})
+    (problem,) = problems(config, tight)
+    assert problem.startswith("trainer-0")
+    assert "of that activations" in problem
+    assert "trainer.micro_batch_tokens" in problem
+
+
+def capacity(config: Config) -> list[str]:
+    return list(capacity_problems(config, SHAPE, {"t": SHAPE}))
+
+
+def test_a_kv_cache_on_the_cpu_must_hold_one_text() -> None:
+    """Keys and values of 2 heads of 16 in 4 layers; 4,096 tokens in blocks of 32, and one block."""
+    needed = (4096 + 32) * 2 * 4 * 2 * 16 * 4
+    enough = {"kv_cache_bytes": needed}
+    engine = {"kind": "vllm", **enough}
+    assert capacity(make_config(rollout=enough, teacher=engine)) == []
+    too_few = {"kv_cache_bytes": needed - 1}
+    (problem,) = capacity(make_config(rollout=too_few, teacher=engine))
+    assert problem.startswith(f"rollout.kv_cache_bytes = {needed - 1}: ")
+    assert f"takes {needed} bytes" in problem
+    (problem,) = capacity(make_config(rollout=enough, teacher=engine | too_few))
+    assert problem.startswith(f"teacher.kv_cache_bytes = {needed - 1}: ")
+    half = {"kv_cache_bytes": needed // 2}
+    assert capacity(make_config(rollout=half | {"dtype": Dtype.bfloat16})) == []
+    # Each of two processes has one of the two heads; a third one has no less.
+    for split in (2, 3):
+        assert capacity(make_config(rollout=half | {"tensor_parallel_size": split})) == []
+    # vLLM sizes it by itself on a GPU, and no other teacher has one.
+    assert capacity(make_config(rollout=too_few | {"gpus_per_actor": 1})) == []
+    assert capacity(make_config(rollout=enough, teacher=too_few)) == []
+
+
+def test_a_store_must_hold_the_signals_of_a_step() -> None:
+    held = 128 * 128 * (32 + 16) * 8
+    assert capacity(make_config(teacher={"store_bytes": held})) == []
+    (problem,) = capacity(make_config(teacher={"store_bytes": held - 1}))
+    assert problem.startswith(f"teacher.store_bytes = {held - 1}: ")
+    assert f"set it to {held}" in problem
+    assert "teacher.signal=topk" not in problem
+    (problem,) = capacity(make_config(teacher={"store_bytes": 1, "signal": SignalChoice.hidden}))
+    assert "teacher.signal=topk" in problem
+    assert capacity(make_config(teacher={"store_bytes": held // 2, "replicas": 2})) == []
+
+
+def test_gpus_of_unknown_memory_are_named() -> None:
+    config = make_config({"gpus_per_rank": 1})
+    assert plan_placement(config, machine(4, gpus=1), SHAPE).unknown_gpu_memory() == ["n0"]
+    known = machine(4, gpus=1, gpu_memory_bytes=GB)
+    assert plan_placement(config, known, SHAPE).unknown_gpu_memory() == []
+    assert plan_placement(make_config(), machine(4, gpus=1), SHAPE).unknown_gpu_memory() == []
+
+
+def test_a_vllm_engine_must_fit_into_its_share_of_a_gpu() -> None:
+    config = make_config(rollout={"gpus_per_actor": 1})
+    needed = rollout_memory(config, SHAPE).device_bytes
+    roomy = machine(4, gpus=1, gpu_memory_bytes=int(needed / 0.9) + 10)
+    assert problems(config, roomy) == []
+    tight = machine(4, gpus=1, gpu_memory_bytes=int(needed / 0.9) - 10)
+    (problem,) = problems(config, tight)
+    assert problem.startswith("rollout-0: needs about")
+    assert "90% of" in problem
+
+
+def test_flows_of_a_step_by_hand() -> None:
+    config = make_config()
+    tokens = step_tokens(config)
+    assert (tokens.rollouts, tokens.response, tokens.kept) == (128, 128 * 128, 128 * 64)
+    flows = {
+        (flow.source, flow.target): flow.nbytes for flow in step_flows(config, SHAPE, {"t": SHAPE})
+    }
+    assert flows["rollout", "teacher"] == 128 * 128 * 16 * 8
+    assert flows["teacher", "trainer"] == 128 * 64 * (32 + 16) * 8
+    assert flows["trainer", "rollout"] == 4 * SHAPE.parameters
+    assert ("trainer", "rollout") not in {
+        (flow.source, flow.target) for flow in step_flows(config, None)
+    }
