@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ Made by `python benchmarks/loss_support_training.py gsm8k_train.jsonl {options}`
 SmolLM2 pair, {steps} steps of 8 prompts with responses of up to 64 tokens, soft_or at rho 0.5,
 reverse KL from k = K = 16 tokens or from hidden states; bfloat16 in all engines.
 Held out: exact figures on responses to {held_out} other prompts, sampled at temperature 1. Mean of
-{seeds} seeds ± half a 95 % t-interval; `− hidden`: the difference to that arm at the same seed.
+{seeds} seeds ± half a 95 % t-interval; `− hidden`, `− teacher`: of KL(student ‖ teacher) less that
+of the other arm at the same seed.
 """
 
 
@@ -192,11 +194,11 @@ def table(folder: Path, arms: list[str], seeds: list[int], steps: int) -> str:
     lines = [
         intro,
         "| loss | bytes a token | KL(student ‖ teacher) | KL(teacher ‖ student) "
-        "| same likeliest token | student's entropy, nats | KL(student ‖ teacher) − hidden |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| same likeliest token | student's entropy, nats | − hidden | − teacher |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     start = np.array([figures(folder / f"start_{seed}.json") for seed in seeds])
-    lines.append(row("before", "", start, None))
+    lines.append(row("before", "", start, {}))
     found = {
         arm: np.array([figures(cell_file(folder, arm, seed)) for seed in seeds]) for arm in arms
     }
@@ -204,14 +206,16 @@ def table(folder: Path, arms: list[str], seeds: list[int], steps: int) -> str:
         metrics = (folder / f"{arm}_{seeds[0]}.jsonl").read_text(encoding="utf-8").splitlines()
         steps_only = [r for r in map(json.loads, metrics) if "train/loss" in r]
         nbytes = steps_only[-1]["teacher/signal_bytes_per_trained_token"]
-        lines.append(row(arm, f"{nbytes:.0f}", found[arm], found.get("hidden")))
+        lines.append(row(arm, f"{nbytes:.0f}", found[arm], found))
     return "\n".join([*lines, ""])
 
 
-def row(name: str, nbytes: str, values: np.ndarray, exact: np.ndarray | None) -> str:
-    """A line of the table; ``values`` [seeds, figures]."""
+def row(name: str, nbytes: str, values: np.ndarray, found: Mapping[str, np.ndarray]) -> str:
+    """A line of the table; ``values`` [seeds, figures], and those of all arms."""
     cells = [name, nbytes, *(interval(column) for column in values.T)]
-    cells.append("" if exact is None or exact is values else interval((values - exact)[:, 0]))
+    for other in ("hidden", "teacher"):
+        paired = other in found and found[other] is not values
+        cells.append(interval((values - found[other])[:, 0]) if paired else "")
     return f"| {' | '.join(cells)} |"
 
 
