@@ -1,0 +1,94 @@
+"""Tool calls in what a student wrote, and what a parser of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from opd_ray.environments.environment import Message, ToolSchema
+
+_END_OF_THINKING = "</think>"
+_THINKING = "<think>"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that can be made."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BadCall:
+    """What was meant as a call and cannot be made; ``problem`` is what the student reads."""
+
+    written: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class AssistantTurn:
+    """A turn of the student, taken apart."""
+
+    content: str  # all that is no call
+    calls: tuple[ToolCall | BadCall, ...]  # in the order in which they were written
+
+    def message(self) -> Message:
+        """As a chat message; a bad call is part of no template and stands in the content."""
+        good = [call for call in self.calls if isinstance(call, ToolCall)]
+        bad = [call.written for call in self.calls if isinstance(call, BadCall)]
+        message: Message = {"role": "assistant", "content": "\n".join([self.content, *bad]).strip()}
+        if good:
+            message["tool_calls"] = [
+                {"type": "function", "function": {"name": c.name, "arguments": c.arguments}}
+                for c in good
+            ]
+        return message
+
+
+class CallParser(Protocol):
+    """Finds the tool calls of a turn."""
+
+    def parse(self, text: str, tools: Sequence[ToolSchema]) -> AssistantTurn:
+        """The turn taken apart; never raises for anything that a student can write.
+
+        Args:
+            text: the turn with its special tokens, without the one that ended it.
+            tools: what can be called, with the types of the arguments.
+        """
+        ...
+
+
+def after_thinking(text: str) -> tuple[str, str]:
+    """A turn's thinking, its closing tag included, and what follows it.
+
+    A call that is only thought of is no call. Thinking that never ends is all thinking.
+    """
+    thinking, end, said = text.rpartition(_END_OF_THINKING)
+    if end:
+        return thinking + end, said
+    return (text, "") if _THINKING in text else ("", text)
+
+
+def call_of(written: Any, source: str, arguments_key: str = "arguments") -> ToolCall | BadCall:
+    """The call that a parsed JSON value stands for; ``source`` is its text."""
+    if not isinstance(written, Mapping):
+        return BadCall(source, "a tool call must be a JSON object with a name and arguments")
+    name = written.get("name")
+    if not isinstance(name, str) or not name:
+        return BadCall(source, 'a tool call needs a "name", the name of the tool as text')
+    arguments = written.get(arguments_key, {})
+    if not isinstance(arguments, Mapping):
+        return BadCall(source, f'"{arguments_key}" of a tool call must be a JSON object')
+    return ToolCall(name, dict(arguments))
+
+
+def parameters_of(name: str, tools: Sequence[ToolSchema]) -> Mapping[str, Any] | None:
+    """The JSON schemas of a tool's arguments by their names; None of an unknown tool."""
+    for tool in tools:
+        function = tool["function"]
+        if function["name"] == name:
+            return function.get("parameters", {}).get("properties", {})
+    return None

@@ -1,0 +1,35 @@
+"""Parsers of tool calls by their names in a configuration."""
+
+from __future__ import annotations
+
+from opd_ray.environments.calls import CallParser
+from opd_ray.errors import ConfigError
+from opd_ray.import_path import load_object
+
+_PARSERS = {
+    "hermes": "opd_ray.environments.parsers.hermes:HermesParser",
+    "llama3_json": "opd_ray.environments.parsers.llama3_json:Llama3JsonParser",
+    "qwen3_coder": "opd_ray.environments.parsers.qwen3_coder:Qwen3CoderParser",
+}
+
+
+def get_parser(name: str, key: str) -> CallParser:
+    """The parser of that name, or of a class without arguments at "package.module:Class".
+
+    Args:
+        name: as the user wrote it.
+        key: the configuration key that holds it, for messages.
+
+    Raises:
+        ConfigError: no such parser, or what is none.
+    """
+    path = _PARSERS.get(name, name)
+    if ":" not in path:
+        raise ConfigError(
+            f"{key} = {name!r} is unknown: use one of {', '.join(_PARSERS)}, or "
+            "package.module:Class of your own"
+        )
+    parser = load_object(path, key)()
+    if not callable(getattr(parser, "parse", None)):
+        raise ConfigError(f"{key} = {name!r} is no parser of tool calls: it needs parse(text, tools)")
+    return parser
