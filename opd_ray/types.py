@@ -7,6 +7,7 @@ travel as uint16.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -47,7 +48,9 @@ class RolloutRequest:
     sample: int
     prompt_ids: np.ndarray  # [P] int32
     seed: int
-    source: str = ""  # of the prompt: what routes name
+    source: str = ""  # of the prompt: what routes and environments name
+    # The prompt's row, for its environment; None: no environment, the response is one turn.
+    row: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,11 @@ class TopK:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One finished response with what the sampler knew of every token."""
+    """One finished response with what the sampler knew of every token.
+
+    A response may be several turns of the student with what others said between them. The student
+    wrote n of its m tokens: those of ``response_mask`` 1. No other is scored or trained on.
+    """
 
     rollout_id: str
     prompt_id: str
@@ -68,12 +75,22 @@ class Rollout:
     prompt_ids: np.ndarray  # [P] int32
     response_ids: np.ndarray  # [m] int32
     response_mask: np.ndarray  # [m] uint8; 1 = written by the student
-    entropy: np.ndarray  # [m] float32, nats, over the full vocabulary
-    logprob: np.ndarray  # [m] float32, nats, of the sampled token at temperature 1
-    finish_reason: str  # "stop" | "length"
+    entropy: np.ndarray  # [m] float32, nats, over the full vocabulary; 0 where the mask is 0
+    logprob: np.ndarray  # [m] float32, nats, of the sampled token at temperature 1; 0 likewise
+    finish_reason: str  # "stop", or why it was cut: "length", "context", "turns", "tool_limit"
     weights_version: int
-    # A TopK, or the Ray object reference to one: the coordinator passes it on unread.
+    # A TopK of the n rows, or the Ray object reference to one: the coordinator passes it on unread.
     topk: Any = None
+    # [m] int16, number of the student's turn, from 0; between turns that of the turn before. None:
+    # all of it is one turn.
+    turns: np.ndarray | None = None
+    # What its environment says of it, and what became of its calls, by name.
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """[n] int32, ascending: the positions that the student wrote."""
+        return np.flatnonzero(self.response_mask).astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,15 @@ class ScoreRequest:
     rollout_id: str
     prompt_ids: np.ndarray  # [P] int32, the teacher's prompt
     response_ids: np.ndarray  # [m] int32
-    student_topk: TopK
+    student_topk: TopK  # of the n rows that are asked about
+    # [n] int32, ascending: the response positions that are asked about, those that the student
+    # wrote itself. None: all m.
+    rows: np.ndarray | None = None
+
+    @property
+    def asked(self) -> np.ndarray:
+        """[n] int32: ``rows``, or all of them."""
+        return np.arange(len(self.response_ids), dtype=np.int32) if self.rows is None else self.rows
 
 
 class _RowsOfTeacher:
@@ -174,13 +199,13 @@ class SignalReceipt:
 
 @dataclass(frozen=True)
 class TeacherAnswer:
-    """What a teacher returns for one rollout."""
+    """What a teacher returns for the n rows of one rollout that it is asked about."""
 
     rollout_id: str
-    logprob: np.ndarray  # [m] float32, nats, of the sampled token
-    at_student_topk: np.ndarray  # [m, K] float32, nats, of the student's top-K ids
-    signal: Signal | None  # all m rows; None: nothing of its own is asked, see Support.student
-    entropy: np.ndarray | None = None  # [m] float32, nats; None: the teacher cannot know it
+    logprob: np.ndarray  # [n] float32, nats, of the sampled token
+    at_student_topk: np.ndarray  # [n, K] float32, nats, of the student's top-K ids
+    signal: Signal | None  # all n rows; None: nothing of its own is asked, see Support.student
+    entropy: np.ndarray | None = None  # [n] float32, nats; None: the teacher cannot know it
     topk: TopK | None = None  # its own top-k, where a rule needs it
     retries: int = 0  # requests that had to be sent again to get it
 
@@ -190,13 +215,13 @@ class RolloutScores:
     """Small per-token scores of one rollout: all that the coordinator reads of a teacher.
 
     A column is named as in :data:`opd_ray.tip.scores.SCORES`, which has its unit and range, and
-    holds a float32 number for each of the m response tokens; what the teacher cannot give is not
-    there. The exact pass in the trainer says as much of n kept rows, and beside it the student's
+    holds a float32 number for each of the n tokens that the student wrote; what the teacher cannot
+    give is not there. The exact pass in the trainer says as much of the same rows, and beside it the student's
     ``logprob`` of the sampled token (nats) and ``top1_agree`` (bool).
     """
 
     rollout_id: str
-    columns: dict[str, np.ndarray]  # [m], or [n] from the trainer
+    columns: dict[str, np.ndarray]  # [n]
     retries: int = 0  # requests that the teacher had to send again, see TeacherAnswer
 
 

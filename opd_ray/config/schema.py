@@ -19,6 +19,7 @@ from opd_ray.config.choices import (
     SyncBackend,
 )
 from opd_ray.config.data import DataSettings
+from opd_ray.config.environment import EnvironmentSettings
 from opd_ray.config.marks import PATH, read_as
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE, SHARE_ABOVE_ZERO, at_least, share_below_one
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
@@ -263,6 +264,12 @@ class Config:
     student: StudentSettings = field(default_factory=StudentSettings)
     data: DataSettings = field(default_factory=DataSettings)
     rollout: RolloutSettings = field(default_factory=RolloutSettings)
+    environment: EnvironmentSettings = field(default_factory=EnvironmentSettings)
+    # Environments of some sources of prompts, by source: the keys of the section environment in
+    # which each differs from it.
+    environments: dict[str, dict[str, Any]] = field(
+        default_factory=dict, metadata=read_as(dict[str, EnvironmentSettings]) | TOLD
+    )
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     # Further teachers by name: the keys of the section teacher in which each differs from it.
     teachers: dict[str, dict[str, Any]] = field(

@@ -148,7 +148,9 @@ class Episode:
         names = [tool["function"]["name"] for tool in self.environment.tools]
         if call.name not in names:
             self.account.unknown += 1
-            return ToolResult(f"error: there is no tool {call.name!r}; there are {', '.join(names)}")
+            return ToolResult(
+                f"error: there is no tool {call.name!r}; there are {', '.join(names)}"
+            )
         try:
             answered = await self.runner.call(
                 self._busy, self.environment.call_tool, call.name, call.arguments

@@ -28,7 +28,11 @@ class Llama3JsonParser:
             except (ValueError, RecursionError) as error:
                 calls.append(BadCall(said, f"the tool call is not valid JSON: {error}"))
                 break
-            key = "arguments" if isinstance(written, dict) and "arguments" in written else "parameters"
+            key = (
+                "arguments"
+                if isinstance(written, dict) and "arguments" in written
+                else "parameters"
+            )
             calls.append(call_of(written, said[:end], key))
             said = said[end:].lstrip(" \n\t;")
         return AssistantTurn(content.strip(), tuple(calls))

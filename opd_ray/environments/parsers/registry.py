@@ -31,5 +31,7 @@ def get_parser(name: str, key: str) -> CallParser:
         )
     parser = load_object(path, key)()
     if not callable(getattr(parser, "parse", None)):
-        raise ConfigError(f"{key} = {name!r} is no parser of tool calls: it needs parse(text, tools)")
+        raise ConfigError(
+            f"{key} = {name!r} is no parser of tool calls: it needs parse(text, tools)"
+        )
     return parser

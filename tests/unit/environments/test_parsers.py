@@ -103,7 +103,15 @@ def test_nothing_that_a_student_can_write_raises(parser) -> None:
     draw = random.Random(0)
     pieces = [
         *("<tool_call>", "</tool_call>", "<think>", "</think>", "<function=look>", "</function>"),
-        *("<parameter=days>", "</parameter>", '{"name": "look"', '"arguments": {', "}", "[", "\x00"),
+        *(
+            "<parameter=days>",
+            "</parameter>",
+            '{"name": "look"',
+            '"arguments": {',
+            "}",
+            "[",
+            "\x00",
+        ),
         *("<|python_tag|>", ";", '"', "\\", "\n", "é", "1e999", "\ud83d", "NaN"),
     ]
     for _ in range(3000):
@@ -113,5 +121,7 @@ def test_nothing_that_a_student_can_write_raises(parser) -> None:
 
 
 def test_an_unknown_parser_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError, match="environment.parser = 'herms' is unknown: use one of herm"):
+    with pytest.raises(
+        ConfigError, match="environment.parser = 'herms' is unknown: use one of herm"
+    ):
         get_parser("herms", "environment.parser")

@@ -47,7 +47,9 @@ def test_a_template_that_strips_earlier_thinking_is_named_by_its_first_other_tok
     assert strips != TEMPLATE
     turn = {**TURN, "content": "<think>hm</think>I look."}
     template().check([turn], [RESULTS])
-    with pytest.raises(TemplateError, match="does not keep earlier turns .* has 'I look..n' where '<think>h'"):
+    with pytest.raises(
+        TemplateError, match="does not keep earlier turns .* has 'I look..n' where '<think>h'"
+    ):
         template(strips).check([turn], [RESULTS])
 
 

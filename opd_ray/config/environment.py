@@ -1,0 +1,40 @@
+"""The section ``environment`` of a configuration: the world that a student acts in by tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from opd_ray.config.ranges import ABOVE_ZERO, at_least
+from opd_ray.on_resume import FREE, TOLD
+
+
+@dataclass
+class EnvironmentSettings:
+    # "package.module:object" of the environment's class, or of a function that makes one; null for
+    # responses of a single turn.
+    path: str | None = field(default=None, metadata=TOLD)
+    # Keyword arguments of the class or function.
+    arguments: dict[str, Any] = field(default_factory=dict, metadata=TOLD)
+    # Format of the tool calls: hermes, llama3_json, qwen3_coder, or "package.module:Class".
+    parser: str = field(default="hermes", metadata=TOLD)
+    # Turns of the student in a rollout, at most.
+    max_turns: int = field(default=16, metadata=at_least(1) | TOLD)
+    # Tool calls of a rollout, at most.
+    max_calls: int = field(default=64, metadata=at_least(0) | TOLD)
+    # Longest turn of the student, tokens; null: as many as rollout.max_new_tokens leaves for it.
+    max_turn_tokens: int | None = field(default=None, metadata=at_least(1) | TOLD)
+    # Longest result of a tool, tokens; what is beyond is cut, and the result says so.
+    max_result_tokens: int = field(default=1024, metadata=at_least(1) | TOLD)
+    # Seconds that a tool, or any other method, may take.
+    call_timeout_s: float = field(default=30.0, metadata=ABOVE_ZERO | TOLD)
+    # Train on rollouts too that came to one of these limits; false leaves all their tokens out.
+    keep_truncated: bool = field(default=True, metadata=TOLD)
+    # Rollouts that an engine has under way at once, in tools and writing; 0: twice
+    # rollout.max_num_seqs.
+    concurrent_rollouts: int = field(default=0, metadata=at_least(0) | FREE)
+    # Threads of a rollout actor in which its environments run.
+    threads: int = field(default=64, metadata=at_least(1) | FREE)
+    # Run every environment in a process of its own (a Ray actor), so that a tool that crashes or
+    # hangs costs its own rollout's call alone.
+    own_process: bool = field(default=False, metadata=FREE)
