@@ -40,6 +40,14 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class EpisodeStart:
+    """What a rollout of several turns begins with."""
+
+    row: Mapping[str, Any]  # the prompt's columns; "prompt": its chat messages as they are shown
+    options: Mapping[str, Any]  # variables of the chat template beside messages and tools
+
+
+@dataclass(frozen=True)
 class RolloutRequest:
     """One response wanted from the student."""
 
@@ -49,8 +57,7 @@ class RolloutRequest:
     prompt_ids: np.ndarray  # [P] int32
     seed: int
     source: str = ""  # of the prompt: what routes and environments name
-    # The prompt's row, for its environment; None: no environment, the response is one turn.
-    row: Mapping[str, Any] | None = None
+    episode: EpisodeStart | None = None  # None: no environment, the response is one turn
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[Mapping[str, Any]]
+Tools = Sequence[Mapping[str, Any]]
+# The tools that prompts of a source are shown; None: it has no environment.
+ToolsOf = Callable[[str], Tools | None]
 
 # The function by which templates read the clock.
 _CLOCK = "strftime_now"
@@ -49,6 +52,17 @@ def reads_clock(
     )
 
 
+def template_options(
+    tokenizer: PreTrainedTokenizerBase, settings: DataSettings, day: date | None
+) -> dict[str, Any]:
+    """The variables that a template is given beside messages and tools."""
+    options = dict(settings.chat_template_kwargs)
+    if day is not None and _CLOCK in _source(tokenizer, settings):
+        at = datetime.combine(day, time())
+        options.setdefault(_CLOCK, at.strftime)
+    return options
+
+
 def apply_chat_template(
     messages: Messages,
     tokenizer: PreTrainedTokenizerBase,
@@ -56,8 +70,9 @@ def apply_chat_template(
     day: date | None = None,
     *,
     opened: bool = True,
+    tools: Tools | None = None,
 ) -> str:
-    """The conversation as the template writes it.
+    """The conversation as the template writes it, with ``tools`` if it is to show any.
 
     It ends with the opening of the assistant's turn, if ``opened``; one whose last message is the
     assistant's ends within that message instead, so that the student goes on with it. A template
@@ -66,10 +81,9 @@ def apply_chat_template(
     Raises:
         Exception: whatever the template raises; it belongs into a border.
     """
-    options = dict(settings.chat_template_kwargs)
-    if day is not None and _CLOCK in _source(tokenizer, settings):
-        at = datetime.combine(day, time())
-        options.setdefault(_CLOCK, at.strftime)
+    options = template_options(tokenizer, settings, day)
+    if tools:
+        options["tools"] = [dict(tool) for tool in tools]
     goes_on = opened and messages[-1]["role"] == "assistant"
     return tokenizer.apply_chat_template(
         [dict(message) for message in messages],
@@ -78,6 +92,10 @@ def apply_chat_template(
         continue_final_message=goes_on,
         **options,
     )
+
+
+def no_tools(source: str) -> None:
+    """Of prompts without environments."""
 
 
 def template_notes(

@@ -13,7 +13,7 @@ import numpy as np
 from opd_ray.borders import border
 from opd_ray.config.data import DataSettings, OverLength
 from opd_ray.data.cells import BadRow
-from opd_ray.data.chat_template import template_notes
+from opd_ray.data.chat_template import ToolsOf, no_tools, template_notes
 from opd_ray.data.prompt_account import PromptAccount
 from opd_ray.data.prompt_set import LoadReport, PromptSet, SourceReport
 from opd_ray.data.rows import BadRows, DataError, PromptRow, RowReader
@@ -34,20 +34,25 @@ def load_prompts(
     tokenizer: PreTrainedTokenizerBase | None = None,
     section: str = "data",
     day: date | None = None,
+    tools_of: ToolsOf | None = None,
 ) -> PromptSet:
     """Open the source, read every row once and keep the numbers of those to use.
 
     In this order: bad rows are refused, duplicates dropped, prompts longer than
     ``max_prompt_tokens`` refused or dropped (only with a tokenizer), the rest cut at ``limit``.
     ``seed`` counts where ``settings.seed`` is null; ``section`` is what messages call the settings,
-    ``day`` what chat templates that read the clock are told.
+    ``day`` what chat templates that read the clock are told, ``tools_of`` the tools that they show
+    by source, for environments, which are given all columns of a row.
 
     Raises:
         ConfigError: settings that no run can use.
         DataError: data that no run can use.
     """
     settings.validate(section)
-    rows = _Rows(open_source(settings, section), RowReader(settings), settings, section)
+    acts = tools_of is not None
+    source = open_source(settings, section, None if acts else ())
+    reader = RowReader(settings, all_columns=acts)
+    rows = _Rows(source, reader, settings, section, tools_of or no_tools)
     read = len(rows.source)
     prompts, ids, sources = rows.check()
     numbers = np.arange(read)
@@ -110,6 +115,7 @@ class _Rows:
     reader: RowReader
     settings: DataSettings
     section: str  # what messages call the settings
+    tools_of: ToolsOf
 
     def read(self, number: int) -> PromptRow:
         label, line = self.source.label(number), self.source.place(number)[1]
@@ -172,7 +178,13 @@ class _Rows:
             chunk = numbers[first : first + ROWS_TOKENIZED_AT_ONCE]
             rows = [self.read(int(number)) for number in chunk]
             students, teachers = tokenize_for_both(
-                rows, tokenizer, self.settings, section=self.section, day=day, account=account
+                rows,
+                tokenizer,
+                self.settings,
+                section=self.section,
+                day=day,
+                account=account,
+                tools_of=self.tools_of,
             )
             digests += (digest64(ids.tobytes()) for ids in students)
             lengths += zip(map(len, students), map(len, teachers), strict=True)

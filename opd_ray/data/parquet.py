@@ -33,14 +33,15 @@ class ParquetSource:
         paths: of the files.
         section: what messages call the settings.
         prompt: the column that must be text in all files, or a chat in all of them.
-        columns: all that rows are asked for; a dotted name may reach into a nested column.
+        columns: all that rows are asked for; a dotted name may reach into a nested column. None: of
+            every column.
 
     Raises:
         DataError: a file that cannot be read, or prompts of two forms.
     """
 
     def __init__(
-        self, paths: Sequence[Path], section: str, prompt: str, columns: Collection[str]
+        self, paths: Sequence[Path], section: str, prompt: str, columns: Collection[str] | None
     ) -> None:
         schemas = [_schema(path, section) for path in paths]
         _refuse_two_forms(paths, schemas, section, prompt)
@@ -137,8 +138,10 @@ def _schema(path: Path, section: str) -> pyarrow.Schema:
         return pyarrow.schema([(field.name, _decoded(field.type)) for field in schema])
 
 
-def _in_use(schema: pyarrow.Schema, names: Collection[str]) -> pyarrow.Schema:
+def _in_use(schema: pyarrow.Schema, names: Collection[str] | None) -> pyarrow.Schema:
     """The columns that ``names`` ask for; where there is none the first, which counts the rows."""
+    if names is None:
+        return schema
     asked = {*names, *(name.split(".")[0] for name in names)}
     return pyarrow.schema([f for f in schema if f.name in asked] or list(schema)[:1])
 

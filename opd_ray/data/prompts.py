@@ -12,14 +12,15 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
-from opd_ray.data.chat_template import reads_clock
+from opd_ray.data.chat_template import ToolsOf, no_tools, reads_clock
 from opd_ray.data.gold_answers import asked_problems
 from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, PromptsIdentity, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
-from opd_ray.data.tokenize import tokenize_for_both
+from opd_ray.data.tokenize import episode_start, tokenize_for_both
 from opd_ray.seeds import digest64
 from opd_ray.tasks import Task
+from opd_ray.types import EpisodeStart
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,14 @@ class Prompt:
     key: str  # the row's id
     student_ids: np.ndarray  # [P] int32
     teacher_ids: np.ndarray  # [P'] int32; the student's own unless the row has a teacher prompt
-    source: str = ""  # what routes name
+    source: str = ""  # what routes and environments name
+    episode: EpisodeStart | None = None  # where it has an environment
+
+    @property
+    def own_teacher_ids(self) -> np.ndarray | None:
+        """``teacher_ids`` where they are not the student's own."""
+        same = np.array_equal(self.teacher_ids, self.student_ids)
+        return None if same else self.teacher_ids
 
 
 @dataclass(frozen=True)
@@ -51,22 +59,27 @@ class PromptFeed:
     settings: DataSettings
     tokenizer: PreTrainedTokenizerBase
     day: date | None = None  # what chat templates that read the clock are told; None: today
+    tools_of: ToolsOf | None = None  # of environments; None: there are none
 
     @classmethod
-    def load(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> PromptFeed:
-        """Read and check ``data``.
+    def load(
+        cls, config: Config, tokenizer: PreTrainedTokenizerBase, tools_of: ToolsOf | None = None
+    ) -> PromptFeed:
+        """Read and check ``data``; see :func:`opd_ray.data.load.load_prompts` for ``tools_of``.
 
         Raises:
             ConfigError, DataError: settings or rows that the run cannot use.
         """
         day = config.run.day
-        rows = load_prompts(config.data, seed=config.run.seed, tokenizer=tokenizer, day=day)
+        rows = load_prompts(
+            config.data, seed=config.run.seed, tokenizer=tokenizer, day=day, tools_of=tools_of
+        )
         if len(rows) < config.rollout.prompts_per_step:
             raise DataError(
                 f"data has {len(rows)} prompts, rollout.prompts_per_step = "
                 f"{config.rollout.prompts_per_step} asks for more a step: lower it or give more"
             )
-        return cls(rows, config.data, tokenizer, day)
+        return cls(rows, config.data, tokenizer, day, tools_of)
 
     def __str__(self) -> str:
         return str(self.rows.report)
@@ -103,11 +116,14 @@ class PromptFeed:
 
     def batch(self, step: int, size: int) -> list[Prompt]:
         """The prompts of a step, from 0; see :meth:`PromptSet.batch`."""
-        return _prompts(self.rows.batch(step, size), self.tokenizer, self.settings, self.day)
+        rows = self.rows.batch(step, size)
+        return _prompts(rows, self.tokenizer, self.settings, self.day, self.tools_of)
 
 
-def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[HeldOutTask]:
-    """Read and check the problems of every evaluation task.
+def held_out_tasks(
+    config: Config, tokenizer: PreTrainedTokenizerBase, tools_of: ToolsOf | None = None
+) -> list[HeldOutTask]:
+    """Read and check the problems of every evaluation task; ``tools_of`` as the prompts'.
 
     Raises:
         ConfigError, DataError: settings or rows that cannot be used; problems without an answer, or
@@ -118,10 +134,15 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
     for key, settings in config.named_tasks.items():
         section = f"{key}.data"
         rows = load_prompts(
-            settings.data, seed=config.run.seed, tokenizer=tokenizer, section=section, day=day
+            settings.data,
+            seed=config.run.seed,
+            tokenizer=tokenizer,
+            section=section,
+            day=day,
+            tools_of=tools_of,
         )
         asked = asked_problems(settings, rows, section)
-        prompts = _prompts(asked.rows, tokenizer, settings.data, day)
+        prompts = _prompts(asked.rows, tokenizer, settings.data, day, tools_of)
         notes = [*rows.report.notes, *asked.notes]
         tasks.append(HeldOutTask(settings, asked.task, prompts, asked.answers, notes))
     return tasks
@@ -165,9 +186,16 @@ def _prompts(
     tokenizer: PreTrainedTokenizerBase,
     settings: DataSettings,
     day: date | None,
+    tools_of: ToolsOf | None,
 ) -> list[Prompt]:
-    student, teacher = tokenize_for_both(rows, tokenizer, settings, day=day)
+    tools_of = tools_of or no_tools
+    student, teacher = tokenize_for_both(rows, tokenizer, settings, day=day, tools_of=tools_of)
+
+    def episode(row: PromptRow) -> EpisodeStart | None:
+        acts = tools_of(row.source) is not None
+        return episode_start(row, tokenizer, settings, day) if acts else None
+
     return [
-        Prompt(row.id, student_ids, teacher_ids, row.source)
+        Prompt(row.id, student_ids, teacher_ids, row.source, episode(row))
         for row, student_ids, teacher_ids in zip(rows, student, teacher, strict=True)
     ]

@@ -33,6 +33,8 @@ class PromptRow:
     # What the teacher reads in place of the prompt; None shows it the student's.
     teacher_text: str | None = None
     place: str = ""  # file and line, for messages
+    # All columns of the row, for its environment; {} where nobody asks for them.
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -64,9 +66,10 @@ class BadRows:
 
 
 class RowReader:
-    """Reads raw rows by one field mapping."""
+    """Reads raw rows by one field mapping, with ``all_columns`` the others beside it."""
 
-    def __init__(self, settings: DataSettings) -> None:
+    def __init__(self, settings: DataSettings, *, all_columns: bool = False) -> None:
+        self._all_columns = all_columns
         self._fields = settings.columns()
         self._adds_system_message = settings.system_prompt is not None
 
@@ -100,6 +103,7 @@ class RowReader:
             source=_text(raw, fields.source, "source") or label,
             teacher_text=_text(raw, fields.teacher_prompt, "teacher_prompt"),
             place=place,
+            columns=dict(raw) if self._all_columns else {},
         )
 
     def _messages(self, prompt: Any) -> tuple[Mapping[str, Any], ...]:

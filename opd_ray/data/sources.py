@@ -83,11 +83,12 @@ class PythonSource(TableSource):
 
 
 def open_source(
-    settings: DataSettings, section: str = "data", columns: Collection[str] = ()
+    settings: DataSettings, section: str = "data", columns: Collection[str] | None = ()
 ) -> Source:
     """The source that the settings name.
 
-    Of Parquet files only the columns of ``settings.fields`` and ``columns`` can be read.
+    Of Parquet files only the columns of ``settings.fields`` and ``columns`` can be read; all where
+    that is None.
 
     Raises:
         ConfigError: a python function that is not where its path says.
@@ -102,7 +103,7 @@ def open_source(
             from opd_ray.data.parquet import ParquetSource
 
             fields = settings.fields
-            asked = {*columns, *filter(None, vars(fields).values())}
+            asked = columns if columns is None else {*columns, *filter(None, vars(fields).values())}
             files = matching_files(settings.path, section)
             source = ParquetSource(files, section, fields.prompt, asked)
         case DataKind.datasets:

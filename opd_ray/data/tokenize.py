@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +12,16 @@ import numpy as np
 from opd_ray.borders import border
 from opd_ray.config.data import PLACEHOLDER, DataSettings
 from opd_ray.data.cells import BadRow
-from opd_ray.data.chat_template import apply_chat_template, uses_chat_template
+from opd_ray.data.chat_template import (
+    ToolsOf,
+    apply_chat_template,
+    no_tools,
+    template_options,
+    uses_chat_template,
+)
 from opd_ray.data.prompt_account import PromptAccount, special_tokens
 from opd_ray.data.rows import BadRows, DataError, PromptRow
+from opd_ray.types import EpisodeStart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +38,7 @@ def tokenize(
     section: str = "data",
     day: date | None = None,
     account: PromptAccount | None = None,
+    tools_of: ToolsOf = no_tools,
 ) -> list[np.ndarray]:
     """Prompt ids, [P] int32 a row; with ``teacher`` the teacher's prompt where a row has its own.
 
@@ -49,6 +58,7 @@ def tokenize(
         section: what messages call the settings.
         day: what templates that read the clock are told; None: today.
         account: counts what a user may not expect of these prompts.
+        tools_of: the tools that the template shows, by source.
 
     Raises:
         DataError: chat messages without a template, text that template or tokenizer refuse, or a
@@ -56,7 +66,7 @@ def tokenize(
     """
     if not rows:
         return []
-    writer = _Writer(tokenizer, settings, section, day)
+    writer = _Writer(tokenizer, settings, section, day, tools_of)
     account = account or PromptAccount()
     texts = writer.texts(rows, account, teacher=teacher)
     ids = writer.ids(rows, texts)
@@ -79,12 +89,30 @@ def tokenize_for_both(
     section: str = "data",
     day: date | None = None,
     account: PromptAccount | None = None,
+    tools_of: ToolsOf = no_tools,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Prompt ids of every row for the student, and for its teacher; see :func:`tokenize`."""
-    student = tokenize(rows, tokenizer, settings, section=section, day=day, account=account)
+    write = partial(
+        tokenize, rows, tokenizer, settings, section=section, day=day, tools_of=tools_of
+    )
+    student = write(account=account)
     if all(row.teacher_text is None for row in rows):
         return student, student
-    return student, tokenize(rows, tokenizer, settings, teacher=True, section=section, day=day)
+    return student, write(teacher=True)
+
+
+def episode_start(
+    row: PromptRow,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: DataSettings,
+    day: date | None = None,
+) -> EpisodeStart:
+    """What a rollout of several turns begins with at a row that :func:`tokenize` takes."""
+    conversation = _Writer(tokenizer, settings, "data", day).conversation(row, teacher=False)
+    prompt = [dict(message) for message in conversation]
+    return EpisodeStart(
+        {**row.columns, "prompt": prompt}, template_options(tokenizer, settings, day)
+    )
 
 
 class _Writer:
@@ -96,7 +124,9 @@ class _Writer:
         settings: DataSettings,
         section: str,
         day: date | None,
+        tools_of: ToolsOf = no_tools,
     ) -> None:
+        self._tools_of = tools_of
         self.templated = uses_chat_template(tokenizer, settings, section)
         self._tokenizer = tokenizer
         self._settings = settings
@@ -116,7 +146,7 @@ class _Writer:
         for row in rows:
             try:
                 conversation = self.conversation(row, teacher=teacher)
-                texts.append(self.text(conversation))
+                texts.append(self.text(row, conversation))
             except BadRow as error:
                 bad.add(row.name, error)
                 continue
@@ -137,12 +167,24 @@ class _Writer:
                 f"{self._section}.chat_template to auto and take a tokenizer with a template, or "
                 "give text"
             )
+        acts = self._tools_of(row.source) is not None
+        if acts and not self.templated:
+            raise BadRow(
+                "has an environment, and no chat template is in use, which writes what stands "
+                f"between turns: set {self._section}.chat_template to auto and take a tokenizer "
+                "with a template, or set environment.path to null"
+            )
         messages: Conversation = list(row.messages or ())
         content = row.teacher_text if teacher and row.teacher_text else row.text
         if content is not None:
             # Student and teacher go on with the same message.
             begun = [message for message in messages[-1:] if message["role"] == "assistant"]
             messages = [{"role": "user", "content": content}, *begun]
+        if acts and messages[-1]["role"] == "assistant":
+            raise BadRow(
+                "ends with a message of the assistant, and has an environment, in which the "
+                "student begins its own turns: end it with a message of the user"
+            )
         last_user = max(n for n, message in enumerate(messages) if message["role"] == "user")
         asked = messages[last_user]
         # Not str.format: prompts and instructions are full of other braces.
@@ -152,11 +194,17 @@ class _Writer:
             messages.insert(0, {"role": "system", "content": settings.system_prompt})
         return messages
 
-    def text(self, conversation: Conversation) -> str:
+    def text(self, row: PromptRow, conversation: Conversation) -> str:
         if not self.templated:
             return "\n\n".join(message["content"] for message in conversation)
         with border("the chat template", "it takes no such conversation", BadRow):
-            return apply_chat_template(conversation, self._tokenizer, self._settings, self._day)
+            return apply_chat_template(
+                conversation,
+                self._tokenizer,
+                self._settings,
+                self._day,
+                tools=self._tools_of(row.source),
+            )
 
     def ids(self, rows: Sequence[PromptRow], texts: Sequence[str]) -> list[list[int]]:
         """Of each text, with what the tokenizer adds where no template does."""
