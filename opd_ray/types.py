@@ -93,6 +93,8 @@ class Rollout:
     turns: np.ndarray | None = None
     # What its environment says of it, and what became of its calls, by name.
     figures: Mapping[str, float] = field(default_factory=dict)
+    # The conversation as chat messages; None where scores are recorded, or there is no environment.
+    messages: tuple[Mapping[str, Any], ...] | None = None
 
     @property
     def rows(self) -> np.ndarray:
@@ -223,8 +225,8 @@ class RolloutScores:
 
     A column is named as in :data:`opd_ray.tip.scores.SCORES`, which has its unit and range, and
     holds a float32 number for each of the n tokens that the student wrote; what the teacher cannot
-    give is not there. The exact pass in the trainer says as much of the same rows, and beside it the student's
-    ``logprob`` of the sampled token (nats) and ``top1_agree`` (bool).
+    give is not there. The exact pass in the trainer says as much of the same rows, and beside it
+    the student's ``logprob`` of the sampled token (nats) and ``top1_agree`` (bool).
     """
 
     rollout_id: str

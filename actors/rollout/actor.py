@@ -5,14 +5,20 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from actors.process import LIFELINE_GROUP, Lifeline, peak_memory_bytes
+from actors.rollout.episodes import EpisodeEngine
 from actors.weights.registry import TRANSPORTS
+from opd_ray.config.environment import EnvironmentSet
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
+from opd_ray.models.tokenizer import describe_model
 from opd_ray.types import Rollout, RolloutRequest, Sampling
+
+if TYPE_CHECKING:
+    from actors.rollout.engine import RolloutEngine
 
 
 # The engine is only ever touched by the one thread of its group; the inbox stays open meanwhile.
@@ -20,7 +26,9 @@ from opd_ray.types import Rollout, RolloutRequest, Sampling
 class RolloutActor(Lifeline):
     """Streams rollouts; :class:`actors.rollout.engine.RolloutEngine` has the details.
 
-    Args: as the engine's.
+    Args: as the engine's, and
+
+        environments: of the run; None: every response is one turn.
     """
 
     def __init__(
@@ -29,11 +37,16 @@ class RolloutActor(Lifeline):
         rollout: RolloutSettings,
         sync: SyncSettings,
         vocab_size: int | None = None,
+        environments: EnvironmentSet | None = None,
     ) -> None:
         from actors.rollout.engine import RolloutEngine
 
-        self._engine = RolloutEngine(student, rollout, sync, vocab_size)
-        self._transport_end = TRANSPORTS[sync.backend].engine_end(self._engine)
+        engine = RolloutEngine(student, rollout, sync, vocab_size)
+        self._engine: RolloutEngine | EpisodeEngine = engine
+        if environments is not None:
+            model = describe_model(student.path, trust_remote_code=student.trust_remote_code)
+            self._engine = EpisodeEngine(engine, environments, model.tokenizer, model.eos_ids)
+        self._transport_end = TRANSPORTS[sync.backend].engine_end(engine)
         # References to the top-Ks of the running batch: Ray's count of references inside streamed
         # items can reach zero before the consumer has borrowed them, so they are held here.
         self._topk_refs: list[ray.ObjectRef] = []

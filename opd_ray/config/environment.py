@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,9 @@ class EnvironmentSettings:
     call_timeout_s: float = field(default=30.0, metadata=ABOVE_ZERO | TOLD)
     # Train on rollouts too that came to one of these limits; false leaves all their tokens out.
     keep_truncated: bool = field(default=True, metadata=TOLD)
+    # Let earlier thinking stay in front of a message of the user's, though the chat template leaves
+    # it out there; false refuses environments that say more than results under such a template.
+    keep_thinking: bool = field(default=False, metadata=TOLD)
     # Rollouts that an engine has under way at once, in tools and writing; 0: twice
     # rollout.max_num_seqs.
     concurrent_rollouts: int = field(default=0, metadata=at_least(0) | FREE)
@@ -38,3 +42,22 @@ class EnvironmentSettings:
     # Run every environment in a process of its own (a Ray actor), so that a tool that crashes or
     # hangs costs its own rollout's call alone.
     own_process: bool = field(default=False, metadata=FREE)
+
+
+@dataclass(frozen=True)
+class EnvironmentSet:
+    """The environments of a configuration in full."""
+
+    default: EnvironmentSettings  # of sources that are not named
+    by_source: Mapping[str, EnvironmentSettings]
+
+    def of(self, source: str) -> tuple[str, EnvironmentSettings]:
+        """The section that a source's prompts have, by its key."""
+        if source in self.by_source:
+            return f"environments.{source}", self.by_source[source]
+        return "environment", self.default
+
+    @property
+    def any(self) -> bool:
+        """Whether any prompt may have one."""
+        return any(s.path is not None for s in (self.default, *self.by_source.values()))

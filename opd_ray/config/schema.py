@@ -19,7 +19,7 @@ from opd_ray.config.choices import (
     SyncBackend,
 )
 from opd_ray.config.data import DataSettings
-from opd_ray.config.environment import EnvironmentSettings
+from opd_ray.config.environment import EnvironmentSet, EnvironmentSettings
 from opd_ray.config.marks import PATH, read_as
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE, SHARE_ABOVE_ZERO, at_least, share_below_one
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
@@ -297,6 +297,22 @@ class Config:
         """All that prompts are read from, by key: for training, then for evaluation."""
         held_out = {f"{key}.data": task.data for key, task in self.named_tasks.items()}
         return {"data": self.data, **held_out}
+
+    @cached_property
+    def environment_set(self) -> EnvironmentSet:
+        """Every environment in full."""
+        return EnvironmentSet(
+            self.environment,
+            {name: replace(self.environment, **keys) for name, keys in self.environments.items()},
+        )
+
+    @property
+    def concurrent_rollouts(self) -> int:
+        """Rollouts that an engine has under way at once."""
+        most = self.rollout.max_num_seqs
+        if not self.environment_set.any:
+            return most
+        return self.environment.concurrent_rollouts or 2 * most
 
     @cached_property
     def teacher_set(self) -> TeacherSet:

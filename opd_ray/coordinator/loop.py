@@ -19,7 +19,7 @@ from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.metrics import StageClock, StepSnapshot, step_metrics
 from opd_ray.coordinator.nothing import nothing_learned
 from opd_ray.coordinator.session import Session
-from opd_ray.data.prompts import PromptFeed
+from opd_ray.data.prompts import PromptFeed, own_teacher_prompts
 from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
@@ -136,12 +136,14 @@ class Coordinator:
                 prompt_ids=prompt.student_ids,
                 seed=derive_seed(self.config.run.seed, step, prompt.key, sample),
                 source=prompt.source,
+                episode=prompt.episode,
             )
             for prompt in prompts
             for sample in range(rollout.samples_per_prompt)
         ]
-        teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in prompts}
-        return self.session.scorer.score(requests, run_sampling(rollout), teacher_prompts)
+        return self.session.scorer.score(
+            requests, run_sampling(rollout), own_teacher_prompts(prompts)
+        )
 
     def _scores(self, scored: Sequence[ScoredRollout], clock: StageClock) -> TokenScores:
         """The filter's input: what streamed in, or what an exact pass in the trainers says."""

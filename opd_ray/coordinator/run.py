@@ -34,6 +34,7 @@ from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.prompts import check_routing, prompt_notes
+from opd_ray.preflight.turns import check_turns
 from opd_ray.preflight.unused import unused_options
 from opd_ray.tip import TipFilter
 
@@ -50,6 +51,7 @@ def train(config: Config) -> int:
     prompts = PromptFeed.load(config, pairing.tokenizer)
     tasks = held_out_tasks(config, pairing.tokenizer)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
+    turn_notes = check_turns(config, pairing.tokenizer, pairing.end_ids, [*prompts.sources], tasks)
     with OutputFolder(config.run.output_dir) as output:
         checkpoints = CheckpointStore(
             output.checkpoints, config.run.keep_checkpoints, to_yaml(config)
@@ -64,7 +66,7 @@ def train(config: Config) -> int:
         elif not output.holds_run:
             output.begin(config)
         with open_session(config, pairing, own_topk(config), longest) as session:
-            part = Part(config, start, changed)
+            part = Part(config, start, changed, turn_notes)
             return _steer(session, prompts, tasks, output, checkpoints, part)
 
 
@@ -75,6 +77,7 @@ class Part:
     config: Config  # as the user gave it
     start: Start | None = None  # None: from the beginning
     changed: Sequence[str] = ()  # since the part before, as a user should hear it
+    notes: Sequence[str] = ()  # on what it trains with
 
     @property
     def done(self) -> int:
@@ -122,6 +125,7 @@ def _steer(
         for note in [
             *unused_options(config),
             *prompt_notes(prompts, tasks),
+            *part.notes,
             *_resume_notes(part, checkpoints),
         ]:
             progress.say(note)

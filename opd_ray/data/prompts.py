@@ -18,6 +18,7 @@ from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, PromptsIdentity, SourceReport
 from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.tokenize import episode_start, tokenize_for_both
+from opd_ray.environments.by_source import RunEnvironments
 from opd_ray.seeds import digest64
 from opd_ray.tasks import Task
 from opd_ray.types import EpisodeStart
@@ -32,12 +33,6 @@ class Prompt:
     teacher_ids: np.ndarray  # [P'] int32; the student's own unless the row has a teacher prompt
     source: str = ""  # what routes and environments name
     episode: EpisodeStart | None = None  # where it has an environment
-
-    @property
-    def own_teacher_ids(self) -> np.ndarray | None:
-        """``teacher_ids`` where they are not the student's own."""
-        same = np.array_equal(self.teacher_ids, self.student_ids)
-        return None if same else self.teacher_ids
 
 
 @dataclass(frozen=True)
@@ -62,15 +57,13 @@ class PromptFeed:
     tools_of: ToolsOf | None = None  # of environments; None: there are none
 
     @classmethod
-    def load(
-        cls, config: Config, tokenizer: PreTrainedTokenizerBase, tools_of: ToolsOf | None = None
-    ) -> PromptFeed:
-        """Read and check ``data``; see :func:`opd_ray.data.load.load_prompts` for ``tools_of``.
+    def load(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> PromptFeed:
+        """Read and check ``data``.
 
         Raises:
             ConfigError, DataError: settings or rows that the run cannot use.
         """
-        day = config.run.day
+        day, tools_of = config.run.day, _tools_of(config)
         rows = load_prompts(
             config.data, seed=config.run.seed, tokenizer=tokenizer, day=day, tools_of=tools_of
         )
@@ -120,17 +113,15 @@ class PromptFeed:
         return _prompts(rows, self.tokenizer, self.settings, self.day, self.tools_of)
 
 
-def held_out_tasks(
-    config: Config, tokenizer: PreTrainedTokenizerBase, tools_of: ToolsOf | None = None
-) -> list[HeldOutTask]:
-    """Read and check the problems of every evaluation task; ``tools_of`` as the prompts'.
+def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[HeldOutTask]:
+    """Read and check the problems of every evaluation task.
 
     Raises:
         ConfigError, DataError: settings or rows that cannot be used; problems without an answer, or
             with none that a response could give.
     """
     tasks = []
-    day = config.run.day
+    day, tools_of = config.run.day, _tools_of(config)
     for key, settings in config.named_tasks.items():
         section = f"{key}.data"
         rows = load_prompts(
@@ -162,6 +153,15 @@ def dated(config: Config, tokenizer: PreTrainedTokenizerBase, kept: str | None) 
     return replace(config, run=replace(config.run, date=kept or date.today().isoformat()))
 
 
+def own_teacher_prompts(prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+    """What teachers read in place of the student's prompt, by prompt key, where there is that."""
+    return {
+        prompt.key: prompt.teacher_ids
+        for prompt in prompts
+        if not np.array_equal(prompt.teacher_ids, prompt.student_ids)
+    }
+
+
 def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]:
     """The first ``count`` held-out prompts, task after task, for KL and top-1 agreement.
 
@@ -179,6 +179,12 @@ def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]
         replace(prompt, key=f"{name}/{prompt.key}") if times[prompt.key] > 1 else prompt
         for name, prompt in pool
     ]
+
+
+def _tools_of(config: Config) -> ToolsOf | None:
+    """The tools that prompts are shown, where there are environments."""
+    environments = config.environment_set
+    return RunEnvironments(environments).tools_of if environments.any else None
 
 
 def _prompts(

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 # A chat message as templates read it: "role", "content" and, of an assistant, "tool_calls".
 Message = dict[str, Any]
-# An OpenAI function schema: {"type": "function", "function": {"name", "description", "parameters"}}.
+# An OpenAI function schema: "type": "function" and "function": name, description, parameters.
 ToolSchema = dict[str, Any]
 
 
@@ -51,7 +51,7 @@ class Environment(Protocol):
         """Figures of the whole conversation, for evaluation. Distillation needs no reward."""
         ...
 
-    def close(self) -> None | Awaitable[None]:
+    def close(self) -> Awaitable[None] | None:
         """Let go of files, processes and connections; nothing is called after it."""
         ...
 
@@ -60,6 +60,6 @@ class Environment(Protocol):
 class Responds(Protocol):
     """An environment that answers turns in which no tool was called."""
 
-    def respond(self, text: str) -> list[Message] | None | Awaitable[list[Message] | None]:
+    def respond(self, text: str) -> list[Message] | Awaitable[list[Message] | None] | None:
         """The messages that follow a turn of ``text`` without a call; None ends the rollout."""
         ...

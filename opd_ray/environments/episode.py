@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from opd_ray.borders import first_line
 from opd_ray.environments.calls import BadCall, CallParser, ToolCall
 from opd_ray.environments.environment import Environment, Message, Responds, ToolResult
 from opd_ray.environments.runner import Busy, CallTimeout, EnvironmentRunner, StillBusy
 from opd_ray.environments.tool_class import as_tool_result
 from opd_ray.environments.turns import TurnTemplate
+from opd_ray.user_code import UserCodeError, users_code
+
+
+class _Hangs(UserCodeError):
+    """An environment does not come back."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +29,11 @@ class EpisodeLimits:
     """Where a rollout of several turns ends at the latest."""
 
     context: int  # tokens of prompt and response together
+    response: int  # tokens of all turns and what stands between them
     turns: int  # of the student
     calls: int  # of tools
     result_tokens: int  # of one tool's result; what is beyond is cut
+    turn: int | None = None  # tokens of one turn of the student
 
 
 @dataclass
@@ -35,6 +46,11 @@ class CallAccount:
     failed: int = 0  # the tool raised
     timeout: int = 0
     cut: int = 0  # results that were shortened
+    tool_seconds: float = 0.0  # in tools, waiting for a free thread included
+
+    def figures(self) -> dict[str, float]:
+        """By name."""
+        return {name: float(value) for name, value in asdict(self).items()}
 
 
 @dataclass
@@ -47,10 +63,13 @@ class Episode:
         prompt_ids: [P] tokens before the first turn.
         response_ids: [m] all tokens behind them, the student's and others.
         response_mask: [m] 1: the student wrote it.
-        turns: [m] the number of the student's turn, from 0; of other tokens that of the turn before.
-        ending: "stop", "length" (a turn was cut), "context", "turns" or "tool_limit".
+        turns: [m] the number of the student's turn, from 0; of others that of the turn before.
+        ending: "stop", or the limit that it came to: "length" (of the response or a turn),
+            "context", "turns" or "tool_limit".
+        figures: what :meth:`Environment.verify` says, after :meth:`finish`.
     """
 
+    place: str  # of the environment, for messages
     environment: Environment
     template: TurnTemplate
     parser: CallParser
@@ -63,15 +82,44 @@ class Episode:
     messages: list[Message] = field(default_factory=list)
     account: CallAccount = field(default_factory=CallAccount)
     ending: str | None = None
+    figures: dict[str, float] = field(default_factory=dict)
     _busy: Busy = field(default_factory=Busy)
     _turn: int = 0
 
-    async def begin(self, row: Mapping[str, Any]) -> None:
-        """Reset the environment; :attr:`prompt_ids` is then what the student reads."""
-        self.messages = await self.runner.call(self._busy, self.environment.reset, row)
-        self.prompt_ids = self.template.opening(self.messages)
+    async def begin(self, row: Mapping[str, Any], prompt_ids: Sequence[int]) -> None:
+        """Reset the environment; :attr:`prompt_ids` is then what the student reads.
+
+        Args:
+            row: what the environment is reset to.
+            prompt_ids: of ``row["prompt"]``; taken where the environment begins with no other.
+
+        Raises:
+            UserCodeError: ``reset`` raised, or made a prompt that leaves no room for an answer.
+        """
+        # The environment may write into what it is given.
+        given = copy.deepcopy(dict(row))
+        messages = await self._own(self.environment.reset, given)
+        with users_code(f"{self.place}: reset"):
+            self.messages = _messages(messages)
+            if self.messages == row["prompt"]:
+                self.prompt_ids = list(prompt_ids)
+            else:
+                self.prompt_ids = self.template.opening(self.messages)
         if len(self.prompt_ids) >= self.limits.context:
-            self.ending = "context"
+            raise UserCodeError(
+                f"{self.place}: reset made a prompt of {len(self.prompt_ids)} tokens, and "
+                f"student.context_length is {self.limits.context}: begin with less, or raise it"
+            )
+
+    @property
+    def room(self) -> int:
+        """Tokens that the next turn of the student may have, at least 1."""
+        free = min(self._context_room, self.limits.response - len(self.response_ids))
+        return free if self.limits.turn is None else min(free, self.limits.turn)
+
+    @property
+    def _context_room(self) -> int:
+        return self.limits.context - len(self.prompt_ids) - len(self.response_ids)
 
     async def take(self, turn_ids: Sequence[int], finished: str) -> None:
         """Add a turn of the student and what follows it; :attr:`ending` is set where that is all.
@@ -80,10 +128,12 @@ class Episode:
             turn_ids: as it was sampled, the token that ended it included.
             finished: "stop" or "length", as the engine says.
         """
+        fills_context = len(turn_ids) >= self._context_room
         self._add(turn_ids, student=True)
         self._turn += 1
         if finished != "stop":
-            self.ending = finished
+            self.ending = "context" if fills_context else "length"
+            self.messages.append({"role": "assistant", "content": self._text(turn_ids)})
             return
         turn = self.parser.parse(self._text(turn_ids), self.environment.tools)
         self.messages.append(turn.message())
@@ -95,10 +145,28 @@ class Episode:
             return
         more = self.template.continuation(turn.message(), follows, ended=True)
         self.messages += follows
-        if len(self.prompt_ids) + len(self.response_ids) + len(more) >= self.limits.context:
-            self.ending = "context"  # the student's tokens stay, what it cannot answer does not
-            return
-        self._add(more, student=False)
+        # Where nothing can be answered any more, what stands behind the turn is left out.
+        if len(more) >= self._context_room:
+            self.ending = "context"
+        elif len(self.response_ids) + len(more) >= self.limits.response:
+            self.ending = "length"
+        else:
+            self._add(more, student=False)
+
+    async def finish(self) -> None:
+        """Ask the environment for :attr:`figures`, and close it.
+
+        Raises:
+            UserCodeError: it raised, or its figures are no numbers.
+        """
+        try:
+            said = await self._own(self.environment.verify, self.messages)
+            with users_code(f"{self.place}: verify"):
+                self.figures = {str(name): _number(value) for name, value in dict(said).items()}
+            await self._own(self.environment.close)
+        except _Hangs:
+            # Most likely in a tool that was given up: there is nothing more to be had of it.
+            self.account.timeout += not self.account.timeout
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Response tokens, mask and turns, [m] each."""
@@ -133,7 +201,13 @@ class Episode:
         if not isinstance(self.environment, Responds):
             self.ending = "stop"
             return []
-        follows = await self.runner.call(self._busy, self.environment.respond, text)
+        follows = await self._own(self.environment.respond, text)
+        if follows is not None:
+            with users_code(f"{self.place}: respond"):
+                follows = [
+                    {**message, "content": self._readable(message["content"])}
+                    for message in _messages(follows)
+                ]
         if follows is None:
             self.ending = "stop"
         elif self._turn >= self.limits.turns:
@@ -151,6 +225,7 @@ class Episode:
             return ToolResult(
                 f"error: there is no tool {call.name!r}; there are {', '.join(names)}"
             )
+        begin = time.perf_counter()
         try:
             answered = await self.runner.call(
                 self._busy, self.environment.call_tool, call.name, call.arguments
@@ -165,7 +240,22 @@ class Episode:
         except Exception as error:
             # Part of the world that the student acts in: it reads what the tool says.
             self.account.failed += 1
-            return ToolResult(f"error: {type(error).__name__}: {error}")
+            return ToolResult(f"error: {first_line(error)}")
+        finally:
+            self.account.tool_seconds += time.perf_counter() - begin
+
+    async def _own(self, method: Callable[..., Any], *args: Any) -> Any:
+        """What a method beside the tools returns; what it raises ends the run."""
+        place = f"{self.place}: {method.__name__}"
+        try:
+            return await self.runner.call(self._busy, method, *args)
+        except (CallTimeout, StillBusy) as late:
+            raise _Hangs(
+                f"{place}: it took too long: make it faster, or raise environment.call_timeout_s"
+            ) from late
+        except Exception:
+            with users_code(place):
+                raise
 
     def _readable(self, text: str) -> str:
         """A result without special tokens, cut to ``result_tokens``."""
@@ -188,3 +278,26 @@ class Episode:
         self.response_ids += ids
         self.response_mask += [int(student)] * len(ids)
         self.turns += [self._turn if student else self._turn - 1] * len(ids)
+
+
+def _messages(made: Any) -> list[Message]:
+    """Chat messages as an environment gives them.
+
+    Raises:
+        TypeError: they are none.
+    """
+    messages = [dict(message) for message in made]
+    for message in messages:
+        if not isinstance(message.get("content"), str) or "role" not in message:
+            raise TypeError(f"no chat message with a role and a text as content: {message!r:.200}")
+    if not messages or messages[-1]["role"] == "assistant":
+        raise TypeError("the last message must be one that the student can answer")
+    return messages
+
+
+def _number(value: Any) -> float:
+    """A figure of verify."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is no finite number")
+    return number

@@ -32,7 +32,7 @@ class ToolClass:
     def __init__(self, cls: type, arguments: Mapping[str, Any]) -> None:
         self._made = cls(**arguments)
         self._methods = tool_methods(self._made)
-        self.tools: list[ToolSchema] = [
+        self.tools: Sequence[ToolSchema] = [
             schema_of(name, method) for name, method in self._methods.items()
         ]
         if hasattr(self._made, "respond"):

@@ -142,4 +142,5 @@ def _difference(expected: str, found: str) -> str:
         (n for n, (a, b) in enumerate(zip(expected, found, strict=False)) if a != b),
         min(len(expected), len(found)),
     )
-    return f"after {expected[max(0, at - 20) : at]!r}: {found[at : at + 20]!r}, alone {expected[at : at + 20]!r}"
+    before, here = expected[max(0, at - 20) : at], slice(at, at + 20)
+    return f"after {before!r}: {found[here]!r}, alone {expected[here]!r}"

@@ -105,6 +105,7 @@ def sample_requests(
             prompt_ids=prompt.student_ids,
             seed=derive_seed(seed, "eval", purpose, prompt.key, sample),
             source=prompt.source,
+            episode=prompt.episode,
         )
         for prompt in prompts
         for sample in range(samples)

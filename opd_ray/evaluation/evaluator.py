@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.schema import Config
-from opd_ray.data.prompts import HeldOutTask, divergence_prompts
+from opd_ray.data.prompts import HeldOutTask, divergence_prompts, own_teacher_prompts
 from opd_ray.evaluation.ask import answers, eval_modes, sample_requests
 from opd_ray.evaluation.figures import figures
 from opd_ray.pools.rollouts import RolloutPool, run_sampling
@@ -58,7 +58,7 @@ class Evaluator:
     def _distance(self) -> dict[str, float]:
         """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts."""
         requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
-        teacher_prompts = {prompt.key: prompt.teacher_ids for prompt in self._kl_prompts}
+        teacher_prompts = own_teacher_prompts(self._kl_prompts)
         scored = self.scorer.score(requests, self._sampling, teacher_prompts).rollouts
         scores = self.trainers.score([s.whole() for s in scored], self.teachers.take)
         gaps = [

@@ -24,6 +24,7 @@ from opd_ray.preflight.config import check_evaluation
 from opd_ray.preflight.model_files import check_model_files, models_of_evaluation
 from opd_ray.preflight.pairing import Pairing, check_student
 from opd_ray.preflight.prompts import prompt_notes
+from opd_ray.preflight.turns import check_turns
 from opd_ray.signals import stop_as_interrupt
 
 # Those whose versions may change the figures.
@@ -44,7 +45,8 @@ def evaluate(config: Config, out: Path) -> int:
     student = check_student(config)
     config = dated(config, student.tokenizer, EvaluationFolder(out).settings.get("date"))
     tasks = held_out_tasks(config, student.tokenizer)
-    for note in prompt_notes(None, tasks):
+    turn_notes = check_turns(config, student.tokenizer, student.end_ids, [], tasks)
+    for note in [*prompt_notes(None, tasks), *turn_notes]:
         print(f"opd-ray: {note}", file=sys.stderr)
     modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]
     with EvaluationFolder(out) as folder:

@@ -104,7 +104,7 @@ class ActorLauncher:
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one."""
-        max_in_flight = self.config.rollout.max_num_seqs
+        max_in_flight = self.config.concurrent_rollouts
         return RolloutPool(self.watch, self._actors["rollout"], max_in_flight)
 
     def teacher_pools(self) -> dict[str, TeacherPool]:
@@ -152,7 +152,14 @@ class ActorLauncher:
         config = self.config
         student = replace(config.student, path=model_path or config.student.path)
         actor = self._at(placed, RolloutActor, vllm_environment(config.rollout.threads))
-        return actor.remote(student, config.rollout, config.sync, self.vocab_size)
+        environments = config.environment_set
+        return actor.remote(
+            student,
+            config.rollout,
+            config.sync,
+            self.vocab_size,
+            environments if environments.any else None,
+        )
 
     def _teacher(self, placed: PlacedActor) -> Any:
         teacher = self._teachers[placed.teacher]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opd_ray.errors import RunError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.watch import ActorWatch
@@ -66,10 +67,16 @@ class RolloutScorer:
         Args:
             requests: the responses wanted.
             sampling: how the student samples.
-            teacher_prompts: the teacher's prompt of each prompt id ([P] int32).
+            teacher_prompts: the teacher's prompt by prompt id ([P] int32) where it is not the
+                student's.
+
+        Raises:
+            RunError: an environment began with another prompt than its row's, and the row has a
+                teacher's prompt.
         """
         written: float | None = None
         sources = {request.rollout_id: request.source for request in requests}
+        shown = {request.rollout_id: request.prompt_ids for request in requests}
         pools = self.teachers.pools.values()
         rollouts: dict[str, Rollout] = {}
         scores: dict[str, RolloutScores] = {}
@@ -90,7 +97,7 @@ class RolloutScorer:
                         if len(rollouts) == len(requests):
                             written = time.perf_counter()
                         self.teachers.pool_for(rollout, sources[rollout.rollout_id]).submit(
-                            rollout, teacher_prompts[rollout.prompt_id]
+                            rollout, _teacher_prompt(rollout, shown, teacher_prompts)
                         )
                 for pool in pools:
                     pool.pump()
@@ -98,3 +105,18 @@ class RolloutScorer:
         return ScoredBatch(
             [ScoredRollout(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests], alone
         )
+
+
+def _teacher_prompt(
+    rollout: Rollout, shown: Mapping[str, np.ndarray], teacher_prompts: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    own = teacher_prompts.get(rollout.prompt_id)
+    if own is None:
+        return rollout.prompt_ids
+    if not np.array_equal(rollout.prompt_ids, shown[rollout.rollout_id]):
+        raise RunError(
+            f"prompt {rollout.prompt_id!r} has a teacher's prompt of its own, and its environment "
+            "began with other messages than the row's: the two cannot go together; set "
+            "data.fields.teacher_prompt to null, or let reset return the row's prompt"
+        )
+    return own

@@ -192,13 +192,15 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     # All of these import transformers, which the findings on packages may call broken.
     from opd_ray.data.prompts import PromptFeed, dated, divergence_prompts, held_out_tasks
     from opd_ray.preflight.prompts import check_routing, prompt_notes
+    from opd_ray.preflight.turns import check_turns
 
     try:
-        tokenizer = describe_student(config.student).tokenizer
+        student = describe_student(config.student)
     except OpdError as error:
         yield failed("data", f"prompts cannot be measured: {str(error).splitlines()[0]}")
         return
-    prompts = None
+    prompts, tokenizer = None, student.tokenizer
+    turn_notes: list[str] = []
     try:
         config = dated(config, tokenizer, kept_date(config.run))
         prompts = PromptFeed.load(config, tokenizer)
@@ -210,6 +212,8 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
         divergence_prompts(tasks, config.eval.kl_prompts)
         if prompts is not None:
             check_routing(config, prompts, tasks, contexts)
+        sources = [*prompts.sources] if prompts is not None else []
+        turn_notes = check_turns(config, tokenizer, student.eos_ids, sources, tasks)
     except _REFUSALS as error:
         yield failed("held-out data", str(error))
         return
@@ -218,6 +222,8 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
     for note in prompt_notes(prompts, tasks):
         own = prompts is not None and note in prompts.notes
         yield noted("data" if own else "held-out data", note)
+    for note in turn_notes:
+        yield noted("environment", note)
 
 
 def _folder_findings(config: Config) -> Iterator[Finding]:

@@ -41,6 +41,7 @@ class Pairing:
     vocab_size: int  # real tokens; rows beyond them are padding in both models
     tokenizer_hash: str  # the student's
     tokenizer: Any = field(default=None, repr=False, compare=False)  # the student's, loaded
+    end_ids: tuple[int, ...] = ()  # of the student's tokens that end a response
     accepted: tuple[str, ...] = ()  # differences found and accepted, in words
     # Tokens a teacher can read, by its path, of teachers with files.
     teacher_contexts: Mapping[str, int] = field(default_factory=dict)
@@ -71,7 +72,9 @@ def check_pairing(
         problems = [text for _, text in own_size_differences("student", student, context_length)]
         if problems:
             raise PairingError.listing(f"student {student.path}", problems)
-        return Pairing(student.vocab_size, student.tokenizer_hash, student.tokenizer)
+        return Pairing(
+            student.vocab_size, student.tokenizer_hash, student.tokenizer, student.eos_ids
+        )
     accepted = set(accept)
     if unknown := sorted(accepted - set(ACCEPTABLE)):
         raise PairingError(
@@ -86,6 +89,7 @@ def check_pairing(
         vocab_size=min(student.vocab_size, teacher.vocab_size),
         tokenizer_hash=student.tokenizer_hash,
         tokenizer=student.tokenizer,
+        end_ids=student.eos_ids,
         accepted=tuple(text for _, text in found),
         teacher_contexts={teacher.path: teacher.context_length},
     )
@@ -117,6 +121,7 @@ def check_pairings(config: Config) -> Pairing:
         vocab_size=vocab_size,
         tokenizer_hash=student.tokenizer_hash,
         tokenizer=student.tokenizer,
+        end_ids=student.eos_ids,
         accepted=tuple(f"{key}: {text}" for key, p in pairings.items() for text in p.accepted),
         teacher_contexts=dict(ChainMap(*(dict(p.teacher_contexts) for p in found))),
     )

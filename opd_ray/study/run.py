@@ -29,6 +29,7 @@ from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.pairing import Pairing
 from opd_ray.preflight.prompts import check_routing, prompt_notes
+from opd_ray.preflight.turns import check_turns
 from opd_ray.preflight.unused import unused_options
 from opd_ray.study.cells import Cell, study_cells
 from opd_ray.study.plots import plot_learning_curves, plot_overlaps
@@ -104,9 +105,12 @@ class _Runner:
         # Bad data is refused before any model is loaded.
         prompts, tasks = self._seed_data(waiting[0])
         longest = check_routing(config, prompts, tasks, self.pairing.teacher_contexts)
+        turn_notes = check_turns(
+            config, self.pairing.tokenizer, self.pairing.end_ids, [*prompts.sources], tasks
+        )
         # Of the filters, which differ, every cell's own steps tell.
         unused = [note for note in unused_options(config) if not note.startswith("tip.")]
-        for note in [*unused, *prompt_notes(prompts, tasks)]:
+        for note in [*unused, *prompt_notes(prompts, tasks), *turn_notes]:
             _say(note)
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from actors.weights.object_store import ObjectStore
+from opd_ray.config.environment import EnvironmentSet
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.models.context import engine_overrides
-from opd_ray.models.tokenizer import model_config
+from opd_ray.models.tokenizer import describe_model, model_config
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 if TYPE_CHECKING:
@@ -71,6 +72,15 @@ class EngineHost:
             return preempt(*args, **kwargs)
 
         scheduler._preempt_request = counted
+
+    def act(self, name: str, environments: EnvironmentSet) -> None:
+        """An engine's rollouts take turns, under its name with a + behind it."""
+        from actors.rollout.episodes import EpisodeEngine
+
+        student = describe_model(self._engines[name]._student.path)
+        self._engines[f"{name}+"] = EpisodeEngine(
+            self._engines[name], environments, student.tokenizer, student.eos_ids
+        )
 
     def generate(
         self, name: str, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool = True

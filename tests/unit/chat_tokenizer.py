@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 END = "<|im_end|>"
 TOOLS = (
-    "{% if tools %}<|im_start|>system\nTools:{% for t in tools %}{{ '\\n' }}{{ t | tojson }}{% endfor %}"
+    "{% if tools %}<|im_start|>system\nTools:"
+    "{% for t in tools %}{{ '\\n' }}{{ t | tojson }}{% endfor %}"
     "<|im_end|>\n{% endif %}"
 )
 TURNS = (
@@ -21,7 +22,8 @@ TURNS = (
     "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>\n{% endif %}"
     "{% else %}"
     "<|im_start|>{{ m.role }}\n{{ m.content }}"
-    "{% for c in m.tool_calls or [] %}{{ '\\n' }}<tool_call>\n{{ c.function | tojson }}\n</tool_call>"
+    "{% for c in m.tool_calls or [] %}{{ '\\n' }}<tool_call>\n{{ c.function | tojson }}"
+    "{{ '\\n' }}</tool_call>"
     "{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

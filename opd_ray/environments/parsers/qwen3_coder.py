@@ -31,7 +31,7 @@ class Qwen3CoderParser:
     def parse(self, text: str, tools: Sequence[ToolSchema]) -> AssistantTurn:
         """See :class:`opd_ray.environments.calls.CallParser`."""
         thinking, said = after_thinking(text)
-        calls = [self._call(*found.groups(), tools) for found in _BLOCK.finditer(said)]
+        calls = [self._call(found[1], found[2], tools) for found in _BLOCK.finditer(said)]
         return AssistantTurn((thinking + _BLOCK.sub("", said)).strip(), tuple(calls))
 
     def _call(self, inside: str, end: str, tools: Sequence[ToolSchema]) -> ToolCall | BadCall:

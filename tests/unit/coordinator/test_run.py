@@ -247,7 +247,8 @@ def test_a_run_that_is_over_says_so_and_starts_nothing(
         raise Interrupted
 
     monkeypatch.setattr(run, "check_config", lambda config: None)
-    pairing = SimpleNamespace(teacher_contexts={}, tokenizer=SimpleNamespace(chat_template=None))
+    bare = SimpleNamespace(chat_template=None)
+    pairing = SimpleNamespace(teacher_contexts={}, tokenizer=bare, end_ids=())
     monkeypatch.setattr(run, "check_models", lambda config: pairing)
     monkeypatch.setattr(run, "check_routing", lambda *others: {})
     monkeypatch.setattr(run.PromptFeed, "load", lambda config, tokenizer: prompts)

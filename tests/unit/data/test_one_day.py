@@ -44,7 +44,7 @@ def config(tmp_path: Path) -> Config:
 @pytest.fixture(autouse=True)
 def models(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is looked at."""
-    pairing = SimpleNamespace(teacher_contexts={}, tokenizer=TOKENIZER)
+    pairing = SimpleNamespace(teacher_contexts={}, tokenizer=TOKENIZER, end_ids=())
     for module in (training, studying):
         monkeypatch.setattr(module, "check_models", lambda config: pairing)
 

@@ -42,9 +42,11 @@ def test_a_bad_call_leaves_the_others_alone() -> None:
         '<tool_call>{"name": "look", "arguments": {}}</tool_call><tool_call>{"name": "lo'
     )
     first, second, third = HERMES.parse(text, [LOOK]).calls
-    assert isinstance(first, BadCall) and "not valid JSON" in first.problem
+    assert isinstance(first, BadCall)
+    assert "not valid JSON" in first.problem
     assert second == ToolCall("look", {})
-    assert isinstance(third, BadCall) and "not closed" in third.problem
+    assert isinstance(third, BadCall)
+    assert "not closed" in third.problem
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,8 @@ def test_coder_calls_with_the_types_of_the_schema() -> None:
     )
     wrong = text.replace("\n3\n", "\nthree\n")
     (bad,) = CODER.parse(wrong, [LOOK]).calls
-    assert isinstance(bad, BadCall) and "'days' is not valid JSON" in bad.problem
+    assert isinstance(bad, BadCall)
+    assert "'days' is not valid JSON" in bad.problem
     (bad,) = CODER.parse("<tool_call><function=look>", [LOOK]).calls
     assert isinstance(bad, BadCall)
 

@@ -1,0 +1,217 @@
+"""Rollouts of several turns on one engine: a turn is a request, tools run beside the engine."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opd_ray.config.environment import EnvironmentSet
+from opd_ray.environments.by_source import RunEnvironment, RunEnvironments
+from opd_ray.environments.episode import Episode, EpisodeLimits
+from opd_ray.environments.runner import EnvironmentRunner
+from opd_ray.environments.turns import TurnTemplate
+from opd_ray.seeds import derive_seed
+from opd_ray.types import EpisodeStart, Rollout, RolloutRequest, Sampling, TopK
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from actors.rollout.engine import RolloutEngine
+
+# How long a step with nothing to write waits for a tool before it lets new requests in, seconds.
+_WAIT_SECONDS = 0.02
+
+
+@dataclass
+class _UnderWay:
+    """A rollout of several turns that has not come to its end."""
+
+    request: RolloutRequest
+    sampling: Sampling
+    record: bool
+    episode: Episode
+    turns: list[Rollout] = field(default_factory=list)
+    finishing: bool = False
+
+    def next_turn(self) -> RolloutRequest:
+        """The turn that the student is to write now."""
+        episode, number = self.episode, len(self.turns)
+        text = [*episode.prompt_ids, *episode.response_ids]
+        return replace(
+            self.request,
+            rollout_id=f"{self.request.rollout_id}#{number}",
+            prompt_ids=np.array(text, dtype=np.int32),
+            seed=derive_seed(self.request.seed, "turn", number),
+            episode=None,
+        )
+
+    def rollout(self) -> Rollout:
+        """The whole of it."""
+        episode, turns = self.episode, self.turns
+        arrays = episode.arrays()
+        written = np.flatnonzero(arrays["response_mask"])
+
+        def spread(name: str) -> np.ndarray:
+            values_m = np.zeros(len(arrays["response_ids"]), dtype=np.float32)
+            if self.record:
+                values_m[written] = np.concatenate([getattr(turn, name) for turn in turns])
+            return values_m
+
+        figures = {name: sum(turn.figures[name] for turn in turns) for name in turns[0].figures}
+        return replace(
+            turns[0],
+            rollout_id=self.request.rollout_id,
+            prompt_ids=np.array(episode.prompt_ids, dtype=np.int32),
+            entropy=spread("entropy"),
+            logprob=spread("logprob"),
+            finish_reason=episode.ending or "stop",
+            topk=_joined([turn.topk for turn in turns]) if self.record else None,
+            figures={
+                **figures,
+                **episode.account.figures(),
+                **{f"environment/{name}": value for name, value in episode.figures.items()},
+            },
+            messages=None if self.record else tuple(episode.messages),
+            response_ids=arrays["response_ids"],
+            response_mask=arrays["response_mask"],
+            turns=arrays["turns"],
+        )
+
+
+class EpisodeEngine:
+    """An engine whose rollouts take turns with their environments, if they have one.
+
+    It stands in front of a :class:`actors.rollout.engine.RolloutEngine` and has its methods to add
+    requests and to step; one thread calls them. A rollout that waits for a tool holds no place in
+    the engine, whose prefix cache has the keys and values of its earlier turns.
+
+    Args:
+        engine: writes the turns.
+        environments: of the run.
+        tokenizer: the student's.
+        end_ids: of the tokens that end a turn.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        environments: EnvironmentSet,
+        tokenizer: PreTrainedTokenizerBase,
+        end_ids: Sequence[int],
+    ) -> None:
+        self._engine = engine
+        self._environments = RunEnvironments(environments)
+        self._tokenizer, self._end_ids = tokenizer, tuple(end_ids)
+        self._under_way: dict[str, _UnderWay] = {}
+        self._runner = EnvironmentRunner(
+            environments.default.threads, environments.default.call_timeout_s
+        )
+
+    def has_unfinished(self) -> bool:
+        """Whether :meth:`step` has anything to do."""
+        return bool(self._under_way) or self._engine.has_unfinished()
+
+    def add(self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool) -> None:
+        """Take on requests; see :meth:`actors.rollout.engine.RolloutEngine.add`.
+
+        ``sampling.max_tokens`` bounds all turns and what stands between them together.
+
+        Raises:
+            UserCodeError: an environment cannot be made.
+        """
+        alone = [request for request in requests if request.episode is None]
+        self._engine.add(alone, sampling, record)
+        for request in requests:
+            if request.episode is None:
+                continue
+            if request.rollout_id in self._under_way:
+                raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
+            under_way = self._begun(request, request.episode, sampling, record)
+            self._under_way[request.rollout_id] = under_way
+            row = {**request.episode.row, "rollout_seed": request.seed}
+            begin = partial(under_way.episode.begin, row, request.prompt_ids.tolist())
+            self._runner.start(request.rollout_id, begin)
+
+    def step(self) -> list[Rollout]:
+        """One forward pass for all turns that are being written; the rollouts that ended.
+
+        Raises:
+            UserCodeError: an environment raised outside of its tools.
+        """
+        ended = self._go_on()
+        if not self._engine.has_unfinished():
+            return ended
+        for written in self._engine.step():
+            rollout_id, between, _ = written.rollout_id.rpartition("#")
+            under_way = self._under_way.get(rollout_id) if between else None
+            if under_way is None:
+                ended.append(written)
+                continue
+            under_way.turns.append(written)
+            ids, reason = written.response_ids.tolist(), written.finish_reason
+            self._runner.start(rollout_id, partial(under_way.episode.take, ids, reason))
+        return ended
+
+    def _begun(
+        self, request: RolloutRequest, start: EpisodeStart, sampling: Sampling, record: bool
+    ) -> _UnderWay:
+        environment = self._environments.of(request.source)
+        if environment is None:
+            raise ValueError(f"prompts of source {request.source!r} have no environment")
+        template = TurnTemplate(self._tokenizer, environment.tools, start.options, self._end_ids)
+        episode = Episode(
+            environment.place,
+            environment.make(),
+            template,
+            environment.parser,
+            self._runner,
+            self._limits(environment, sampling),
+        )
+        return _UnderWay(request, sampling, record, episode)
+
+    def _limits(self, environment: RunEnvironment, sampling: Sampling) -> EpisodeLimits:
+        settings = environment.settings
+        return EpisodeLimits(
+            context=self._engine.context_length,
+            response=sampling.max_tokens,
+            turns=settings.max_turns,
+            calls=settings.max_calls,
+            result_tokens=settings.max_result_tokens,
+            turn=settings.max_turn_tokens,
+        )
+
+    def _go_on(self) -> list[Rollout]:
+        """Give the engine the turns that can be written now; the rollouts that ended."""
+        ended: list[Rollout] = []
+        wait = not self._engine.has_unfinished()
+        while self._under_way:
+            try:
+                rollout_id, outcome = self._runner.ended.get(timeout=_WAIT_SECONDS if wait else 0)
+            except queue.Empty:
+                break
+            wait = False
+            under_way = self._under_way[rollout_id]
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if under_way.finishing:
+                ended.append(self._under_way.pop(rollout_id).rollout())
+            elif under_way.episode.ending is not None:
+                under_way.finishing = True
+                self._runner.start(rollout_id, under_way.episode.finish)
+            else:
+                longest = under_way.episode.room
+                sampling = replace(under_way.sampling, max_tokens=longest)
+                self._engine.add([under_way.next_turn()], sampling, under_way.record)
+        return ended
+
+
+def _joined(parts: Sequence[TopK]) -> TopK:
+    return TopK(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.logprobs for part in parts]),
+    )
