@@ -102,6 +102,23 @@ class Rollout:
         return np.flatnonzero(self.response_mask).astype(np.int32)
 
 
+_OF_ENVIRONMENT = "environment/"
+
+
+def named_figures(said: Mapping[str, float]) -> dict[str, float]:
+    """What an environment says of a rollout, as :attr:`Rollout.figures` names it."""
+    return {_OF_ENVIRONMENT + name: value for name, value in said.items()}
+
+
+def environment_figures(figures: Mapping[str, float]) -> dict[str, float]:
+    """Of :attr:`Rollout.figures`, what its environment says, by its own names."""
+    return {
+        name.removeprefix(_OF_ENVIRONMENT): value
+        for name, value in figures.items()
+        if name.startswith(_OF_ENVIRONMENT)
+    }
+
+
 @dataclass(frozen=True)
 class TeacherInfo:
     """What a teacher says about itself; pairing checks and plans are made from this alone."""

@@ -16,7 +16,7 @@ from opd_ray.environments.episode import Episode, EpisodeLimits
 from opd_ray.environments.runner import EnvironmentRunner
 from opd_ray.environments.turns import TurnTemplate
 from opd_ray.seeds import derive_seed
-from opd_ray.types import EpisodeStart, Rollout, RolloutRequest, Sampling, TopK
+from opd_ray.types import EpisodeStart, Rollout, RolloutRequest, Sampling, TopK, named_figures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,7 +74,7 @@ class _UnderWay:
             figures={
                 **figures,
                 **episode.account.figures(),
-                **{f"environment/{name}": value for name, value in episode.figures.items()},
+                **named_figures(episode.figures),
             },
             messages=None if self.record else tuple(episode.messages),
             response_ids=arrays["response_ids"],

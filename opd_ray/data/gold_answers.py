@@ -37,8 +37,10 @@ def asked_problems(settings: EvalTask, rows: PromptSet, section: str) -> AskedPr
     count = len(rows) if settings.problems is None else min(settings.problems, len(rows))
     chosen = [rows.row(index) for index in range(count)]
     places = [row.name for row in chosen]
-    answers = _whole_answers([row.answer for row in chosen], places, section)
     task = get_task(settings.task)
+    if not getattr(task, "needs_answer", True):
+        return AskedProblems(task, chosen, [row.answer or "" for row in chosen], [])
+    answers = _whole_answers([row.answer for row in chosen], places, section)
     notes = _answer_notes(settings.name, task, answers, places)
     return AskedProblems(task, chosen, answers, notes)
 

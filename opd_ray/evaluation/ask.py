@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.folder import ProblemRecord
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.seeds import derive_seed
-from opd_ray.tasks import verify_many
-from opd_ray.types import Rollout, RolloutRequest, Sampling
+from opd_ray.tasks import Task, verify_many
+from opd_ray.tasks.environment_task import EnvironmentTask
+from opd_ray.types import Rollout, RolloutRequest, Sampling, environment_figures
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,40 @@ def answers(
             continue
         rollouts = sorted(written.pop(rollout.prompt_id), key=lambda found: found.sample)
         texts = tokenizer.batch_decode(
-            [found.response_ids.tolist() for found in rollouts], skip_special_tokens=True
+            [_last_turn(found).tolist() for found in rollouts], skip_special_tokens=True
         )
         answer = gold[rollout.prompt_id]
+        acting = [found for found in rollouts if found.messages is not None]
         yield ProblemRecord(
             id=rollout.prompt_id,
             answer=answer,
             responses=texts,
             extracted=[held_out.task.extract(text) for text in texts],
-            correct=verify_many(held_out.task, [(text, answer) for text in texts]),
-            tokens=[len(found.response_ids) for found in rollouts],
+            correct=_verdicts(held_out.task, rollouts, texts, answer),
+            tokens=[int(found.response_mask.sum()) for found in rollouts],
             finish_reasons=[found.finish_reason for found in rollouts],
+            figures=[dict(found.figures) for found in acting],
+            messages=[[dict(message) for message in found.messages or ()] for found in acting],
         )
+
+
+def _verdicts(
+    task: Task, rollouts: Sequence[Rollout], texts: Sequence[str], answer: str
+) -> list[bool]:
+    if isinstance(task, EnvironmentTask):
+        return [
+            task.succeeded(found.rollout_id, environment_figures(found.figures))
+            for found in rollouts
+        ]
+    return verify_many(task, [(text, answer) for text in texts])
+
+
+def _last_turn(rollout: Rollout) -> np.ndarray:
+    """The ids of all that the student wrote in its last turn."""
+    own = rollout.response_mask > 0
+    if rollout.turns is not None:
+        own &= rollout.turns == rollout.turns.max(initial=0)
+    return rollout.response_ids[own]
 
 
 def sample_requests(

@@ -11,6 +11,8 @@ import numpy as np
 from opd_ray.evaluation.folder import ProblemRecord
 
 LONG_SHARE = 0.9
+# What figures of environments, and those of calls, begin with behind the task's name.
+ACTING = ("environment/", "tools/")
 
 
 def figures(name: str, samples: int, records: Sequence[ProblemRecord]) -> dict[str, float]:
@@ -21,6 +23,10 @@ def figures(name: str, samples: int, records: Sequence[ProblemRecord]) -> dict[s
     cut-off responses). With n samples: ``mean@n`` and ``mean@n_se``, ``pass@k`` for the powers of
     two below n and for n, ``maj@n`` and ``maj@n_se``, and ``tokens@n``, ``tokens_q90@n``,
     ``truncated@n``.
+
+    Of problems with an environment also each of the figures that it gives, and of the account of
+    tool calls, as means with standard errors over problems: ``environment/<name>@n``,
+    ``tools/calls@n`` and so on, and the same with ``_se``.
     """
     correct_QA = np.array([record.correct for record in records], dtype=np.bool_)
     lengths = np.array([record.tokens for record in records])
@@ -36,9 +42,26 @@ def figures(name: str, samples: int, records: Sequence[ProblemRecord]) -> dict[s
     found |= {
         f"tokens{at}": float(lengths.mean()),
         f"tokens_q90{at}": float(np.quantile(lengths, LONG_SHARE)),
-        f"truncated{at}": float((ends == "length").mean()),
+        f"truncated{at}": float((ends != "stop").mean()),
     }
+    for name_of, estimate in _acting(records).items():
+        found |= {f"{name_of}{at}": estimate.value, f"{name_of}{at}_se": estimate.standard_error}
     return {f"eval/{name}/{figure}": value for figure, value in found.items()}
+
+
+def _acting(records: Sequence[ProblemRecord]) -> dict[str, Estimate]:
+    """Figures of environments and calls, over the problems that have any.
+
+    A figure that is missing in a rollout, as where its environment hangs, counts 0.
+    """
+    acting = [record.figures for record in records if record.figures]
+    names = dict.fromkeys(name for figures in acting for one in figures for name in one)
+    return {
+        name if name.startswith(ACTING) else f"tools/{name}": _over_problems(
+            np.array([np.mean([one.get(name, 0.0) for one in figures]) for figures in acting])
+        )
+        for name in names
+    }
 
 
 def _tries(samples: int) -> Iterator[int]:

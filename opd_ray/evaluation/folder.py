@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -106,8 +106,12 @@ class ProblemRecord:
     responses: list[str]
     extracted: list[str | None]  # the answer each response gives; None: it gives none
     correct: list[bool]
-    tokens: list[int]  # length of each response
-    finish_reasons: list[str]  # "stop", or "length" for a response that was cut off
+    tokens: list[int]  # of each response, those that the student wrote
+    finish_reasons: list[str]  # "stop", or the limit that cut a response off: see Rollout
+    # Of responses of several turns: what the environment says of each, by name, and the messages.
+    # ``responses`` then holds the last turn.
+    figures: list[dict[str, float]] = field(default_factory=list)
+    messages: list[list[dict[str, Any]]] = field(default_factory=list)
 
     def to_line(self) -> str:
         """The record as a line of JSON, with its line break."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from opd_ray.evaluation.figures import figures
+from opd_ray.evaluation.figures import ACTING, figures
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.output.sinks import TensorBoardSink
 
@@ -28,7 +28,10 @@ HEAD = (
 _LEGEND = """Correct: the mean over problems of the share of right responses (mean@n; greedy: one
 response), ± standard error over problems. pass@n: at least one of n responses is right. maj@n: the
 most frequent answer is right. Tokens: mean length of a response, and the 90th percentile. Cut off:
-ended by the token limit."""
+ended by a limit."""
+
+_ACTING = """What environments say of rollouts, and what became of their calls: means over problems
+± standard error over problems."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,17 @@ class TaskResult:
             f"{self._value(f'tokens_q90{at}'):.0f}",
             f"{100 * self._value(f'truncated{at}'):.1f}",
         )
+
+    def acting(self) -> Iterator[str]:
+        """A line for each figure of its environments and calls."""
+        at = f"@{self.samples}" if self.samples else ""
+        own = f"eval/{self.name}/"
+        for key, value in self.figures.items():
+            name = key.removeprefix(own)
+            error = self.figures.get(f"{key}_se")
+            if name.startswith(ACTING) and error is not None:
+                spread = "" if math.isnan(error) else f" ± {error:.3g}"
+                yield f"- {self.name}, {self._asked}, {name.removesuffix(at)}: {value:.4g}{spread}"
 
     @property
     def _asked(self) -> str:
@@ -111,7 +125,9 @@ def render(results: Sequence[TaskResult], model: str) -> str:
         for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return f"# Evaluation of {model}\n\n" + "\n".join(lines) + f"\n\n{_LEGEND}\n"
+    acting = [line for result in results for line in result.acting()]
+    more = "\n".join(["", _ACTING, "", *acting, ""]) if acting else ""
+    return f"# Evaluation of {model}\n\n" + "\n".join(lines) + f"\n\n{_LEGEND}\n{more}"
 
 
 def write_results(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from opd_ray.data.prompts import HeldOutTask, dated, held_out_tasks
 from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
+from opd_ray.on_resume import OnResume, declared
 from opd_ray.output.folder import versions
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.preflight.config import check_evaluation
@@ -115,6 +117,8 @@ def evaluation_settings(config: Config, modes: Sequence[EvalMode]) -> dict[str, 
     for mode in modes:
         held_out = mode.held_out
         section = tasks.setdefault(held_out.settings.name, _task_settings(held_out))
+        if environments := _environments(config, held_out):
+            section["environments"] = environments
         asked_with: dict[str, Any] = {"max_new_tokens": mode.sampling.max_tokens}
         if mode.samples:
             asked_with["samples"] = mode.samples
@@ -152,6 +156,20 @@ def model_fingerprint(path: str) -> str:
                 stream.seek(max(0, size - _SAMPLED_BYTES))
                 digest.update(stream.read())
     return digest.hexdigest()
+
+
+def _environments(config: Config, held_out: HeldOutTask) -> dict[str, Any]:
+    """The environments that a task's problems have, by key, with all that decides what they say."""
+    sources = {prompt.source for prompt in held_out.prompts if prompt.episode is not None}
+    found = dict(config.environment_set.of(source) for source in sorted(sources))
+    return {
+        key: {
+            field.name: getattr(settings, field.name)
+            for field in fields(settings)
+            if declared(field.metadata) is not OnResume.free
+        }
+        for key, settings in found.items()
+    }
 
 
 def _task_settings(held_out: HeldOutTask) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, 
 from opd_ray.preflight.pairing import topks_in_use
 from opd_ray.preflight.routes import name_problems, teachers_problems
 from opd_ray.tasks import get_task
+from opd_ray.tasks.environment_task import EnvironmentTask
 from opd_ray.tip import TipFilter
 
 # Sections whose numbers are checked alone; teachers, data and tasks are checked as they are used.
@@ -247,6 +248,11 @@ def eval_problems(config: Config) -> Iterator[str]:
         except ConfigError as error:
             yield f"{place}.{error}"
         yield from range_problems(place, task)
+        if task.task == EnvironmentTask.name and not config.environment_set.any:
+            yield (
+                f"{place}.task = {task.task!r}: nothing judges its rollouts, as there is no "
+                "environment; set environment.path, or take another task"
+            )
         if not task.greedy and not task.samples:
             yield f"{place}.samples = 0 with greedy = false: nothing is asked; set one of them"
         if task.samples and task.temperature <= 0:

@@ -18,6 +18,7 @@ class Task(Protocol):
     A task may also have ``verify_many(pairs) -> list[bool]`` where judging together is quicker,
     ``gold_answer(answer) -> str``, the part of a gold text that counts, and ``gold_problem(answer)
     -> str | None``, why no response is likely to be right for it: both are asked before a run.
+    Where ``needs_answer`` is False, problems may have no gold answer.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Task(Protocol):
 # By their paths, so that only the task in use is imported.
 _TASKS = {
     "chain_sum": "opd_ray.tasks.chain_sum:ChainSumTask",
+    "environment": "opd_ray.tasks.environment_task:EnvironmentTask",
     "math": "opd_ray.tasks.math_task:MathTask",
 }
 

@@ -238,7 +238,7 @@ def test_a_run_that_is_over_says_so_and_starts_nothing(
     config = replace(
         config, run=replace(config.run, output_dir=str(tmp_path), steps=4, export_at_end=False)
     )
-    prompts: Any = SimpleNamespace(identity=PromptsIdentity(3, "00ff"))
+    prompts: Any = SimpleNamespace(identity=PromptsIdentity(3, "00ff"), sources={})
     prompts.going_on_after = lambda batches: prompts
     opened: list[Config] = []
 
