@@ -178,7 +178,7 @@ def test_a_pool_keeps_all_requests_under_way_however_long_the_sequences(
     asked = requests(9)
     for r in asked:
         floats = np.zeros(len(r.response_ids), np.float32)
-        ids = (r.prompt_ids, r.response_ids, floats.astype(np.uint8))
+        ids = (r.prompt_ids, r.response_ids, np.ones(len(floats), np.uint8))
         name = r.rollout_id
         pool.submit(Rollout(name, name, 0, *ids, floats, floats, "stop", 0, r.student_topk))
     scored = []
