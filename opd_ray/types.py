@@ -130,6 +130,9 @@ class TeacherInfo:
     hidden_size: int | None = None  # needed for the hidden signal only
     max_topk: int | None = None  # None: up to the vocabulary
     tokenizer_hash: str | None = None  # see opd_ray.preflight.pairing; None: unknown
+    # Whether it reads ScoreRequest.rows and answers those rows alone. False: it is asked about
+    # whole responses, and what it says of other rows is cut away.
+    answers_rows: bool = False
     meta: dict[str, Any] = field(default_factory=dict)
 
 
@@ -242,8 +245,9 @@ class RolloutScores:
 
     A column is named as in :data:`opd_ray.tip.scores.SCORES`, which has its unit and range, and
     holds a float32 number for each of the n tokens that the student wrote; what the teacher cannot
-    give is not there. The exact pass in the trainer says as much of the same rows, and beside it
-    the student's ``logprob`` of the sampled token (nats) and ``top1_agree`` (bool).
+    give is not there, and of a rollout in which it wrote none there is no column. The exact pass in
+    the trainer says as much of the same rows, and beside it the student's ``logprob`` of the
+    sampled token (nats) and ``top1_agree`` (bool).
     """
 
     rollout_id: str

@@ -36,22 +36,28 @@ class Teacher(Protocol):
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """One answer a request, in the order of the requests; no requests, no answers.
 
-        For a request with m response tokens and the student's top-K, row t describes the teacher's
-        distribution *before* response token t was seen: given the prompt and response tokens
-        0..t-1, at temperature 1, over all ``info().vocab_size`` tokens. Each answer holds
+        A request asks about n of the m tokens of its response: those at ``request.asked``, which
+        the student wrote itself. The others, of tools or an environment, are to be read and no
+        more. Row i belongs to response token t = ``asked[i]`` and describes the teacher's
+        distribution *before* that token was seen: given the prompt and response tokens 0..t-1, at
+        temperature 1, over all ``info().vocab_size`` tokens. Each answer holds
 
         - ``rollout_id``: the request's;
-        - ``logprob`` [m] float32: log-probability of response token t, nats;
-        - ``at_student_topk`` [m, K] float32: log-probabilities of ``student_topk.ids[t]``, in their
+        - ``logprob`` [n] float32: log-probability of response token t, nats;
+        - ``at_student_topk`` [n, K] float32: log-probabilities of ``student_topk.ids[i]``, in their
           order;
-        - ``signal``, all m rows, of the kind the run asks for: a ``TopKSignal`` of exactly k
-          distinct ids a row in descending order of probability ([m, k] int32 and float32), a
-          ``HiddenSignal`` ([m, D] float32, or uint16 with the bits of bfloat16: what the output
+        - ``signal``, all n rows, of the kind the run asks for: a ``TopKSignal`` of exactly k
+          distinct ids a row in descending order of probability ([n, k] int32 and float32), a
+          ``HiddenSignal`` ([n, D] float32, or uint16 with the bits of bfloat16: what the output
           head multiplies), or a ``SampledSignal`` (``logprob`` again). With ``loss.support:
           student`` the loss takes ``at_student_topk`` in place of a ``TopKSignal``, and what stands
           here is not looked at: None will do;
-        - ``entropy`` [m] float32, nats, or None if it cannot be known;
+        - ``entropy`` [n] float32, nats, or None if it cannot be known;
         - ``topk``: a ``TopK`` of the teacher's own likeliest tokens where a rule needs it, or None.
+
+        A teacher need not know of this: unless its ``info()`` says ``answers_rows``, it is asked
+        about whole responses only (n = m, ``rows`` None), and rows that nobody asked for are cut
+        from its answers.
 
         Log-probabilities are finite and at most 0; as probabilities, a row's sum to at most 1.
         The same request gives the same answer, whatever it is batched with, up to float rounding.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from actors.teacher.contract.answers import (
     check_request,
     checked_head,
 )
+from actors.teacher.contract.rows import ask
 from actors.teacher.protocol import MixtureTeacher, Teacher, TeacherError
 from actors.teacher.support import asked_of_teacher, signal_of
 from opd_ray.config.choices import SignalChoice, Support
@@ -60,14 +61,14 @@ class TeacherServer:
         return self._info
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:
-        """Per-token scores of each request, in order; their signals stay here.
+        """Scores of the asked rows of each request, in order; their signals stay here.
 
         Raises:
             TeacherError: a request the teacher cannot serve, or an answer against the contract.
         """
         for request in requests:
             check_request(self._info, request)
-        answers = self._teacher.score(requests)
+        answers = ask(self._teacher, self._info, requests)
         check_answers(self._info, requests, answers, self._settings)
         scores = [
             _scores(request, answer) for request, answer in zip(requests, answers, strict=True)
@@ -77,7 +78,7 @@ class TeacherServer:
             signal = signal_of(who, request, answer, self._support)
             if isinstance(signal, HiddenSignal):
                 signal = replace(signal, teacher=self._settings.name)
-            self.signals.put(answer.rollout_id, signal)
+            self.signals.put(answer.rollout_id, signal, request.rows)
         return scores
 
     def output_head(self) -> tuple[HeadPart, ...]:
@@ -103,6 +104,34 @@ def _scores(request: ScoreRequest, answer: TeacherAnswer) -> RolloutScores:
     return RolloutScores(request.rollout_id, columns, answer.retries)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """The signal of a rollout's n asked rows."""
+
+    signal: Signal
+    asked: np.ndarray | None  # [n] response positions, ascending; None: row t is at position t
+
+    def rows(self, rollout_id: str, positions: np.ndarray) -> Signal:
+        """Those of the given response positions, copied.
+
+        Raises:
+            TeacherError: one that was not asked about.
+        """
+        index = positions
+        if self.asked is not None:
+            index = np.searchsorted(self.asked, positions)
+            found = self.asked[np.minimum(index, len(self.asked) - 1)] == positions
+            if not found.all():
+                raise TeacherError(
+                    f"rollout {rollout_id!r}, position {positions[found.argmin()]}: its signal has "
+                    "no row of this token, which the student did not write"
+                )
+        try:
+            return self.signal.rows(index)
+        except IndexError as error:
+            raise TeacherError(f"rollout {rollout_id!r}: {error} (rows of its signal)") from error
+
+
 class SignalStore:
     """Signals by rollout id, bounded in bytes. Safe to use from several threads.
 
@@ -117,38 +146,45 @@ class SignalStore:
     def __init__(self, max_bytes: int, key: str = "teacher.store_bytes") -> None:
         self._max_bytes = max_bytes
         self._key = key
-        self._signals: dict[str, Signal] = {}
+        self._held: dict[str, _Held] = {}
         self.nbytes = 0
         self._lock = threading.Lock()
 
-    def put(self, rollout_id: str, signal: Signal) -> None:
-        """Hold a signal (all m rows); a second one for the same rollout replaces the first.
+    def put(self, rollout_id: str, signal: Signal, asked: np.ndarray | None = None) -> None:
+        """Hold a signal; a second one for the same rollout replaces the first.
+
+        Args:
+            rollout_id: whose.
+            signal: n rows.
+            asked: [n] int32, ascending, their response positions; None: they are all m.
 
         Raises:
             TeacherError: the store is full.
         """
         with self._lock:
-            replaced = self._signals.get(rollout_id)
-            total = self.nbytes + signal.nbytes - (replaced.nbytes if replaced else 0)
+            replaced = self._held.get(rollout_id)
+            total = self.nbytes + signal.nbytes - (replaced.signal.nbytes if replaced else 0)
             if total > self._max_bytes:
                 raise TeacherError(
                     f"rollout {rollout_id!r}: its signal of {signal.nbytes} bytes does not fit; "
-                    f"{len(self._signals)} rollouts hold {self.nbytes} of {self._max_bytes} bytes "
+                    f"{len(self._held)} rollouts hold {self.nbytes} of {self._max_bytes} bytes "
                     f"(raise {self._key}, add replicas, ask fewer rollouts a step, or use "
                     "the topk signal)"
                 )
-            self._signals[rollout_id] = signal
+            # Copied: what came through Ray's object store would stay there as long as it is held.
+            self._held[rollout_id] = _Held(signal, None if asked is None else asked.copy())
             self.nbytes = total
 
     def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> dict[str, Signal]:
-        """Copies of the named rows ([n] int, each within the response); then ``forget`` them.
+        """Copies of the rows at the named response positions ([n] int); then ``forget`` them.
 
         Raises:
-            TeacherError: a rollout whose signal is not held, or a row outside its response.
+            TeacherError: a rollout whose signal is not held, or a position outside its response or
+                that was not asked about.
         """
         with self._lock:
             self._require(keep)
-            taken = {key: _rows(key, self._signals[key], index) for key, index in keep.items()}
+            taken = {key: self._held[key].rows(key, index) for key, index in keep.items()}
         if forget:
             self.forget(keep)
         return taken
@@ -163,19 +199,12 @@ class SignalStore:
         with self._lock:
             self._require(ids)
             for rollout_id in ids:
-                self.nbytes -= self._signals.pop(rollout_id).nbytes
+                self.nbytes -= self._held.pop(rollout_id).signal.nbytes
 
     def _require(self, rollout_ids: Iterable[str]) -> None:
-        missing = [key for key in rollout_ids if key not in self._signals]
+        missing = [key for key in rollout_ids if key not in self._held]
         if missing:
             raise TeacherError(
                 f"no signal is held for rollout {missing[0]!r} (and {len(missing) - 1} more): "
                 "never scored here, or already taken or forgotten"
             )
-
-
-def _rows(rollout_id: str, signal: Signal, index: np.ndarray) -> Signal:
-    try:
-        return signal.rows(index)
-    except IndexError as error:
-        raise TeacherError(f"rollout {rollout_id!r}: {error} (rows of its signal)") from error

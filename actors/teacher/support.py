@@ -26,7 +26,7 @@ def asked_of_teacher(settings: TeacherSettings, support: Support) -> TeacherSett
 
 
 def signal_of(who: str, request: ScoreRequest, answer: TeacherAnswer, support: Support) -> Signal:
-    """What of an answer the loss will see, all m rows; the answer has passed the contract.
+    """What of an answer the loss will see, of the n asked rows; the answer has passed the contract.
 
     Args:
         who: the teacher, for messages.
@@ -38,34 +38,34 @@ def signal_of(who: str, request: ScoreRequest, answer: TeacherAnswer, support: S
         TeacherError: the answer says two things of one token, or gives the tokens of both top-ks
             more than a probability of 1 together.
     """
-    ids_mK, logprobs_mK = request.student_topk.ids, answer.at_student_topk
+    ids_nK, logprobs_nK = request.student_topk.ids, answer.at_student_topk
     if support is Support.student:
         # Copied: what came through Ray's object store would stay there as long as it is held.
-        return TopKSignal(ids_mK.copy(), logprobs_mK)
+        return TopKSignal(ids_nK.copy(), logprobs_nK)
     signal = answer.signal
     assert signal is not None  # by the contract
     if support is Support.teacher:
         return signal
     assert isinstance(signal, TopKSignal)  # by the contract
-    same_mKk = ids_mK[:, :, None] == signal.ids[:, None, :]
-    known_mK = same_mKk.any(axis=2)
-    own_mK = np.take_along_axis(signal.logprobs, same_mKk.argmax(axis=2), axis=1)
-    arrays = ArrayProblems(f"{who}, rollout {request.rollout_id!r}")
-    apart_mK = known_mK & (np.abs(own_mK - logprobs_mK) > AGREEMENT)
+    same_nKk = ids_nK[:, :, None] == signal.ids[:, None, :]
+    known_nK = same_nKk.any(axis=2)
+    own_nK = np.take_along_axis(signal.logprobs, same_nKk.argmax(axis=2), axis=1)
+    arrays = ArrayProblems(f"{who}, rollout {request.rollout_id!r}", request.rows)
+    apart_nK = known_nK & (np.abs(own_nK - logprobs_nK) > AGREEMENT)
     arrays.wrong(
-        "at_student_topk", logprobs_mK, apart_mK, "what signal.logprobs says of the same token"
+        "at_student_topk", logprobs_nK, apart_nK, "what signal.logprobs says of the same token"
     )
     both = TopKSignal(
-        np.concatenate((signal.ids, np.where(known_mK, np.int32(NO_TOKEN), ids_mK)), axis=1),
+        np.concatenate((signal.ids, np.where(known_nK, np.int32(NO_TOKEN), ids_nK)), axis=1),
         np.concatenate(
-            (signal.logprobs, np.where(known_mK, np.float32(-np.inf), logprobs_mK)), axis=1
+            (signal.logprobs, np.where(known_nK, np.float32(-np.inf), logprobs_nK)), axis=1
         ),
     )
-    mass_m = np.exp(both.logprobs.astype(np.float64)).sum(axis=1)
+    mass_n = np.exp(both.logprobs.astype(np.float64)).sum(axis=1)
     arrays.wrong(
         "the mass of the teacher's top-k and the student's",
-        mass_m,
-        mass_m > 1 + MASS_TOLERANCE,
+        mass_n,
+        mass_n > 1 + MASS_TOLERANCE,
         "at most 1",
     )
     if arrays.found:

@@ -174,7 +174,9 @@ class Coordinator:
         items = [s.kept(w) for s, w in zip(scored, weights_by_rollout, strict=True)]
         rate = learning_rate(step, config.run.steps, config.trainer)
         account = self.session.trainers.step(items, rate, teachers.take)
-        teachers.drop([item.rollout_id for item in items if not len(item.rows)])
+        # A rollout of which the student wrote nothing never was with a teacher.
+        sent = [item for item, s in zip(items, scored, strict=True) if len(s.rollout.rows)]
+        teachers.drop([item.rollout_id for item in sent if not len(item.rows)])
         return account
 
     def _say_idle(self, step: int, why: str) -> None:

@@ -46,7 +46,7 @@ def step_metrics(
         alone_seconds: how long it waited for teachers alone.
     """
     scored, scores, selection = snapshot.scored, snapshot.scores, snapshot.selection
-    lengths = np.array([len(s.rollout.response_ids) for s in scored])
+    lengths = np.array([len(s.rollout.rows) for s in scored])  # as the student wrote them
     tokens = int(lengths.sum())
     student = scores.student_tokens()
     values: dict[str, float] = {
@@ -87,7 +87,9 @@ def step_metrics(
 
 
 def _spread(name: str, values_N: np.ndarray) -> dict[str, float]:
-    """Mean and quantiles."""
+    """Mean and quantiles; nothing of no values."""
+    if not len(values_N):
+        return {}
     quantiles = np.quantile(values_N, _QUANTILES)
     named = {
         f"{name}_q{round(share * 100):02d}": float(value)
@@ -149,7 +151,7 @@ def teacher_metrics(
         pools: the account of every teacher's pool over this step, by its name.
         alone_seconds: how long the step waited for teachers alone, all rollouts being written.
         step_seconds: how long it took.
-        tokens: response tokens of the step.
+        tokens: that the student wrote in the step.
         kept_tokens: those that were trained on.
     """
     accounts = list(pools.values())
@@ -164,7 +166,7 @@ def teacher_metrics(
         "teacher/replicas": sum(pool.replicas for pool in accounts),
         "teacher/signal_bytes": nbytes,
         "teacher/signal_bytes_per_trained_token": _ratio(nbytes, kept_tokens),
-        # Had the filter not chosen: the same bytes a row, for every response token.
+        # Had the filter not chosen: the same bytes a row, for every token that the student wrote.
         "teacher/signal_bytes_all_rows": _ratio(nbytes, rows) * tokens,
         "teacher/exact_scoring_bytes": sum(pool.looked_at_bytes for pool in accounts),
     }

@@ -56,13 +56,19 @@ class Evaluator:
         return values
 
     def _distance(self) -> dict[str, float]:
-        """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts."""
+        """Both KLs and top-1 agreement, exact, on fresh student rollouts of held-out prompts.
+
+        None of them where the student wrote no token.
+        """
         requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
         teacher_prompts = own_teacher_prompts(self._kl_prompts)
         scored = self.scorer.score(requests, self._sampling, teacher_prompts).rollouts
+        scored = [s for s in scored if len(s.rollout.rows)]
+        if not scored:
+            return {}
         scores = self.trainers.score([s.whole() for s in scored], self.teachers.take)
         gaps = [
-            np.abs(found.columns["logprob"] - s.rollout.logprob[s.rollout.response_mask > 0])
+            np.abs(found.columns["logprob"] - s.rollout.logprob[s.rollout.rows])
             for found, s in zip(scores, scored, strict=True)
         ]
 

@@ -17,7 +17,10 @@ from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, Trai
 
 @dataclass(frozen=True)
 class ScoredRollout:
-    """A finished rollout and the teacher's scores of it; its signal stays with the teacher."""
+    """A finished rollout and the teacher's scores of it; its signal stays with the teacher.
+
+    No teacher is asked about a rollout of which the student wrote nothing: it has no scores.
+    """
 
     rollout: Rollout
     scores: RolloutScores
@@ -96,6 +99,9 @@ class RolloutScorer:
                         rollouts[rollout.rollout_id] = rollout
                         if len(rollouts) == len(requests):
                             written = time.perf_counter()
+                        if not len(rollout.rows):
+                            scores[rollout.rollout_id] = RolloutScores(rollout.rollout_id, {})
+                            continue
                         self.teachers.pool_for(rollout, sources[rollout.rollout_id]).submit(
                             rollout, _teacher_prompt(rollout, shown, teacher_prompts)
                         )

@@ -42,17 +42,23 @@ class TrainerGroup:
         return reduce(add, self._gather(refs, "a training step"))
 
     def score(self, items: Sequence[TrainItem], signals: SignalSource) -> list[RolloutScores]:
-        """Exact scores of the rows of ``items``, in the order of ``items``."""
+        """Exact scores of the rows of ``items``, in their order; of an item without rows, none."""
+        asked = [item for item in items if len(item.rows)]
         refs = [
             handle.call.remote("score", micro_batches, *found)
-            for handle, micro_batches, found in self._shares(items, signals)
+            for handle, micro_batches, found in self._shares(asked, signals)
         ]
         scores_by_rollout = {
             scores.rollout_id: scores
             for answer in self._gather(refs, "exact scoring")
             for scores in answer
         }
-        return [scores_by_rollout[item.rollout_id] for item in items]
+        return [
+            scores_by_rollout[item.rollout_id]
+            if len(item.rows)
+            else RolloutScores(item.rollout_id, {})
+            for item in items
+        ]
 
     def weights(self) -> list[ray.ObjectRef]:
         """References to the chunks of the current weights, gathered from all ranks by rank 0."""

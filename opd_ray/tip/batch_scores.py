@@ -18,12 +18,13 @@ def batch_scores(
 ) -> TokenScores:
     """The streamed scores of a batch, in the order of ``rollouts``.
 
-    One that not every kind of teacher knows, as its entropy, is left out where it is there for some
-    rollouts only.
+    A teacher's columns have a value for each token that the student wrote; the others hold 0. A
+    score that not every kind of teacher knows, as its entropy, is left out where it is there for
+    some rollouts only. A rollout in which the student wrote nothing needs no column.
 
     Raises:
         ValueError: the two do not name the same rollouts in the same order, an array does not have
-            one value for each response token, or another score is there for some rollouts only.
+            one value for each token, or another score is there for some rollouts only.
     """
     names = [rollout.rollout_id for rollout in rollouts]
     if names != [score.rollout_id for score in scores]:
@@ -31,42 +32,50 @@ def batch_scores(
     if not rollouts:
         raise ValueError("a batch must have at least one rollout")
     lengths = [len(rollout.response_ids) for rollout in rollouts]
+    written = [len(rollout.rows) for rollout in rollouts]
 
-    def joined(name: str, parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        if SCORES[name].optional and any(part is None for part in parts):
-            return None
+    def joined(
+        name: str, parts: Sequence[np.ndarray | None], sizes: Sequence[int], tokens: str
+    ) -> np.ndarray | None:
         whole: list[np.ndarray] = []
-        for rollout, part, length in zip(names, parts, lengths, strict=True):
+        for rollout, part, size in zip(names, parts, sizes, strict=True):
             if part is None:
+                if not size:
+                    continue
+                if SCORES[name].optional:
+                    return None
                 raise ValueError(f"{name} is missing for rollout {rollout}, but there for others")
-            if np.shape(part) != (length,):
+            if np.shape(part) != (size,):
                 raise ValueError(
                     f"{name} of rollout {rollout} has shape {np.shape(part)}; it must have one "
-                    f"value for each of the {length} response tokens"
+                    f"value for each of the {size} {tokens}"
                 )
             whole.append(part)
         return np.concatenate(whole)
 
-    parts: dict[str, list[np.ndarray | None]] = {
-        "entropy": [rollout.entropy for rollout in rollouts],
-        "rollout_logprob": [rollout.logprob for rollout in rollouts],
-    }
+    mask_N = np.concatenate([rollout.response_mask for rollout in rollouts])
+    found_N: dict[str, Any] = {}
+    for name, own in (
+        ("entropy", [rollout.entropy for rollout in rollouts]),
+        ("rollout_logprob", [rollout.logprob for rollout in rollouts]),
+    ):
+        found_N[f"{name}_N"] = joined(name, own, lengths, "response tokens")
     for name in dict.fromkeys(name for score in scores for name in score.columns):
-        parts[name] = [score.columns.get(name) for score in scores]
-    joined_N: dict[str, Any] = {f"{name}_N": joined(name, of) for name, of in parts.items()}
+        columns = [score.columns.get(name) for score in scores]
+        values_M = joined(name, columns, written, "tokens that the student wrote")
+        if values_M is not None:
+            found_N[f"{name}_N"] = _spread(values_M, mask_N != 0)
     return TokenScores(
-        lengths_R=np.array(lengths),
-        response_mask_N=np.concatenate([rollout.response_mask for rollout in rollouts]),
-        vocab_size=vocab_size,
-        **joined_N,
+        lengths_R=np.array(lengths), response_mask_N=mask_N, vocab_size=vocab_size, **found_N
     )
 
 
 def with_exact_scores(scores: TokenScores, exact: Sequence[RolloutScores]) -> TokenScores:
     """``scores`` with those that the trainer works out over the full vocabulary in their place.
 
-    ``exact`` holds, for each rollout in order, the rows of response_mask 1. The rest (teacher mass,
-    union of top-Ks, what vLLM said of the sampled token) stays as it is.
+    ``exact`` holds, for each rollout in order, the rows of response_mask 1; of one without any it
+    may hold no column. The rest (teacher mass, union of top-Ks, what vLLM said of the sampled
+    token) stays as it is.
 
     Raises:
         ValueError: a rollout's number of rows is another.
@@ -76,15 +85,22 @@ def with_exact_scores(scores: TokenScores, exact: Sequence[RolloutScores]) -> To
     if len(exact) != len(counts_R):
         raise ValueError(f"exact scores of {len(exact)} rollouts for a batch of {len(counts_R)}")
     for item, count in zip(exact, counts_R, strict=True):
-        for values in item.columns.values():
-            if len(values) != count:
+        for rows in {len(values) for values in item.columns.values()} or {0}:
+            if rows != count:
                 raise ValueError(
-                    f"exact scores of rollout {item.rollout_id} have {len(values)} rows; "
+                    f"exact scores of rollout {item.rollout_id} have {rows} rows; "
                     f"its response has {count} tokens of mask 1"
                 )
+    written = [item.columns for item, count in zip(exact, counts_R, strict=True) if count]
     changes: dict[str, Any] = {}
-    for name in SCORES.keys() & exact[0].columns.keys():
-        values_N = np.zeros(len(mask_N), dtype=np.float32)
-        values_N[mask_N] = np.concatenate([item.columns[name] for item in exact])
-        changes[f"{name}_N"] = values_N
+    for name in SCORES.keys() & (written[0].keys() if written else ()):
+        values_M = np.concatenate([columns[name] for columns in written])
+        changes[f"{name}_N"] = _spread(values_M, mask_N)
     return replace(scores, **changes)
+
+
+def _spread(values_M: np.ndarray, mask_N: np.ndarray) -> np.ndarray:
+    """Values of the tokens that the student wrote, with 0 at all others: [N] float32."""
+    values_N = np.zeros(len(mask_N), dtype=np.float32)
+    values_N[mask_N] = values_M
+    return values_N

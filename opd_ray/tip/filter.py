@@ -89,13 +89,13 @@ class TipFilter:
                 f"seeds_R has shape {np.shape(seeds_R)} for {len(scores.lengths_R)} rollouts; "
                 "give one seed for each"
             )
-        for need in self.rule.needs:
-            scores.get(settings.score_named(need), wanted_by=f"tip.rule={self.rule.name}")
         rho = settings.rho_at(step)
         tokens = scores.student_tokens()
         weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
-        if len(tokens.response_mask_N) == 0:
+        if len(tokens.response_mask_N) == 0:  # no teacher was asked, there are no scores of its
             return Selection(weights_N, rho, kept_fraction=0.0)
+        for need in self.rule.needs:
+            scores.get(settings.score_named(need), wanted_by=f"tip.rule={self.rule.name}")
         streaming = settings.normalise_over == NormaliseOver.stream
         if streaming:
             self._running.begin_step(step)

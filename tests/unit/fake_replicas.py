@@ -30,6 +30,7 @@ class FakeReplica:
         self.batches: list[list[str]] = []
         self.prompts: dict[str, np.ndarray] = {}
         self.topks: dict[str, object] = {}
+        self.asked: dict[str, np.ndarray] = {}
         self.held: set[str] = set()
         self.taken: list[tuple[list[str], bool]] = []
         self.receipts: list[SignalReceipt] = []
@@ -49,6 +50,7 @@ class FakeReplica:
         self.batches.append(ids)
         self.prompts.update({r.rollout_id: r.prompt_ids for r in requests})
         self.topks.update({r.rollout_id: r.student_topk for r in requests})
+        self.asked.update({r.rollout_id: r.asked for r in requests})
         return (self, "score", len(self.batches) - 1)
 
     def value(self, ref):
@@ -176,7 +178,5 @@ def answer_all(pool: TeacherPool, replica: FakeReplica) -> None:
 
 def rollout(name: str, tokens: int = 10, topk="ref") -> Rollout:
     prompt, response = np.zeros(tokens // 2, np.int32), np.zeros(tokens - tokens // 2, np.int32)
-    floats = np.zeros(len(response), np.float32)
-    return Rollout(
-        name, name, 0, prompt, response, floats.astype(np.uint8), floats, floats, "stop", 0, topk
-    )
+    floats, mask = np.zeros(len(response), np.float32), np.ones(len(response), np.uint8)
+    return Rollout(name, name, 0, prompt, response, mask, floats, floats, "stop", 0, topk)

@@ -157,11 +157,14 @@ class Teacher(FakeReplica):
 
     def _scores(self, rollout_id: str) -> RolloutScores:
         reverse_kl = np.array(self._script.response(rollout_id).reverse_kl, np.float32)
+        reverse_kl = reverse_kl[self.asked[rollout_id]]
         zero, one = np.zeros_like(reverse_kl), np.ones_like(reverse_kl)
         columns = {"reverse_kl": reverse_kl, "forward_kl": zero, "jsd": zero}
         return RolloutScores(rollout_id, columns | {"teacher_logprob": -one, "teacher_mass": one})
 
     def _take(self, keep: Mapping[str, np.ndarray], forget: bool) -> tuple[Any, Any]:
+        for rollout_id, rows in keep.items():
+            assert np.isin(rows, self.asked[rollout_id]).all()
         _, receipt = super()._take(keep, forget)
         return {rollout_id: rows.tolist() for rollout_id, rows in keep.items()}, receipt
 

@@ -53,7 +53,12 @@ def info_of(identity: Mapping[str, Any], settings: TeacherSettings) -> TeacherIn
         "cache_dir": settings.cache_dir,
         "reads_student_logprobs": identity["reads_student_logprobs"],
     }
-    return TeacherInfo(signals=(settings.signal.value,), meta=meta, **said)
+    return TeacherInfo(
+        signals=(settings.signal.value,),
+        answers_rows=True,  # whatever the recorded teacher does: what is kept are asked rows
+        meta=meta,
+        **said,
+    )
 
 
 def read_identity(

@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from actors.teacher.cache.files import AnswerFiles, opened
 from actors.teacher.cache.identity import FILE, identity_in, identity_of, info_of, read_identity
 from actors.teacher.contract.answers import check_answers, checked_head
+from actors.teacher.contract.rows import ask
 from actors.teacher.protocol import Teacher, TeacherError
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings
@@ -26,8 +27,9 @@ _HEAD = "output_head.safetensors"
 class CachedTeacher:
     """Any teacher, or none, behind a folder of recorded answers.
 
-    An answer is found by the token ids of prompt, response and the student's top-K, and by what of
-    the teacher is asked for (signal, k, its own top-k).
+    An answer is found by the token ids of prompt, response and the student's top-K, by the rows
+    that are asked about where they are not all, and by what of the teacher is asked for (signal, k,
+    its own top-k).
 
     Args:
         settings: ``cache`` (not off), ``cache_dir``, ``signal``, ``topk``, and what names the
@@ -128,8 +130,9 @@ class CachedTeacher:
                 f"were recorded, or set {self._settings.key}.cache=replay_or_ask"
             )
         teacher, requests = self._teacher(), list(missing.values())
-        answers = teacher.score(requests)
-        check_answers(teacher.info(), requests, answers, self._settings)
+        info = teacher.info()
+        answers = ask(teacher, info, requests)
+        check_answers(info, requests, answers, self._settings)
         found = dict(zip(missing, answers, strict=True))
         self._files.write(found)
         return found
@@ -140,6 +143,8 @@ class CachedTeacher:
         parts = [request.prompt_ids, request.response_ids, request.student_topk.ids]
         if self._identity["reads_student_logprobs"]:
             parts.append(request.student_topk.logprobs)
+        if request.rows is not None:
+            parts.append(request.rows)
         found = hashlib.blake2b(digest_size=20)
         found.update(json.dumps([signal, topk, self._own_topk, [p.shape for p in parts]]).encode())
         for part in parts:

@@ -99,7 +99,8 @@ def check_request(info: TeacherInfo, request: ScoreRequest) -> None:
 
     Raises:
         TeacherError: nothing to read or score, a sequence beyond the context, an id outside the
-            vocabulary, or a top-k of the student that is none.
+            vocabulary, rows that are none of the response's, or a top-k of the student that is
+            none.
     """
     who = f"teacher {info.name!r}, rollout {request.rollout_id!r}"
     prompt, response = len(request.prompt_ids), len(request.response_ids)
@@ -112,12 +113,29 @@ def check_request(info: TeacherInfo, request: ScoreRequest) -> None:
             f"{who}: {prompt} prompt and {response} response tokens exceed the teacher's context "
             f"of {info.context_length} tokens; shorten the prompts or lower rollout.max_new_tokens"
         )
+    if request.rows is not None:
+        _check_rows(who, request.rows, response)
     arrays = ArrayProblems(who)
     arrays.ids("prompt_ids", request.prompt_ids, info.vocab_size)
     arrays.ids("response_ids", request.response_ids, info.vocab_size)
-    arrays.named_tokens("student_topk", request.student_topk, (response, None), info.vocab_size)
-    if arrays.found:
-        raise TeacherError(arrays.found[0])
+    asked = ArrayProblems(who, request.rows)
+    shape = (len(request.asked), None)
+    asked.named_tokens("student_topk", request.student_topk, shape, info.vocab_size)
+    if found := arrays.found + asked.found:
+        raise TeacherError(found[0])
+
+
+def _check_rows(who: str, rows: np.ndarray, response: int) -> None:
+    """Whether the positions asked about are some of a response, ascending."""
+    if not len(rows):
+        raise TeacherError(f"{who}: rows is empty, no token of the response is asked about")
+    wrong = (rows < 0) | (rows >= response)
+    wrong[1:] |= rows[1:] <= rows[:-1]
+    if wrong.any():
+        raise TeacherError(
+            f"{who}: rows names position {rows[wrong.argmax()]}; expected ascending positions of a "
+            f"response of {response} tokens"
+        )
 
 
 def check_answers(
@@ -169,14 +187,14 @@ def _problems(
 ) -> list[str]:
     """What is wrong with one answer."""
     arrays = _AnswerArrays(info, request, answer)
-    m, k_student = request.student_topk.ids.shape
-    if arrays.logprobs("at_student_topk", answer.at_student_topk, (m, k_student)):
+    n, k_student = request.student_topk.ids.shape
+    if arrays.logprobs("at_student_topk", answer.at_student_topk, (n, k_student)):
         arrays.agree("at_student_topk", request.student_topk.ids, answer.at_student_topk)
     if answer.entropy is not None:
-        arrays.entropies(answer.entropy, m, info.vocab_size)
+        arrays.entropies(answer.entropy, n, info.vocab_size)
     own: object = answer.topk
     if isinstance(own, TopK):
-        arrays.likeliest("topk", own, (m, None))
+        arrays.likeliest("topk", own, (n, None))
     elif own is not None:
         arrays.add(f"topk is a {type(own).__name__}; expected a TopK or None")
 
@@ -189,11 +207,11 @@ def _problems(
             f"(teacher.signal is {settings.signal.value!r})"
         )
     elif isinstance(answer.signal, TopKSignal):
-        arrays.likeliest("signal", answer.signal, (m, settings.topk))
+        arrays.likeliest("signal", answer.signal, (n, settings.topk))
     elif isinstance(answer.signal, SampledSignal):
         arrays.repeats_logprob("signal.logprobs", answer.signal.logprobs)
     elif isinstance(answer.signal, HiddenSignal):
-        arrays.hidden("signal.hidden", answer.signal.hidden, (m, info.hidden_size))
+        arrays.hidden("signal.hidden", answer.signal.hidden, (n, info.hidden_size))
     return arrays.found
 
 
@@ -201,23 +219,23 @@ class _AnswerArrays(ArrayProblems):
     """Holds an answer's other statements against what it says of the sampled tokens, too."""
 
     def __init__(self, info: TeacherInfo, request: ScoreRequest, answer: TeacherAnswer) -> None:
-        super().__init__(f"teacher {info.name!r}, rollout {request.rollout_id!r}")
+        super().__init__(f"teacher {info.name!r}, rollout {request.rollout_id!r}", request.rows)
         self._vocab_size = info.vocab_size
-        self._sampled_m1 = request.response_ids[:, None]
-        self._logprob_m = answer.logprob
-        self._usable = self.logprobs("logprob", answer.logprob, request.response_ids.shape)
+        self._sampled_n1 = request.response_ids[request.asked, None]
+        self._logprob_n = answer.logprob
+        self._usable = self.logprobs("logprob", answer.logprob, request.asked.shape)
 
     def agree(self, name: str, ids: np.ndarray, logprobs: np.ndarray) -> None:
-        """Of tokens [m, K]: no two differing statements about a sampled token."""
+        """Of tokens [n, K]: no two differing statements about a sampled token."""
         if self._usable:
-            apart = np.abs(logprobs - self._logprob_m[:, None]) > AGREEMENT
-            apart &= ids == self._sampled_m1
+            apart = np.abs(logprobs - self._logprob_n[:, None]) > AGREEMENT
+            apart &= ids == self._sampled_n1
             self.wrong(name, logprobs, apart, "the sampled token's logprob at the same position")
 
     def repeats_logprob(self, name: str, values: Any) -> None:
-        """Of log-probabilities [m] of the sampled tokens."""
-        if self.logprobs(name, values, (len(self._sampled_m1),)) and self._usable:
-            apart = np.abs(values - self._logprob_m) > AGREEMENT
+        """Of log-probabilities [n] of the sampled tokens."""
+        if self.logprobs(name, values, (len(self._sampled_n1),)) and self._usable:
+            apart = np.abs(values - self._logprob_n) > AGREEMENT
             self.wrong(name, values, apart, "the values of logprob")
 
     def likeliest(self, name: str, topk: TopK | TopKSignal, shape: Shape) -> None:
@@ -229,8 +247,8 @@ class _AnswerArrays(ArrayProblems):
         self.wrong(name, logprobs[:, 1:], rises, "descending order")
         self.agree(name, topk.ids, logprobs)
         if self._usable:
-            missed = self._logprob_m > logprobs[:, -1] + AGREEMENT
-            missed &= ~(topk.ids == self._sampled_m1).any(axis=1)
+            missed = self._logprob_n > logprobs[:, -1] + AGREEMENT
+            missed &= ~(topk.ids == self._sampled_n1).any(axis=1)
             expected = (
                 "the likeliest tokens (the sampled one is likelier than the last, yet not among "
                 "them)"

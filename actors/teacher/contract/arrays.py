@@ -26,6 +26,7 @@ class ArrayProblems:
     """
 
     who: str  # teacher and rollout
+    positions: np.ndarray | None = None  # [n] of the rows in the response; None: row t is at t
     found: list[str] = field(default_factory=list)
 
     def add(self, text: str) -> None:
@@ -38,19 +39,19 @@ class ArrayProblems:
             return False
         self.wrong(name, values, values > LOGPROB_TOLERANCE, "log-probabilities of at most 0")
         if values.ndim == 2:
-            mass_m = np.exp(values.astype(np.float64)).sum(axis=1)
-            self.wrong(f"mass of {name}", mass_m, mass_m > 1 + MASS_TOLERANCE, "at most 1")
+            mass_n = np.exp(values.astype(np.float64)).sum(axis=1)
+            self.wrong(f"mass of {name}", mass_n, mass_n > 1 + MASS_TOLERANCE, "at most 1")
         return True
 
-    def entropies(self, values: Any, m: int, vocab_size: int) -> None:
-        """Of entropies [m] float32, nats."""
-        if self._floats("entropy", values, (m,)):
+    def entropies(self, values: Any, n: int, vocab_size: int) -> None:
+        """Of entropies [n] float32, nats."""
+        if self._floats("entropy", values, (n,)):
             highest = float(np.log(vocab_size))
             bad = (values < -LOGPROB_TOLERANCE) | (values > highest + LOGPROB_TOLERANCE)
             self.wrong("entropy", values, bad, f"0 to ln(vocabulary) = {highest:.4f} nats")
 
     def hidden(self, name: str, values: Any, shape: Shape) -> None:
-        """Of hidden states [m, D], as ``to_array`` gives them."""
+        """Of hidden states [n, D], as ``to_array`` gives them."""
         fits = self.shape(name, values, shape)
         if not isinstance(values, np.ndarray):
             return
@@ -104,12 +105,15 @@ class ArrayProblems:
         return fits
 
     def wrong(self, name: str, values: np.ndarray, bad: np.ndarray, expected: str) -> None:
-        """The first position at which ``bad`` (same shape as ``values``) holds, if there is one."""
+        """The first row at which ``bad`` (same shape as ``values``) holds, if there is one."""
         if bad.any():
             place = tuple(int(i) for i in np.argwhere(bad)[0])
+            position = place[0]
+            if self.positions is not None and len(self.positions) == len(bad):
+                position = int(self.positions[position])
             count = int(bad.reshape(len(bad), -1).any(axis=1).sum())
             self.found.append(
-                f"{self.who}, position {place[0]}: {name} is {values[place]}; expected {expected} "
+                f"{self.who}, position {position}: {name} is {values[place]}; expected {expected} "
                 f"({count} of {len(bad)} positions are wrong)"
             )
 

@@ -1,4 +1,4 @@
-"""The response rows of a server's prompt log-probabilities, as arrays."""
+"""The asked rows of a server's prompt log-probabilities, as arrays."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ PADDING_MASS = 1e-3
 
 @dataclass(frozen=True)
 class NamedRows:
-    """What the server told of one response; row t belongs to response token t.
+    """What the server told of one response, a row for each of the n tokens asked about.
 
     E is the most tokens named in a row; shorter rows end in id -1 at -inf.
     """
 
-    ids_mE: np.ndarray  # int32, the likeliest first
-    logprobs_mE: np.ndarray  # float32, nats
-    logprob_m: np.ndarray  # float32, nats, of the response token
-    cap_m: np.ndarray  # float32, nats; no token that is not named is likelier
-    mass_m: np.ndarray  # float64, probability of all that are named
+    asked_n: np.ndarray  # int32, their response positions
+    ids_nE: np.ndarray  # int32, the likeliest first
+    logprobs_nE: np.ndarray  # float32, nats
+    logprob_n: np.ndarray  # float32, nats, of the response token
+    cap_n: np.ndarray  # float32, nats; no token that is not named is likelier
+    mass_n: np.ndarray  # float64, probability of all that are named
 
     def require(self, k: int, key: str) -> None:
         """Whether every row names its k likeliest tokens.
@@ -35,30 +36,31 @@ class NamedRows:
         Raises:
             TeacherError: so many of the named ones were padding that fewer are left.
         """
-        short_m = (self.ids_mE[:, :k] < 0).any(axis=1)
-        if short_m.any():
+        short_n = (self.ids_nE[:, :k] < 0).any(axis=1)
+        if short_n.any():
             raise TeacherError(
-                f"position {int(short_m.argmax())}: without ids that are no tokens of the student, "
-                f"the server names fewer than {k} likeliest tokens; raise {key}.named_tokens"
+                f"position {self.asked_n[short_n.argmax()]}: without ids that are no tokens of the "
+                f"student, the server names fewer than {k} likeliest tokens; raise "
+                f"{key}.named_tokens"
             )
 
-    def look_up(self, ids_mK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log-probabilities of the given ids (0 where unknown), and which are known, [m, K]."""
+    def look_up(self, ids_nK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities of the given ids (0 where unknown), and which are known, [n, K]."""
         # Row and id as one number, so that one sorted search serves all rows.
-        stride = 1 + int(max(self.ids_mE.max(initial=0), ids_mK.max(initial=0)))
-        rows_m1 = np.arange(len(ids_mK), dtype=np.int64)[:, None] * stride
-        real_mE = self.ids_mE >= 0
-        keys = (self.ids_mE + rows_m1)[real_mE]
+        stride = 1 + int(max(self.ids_nE.max(initial=0), ids_nK.max(initial=0)))
+        rows_n1 = np.arange(len(ids_nK), dtype=np.int64)[:, None] * stride
+        real_nE = self.ids_nE >= 0
+        keys = (self.ids_nE + rows_n1)[real_nE]
         order = np.argsort(keys)
-        keys, values = keys[order], self.logprobs_mE[real_mE][order]
-        wanted_mK = ids_mK + rows_m1
-        place_mK = np.minimum(np.searchsorted(keys, wanted_mK), len(keys) - 1)
-        known_mK = keys[place_mK] == wanted_mK
-        return np.where(known_mK, values[place_mK], np.float32(0)), known_mK
+        keys, values = keys[order], self.logprobs_nE[real_nE][order]
+        wanted_nK = ids_nK + rows_n1
+        place_nK = np.minimum(np.searchsorted(keys, wanted_nK), len(keys) - 1)
+        known_nK = keys[place_nK] == wanted_nK
+        return np.where(known_nK, values[place_nK], np.float32(0)), known_nK
 
 
 def read_rows(who: str, body: Any, request: ScoreRequest, named: int, vocab_size: int) -> NamedRows:
-    """The rows of a completion's ``prompt_logprobs`` that belong to the response.
+    """The rows of a completion's ``prompt_logprobs`` that are asked about.
 
     Args:
         who: teacher and rollout, for messages.
@@ -73,45 +75,48 @@ def read_rows(who: str, body: Any, request: ScoreRequest, named: int, vocab_size
     """
     entries = _entries(who, body, request)
     # Entry i describes token i, which the output at the position before it predicted.
-    places = predicting_positions(len(request.prompt_ids), np.arange(len(request.response_ids))) + 1
-    m = len(places)
-    ids_mE: np.ndarray = np.full((m, named + 1), -1, np.int32)
-    logprobs_mE: np.ndarray = np.full((m, named + 1), -np.inf, np.float32)
+    asked_n = request.asked
+    sampled_n = request.response_ids[asked_n]
+    places = predicting_positions(len(request.prompt_ids), asked_n) + 1
+    n = len(places)
+    ids_nE: np.ndarray = np.full((n, named + 1), -1, np.int32)
+    logprobs_nE: np.ndarray = np.full((n, named + 1), -np.inf, np.float32)
     for row, place in enumerate(places):
-        ids, values = _tokens(f"{who}, position {row}", entries[place], named)
-        ids_mE[row, : len(ids)] = ids
-        logprobs_mE[row, : len(ids)] = values
-    missing_m = ~(ids_mE == request.response_ids[:, None]).any(axis=1)
-    if missing_m.any():
-        row = int(np.argmax(missing_m))
+        ids, values = _tokens(f"{who}, position {asked_n[row]}", entries[place], named)
+        ids_nE[row, : len(ids)] = ids
+        logprobs_nE[row, : len(ids)] = values
+    missing_n = ~(ids_nE == sampled_n[:, None]).any(axis=1)
+    if missing_n.any():
+        row = int(np.argmax(missing_n))
         raise TeacherError(
-            f"{who}, position {row}: the server says nothing of token "
-            f"{request.response_ids[row]}, which stands there: it scored another text"
+            f"{who}, position {asked_n[row]}: the server says nothing of token "
+            f"{sampled_n[row]}, which stands there: it scored another text"
         )
     # The text's token comes beside the likeliest ones: the last by value, if it is none of them.
-    cap_m = -np.sort(-logprobs_mE, axis=1)[:, named - 1]
-    padding_mE = ids_mE >= vocab_size
-    mass_mE = np.where(padding_mE, np.exp(logprobs_mE), 0)
-    row = int(mass_mE.sum(axis=1).argmax())
-    if (mass := mass_mE[row].sum()) > PADDING_MASS:
+    cap_n = -np.sort(-logprobs_nE, axis=1)[:, named - 1]
+    padding_nE = ids_nE >= vocab_size
+    mass_nE = np.where(padding_nE, np.exp(logprobs_nE), 0)
+    row = int(mass_nE.sum(axis=1).argmax())
+    if (mass := mass_nE[row].sum()) > PADDING_MASS:
         raise TeacherError(
-            f"{who}, position {row}: the server gives {mass:.3g} of the probability to ids that "
-            f"are no tokens of the student (as {ids_mE[row, mass_mE[row].argmax()]}; it has "
-            f"{vocab_size}): serve a model whose tokenizer has the student's size, or use kind "
+            f"{who}, position {asked_n[row]}: the server gives {mass:.3g} of the probability to "
+            f"ids that are no tokens of the student (as {ids_nE[row, mass_nE[row].argmax()]}; it "
+            f"has {vocab_size}): serve a model whose tokenizer has the student's size, or use kind "
             "vllm, which leaves them out"
         )
-    ids_mE = np.where(padding_mE, np.int32(-1), ids_mE)
-    logprobs_mE = np.where(padding_mE, np.float32(-np.inf), logprobs_mE)
-    order_mE = np.argsort(-logprobs_mE, axis=1, kind="stable")
-    ids_mE = np.take_along_axis(ids_mE, order_mE, 1)
-    logprobs_mE = np.take_along_axis(logprobs_mE, order_mE, 1)
-    own_m = (ids_mE == request.response_ids[:, None]).argmax(axis=1)
+    ids_nE = np.where(padding_nE, np.int32(-1), ids_nE)
+    logprobs_nE = np.where(padding_nE, np.float32(-np.inf), logprobs_nE)
+    order_nE = np.argsort(-logprobs_nE, axis=1, kind="stable")
+    ids_nE = np.take_along_axis(ids_nE, order_nE, 1)
+    logprobs_nE = np.take_along_axis(logprobs_nE, order_nE, 1)
+    own_n = (ids_nE == sampled_n[:, None]).argmax(axis=1)
     return NamedRows(
-        ids_mE=ids_mE,
-        logprobs_mE=logprobs_mE,
-        logprob_m=logprobs_mE[np.arange(m), own_m],
-        cap_m=cap_m,
-        mass_m=np.exp(logprobs_mE.astype(np.float64)).sum(axis=1),
+        asked_n=asked_n,
+        ids_nE=ids_nE,
+        logprobs_nE=logprobs_nE,
+        logprob_n=logprobs_nE[np.arange(n), own_n],
+        cap_n=cap_n,
+        mass_n=np.exp(logprobs_nE.astype(np.float64)).sum(axis=1),
     )
 
 

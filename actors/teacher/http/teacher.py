@@ -59,6 +59,7 @@ class HttpTeacher:
             context_length=self._served.context_length,
             signals=(self._settings.signal.value,),
             max_topk=self._named,
+            answers_rows=True,
             meta={
                 "kind": "http",
                 "url": self._settings.url,
@@ -106,16 +107,16 @@ class HttpTeacher:
             raise TeacherError(f"{who}: {self._client.said}: {reply.complaint}")
         rows = read_rows(who, reply.body, request, self._named, self._vocab_size)
         student = request.student_topk
-        told_mK, known_mK = rows.look_up(student.ids)
+        told_nK, known_nK = rows.look_up(student.ids)
         widest = widest_topk(self._settings, self._own_topk)
         rows.require(widest, self._settings.key)
         found = {
-            "logprob": rows.logprob_m,
+            "logprob": rows.logprob_n,
             "at_student_topk": least_divergent(
-                student.logprobs, told_mK, known_mK, rows.cap_m, rows.mass_m
+                student.logprobs, told_nK, known_nK, rows.cap_n, rows.mass_n
             ),
-            "top_ids": rows.ids_mE[:, :widest],
-            "top_logprobs": rows.logprobs_mE[:, :widest],
+            "top_ids": rows.ids_nE[:, :widest],
+            "top_logprobs": rows.logprobs_nE[:, :widest],
         }
         answer = answer_of(request.rollout_id, found, self._settings, self._own_topk)
         return replace(answer, retries=reply.retries)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from actors.teacher.contract.answers import checked_head
+from actors.teacher.contract.rows import ask
 from actors.teacher.protocol import Teacher, TeacherError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.resolved_teachers import Member
@@ -49,9 +50,9 @@ def mixed_topk(
     if all its unlisted mass would have made the difference.
 
     Args:
-        tops: each member's likeliest tokens, [m, k_i], distinct within a row.
+        tops: each member's likeliest tokens, [n, k_i], distinct within a row.
         shares: of the members in the mixture.
-        exact: [m, E] tokens whose log-probability under the mixture is known; they may repeat, and
+        exact: [n, E] tokens whose log-probability under the mixture is known; they may repeat, and
             come in any order.
         k: tokens wanted a row; at most as many as some list has.
     """
@@ -115,7 +116,8 @@ class Ensemble:
         self._teachers = [teacher for _, teacher in members]
         self._settings = settings
         self._own_topk = own_topk
-        self._info = self._joined([teacher.info() for teacher in self._teachers])
+        self._infos = [teacher.info() for teacher in self._teachers]
+        self._info = self._joined(self._infos)
 
     def info(self) -> TeacherInfo:
         """What the members have in common."""
@@ -135,7 +137,10 @@ class Ensemble:
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """One answer a request, from every member's answer to it."""
-        by_member = [teacher.score(requests) for teacher in self._teachers]
+        by_member = [
+            ask(teacher, info, requests)
+            for teacher, info in zip(self._teachers, self._infos, strict=True)
+        ]
         for name, answers in zip(self._names, by_member, strict=True):
             if [answer.rollout_id for answer in answers] != [r.rollout_id for r in requests]:
                 raise TeacherError(f"member {name!r} did not answer every request in order")
@@ -147,8 +152,9 @@ class Ensemble:
     def _mixed(self, request: ScoreRequest, answers: Sequence[TeacherAnswer]) -> TeacherAnswer:
         logprob = mixed_logprobs([a.logprob for a in answers], self._shares)
         at_student = mixed_logprobs([a.at_student_topk for a in answers], self._shares)
-        ids_mE = np.concatenate((request.student_topk.ids, request.response_ids[:, None]), axis=1)
-        exact = TopK(ids_mE, np.concatenate((at_student, logprob[:, None]), axis=1))
+        sampled_n1 = request.response_ids[request.asked, None]
+        ids_nE = np.concatenate((request.student_topk.ids, sampled_n1), axis=1)
+        exact = TopK(ids_nE, np.concatenate((at_student, logprob[:, None]), axis=1))
         own = None
         tops = [a.topk for a in answers if a.topk is not None]
         if self._own_topk and len(tops) == len(answers):
@@ -214,5 +220,6 @@ class Ensemble:
             hidden_size=sum(hidden) if len(hidden) == len(infos) else None,
             max_topk=min(limits) if limits else None,
             tokenizer_hash=said.pop() if len(said) == 1 else None,
+            answers_rows=True,
             meta={"kind": "ensemble", "members": [info.meta for info in infos]},
         )

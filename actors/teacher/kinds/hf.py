@@ -1,6 +1,6 @@
 """A Hugging Face causal LM as teacher.
 
-The trunk runs once over prompts and responses; only rows that predict a response token are
+The trunk runs once over prompts and responses; only rows that predict an asked response token are
 projected to the vocabulary, a chunk of rows at a time, so memory does not grow with tokens x
 vocabulary.
 """
@@ -108,10 +108,10 @@ class HfTeacher:
         return [answers[index] for index in range(len(requests))]
 
     def _score_batch(self, requests: list[ScoreRequest], packing: Packing) -> list[TeacherAnswer]:
-        # Where each response token is predicted.
+        # Where each response token that is asked about is predicted.
         rows_N = np.concatenate(
             [
-                places[predicting_positions(len(r.prompt_ids), np.arange(len(r.response_ids)))]
+                places[predicting_positions(len(r.prompt_ids), r.asked)]
                 for r, places in zip(requests, packing.places, strict=True)
             ]
         )
@@ -119,14 +119,14 @@ class HfTeacher:
         flat = project(
             hidden_ND,
             self._head,
-            np.concatenate([r.response_ids for r in requests]),
+            np.concatenate([r.response_ids[r.asked] for r in requests]),
             np.concatenate([r.student_topk.ids for r in requests]),
             topk=widest_topk(self._settings, self._own_topk),
             vocab_size=self._vocab_size,
         )
         if self._settings.signal is SignalChoice.hidden:
             flat["hidden"] = to_array(hidden_ND)
-        ends = np.cumsum([len(r.response_ids) for r in requests])[:-1]
+        ends = np.cumsum([len(r.asked) for r in requests])[:-1]
         parts = {name: np.split(values, ends) for name, values in flat.items()}
         # Copies: a view would keep the whole batch alive as long as one rollout's signal is held.
         return [
@@ -177,5 +177,6 @@ class HfTeacher:
             signals=(self._settings.signal.value,),
             hidden_size=self._head.weight.shape[1],
             tokenizer_hash=tokenizer_hash(tokenizer),
+            answers_rows=True,
             meta={"kind": "hf", "dtype": self._settings.dtype.value, "path": path},
         )

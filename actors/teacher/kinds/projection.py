@@ -77,7 +77,7 @@ def answer_of(
 
     Args:
         rollout_id: whose.
-        rows: as :func:`project` returns them, and ``hidden`` [m, D] (``to_array``) for that signal;
+        rows: as :func:`project` returns them, and ``hidden`` [n, D] (``to_array``) for that signal;
             ``entropy`` may be missing.
         settings: ``signal`` and ``topk``; 0 makes an answer without a signal.
         own_topk: how many of the likeliest tokens the answer names beside the signal; 0: none.
@@ -123,7 +123,7 @@ def _signal(rows: dict[str, np.ndarray], settings: TeacherSettings) -> Signal | 
 
 
 def _likeliest(rows: dict[str, np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first k of the ids and log-probabilities of the likeliest tokens, each [m, k]."""
+    """The first k of the ids and log-probabilities of the likeliest tokens, each [n, k]."""
     return (
         np.ascontiguousarray(rows["top_ids"][:, :k]),
         np.ascontiguousarray(rows["top_logprobs"][:, :k]),

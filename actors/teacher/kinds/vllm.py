@@ -1,6 +1,6 @@
 """A vLLM engine as teacher, inside the teacher's own process.
 
-Prompt and response are prefilled in passes of bounded size; the workers score response rows as
+Prompt and response are prefilled in passes of bounded size; the workers score asked rows as
 their hidden states come by (:mod:`actors.teacher.kinds.vllm_worker`).
 """
 
@@ -127,8 +127,8 @@ class VllmTeacher:
         by_key = {str(next(self._keys)): request for request in requests}
         responses = {
             key: Response(
-                int(predicting_positions(len(request.prompt_ids), np.arange(1))[0]),
-                request.response_ids,
+                predicting_positions(len(request.prompt_ids), request.asked),
+                request.response_ids[request.asked],
                 request.student_topk.ids,
             )
             for key, request in by_key.items()
@@ -211,6 +211,7 @@ class VllmTeacher:
             context_length=min(longest, fits),
             signals=(self._settings.signal.value,),
             tokenizer_hash=tokenizer_hash(tokenizer),
+            answers_rows=True,
             meta=meta,
         )
 

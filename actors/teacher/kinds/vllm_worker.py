@@ -2,8 +2,8 @@
 
 vLLM's own prompt log-probabilities project prompts to the vocabulary too, cannot leave out padding
 rows, and on this model runner cannot name the tokens wanted; on the other one (V2) naming tokens
-costs a second projection beside the top-k. Here response rows alone are projected, once, for all
-that is asked. vLLM imports this module in every worker process.
+costs a second projection beside the top-k. Here asked response rows alone are projected, once, for
+all that is wanted of them. vLLM imports this module in every worker process.
 """
 
 from __future__ import annotations
@@ -26,28 +26,33 @@ _HOOK = "_get_prompt_logprobs_dict"
 
 @dataclass
 class Response:
-    """A response that is to be scored."""
+    """A response of which n tokens are to be scored."""
 
-    first: int  # position whose hidden state predicts response token 0
-    sampled_m: np.ndarray  # its tokens
-    student_mK: np.ndarray  # the student's top-K ids before each of them
-    rows: dict[str, np.ndarray] = field(default_factory=dict)  # as project() names them, [m, ...]
-    written_m: np.ndarray = field(init=False)
+    places_n: np.ndarray  # positions whose hidden states predict them, ascending
+    sampled_n: np.ndarray  # the tokens
+    student_nK: np.ndarray  # the student's top-K ids before each of them
+    rows: dict[str, np.ndarray] = field(default_factory=dict)  # as project() names them, [n, ...]
+    written_n: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.written_m = np.zeros(len(self.sampled_m), dtype=bool)
+        self.written_n = np.zeros(len(self.sampled_n), dtype=bool)
+
+    def between(self, begin: int, end: int) -> slice:
+        """The rows that positions ``begin`` to ``end - 1`` predict."""
+        first, last = np.searchsorted(self.places_n, (begin, end))
+        return slice(int(first), int(last))
 
     def write(self, part: slice, values: Mapping[str, np.ndarray]) -> None:
         """Rows ``part`` of every array; a preempted request writes its rows again."""
         for name, value in values.items():
             if name not in self.rows:
-                self.rows[name] = np.empty((len(self.sampled_m), *value.shape[1:]), value.dtype)
+                self.rows[name] = np.empty((len(self.sampled_n), *value.shape[1:]), value.dtype)
             self.rows[name][part] = value
-        self.written_m[part] = True
+        self.written_n[part] = True
 
 
 class TeacherWorkerExtension:
-    """Scores the response rows of every forward pass (vLLM mixes it into its worker class).
+    """Scores the asked rows of every forward pass (vLLM mixes it into its worker class).
 
     ``collective_rpc`` reaches its methods in every worker.
     """
@@ -95,8 +100,8 @@ class TeacherWorkerExtension:
         """
         responses = [self._responses.pop(key) for key in keys]
         for key, response in zip(keys, responses, strict=True):
-            if not response.written_m.all():
-                missing = int(np.argmin(response.written_m))
+            if not response.written_n.all():
+                missing = int(np.argmin(response.written_n))
                 raise RuntimeError(f"vLLM never computed row {missing} of response {key}")
         return [r.rows for r in responses] if get_tp_group().rank_in_group == 0 else None
 
@@ -113,21 +118,20 @@ class TeacherWorkerExtension:
                 continue
             response = self._responses[key]
             read = request.num_computed_tokens  # before this forward pass
-            begin = max(read, response.first)
-            end = min(read + tokens, response.first + len(response.sampled_m))
-            if begin >= end:
+            part = response.between(read, read + tokens)
+            if part.start == part.stop:
                 continue
             offset = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[request_id]])
-            parts.append((response, slice(begin - response.first, end - response.first)))
-            positions.append(np.arange(begin, end) - read + offset)
+            parts.append((response, part))
+            positions.append(response.places_n[part] - read + offset)
         if not parts:
             return
         where_N = torch.from_numpy(np.concatenate(positions)).to(hidden_ND.device)
         flat = project(
             hidden_ND[where_N],
             runner.model.compute_logits,
-            np.concatenate([response.sampled_m[part] for response, part in parts]),
-            np.concatenate([response.student_mK[part] for response, part in parts]),
+            np.concatenate([response.sampled_n[part] for response, part in parts]),
+            np.concatenate([response.student_nK[part] for response, part in parts]),
             topk=self._scored_topk,
             vocab_size=self._scored_vocab_size,
         )

@@ -77,7 +77,8 @@ class TeacherPool:
             teacher_prompt_ids: [P] int32, where the teacher's prompt differs from the student's.
 
         Raises:
-            TeacherError: the rollout is already here, or has no top-K for the teacher to score.
+            TeacherError: the rollout is already here, or there is nothing of it to score
+                (:meth:`Task.of`).
         """
         if rollout.rollout_id in self._tasks:
             raise TeacherError(f"rollout {rollout.rollout_id!r} was submitted twice")

@@ -17,8 +17,8 @@ from opd_ray.types import Rollout, ScoreRequest
 class Task:
     """A rollout from its submission until its rows are taken or it is dropped."""
 
-    request: ScoreRequest  # kept whole: it is asked again if the holder dies
-    tokens: int  # prompt and response
+    request: ScoreRequest  # kept: it is asked again if the holder dies
+    tokens: int  # of the prompt, and of the response up to its last token that is asked about
     since: float  # when it was queued, for the last time
     holder: Replica | None = None  # None: queued or being scored
     delivered: bool = False  # its scores went to the caller
@@ -28,18 +28,30 @@ class Task:
     def of(cls, rollout: Rollout, teacher_prompt_ids: np.ndarray | None, now: float) -> Task:
         """A finished rollout, queued ``now``, with the teacher's own prompt ([P] int32) if any.
 
+        The teacher is asked about the tokens that the student wrote, and reads none behind the last
+        of them.
+
         Raises:
-            TeacherError: it has no top-K for the teacher to score.
+            TeacherError: the student wrote no token of it, or it has no top-K for the teacher to
+                score.
         """
+        rows = rollout.rows
+        if not len(rows):
+            raise TeacherError(
+                f"rollout {rollout.rollout_id!r}: the student wrote no token of its response, "
+                "there is nothing to score"
+            )
         if rollout.topk is None:
             raise TeacherError(
                 f"rollout {rollout.rollout_id!r} has no record of the student's top-K"
             )
+        read = int(rows[-1]) + 1
         request = ScoreRequest(
             rollout_id=rollout.rollout_id,
             prompt_ids=rollout.prompt_ids if teacher_prompt_ids is None else teacher_prompt_ids,
-            response_ids=rollout.response_ids,
+            response_ids=rollout.response_ids[:read],
             student_topk=rollout.topk,
+            rows=None if len(rows) == read else rows,
         )
         return cls(request, len(request.prompt_ids) + len(request.response_ids), now)
 

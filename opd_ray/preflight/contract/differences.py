@@ -40,6 +40,7 @@ def answer_differences(
     tolerance: Tolerance,
     by: str,
     skip: Collection[str] = (),
+    positions: np.ndarray | None = None,
 ) -> Iterator[str]:
     """Arrays in which answers to the same rollouts differ, over the rows that both have.
 
@@ -51,6 +52,7 @@ def answer_differences(
         tolerance: of hidden states, which have no unit, a share of their mean size.
         by: where the tolerance comes from, for the message.
         skip: names of arrays that may differ.
+        positions: [n] of the rows in their response; None: row t is at t.
     """
     for key in [key for key in answers if key in others]:
         mine, theirs = _numbers(answers[key]), _numbers(others[key])
@@ -63,8 +65,9 @@ def answer_differences(
             if name == "hidden":  # a few of a row's are huge and round by as much
                 apart = apart.mean(axis=1, keepdims=True) / max(1e-6, np.abs(one[:rows]).mean())
             for row, amount, limit in _beyond(apart, tolerance):
+                position = row if positions is None else positions[row]
                 yield (
-                    f"{who}, rollout {key!r}, position {row}: {name}: {what}, by {amount} "
+                    f"{who}, rollout {key!r}, position {position}: {name}: {what}, by {amount} "
                     f"(tolerance {limit:g}, {by})"
                 )
 

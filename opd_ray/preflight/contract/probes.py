@@ -1,7 +1,8 @@
 """Everything in which a teacher breaks the contract of actors.teacher.protocol.Teacher.
 
 The teacher is asked what a run would ask, with random token ids: a mixed batch with a one-token
-response and the longest sequence, the same again, each rollout alone, shorter responses, none.
+response and the longest sequence, the same again, each rollout alone, shorter responses, the rows
+of two turns alone, none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from actors.teacher.contract.answers import answers_problems, check_info
+from actors.teacher.contract.rows import ask, rows_of
 from actors.teacher.protocol import Teacher, TeacherError
 from actors.teacher.service import TeacherServer
 from actors.teacher.support import signal_of
@@ -172,8 +174,24 @@ class _Probe:
             "before its own token: are the rows shifted by one?)",
             skip=("logprob", "at_student_topk") if bounded else ("logprob",),
         )
+        if well_formed:
+            self._ask_two_turns(first, batch[first.rollout_id])
         if self.settings.signal is SignalChoice.hidden:
             self._compare_with_head(requests, batch)
+
+    def _ask_two_turns(self, request: ScoreRequest, whole: TeacherAnswer) -> None:
+        """The rows of two turns with a tool's answer between them, and before them."""
+        m = len(request.response_ids)
+        rows = np.r_[1 : m // 3, 2 * m // 3 : m].astype(np.int32)
+        topk = request.student_topk
+        two = replace(request, rows=rows, student_topk=TopK(topk.ids[rows], topk.logprobs[rows]))
+        self._compare(
+            {request.rollout_id: rows_of(whole, rows)},
+            self._answers(f"{len(rows)} of the {m} rows of a response", [two]),
+            "asked about the rows of two turns alone, it differs from the same rows of the whole "
+            "answer",
+            positions=rows,
+        )
 
     def _add(self, text: str) -> None:
         self.found.append(f"{self._who}: {text}")
@@ -183,7 +201,7 @@ class _Probe:
     ) -> dict[str, TeacherAnswer]:
         """The answers by rollout, as far as they can be used; ``say`` what is wrong with them."""
         try:
-            answers: Any = self.teacher.score(requests)
+            answers: Any = ask(self.teacher, self.info, requests)
         except Exception as error:
             problems = [f"{self._who}: asked {what}, score() raised {_last_line(error)}"]
             answers = []
@@ -212,9 +230,17 @@ class _Probe:
         others: Mapping[str, TeacherAnswer],
         what: str,
         skip: Collection[str] = (),
+        positions: np.ndarray | None = None,
     ) -> None:
         self.found += answer_differences(
-            self._who, batch, others, what, tolerance=self._tolerance, by=self._by, skip=skip
+            self._who,
+            batch,
+            others,
+            what,
+            tolerance=self._tolerance,
+            by=self._by,
+            skip=skip,
+            positions=positions,
         )
 
     def _compare_with_head(

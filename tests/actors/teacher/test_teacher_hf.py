@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import (
 )
 
 from actors.teacher.contract.answers import check_answers
+from actors.teacher.contract.rows import rows_of
 from actors.teacher.kinds import hf
 from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.kinds.self_student import Follower
@@ -28,7 +30,7 @@ from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.weight_files import WeightsError
-from opd_ray.types import ScoreRequest, TopK, to_tensor
+from opd_ray.types import ScoreRequest, TeacherAnswer, TopK, to_tensor
 
 VOCAB = 96
 REAL = 80
@@ -66,6 +68,30 @@ def ragged(seed: int = 0, count: int = 7, longest: int = 23) -> list[ScoreReques
         )
         for i in range(count)
     ]
+
+
+def turns(whole: ScoreRequest, seed: int = 0) -> ScoreRequest:
+    """About some rows of a response, with gaps between and before them; at least one."""
+    m = len(whole.response_ids)
+    rng = np.random.default_rng([seed, m])
+    rows = np.flatnonzero(rng.random(m) < 0.4).astype(np.int32)
+    rows = rows if len(rows) else np.array([m - 1], np.int32)
+    topk = whole.student_topk
+    return replace(whole, rows=rows, student_topk=TopK(topk.ids[rows], topk.logprobs[rows]))
+
+
+def assert_rows(some: ScoreRequest, answer: TeacherAnswer, whole: TeacherAnswer, atol: float):
+    """The answer is what the whole one says of the rows, in every array of it."""
+    expected = rows_of(whole, some.rows)
+    assert answer.rollout_id == some.rollout_id
+    for name in ("logprob", "at_student_topk", "entropy"):
+        mine, theirs = getattr(answer, name), getattr(expected, name)
+        assert len(mine) == len(some.rows)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=atol, err_msg=name)
+    for name in ("hidden", "logprobs"):
+        if hasattr(expected.signal, name):
+            mine, theirs = getattr(answer.signal, name), getattr(expected.signal, name)
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=atol, err_msg=name)
 
 
 def naive(path: str, r: ScoreRequest, real: int, dtype=torch.float32) -> torch.Tensor:
@@ -227,6 +253,30 @@ def test_only_response_rows_meet_the_vocabulary_a_chunk_at_a_time(folder, monkey
     for a, b in zip(chunked, whole, strict=True):
         np.testing.assert_allclose(a.logprob, b.logprob, atol=1e-5)
         np.testing.assert_array_equal(a.signal.ids, b.signal.ids)
+
+
+@pytest.mark.parametrize("signal", list(SignalChoice))
+def test_asked_rows_are_those_rows_of_the_whole_answer(folder, signal):
+    whole = ragged(seed=9, count=12)
+    some = [turns(r) for r in whole]
+    teacher = HfTeacher(settings(folder, signal=signal), vocab_size=REAL)
+    projected = []
+    handle = teacher._head.register_forward_hook(
+        lambda module, inputs, output: projected.append(len(output))
+    )
+    answers = teacher.score(some)
+    handle.remove()
+    # What lies between them is read, and never meets the vocabulary.
+    assert sum(projected) == sum(len(r.rows) for r in some) < sum(len(r.response_ids) for r in some)
+    chosen = TeacherSettings(signal=signal, topk=8)
+    check_answers(teacher.info(), some, answers, chosen)
+    for r, answer, expected in zip(some, answers, teacher.score(whole), strict=True):
+        assert_rows(r, answer, expected, atol=1e-4)
+    # Beside whole responses, and the same.
+    mixed = teacher.score([*whole[:3], *some[3:]])
+    for r, answer, expected in zip(some[3:], mixed[3:], answers[3:], strict=True):
+        np.testing.assert_allclose(answer.logprob, expected.logprob, atol=1e-4)
+        assert len(answer.logprob) == len(r.rows)
 
 
 def test_passes_stay_within_the_token_budget(folder):

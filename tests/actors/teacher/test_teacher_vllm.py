@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from broken_models import change_weights, without
-from test_teacher_hf import ragged, request, settings
+from test_teacher_hf import assert_rows, ragged, request, settings, turns
 from tiny_models import make_tiny_qwen3, set_positions
 
 from actors.teacher.contract.answers import check_answers
@@ -24,7 +24,7 @@ from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.tokenizer import describe_model
 from opd_ray.models.weight_files import WeightsError
 from opd_ray.preflight.pairing import PairingError, check_pairing, check_teacher_info
-from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo, TopK
 
 VOCAB = 96
 REAL = 80
@@ -176,6 +176,26 @@ def test_only_response_rows_meet_the_vocabulary_within_the_token_budget(host):
     # vLLM samples a token after each pass, from one more row a sequence.
     passes = -(-8 * 54 // BUDGET)
     assert 8 * 5 <= sum(rows) <= 8 * 5 + 8 + 2 * passes
+
+
+def test_asked_rows_are_those_rows_of_the_whole_answer(host):
+    """One response takes many passes, some of them without a row that is asked about."""
+    rng = np.random.default_rng(10)
+    ids = rng.integers(0, REAL, 450).tolist()
+    long = request("long", ids[:150], ids[150:])
+    rows = np.r_[3:9, 130:133, 290:299].astype(np.int32)
+    topk = TopK(long.student_topk.ids[rows], long.student_topk.logprobs[rows])
+    whole = [*ragged(seed=9, count=12), long]
+    some = [*map(turns, whole[:-1]), replace(long, rows=rows, student_topk=topk)]
+    answers = host.score(some)
+    read = sum(len(r.prompt_ids) + len(r.response_ids) for r in some)
+    asked = sum(len(r.rows) for r in some)
+    # vLLM samples a token after each pass, from one more row a sequence.
+    assert asked <= sum(host.projected()) <= asked + len(some) + 4 * -(-read // BUDGET)
+    assert asked < sum(len(r.response_ids) for r in some) / 4
+    check_answers(host.info(), some, answers, TeacherSettings(topk=8))
+    for r, answer, expected in zip(some, answers, host.score(whole), strict=True):
+        assert_rows(r, answer, expected, atol=TOLERANCE)
 
 
 def test_one_engine_answers_each_run_as_it_wants(host):

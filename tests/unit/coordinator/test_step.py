@@ -174,7 +174,7 @@ def test_the_figures_are_those_of_the_step() -> None:
     run.step(1)
     assert [step for step, _ in run.rows] == [1, 2]
     for _, values in run.rows:
-        assert values["rollout/tokens"] == 5 + 3 + 4 + 1
+        assert values["rollout/tokens"] == 4 + 2 + 4 + 1  # not those of tools
         # The teachers' prompts are "think" and "so".
         assert values["teacher/tokens"] == (5 + 5) + (5 + 3) + (2 + 4) + (2 + 1)
         assert values["train/kept_tokens"] == 5

@@ -112,18 +112,67 @@ ROLLOUTS = [rollout("a", [1, 0], [0.5, 0.0]), rollout("b", [1, 1, 1], [1.0, 1.5,
 
 
 def test_batch_scores_joins_in_order():
-    batch = batch_scores(ROLLOUTS, [scored("a", 2), scored("b", 3, jsd=np.zeros(3))], 16)
+    batch = batch_scores(ROLLOUTS, [scored("a", 1), scored("b", 3, jsd=np.zeros(3))], 16)
     assert batch.lengths_R.tolist() == [2, 3]
     assert batch.response_mask_N.tolist() == [True, False, True, True, True]
     assert batch.entropy_N.tolist() == [0.5, 0.0, 1.0, 1.5, 2.0]
     assert batch.rollout_logprob_N.tolist() == [-1.0] * 5
-    np.testing.assert_allclose(batch.jsd_N, [0.3, 0.3, 0, 0, 0], rtol=1e-6)
-    np.testing.assert_allclose(batch.teacher_mass_N, [0.5] * 5)
+    np.testing.assert_allclose(batch.jsd_N, [0.3, 0, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(batch.teacher_mass_N, [0.5, 0, 0.5, 0.5, 0.5])
     assert batch.teacher_entropy_N is None
 
 
+def test_a_teachers_values_go_to_the_tokens_that_the_student_wrote():
+    turns = [
+        rollout("a", [0, 1, 0, 0, 1, 1], [0, 0.1, 0, 0, 0.2, 0.3]),
+        rollout("b", [1, 0], [1, 0]),
+    ]
+    parts = [
+        scored("a", 3, reverse_kl=np.array([0.25, 0.5, 0.75], np.float32)),
+        scored("b", 1, reverse_kl=np.array([2.0], np.float32)),
+    ]
+    batch = batch_scores(turns, parts, 16)
+    assert batch.reverse_kl_N.tolist() == [0, 0.25, 0, 0, 0.5, 0.75, 2.0, 0]
+    assert batch.reverse_kl_N.dtype == np.float32
+    assert batch.student_tokens().reverse_kl_N.tolist() == [0.25, 0.5, 0.75, 2.0]
+    assert batch.student_tokens().position_N.tolist() == [1, 4, 5, 0]
+    with pytest.raises(
+        ValueError, match=r"of rollout a has shape \(6,\).* of the 3 tokens that the"
+    ):
+        batch_scores(turns, [scored("a", 6), scored("b", 1)], 16)
+
+
+def test_a_rollout_in_which_the_student_wrote_nothing_needs_no_scores():
+    turns = [rollout("a", [0, 0], [0, 0]), *ROLLOUTS, rollout("c", [], [])]
+    nothing = [RolloutScores("a", {}), RolloutScores("c", {})]
+    known = np.array([0.5], np.float32), np.array([0.25, 0.5, 1.0], np.float32)
+    own = [
+        scored("a", 1, teacher_entropy=known[0], union_forward_kl=known[0]),
+        scored("b", 3, teacher_entropy=known[1], union_forward_kl=known[1]),
+    ]
+    own[0] = RolloutScores("a2", own[0].columns)
+    turns[1] = rollout("a2", [1, 0], [0.5, 0.0])
+    batch = batch_scores(turns, [nothing[0], *own, nothing[1]], 16)
+    assert batch.lengths_R.tolist() == [2, 2, 3, 0]
+    for values in (batch.teacher_entropy_N, batch.union_forward_kl_N):
+        assert values.tolist() == [0, 0, 0.5, 0, 0.25, 0.5, 1.0]
+    found = [nothing[0], exact("a2", [0.25]), exact("b", [0.5, 0.75, 1.0]), exact("c", [])]
+    assert with_exact_scores(batch, found).entropy_N.tolist() == [0, 0, 0.25, 0, 0.5, 0.75, 1.0]
+    with pytest.raises(ValueError, match="exact scores of rollout b have 0 rows; .* has 3"):
+        with_exact_scores(batch, [*found[:2], RolloutScores("b", {}), found[3]])
+
+
+def test_a_batch_in_which_the_student_wrote_nothing_has_no_scores_of_a_teacher():
+    turns = [rollout("a", [0, 0], [0, 0]), rollout("b", [0], [0])]
+    nothing = [RolloutScores("a", {}), RolloutScores("b", {})]
+    batch = batch_scores(turns, nothing, 16)
+    assert not batch.has("reverse_kl")
+    assert batch.student_tokens().entropy_N.tolist() == []
+    assert with_exact_scores(batch, nothing) is not None
+
+
 def test_an_entropy_that_only_some_teachers_know_is_left_out():
-    parts = [scored("a", 2, teacher_entropy=np.zeros(2)), scored("b", 3)]
+    parts = [scored("a", 1, teacher_entropy=np.zeros(1)), scored("b", 3)]
     batch = batch_scores(ROLLOUTS, parts, 16)
     assert batch.teacher_entropy_N is None
     assert batch.reverse_kl_N is not None
@@ -132,10 +181,10 @@ def test_an_entropy_that_only_some_teachers_know_is_left_out():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ([scored("b", 3), scored("a", 2)], "same rollouts in the same order"),
-        ([scored("a", 2), scored("b", 4)], r"reverse_kl of rollout b has shape \(4,\)"),
+        ([scored("b", 3), scored("a", 1)], "same rollouts in the same order"),
+        ([scored("a", 1), scored("b", 4)], r"reverse_kl of rollout b has shape \(4,\)"),
         (
-            [scored("a", 2, union_forward_kl=np.zeros(2)), scored("b", 3)],
+            [scored("a", 1, union_forward_kl=np.zeros(1)), scored("b", 3)],
             "union_forward_kl is missing for rollout b",
         ),
     ],
@@ -161,7 +210,7 @@ def exact(name, values):
 
 
 def test_exact_scores_take_the_place_of_streamed_ones():
-    streamed = batch_scores(ROLLOUTS, [scored("a", 2), scored("b", 3)], 16)
+    streamed = batch_scores(ROLLOUTS, [scored("a", 1), scored("b", 3)], 16)
     batch = with_exact_scores(streamed, [exact("a", [0.25]), exact("b", [0.5, 0.75, 1.0])])
     written = batch.response_mask_N
     np.testing.assert_allclose(batch.entropy_N[written], [0.25, 0.5, 0.75, 1.0])

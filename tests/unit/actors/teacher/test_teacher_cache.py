@@ -421,3 +421,39 @@ def test_errors_name_the_teachers_own_folder(cache: Cache, tmp_path: Path) -> No
     with pytest.raises(TeacherError) as error:
         cache("replay", name="b", dtype=Dtype.bfloat16)
     assert str(error.value).startswith(f"{folder} holds answers of a teacher with dtype 'float32'")
+
+
+def some_rows(whole: ScoreRequest, *rows: int) -> ScoreRequest:
+    index = np.array(rows, np.int32)
+    topk = whole.student_topk
+    return replace(whole, rows=index, student_topk=TopK(topk.ids[index], topk.logprobs[index]))
+
+
+def test_an_answer_is_found_by_the_rows_that_were_asked_about(cache: Cache) -> None:
+    whole = max(REQUESTS, key=lambda one: len(one.response_ids))
+    wanted = [some_rows(whole, 0, 2), some_rows(whole, 0, 3)]
+    # Two equal rows of the student's: the rows alone tell the requests apart.
+    wanted[1] = replace(wanted[1], student_topk=wanted[0].student_topk)
+    recorder = cache("record", Costly)
+    assert recorder.info().answers_rows
+    [every] = recorder.score([whole])
+    some = [recorder.score([one])[0] for one in wanted]
+    for answer, rows in zip(some, ([0, 2], [0, 3]), strict=True):
+        np.testing.assert_array_equal(answer.logprob, every.logprob[rows])
+        np.testing.assert_array_equal(answer.signal.ids, every.signal.ids[rows])
+    player = cache("replay")
+    for one, answer in zip((whole, *wanted), (every, *some), strict=True):
+        same(player.score([one])[0], answer)
+    with pytest.raises(TeacherError, match="its answer is not among the 3"):
+        player.score([some_rows(whole, 1, 2)])
+
+
+def test_answers_about_whole_responses_are_found_by_the_key_that_they_always_had(
+    cache: Cache,
+) -> None:
+    ids = np.arange(8, dtype=np.int32).reshape(2, 4)
+    whole = ScoreRequest("r", ids[0], ids[1, :2], TopK(ids, np.full(ids.shape, -3, np.float32)))
+    recorder = cache("record", Costly)
+    recorder.score([whole])
+    [name] = {key.partition(".")[0] for key in recorder._files._place}
+    assert name == "4ac3637caef4f366cd9f8ef4192786763560ed87"

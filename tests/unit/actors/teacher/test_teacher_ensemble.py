@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from actors.teacher.contract.answers import check_answers
 from actors.teacher.kinds.ensemble import Ensemble
 from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
@@ -18,7 +20,15 @@ from opd_ray.config.resolved_teachers import Member, NamedTeacher
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.preflight.contract.probes import contract_violations
-from opd_ray.types import HiddenSignal, ScoreRequest, TeacherInfo, TopK, TopKSignal, to_tensor
+from opd_ray.types import (
+    HiddenSignal,
+    ScoreRequest,
+    TeacherAnswer,
+    TeacherInfo,
+    TopK,
+    TopKSignal,
+    to_tensor,
+)
 
 VOCAB, K = 24, 6
 
@@ -212,3 +222,38 @@ def test_a_member_whose_head_does_not_fit_what_it_says_is_named() -> None:
     other._info = replace(other.info(), hidden_size=8)
     with pytest.raises(TeacherError, match=r"^member 'b': output_head\(\) has shape"):
         mixed.head_parts()
+
+
+class WholeOnly(HfTeacher):
+    """A member that knows nothing of rows."""
+
+    def info(self) -> TeacherInfo:
+        return replace(super().info(), answers_rows=False)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        assert [request.rows for request in requests] == [None] * len(requests)
+        return super().score(requests)
+
+
+@pytest.mark.parametrize("signal", list(SignalChoice))
+def test_asked_rows_are_those_rows_of_the_whole_answer(signal: SignalChoice) -> None:
+    made = [
+        (member("teacher", 0.25, signal), HfTeacher(settings(signal, "teacher"), vocab_size=VOCAB)),
+        (member("student", 0.75, signal), WholeOnly(settings(signal, "student"), vocab_size=VOCAB)),
+    ]
+    mixed = Ensemble(made, made[0][0].settings)
+    assert mixed.info().answers_rows
+    request = max(requests(), key=lambda r: len(r.response_ids))
+    rows = np.array([1, 2, 5], np.int32)
+    topk = request.student_topk
+    some = replace(request, rows=rows, student_topk=TopK(topk.ids[rows], topk.logprobs[rows]))
+    [expected], [answer] = mixed.score([request]), mixed.score([some])
+    check_answers(mixed.info(), [some], [answer], made[0][0].settings)
+    for name in ("logprob", "at_student_topk"):
+        np.testing.assert_allclose(
+            getattr(answer, name), getattr(expected, name)[rows], atol=1e-5, err_msg=name
+        )
+    for name, values in vars(answer.signal).items():
+        if isinstance(values, np.ndarray):
+            whole_values = vars(expected.signal)[name][rows]
+            np.testing.assert_allclose(values, whole_values, atol=1e-4, err_msg=name)

@@ -178,7 +178,7 @@ def test_a_pool_keeps_all_requests_under_way_however_long_the_sequences(
     asked = requests(9)
     for r in asked:
         floats = np.zeros(len(r.response_ids), np.float32)
-        ids = (r.prompt_ids, r.response_ids, floats.astype(np.uint8))
+        ids = (r.prompt_ids, r.response_ids, np.ones(len(floats), np.uint8))
         name = r.rollout_id
         pool.submit(Rollout(name, name, 0, *ids, floats, floats, "stop", 0, r.student_topk))
     scored = []
@@ -194,6 +194,42 @@ def test_it_keeps_the_contract(fake: FakeServer, teacher: Make, signal: str) -> 
     chosen = settings(fake, signal=SignalChoice(signal))
     made = teacher(signal=SignalChoice(signal))
     assert contract_violations(made, chosen, V, context_length=40, record_topk=K) == []
+
+
+def test_asked_rows_are_those_rows_of_the_whole_answer(fake: FakeServer, teacher: Make) -> None:
+    made = teacher()
+    whole = max(requests(30), key=lambda r: len(r.response_ids))
+    index = np.array([0, 2, 4], np.int32)
+    topk = whole.student_topk
+    some = replace(whole, rows=index, student_topk=TopK(topk.ids[index], topk.logprobs[index]))
+    assert len(whole.response_ids) == 5
+    [expected], [answer] = made.score([whole]), made.score([some])
+    check_answers(made.info(), [some], [answer], TeacherSettings(topk=TOP))
+    np.testing.assert_array_equal(answer.logprob, expected.logprob[index])
+    np.testing.assert_array_equal(answer.at_student_topk, expected.at_student_topk[index])
+    np.testing.assert_array_equal(answer.signal.ids, expected.signal.ids[index])
+    assert fake.bodies[0]["prompt"] == fake.bodies[1]["prompt"]  # all of it is read
+
+
+def test_only_what_is_said_of_asked_rows_is_looked_at(fake: FakeServer, teacher: Make) -> None:
+    made = teacher()
+    whole = max(requests(30), key=lambda r: len(r.response_ids))
+    first = len(whole.prompt_ids)
+
+    def spoilt(entries: list[Any]) -> list[Any]:
+        entries[first + 3] = {"5": {"logprob": None}}
+        return entries
+
+    fake.change = spoilt
+    topk = whole.student_topk
+    for rows in ([0, 2, 4], [1, 3]):
+        index = np.array(rows, np.int32)
+        some = replace(whole, rows=index, student_topk=TopK(topk.ids[index], topk.logprobs[index]))
+        if 3 in rows:
+            with pytest.raises(TeacherError, match="position 3: the server's entry is"):
+                made.score([some])
+        else:
+            made.score([some])
 
 
 def busy(status: int, times: int, **headers: str) -> Callable[[int], Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actors.teacher.contract.rows import rows_of, whole_request
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.preflight.contract.probes import contract_violations
@@ -93,6 +94,51 @@ def violations(
 @pytest.mark.parametrize("signal", ["topk", "hidden", "sampled"])
 def test_a_good_teacher_breaks_nothing(signal: str) -> None:
     assert violations(Good(), signal) == []
+
+
+class KnowsRows(Good):
+    """Answers the asked rows, or others."""
+
+    def __init__(self, shift: int = 0, cut: bool = True) -> None:
+        super().__init__()
+        self._shift, self._cut = shift, cut
+
+    def info(self) -> TeacherInfo:
+        return replace(super().info(), answers_rows=True)
+
+    def answer(self, request: ScoreRequest) -> TeacherAnswer:
+        if request.rows is None or not self._cut:
+            return super().answer(whole_request(request))
+        rows = request.rows - self._shift
+        moved = replace(request, rows=rows, student_topk=request.student_topk)
+        return rows_of(super().answer(whole_request(moved)), rows)
+
+
+@pytest.mark.parametrize("signal", ["topk", "hidden", "sampled"])
+def test_a_good_teacher_of_rows_breaks_nothing(signal: str) -> None:
+    assert violations(KnowsRows(), signal) == []
+
+
+def test_a_teacher_of_rows_is_asked_about_those_of_two_turns() -> None:
+    asked = []
+
+    class Listens(KnowsRows):
+        def score(self, requests: Sequence[ScoreRequest]) -> Any:
+            asked.extend(r for r in requests if r.rows is not None)
+            return super().score(requests)
+
+    violations(Listens())
+    [two] = asked
+    assert two.rows.tolist() == [1, 2, 3, 8, 9, 10, 11]  # of 12
+    assert len(two.student_topk.ids) == 7
+
+
+def test_a_teacher_that_answers_other_rows_than_asked_is_named() -> None:
+    found = violations(KnowsRows(shift=1))
+    wanted = "rollout 'probe-medium', position 1: logprob: asked about the rows of two turns alone"
+    assert any(wanted in text for text in found)
+    [first, *_] = violations(KnowsRows(cut=False))
+    assert "rollout 'probe-medium': logprob has shape [12]; expected [7]" in first
 
 
 class Broken(Good):
