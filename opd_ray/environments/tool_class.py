@@ -246,8 +246,8 @@ def _text_of_parts(value: Any) -> str | None:
     if not all(isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in value):
         return None
     kinds = [part["type"] for part in value]
-    if {*kinds} & {"image", "image_url", "audio", "video"}:
-        raise TypeError(f"a part of type {kinds[0]!r}: students read text alone")
+    if other := [kind for kind in kinds if kind in ("image", "image_url", "audio", "video")]:
+        raise TypeError(f"a part of type {other[0]!r}: students read text alone")
     if {*kinds} == {"text"} and all(isinstance(part.get("text"), str) for part in value):
         return "".join(part["text"] for part in value)
     return None
