@@ -22,6 +22,7 @@ from opd_ray.config.data import DataSettings
 from opd_ray.config.environment import EnvironmentSet, EnvironmentSettings
 from opd_ray.config.marks import PATH, read_as
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE, SHARE_ABOVE_ZERO, at_least, share_below_one
+from opd_ray.config.resolved_environments import resolve_environments
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.on_resume import FIXED, FREE, TOLD
@@ -300,11 +301,12 @@ class Config:
 
     @cached_property
     def environment_set(self) -> EnvironmentSet:
-        """Every environment in full."""
-        return EnvironmentSet(
-            self.environment,
-            {name: replace(self.environment, **keys) for name, keys in self.environments.items()},
-        )
+        """Every environment in full, of ``environment`` and ``environments`` together."""
+        return resolve_environments(self.environment, self.environments)
+
+    def environment_of(self, source: str) -> EnvironmentSettings:
+        """What prompts of a source act in; its path is null where their responses are one turn."""
+        return self.environment_set.of(source)[1]
 
     @property
     def concurrent_rollouts(self) -> int:

@@ -19,6 +19,7 @@ from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
 from opd_ray.output.checkpoint import MANIFEST, CheckpointError
 from opd_ray.output.meant import meant_checkpoint, model_advice
+from opd_ray.preflight.environments import environment_problems, section_problems
 from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, models_of_run
 from opd_ray.preflight.pairing import topks_in_use
 from opd_ray.preflight.routes import name_problems, teachers_problems
@@ -43,7 +44,7 @@ def check_config(config: Config) -> None:
 
 def config_problems(config: Config) -> list[str]:
     """Every problem of ``config``; an empty list means that a run may start."""
-    if unclear := name_problems(config):
+    if unclear := [*section_problems(config), *name_problems(config)]:
         return unclear
     return [
         *_range_problems(config),
@@ -51,6 +52,7 @@ def config_problems(config: Config) -> list[str]:
         *_run_problems(config),
         *_length_problems(config),
         *_rollout_problems(config),
+        *environment_problems(config),
         *teachers_problems(config),
         *_rule_problems(config),
         *_vocabulary_problems(config),
@@ -68,12 +70,15 @@ def check_evaluation(config: Config) -> None:
     Raises:
         ConfigError: lists every problem, one a line.
     """
+    if unclear := section_problems(config):
+        raise ConfigError("\n".join(unclear))
     problems = [
         *_range_problems(config),
         *_date_problems(config),
         *range_problems("teacher", config.teacher),
         *_length_problems(config),
         *_rollout_problems(config),
+        *environment_problems(config),
         *_top_k_problems(
             [("student.path", config.student.path)],
             topks_in_use(config, of_teacher=False),

@@ -11,6 +11,7 @@ from opd_ray.config.schema import Config
 from opd_ray.data.prompt_set import SourceReport
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
 from opd_ray.errors import ConfigError
+from opd_ray.preflight.environments import without_prompts
 
 
 def check_routing(
@@ -44,6 +45,7 @@ def check_routing(
         *_without_teacher(config, "data", prompts.sources),
         *_without_teacher(config, "eval.kl_prompts", held_out),
         *_without_prompts(config, {**held_out, **prompts.sources}),
+        *without_prompts(config, [*prompts.sources, *_sources_of(tasks)]),
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -88,6 +90,10 @@ def _without_teacher(
             f"routes: no teacher for the sources {counts} of {section}; name one for each, "
             "or leave routes empty so that the section teacher judges everything"
         )
+
+
+def _sources_of(tasks: Sequence[HeldOutTask]) -> list[str]:
+    return list(dict.fromkeys(prompt.source for task in tasks for prompt in task.prompts))
 
 
 def _without_prompts(config: Config, sources: Mapping[str, SourceReport]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from opd_ray.environments.calls import CallParser
 from opd_ray.errors import ConfigError
 from opd_ray.import_path import load_object
+from opd_ray.user_code import users_code
 
 _PARSERS = {
     "hermes": "opd_ray.environments.parsers.hermes:HermesParser",
@@ -29,7 +30,11 @@ def get_parser(name: str, key: str) -> CallParser:
             f"{key} = {name!r} is unknown: use one of {', '.join(_PARSERS)}, or "
             "package.module:Class of your own"
         )
-    parser = load_object(path, key)()
+    found = load_object(path, key)
+    if not callable(found):
+        raise ConfigError(f"{key} = {name!r} cannot be called: name a class without arguments")
+    with users_code(f"{key} = {name!r}", ConfigError):
+        parser: CallParser = found()
     if not callable(getattr(parser, "parse", None)):
         raise ConfigError(
             f"{key} = {name!r} is no parser of tool calls: it needs parse(text, tools)"

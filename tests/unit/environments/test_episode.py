@@ -71,7 +71,7 @@ def runner():
 
 def play(runner: EnvironmentRunner, turns: list[str], limits: EpisodeLimits = LIMITS) -> Episode:
     """An episode whose student says ``turns``, each ended by the end token."""
-    environment = ToolClass(Weather, {})
+    environment = ToolClass(Weather())
     template = TurnTemplate(TOKENIZER, environment.tools, {}, [TOKENIZER.eos_token_id])
     episode = Episode(environment, template, HermesParser(), runner, limits)
 

@@ -103,3 +103,12 @@ def test_a_teacher_prompt_has_to_fit(data: list[str]) -> None:
 def test_without_routes_everything_is_the_teachers(data: list[str]) -> None:
     _, longest = checked(data)
     assert longest == {"teacher": 6 + 32}
+
+
+def test_an_environment_that_no_prompt_acts_in(data: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        checked([*data, "environments={mor.jsonl: {max_turns: 3}}"])
+    assert "environments.mor.jsonl: no prompt of data or of a task has this source" in str(
+        error.value
+    )
+    checked([*data, "environments={more.jsonl: {max_turns: 3}}"])

@@ -1,0 +1,1 @@
+"""Environments of other systems, named by import path; each needs its own package."""

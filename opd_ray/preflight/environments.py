@@ -1,0 +1,83 @@
+"""What environments cannot have: keys, paths, arguments and parsers; sources that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from opd_ray.config.environment import EnvironmentSettings
+from opd_ray.config.keys import layer_problems, shown
+from opd_ray.config.ranges import range_problems
+from opd_ray.config.schema import Config
+from opd_ray.environments.load import environment_factory
+from opd_ray.environments.parsers.registry import get_parser
+from opd_ray.errors import ConfigError
+
+# What a rollout actor has once, for all of its environments.
+_OF_ACTORS = ("concurrent_rollouts", "threads")
+
+
+def section_problems(config: Config) -> list[str]:
+    """Keys of ``environments`` that there are not; nothing else can be checked then."""
+    return [
+        text
+        for source, own in config.environments.items()
+        for text in layer_problems(EnvironmentSettings, own, f"environments.{source}")
+    ]
+
+
+def environment_problems(config: Config) -> Iterator[str]:
+    """Every other problem of ``environment`` and ``environments``.
+
+    The user's classes are looked up and held against their arguments; nothing of them is called.
+    """
+    told = None
+    for source in (None, *config.environments):
+        key = "environment" if source is None else f"environments.{source}"
+        settings = config.environment if source is None else config.environment_of(source)
+        own = None if source is None else config.environments[source]
+        yield from range_problems(key, settings, told)
+        told = config.environment
+        for name in _OF_ACTORS:
+            if own is not None and name in own:
+                yield (
+                    f"{key}.{name} = {shown(own[name])}: a rollout actor has one number for all of "
+                    f"its environments; set environment.{name}"
+                )
+        if settings.path is None:
+            if settings.arguments:
+                yield (
+                    f"{key}.arguments = {settings.arguments} with {key}.path = null: there is no "
+                    "class that takes them; name it, or take them out"
+                )
+            continue
+        # What a source has of the section environment is told there.
+        if own is None or {"path", "arguments"} & own.keys():
+            yield from _refusal(
+                environment_factory, settings.path, settings.arguments, f"{key}.path"
+            )
+        if own is None or "parser" in own:
+            yield from _refusal(get_parser, settings.parser, f"{key}.parser")
+
+
+def without_prompts(config: Config, sources: Collection[str]) -> list[str]:
+    """Environments that no prompt acts in: a misspelt source, whose prompts go elsewhere.
+
+    Args:
+        config: of the run.
+        sources: of all prompts to train and to be measured on.
+    """
+    there = ", ".join(map(repr, sources))
+    return [
+        f"environments.{source}: no prompt of data or of a task has this source; there is "
+        f"{there}: correct the name, or take the environment out"
+        for source in config.environments
+        if source not in sources
+    ]
+
+
+def _refusal(look_up: Callable[..., Any], *args: Any) -> Iterator[str]:
+    try:
+        look_up(*args)
+    except ConfigError as error:
+        yield str(error)
