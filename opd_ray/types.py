@@ -101,6 +101,12 @@ class Rollout:
         """[n] int32, ascending: the positions that the student wrote."""
         return np.flatnonzero(self.response_mask).astype(np.int32)
 
+    def dropped(self) -> Rollout:
+        """The same, as if the student had written none of it."""
+        nothing = np.zeros(len(self.response_ids), dtype=np.float32)
+        mask = np.zeros_like(self.response_mask)
+        return replace(self, response_mask=mask, entropy=nothing, logprob=nothing, topk=None)
+
 
 _OF_ENVIRONMENT = "environment/"
 

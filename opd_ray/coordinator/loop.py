@@ -29,7 +29,7 @@ from opd_ray.pools.scorer import ScoredBatch, ScoredRollout
 from opd_ray.pools.watch import Interrupted
 from opd_ray.seeds import derive_seed
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
-from opd_ray.types import RolloutRequest, StepAccount
+from opd_ray.types import Rollout, RolloutRequest, StepAccount
 
 
 class SyncGapError(RunError):
@@ -142,8 +142,14 @@ class Coordinator:
             for sample in range(rollout.samples_per_prompt)
         ]
         return self.session.scorer.score(
-            requests, run_sampling(rollout), own_teacher_prompts(prompts)
+            requests, run_sampling(rollout), own_teacher_prompts(prompts), self._drops
         )
+
+    def _drops(self, request: RolloutRequest, rollout: Rollout) -> bool:
+        """Whether a rollout in an environment is left out because it came to a limit."""
+        if request.episode is None or rollout.finish_reason == "stop":
+            return False
+        return not self.config.environment_of(request.source).keep_truncated
 
     def _scores(self, scored: Sequence[ScoredRollout], clock: StageClock) -> TokenScores:
         """The filter's input: what streamed in, or what an exact pass in the trainers says."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +64,7 @@ class RolloutScorer:
         requests: Sequence[RolloutRequest],
         sampling: Sampling,
         teacher_prompts: Mapping[str, np.ndarray],
+        drops: Callable[[RolloutRequest, Rollout], bool] = lambda request, rollout: False,
     ) -> ScoredBatch:
         """Every response with its scores.
 
@@ -72,14 +73,14 @@ class RolloutScorer:
             sampling: how the student samples.
             teacher_prompts: the teacher's prompt by prompt id ([P] int32) where it is not the
                 student's.
+            drops: whether none of a rollout's tokens is to be scored or trained on.
 
         Raises:
             RunError: an environment began with another prompt than its row's, and the row has a
                 teacher's prompt.
         """
         written: float | None = None
-        sources = {request.rollout_id: request.source for request in requests}
-        shown = {request.rollout_id: request.prompt_ids for request in requests}
+        asked = {request.rollout_id: request for request in requests}
         pools = self.teachers.pools.values()
         rollouts: dict[str, Rollout] = {}
         scores: dict[str, RolloutScores] = {}
@@ -95,15 +96,18 @@ class RolloutScorer:
                 if ref in scoring:
                     scores |= {found.rollout_id: found for found in scoring[ref].collect(ref)}
                 else:
-                    for rollout in self.rollouts.collect(ref):
+                    for written_now in self.rollouts.collect(ref):
+                        rollout, request = written_now, asked[written_now.rollout_id]
+                        if drops(request, rollout):
+                            rollout = rollout.dropped()
                         rollouts[rollout.rollout_id] = rollout
                         if len(rollouts) == len(requests):
                             written = time.perf_counter()
                         if not len(rollout.rows):
                             scores[rollout.rollout_id] = RolloutScores(rollout.rollout_id, {})
                             continue
-                        self.teachers.pool_for(rollout, sources[rollout.rollout_id]).submit(
-                            rollout, _teacher_prompt(rollout, shown, teacher_prompts)
+                        self.teachers.pool_for(rollout, request.source).submit(
+                            rollout, _teacher_prompt(rollout, request, teacher_prompts)
                         )
                 for pool in pools:
                     pool.pump()
@@ -114,12 +118,12 @@ class RolloutScorer:
 
 
 def _teacher_prompt(
-    rollout: Rollout, shown: Mapping[str, np.ndarray], teacher_prompts: Mapping[str, np.ndarray]
+    rollout: Rollout, request: RolloutRequest, teacher_prompts: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     own = teacher_prompts.get(rollout.prompt_id)
     if own is None:
         return rollout.prompt_ids
-    if not np.array_equal(rollout.prompt_ids, shown[rollout.rollout_id]):
+    if not np.array_equal(rollout.prompt_ids, request.prompt_ids):
         raise RunError(
             f"prompt {rollout.prompt_id!r} has a teacher's prompt of its own, and its environment "
             "began with other messages than the row's: the two cannot go together; set "

@@ -12,7 +12,10 @@ from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
 
 MAIN = EnvironmentSettings(
-    path="world:World", arguments={"size": {"x": 1, "y": 2}, "seed": 3}, max_turns=4, parser="hermes"
+    path="world:World",
+    arguments={"size": {"x": 1, "y": 2}, "seed": 3},
+    max_turns=4,
+    parser="hermes",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from opd_ray.environments.parsers.hermes import HermesParser
 from opd_ray.environments.runner import EnvironmentRunner
 from opd_ray.environments.tool_class import ToolClass
 from opd_ray.environments.turns import TurnTemplate
+from opd_ray.user_code import UserCodeError
 
 TOKENIZER = chat_tokenizer()
-LIMITS = EpisodeLimits(context=4000, turns=8, calls=8, result_tokens=100)
+LIMITS = EpisodeLimits(context=4000, response=3900, turns=8, calls=8, result_tokens=100)
 ROW = {"prompt": [{"role": "user", "content": "Where is the sun?"}], "answer": "Rome"}
 
 
@@ -73,10 +75,10 @@ def play(runner: EnvironmentRunner, turns: list[str], limits: EpisodeLimits = LI
     """An episode whose student says ``turns``, each ended by the end token."""
     environment = ToolClass(Weather())
     template = TurnTemplate(TOKENIZER, environment.tools, {}, [TOKENIZER.eos_token_id])
-    episode = Episode(environment, template, HermesParser(), runner, limits)
+    episode = Episode("the world", environment, template, HermesParser(), runner, limits)
 
     async def run() -> None:
-        await episode.begin(ROW)
+        await episode.begin(ROW, TOKENIZER("Where?")["input_ids"])
         for text in turns:
             assert episode.ending is None
             await episode.take(TOKENIZER(text + END)["input_ids"], "stop")
@@ -162,13 +164,53 @@ def test_a_tool_that_hangs_is_not_called_again_until_it_has_come_back(
 
 def test_endings(runner: EnvironmentRunner) -> None:
     look = call("look", city="Rome")
-    assert play(runner, [look, look], EpisodeLimits(4000, 2, 8, 100)).ending == "turns"
-    assert play(runner, [look + look], EpisodeLimits(4000, 8, 1, 100)).ending == "tool_limit"
-    room = len(play(runner, []).prompt_ids) + len(look) + 20
-    short = play(runner, [look], EpisodeLimits(room, 8, 8, 100))
-    assert short.ending == "context"
-    assert spoken(short) == [look + END]  # its own tokens stay
-    assert play(runner, [], EpisodeLimits(10, 8, 8, 100)).ending == "context"
+    assert play(runner, [look, look], replace(LIMITS, turns=2)).ending == "turns"
+    assert play(runner, [look + look], replace(LIMITS, calls=1)).ending == "tool_limit"
+    whole = play(runner, [look])
+    prompt, response = len(whole.prompt_ids), len(whole.response_ids)
+    for limits, ending in (
+        (replace(LIMITS, context=prompt + response), "context"),
+        (replace(LIMITS, response=response), "length"),
+    ):
+        short = play(runner, [look], limits)
+        assert short.ending == ending
+        assert spoken(short) == [look + END]  # its own tokens stay
+    # One token more, and the student may write it.
+    assert play(runner, [look], replace(LIMITS, context=prompt + response + 1)).room == 1
+    assert play(runner, [look], replace(LIMITS, response=response + 1)).room == 1
+    assert play(runner, [look], replace(LIMITS, turn=5)).room == 5
+    assert play(runner, [], replace(LIMITS, context=prompt + 50)).room == 50
+
+
+def test_a_reset_that_leaves_no_room_ends_the_run(runner: EnvironmentRunner) -> None:
+    with pytest.raises(UserCodeError, match=r"reset made a prompt of \d+ tokens"):
+        play(runner, [], replace(LIMITS, context=10))
+
+
+def test_a_turn_that_fills_the_context_was_cut_by_it(runner: EnvironmentRunner) -> None:
+    episode = play(runner, [])
+    for room, ending in ((40, "context"), (41, "length")):
+        limits = replace(LIMITS, context=len(episode.prompt_ids) + room)
+        short = play(runner, [], limits)
+        turn = short.take([65] * 40, "length")
+        asyncio.run_coroutine_threadsafe(turn, runner._loop).result(timeout=20)
+        assert short.ending == ending
+
+
+def test_the_driver_s_tokens_are_taken_where_reset_changes_nothing(
+    runner: EnvironmentRunner,
+) -> None:
+    class Still:
+        def look(self) -> str:
+            """Looks."""
+            return "x"
+
+    environment = ToolClass(Still())
+    template = TurnTemplate(TOKENIZER, environment.tools, {}, [TOKENIZER.eos_token_id])
+    episode = Episode("the world", environment, template, HermesParser(), runner, LIMITS)
+    begin = episode.begin(ROW, [70, 71, 72])
+    asyncio.run_coroutine_threadsafe(begin, runner._loop).result(timeout=20)
+    assert episode.prompt_ids == [70, 71, 72]
 
 
 def test_a_turn_that_was_cut_ends_the_rollout_uncalled(runner: EnvironmentRunner) -> None:

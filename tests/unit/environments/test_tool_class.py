@@ -1,4 +1,4 @@
-"""Classes whose public methods are the tools: which these are, what reset takes, what comes back."""
+"""Classes whose public methods are the tools: which they are, what reset takes, what comes back."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_class_without_anything_to_do_is_refused() -> None:
 
 def test_hints_and_descriptions_are_needed() -> None:
     class NoHint:
-        def go(self, where) -> str:  # noqa: ANN001
+        def go(self, where) -> str:
             """Goes."""
             return where
 

@@ -85,7 +85,9 @@ def test_paths_and_arguments() -> None:
 
 def test_parsers() -> None:
     (text,) = found(path="some_worlds:World", parser="hermse")
-    assert text.startswith("environment.parser = 'hermse' is unknown: use one of hermes, llama3_json")
+    assert text.startswith(
+        "environment.parser = 'hermse' is unknown: use one of hermes, llama3_json"
+    )
     (text,) = found({"a": {"path": "some_worlds:World", "parser": "some_worlds:World"}})
     assert "environments.a.parser = 'some_worlds:World': AssertionError" in text
     (text,) = found(path="some_worlds:World", parser="some_worlds:broken")
