@@ -8,6 +8,7 @@ import torch
 from tiny_models import make_tiny_qwen3
 from trainer_data import (
     ROWS,
+    TEACHER_HIDDEN,
     VOCAB,
     naive_loss,
     naive_step,
@@ -19,8 +20,10 @@ from trainer_data import (
 from trainer_ranks import Ranks, shared_ranks
 from transformers import AutoModelForCausalLM
 
+from actors.teacher.service import SignalStore
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.types import HeadPart, HiddenSignal
+from opd_ray.pools.scorer import ScoredRollout
+from opd_ray.types import HeadPart, HiddenSignal, Rollout, RolloutScores
 
 # With an epsilon this large, Adam's first step is lr / eps x gradient: the gradient can be read off
 # the weights, after everything DeepSpeed does to it and through the trainer's own interface.
@@ -107,6 +110,68 @@ def test_equal_to_one_plain_step(world_size, stage, tied, micro_batches, student
     gaps = -logprobs
     assert sum(s.gap_sum for s in stats) == pytest.approx(gaps.sum(), rel=1e-5)
     assert max(s.gap_max for s in stats) == pytest.approx(gaps.max(), rel=1e-5)
+
+
+def trajectories(count: int) -> tuple[list[ScoredRollout], list[np.ndarray], list[np.ndarray]]:
+    """Rollouts of two or three turns with tools between them; weights [m] and hidden states [m, D].
+
+    About half of what the student wrote has a weight above 0.
+    """
+    rng = np.random.default_rng(5)
+    scored, weights, hidden = [], [], []
+    for number in range(count):
+        spans = rng.integers(1, 6, 2 * int(rng.integers(2, 4)))
+        mask = np.repeat(np.arange(len(spans)) % 2 == number % 2, spans).astype(np.uint8)
+        m = len(mask)
+        zero = np.zeros(m, np.float32)
+        prompt = rng.integers(3, VOCAB, int(rng.integers(1, 9))).astype(np.int32)
+        response = rng.integers(3, VOCAB, m).astype(np.int32)
+        name = f"r{number}"
+        rollout = Rollout(name, name, 0, prompt, response, mask, zero, zero, "stop", 0)
+        scored.append(ScoredRollout(rollout, RolloutScores(name, {})))
+        kept = (rng.random(m) < 0.6) & (mask > 0)
+        weights.append(np.where(kept, rng.uniform(0.2, 2.0, m), 0).astype(np.float32))
+        hidden.append(rng.normal(size=(m, TEACHER_HIDDEN)).astype(np.float32))
+    return scored, weights, hidden
+
+
+def loss_of_all_rows(folder, scored, weights, hidden, head):
+    """The mean of weight x reverse KL over every response token of whole texts, float64; its
+    gradients."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    loss = torch.zeros((), dtype=torch.float64)
+    for one, weights_m, hidden_mD in zip(scored, weights, hidden, strict=True):
+        prompt, response = one.rollout.prompt_ids, one.rollout.response_ids
+        text = torch.tensor(np.concatenate((prompt, response))).long()
+        logits = model(text[None]).logits[0, len(prompt) - 1 : -1, :VOCAB]
+        student = logits.log_softmax(-1)
+        teacher = torch.tensor(hidden_mD).double() @ torch.tensor(head).double().T
+        teacher = teacher[:, :VOCAB].log_softmax(-1)
+        divergence_m = (student.exp() * (student - teacher)).sum(-1)
+        loss = loss + (torch.tensor(weights_m).double() * divergence_m).sum()
+    loss = loss / float(sum(w.sum(dtype=np.float64) for w in weights))
+    loss.backward()
+    return loss.item(), {name: p.grad.numpy() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_what_tools_wrote_is_read_and_not_learned_from(world_size, students):
+    scored, weights, hidden = trajectories(9)
+    head = teacher_head()
+    loss, wanted = loss_of_all_rows(students[True], scored, weights, hidden, head)
+    store = SignalStore(1 << 20)
+    for one, hidden_mD in zip(scored, hidden, strict=True):
+        rows = one.rollout.rows
+        store.put(one.rollout.rollout_id, HiddenSignal(hidden_mD[rows]), rows)
+    items = [one.kept(w) for one, w in zip(scored, weights, strict=True)]
+    signals = store.take({item.rollout_id: item.rows for item in items})
+    plan = share_out(items, world_size, 2)
+    stats, gradients = one_step(
+        shared_ranks(world_size), students[True], sgd(2), plan, signals, head, total_weight(items)
+    )
+    assert_same_gradients(gradients, wanted)
+    assert sum(s.loss_sum for s in stats) / total_weight(items) == pytest.approx(loss, rel=1e-5)
+    assert sum(s.kept_tokens for s in stats) == sum(int((w > 0).sum()) for w in weights)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,10 @@ def scores(*lengths: int, mask: int = 1, reverse_kl: float = 0.5) -> TokenScores
         reverse_kl_N=np.full(count, reverse_kl),
         forward_kl_N=np.zeros(count),
     )
+
+
+def with_tools(batch: TokenScores, mask: list[int]) -> TokenScores:
+    return replace(batch, response_mask_N=np.array(mask, bool))
 
 
 def account(kept: int = 0, rate: float = 1.0, gradient: float = 1.0) -> StepAccount:
@@ -80,6 +85,11 @@ def account(kept: int = 0, rate: float = 1.0, gradient: float = 1.0) -> StepAcco
             "every score of the rule divergence_topk is 0",
         ),
         (TipSettings(), scores(4, mask=0), "the student wrote none"),
+        (
+            TipSettings(rho=0.3),
+            with_tools(scores(6, 2), [1, 0, 0, 1, 0, 1, 0, 0]),
+            "tip.rho = 0.3 of a response of at most 3 tokens is less than one token; raise it",
+        ),
     ],
 )
 def test_why_no_token_is_kept(tip: TipSettings, batch: TokenScores, why: str) -> None:

@@ -199,3 +199,39 @@ def test_a_step_that_keeps_nothing_leaves_the_weights() -> None:
     assert run.versions == [[], []]
     assert [replica.followed for replica in run.replicas] == [[], [], []]
     assert [replica.held for replica in run.replicas] == [set()] * 3
+
+
+NOTHING = Response(mask=[0, 0, 0], logprob=[NAN] * 3, reverse_kl=[NAN] * 3, exact_kl=[NAN] * 3)
+
+
+@ORDERS
+@pytest.mark.parametrize("scoring", list(Scoring))
+@pytest.mark.parametrize("name", list(RESPONSES))
+def test_a_rollout_in_which_the_student_wrote_nothing_changes_nothing_for_the_others(
+    order: int, scoring: Scoring, name: str
+) -> None:
+    whole = StandInRun(RESPONSES, order=order, scoring=scoring)
+    whole.step(0)
+    run = StandInRun({**RESPONSES, name: NOTHING}, order=order, scoring=scoring)
+    run.step(0)
+    run.step(1)  # nothing is left behind
+    expected = {key: rows for key, rows in whole.kept_rows().items() if key != name}
+    assert run.kept_rows() == expected
+    asked = {run.script.name(key) for replica in run.replicas for key in replica.prompts}
+    assert asked == RESPONSES.keys() - {name}
+    assert [replica.held for replica in run.replicas] == [set()] * 3
+    written = {"a0": 4, "a1": 2, "b0": 4, "b1": 1}
+    assert run.rows[-1][1]["rollout/tokens"] == 11 - written[name]
+
+
+@pytest.mark.parametrize("scoring", list(Scoring))
+def test_a_step_in_which_the_student_wrote_nothing_says_so(scoring: Scoring) -> None:
+    run = StandInRun(dict.fromkeys(RESPONSES, NOTHING), scoring=scoring)
+    run.step(0)
+    [(_, values)] = run.rows
+    assert (values["train/skipped"], values["rollout/tokens"]) == (1.0, 0)
+    assert not any(name.startswith("scores/") for name in values)
+    assert "step 1 learned nothing: the filter kept no token: the student wrote none" in (
+        run.printed.getvalue()
+    )
+    assert run.versions == [[], []]

@@ -112,6 +112,25 @@ def test_spreads_of_the_scores():
     assert not any(name.startswith("scores/forward_kl") for name in values)  # not known
 
 
+def test_tokens_of_tools_are_no_tokens_of_the_step():
+    one, other = scored("a", 6, "stop", 0), scored("b", 3, "length", 0)
+    one.rollout.response_mask[1:5] = 0
+    mask = np.concatenate((one.rollout.response_mask, other.rollout.response_mask))
+    entropy = np.where(mask, 1.0, np.nan).astype(np.float32)
+    snapshot = StepSnapshot(
+        scored=[one, other],
+        scores=TokenScores(np.array([6, 3]), mask, vocab_size=VOCAB, entropy_N=entropy),
+        selection=Selection(mask.astype(np.float32), rho=1.0, kept_fraction=1.0),
+    )
+    teacher = replace(make_pool(1)[0].stats(), signal_rows=3, signal_bytes=300)
+    seconds = {"seconds/step": 2.0, "seconds/idle": 0.0}
+    values = step_metrics(snapshot, ACCOUNT, {}, seconds, {"t": teacher}, alone_seconds=0.0)
+    assert (values["rollout/tokens"], values["tokens_per_second/step"]) == (5, 2.5)
+    assert (values["rollout/length_mean"], values["rollout/length_max"]) == (2.5, 3)
+    assert values["scores/entropy_mean"] == 1.0
+    assert values["teacher/signal_bytes_all_rows"] == 500
+
+
 def test_an_unknown_gap_is_left_out():
     values = figures(replace(ACCOUNT, gap_sum=math.nan, gap_max=math.nan))
     assert not any(name.startswith("sync/") for name in values)

@@ -113,3 +113,14 @@ def test_divergence_is_taken_on_responses_sampled_as_the_runs_are_with_the_same_
     assert len(set(first[1])) == len(MASKS)
     subject.run()
     assert scorer.asked == first
+
+
+def test_a_response_in_which_the_student_wrote_nothing_has_no_divergence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(MASKS, "a", [0, 0, 0])
+    values = evaluator(FakeScorer(), RolloutSettings()).run()
+    assert values["eval/kl"] == pytest.approx(1.0)
+    assert values["eval/sync_gap"] == pytest.approx(0.25)
+    monkeypatch.setitem(MASKS, "b", [0, 0])
+    assert evaluator(FakeScorer(), RolloutSettings()).run().keys() == {"seconds/eval"}

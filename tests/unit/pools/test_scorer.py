@@ -49,6 +49,32 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
         assert read[request.rollout_id].tolist() == prompts[request.prompt_id].tolist()
 
 
+@pytest.mark.parametrize("order", range(6))
+@pytest.mark.parametrize("empty", [{"a1", "c0", "d2"}, set(NAMES)])
+def test_a_rollout_in_which_the_student_wrote_nothing_is_not_sent(
+    order: int, empty: set[str]
+) -> None:
+    responses = {
+        name: Response(mask=[0, 0], logprob=[0, 0], reverse_kl=[0, 0]) if name in empty else one
+        for name, one in RESPONSES.items()
+    }
+    draw, script = Random(order), Script(responses)
+    watch: Any = StandInWatch(draw)
+    teacher = Teacher("teacher-0", script)
+    rollouts = RolloutPool(watch, [("rollout-0", Engine(script, draw))], 2)
+    pool, _, _ = pool_of([teacher], batch_tokens=12)
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
+    requests = [
+        RolloutRequest(name, name[0], int(name[1]), prompts[name[0]][:1], 0) for name in NAMES
+    ]
+    scored = scorer.score(requests, Sampling(), prompts).rollouts
+    assert [one.rollout.rollout_id for one in scored] == NAMES
+    assert {one.scores.rollout_id for one in scored if not one.scores.columns} == empty
+    assert teacher.prompts.keys() == set(NAMES) - empty
+    assert all(not len(one.whole().rows) for one in scored if one.rollout.rollout_id in empty)
+
+
 def test_kept_rows_take_their_own_weights_and_log_probabilities_along() -> None:
     rollout = Rollout(
         rollout_id="r",

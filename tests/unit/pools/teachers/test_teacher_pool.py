@@ -2,15 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fake_replicas import answer_all, make_pool, rollout, sent
 
 from actors.teacher.protocol import TeacherError
+from opd_ray.pools.teachers.queue import Task
+from opd_ray.types import Rollout
 
 
 def ids(scores) -> list[str]:
     return [score.rollout_id for score in scores]
+
+
+def written(name: str, mask: list[int]) -> Rollout:
+    """A rollout of 4 prompt tokens, its response tokens numbered from 0."""
+    whole = rollout(name, tokens=8)
+    zero = np.zeros(len(mask), np.float32)
+    return replace(
+        whole,
+        response_ids=np.arange(len(mask), dtype=np.int32),
+        response_mask=np.array(mask, np.uint8),
+        entropy=zero,
+        logprob=zero,
+    )
+
+
+@pytest.mark.parametrize(
+    ("mask", "read", "rows"),
+    [
+        ([1, 1, 1], [0, 1, 2], None),
+        ([0, 1, 1, 0, 1], [0, 1, 2, 3, 4], [1, 2, 4]),
+        ([1, 0, 1, 0, 0], [0, 1, 2], [0, 2]),  # behind the last row nothing need be read
+        ([1, 1, 0], [0, 1], None),
+        ([0, 0, 1], [0, 1, 2], [2]),
+    ],
+)
+def test_a_teacher_is_asked_about_what_the_student_wrote(mask, read, rows):
+    task = Task.of(written("a", mask), None, now=0.0)
+    assert task.request.response_ids.tolist() == read
+    assert (None if task.request.rows is None else task.request.rows.tolist()) == rows
+    assert task.request.asked.tolist() == np.flatnonzero(mask).tolist()
+    assert task.request.student_topk == "ref"
+    assert task.tokens == 4 + len(read)
+
+
+def test_a_rollout_in_which_the_student_wrote_nothing_is_no_task():
+    for mask in ([0, 0], []):
+        with pytest.raises(TeacherError, match="rollout 'a': the student wrote no token"):
+            Task.of(written("a", mask), None, now=0.0)
 
 
 def test_a_free_replica_takes_what_is_there_and_batches_grow_under_load():
