@@ -235,11 +235,7 @@ def _harmless(error: BaseException) -> Exception:
 
 
 async def _awaited(outcome: Awaitable[Any]) -> Any:
-    """Its outcome; what would end the thread's loop passes as another exception."""
-    try:
-        return await outcome
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise _harmless(error) from None
+    return await outcome
 
 
 def _settle(ended: asyncio.Future[_Outcome], outcome: _Outcome) -> None:

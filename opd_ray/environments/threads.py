@@ -25,6 +25,7 @@ class WorkerThreads:
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._lost: set[Ticket] = set()
+        self._closed = False
 
     @property
     def lost(self) -> int:
@@ -52,8 +53,9 @@ class WorkerThreads:
                 self._lost.add(ticket)
 
     def close(self) -> None:
-        """End the threads without work."""
+        """End the threads without work, and others with theirs."""
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, []
         for worker in idle:
             worker.tickets.put(None)
@@ -62,8 +64,9 @@ class WorkerThreads:
         """Whether the thread is to wait for more work."""
         with self._lock:
             ticket.ended = True
-            if ticket in self._lost:
-                self._lost.remove(ticket)
+            lost = ticket in self._lost
+            self._lost.discard(ticket)
+            if lost or self._closed:
                 return False
             self._idle.append(worker)
             return True

@@ -106,10 +106,11 @@ def test_whatever_is_raised_comes_back_as_an_error(
     error: BaseException,
     said: str,
 ) -> None:
-    raised, after = all_of(runner, kind(error), soon)
+    owner = Busy()
+    raised = one(runner, owner, kind(error))
     assert isinstance(raised, Exception)
     assert f"{type(raised).__name__}: {raised}" == said
-    assert after == "soon"
+    assert one(runner, owner, soon) == "soon"
 
 
 def test_a_tool_that_runs_out_of_an_iterator_says_so(runner: EnvironmentRunner) -> None:
@@ -296,6 +297,39 @@ def test_what_is_made_of_an_outcome_is_made_beside_the_loop(runner: EnvironmentR
     assert thread not in (None, threading.get_ident())
     (name,) = [t.name for t in threading.enumerate() if t.ident == thread]
     assert name == "environment call"
+
+
+def test_a_closed_runner_cancels_what_waits_and_forgets_what_hangs(
+    runner: EnvironmentRunner, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    threads: list[threading.Thread] = []
+    begun, cancelled = threading.Event(), threading.Event()
+
+    @only_waits
+    async def waits() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(20)
+        finally:
+            cancelled.set()
+
+    def hangs() -> None:
+        threads.append(threading.current_thread())
+        gate.wait()
+
+    runner.start("hangs", lambda: runner.call(Busy(), hangs))
+    runner.start("waits", lambda: runner.call(Busy(), waits))
+    assert begun.wait(10)
+    while not threads:
+        time.sleep(0.01)
+    runner.close()
+    assert cancelled.wait(10)
+    gate.set()
+    threads[0].join(10)
+    assert not threads[0].is_alive()
+    assert told == []
 
 
 HANGS_AT_THE_END = """
