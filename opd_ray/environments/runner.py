@@ -142,7 +142,8 @@ class EnvironmentRunner:
     def close(self) -> None:
         """Stop; what still runs in a thread is forgotten."""
         self._threads.close()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with suppress(RuntimeError):  # closed before
+            self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _late(self) -> CallTimeout:
         return CallTimeout(f"it took longer than environment.call_timeout_s = {self._seconds:g}")
