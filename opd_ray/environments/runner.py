@@ -23,21 +23,41 @@ _TO_STOP_SECONDS = 0.5
 _LOST_FOR_EACH_WORKER = 4
 
 
-class CallTimeout(Exception):
+class NoAnswer(RunError):
+    """A call whose answer will not come; its rollout goes on, or ends, without."""
+
+
+class CallTimeout(NoAnswer):
     """A call took longer than it may."""
 
+    @classmethod
+    def after(cls, seconds: float) -> CallTimeout:
+        """One that was given up after this time."""
+        return cls(f"it took longer than environment.call_timeout_s = {seconds:g}")
 
-class StillBusy(Exception):
+
+class StillBusy(NoAnswer):
     """An earlier call into the same environment, given up for its time, has not come back."""
+
+
+class EnvironmentGone(NoAnswer):
+    """The environment's own process has ended."""
+
+
+class CallFailed(Exception):
+    """What a call raised in another process, in words."""
 
 
 class TooManyHang(RunError):
     """So many calls hang that the process would drown in their threads."""
 
 
-def only_waits(method: _Function) -> _Function:
-    """Mark a coroutine function that waits for another process: it needs no thread to run in."""
-    method.__only_waits__ = True  # type: ignore[attr-defined]
+def bounded(method: _Function) -> _Function:
+    """Mark a coroutine function that waits for another process and keeps to its time limit itself.
+
+    It needs no thread to run in.
+    """
+    method.__bounded__ = True  # type: ignore[attr-defined]
     return method
 
 
@@ -101,14 +121,8 @@ class EnvironmentRunner:
         """
         if owner.busy:
             raise StillBusy("an earlier call into this environment has not come back")
-        if getattr(function, "__only_waits__", False):
-            try:
-                async with asyncio.timeout(self._seconds) as limit:
-                    return read(await function(*args))
-            except TimeoutError:
-                if limit.expired():
-                    raise self._late() from None
-                raise
+        if getattr(function, "__bounded__", False):
+            return read(await function(*args))
         async with self._slots:
             if self._threads.lost >= self._most_lost:
                 raise TooManyHang(
@@ -117,15 +131,15 @@ class EnvironmentRunner:
                     "ended: give such tools a time limit of their own, or set "
                     "environment.own_process=true"
                 )
-            ended: asyncio.Future[_Outcome] = self._loop.create_future()
+            ended: asyncio.Future[Outcome] = self._loop.create_future()
             owner.busy = True
 
-            def work() -> _Outcome:
-                outcome = _Outcome.of(lambda: read(owner.run(function, args)))
+            def work() -> Outcome:
+                outcome = Outcome.of(lambda: read(owner.run(function, args)))
                 owner.busy = False
                 return outcome
 
-            def then(outcome: _Outcome) -> None:
+            def then(outcome: Outcome) -> None:
                 with suppress(RuntimeError):  # the runner is closed: nobody waits any more
                     self._loop.call_soon_threadsafe(_settle, ended, outcome)
 
@@ -137,16 +151,13 @@ class EnvironmentRunner:
                 await asyncio.wait([ended], timeout=_TO_STOP_SECONDS)
             if not ended.done():
                 self._threads.give_up(ticket)
-            raise self._late()
+            raise CallTimeout.after(self._seconds)
 
     def close(self) -> None:
         """Stop; what still runs in a thread is forgotten."""
         self._threads.close()
         with suppress(RuntimeError):  # closed before
             self._loop.call_soon_threadsafe(self._loop.stop)
-
-    def _late(self) -> CallTimeout:
-        return CallTimeout(f"it took longer than environment.call_timeout_s = {self._seconds:g}")
 
     def _serve(self) -> None:
         self._loop.run_forever()
@@ -199,20 +210,26 @@ class Busy:
         return True
 
 
-class _Outcome:
-    """What a function returned or raised, for another thread."""
+class Outcome:
+    """What a function returned or raised, for another thread; :meth:`get` has it."""
 
     def __init__(self, value: Any, error: Exception | None) -> None:
         self._value, self._error = value, error
 
     @classmethod
-    def of(cls, function: Callable[[], Any]) -> _Outcome:
+    def of(cls, function: Callable[[], Any]) -> Outcome:
+        """Call it; even ``SystemExit`` is an outcome."""
         try:
             return cls(function(), None)
         except BaseException as error:  # a tool may even ask the process to exit
             return cls(None, _harmless(error))
 
     def get(self) -> Any:
+        """What it returned; or raise what it raised.
+
+        Raises:
+            RuntimeError: in place of what is no ``Exception``, or ends coroutines.
+        """
         if self._error is not None:
             raise self._error
         return self._value
@@ -239,6 +256,6 @@ async def _awaited(outcome: Awaitable[Any]) -> Any:
     return await outcome
 
 
-def _settle(ended: asyncio.Future[_Outcome], outcome: _Outcome) -> None:
+def _settle(ended: asyncio.Future[Outcome], outcome: Outcome) -> None:
     if not ended.done():
         ended.set_result(outcome)

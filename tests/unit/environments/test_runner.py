@@ -19,7 +19,7 @@ from opd_ray.environments.runner import (
     EnvironmentRunner,
     StillBusy,
     TooManyHang,
-    only_waits,
+    bounded,
 )
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("VARIABLE", default="none")
@@ -233,32 +233,12 @@ def test_what_waits_for_another_process_takes_no_worker(
     for _ in range(4):
         runner.start("hangs", lambda: runner.call(Busy(), gate.wait))
 
-    @only_waits
+    @bounded
     async def waits() -> int:
         await asyncio.sleep(0.01)
         return threading.get_ident()
 
     assert len(set(all_of(runner, *[waits] * 40))) == 1
-
-
-def test_what_waits_for_another_process_too_long_is_cancelled(quick: EnvironmentRunner) -> None:
-    cancelled = []
-
-    @only_waits
-    async def too_long() -> None:
-        try:
-            await asyncio.sleep(20)
-        finally:
-            cancelled.append(True)
-
-    @only_waits
-    async def own_limit() -> None:
-        raise TimeoutError("its own")
-
-    late, own = all_of(quick, too_long, own_limit)
-    assert isinstance(late, CallTimeout)
-    assert cancelled == [True]
-    assert repr(own) == "TimeoutError('its own')"
 
 
 def test_context_and_loop_stay_with_their_owner(runner: EnvironmentRunner) -> None:
@@ -307,7 +287,7 @@ def test_a_closed_runner_cancels_what_waits_and_forgets_what_hangs(
     threads: list[threading.Thread] = []
     begun, cancelled = threading.Event(), threading.Event()
 
-    @only_waits
+    @bounded
     async def waits() -> None:
         begun.set()
         try:
