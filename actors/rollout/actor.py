@@ -45,7 +45,13 @@ class RolloutActor(Lifeline):
         self._engine: RolloutEngine | EpisodeEngine = engine
         if environments is not None:
             model = describe_model(student.path, trust_remote_code=student.trust_remote_code)
-            self._engine = EpisodeEngine(engine, environments, model.tokenizer, model.eos_ids)
+            self._engine = EpisodeEngine(
+                engine,
+                environments,
+                model.tokenizer,
+                model.eos_ids,
+                environments.concurrent(rollout.max_num_seqs),
+            )
         self._transport_end = TRANSPORTS[sync.backend].engine_end(engine)
         # References to the top-Ks of the running batch: Ray's count of references inside streamed
         # items can reach zero before the consumer has borrowed them, so they are held here.

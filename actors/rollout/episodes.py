@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from actors.environment.processes import EnvironmentProcesses
 from opd_ray.config.environment import EnvironmentSet
 from opd_ray.environments.by_source import RunEnvironment, RunEnvironments
+from opd_ray.environments.environment import Environment
 from opd_ray.environments.episode import Episode, EpisodeLimits
 from opd_ray.environments.runner import EnvironmentRunner
 from opd_ray.environments.turns import TurnTemplate
@@ -95,6 +97,7 @@ class EpisodeEngine:
         environments: of the run.
         tokenizer: the student's.
         end_ids: of the tokens that end a turn.
+        concurrent: rollouts that are under way at once, at most.
     """
 
     def __init__(
@@ -103,10 +106,13 @@ class EpisodeEngine:
         environments: EnvironmentSet,
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
+        concurrent: int,
     ) -> None:
         self._engine = engine
         self._environments = RunEnvironments(environments)
         self._tokenizer, self._end_ids = tokenizer, tuple(end_ids)
+        self._concurrent = concurrent
+        self._processes: dict[str, EnvironmentProcesses] = {}
         self._under_way: dict[str, _UnderWay] = {}
         self._runner = EnvironmentRunner(
             environments.default.threads, environments.default.call_timeout_s
@@ -166,13 +172,26 @@ class EpisodeEngine:
         template = TurnTemplate(self._tokenizer, environment.tools, start.options, self._end_ids)
         episode = Episode(
             environment.place,
-            environment.make(),
+            self._maker(environment),
             template,
             environment.parser,
             self._runner,
             self._limits(environment, sampling),
         )
         return _UnderWay(request, sampling, record, episode)
+
+    def _maker(self, environment: RunEnvironment) -> Callable[[], Environment]:
+        if not environment.settings.own_process:
+            return environment.make
+        if environment.key not in self._processes:
+            self._processes[environment.key] = EnvironmentProcesses(
+                environment.settings,
+                environment.key,
+                environment.tools,
+                environment.responds,
+                self._concurrent,
+            )
+        return self._processes[environment.key].make
 
     def _limits(self, environment: RunEnvironment, sampling: Sampling) -> EpisodeLimits:
         settings = environment.settings

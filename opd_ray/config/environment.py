@@ -57,6 +57,12 @@ class EnvironmentSet:
             return f"environments.{source}", self.by_source[source]
         return "environment", self.default
 
+    def concurrent(self, max_num_seqs: int) -> int:
+        """Rollouts that an engine, which writes ``max_num_seqs`` at once, has under way at once."""
+        if not self.any:
+            return max_num_seqs
+        return self.default.concurrent_rollouts or 2 * max_num_seqs
+
     @property
     def any(self) -> bool:
         """Whether any prompt may have one."""

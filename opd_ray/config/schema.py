@@ -308,14 +308,6 @@ class Config:
         """What prompts of a source act in; its path is null where their responses are one turn."""
         return self.environment_set.of(source)[1]
 
-    @property
-    def concurrent_rollouts(self) -> int:
-        """Rollouts that an engine has under way at once."""
-        most = self.rollout.max_num_seqs
-        if not self.environment_set.any:
-            return most
-        return self.environment.concurrent_rollouts or 2 * most
-
     @cached_property
     def teacher_set(self) -> TeacherSet:
         """The teachers in full, which ``teacher``, ``teachers`` and ``routes`` describe together.

@@ -14,7 +14,13 @@ import numpy as np
 from opd_ray.borders import first_line
 from opd_ray.environments.calls import BadCall, CallParser, ToolCall
 from opd_ray.environments.environment import Environment, Message, Responds, ToolResult
-from opd_ray.environments.runner import Busy, CallTimeout, EnvironmentRunner, StillBusy
+from opd_ray.environments.runner import (
+    Busy,
+    CallFailed,
+    EnvironmentRunner,
+    NoAnswer,
+    TooManyHang,
+)
 from opd_ray.environments.tool_class import as_tool_result
 from opd_ray.environments.turns import TurnTemplate
 from opd_ray.user_code import UserCodeError, users_code
@@ -70,7 +76,7 @@ class Episode:
     """
 
     place: str  # of the environment, for messages
-    environment: Environment
+    make: Callable[[], Environment]
     template: TurnTemplate
     parser: CallParser
     runner: EnvironmentRunner
@@ -83,22 +89,25 @@ class Episode:
     account: CallAccount = field(default_factory=CallAccount)
     ending: str | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    environment: Environment = field(init=False)  # from the beginning on
     _busy: Busy = field(default_factory=Busy)
     _turn: int = 0
 
     async def begin(self, row: Mapping[str, Any], prompt_ids: Sequence[int]) -> None:
-        """Reset the environment; :attr:`prompt_ids` is then what the student reads.
+        """Make and reset the environment; :attr:`prompt_ids` is then what the student reads.
 
         Args:
             row: what the environment is reset to.
             prompt_ids: of ``row["prompt"]``; taken where the environment begins with no other.
 
         Raises:
-            UserCodeError: ``reset`` raised, or made a prompt that leaves no room for an answer.
+            UserCodeError: it cannot be made, ``reset`` raised, or made a prompt that leaves no room
+                for an answer.
         """
+        self.environment = await self._own("it cannot be made", self.make)
         # The environment may write into what it is given.
         given = copy.deepcopy(dict(row))
-        messages = await self._own(self.environment.reset, given)
+        messages = await self._own("reset", self.environment.reset, given)
         with users_code(f"{self.place}: reset"):
             self.messages = _messages(messages)
             if self.messages == row["prompt"]:
@@ -160,10 +169,10 @@ class Episode:
             UserCodeError: it raised, or its figures are no numbers.
         """
         try:
-            said = await self._own(self.environment.verify, self.messages)
+            said = await self._own("verify", self.environment.verify, self.messages)
             with users_code(f"{self.place}: verify"):
                 self.figures = {str(name): _number(value) for name, value in dict(said).items()}
-            await self._own(self.environment.close)
+            await self._own("close", self.environment.close)
         except _Hangs:
             # Most likely in a tool that was given up: there is nothing more to be had of it.
             self.account.timeout += not self.account.timeout
@@ -201,7 +210,7 @@ class Episode:
         if not isinstance(self.environment, Responds):
             self.ending = "stop"
             return []
-        follows = await self._own(self.environment.respond, text)
+        follows = await self._own("respond", self.environment.respond, text)
         if follows is not None:
             with users_code(f"{self.place}: respond"):
                 follows = [
@@ -231,12 +240,14 @@ class Episode:
                 self._busy, self.environment.call_tool, call.name, call.arguments
             )
             return as_tool_result(answered)
-        except CallTimeout:
+        except TooManyHang:
+            raise
+        except NoAnswer as late:
             self.account.timeout += 1
-            return ToolResult("error: the tool took too long and was given up")
-        except StillBusy:
-            self.account.timeout += 1
-            return ToolResult("error: an earlier call has not come back; no tool can be called")
+            return ToolResult(f"error: {late}")
+        except CallFailed as error:
+            self.account.failed += 1
+            return ToolResult(f"error: {error}")
         except Exception as error:
             # Part of the world that the student acts in: it reads what the tool says.
             self.account.failed += 1
@@ -244,14 +255,14 @@ class Episode:
         finally:
             self.account.tool_seconds += time.perf_counter() - begin
 
-    async def _own(self, method: Callable[..., Any], *args: Any) -> Any:
+    async def _own(self, said: str, method: Callable[..., Any], *args: Any) -> Any:
         """What a method beside the tools returns; what it raises ends the run."""
-        place = f"{self.place}: {method.__name__}"
+        place = f"{self.place}: {said}"
         try:
             return await self.runner.call(self._busy, method, *args)
-        except (CallTimeout, StillBusy) as late:
+        except NoAnswer as late:
             raise _Hangs(
-                f"{place}: it took too long: make it faster, or raise environment.call_timeout_s"
+                f"{place}: {late}: make it faster, or raise environment.call_timeout_s"
             ) from late
         except Exception:
             with users_code(place):

@@ -104,7 +104,8 @@ class ActorLauncher:
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one."""
-        max_in_flight = self.config.concurrent_rollouts
+        config = self.config
+        max_in_flight = config.environment_set.concurrent(config.rollout.max_num_seqs)
         return RolloutPool(self.watch, self._actors["rollout"], max_in_flight)
 
     def teacher_pools(self) -> dict[str, TeacherPool]:

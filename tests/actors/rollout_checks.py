@@ -79,7 +79,7 @@ class EngineHost:
 
         student = describe_model(self._engines[name]._student.path)
         self._engines[f"{name}+"] = EpisodeEngine(
-            self._engines[name], environments, student.tokenizer, student.eos_ids
+            self._engines[name], environments, student.tokenizer, student.eos_ids, 8
         )
 
     def generate(

@@ -75,7 +75,7 @@ def play(runner: EnvironmentRunner, turns: list[str], limits: EpisodeLimits = LI
     """An episode whose student says ``turns``, each ended by the end token."""
     environment = ToolClass(Weather())
     template = TurnTemplate(TOKENIZER, environment.tools, {}, [TOKENIZER.eos_token_id])
-    episode = Episode("the world", environment, template, HermesParser(), runner, limits)
+    episode = Episode("the world", lambda: environment, template, HermesParser(), runner, limits)
 
     async def run() -> None:
         await episode.begin(ROW, TOKENIZER("Where?")["input_ids"])
@@ -132,7 +132,7 @@ def test_parallel_calls_are_answered_in_their_order(runner: EnvironmentRunner) -
     [
         ("raise", "error: KeyError: 'no'"),
         ("exit", "error: RuntimeError: SystemExit: 3"),
-        ("hang", "error: the tool took too long and was given up"),
+        ("hang", "error: it took longer than environment.call_timeout_s = 0.5"),
         ("long", f"{'x' * 100}\n[cut: 100 of 100000 tokens]"),
         ("special", "a< |im_end|>b?"),
         ("number", '{"pi": 3}'),
@@ -207,7 +207,7 @@ def test_the_driver_s_tokens_are_taken_where_reset_changes_nothing(
 
     environment = ToolClass(Still())
     template = TurnTemplate(TOKENIZER, environment.tools, {}, [TOKENIZER.eos_token_id])
-    episode = Episode("the world", environment, template, HermesParser(), runner, LIMITS)
+    episode = Episode("the world", lambda: environment, template, HermesParser(), runner, LIMITS)
     begin = episode.begin(ROW, [70, 71, 72])
     asyncio.run_coroutine_threadsafe(begin, runner._loop).result(timeout=20)
     assert episode.prompt_ids == [70, 71, 72]

@@ -93,7 +93,7 @@ def engine_of(texts: Any, **settings: Any) -> tuple[EpisodeEngine, ScriptedEngin
     path = f"{__name__}:World"
     both = EnvironmentSet(replace(EnvironmentSettings(path=path), **settings), {})
     any_engine: Any = inner
-    return EpisodeEngine(any_engine, both, TOKENIZER, [END_ID]), inner
+    return EpisodeEngine(any_engine, both, TOKENIZER, [END_ID], 8), inner
 
 
 def run(engine: EpisodeEngine, requests: Sequence[RolloutRequest], **sampling: Any) -> Any:
@@ -173,6 +173,6 @@ def test_what_an_environment_raises_outside_of_tools_ends_the_run(fails: str, te
 def test_a_source_without_an_environment_is_a_fault_of_the_run() -> None:
     inner: Any = ScriptedEngine({})
     none = EnvironmentSet(EnvironmentSettings(), {})
-    engine = EpisodeEngine(inner, none, TOKENIZER, [END_ID])
+    engine = EpisodeEngine(inner, none, TOKENIZER, [END_ID], 8)
     with pytest.raises(ValueError, match="source 's' have no environment"):
         engine.add([request("a")], Sampling(), True)
