@@ -31,8 +31,8 @@ class EnvironmentSettings:
     call_timeout_s: float = field(default=30.0, metadata=ABOVE_ZERO | TOLD)
     # Train on rollouts too that came to one of these limits; false leaves all their tokens out.
     keep_truncated: bool = field(default=True, metadata=TOLD)
-    # Let earlier thinking stay in front of a message of the user's, though the chat template leaves
-    # it out there; false refuses environments that say more than results under such a template.
+    # Let the thinking of earlier turns stay where the chat template leaves it out, so that the
+    # student is shown more than the template would; false refuses such templates.
     keep_thinking: bool = field(default=False, metadata=TOLD)
     # Rollouts that an engine has under way at once, in tools and writing; 0: twice
     # rollout.max_num_seqs.

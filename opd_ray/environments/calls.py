@@ -35,17 +35,34 @@ class AssistantTurn:
     content: str  # all that is no call
     calls: tuple[ToolCall | BadCall, ...]  # in the order in which they were written
 
-    def message(self) -> Message:
-        """As a chat message; a bad call is part of no template and stands in the content."""
-        good = [call for call in self.calls if isinstance(call, ToolCall)]
+    def message(self, first: int = 0) -> Message:
+        """As a chat message; a bad call is part of no template and stands in the content.
+
+        Args:
+            first: number of the first call in its rollout, which its id says.
+        """
+        good = [
+            (call_id(number), call)
+            for number, call in enumerate(self.calls, first)
+            if isinstance(call, ToolCall)
+        ]
         bad = [call.written for call in self.calls if isinstance(call, BadCall)]
         message: Message = {"role": "assistant", "content": "\n".join([self.content, *bad]).strip()}
         if good:
             message["tool_calls"] = [
-                {"type": "function", "function": {"name": c.name, "arguments": c.arguments}}
-                for c in good
+                {
+                    "id": name,
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for name, call in good
             ]
         return message
+
+
+def call_id(number: int) -> str:
+    """The id of a rollout's call; some templates take nothing but nine letters and digits."""
+    return f"call{number:05d}"
 
 
 class CallParser(Protocol):

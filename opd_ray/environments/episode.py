@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from opd_ray.borders import first_line
-from opd_ray.environments.calls import BadCall, CallParser, ToolCall
+from opd_ray.environments.calls import BadCall, CallParser, ToolCall, call_id
 from opd_ray.environments.environment import Environment, Message, Responds, ToolResult
 from opd_ray.environments.runner import (
     Busy,
@@ -145,14 +145,15 @@ class Episode:
             self.messages.append({"role": "assistant", "content": self._text(turn_ids)})
             return
         turn = self.parser.parse(self._text(turn_ids), self.environment.tools)
-        self.messages.append(turn.message())
+        said = turn.message(self.account.calls)
+        self.messages.append(said)
         if turn.calls:
             follows = await self._results(turn.calls)
         else:
             follows = await self._response(turn.content)
         if self.ending is not None:
             return
-        more = self.template.continuation(turn.message(), follows, ended=True)
+        more = self.template.continuation(said, follows, ended=True)
         self.messages += follows
         # Where nothing can be answered any more, what stands behind the turn is left out.
         if len(more) >= self._context_room:
@@ -195,9 +196,14 @@ class Episode:
             if self.account.calls >= self.limits.calls:
                 self.ending = "tool_limit"
                 return []
+            name = call_id(self.account.calls)
             self.account.calls += 1
             result = await self._answer(call)
-            message: Message = {"role": "tool", "content": self._readable(result.text)}
+            message: Message = {
+                "role": "tool",
+                "tool_call_id": name,
+                "content": self._readable(result.text),
+            }
             if isinstance(call, ToolCall):
                 message["name"] = call.name
             follows.append(message)

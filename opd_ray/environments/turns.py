@@ -7,6 +7,7 @@ the longer text has more is what follows. So no token that the student wrote is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,16 @@ from opd_ray.environments.environment import Message, ToolSchema
 from opd_ray.errors import ConfigError
 
 _QUESTION: Message = {"role": "user", "content": "A question."}
+_END_OF_THINKING = "</think>"
+_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 class TemplateError(ConfigError):
     """A chat template through which no rollout of several turns can go token by token."""
+
+
+class ThinkingLeftOut(TemplateError):
+    """A chat template that leaves out what was thought in earlier turns, and is else as it was."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +59,69 @@ class TurnTemplate:
         """Ids of all that stands between a turn of the student and its next one.
 
         Args:
-            turn: the student's turn as a message; of its content nothing is used.
+            turn: the student's turn as a message, of which only the names of its calls are used.
             messages: what follows it: results of tools, or a turn of the environment.
             ended: whether the student wrote the token that ends a turn; else it is put here.
 
         Raises:
-            TemplateError: the template renders a turn in another way when something follows it.
+            TemplateError: the template writes no such conversation.
         """
-        # Any words will do for a turn: only what stands behind them is looked at.
-        spoken = [_QUESTION, {**turn, "content": "An answer."}]
-        alone = self._render(spoken, begin=False)
-        followed = self._render([*spoken, *messages], begin=True)
-        end, at = self._last_end(alone)
-        if not followed.startswith(alone[: at + len(end)]):
-            raise TemplateError(
-                "the student's chat template writes a turn otherwise once something follows it "
-                f"({_difference(alone, followed)}): its tokens cannot be kept as they were sampled"
-            )
-        return self._ids(followed[at + (len(end) if ended else 0) :])
+        calls = turn.get("tool_calls", [])
+        try:
+            return self._ids(self._behind(calls, messages, ended))
+        except TemplateError:
+            if len(calls) < 2:
+                raise
+            # Some templates write one call a turn, and any number of results.
+            return self._ids(self._behind(calls[:1], messages, ended))
 
-    def _last_end(self, text: str) -> tuple[str, int]:
-        """The end token that a rendered turn ends with, and where it begins."""
+    def _behind(self, calls: Sequence[Any], messages: Sequence[Message], ended: bool) -> str:
+        # Any words will do for a turn: only what stands behind them is looked at. Those of the
+        # student's own might spell an end token.
+        said: Message = {"role": "assistant", "content": "An answer."}
+        if calls:
+            said["tool_calls"] = [
+                {**call, "function": {"name": self._known(call["function"]), "arguments": {}}}
+                for call in calls
+            ]
+        spoken = [_QUESTION, said]
+        ends = [*self._ends.finditer(self._render(spoken, begin=False))]
+        followed = self._render([*spoken, *messages], begin=True)
+        # The turn ends with as many end tokens as there are when nothing follows it; what else a
+        # template writes for a last turn does not matter.
+        there = [*self._ends.finditer(followed)]
+        if not ends or len(there) < len(ends):
+            raise self._endless()
+        last = there[len(ends) - 1]
+        return followed[last.end() if ended else last.start() :]
+
+    def _known(self, function: Mapping[str, Any]) -> str:
+        """The name that a call asks for, or, of a tool that is not there, one that is."""
+        names = [tool["function"]["name"] for tool in self.tools]
+        name: str = function["name"]
+        return name if name in names or not names else names[0]
+
+    @property
+    def _ends(self) -> re.Pattern[str]:
+        tokens = (str(self.tokenizer.convert_ids_to_tokens(number)) for number in self.end_ids)
+        return re.compile("|".join(map(re.escape, tokens)))
+
+    def _endless(self) -> TemplateError:
         ends = [self.tokenizer.convert_ids_to_tokens(number) for number in self.end_ids]
-        found = max(((text.rfind(end), end) for end in ends), default=(-1, ""))
-        if found[0] < 0:
-            raise TemplateError(
-                "the student's chat template does not end a turn of the assistant with any of "
-                f"{', '.join(map(repr, ends))}: name its end token in generation_config.json"
+        return TemplateError(
+            "the student's chat template does not end a turn of the assistant with any of "
+            f"{', '.join(map(repr, ends))}: name its end token in generation_config.json"
+        )
+
+    @property
+    def thinks(self) -> bool:
+        """Whether turns are to begin with thinking, as far as the template says."""
+        with border("the student's chat template", "take another template", TemplateError):
+            source = self.tokenizer.get_chat_template(
+                self.options.get("chat_template"), list(self.tools) or None
             )
-        return found[1], found[0]
+        opened = self._render([_QUESTION], begin=True).rstrip()
+        return _END_OF_THINKING in source and not opened.endswith(_END_OF_THINKING)
 
     def _render(self, messages: Sequence[Message], *, begin: bool) -> str:
         with border(
@@ -105,7 +146,8 @@ class TurnTemplate:
             answers: what follows each of them.
 
         Raises:
-            TemplateError: they are not; shows the first token that differs.
+            ThinkingLeftOut: they differ in earlier thinking alone.
+            TemplateError: they are not the same; shows the first token that differs.
         """
         messages: list[Message] = [_QUESTION]
         pieces = self.opening(messages)
@@ -117,8 +159,10 @@ class TurnTemplate:
                     "the student's chat template opens a turn of the assistant otherwise than it "
                     f"writes one ({_difference(opened, said)})"
                 )
-            end, at = self._last_end(said)
-            pieces += self._ids(said[len(opened) : at + len(end)])
+            ends = [*self._ends.finditer(said)]
+            if not ends:
+                raise self._endless()
+            pieces += self._ids(said[len(opened) : ends[-1].end()])
             pieces += self.continuation(turn, answer, ended=True)
             messages += [turn, *answer]
         whole = self.opening(messages)
@@ -128,7 +172,8 @@ class TurnTemplate:
                 min(len(pieces), len(whole)),
             )
             decode = self.tokenizer.decode
-            raise TemplateError(
+            thought = _THINKING.sub("", decode(pieces)) == _THINKING.sub("", decode(whole))
+            raise (ThinkingLeftOut if thought else TemplateError)(
                 "the student's chat template does not keep earlier turns as they were: at token "
                 f"{at} of a conversation with {len(turns)} turns it has "
                 f"{decode(whole[at : at + 8])!r} where {decode(pieces[at : at + 8])!r} was "

@@ -9,8 +9,9 @@ from opd_ray.config.schema import Config
 from opd_ray.data.chat_template import template_options
 from opd_ray.data.prompts import HeldOutTask
 from opd_ray.environments.by_source import RunEnvironment, RunEnvironments
+from opd_ray.environments.calls import call_id
 from opd_ray.environments.environment import Message
-from opd_ray.environments.turns import TemplateError, TurnTemplate
+from opd_ray.environments.turns import TemplateError, ThinkingLeftOut, TurnTemplate
 
 _THOUGHT = "<think>\nA thought.\n</think>\n\n"
 
@@ -53,53 +54,49 @@ def check_turns(
 
 def _checked(environment: RunEnvironment, section: str, template: TurnTemplate) -> Iterator[str]:
     place = f"{environment.place}, prompts of {section}"
-    results = [[_result(environment)], [_result(environment)]]
-    for thought in ("", _THOUGHT):
-        turns = [_call(environment, thought), _call(environment, thought)]
-        if environment.tools:
-            _try(template, turns, results, place)
-        if not environment.responds:
-            continue
-        said = [{"role": "assistant", "content": f"{thought}An answer."}] * 2
-        asked: list[list[Message]] = [[{"role": "user", "content": "Go on."}]] * 2
+    thought = _THOUGHT if template.thinks else ""
+    conversations: list[tuple[Message, Message]] = []  # (a turn, what follows it)
+    if environment.tools:
+        conversations.append((_call(environment, thought), _result(environment)))
+    if environment.responds:
+        said = {"role": "assistant", "content": f"{thought}An answer."}
+        conversations.append((said, {"role": "user", "content": "Go on."}))
+    for turn, answer in conversations:
         try:
-            _try(template, said, asked, place)
-        except TemplateError as error:
+            template.check([turn, turn], [[answer], [answer]])
+        except ThinkingLeftOut as error:
             if not environment.settings.keep_thinking:
                 raise TemplateError(
-                    f"{error}. In front of a message of the user's this template leaves out what "
-                    "the student thought earlier, which stays in a rollout. Set "
-                    f"{environment.key}.keep_thinking=true to let it stay; then the student is "
-                    "shown more than the template would"
+                    f"{place}: {error}. It leaves out what was thought in earlier turns, which "
+                    f"stays in a rollout: set {environment.key}.keep_thinking=true to train on "
+                    "such rollouts all the same, or take a template that keeps it"
                 ) from error
             yield (
-                f"{place}: earlier thinking stays in a rollout, though the chat template leaves it "
-                "out in front of a message of the user's (keep_thinking)"
+                f"{place}: earlier thinking stays in rollouts, though the chat template leaves it "
+                f"out ({environment.key}.keep_thinking)"
             )
-            return
-
-
-def _try(
-    template: TurnTemplate,
-    turns: Sequence[Message],
-    answers: Sequence[Sequence[Message]],
-    place: str,
-) -> None:
-    try:
-        template.check(turns, answers)
-    except TemplateError as error:
-        raise TemplateError(f"{place}: {error}") from error
+        except TemplateError as error:
+            raise TemplateError(f"{place}: {error}") from error
 
 
 def _call(environment: RunEnvironment, thought: str) -> Message:
-    names = _names(environment)
-    call = {"type": "function", "function": {"name": names[0], "arguments": {}}}
+    call = {
+        "id": call_id(0),
+        "type": "function",
+        "function": {"name": _name(environment), "arguments": {}},
+    }
     return {"role": "assistant", "content": f"{thought}A call.", "tool_calls": [call]}
 
 
 def _result(environment: RunEnvironment) -> Message:
-    return {"role": "tool", "name": _names(environment)[0], "content": "A result."}
+    return {
+        "role": "tool",
+        "tool_call_id": call_id(0),
+        "name": _name(environment),
+        "content": "A result.",
+    }
 
 
-def _names(environment: RunEnvironment) -> list[str]:
-    return [tool["function"]["name"] for tool in environment.tools] or ["none"]
+def _name(environment: RunEnvironment) -> str:
+    name: str = environment.tools[0]["function"]["name"]
+    return name

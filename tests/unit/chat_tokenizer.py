@@ -29,6 +29,32 @@ TURNS = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEMPLATE = TOOLS + TURNS
+# As Qwen3's: thinking stays behind the last message of the user's alone, and there an empty thought
+# is written for the last turn, but not for others; without thinking, turns begin with an empty one.
+_ASKED = (
+    "{% set asked = namespace(last=0) %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% set asked.last = loop.index0 %}{% endif %}"
+    "{% endfor %}"
+)
+_THOUGHT = (
+    "{% set parts = m.content.split('</think>') %}"
+    "{% set thought = parts[0].split('<think>')[-1].strip() if parts | length > 1 else '' %}"
+    "{% if loop.index0 > asked.last and (loop.last or thought) %}"
+    "<think>\n{{ thought }}{{ '\\n' }}</think>\n\n{% endif %}{{ parts[-1].strip() }}"
+)
+_OPENED = "<|im_start|>assistant\n"
+THINKING_TEMPLATE = (
+    TOOLS
+    + _ASKED
+    + TURNS.replace(
+        "{{ m.role }}\n{{ m.content }}",
+        "{{ m.role }}\n{% if m.role == 'assistant' %}" + _THOUGHT + "{% else %}{{ m.content }}"
+        "{% endif %}",
+    ).replace(
+        _OPENED + "{% endif %}",
+        _OPENED + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+    )
+)
 
 
 def chat_tokenizer(template: str = TEMPLATE) -> Any:

@@ -158,7 +158,7 @@ def test_a_tool_that_hangs_is_not_called_again_until_it_has_come_back(
     runner: EnvironmentRunner,
 ) -> None:
     episode = play(runner, [call("misbehave", how="hang") + call("look", city="Rome")])
-    assert "error: an earlier call has not come back" in spoken(episode)[1]
+    assert "error: an earlier call into this environment has not come back" in spoken(episode)[1]
     assert episode.account.timeout == 2
 
 
