@@ -214,7 +214,9 @@ def _chosen(
     Tokens of score -inf are never among them: where too few others are left, all those are.
     """
     allowed_M = scores_M > -np.inf
-    counts = np.minimum(counts, count_per_rollout(allowed_M, groups))
+    all_allowed = bool(allowed_M.all())
+    if not all_allowed:
+        counts = np.minimum(counts, count_per_rollout(allowed_M, groups))
     if rule.keeps == Keeps.sampled:
         # Salted by name, so that two rules do not agree by drawing the same numbers.
         uniforms_M = uniforms(
@@ -223,10 +225,12 @@ def _chosen(
             tokens.get("position", wanted_by=rule.name),
             salt=crc32(rule.name.encode()),
         )
-        scores_M = race_keys(np.where(allowed_M, scores_M, np.float32(0)), uniforms_M)
+        weights_M = scores_M if all_allowed else np.where(allowed_M, scores_M, np.float32(0))
+        scores_M = race_keys(weights_M, uniforms_M)
     elif rule.keeps == Keeps.bottom:
         scores_M = -scores_M
-    scores_M = np.where(allowed_M, scores_M, -np.inf)
+    if not all_allowed:
+        scores_M = np.where(allowed_M, scores_M, -np.inf)
     return keep_greatest(scores_M, groups, counts)
 
 
@@ -248,11 +252,12 @@ def rule_scores(rule: Rule, inputs: RuleInputs, tokens: TokenScores) -> np.ndarr
             f"rule {rule.name} gives scores of type {given_M.dtype}; give real numbers"
         )
     with np.errstate(over="ignore"):
-        scores_M = given_M.astype(np.float32)
+        scores_M = given_M.astype(np.float32, copy=False)
+    finite_M = np.isfinite(scores_M)
     # A float64 below float32's range is no -inf of the rule's.
-    wrong_M = ~np.isfinite(scores_M) & (given_M != -np.inf)
+    wrong_M = ~finite_M if finite_M.all() else ~finite_M & (given_M != -np.inf)
     if rule.keeps == Keeps.sampled:
-        wrong_M |= (scores_M < 0) & np.isfinite(scores_M)
+        wrong_M |= (scores_M < 0) & finite_M
     if wrong_M.any():
         index = int(np.argmax(wrong_M))
         rollout = int(np.searchsorted(np.cumsum(tokens.lengths_R), index, side="right"))
