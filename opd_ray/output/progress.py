@@ -8,6 +8,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+# What is said of rollouts that act, each a rollout.
+_OF_ENVIRONMENTS = {"turns": "rollout/turns_mean", "calls": "tools/calls_per_rollout"}
+
 
 class Progress:
     """A bar over the steps; evaluations and messages are lines above it.
@@ -33,6 +36,11 @@ class Progress:
             "loss": f"{values['train/loss']:.4f}",
             "kept": f"{values['tip/kept_fraction']:.2f}",
             "tok/s": f"{values['tokens_per_second/step']:.0f}",
+            **{
+                name: f"{values[figure]:.1f}"
+                for name, figure in _OF_ENVIRONMENTS.items()
+                if figure in values
+            },
         }
         self._bar.set_postfix(line, refresh=False)
         self._bar.update(1)
