@@ -6,7 +6,6 @@ instance, two at once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from opd_ray.preflight.contract.played_rollout import (
     play_in_turn,
     said_of,
 )
+from opd_ray.preflight.contract.step_problems import step_problems
 from opd_ray.preflight.contract.tool_arguments import random_arguments, wrong_arguments
 from opd_ray.preflight.contract.tool_schemas import (
     list_problems,
@@ -115,18 +115,19 @@ class _Probe:
             for number, seed in enumerate(seeds)
         ]
         first = self._played()
-        self._run(lambda: first.begin(chosen[0]), 2)
+        self._run(lambda: first.begin(chosen[0]), 3)
         self._judge(first.steps)
-        self.sound = first.environment is not None and self._tools_are_sound(first.environment)
+        shown = any(step.method == "tools" and step.error is None for step in first.steps)
+        self.sound = shown and self._tools_are_sound(first)
         if not self.sound:
             return
-        self.tools = tools = list(first.environment.tools)
+        self.tools = tools = list(first.tools)
         again = self._played()
-        self._run(lambda: again.begin(chosen[0]), 2)
+        self._run(lambda: again.begin(chosen[0]), 3)
         self._judge(again.steps)
-        if first.gone or again.gone or self.found:
+        if self.found:
             return
-        if list(again.environment.tools) != tools:
+        if list(again.tools) != tools:
             self._say("another instance has other tools: they must be the same for all")
         self._reset_again(first, again, chosen[0])
         calls = [self._calls(tools, row, seed) for row, seed in zip(chosen, seeds, strict=True)]
@@ -145,13 +146,14 @@ class _Probe:
         self._wrong_calls(tools, chosen[0])
         self._unused(chosen[0])
 
-    def _tools_are_sound(self, environment: Environment) -> bool:
+    def _tools_are_sound(self, played: PlayedRollout) -> bool:
         """Look at the schemas; false where nobody could call by them."""
-        problems = list(list_problems(environment.tools))
+        environment = played.environment
+        problems = list(list_problems(played.tools))
         self.found |= dict.fromkeys(problems)
         if problems:
             return False
-        for tool in environment.tools:
+        for tool in played.tools:
             self.report.tools.append(signature_of(tool))
             self.found |= dict.fromkeys(schema_problems(tool))
             # Of a class whose methods are the tools, the schemas are made of the signatures.
@@ -183,14 +185,6 @@ class _Probe:
         played = self._played()
         self._run(lambda: play(played, row, calls), len(calls) + 6)
         self._judge(played.steps)
-        for step in played.steps:
-            if step.stuck:
-                self._say(
-                    f"{step.what} held up every other environment for {step.stuck:.1f} s: a "
-                    "coroutine must await what takes long; make it a plain method",
-                    "stuck",
-                    step.method,
-                )
         return played
 
     def _at_once(
@@ -251,67 +245,13 @@ class _Probe:
     def _judge(self, steps: Sequence[Step]) -> None:
         """What single calls break."""
         for step in steps:
-            if step.late:
-                self._say(
-                    f"{step.what} took longer than call_timeout_s = "
-                    f"{self._settings.call_timeout_s:g} s",
-                    "late",
-                    *self._about(step),
-                )
-            elif step.error is not None and step.method != "call_tool":
-                self._say(f"{step.what} raised {said_of(step.error)}", "raised", step.what)
-            elif step.unreadable:
-                self._say(
-                    f"{step.what} returned {shortened(step.value)}, which is neither text nor "
-                    f"JSON: {step.error}",
-                    "json",
-                    *self._about(step),
-                )
-            elif step.error is None:
-                self._judge_value(step)
-
-    def _judge_value(self, step: Step) -> None:
-        match step.method:
-            case "reset":
-                self._judge_messages(step, step.value)
-            case "respond" if step.value is not None:
-                self._judge_messages(step, step.value)
-            case "verify":
-                self._judge_figures(step.value)
-            case "call_tool" if step.text != step.text.encode(errors="replace").decode():
+            for once, text in step_problems(step, self._settings.call_timeout_s):
+                self._say(text, *once)
+            if step.half_characters:
                 self.report.notes.append(
-                    f"{step.what.partition('(')[0]} returns half characters (surrogates): the "
-                    "student reads ? in their place"
+                    f"{step.tool} returns half characters (surrogates): the student reads ? in "
+                    "their place"
                 )
-
-    def _judge_messages(self, step: Step, made: Any) -> None:
-        expected = 'expected a list of {"role": ..., "content": text}'
-        if not isinstance(made, list | tuple) or not made:
-            self._say(f"{step.what} returned {shortened(made)}; {expected}")
-            return
-        for message in made:
-            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-                self._say(f"{step.what} returned the message {shortened(message)}; {expected}")
-                return
-            content = message.get("content")
-            if not isinstance(content, str):
-                self._say(f"{step.what} returned the message {shortened(message)}; {expected}")
-            elif content != content.encode(errors="replace").decode():
-                self._say(f"{step.what} returned half a character (a surrogate) in a message")
-        if made[-1].get("role") == "assistant":
-            self._say(f"{step.what} ends with a message of the assistant: it must be its turn")
-
-    def _judge_figures(self, figures: Any) -> None:
-        if not isinstance(figures, Mapping):
-            self._say(f"verify returned {shortened(figures)}; expected figures by name")
-            return
-        for name, value in figures.items():
-            try:
-                finite = isinstance(name, str) and math.isfinite(float(value))
-            except (TypeError, ValueError):
-                finite = False
-            if not finite:
-                self._say(f"verify: {name!r} is {shortened(value)}; expected a finite number")
 
     def _compare(self, one: PlayedRollout, other: PlayedRollout, what: str) -> None:
         """The first step in which two rollouts part."""
@@ -342,10 +282,9 @@ class _Probe:
         steps = [s for played in alone for s in played.steps if s.method == "call_tool"]
         longest: dict[str, int] = {}
         for step in steps:
-            name = step.what.partition("(")[0]
-            if name not in longest:
+            if step.tool not in longest:
                 self._show(step)
-            longest[name] = max(longest.get(name, 0), len(step.text))
+            longest[step.tool] = max(longest.get(step.tool, 0), len(step.text))
         most = self._settings.max_result_tokens
         for name, length in longest.items():
             if length > 4 * most:  # a token of plain text has about four characters
@@ -354,7 +293,7 @@ class _Probe:
                     f"max_result_tokens = {most} is cut, and the result says so"
                 )
         for name in longest:
-            own = [step for step in steps if step.what.partition("(")[0] == name]
+            own = [step for step in steps if step.tool == name]
             if all(step.error is not None for step in own):
                 self.report.notes.append(
                     f"{name} raised at each of {len(own)} calls with random arguments by its "
@@ -363,10 +302,6 @@ class _Probe:
 
     def _show(self, step: Step) -> None:
         self.report.read.append(f"{step.what} -> {shortened(step.text)}")
-
-    def _about(self, step: Step) -> tuple[str, ...]:
-        """What is told once of: a tool, or another method."""
-        return step.method, step.what.partition("(")[0]
 
     def _say(self, text: str, *once: str) -> None:
         """Add a violation; ``once`` names what it is not told of again."""

@@ -39,6 +39,16 @@ class Step:
         return isinstance(self.error, CallTimeout | StillBusy)
 
     @property
+    def tool(self) -> str:
+        """Of a call, which tool's."""
+        return self.what.partition("(")[0]
+
+    @property
+    def half_characters(self) -> bool:
+        """Whether a tool's result holds any."""
+        return self.text != self.text.encode(errors="replace").decode()
+
+    @property
     def outcome(self) -> Any:
         """What two equal rollouts have in common."""
         if self.method == "make":
@@ -48,11 +58,17 @@ class Step:
 
 @dataclass
 class PlayedRollout:
-    """An instance, and the steps that were taken with it."""
+    """An instance, and the steps that were taken with it.
+
+    Args:
+        runner: makes the calls.
+        make: the instance.
+    """
 
     runner: EnvironmentRunner
     make: Callable[[], Environment]
     environment: Any = None
+    tools: Any = None
     steps: list[Step] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
     _busy: Busy = field(default_factory=Busy)
@@ -62,6 +78,8 @@ class PlayedRollout:
         made = await self._step("the constructor", "make", self.make)
         self.environment = made.value
         if made.error is None:
+            shown = await self._step("tools", "tools", lambda: self.environment.tools)
+            self.tools = shown.value
             await self.reset(row)
 
     async def reset(self, row: Mapping[str, Any]) -> None:

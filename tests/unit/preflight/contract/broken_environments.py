@@ -69,6 +69,12 @@ class NoList(Good):
     tools = "look"
 
 
+class ToolsRaise(Good):
+    @property
+    def tools(self) -> Any:
+        raise ConnectionError("no server")
+
+
 class NoForm(Good):
     tools = ({"name": "look"},)
 

@@ -56,6 +56,7 @@ def test_an_exception_is_what_the_student_reads() -> None:
             ["the constructor raised environment.path = 'broken_environments:Constructor'"],
         ),
         ("NoList", ["tools is a str; expected a list of schemas"]),
+        ("ToolsRaise", ["tools raised ConnectionError: no server ("]),
         ("NoForm", ["tools[0] is {'name': 'look'}; expected"]),
         ("Twice", ["2 tools are called 'look'"]),
         ("NoJsonSchema", ["tool 'look': its schema is no JSON: Object of type set"]),
