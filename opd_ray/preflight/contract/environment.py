@@ -6,10 +6,9 @@ instance, two at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty
 from random import Random
 from typing import Any
 
@@ -21,6 +20,7 @@ from opd_ray.environments.runner import EnvironmentRunner
 from opd_ray.environments.tool_class import ToolClass
 from opd_ray.preflight.contract.parsed_calls import parser_problems
 from opd_ray.preflight.contract.played_rollout import (
+    Calls,
     PlayedRollout,
     Step,
     play,
@@ -28,7 +28,7 @@ from opd_ray.preflight.contract.played_rollout import (
     said_of,
 )
 from opd_ray.preflight.contract.step_problems import step_problems
-from opd_ray.preflight.contract.tool_arguments import random_arguments, wrong_arguments
+from opd_ray.preflight.contract.tool_arguments import random_calls, wrong_arguments
 from opd_ray.preflight.contract.tool_schemas import (
     list_problems,
     schema_problems,
@@ -38,11 +38,8 @@ from opd_ray.preflight.contract.tool_schemas import (
 )
 from opd_ray.seeds import derive_seed
 
-_CALLS = 3  # of each tool in a rollout
-_PATIENCE = 10.0  # seconds beyond the time that calls may take
 _NO_TOOL = "no_such_tool"
 Row = Mapping[str, Any]
-Calls = list[tuple[str, dict[str, Any]]]
 
 
 @dataclass
@@ -78,17 +75,11 @@ def check_environment(
         if probe.sound and tokenizer is not None:
             problems = parser_problems(parser, settings.parser, probe.tools, tokenizer)
             probe.found |= dict.fromkeys(problems)
-    except _Stuck as stuck:
-        probe.found[str(stuck)] = None
     finally:
         runner.close()
     probe.report.violations = list(probe.found)
     probe.report.notes = list(dict.fromkeys(probe.report.notes))
     return probe.report
-
-
-class _Stuck(Exception):
-    """The loop of all environments does not go on; no more can be asked."""
 
 
 class _Probe:
@@ -115,7 +106,7 @@ class _Probe:
             for number, seed in enumerate(seeds)
         ]
         first = self._played()
-        self._run(lambda: first.begin(chosen[0]), 3)
+        self._run(lambda: first.begin(chosen[0]))
         self._judge(first.steps)
         shown = any(step.method == "tools" and step.error is None for step in first.steps)
         self.sound = shown and self._tools_are_sound(first)
@@ -123,14 +114,16 @@ class _Probe:
             return
         self.tools = tools = list(first.tools)
         again = self._played()
-        self._run(lambda: again.begin(chosen[0]), 3)
+        self._run(lambda: again.begin(chosen[0]))
         self._judge(again.steps)
         if self.found:
             return
         if list(again.tools) != tools:
             self._say("another instance has other tools: they must be the same for all")
         self._reset_again(first, again, chosen[0])
-        calls = [self._calls(tools, row, seed) for row, seed in zip(chosen, seeds, strict=True)]
+        calls = [
+            random_calls(tools, row, Random(seed)) for row, seed in zip(chosen, seeds, strict=True)
+        ]
         alone = [self._alone(row, own) for row, own in zip(chosen, calls, strict=True)]
         self._note_results(alone)
         before = len(self.found)
@@ -173,7 +166,7 @@ class _Probe:
                 f": {shortened(first.messages)}, then {shortened(again.messages)}"
             )
             return
-        self._run(lambda: again.reset(row), 1)
+        self._run(lambda: again.reset(row))
         self._judge(again.steps[-1:])
         if again.steps[-1].error is None and first.messages != again.messages:
             self._say(
@@ -183,7 +176,7 @@ class _Probe:
 
     def _alone(self, row: Row, calls: Calls) -> PlayedRollout:
         played = self._played()
-        self._run(lambda: play(played, row, calls), len(calls) + 6)
+        self._run(lambda: play(played, row, calls))
         self._judge(played.steps)
         return played
 
@@ -191,10 +184,9 @@ class _Probe:
         self, alone: Sequence[PlayedRollout], rows: Sequence[Row], calls: Sequence[Calls]
     ) -> None:
         """Two rollouts at once come to what each comes to alone."""
-        steps = sum(map(len, calls)) + 12
         shared = "beside another instance it gives something else: they share state"
         one, other = self._played(), self._played()
-        self._run(lambda: play_in_turn(one, other, rows, calls), steps)
+        self._run(lambda: play_in_turn(one, other, rows, calls))
         before = len(self.found)
         for played, expected in zip((one, other), alone, strict=True):
             self._compare(expected, played, shared)
@@ -205,14 +197,14 @@ class _Probe:
             work = partial(play, both[number], rows[number], calls[number])
             self._runner.start(str(number), work)
         for _ in both:
-            self._wait(steps)
+            self._wait()
         for played, expected in zip(both, alone, strict=True):
             self._compare(expected, played, f"in another thread {shared}")
 
     def _wrong_calls(self, tools: Sequence[Mapping[str, Any]], row: Row) -> None:
         """Calls that a student should not write: what is raised it reads, but nothing may hang."""
         played = self._played()
-        self._run(lambda: played.begin(row), 2)
+        self._run(lambda: played.begin(row))
         rng = Random(derive_seed(0, "check-environment", "wrong"))
         for tool in tools:
             function = tool["function"]
@@ -223,14 +215,14 @@ class _Probe:
             # A run answers these itself; yet an environment should survive them.
             self._call(played, _NO_TOOL, {}, show=False)
         if not played.gone:
-            self._run(played.end, 4)
+            self._run(played.end)
 
     def _call(
         self, played: PlayedRollout, name: str, arguments: dict[str, Any], *, show: bool
     ) -> None:
         if played.gone:
             return
-        self._run(lambda: played.call(name, arguments), 1)
+        self._run(lambda: played.call(name, arguments))
         step = played.steps[-1]
         self._judge([step])
         if show:
@@ -239,7 +231,7 @@ class _Probe:
     def _unused(self, row: Row) -> None:
         """A rollout may end before anything is called."""
         played = self._played()
-        self._run(lambda: play(played, row, []), 6)
+        self._run(lambda: play(played, row, []))
         self._judge(played.steps)
 
     def _judge(self, steps: Sequence[Step]) -> None:
@@ -262,21 +254,6 @@ class _Probe:
                 parted = f"{mine.what}: {_shown(mine)}, then {_shown(theirs)}"
                 self._say(f"{what}: {parted}", what)
                 return
-
-    def _calls(self, tools: Sequence[Mapping[str, Any]], row: Row, seed: int) -> Calls:
-        rng = Random(seed)
-        content = " ".join(str(m.get("content", "")) for m in row["prompt"])
-        words = [word.strip(".,:;?!()\"'") for word in content.split()]
-        calls = [
-            (
-                tool["function"]["name"],
-                random_arguments(tool["function"].get("parameters", {}), rng, words),
-            )
-            for tool in tools
-            for _ in range(_CALLS)
-        ]
-        rng.shuffle(calls)
-        return calls
 
     def _note_results(self, alone: Sequence[PlayedRollout]) -> None:
         steps = [s for played in alone for s in played.steps if s.method == "call_tool"]
@@ -314,24 +291,13 @@ class _Probe:
     def _played(self) -> PlayedRollout:
         return PlayedRollout(self._runner, self._make)
 
-    def _run(self, work: Callable[[], Any], steps: int) -> None:
+    def _run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self._runner.start("", work)
-        self._wait(steps)
+        self._wait()
 
-    def _wait(self, steps: int) -> None:
-        """Until what was started has ended.
-
-        Raises:
-            _Stuck: it took longer than ``steps`` calls can.
-        """
-        limit = self._settings.call_timeout_s * steps + _PATIENCE
-        try:
-            _, outcome = self._runner.ended.get(timeout=limit)
-        except Empty:
-            raise _Stuck(
-                f"a coroutine of the environment did not come back for {limit:g} s, nor let any "
-                "other go on: it must await what takes long; make it a plain method"
-            ) from None
+    def _wait(self) -> None:
+        """Until what was started has ended; every call in there is bounded in time."""
+        _, outcome = self._runner.ended.get()
         if isinstance(outcome, Exception):
             raise outcome
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from opd_ray.borders import first_line
 from opd_ray.environments.environment import Environment, Message
-from opd_ray.environments.runner import Busy, CallTimeout, EnvironmentRunner, StillBusy
+from opd_ray.environments.runner import Busy, EnvironmentRunner, NoAnswer, TooManyHang
 from opd_ray.environments.tool_class import as_tool_result
 from opd_ray.errors import is_known
 from opd_ray.preflight.contract.tool_schemas import shortened
 from opd_ray.user_code import place_of
 
-_TICK = 0.02  # seconds between two looks at whether the loop goes on
-_STUCK = 1.0  # seconds without one that no other load on the machine explains
+Calls = Sequence[tuple[str, dict[str, Any]]]  # of tools by name, with their arguments
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,11 @@ class Step:
     text: str = ""  # of a tool, what the student reads
     error: Exception | None = None
     unreadable: bool = False  # the error is that what came back is no result
-    stuck: float = 0.0  # seconds for which it let no other environment go on
 
     @property
     def late(self) -> bool:
         """Whether it was given up for its time."""
-        return isinstance(self.error, CallTimeout | StillBusy)
+        return isinstance(self.error, NoAnswer)
 
     @property
     def tool(self) -> str:
@@ -111,18 +107,18 @@ class PlayedRollout:
     @property
     def gone(self) -> bool:
         """Whether nothing more is to be asked of it: it is not there, or does not come back."""
-        return self.environment is None or any(step.late or step.stuck for step in self.steps)
+        return self.environment is None or any(step.late for step in self.steps)
 
     async def _step(
         self, what: str, method: str, function: Callable[..., Any], *args: Any, read: bool = False
     ) -> Step:
         value, text, error, unreadable = None, "", None, False
-        clock = _Clock()
-        async with clock:
-            try:
-                value = await self.runner.call(self._busy, function, *args)
-            except Exception as raised:
-                error = raised
+        try:
+            value = await self.runner.call(self._busy, function, *args)
+        except TooManyHang:
+            raise
+        except Exception as raised:
+            error = raised
         if read and error is None:
             try:
                 text = as_tool_result(value).text
@@ -130,7 +126,7 @@ class PlayedRollout:
                 error, unreadable = raised, True
         if read and error is not None:
             text = _error_text(error)
-        step = Step(what, method, value, text, error, unreadable, clock.stuck)
+        step = Step(what, method, value, text, error, unreadable)
         self.steps.append(step)
         return step
 
@@ -141,43 +137,10 @@ def said_of(error: Exception) -> str:
 
 
 def _error_text(error: Exception) -> str:
-    if isinstance(error, CallTimeout | StillBusy):
-        return "error: the tool took too long and was given up"
-    return f"error: {first_line(error)}"
+    return f"error: {error if isinstance(error, NoAnswer) else first_line(error)}"
 
 
-class _Clock:
-    """Watches whether the event loop goes on while something is awaited in it."""
-
-    stuck = 0.0
-
-    async def __aenter__(self) -> None:
-        self._ticks = asyncio.ensure_future(self._tick())
-        await asyncio.sleep(0)
-
-    async def _tick(self) -> None:
-        last = time.perf_counter()
-        try:
-            while True:
-                await asyncio.sleep(_TICK)
-                last = self._look(last)
-        finally:
-            self._look(last)
-
-    def _look(self, last: float) -> float:
-        now = time.perf_counter()
-        if now - last > _STUCK:
-            self.stuck = max(self.stuck, now - last)
-        return now
-
-    async def __aexit__(self, *raised: object) -> None:
-        self._ticks.cancel()
-        await asyncio.gather(self._ticks, return_exceptions=True)
-
-
-async def play(
-    played: PlayedRollout, row: Mapping[str, Any], calls: Sequence[tuple[str, dict[str, Any]]]
-) -> PlayedRollout:
+async def play(played: PlayedRollout, row: Mapping[str, Any], calls: Calls) -> PlayedRollout:
     """A whole rollout with these calls; it ends early where a call does not come back."""
     await played.begin(row)
     for name, arguments in calls:
@@ -192,7 +155,7 @@ async def play_in_turn(
     first: PlayedRollout,
     second: PlayedRollout,
     rows: Sequence[Mapping[str, Any]],
-    calls: Sequence[Sequence[tuple[str, dict[str, Any]]]],
+    calls: Sequence[Calls],
 ) -> None:
     """Two whole rollouts, a step of the one after a step of the other."""
     both = (first, second)

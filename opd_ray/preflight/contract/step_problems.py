@@ -22,12 +22,6 @@ def step_problems(step: Step, call_timeout_s: float) -> Iterator[Problem]:
         call_timeout_s: seconds that it may take.
     """
     about = (step.method, step.tool)
-    if step.stuck:
-        yield (
-            ("stuck", *about),
-            f"{step.what} held up every other environment for {step.stuck:.1f} s: a coroutine must "
-            "await what takes long; make it a plain method",
-        )
     if step.late:
         text = f"{step.what} took longer than call_timeout_s = {call_timeout_s:g} s"
         yield ("late", *about), text

@@ -6,10 +6,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from opd_ray.environments.environment import ToolSchema
+
+_CALLS = 3  # of each tool
 _WORDS = ("", "a", "Zürich", "two words", '"quoted"')
 _MOST_ENTRIES = 3
 # Values of another type than the schema's, by type.
 _WRONG = {"string": 5, "integer": "five", "number": "five", "boolean": "maybe", "array": 5}
+
+
+def random_calls(
+    tools: Sequence[ToolSchema], row: Mapping[str, Any], rng: Random
+) -> list[tuple[str, dict[str, Any]]]:
+    """A few calls of every tool, in any order, some with words of the row's prompt."""
+    content = " ".join(str(message.get("content", "")) for message in row["prompt"])
+    words = [word.strip(".,:;?!()\"'") for word in content.split()]
+    calls = [
+        (
+            tool["function"]["name"],
+            random_arguments(tool["function"].get("parameters", {}), rng, words),
+        )
+        for tool in tools
+        for _ in range(_CALLS)
+    ]
+    rng.shuffle(calls)
+    return calls
 
 
 def random_arguments(
