@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from opd_ray import __version__
 from opd_ray.cli import (
+    check_environment,
     check_rule,
     check_teacher,
     doctor,
@@ -96,6 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
         prepare,
         doctor,
         check_teacher,
+        check_environment,
         check_rule,
         serve_teacher,
         pairs,

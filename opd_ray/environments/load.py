@@ -48,7 +48,8 @@ def environment_factory(path: str, arguments: Mapping[str, Any], key: str) -> En
             _check_class(type(made), said)
         if not _has_protocol(made):
             return ToolClass(made)
-        if not hasattr(made, "tools"):
+        # Not asked for: a property may do anything.
+        if inspect.getattr_static(made, "tools", None) is None:
             raise ConfigError(f"{said}: {type(made).__name__} has no tools, its list of schemas")
         environment: Environment = made
         return environment
