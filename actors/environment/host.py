@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from opd_ray.borders import first_line
-from opd_ray.environments.environment import Environment
+from opd_ray.environments.environment import Environment, ToolSchema
 from opd_ray.environments.load import EnvironmentFactory, environment_factory
 from opd_ray.environments.runner import Busy, Outcome
 from opd_ray.environments.tool_class import as_tool_result
@@ -36,10 +36,13 @@ class EnvironmentHost:
         path: "package.module:object" of the environment.
         arguments: of the class or function.
         key: the configuration key that holds the path, for messages.
+        tools: that it has, as the process found that checked it.
     """
 
-    def __init__(self, path: str, arguments: Mapping[str, Any], key: str) -> None:
-        self._path, self._arguments, self._key = path, arguments, key
+    def __init__(
+        self, path: str, arguments: Mapping[str, Any], key: str, tools: Sequence[ToolSchema]
+    ) -> None:
+        self._path, self._arguments, self._key, self._tools = path, arguments, key, tools
         self._environment: Environment | None = None
         self._calls = Busy()
 
@@ -67,7 +70,7 @@ class EnvironmentHost:
 
     @cached_property
     def _factory(self) -> EnvironmentFactory:
-        return environment_factory(self._path, self._arguments, self._key)
+        return environment_factory(self._path, self._arguments, self._key, self._tools)
 
     def _told(self, outcome: Outcome, method: str) -> Answer:
         try:
@@ -80,7 +83,10 @@ class EnvironmentHost:
 
 # Of JSON's kinds, so that nothing of the environment's own classes is needed where it is read.
 def _json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"it is no JSON: {error}") from None
 
 
 def _figures(said: Any) -> dict[str, float]:

@@ -45,7 +45,7 @@ class EnvironmentProcesses:
     ) -> None:
         self.call_seconds = settings.call_timeout_s
         self.place = f"{key}.path = {settings.path!r}"
-        self._given = (settings.path, settings.arguments, f"{key}.path")
+        self._given = (settings.path, settings.arguments, f"{key}.path", list(tools))
         self._tools, self._responds = tools, responds
         self._free = asyncio.Semaphore(most)
         self._idle: list[Any] = []
@@ -177,7 +177,7 @@ class RemoteEnvironment:
             answered = True
             return answer
         except TimeoutError:
-            raise CallTimeout(seconds) from None
+            raise CallTimeout.after(seconds) from None
         except RayActorError as error:
             raise EnvironmentGone(f"the environment's process ended ({_why(error)})") from error
         finally:

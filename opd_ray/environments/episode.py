@@ -26,6 +26,10 @@ from opd_ray.environments.turns import TurnTemplate
 from opd_ray.user_code import UserCodeError, users_code
 
 
+# Characters; a run of spaces, say. Of results that are longer by far the end is not looked at.
+_LONGEST_TOKEN = 64
+
+
 class _Hangs(UserCodeError):
     """An environment does not come back."""
 
@@ -205,7 +209,7 @@ class Episode:
                 "content": self._readable(result.text),
             }
             if isinstance(call, ToolCall):
-                message["name"] = call.name
+                message["name"] = self._plain(call.name)
             follows.append(message)
             if result.done:
                 self.ending = "stop"
@@ -216,7 +220,12 @@ class Episode:
         if not isinstance(self.environment, Responds):
             self.ending = "stop"
             return []
-        follows = await self._own("respond", self.environment.respond, text)
+        try:
+            follows = await self._own("respond", self.environment.respond, text)
+        except _Hangs:
+            self.account.timeout += 1
+            self.ending = "tool_limit"  # nothing more can be had of it
+            return []
         if follows is not None:
             with users_code(f"{self.place}: respond"):
                 follows = [
@@ -238,14 +247,18 @@ class Episode:
         if call.name not in names:
             self.account.unknown += 1
             return ToolResult(
-                f"error: there is no tool {call.name!r}; there are {', '.join(names)}"
+                f"error: there is no tool {call.name!r:.200}; there are {', '.join(names)}"
             )
         begin = time.perf_counter()
         try:
-            answered = await self.runner.call(
-                self._busy, self.environment.call_tool, call.name, call.arguments
+            result: ToolResult = await self.runner.call(
+                self._busy,
+                self.environment.call_tool,
+                call.name,
+                call.arguments,
+                read=as_tool_result,
             )
-            return as_tool_result(answered)
+            return result
         except TooManyHang:
             raise
         except NoAnswer as late:
@@ -276,15 +289,26 @@ class Episode:
 
     def _readable(self, text: str) -> str:
         """A result without special tokens, cut to ``result_tokens``."""
+        tokenizer, most = self.template.tokenizer, self.limits.result_tokens
+        # Megabytes would take seconds to tokenise, and all other rollouts would wait.
+        begin = text[: most * _LONGEST_TOKEN]
+        readable = self._plain(begin)
+        ids = tokenizer(readable, add_special_tokens=False)["input_ids"]
+        whole = len(begin) == len(text)
+        if len(ids) <= most and whole:
+            return readable
+        self.account.cut += 1
+        # The end may be a part of a character.
+        kept = tokenizer.decode(ids[:most], clean_up_tokenization_spaces=False).rstrip("\ufffd")
+        of = f"{len(ids)} tokens" if whole else f"the tokens of {len(text)} characters"
+        return f"{kept}\n[cut: {min(most, len(ids))} of {of}]"
+
+    def _plain(self, text: str) -> str:
+        """Text that a tokenizer takes, and takes for no special token."""
         text = text.encode(errors="replace").decode()
         for token in self.template.special_tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
-        tokenizer, most = self.template.tokenizer, self.limits.result_tokens
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) <= most:
-            return text
-        self.account.cut += 1
-        return f"{tokenizer.decode(ids[:most])}\n[cut: {most} of {len(ids)} tokens]"
+        return text
 
     def _text(self, turn_ids: Sequence[int]) -> str:
         """A turn with its special tokens, without the one that ended it."""

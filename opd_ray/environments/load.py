@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from opd_ray.environments.environment import Environment
+from opd_ray.environments.environment import Environment, ToolSchema
 from opd_ray.environments.tool_class import ToolClass, check_tool_class
 from opd_ray.errors import ConfigError
 from opd_ray.import_path import load_object
@@ -18,7 +18,12 @@ EnvironmentFactory = Callable[[], Environment]
 _METHODS = ("reset", "call_tool", "verify", "close")
 
 
-def environment_factory(path: str, arguments: Mapping[str, Any], key: str) -> EnvironmentFactory:
+def environment_factory(
+    path: str,
+    arguments: Mapping[str, Any],
+    key: str,
+    tools: Sequence[ToolSchema] | None = None,
+) -> EnvironmentFactory:
     """Makes one environment a rollout of the class or function at ``path``.
 
     What it makes is an environment as it is, or an object whose public methods become the tools.
@@ -28,6 +33,7 @@ def environment_factory(path: str, arguments: Mapping[str, Any], key: str) -> En
         path: "package.module:object".
         arguments: of the class or function.
         key: the configuration key that holds the path, for messages.
+        tools: the schemas, where another process has checked the class: making them loads torch.
 
     Raises:
         ConfigError: nothing there, nothing that can be called with these arguments, or a class that
@@ -38,16 +44,16 @@ def environment_factory(path: str, arguments: Mapping[str, Any], key: str) -> En
     if not callable(found):
         raise ConfigError(f"{said} cannot be called: name a class, or a function")
     _check_arguments(found, path, arguments, key)
-    if isinstance(found, type):
+    if isinstance(found, type) and tools is None:
         _check_class(found, said)
 
     def make() -> Environment:
         with users_code(said):
             made = found(**arguments)
-        if not isinstance(found, type):
+        if not isinstance(found, type) and tools is None:
             _check_class(type(made), said)
         if not _has_protocol(made):
-            return ToolClass(made)
+            return ToolClass(made, tools)
         # Not asked for: a property may do anything.
         if inspect.getattr_static(made, "tools", None) is None:
             raise ConfigError(f"{said}: {type(made).__name__} has no tools, its list of schemas")

@@ -34,16 +34,19 @@ class ToolClass:
 
     Args:
         made: an instance of the user's class.
+        tools: its schemas, where they are known; the class is not checked then.
 
     Raises:
         ConfigError: as :func:`check_tool_class`.
     """
 
-    def __init__(self, made: Any) -> None:
-        check_tool_class(type(made))
+    def __init__(self, made: Any, tools: Sequence[ToolSchema] | None = None) -> None:
+        if tools is None:
+            check_tool_class(type(made))
+            tools = tool_schemas(type(made))
         self._made = made
         self._methods = tool_methods(type(made), made)
-        self.tools: Sequence[ToolSchema] = tool_schemas(type(made))
+        self.tools = tools
         if hasattr(made, "respond"):
             self.respond = made.respond
 
@@ -178,9 +181,20 @@ def as_tool_result(answered: Any) -> ToolResult:
     if isinstance(answered, ToolResult):
         return ToolResult(as_tool_result(answered.text).text, bool(answered.done))
     if isinstance(answered, str):
-        return ToolResult(answered)
+        return ToolResult(_text_alone(answered))
     parts = _text_of_parts(answered)
     return ToolResult(json.dumps(answered, ensure_ascii=False) if parts is None else parts)
+
+
+def _text_alone(text: Any) -> str:
+    """Text without what a class derived from ``str`` may make of it.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"the text of a ToolResult is a {type(text).__name__}")
+    return str.__str__(text)
 
 
 def _bound(cls: type, name: str, made: object) -> Callable[..., Any]:

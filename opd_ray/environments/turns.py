@@ -48,8 +48,11 @@ class TurnTemplate:
     @property
     def special_tokens(self) -> list[str]:
         """Special tokens as text: in the words of a tool they are words."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        return [token.content for token in added if token.special and len(token.content) > 1]
+        return [
+            token.content
+            for number, token in self.tokenizer.added_tokens_decoder.items()
+            if (token.special or number in self.end_ids) and len(token.content) > 1
+        ]
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the conversation up to where the student begins to write."""

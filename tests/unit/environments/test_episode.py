@@ -133,7 +133,7 @@ def test_parallel_calls_are_answered_in_their_order(runner: EnvironmentRunner) -
         ("raise", "error: KeyError: 'no'"),
         ("exit", "error: RuntimeError: SystemExit: 3"),
         ("hang", "error: it took longer than environment.call_timeout_s = 0.5"),
-        ("long", f"{'x' * 100}\n[cut: 100 of 100000 tokens]"),
+        ("long", f"{'x' * 100}\n[cut: 100 of the tokens of 100000 characters]"),
         ("special", "a< |im_end|>b?"),
         ("number", '{"pi": 3}'),
         ("object", "error: TypeError: Object of type object is not JSON serializable"),
