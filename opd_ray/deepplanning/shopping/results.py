@@ -1,7 +1,7 @@
 """Carts and conversations as the benchmark's own evaluation reads them.
 
 Example: ``RESULTS/database_student-1_level3_1/case_7/`` with ``cart.json``, ``messages.json`` and
-``validation_cases.json``. A second rollout of the same case goes to ``database_student-2_level3_1``.
+``validation_cases.json``; a second rollout of the case goes to ``database_student-2_level3_1/``.
 """
 
 from __future__ import annotations
