@@ -1,1 +1,1 @@
-"""DeepPlanning, a benchmark of agents, over the user's clone of Qwen-Agent and its databases."""
+"""DeepPlanning, a benchmark of long plans made with tools, from the user's clone of Qwen-Agent."""

@@ -57,6 +57,8 @@ def read_case(folder: Path) -> ShoppingCase:
 
 def _read_products(path: Path) -> list[Product]:
     products: list[Product] = []
+    if not path.is_file():
+        raise InputError(f"{path}: is not there; {_UNPACK}")
     # Line ends as the benchmark's own tools see them.
     with border(str(path), _UNPACK), path.open(encoding="utf-8") as file:
         lines = list(file)

@@ -48,8 +48,9 @@ class ShoppingFacts:
 
 
 def shopping_folder(checkout: Path) -> Path:
-    """Where a clone has the shopping half of the benchmark."""
-    return checkout / "benchmark" / "deepplanning" / "shoppingplanning"
+    """Where a clone, or the folder ``benchmark/deepplanning`` in it, has the shopping half."""
+    within = checkout / "shoppingplanning"
+    return within if within.is_dir() else checkout / "benchmark/deepplanning/shoppingplanning"
 
 
 @cache
@@ -109,14 +110,23 @@ def read_queries(checkout: Path, level: int) -> list[dict[str, str]]:
 
 
 def _read_json(path: Path) -> Any:
+    text = _read(path)
     with border(str(path), _CLONE):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"{path}: is not there; {_CLONE}")
+    with border(str(path), _CLONE):
+        return path.read_text(encoding="utf-8")
 
 
 @cache
 def _tree(path: Path) -> ast.Module:
+    text = _read(path)
     with border(str(path), _CLONE):
-        return ast.parse(path.read_text(encoding="utf-8"))
+        return ast.parse(text)
 
 
 def _assigned(path: Path, name: str) -> Any:
@@ -125,8 +135,10 @@ def _assigned(path: Path, name: str) -> Any:
         if isinstance(node, ast.Assign) and any(
             isinstance(target, ast.Name) and target.id == name for target in node.targets
         ):
-            with border(f"{path}: {name}", _CLONE):
+            try:
                 return ast.literal_eval(node.value)
+            except ValueError:
+                raise InputError(f"{path}: {name} is no literal; {_CLONE}") from None
     raise InputError(f"{path}: assigns nothing to {name}; {_CLONE}")
 
 

@@ -10,7 +10,7 @@ from opd_ray.deepplanning.shopping.case import ShoppingCase, read_case
 from opd_ray.deepplanning.shopping.checkout import read_facts
 from opd_ray.deepplanning.shopping.results import write_results
 from opd_ray.deepplanning.shopping.score import score_cart
-from opd_ray.deepplanning.shopping.tools import ShoppingTools
+from opd_ray.deepplanning.shopping.tools import ShoppingTools, refuse_unknown_tools
 from opd_ray.environments.environment import Message
 from opd_ray.errors import InputError
 
@@ -27,11 +27,12 @@ class ShoppingEnvironment:
         name: of the student, in the names of folders there.
 
     Raises:
-        InputError: not a whole clone.
+        InputError: not a whole clone, or one with other tools.
     """
 
     def __init__(self, checkout: str, results: str | None = None, name: str = "student") -> None:
         self._facts = read_facts(Path(checkout).expanduser())
+        refuse_unknown_tools(self._facts.schemas)
         self._results = None if results is None else Path(results).expanduser()
         self._name = name
         self.tools = self._facts.schemas

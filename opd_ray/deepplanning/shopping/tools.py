@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from opd_ray.deepplanning.shopping.cart import Cart
@@ -11,49 +11,53 @@ from opd_ray.deepplanning.shopping.case import ShoppingCase
 from opd_ray.deepplanning.shopping.catalogue import Catalogue
 from opd_ray.deepplanning.shopping.checkout import ShoppingFacts
 from opd_ray.deepplanning.shopping.refusal import Refusal
+from opd_ray.environments.environment import ToolSchema
 from opd_ray.errors import InputError
 
 _NO_INDEX = "BM25 index is not available. Check database loading."
 
 
-class ShoppingTools:
-    """The tools of one rollout.
+# Each is a method of the same name: of the catalogue, of the cart.
+_LOOKING = (
+    *("search_products", "filter_by_brand", "filter_by_color", "filter_by_size"),
+    *("filter_by_applicable_coupons", "filter_by_range", "sort_products", "get_product_details"),
+    *("calculate_transport_time", "get_user_info"),
+)
+_CART = (
+    *("add_product_to_cart", "delete_product_from_cart", "get_cart_info"),
+    *("add_coupon_to_cart", "delete_coupon_from_cart"),
+)
+
+
+def refuse_unknown_tools(schemas: Sequence[ToolSchema]) -> None:
+    """See that every tool of a clone is one of the fifteen.
 
     Raises:
-        InputError: the clone has a tool that is not one of the fifteen.
+        InputError: one is not.
     """
+    for schema in schemas:
+        name = schema["function"]["name"]
+        if name not in _LOOKING + _CART:
+            raise InputError(
+                f"the clone of Qwen-Agent has a shopping tool {name!r} that is not known here: "
+                "check out a commit of early 2026"
+            )
+
+
+class ShoppingTools:
+    """The tools of one rollout."""
 
     def __init__(self, case: ShoppingCase, facts: ShoppingFacts) -> None:
         self.cart = Cart(case, facts)
         self._catalogue = Catalogue(case, facts)
-        looks, carts = self._catalogue, self.cart
         self._tools: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-            "search_products": looks.search_products,
-            "filter_by_brand": looks.filter_by_brand,
-            "filter_by_color": looks.filter_by_color,
-            "filter_by_size": looks.filter_by_size,
-            "filter_by_applicable_coupons": looks.filter_by_applicable_coupons,
-            "filter_by_range": looks.filter_by_range,
-            "sort_products": looks.sort_products,
-            "get_product_details": looks.get_product_details,
-            "calculate_transport_time": looks.calculate_transport_time,
-            "get_user_info": looks.get_user_info,
-            "add_product_to_cart": carts.add_product_to_cart,
-            "delete_product_from_cart": carts.delete_product_from_cart,
-            "get_cart_info": carts.get_cart_info,
-            "add_coupon_to_cart": carts.add_coupon_to_cart,
-            "delete_coupon_from_cart": carts.delete_coupon_from_cart,
+            **{name: getattr(self._catalogue, name) for name in _LOOKING},
+            **{name: getattr(self.cart, name) for name in _CART},
         }
-        self._required: dict[str, list[str]] = {}
-        for schema in facts.schemas:
-            function = schema["function"]
-            if function["name"] not in self._tools:
-                raise InputError(
-                    f"the clone of Qwen-Agent has a shopping tool {function['name']!r} that is not "
-                    "known here: check out a commit of early 2026"
-                )
-            parameters = function.get("parameters", {})
-            self._required[function["name"]] = parameters.get("required", [])
+        self._required: dict[str, list[str]] = {
+            schema["function"]["name"]: schema["function"].get("parameters", {}).get("required", [])
+            for schema in facts.schemas
+        }
 
     def call(self, name: str, arguments: Mapping[str, Any]) -> str:
         """What a tool answers, as JSON text; never raises for any JSON arguments."""

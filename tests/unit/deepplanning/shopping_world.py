@@ -136,7 +136,9 @@ def write_case(
 ) -> Path:
     """A case folder; None leaves user, cart or answers out."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(p, ensure_ascii=False) for p in (PRODUCTS if products is None else products)]
+    lines = [
+        json.dumps(p, ensure_ascii=False) for p in (PRODUCTS if products is None else products)
+    ]
     (folder / "products.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     files = {"user_info.json": user, "cart.json": cart, "validation_cases.json": answers}
     for name, value in files.items():

@@ -136,7 +136,7 @@ def random_case(rng: random.Random, folder: Path) -> None:
     if rng.random() < 0.1:
         del user[rng.choice(list(user))]
     if rng.random() < 0.05:
-        user["coupons"] = rng.choice([None, [], {name: "3" for name in owned}])
+        user["coupons"] = rng.choice([None, [], dict.fromkeys(owned, "3")])
     write_case(
         folder,
         products if rng.random() < 0.97 else [],
@@ -264,9 +264,7 @@ def test_a_large_search_ranks_as_the_official_one(tmp_path: Path) -> None:
     products = [random_product(rng, number) for number in range(2000)]
     write_case(tmp_path / "case_1", products, answers={"query": "q"})
     queries = [" ".join(rng.choices([*WORDS, *BRANDS], k=rng.randint(1, 9))) for _ in range(300)]
-    calls = [
-        ("search_products", json.dumps({"query": query, "limit": 2000})) for query in queries
-    ]
+    calls = [("search_products", json.dumps({"query": query, "limit": 2000})) for query in queries]
     request = {"want": "calls", "database": str(tmp_path), "calls": {"1": calls}}
     official = ask(CLONE, request)["1"]
     tools = ShoppingTools(read_case(tmp_path / "case_1"), read_facts(CLONE))
@@ -322,9 +320,7 @@ def test_every_score_is_the_official_one(seed: int, tmp_path: Path) -> None:
                 "items": [*taken, *extra],
                 "used_coupons": [{"coupon_name": n, "quantity": q} for n, q in used.items()],
             }
-            write_case(
-                folder, products, cart=rng.choice([cart] * 8 + [{}, None]), answers=answers
-            )
+            write_case(folder, products, cart=rng.choice([cart] * 8 + [{}, None]), answers=answers)
             messages = random_messages(rng)
             environment = ShoppingEnvironment(str(CLONE), results=str(tmp_path / "out"), name="me")
             row = {"prompt": [], "case_folder": str(folder), "level": level}
