@@ -65,7 +65,7 @@ class Cart:
         item = next((item for item in items if item.get("product_id") == product_id), None)
         if item is None:
             raise Refusal(f"Product not in cart: product_id '{product_id}'")
-        item["quantity"] = max(0, item.get("quantity", 0) - quantity)
+        item["quantity"] = item.get("quantity", 0) - quantity
         cart["items"] = [item for item in items if item.get("quantity", 0) > 0]
         return self._keep(cart)
 

@@ -43,7 +43,7 @@ def shopping_rows(
     queries = read_queries(checkout, level)
     system = {"role": "system", "content": read_system_prompt(checkout, level)}
     cases = _cases(checkout, database_dir, level)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": f"shopping{level}_{query['id']}",
             "prompt": [system, {"role": "user", "content": query["query"]}],

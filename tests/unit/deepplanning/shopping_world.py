@@ -23,13 +23,13 @@ TOOLS: dict[str, list[str]] = {
     "add_coupon_to_cart": ["coupon_name"],
     "delete_coupon_from_cart": ["coupon_name"],
 }
-TEN, VIP = "Cross-store: ¥10 off every ¥100", "VIP: ¥50 off every ¥1,000"
+TEN, VIP = "Cross-store: ¥10 off every ¥100", "VIP: ¥1,050 off every ¥1,000"
 _COUPONS = f"VALID_COUPONS = [{TEN!r}, {VIP!r}]\n"
 _TRANSPORT = """
 PROVINCE_ALIASES = {'near': ['near', 'n'], 'far': ['far', 'f'], 'hidden': ['hidden']}
 REGION_MAP = {'near': 'A', 'far': 'B'}
 BASE_REGION_TIME = {'A': {'A': 1, 'B': 3}, 'B': {'A': 3, 'B': 1}}
-PROVIDER_MODIFIERS = {'fast': -9, 'slow': 2, 'default': 0}
+PROVIDER_MODIFIERS = {'fast': -3, 'slow': 2, 'default': 0}
 def call():
     remote_provinces = ['far']
 """
@@ -69,7 +69,7 @@ def small_clone(root: Path) -> Path:
         "agent/prompts.py": "".join(f"SYSTEM_PROMPT_level{n} = 'Level {n}.'\n" for n in (1, 2, 3)),
     }
     for level in (1, 2, 3):
-        queries = [{"id": str(n), "query": f"Query {n}."} for n in (1, 2)]
+        queries = [{"id": str(n), "query": f"Level {level}, query {n}."} for n in (1, 2)]
         files[f"data/level_{level}_query_meta.json"] = json.dumps(queries)
     for name, text in files.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ PRODUCTS: list[dict[str, Any]] = [
         "price": 70,
         "stock_quantity": 1,
         "rating": {"average_score": 4.5},
-        "shipping_info": {"origin": "hidden"},
+        "shipping_info": {"origin": "Hidden City"},
     },
 ]
 USER = {"user_id": "u1", "is_vip": False, "coupons": {TEN: 2, VIP: 1}}

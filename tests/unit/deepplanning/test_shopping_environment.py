@@ -31,7 +31,7 @@ def test_rows(tmp_path: Path) -> None:
         "id": "shopping2_1",
         "prompt": [
             {"role": "system", "content": "Level 2."},
-            {"role": "user", "content": "Query 1."},
+            {"role": "user", "content": "Level 2, query 1."},
         ],
         "source": "deepplanning_shopping",
         "level": 2,

@@ -65,6 +65,7 @@ def test_a_longer_text_scores_less() -> None:
 def test_search_ranks_and_limits(shop: Shop) -> None:
     assert shop("search_products", query="HAT red")["product_ids"] == ["p1", "p3"]
     assert shop("search_products", query="hat red", limit=1)["product_ids"] == ["p1"]
+    assert shop("search_products", query="hat hat red")["product_ids"] == ["p3", "p1"]
     assert shop("search_products", query="blue")["product_ids"] == []  # 0.061 is not above 0.5
     assert shop("search_products", query="blue " * 9)["product_ids"] == ["p2", "p3"]
     assert shop("search_products", query="")["product_ids"] == []
@@ -92,6 +93,7 @@ def test_filters(shop: Shop) -> None:
     assert ids("filter_by_applicable_coupons", coupon_names=[]) == []
     at = {"condition_key": "rating.average_score", "value": "4.5"}
     assert ids("filter_by_range", operator="==", **at) == ["p1", "p3"]
+    assert ids("filter_by_range", operator=">=", **at) == ["p1", "p2", "p3"]
     assert ids("filter_by_range", operator=">", **at) == ["p2"]
     assert ids("filter_by_range", operator="<=", **at) == ["p1", "p3"]
     assert ids("filter_by_range", operator="about", **at) == []
@@ -115,6 +117,7 @@ def test_sorting(shop: Shop) -> None:
     assert ids(sort_by="price") == ["p1", "p3", "p2"]
     assert ids(sort_by="PRICE", order="ASC") == ["p2", "p3", "p1"]
     assert ids(sort_by="rating.average_score") == ["p2", "p1", "p3"]  # equal ones stay in order
+    assert ids(sort_by="color", order="asc") == ["p2", "p3", "p1"]  # Blue, blue, Red
     assert ids(sort_by="brand", order="asc", product_ids=["p3", "p9", "p1"]) == ["p1", "p3"]
     assert ids(sort_by="price", product_ids=["p9"]) == []
     assert shop.error("sort_products", sort_by="price", order="up") == (
@@ -130,7 +133,8 @@ def test_sorting(shop: Shop) -> None:
     [
         ("p1", "near", 3),  # 1 day, 2 of the slow carrier
         ("p1", "Far Province", 7),  # 3 days, 2 since it is remote, 2 of the carrier
-        ("p2", "n", 1),  # 3 and 2 days, 9 days less of the fast carrier
+        ("p2", "n", 2),  # 3 and 2 days, 3 days less of the fast carrier
+        ("p2", "far", 1),  # 1 and 2 days less 3, and never less than one
         ("p1", "Finland", 3),  # no name, but the name n is part of it
     ],
 )
@@ -222,10 +226,15 @@ def test_all_coupons_together_need_their_total(tmp_path: Path) -> None:
     shop = Shop(
         tmp_path,
         products=[{"product_id": "p", "name": "P", "price": 549.99, "stock_quantity": 9}],
-        user={"user_id": "u", "is_vip": True, "coupons": {TEN: 3, VIP: 1}},
+        user={"user_id": "u", "is_vip": True, "coupons": {TEN: 6, VIP: 1}},
     )
-    shop("add_product_to_cart", product_id="p", quantity=2)  # 1,099.98
-    assert shop.total("add_coupon_to_cart", coupon_name=VIP) == 1049.98
+    shop("add_product_to_cart", product_id="p")
+    assert shop.error("add_coupon_to_cart", coupon_name=TEN, quantity=6) == (
+        "Cart total 549.99 is insufficient for this combination of coupons"
+        " (requires at least 600.0)"
+    )
+    shop("add_product_to_cart", product_id="p")  # 1,099.98
+    assert shop.total("add_coupon_to_cart", coupon_name=VIP) == 49.98
     before = shop.text("get_cart_info")
     assert shop.error("add_coupon_to_cart", coupon_name=TEN) == (
         "Cart total 1099.98 is insufficient for this combination of coupons"
