@@ -100,7 +100,9 @@ def _ratings(trip: Trip, types: dict[str, str], rng: random.Random) -> dict[str,
     given = {
         name: round(10 * float(rating))
         for c in wanted.values()
-        for name, rating in zip(c["attraction_names"], c.get("attraction_ratings", ()), strict=False)
+        for name, rating in zip(
+            c["attraction_names"], c.get("attraction_ratings", ()), strict=False
+        )
     }
     top = list(wanted.get("attraction_top_rated_must_visit", {}).get("attraction_names", ()))
     best = list(wanted.get(BEST_OF_TYPE, {}).get("attraction_names", ()))

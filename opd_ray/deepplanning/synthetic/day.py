@@ -64,7 +64,11 @@ class Layout:
         self.go(stop.visit.name)
         end = start + stop.visit.shortest
         if stop.meal:
-            details = {"meal_type": stop.meal, "name": stop.visit.name, "cost": stop.visit.price}
+            details = {
+                "meal_type": stop.meal.lower(),
+                "name": stop.visit.name,
+                "cost": stop.visit.price,
+            }
             self.add(Activity(start, end, "meal", details), self.here)
         else:
             self._sights[stop.visit.name] = stop.visit

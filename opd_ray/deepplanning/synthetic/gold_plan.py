@@ -117,7 +117,10 @@ class _Planner:
         days = []
         for number, weekday in enumerate(trip.weekdays, 1):
             if number == 1:
-                shape, city = self._first(there, weekday), f"from {trip.origin} to {trip.destination}"
+                shape, city = (
+                    self._first(there, weekday),
+                    f"from {trip.origin} to {trip.destination}",
+                )
             elif number == trip.days:
                 shape, city = self._last(back, weekday), f"from {trip.destination} to {trip.origin}"
             else:

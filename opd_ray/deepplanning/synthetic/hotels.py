@@ -62,10 +62,11 @@ def build_hotels(trip: Trip, surveyor: Surveyor, rng: random.Random) -> list[Hot
     wanted = trip.of("hotel")
     builder = _Builder(trip, surveyor, rng)
     golds = {str(c["hotel_name"]): builder.gold(kind, c) for kind, c in wanted.items()}
+    branded = (str(c["hotel_name"]) for kind, c in wanted.items() if "brand" in kind)
+    brand = next((golds[name].brand for name in branded), None)
     rivals: list[Hotel] = []
     while len(golds) + len(rivals) < HOTELS:
-        brands = [golds[str(c["hotel_name"])].brand for kind, c in wanted.items() if "brand" in kind]
-        alike = brands[0] if brands and len(rivals) % 6 == 0 else None
+        alike = brand if len(rivals) % 6 == 0 else None
         hotel = builder.ordinary(len(rivals), alike, set(golds) | {r.name for r in rivals})
         for kind, constraint in wanted.items():
             gold = golds[str(constraint["hotel_name"])]
@@ -188,4 +189,3 @@ def hotel_row(hotel: Hotel, city: str) -> dict[str, str]:
 def _begins(brand: str) -> str:
     """The word by which a name shows its brand."""
     return brand.removesuffix(" Hotel") + " " if brand == "Ji Hotel" else brand.split(" ")[0]
-

@@ -124,8 +124,8 @@ def journey_rows(
             "dep_station_name": leg.start.name,
             "arr_station_code": station_code(leg.end),
             "arr_station_name": leg.end.name,
-            "dep_datetime": f"{date} {leg.departs // 60:02}:{leg.departs % 60:02}:00",
-            "arr_datetime": f"{date} {leg.arrives // 60:02}:{leg.arrives % 60:02}:00",
+            "dep_datetime": _moment(date, leg.departs),
+            "arr_datetime": _moment(date, leg.arrives),
             "duration": str(leg.arrives - leg.departs),
             "seat_class": journey.seat_class,
             "seat_status": journey.seats,
@@ -144,3 +144,7 @@ def journey_rows(
             }
         rows.append(row)
     return rows
+
+
+def _moment(date: datetime.date, minute: int) -> str:
+    return f"{date} {minute // 60:02}:{minute % 60:02}:00"

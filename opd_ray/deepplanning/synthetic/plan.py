@@ -36,7 +36,7 @@ class Activity:
         if self.type == "attraction":
             return f"{d['name']}, ¥{d['cost']}/person"
         if self.type == "meal":
-            return f"{d['meal_type']}, {d['name']}, ¥{d['cost']}/person"
+            return f"{d['meal_type'].capitalize()}, {d['name']}, ¥{d['cost']}/person"
         if self.type == "hotel":
             return f"{d['activity']}, {d['name']}"
         return str(d["description"])
@@ -158,7 +158,6 @@ class Plan:
                 "accommodation": costs.accommodation,
                 "meals": costs.meals,
                 "attractions_and_tickets": costs.tickets,
-                "other": 0,
                 "total_estimated_budget": costs.total,
                 "currency": "CNY",
             },

@@ -83,9 +83,9 @@ def build_restaurants(
     own: dict[str, list[Restaurant]] = {a.name: [] for a in attractions}
     by_name = {a.name: a for a in attractions}
     golds = builder.golds(by_name)
-    for name in golds:
-        for attraction in builder.homes[name]:
-            own[attraction].append(golds[name])
+    for name, gold in golds.items():
+        for home in builder.homes[name]:
+            own[home].append(gold)
     for attraction in attractions:
         near = [w for w in wishes if w.attraction == attraction.name]
         for place in range(max(_OWN, 2 + len(near) * 2)):
@@ -227,7 +227,9 @@ class _Builder:
 
     def _name(self) -> str:
         while True:
-            name = f"{self._rng.choice(_FIRST)} {self._trip.destination} {self._rng.choice(_SECOND)}"
+            name = (
+                f"{self._rng.choice(_FIRST)} {self._trip.destination} {self._rng.choice(_SECOND)}"
+            )
             if name in self._names:
                 name += f" (Branch {self._rng.randint(1, 99)})"
             if name not in self._names:

@@ -1,4 +1,4 @@
-"""The journeys of one day in one direction: the one that is asked for, and others that are not it."""
+"""The journeys of one day in one direction: the one that is asked for, and others."""
 
 from __future__ import annotations
 
@@ -103,27 +103,32 @@ class Timetable:
         """The journeys by departure; ``change`` is where the one that is not direct changes."""
         if not self.served:
             return []
-        gold = self._gold() if self._demand else None
-        starts = [FIRST + step * _SPACING + self._five(50) for step in range(14)]
-        starts = [s for s in starts if self._may_run(s, self._minutes + 90, gold, direct=True)]
-        chosen = sorted(self._rng.sample(starts, min(_RIVALS, len(starts))))
-        journeys = [self._rival(place, s, gold) for place, s in enumerate(chosen)]
+        demand = self._demand
+        gold = self._gold(demand) if demand else None
+        times = [
+            (
+                FIRST + step * _SPACING + self._five(50),
+                self._minutes + 5 * self._rng.randint(-3, 12),
+            )
+            for step in range(14)
+        ]
+        times = [t for t in times if self._may_run(*t, gold, direct=True)]
+        chosen = sorted(self._rng.sample(times, min(_RIVALS, len(times))))
+        journeys = [self._rival(place, *time, gold) for place, time in enumerate(chosen)]
         journeys += [gold] if gold else []
         if changing := self._with_change(change, gold):
             journeys.append(changing)
         return sorted(journeys, key=lambda journey: (journey.departs, journey.number))
 
-    def _gold(self) -> Journey:
-        demand = self._demand
-        assert demand is not None
+    def _gold(self, demand: Demand) -> Journey:
         minutes, price = self._minutes, self._fare
-        if demand.number[:1] in "TKZ" and self._mode == "train":
-            minutes, price = round(minutes * 1.5), round(price * 0.6)
+        if demand.number[:1] in "TKZ" and self._mode == "train" and demand.best != "shortest":
+            minutes, price = 5 * round(minutes * 0.3), round(price * 0.6)
         price = round(price * (0.8 if demand.best == "cheapest" else 1.0))
         if demand.kind.endswith("seat_class"):
             price = self._first_class(price)
-        departs = self._gold_departure(demand, minutes)
-        journey = self._direct(demand.number, departs, minutes, price)
+        departs, arrives = self._gold_times(demand, minutes)
+        journey = self._direct(demand.number, departs, arrives - departs, price)
         if demand.kind.endswith("seat_class"):
             first = "First Class Seat" if self._mode == "train" else "First Class"
             journey = replace(journey, seat_class=first)
@@ -136,31 +141,33 @@ class Timetable:
         budget = self._trip.budget
         return min(dear, budget // (5 * self._trip.people)) if budget else dear
 
-    def _gold_departure(self, demand: Demand, minutes: int) -> int:
-        if demand.word == "departure" and demand.span:
+    def _gold_times(self, demand: Demand, minutes: int) -> tuple[int, int]:
+        """Departure and arrival, within the day; as early there and as late back as fits."""
+        if demand.span and demand.word == "arrival":
             first, last = demand.span
-            return first + min(10 + self._five(30), (last - first) // 2)
-        if demand.word == "arrival" and demand.span:
+            arrives = max(first + (last - first) // 2, min(last - 40, LAST - 60))
+            return max(FIRST + 20, arrives - minutes), arrives
+        if demand.span:
             first, last = demand.span
-            return max(FIRST + 20, max(first + 15, min(last - 40, LAST - 60)) - minutes)
-        if demand.best == "latest":
-            return max(FIRST + 60, LAST - 45 - self._five(30) - minutes)
-        if self._homeward:
-            return max(FIRST + 20, min(960 + self._five(90), LAST - 60 - minutes))
-        return (405 if demand.best == "earliest" else 430) + self._five(40)
+            departs = first + min(10 + self._five(30), (last - first) // 2)
+        elif demand.best == "latest":
+            departs = max(FIRST + 60, LAST - 45 - self._five(30) - minutes)
+        elif self._homeward:
+            departs = max(FIRST + 20, min(960 + self._five(90), LAST - 60 - minutes))
+        else:
+            departs = (405 if demand.best == "earliest" else 430) + self._five(40)
+        return departs, min(departs + minutes, LAST)
 
     def _may_run(self, departs: int, minutes: int, gold: Journey | None, *, direct: bool) -> bool:
-        """Whether a journey that is not the gold one may run then; ``minutes`` at most."""
-        if departs < FIRST or departs + minutes > LAST:
+        """Whether a journey that is not the gold one may run then, within the day."""
+        if departs < FIRST - 5 or departs + minutes > LAST:
             return False
         demand = self._demand
         if demand is None or gold is None:
             return True
         if demand.span:
             moment = departs + (minutes if demand.word == "arrival" else 0)
-            low = demand.span[0] + (0 if demand.word == "departure" else -90)
-            high = demand.span[1] + (0 if demand.word == "departure" else 90)
-            return not low <= moment <= high
+            return not demand.span[0] <= moment <= demand.span[1]
         if not direct or demand.group:
             return True
         if demand.best == "earliest":
@@ -169,9 +176,8 @@ class Timetable:
             return departs + minutes < gold.arrives - 20
         return True
 
-    def _rival(self, place: int, departs: int, gold: Journey | None) -> Journey:
+    def _rival(self, place: int, departs: int, minutes: int, gold: Journey | None) -> Journey:
         """An ordinary direct journey that the demand rules out, in one respect where it can be."""
-        minutes = self._minutes + self._five(60) - (15 if place % 3 == 2 else 0)
         price = round(self._fare * self._rng.uniform(0.85, 1.3))
         journey = self._direct(self._number(place), departs, minutes, price)
         few = self._trip.people > 1 and place == 3
@@ -213,7 +219,8 @@ class Timetable:
             return _moved(journey, gold.departs + 30 + self._five(120))
         leg = journey.legs[0]
         arrives = leg.departs + gold.minutes + 10 + self._five(40)
-        return replace(journey, legs=(replace(leg, arrives=arrives),))
+        departs = leg.departs - max(0, arrives - LAST)
+        return replace(journey, legs=(replace(leg, departs=departs, arrives=min(arrives, LAST)),))
 
     def _with_change(self, change: Stations, gold: Journey | None) -> Journey | None:
         """A journey with one change; better than the gold one if that must be direct."""

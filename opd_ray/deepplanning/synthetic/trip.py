@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from opd_ray.deepplanning.synthetic.kinds import check_constraints
 from opd_ray.errors import InputError
 
 REMEDY = "give rows of the official file travelplanning_query_en.json"
@@ -76,6 +77,7 @@ def read_trip(task: Mapping[str, Any]) -> Trip:
     try:
         departs = datetime.date.fromisoformat(meta["depart_date"])
         constraints = meta["hard_constraints"]
+        check_constraints(place, constraints)
         limit = constraints.get("budget_constraint") or meta.get("budget_constraint")
         trip = Trip(
             id=str(task["id"]),
@@ -88,6 +90,8 @@ def read_trip(task: Mapping[str, Any]) -> Trip:
             constraints=constraints,
             budget=int(limit["max_budget"]) if limit else None,
         )
+    except InputError:
+        raise
     except KeyError as missing:
         raise InputError(f"{place}: meta_info: {missing} is missing; {REMEDY}") from missing
     except (TypeError, ValueError, IndexError, AttributeError) as wrong:
