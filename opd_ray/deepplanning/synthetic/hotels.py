@@ -77,6 +77,15 @@ def build_hotels(trip: Trip, surveyor: Surveyor, rng: random.Random) -> list[Hot
     return hotels
 
 
+def brand_asked(trip: Trip, kind: str, constraint: Mapping[str, Any]) -> str | None:
+    """The brand that a constraint names; None where it is not about brands.
+
+    Raises:
+        InputError: it is, and names none that is known.
+    """
+    return named(f"task {trip.id}: {kind}", constraint, BRANDS) if "brand" in kind else None
+
+
 class _Builder:
     def __init__(self, trip: Trip, surveyor: Surveyor, rng: random.Random) -> None:
         self._trip, self._surveyor, self._rng = trip, surveyor, rng
@@ -85,10 +94,8 @@ class _Builder:
     def gold(self, kind: str, constraint: Mapping[str, Any]) -> Hotel:
         """The hotel of a constraint with all that the constraint says of it."""
         name = str(constraint["hotel_name"])
-        if "brand" in kind:
-            brand = named(f"task {self._trip.id}: {kind}", constraint, BRANDS)
-        else:
-            brand = next((b for b in BRANDS if _begins(b) in name), "Independent")
+        brand = brand_asked(self._trip, kind, constraint)
+        brand = brand or next((b for b in BRANDS if _begins(b) in name), "Independent")
         star = int(constraint.get("hotel_star") or _STARS.get(brand, 3))
         service = constraint.get("required_service")
         some = self._some_services() - {str(service)}

@@ -70,19 +70,21 @@ def read_trip(task: Mapping[str, Any]) -> Trip:
     Raises:
         InputError: a key that is missing or has a value that no trip can have.
     """
-    place = f"task {task.get('id', '?')}"
-    meta = task.get("meta_info")
+    if not isinstance(task, Mapping) or not str(task.get("id", "")).isdecimal():
+        raise InputError(f"a row {str(task)[:60]!r} without a number as its id; {REMEDY}")
+    place, meta = f"task {task['id']}", task.get("meta_info")
     if not isinstance(meta, Mapping):
         raise InputError(f"{place}: meta_info: no object there; {REMEDY}")
     try:
         departs = datetime.date.fromisoformat(meta["depart_date"])
+        (destination,) = meta["dest"]
         constraints = meta["hard_constraints"]
         check_constraints(place, constraints)
         limit = constraints.get("budget_constraint") or meta.get("budget_constraint")
         trip = Trip(
             id=str(task["id"]),
             origin=str(meta["org"]),
-            destination=str(meta["dest"][0]),
+            destination=str(destination),
             departs=departs,
             days=int(meta["days"]),
             people=int(meta["people_number"]),
@@ -94,11 +96,16 @@ def read_trip(task: Mapping[str, Any]) -> Trip:
         raise
     except KeyError as missing:
         raise InputError(f"{place}: meta_info: {missing} is missing; {REMEDY}") from missing
-    except (TypeError, ValueError, IndexError, AttributeError) as wrong:
+    except (TypeError, ValueError, AttributeError) as wrong:
         raise InputError(f"{place}: meta_info: {wrong}; {REMEDY}") from wrong
     if trip.days < 2 or trip.people < 1 or trip.rooms < 1:
         raise InputError(
             f"{place}: meta_info: days {trip.days}, people_number {trip.people}, room_number"
             f" {trip.rooms}; a trip has at least 2 days, 1 traveller and 1 room; {REMEDY}"
+        )
+    if meta.get("return_date") != trip.returns.isoformat():
+        raise InputError(
+            f"{place}: meta_info: return_date {meta.get('return_date')!r}, but {trip.days} days"
+            f" from {trip.departs} end on {trip.returns}; {REMEDY}"
         )
     return trip

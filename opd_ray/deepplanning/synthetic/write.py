@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.deepplanning.synthetic.attractions import attraction_row, build_attractions
-from opd_ray.deepplanning.synthetic.hotels import build_hotels, hotel_row
+from opd_ray.deepplanning.synthetic.hotels import brand_asked, build_hotels, hotel_row
 from opd_ray.deepplanning.synthetic.journeys import journey_rows
 from opd_ray.deepplanning.synthetic.places import Place, Surveyor, road
-from opd_ray.deepplanning.synthetic.restaurants import build_restaurants, restaurant_row
+from opd_ray.deepplanning.synthetic.restaurants import (
+    build_restaurants,
+    restaurant_row,
+    wishes_of,
+)
 from opd_ray.deepplanning.synthetic.stations import Stations, build_stations
 from opd_ray.deepplanning.synthetic.tables import write_table
-from opd_ray.deepplanning.synthetic.timetable import Timetable, change_city
+from opd_ray.deepplanning.synthetic.timetable import Timetable, change_city, demand_of
 from opd_ray.deepplanning.synthetic.trip import Trip, read_trip
 from opd_ray.errors import InputError, OutputFolderError
 from opd_ray.seeds import derive_seed
@@ -41,6 +45,8 @@ def write_databases(tasks: Iterable[Mapping[str, Any]], folder: Path, seed: int)
         OutputFolderError: the folder holds a database that is not synthetic.
     """
     trips = [read_trip(task) for task in tasks]
+    for trip in trips:
+        _check_sentences(trip)
     if not trips:
         raise InputError("no task to make a database for; give rows of the query file")
     ids = [trip.id for trip in trips]
@@ -57,6 +63,16 @@ def write_databases(tasks: Iterable[Mapping[str, Any]], folder: Path, seed: int)
 def is_synthetic(folder: Path) -> bool:
     """Whether ``folder``, all tasks' or that of one, was written by ``write_databases``."""
     return (folder / MARKER).is_file()
+
+
+def _check_sentences(trip: Trip) -> None:
+    """Read what constraints say in their sentences, before anything is written."""
+    wishes_of(trip)
+    for kind, constraint in trip.of("hotel").items():
+        brand_asked(trip, kind, constraint)
+    for mode in ("train", "flight"):
+        for direction in ("outbound", "inbound"):
+            demand_of(trip, mode, direction)
 
 
 def _marker(seed: int) -> str:

@@ -96,7 +96,7 @@ JOURNEYS: dict[str, tuple[str, Any, Any, bool]] = {
     ),
     "flight_arrival_time_range": (
         "back",
-        lambda r: "20:00:00" <= r["arr_datetime"][11:],
+        lambda r: r["arr_datetime"][11:] >= "20:00:00",
         None,
         False,
     ),
@@ -178,11 +178,9 @@ EATERIES: dict[str, tuple[dict[str, Any], Any, Any]] = {
     "restaurant_closest_to_attraction": (
         {"price_per_person": 681.0},
         None,
-        lambda r: (
-            math.hypot(
-                float(r["latitude"]) - float(r["query_latitude"]),
-                0.85 * (float(r["longitude"]) - float(r["query_longitude"])),
-            )
+        lambda r: math.hypot(
+            float(r["latitude"]) - float(r["query_latitude"]),
+            0.85 * (float(r["longitude"]) - float(r["query_longitude"])),
         ),
     ),
 }
