@@ -113,6 +113,7 @@ class Rollout:
     figures: Mapping[str, float] = field(default_factory=dict)
     # The conversation as chat messages; None where scores are recorded, or there is no environment.
     messages: tuple[Mapping[str, Any], ...] | None = None
+    source: str = ""  # of the prompt
 
     @property
     def rows(self) -> np.ndarray:

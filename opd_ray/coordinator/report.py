@@ -39,7 +39,7 @@ def closing_table(
         table.add_column(column, justify="left" if column == "figure" else "right")
     if evaluations:
         first, last = evaluations[0], evaluations[-1]
-        for name in sorted(n for n in last if n.startswith("eval/") and not n.endswith("_se")):
+        for name in sorted(n for n in last if n.startswith("eval/") and is_told(n)):
             table.add_row(
                 name.removeprefix("eval/"),
                 _number(first.get(name)),

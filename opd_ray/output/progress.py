@@ -53,7 +53,7 @@ class Progress:
         shown = "  ".join(
             f"{name.removeprefix('eval/')} {value:.4f}"
             for name, value in values.items()
-            if not name.startswith("seconds/") and not name.endswith("_se")
+            if not name.startswith("seconds/") and is_told(name)
         )
         if shown:
             self.say(f"evaluation at step {step}:  {shown}")
@@ -70,3 +70,13 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.close()
+
+
+def is_told(name: str) -> bool:
+    """Whether a figure of an evaluation is shown to a person; files have all of them.
+
+    Standard errors are not, nor the account of tool calls beside their number.
+    """
+    if "/tools/" in name:
+        return "/tools/calls" in name and not name.endswith("_se")
+    return not name.endswith("_se")
