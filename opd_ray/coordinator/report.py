@@ -13,6 +13,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.coordinator.metrics import StepSnapshot
+from opd_ray.output.progress import is_told
 
 _COLOURS = {"Q1": "#d62728", "Q2": "#ff7f0e", "Q3": "#9467bd", "Q4": "#1f77b4"}
 _MOST_POINTS = 20_000
