@@ -258,9 +258,12 @@ class _Probe:
     def _note_results(self, alone: Sequence[PlayedRollout]) -> None:
         steps = [s for played in alone for s in played.steps if s.method == "call_tool"]
         longest: dict[str, int] = {}
+        shown: set[tuple[str, bool]] = set()  # of every tool a call, and one that it raised at
         for step in steps:
-            if step.tool not in longest:
+            kind = (step.tool, step.error is None)
+            if kind not in shown:
                 self._show(step)
+            shown.add(kind)
             longest[step.tool] = max(longest.get(step.tool, 0), len(step.text))
         most = self._settings.max_result_tokens
         for name, length in longest.items():

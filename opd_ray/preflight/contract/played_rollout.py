@@ -49,7 +49,10 @@ class Step:
         """What two equal rollouts have in common."""
         if self.method == "make":
             return None
-        return self.text if self.method == "call_tool" else (self.value, type(self.error))
+        if self.method == "call_tool":
+            return self.text
+        # As text: values may be of types that cannot be compared, and nan is not equal to itself.
+        return repr(self.value), type(self.error)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from random import Random
 from typing import Any
 
@@ -43,11 +44,12 @@ def random_arguments(
         rng: draws them.
         words: texts to take beside a few of our own, for example those of the prompt.
     """
-    required = parameters.get("required", [])
+    properties, required = parameters.get("properties"), parameters.get("required")
+    needed = required if isinstance(required, list | tuple) else ()
     return {
         name: _value(schema, rng, words)
-        for name, schema in parameters.get("properties", {}).items()
-        if name in required or rng.random() < 0.5
+        for name, schema in (properties.items() if isinstance(properties, Mapping) else ())
+        if name in needed or rng.random() < 0.5
     }
 
 
@@ -58,39 +60,51 @@ def wrong_arguments(parameters: Mapping[str, Any], rng: Random) -> Iterator[dict
     right = random_arguments(parameters, rng, _WORDS)
     yield {**right, "no_such_argument": 1}
     for name, schema in parameters.get("properties", {}).items():
-        kind = schema.get("type")
-        yield {**right, name: _WRONG.get(kind, []) if isinstance(kind, str) else [[]]}
+        kinds = kinds_of(schema)
+        yield {**right, name: _WRONG.get(kinds[0], []) if len(kinds) == 1 else [[]]}
         yield {**right, name: None}
 
 
-def _value(schema: Mapping[str, Any], rng: Random, words: Sequence[str]) -> Any:
+def kinds_of(schema: Any) -> list[str]:
+    """The JSON types that a schema names, as far as they are words."""
+    kinds = schema.get("type", []) if isinstance(schema, Mapping) else []
+    if isinstance(kinds, str):
+        return [kinds]
+    return [kind for kind in kinds if isinstance(kind, str)] if isinstance(kinds, list) else []
+
+
+def _value(schema: Any, rng: Random, words: Sequence[str]) -> Any:
+    if not isinstance(schema, Mapping):
+        schema = {}
     if "const" in schema:
         return schema["const"]
-    if schema.get("enum"):
-        return rng.choice(list(schema["enum"]))
-    for key in ("anyOf", "oneOf"):
-        if schema.get(key):
-            return _value(rng.choice(list(schema[key])), rng, words)
-    kind = schema.get("type", "string")
-    if not isinstance(kind, str):
-        kind = rng.choice(list(kind))
-    match kind:
+    for key in ("enum", "anyOf", "oneOf"):
+        if isinstance(schema.get(key), list | tuple) and schema[key]:
+            one = rng.choice(schema[key])
+            return one if key == "enum" else _value(one, rng, words)
+    match rng.choice(kinds_of(schema) or ["string"]):
         case "integer":
-            low = int(schema.get("minimum", 0))
-            return rng.randint(low, int(schema.get("maximum", low + 9)))
+            low = _number(schema, "minimum", 0)
+            return rng.randint(int(low), int(max(low, _number(schema, "maximum", low + 9))))
         case "number":
-            least = float(schema.get("minimum", 0))
-            return round(rng.uniform(least, float(schema.get("maximum", least + 9))), 2)
+            low = _number(schema, "minimum", 0)
+            return round(rng.uniform(low, max(low, _number(schema, "maximum", low + 9))), 2)
         case "boolean":
             return rng.random() < 0.5
         case "null":
             return None
         case "array":
-            if fixed := schema.get("prefixItems"):
+            if isinstance(fixed := schema.get("prefixItems"), list):
                 return [_value(one, rng, words) for one in fixed]
-            fewest = int(schema.get("minItems", 0))
-            count = rng.randint(fewest, int(schema.get("maxItems", fewest + _MOST_ENTRIES)))
-            return [_value(schema.get("items", {}), rng, words) for _ in range(count)]
+            fewest = int(_number(schema, "minItems", 0))
+            most = int(_number(schema, "maxItems", fewest + _MOST_ENTRIES))
+            count = rng.randint(fewest, max(fewest, min(most, fewest + _MOST_ENTRIES)))
+            return [_value(schema.get("items"), rng, words) for _ in range(count)]
         case "object":
             return random_arguments(schema, rng, words)
     return rng.choice([*_WORDS, *words])
+
+
+def _number(schema: Mapping[str, Any], key: str, default: float) -> float:
+    value = schema.get(key, default)
+    return value if isinstance(value, int | float) and isfinite(value) else default

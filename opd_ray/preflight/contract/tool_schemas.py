@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from opd_ray.preflight.contract.tool_arguments import kinds_of
+
 _TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
 # Any of them says what a value may be.
 _SAYING = ("type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref")
@@ -35,17 +37,24 @@ def list_problems(tools: Any) -> Iterator[str]:
         except (TypeError, ValueError) as error:
             yield f"tool {name!r}: its schema is no JSON: {error}"
         assert isinstance(function, Mapping)
-        parameters = function.get("parameters", {})
-        if not isinstance(parameters, Mapping) or not isinstance(
-            parameters.get("properties", {}), Mapping
-        ):
+        if not _is_object_schema(parameters := function.get("parameters", {})):
             yield (
                 f"tool {name!r}: its parameters are {shortened(parameters)}; expected "
-                '{"type": "object", "properties": {...}}'
+                '{"type": "object", "properties": {NAME: {...}}, "required": [NAME]}'
             )
     for name, count in Counter(names).items():
         if count > 1:
             yield f"{count} tools are called {name!r}: give each its own name"
+
+
+def _is_object_schema(parameters: Any) -> bool:
+    if not isinstance(parameters, Mapping):
+        return False
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    if not isinstance(properties, Mapping) or not isinstance(required, list | tuple):
+        return False
+    schemas = all(isinstance(schema, Mapping) for schema in properties.values())
+    return schemas and all(isinstance(name, str) for name in [*properties, *required])
 
 
 def schema_problems(tool: Mapping[str, Any]) -> Iterator[str]:
@@ -54,7 +63,8 @@ def schema_problems(tool: Mapping[str, Any]) -> Iterator[str]:
     said = f"tool {function['name']!r}"
     if tool.get("type") != "function":
         yield f'{said}: its schema\'s "type" is {tool.get("type")!r}; expected "function"'
-    if not isinstance(function.get("description"), str) or not function["description"].strip():
+    described = function.get("description")
+    if not isinstance(described, str) or not described.strip():
         yield f"{said} has no description: a student could not know what it is for"
     parameters = function.get("parameters", {})
     if parameters.get("type", "object") != "object":
@@ -118,22 +128,24 @@ def _type_problems(place: str, schema: Any) -> Iterator[str]:
     if not any(key in schema for key in _SAYING):
         yield f"{place}: its schema says no type, so that a student cannot know what to write"
     kinds = schema.get("type", [])
-    for kind in [kinds] if isinstance(kinds, str) else kinds:
+    for kind in kinds if isinstance(kinds, list | tuple) else [kinds]:
         if kind not in _TYPES:
             yield f"{place}: type {kind!r} is none that JSON has: {', '.join(_TYPES)}"
-    if "array" in kinds and "items" in schema:
+    if "items" in schema:
         yield from _type_problems(f"{place}, its items", schema["items"])
     for key in ("anyOf", "oneOf"):
-        for one in schema.get(key, []):
+        inside = schema.get(key, [])
+        for one in inside if isinstance(inside, list | tuple) else [inside]:
             yield from _type_problems(f"{place}, in {key}", one)
-    for name, inner in schema.get("properties", {}).items():
+    properties = schema.get("properties", {})
+    if not isinstance(properties, Mapping):
+        yield f"{place}: its properties are {shortened(properties)}; expected an object"
+        return
+    for name, inner in properties.items():
         yield from _type_problems(f"{place}, its {name!r}", inner)
 
 
-def _type_text(schema: Any) -> str:
-    if not isinstance(schema, Mapping):
-        return "?"
-    if schema.get("enum"):
-        return " | ".join(map(repr, schema["enum"]))
-    kinds = schema.get("type", "any")
-    return kinds if isinstance(kinds, str) else " | ".join(map(str, kinds))
+def _type_text(schema: Mapping[str, Any]) -> str:
+    if isinstance(choices := schema.get("enum"), list | tuple):
+        return " | ".join(map(repr, choices))
+    return " | ".join(kinds_of(schema)) or "any"

@@ -123,6 +123,10 @@ def test_the_users_own_line_is_named() -> None:
     assert "in reset)" in text
 
 
+def test_shared_state_is_found_without_threads() -> None:
+    assert [line[:24] for line in checked("Shares").violations] == ["beside another instance "]
+
+
 def test_what_is_worth_a_note() -> None:
     notes = checked("OtherSignature").notes
     assert "tool 'look': the method takes 'when', which its schema does not show" in notes
