@@ -25,7 +25,6 @@ from opd_ray.environments.tool_class import as_tool_result
 from opd_ray.environments.turns import TurnTemplate
 from opd_ray.user_code import UserCodeError, users_code
 
-
 # Characters; a run of spaces, say. Of results that are longer by far the end is not looked at.
 _LONGEST_TOKEN = 64
 
