@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from opd_ray.environments.environment import Message, ToolSchema
 
 _DECODER = json.JSONDecoder()
+_BEGINS = re.compile(r'[-{\["\dtfnNI]')
 _MOST_NESTED = 100
 _TOO_DEEP = f"nested more than {_MOST_NESTED} levels deep"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -105,8 +106,13 @@ def json_at(text: str, begin: int) -> tuple[Any, int]:
     """
     while text[begin : begin + 1].isspace():
         begin += 1
+    # Python's error looks for its line from the first character on: not for each of many tags.
+    if not _BEGINS.match(text, begin):
+        raise ValueError("there is no value")
     try:
         value, end = _DECODER.raw_decode(text, begin)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg}, at character {error.pos - begin}") from None
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     written = text[begin:end]

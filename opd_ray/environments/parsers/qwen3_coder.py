@@ -106,15 +106,13 @@ def _value(text: str, kinds: set[str]) -> Any:
         return None
     if "boolean" in kinds and word in ("true", "false"):
         return word == "true"
-    if kinds == {"string"}:
-        return text
+    others = kinds - {"string"}
     try:
-        value = json_of(text)
+        value = json_of(text) if others else text
     except ValueError:
         if "string" in kinds:
             return text
         raise
     kind = _KINDS.get(type(value), "null" if value is None else "string")
-    if "string" in kinds and kind not in kinds and not (kind == "integer" and "number" in kinds):
-        return text
-    return value
+    fits = kind in others or (kind == "integer" and "number" in others)
+    return text if "string" in kinds and not fits else value
