@@ -64,6 +64,7 @@ class EnvironmentHost:
     def _call(self, method: str, args: tuple[Any, ...]) -> Any:
         if method == "reset":
             # What the last one has left in context variables and event loop is none of this one's.
+            self._calls.close()
             self._calls = Busy()
             self._environment = self._factory()
         return self._calls.run(getattr(self._environment, method), args)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from opd_ray.environments.environment import Message, ToolSchema
 
+_DECODER = json.JSONDecoder()
+_BEGINS = re.compile(r'[-{\["\dtfnNI]')
+_MOST_NESTED = 100
+_TOO_DEEP = f"nested more than {_MOST_NESTED} levels deep"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _END_OF_THINKING = "</think>"
 _THINKING = "<think>"
 
@@ -81,12 +88,54 @@ class CallParser(Protocol):
 def after_thinking(text: str) -> tuple[str, str]:
     """A turn's thinking, its closing tag included, and what follows it.
 
-    A call that is only thought of is no call. Thinking that never ends is all thinking.
+    A call that is only thought of is no call. Thinking that never ends is all thinking. It may have
+    begun in the prompt, and ends where its closing tag stands for the first time.
     """
-    thinking, end, said = text.rpartition(_END_OF_THINKING)
+    thinking, end, said = text.partition(_END_OF_THINKING)
     if end:
         return thinking + end, said
-    return (text, "") if _THINKING in text else ("", text)
+    return (text, "") if text.lstrip().startswith(_THINKING) else ("", text)
+
+
+def json_at(text: str, begin: int) -> tuple[Any, int]:
+    """The JSON value in ``text`` that begins at ``begin`` or after white space, and where it ends.
+
+    Raises:
+        ValueError: there is none, or one that not every reader of JSON takes: nested by hundreds,
+            or with half a surrogate pair, which no file and no tokenizer can hold.
+    """
+    while text[begin : begin + 1].isspace():
+        begin += 1
+    # Python's error looks for its line from the first character on: not for each of many tags.
+    if not _BEGINS.match(text, begin):
+        raise ValueError("there is no value")
+    try:
+        value, end = _DECODER.raw_decode(text, begin)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg}, at character {error.pos - begin}") from None
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    written = text[begin:end]
+    if written.count("[") + written.count("{") > _MOST_NESTED and _depth(value) > _MOST_NESTED:
+        raise ValueError(_TOO_DEEP)
+    if _SURROGATE.search(written):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a \\u escape is half of a surrogate pair") from None
+    return value, end
+
+
+def json_of(text: str) -> Any:
+    """The JSON value that is all of ``text``.
+
+    Raises:
+        ValueError: it is none; see :func:`json_at`.
+    """
+    value, end = json_at(text, 0)
+    if text[end:].strip():
+        raise ValueError(f"more follows the value, at character {end}")
+    return value
 
 
 def call_of(written: Any, source: str, arguments_key: str = "arguments") -> ToolCall | BadCall:
@@ -102,10 +151,19 @@ def call_of(written: Any, source: str, arguments_key: str = "arguments") -> Tool
     return ToolCall(name, dict(arguments))
 
 
-def parameters_of(name: str, tools: Sequence[ToolSchema]) -> Mapping[str, Any] | None:
-    """The JSON schemas of a tool's arguments by their names; None of an unknown tool."""
+def parameters_of(name: str, tools: Sequence[ToolSchema]) -> Mapping[str, Any]:
+    """The JSON schemas of a tool's arguments by their names; none of an unknown tool."""
     for tool in tools:
         function = tool["function"]
         if function["name"] == name:
-            return function.get("parameters", {}).get("properties", {})
-    return None
+            return (function.get("parameters") or {}).get("properties") or {}
+    return {}
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects stand in one another, without recursion."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        depth += 1
+        level = [x for i in level for x in (i.values() if isinstance(i, dict) else i)]
+    return depth

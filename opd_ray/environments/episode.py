@@ -180,6 +180,8 @@ class Episode:
         except _Hangs:
             # Most likely in a tool that was given up: there is nothing more to be had of it.
             self.account.timeout += not self.account.timeout
+        finally:
+            self._busy.close()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Response tokens, mask and turns, [m] each."""

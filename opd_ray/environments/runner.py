@@ -7,7 +7,6 @@ import contextvars
 import inspect
 import queue
 import threading
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -76,6 +75,7 @@ class EnvironmentRunner:
     def __init__(self, workers: int, call_seconds: float) -> None:
         self._seconds = call_seconds
         self._most_lost = _LOST_FOR_EACH_WORKER * workers
+        self._closed = False
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(workers)
         self._threads = WorkerThreads("environment call")
@@ -155,9 +155,11 @@ class EnvironmentRunner:
 
     def close(self) -> None:
         """Stop; what still runs in a thread is forgotten."""
+        if self._closed:
+            return
+        self._closed = True
         self._threads.close()
-        with suppress(RuntimeError):  # closed before
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _serve(self) -> None:
         self._loop.run_forever()
@@ -177,7 +179,7 @@ class Busy:
     """Where the calls into one environment run: one at a time, in whichever thread.
 
     Its context variables and, for coroutines, its event loop stay from call to call, and are no
-    other environment's. Between calls the loop stands still.
+    other environment's. Between calls the loop stands still. :meth:`close` is the end.
     """
 
     def __init__(self) -> None:
@@ -194,12 +196,16 @@ class Busy:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._loop.set_default_executor(DaemonExecutor())
-            weakref.finalize(self, self._loop.close).atexit = False
         self._task = self._loop.create_task(_awaited(outcome), context=self._context)
         try:
             return self._loop.run_until_complete(self._task)
         finally:
             self._task = None
+
+    def close(self) -> None:
+        """Close the loop, after the last call; one that hangs keeps it."""
+        if self._loop is not None and not self.busy:
+            self._loop.close()
 
     def stop(self) -> bool:
         """Ask a coroutine that runs to stop; whether there is one. From another thread."""
@@ -230,9 +236,13 @@ class Outcome:
         Raises:
             RuntimeError: in place of what is no ``Exception``, or ends coroutines.
         """
-        if self._error is not None:
+        if self._error is None:
+            return self._value
+        try:
             raise self._error
-        return self._value
+        finally:
+            # Its traceback has this frame: a circle would keep what the tool held.
+            self._error = None
 
 
 # They are raised to say something to Python itself: the end of a coroutine or of a process.
@@ -253,7 +263,11 @@ def _harmless(error: BaseException) -> Exception:
 
 
 async def _awaited(outcome: Awaitable[Any]) -> Any:
-    return await outcome
+    """Its outcome; what a loop lets through to its thread is an error like others."""
+    try:
+        return await outcome
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _harmless(error) from None
 
 
 def _settle(ended: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,50 +11,108 @@ from opd_ray.environments.calls import (
     BadCall,
     ToolCall,
     after_thinking,
+    json_of,
     parameters_of,
 )
 from opd_ray.environments.environment import ToolSchema
 
-_BLOCK = re.compile(r"<tool_call>(.*?)(</tool_call>|(?=<tool_call>)|\Z)", re.DOTALL)
-_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*?)</function>\s*", re.DOTALL)
+_OPEN = re.compile(r"<tool_call>|<function=")
+_CALL = re.compile(
+    r"(?:<tool_call>\s*)?<function=([^>\n]+)>((?:(?!<tool_call>|<function=).)*?)</function>"
+    r"\s*(?:</tool_call>)?",
+    re.DOTALL,
+)
+# Where a call ends that is none.
+_ANY_END = re.compile(r"</tool_call>|(?=<tool_call>)|(?<!<tool_call>)(?=<function=)|\Z")
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>(.*?)(?:</parameter>|(?=<parameter=)|\Z)", re.DOTALL)
-_TEXT = {"type": "string"}
+_KINDS = {bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 
 
 class Qwen3CoderParser:
     """``<tool_call><function=NAME><parameter=KEY>VALUE</parameter></function></tool_call>``.
 
-    A value is text where the tool's schema says so, JSON elsewhere.
+    A value is text where the tool's schema says so, JSON elsewhere. The outer tags may be missing.
     """
 
     def parse(self, text: str, tools: Sequence[ToolSchema]) -> AssistantTurn:
         """See :class:`opd_ray.environments.calls.CallParser`."""
         thinking, said = after_thinking(text)
-        calls = [self._call(found[1], found[2], tools) for found in _BLOCK.finditer(said)]
-        return AssistantTurn((thinking + _BLOCK.sub("", said)).strip(), tuple(calls))
-
-    def _call(self, inside: str, end: str, tools: Sequence[ToolSchema]) -> ToolCall | BadCall:
-        written = f"<tool_call>{inside}{end}"
-        function = _FUNCTION.fullmatch(inside)
-        if function is None or not end:
-            return BadCall(written, "write <function=NAME>...</function> inside <tool_call> tags")
-        name, body = function[1].strip(), function[2]
-        schemas = parameters_of(name, tools) or {}
-        arguments = {}
-        for key, value in _PARAMETER.findall(body):
-            # The template puts a line break on either side of a value; others belong to it.
-            value = value.removeprefix("\n").removesuffix("\n")
-            try:
-                arguments[key.strip()] = _value(value, schemas.get(key.strip(), _TEXT))
-            except (ValueError, RecursionError) as error:
-                return BadCall(written, f"parameter {key.strip()!r} is not valid JSON: {error}")
-        return ToolCall(name, arguments)
+        calls: list[ToolCall | BadCall] = []
+        content, at = [thinking], 0
+        while opened := _OPEN.search(said, at):
+            content.append(said[at : opened.start()])
+            if whole := _CALL.match(said, opened.start()):
+                calls.append(_call(whole, tools))
+                at = whole.end()
+            else:
+                at = _end_of_bad(said, opened.end())
+                written = said[opened.start() : at]
+                problem = "write <function=NAME>...</function> inside <tool_call> tags"
+                calls.append(BadCall(written, problem))
+        content.append(said[at:])
+        return AssistantTurn("".join(content).strip(), tuple(calls))
 
 
-def _value(text: str, schema: Mapping[str, Any]) -> Any:
-    kinds = schema.get("type", "string")
-    if "string" in ([kinds] if isinstance(kinds, str) else kinds):
-        return text
-    if kinds == "boolean" and text.strip().lower() in ("true", "false"):
-        return text.strip().lower() == "true"
-    return json.loads(text)
+def _end_of_bad(said: str, begin: int) -> int:
+    found = _ANY_END.search(said, begin)
+    return found.end() if found else len(said)
+
+
+def _call(whole: re.Match[str], tools: Sequence[ToolSchema]) -> ToolCall | BadCall:
+    name = whole[1].strip()
+    schemas = parameters_of(name, tools)
+    arguments = {}
+    for found in _PARAMETER.finditer(whole[2]):
+        key = found[1].strip()
+        # The template puts a line break on either side of a value; others belong to it.
+        value = found[2].removeprefix("\n").removesuffix("\n")
+        try:
+            arguments[key] = _value(value, kinds_of(schemas.get(key)))
+        except ValueError as error:
+            return BadCall(whole[0], f"parameter {key!r} is not valid JSON: {error}")
+    return ToolCall(name, arguments)
+
+
+def kinds_of(schema: Any) -> set[str]:
+    """The JSON types that a schema names; of one that names none, "string"."""
+    kinds = _named_kinds(schema)
+    if isinstance(schema, Mapping) and schema.get("nullable") is True:
+        kinds |= {"null"} if kinds else {"null", "string"}
+    return kinds or {"string"}
+
+
+def _named_kinds(schema: Any) -> set[str]:
+    if not isinstance(schema, Mapping):
+        return set()
+    named = schema.get("type", ())
+    kinds = {named} if isinstance(named, str) else set(named)
+    for value in schema.get("enum") or ():
+        kinds.add("string" if isinstance(value, str) else _KINDS.get(type(value), "null"))
+    for choices in ("anyOf", "oneOf", "allOf"):
+        for choice in schema.get(choices) or ():
+            kinds |= _named_kinds(choice)
+    return kinds
+
+
+def _value(text: str, kinds: set[str]) -> Any:
+    """A value as one of these types; as text where it is none of them and may be text.
+
+    Raises:
+        ValueError: it may not, and is no JSON.
+    """
+    word = text.strip().lower()
+    # Templates write these as Python does.
+    if "null" in kinds and word in ("null", "none"):
+        return None
+    if "boolean" in kinds and word in ("true", "false"):
+        return word == "true"
+    others = kinds - {"string"}
+    try:
+        value = json_of(text) if others else text
+    except ValueError:
+        if "string" in kinds:
+            return text
+        raise
+    kind = _KINDS.get(type(value), "null" if value is None else "string")
+    fits = kind in others or (kind == "integer" and "number" in others)
+    return text if "string" in kinds and not fits else value
