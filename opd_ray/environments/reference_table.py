@@ -1,143 +1,22 @@
-"""A small world in which tools are needed: numbered tables of rows that refer to each other.
-
-The student is asked for a total along a chain of references, and sees a table by look-ups alone:
-
-    Table 48213: start at K and follow next twice; total of price ?
-
-A look-up of K shows its whole row, of which the student needs one cell or two:
-
-    K next M back B price 41 weight 37
-
-All of a table follows from its number. Whether a table is for training or held out does so too, so
-no choice of seeds can leak one into the other.
-"""
+"""A small world in which tools are needed: look-ups in a table whose rows refer to each other."""
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from opd_ray.environments.environment import Message, ToolResult, ToolSchema
-from opd_ray.seeds import digest64
-
-Split = Literal["train", "heldout"]
-
-ROWS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-REFERENCES = ("next", "back")
-NUMBERS = ("price", "weight")
-HOPS = {1: "once", 2: "twice"}
-TABLES = range(10_000, 100_000)
-HELDOUT_ONE_IN = 10
-
-_LAST_NUMBER = re.compile(r"(?<!\d)(\d+)\D*\Z")
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """One row: two references to other rows and two numbers from 10 to 99."""
-
-    name: str
-    cells: Mapping[str, str | int]
-
-    def __str__(self) -> str:
-        return f"{self.name} " + " ".join(f"{column} {it}" for column, it in self.cells.items())
-
-
-@lru_cache(maxsize=1024)
-def table_rows(table: int) -> Mapping[str, TableRow]:
-    """All rows of a table by their names; every reference column is one cycle through them all."""
-    rng = random.Random(f"reference table {table}")
-    cells: dict[str, dict[str, str | int]] = {name: {} for name in ROWS}
-    for column in REFERENCES:
-        cycle = rng.sample(ROWS, len(ROWS))
-        for name, other in zip(cycle, [*cycle[1:], cycle[0]], strict=True):
-            cells[name][column] = other
-    for column in NUMBERS:
-        for name in ROWS:
-            cells[name][column] = rng.randrange(10, 100)
-    return {name: TableRow(name, cells[name]) for name in ROWS}
-
-
-def table_split(table: int) -> Split:
-    """Of which split all problems of a table are."""
-    held_out = digest64(f"reference table {table}".encode()) % HELDOUT_ONE_IN == 0
-    return "heldout" if held_out else "train"
-
-
-@dataclass(frozen=True)
-class ReferenceProblem:
-    """The total of one column over the rows of one chain."""
-
-    table: int
-    start: str
-    along: str  # the column whose references are followed
-    hops: int
-    column: str  # the column whose numbers are added
-
-    @property
-    def question(self) -> str:
-        return (
-            f"Table {self.table}: start at {self.start} and follow {self.along} "
-            f"{HOPS[self.hops]}; total of {self.column} ?"
-        )
-
-    @property
-    def chain(self) -> list[TableRow]:
-        """The rows to look up, in their order."""
-        rows = table_rows(self.table)
-        chain = [rows[self.start]]
-        for _ in range(self.hops):
-            chain.append(rows[str(chain[-1].cells[self.along])])
-        return chain
-
-    @property
-    def numbers(self) -> list[int]:
-        """What is to be added."""
-        return [int(row.cells[self.column]) for row in self.chain]
-
-    @property
-    def answer(self) -> int:
-        return sum(self.numbers)
-
-
-def draw_problem(table: int, hops: int, rng: random.Random) -> ReferenceProblem:
-    """A problem of a table."""
-    return ReferenceProblem(
-        table, rng.choice(ROWS), rng.choice(REFERENCES), hops, rng.choice(NUMBERS)
-    )
-
-
-def problems(split: Split, count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Rows for ``data.kind: python``, of as many different tables: a problem never comes twice.
-
-    Raises:
-        ValueError: an unknown split, or a count that it does not have.
-    """
-    if split not in ("train", "heldout"):
-        raise ValueError(f"split = {split!r}: use 'train' or 'heldout'")
-    tables = [table for table in TABLES if table_split(table) == split]
-    if not 1 <= count <= len(tables):
-        raise ValueError(f"count = {count}: {split!r} has 1 to {len(tables)} tables")
-    rng = random.Random(f"reference problems {split} {seed}")
-    drawn = [draw_problem(table, rng.choice([*HOPS]), rng) for table in rng.sample(tables, count)]
-    return [
-        {"prompt": problem.question, "answer": str(problem.answer), **vars(problem)}
-        for problem in drawn
-    ]
+from opd_ray.tasks.reference_table import TOOL, ReferenceProblem, look_up
 
 
 class ReferenceTable:
-    """The environment of one problem: its tool ``look_up`` shows a row of its table."""
+    """The environment of one problem: its tool shows a row of its table."""
 
     tools: Sequence[ToolSchema] = (
         {
             "type": "function",
             "function": {
-                "name": "look_up",
+                "name": TOOL,
                 "description": "Shows a row of the table.",
                 "parameters": {
                     "type": "object",
@@ -149,32 +28,33 @@ class ReferenceTable:
     )
 
     def reset(self, row: Mapping[str, Any]) -> list[Message]:
-        """The question of the row, whose other columns are a :class:`ReferenceProblem`."""
-        self.problem = ReferenceProblem(
+        """The question; the other columns of its row are a :class:`ReferenceProblem`."""
+        self._problem = ReferenceProblem(
             int(row["table"]), row["start"], row["along"], int(row["hops"]), row["column"]
         )
-        self.rows = table_rows(self.problem.table)
-        self._seen: set[str] = set()
+        self._looked_up: set[str] = set()
         return list(row["prompt"])
 
     def call_tool(self, name: str, arguments: dict[str, Any]) -> ToolResult:
         """The row with all of its cells."""
-        rows, asked = self.rows, arguments.get("row")
-        if set(arguments) != {"row"} or not isinstance(asked, str) or asked not in rows:
-            return ToolResult(f"no row {asked}")
-        self._seen.add(asked)
-        return ToolResult(str(rows[asked]))
+        if [*arguments] != ["row"]:
+            raise ValueError(f"give {name} one argument, row")
+        self._looked_up.add(str(arguments["row"]))
+        return ToolResult(look_up(self._problem.table, arguments["row"]))
 
     def verify(self, messages: Sequence[Message]) -> dict[str, float]:
-        """``success``: the last number of the closing turn is the total, and ``found``: the share
-        of the chain's rows that were looked up."""
+        """Of the conversation: ``success``, ``found``.
+
+        ``success``: 1 where it ends with a turn of the student whose last number is the total.
+        ``found``: the share of the chain's rows that were looked up.
+        """
         closing = messages[-1]
-        said = closing["content"] if closing["role"] == "assistant" else ""
-        number = _LAST_NUMBER.search(said)
-        right = number is not None and int(number[1]) == self.problem.answer
-        chain = self.problem.chain
-        found = sum(row.name in self._seen for row in chain) / len(chain)
-        return {"success": float(right and "tool_calls" not in closing), "found": found}
+        ended = closing["role"] == "assistant" and "tool_calls" not in closing
+        chain = self._problem.chain
+        return {
+            "success": float(ended and self._problem.is_answered(closing["content"])),
+            "found": sum(row.name in self._looked_up for row in chain) / len(chain),
+        }
 
     def close(self) -> None:
         """Nothing is held."""

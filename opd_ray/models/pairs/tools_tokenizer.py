@@ -8,7 +8,7 @@ import re
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from opd_ray.environments.reference_table import HOPS, NUMBERS, REFERENCES, ROWS
+from opd_ray.tasks.reference_table import HOPS, NUMBERS, REFERENCES, ROWS, TOOL
 
 PAD, END, UNK = "<pad>", "<|end|>", "<unk>"
 ROLES = ("<|tools|>", "<|user|>", "<|assistant|>", "<|tool|>")
@@ -17,9 +17,9 @@ _SPECIAL = (PAD, END, UNK, *ROLES)
 _WORDS = (
     "<tool_call>",
     "</tool_call>",
-    '{"name": "look_up", "arguments": {"row": "',
+    f'{{"name": "{TOOL}", "arguments": {{"row": "',
     '"}}',
-    "look_up",
+    TOOL,
     "Table ",
     ": start at ",
     *(f" and follow {column}" for column in REFERENCES),
