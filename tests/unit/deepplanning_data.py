@@ -1,7 +1,8 @@
 """A small travel database with awkward cells, a stand-in for a checkout, and the real one if named.
 
 ``OPD_RAY_DEEPPLANNING`` names a clone of Qwen-Agent; ``OPD_RAY_DEEPPLANNING_PYTHON`` a Python with
-the packages that it needs (without it this one, and a stand-in for the one class of ``qwen_agent``).
+the packages that it needs (without it this one, with a stand-in for the one class of ``qwen_agent``
+that the tools need).
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ HOTELS = [
 ATTRACTIONS = [
     "attraction_id,attraction_name,city,address,latitude,longitude,description,rating,opening_time,"
     "closing_time,closing_dates,min_visit_hours,max_visit_hours,ticket_price,attraction_type",
-    "A1,Laomendong,Nanjing,Gate,32.0,118.0,Old town,4.7,Open 24 Hours,Open 24 Hours,,1,3,0,Landmark",
-    'A2,"Knife, Scissors Museum",Nanjing,,32.1,118.1,"A museum\nof ""blades""",x,09:00,17:00,Monday,'
+    "A1,Laomendong,Nanjing,Gate,32.0,118.0,Old,4.7,Open 24 Hours,Open 24 Hours,,1,3,0,Landmark",
+    'A2,"Knife, Scissors Museum",Nanjing,,32.1,118.1,"A museum\nof ""blades""",x,09:00,17:00,Mon,'
     "0.5,,abc,Art Exhibition",
     "A3,Nowhere,,,,,,,,,,,,,",
     "A1,Laomendong,Twice,,,,,1,,,,,,,Landmark",

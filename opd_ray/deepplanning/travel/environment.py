@@ -60,8 +60,8 @@ class TravelEnvironment:
         return ToolResult(self._tools.call(self._database, name, arguments))
 
     def verify(self, messages: Sequence[Message]) -> dict[str, float]:
-        """Of the plan in the last message: ``constraints_met``, the share of the hard constraints;
-        ``all_constraints_met``, 1 if they all are; ``plan_given``, 1 if there is a plan.
+        """Of the plan in the last message: ``success``, 1 if all hard constraints are met;
+        ``constraints_met``, the share of them that are; ``plan_given``, 1 if there is a plan.
 
         None of them needs the database. A rollout that was cut off before its plan has none.
         """
@@ -70,8 +70,8 @@ class TravelEnvironment:
         plan = read_plan("" if last.get("tool_calls") else text)
         met = list(judged(plan.as_json, self._meta).values())
         return {
+            "success": float(bool(met) and all(met)),
             "constraints_met": sum(met) / len(met) if met else 0.0,
-            "all_constraints_met": float(bool(met) and all(met)),
             "plan_given": float(plan.given),
         }
 
