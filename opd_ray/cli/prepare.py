@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from opd_ray.cli.command import Commands, add_command, path, path_text
+from opd_ray.errors import ConfigError
 
 
 def add_commands(commands: Commands) -> None:
@@ -17,8 +18,9 @@ def add_commands(commands: Commands) -> None:
         examples="""  opd-ray prepare math500
   opd-ray prepare dapo_math_17k --out /shared/data/dapo_math_17k.jsonl
   opd-ray prepare aime24 --from downloads/aime_2024.parquet
+  opd-ray prepare deepplanning --from Qwen-Agent --database database_en
 
-sets: dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24, aime25, amc23
+sets: deepplanning, dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24, aime25, amc23
 """,
     )
     parser.add_argument("name", metavar="SET", help="one of the sets below")
@@ -30,14 +32,25 @@ sets: dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24, aime25, amc2
         default=[],
         metavar="HUB_OR_FILES",
         help="a hub name, a folder that the datasets library reads, or .jsonl, .json or .parquet "
-        "files (default: the set's own place on the Hugging Face hub)",
+        "files (default: the set's own place on the Hugging Face hub); of deepplanning, your clone "
+        "of Qwen-Agent",
     )
     parser.add_argument(
         "--out",
         type=path,
         metavar="FILE",
-        help="the file to write (default: SET.jsonl in the folder OPD_RAY_DATA, or in ./data)",
+        help="the file to write (default: SET.jsonl in the folder OPD_RAY_DATA, or in ./data); of "
+        "deepplanning the folder for its files",
     )
+    plans = parser.add_argument_group("deepplanning alone")
+    plans.add_argument(
+        "--database",
+        type=path,
+        metavar="FOLDER",
+        help="where its databases are unpacked, a folder a task (default: database/database_en in "
+        "the checkout's travelplanning)",
+    )
+    plans.add_argument("--seed", type=int, help="of which tasks are held out (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,6 +58,25 @@ def run(args: argparse.Namespace) -> int:
     from opd_ray.data.prepare import prepare
     from opd_ray.data.sources import prepared_folder
 
+    if args.name == "deepplanning":
+        return _deepplanning(args)
+    for option in ("database", "seed"):
+        if getattr(args, option) is not None:
+            raise ConfigError(f"--{option} is of deepplanning alone; leave it out")
     out = args.out or prepared_folder() / f"{args.name}.jsonl"
     print(prepare(args.name, args.origins, out))
+    return 0
+
+
+def _deepplanning(args: argparse.Namespace) -> int:
+    from opd_ray.data.sources import prepared_folder
+    from opd_ray.deepplanning.checkout import Checkout
+    from opd_ray.deepplanning.prepare import prepare_travel
+
+    if len(args.origins) != 1:
+        raise ConfigError("prepare deepplanning needs --from CHECKOUT: your clone of Qwen-Agent")
+    checkout = Checkout.at(args.origins[0])
+    out, seed = args.out or prepared_folder(), args.seed or 0
+    databases = args.database or checkout.travel_database
+    print(prepare_travel(checkout, databases, out, seed=seed, synthetic=False))
     return 0

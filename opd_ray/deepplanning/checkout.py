@@ -106,39 +106,39 @@ class Checkout:
         raise MissingBenchmark(f"{path}: has no text {_PROMPT}; {CLONE}")
 
 
-def read_tasks(path: Path) -> list[dict[str, Any]]:
-    """The travel tasks of a file in the benchmark's form.
+def read_tasks(path: Path, remedy: str = CLONE) -> list[dict[str, Any]]:
+    """The travel tasks of a file in the benchmark's form; ``remedy`` is what makes one.
 
     Raises:
         MissingBenchmark: names the file, and the task and column where one lacks.
     """
-    tasks = read_json(path)
+    tasks = read_json(path, remedy)
     if not isinstance(tasks, list) or not tasks:
-        raise MissingBenchmark(f"{path}: holds no list of tasks; {CLONE}")
+        raise MissingBenchmark(f"{path}: holds no list of tasks; {remedy}")
     seen: set[str] = set()
     for number, task in enumerate(tasks, 1):
         place = f"{path}: task {number}"
         if not isinstance(task, dict):
-            raise MissingBenchmark(f"{place} is {type(task).__name__}, not an object; {CLONE}")
-        _need(task, {"id": (str, int), "query": (str,), "meta_info": (dict,)}, place)
+            raise MissingBenchmark(f"{place} is {type(task).__name__}, not an object; {remedy}")
+        _need(task, {"id": (str, int), "query": (str,), "meta_info": (dict,)}, place, remedy)
         name = str(task["id"])
         place = f"{path}: task {name!r}, meta_info"
-        _need(task["meta_info"], {"days": (int,), "hard_constraints": (dict,)}, place)
+        _need(task["meta_info"], {"days": (int,), "hard_constraints": (dict,)}, place, remedy)
         if name in seen:
-            raise MissingBenchmark(f"{path}: two tasks have the id {name!r}; {CLONE}")
+            raise MissingBenchmark(f"{path}: two tasks have the id {name!r}; {remedy}")
         seen.add(name)
     return tasks
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = CLONE) -> Any:
     """What a JSON file of the benchmark holds.
 
     Raises:
         MissingBenchmark: it is not there, or is no JSON.
     """
     if not path.is_file():
-        raise MissingBenchmark(f"{path}: is not there; {CLONE}")
-    with border(str(path), f"is no JSON: {CLONE} again", MissingBenchmark):
+        raise MissingBenchmark(f"{path}: is not there; {remedy}")
+    with border(str(path), remedy, MissingBenchmark):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -150,15 +150,15 @@ def parsed(path: Path) -> ast.Module:
     """
     if not path.is_file():
         raise MissingBenchmark(f"{path}: is not there; {CLONE}")
-    with border(str(path), f"is no Python: {CLONE} again", MissingBenchmark):
+    with border(str(path), CLONE, MissingBenchmark):
         return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def _need(row: dict[str, Any], columns: dict[str, Sequence[type]], place: str) -> None:
+def _need(row: dict[str, Any], columns: dict[str, Sequence[type]], place: str, remedy: str) -> None:
     for column, kinds in columns.items():
         if column not in row:
             have = ", ".join(row) or "nothing"
-            raise MissingBenchmark(f"{place} has no {column!r} (it has {have}); {CLONE}")
+            raise MissingBenchmark(f"{place} has no {column!r} (it has {have}); {remedy}")
         if not isinstance(row[column], tuple(kinds)) or isinstance(row[column], bool):
             found = type(row[column]).__name__
-            raise MissingBenchmark(f"{place}: {column!r} is {found}; {CLONE}")
+            raise MissingBenchmark(f"{place}: {column!r} is {found}; {remedy}")

@@ -90,6 +90,41 @@ def test_no_plan_meets_nothing() -> None:
     assert judged(plan(), {}) == {}
 
 
+@pytest.mark.parametrize("mode", ["train", "Railway", "火车", "高铁", "gaotie"])
+def test_words_for_a_train(mode: str) -> None:
+    said = plan()
+    said["daily_plans"][0]["activities"][0]["details"]["mode"] = mode
+    assert judged(said, META)["train_seat_class"]
+
+
+@pytest.mark.parametrize("mode", ["Flight", "飞机", "airplane", "plane"])
+def test_words_for_a_plane(mode: str) -> None:
+    said = plan()
+    said["daily_plans"][0]["activities"][1]["details"]["mode"] = mode
+    assert judged(said, META)["flight_cheapest_direct"]
+
+
+@pytest.mark.parametrize("cost", [-10_000, float("nan"), "nan"])
+def test_what_is_no_price_of_a_journey_costs_nothing(cost: Any) -> None:
+    said = plan()
+    said["daily_plans"][0]["activities"][0]["details"]["cost"] = cost
+    said["daily_plans"][1]["activities"][0]["details"]["cost"] = 50
+    assert judged(said, META)["budget_constraint"]  # 1,000 again
+    said["daily_plans"][1]["activities"][0]["details"]["cost"] = 51
+    assert not judged(said, META)["budget_constraint"]
+
+
+def test_a_constraint_that_names_nothing_is_not_met() -> None:
+    for kind, wanted in {
+        "hotel_x": {"hotel_name": ""},
+        "restaurant_x": {},
+        "attraction_x": {"attraction_names": []},
+        "budget_constraint": {},
+    }.items():
+        assert judged(plan(), {"hard_constraints": {kind: wanted}}) == {kind: False}
+    assert judged(plan(), {"hard_constraints": {"train_x": {}}}) == {"train_x": True}
+
+
 def official_eval_hard() -> Any:
     path = Checkout.at(CHECKOUT).travel / "evaluation" / "constraints_hard.py"
     spec = importlib.util.spec_from_file_location("official_constraints_hard", path)
