@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from opd_ray.cli.command import Commands, add_command, path
@@ -53,7 +54,7 @@ The share of hard constraints that are met needs no database; the official score
         "--database",
         type=path,
         metavar="FOLDER",
-        help="the folder with a folder a task (default: database/database_en in the checkout)",
+        help="the folder with a folder a task (default: that of the prompts)",
     )
     parser.add_argument(
         "--out",
@@ -74,10 +75,11 @@ def run_score(args: argparse.Namespace) -> int:
     """Read, judge, write, and print the figures."""
     from opd_ray.data.sources import prepared_folder
     from opd_ray.deepplanning.checkout import Checkout, read_tasks
-    from opd_ray.deepplanning.prepare import HELD_OUT
     from opd_ray.deepplanning.responses import read_responses
+    from opd_ray.deepplanning.synthetic.write import is_synthetic
     from opd_ray.deepplanning.travel.database import check_databases
     from opd_ray.deepplanning.travel.official import with_official
+    from opd_ray.deepplanning.travel.prepare import HELD_OUT
     from opd_ray.deepplanning.travel.score import Judged, write_results
     from opd_ray.whole_file import write_whole
 
@@ -85,12 +87,13 @@ def run_score(args: argparse.Namespace) -> int:
     checkout = Checkout.at(args.checkout)
     test = args.test or prepared_folder() / f"{HELD_OUT}.json"
     tasks = read_tasks(test, "make it with: opd-ray prepare deepplanning --from CHECKOUT")
-    databases = args.database or checkout.travel_database
+    databases = args.database or Path(tasks[0].get("databases", checkout.travel_database))
+    made_up = bool(tasks[0].get("synthetic")) or is_synthetic(databases)
     if not args.without_official:
         check_databases(databases, tasks, "--database")
     responses = read_responses(args.responses, [str(task["id"]) for task in tasks])
     plans = Judged.of(tasks, responses)
-    scores = plans.scores()
+    scores = replace(plans.scores(), synthetic=made_up)
     folders = write_results(out, plans, responses, args.responses[0].stem)
     write_whole(out / "problems.json", plans.problems_json())
     if not args.without_official:

@@ -19,6 +19,7 @@ def add_commands(commands: Commands) -> None:
   opd-ray prepare dapo_math_17k --out /shared/data/dapo_math_17k.jsonl
   opd-ray prepare aime24 --from downloads/aime_2024.parquet
   opd-ray prepare deepplanning --from Qwen-Agent --database database_en
+  opd-ray prepare deepplanning --from Qwen-Agent --synthetic
 
 sets: deepplanning, dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24, aime25, amc23
 """,
@@ -50,7 +51,16 @@ sets: deepplanning, dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24
         help="where its databases are unpacked, a folder a task (default: database/database_en in "
         "the checkout's travelplanning)",
     )
-    plans.add_argument("--seed", type=int, help="of which tasks are held out (default 0)")
+    plans.add_argument(
+        "--synthetic",
+        action="store_true",
+        help="make databases up, from what the tasks ask for, and write them to --database "
+        "(default: deepplanning_synthetic beside the prompts); figures on them say nothing of the "
+        "benchmark",
+    )
+    plans.add_argument(
+        "--seed", type=int, help="of what is made up and which tasks are held out (default 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.name == "deepplanning":
         return _deepplanning(args)
-    for option in ("database", "seed"):
-        if getattr(args, option) is not None:
+    given = {"database": args.database, "synthetic": args.synthetic or None, "seed": args.seed}
+    for option, value in given.items():
+        if value is not None:
             raise ConfigError(f"--{option} is of deepplanning alone; leave it out")
     out = args.out or prepared_folder() / f"{args.name}.jsonl"
     print(prepare(args.name, args.origins, out))
@@ -71,12 +82,16 @@ def run(args: argparse.Namespace) -> int:
 def _deepplanning(args: argparse.Namespace) -> int:
     from opd_ray.data.sources import prepared_folder
     from opd_ray.deepplanning.checkout import Checkout
-    from opd_ray.deepplanning.prepare import prepare_travel
+    from opd_ray.deepplanning.synthetic.write import write_databases
+    from opd_ray.deepplanning.travel.prepare import prepare_travel
 
     if len(args.origins) != 1:
         raise ConfigError("prepare deepplanning needs --from CHECKOUT: your clone of Qwen-Agent")
     checkout = Checkout.at(args.origins[0])
     out, seed = args.out or prepared_folder(), args.seed or 0
     databases = args.database or checkout.travel_database
-    print(prepare_travel(checkout, databases, out, seed=seed, synthetic=False))
+    if args.synthetic:
+        databases = args.database or out / "deepplanning_synthetic"
+        write_databases(checkout.travel_tasks, databases, seed)
+    print(prepare_travel(checkout, databases, out, seed))
     return 0

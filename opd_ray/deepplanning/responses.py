@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.borders import border
-from opd_ray.deepplanning.prepare import prompt_id
 from opd_ray.errors import InputError
 
+SOURCE = "deepplanning_travel"  # of the travel prompts
 _REMEDY = "give a file that opd-ray eval wrote, such as OUT/deepplanning/sampled.jsonl"
+
+
+def prompt_id(task_id: object) -> str:
+    """The id of a task's prompt, in prompts and in the records of an evaluation."""
+    return f"{SOURCE}-{task_id}"
 
 
 @dataclass(frozen=True)

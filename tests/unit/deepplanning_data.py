@@ -129,6 +129,80 @@ def write_database(folder: Path) -> Path:
     return folder
 
 
+TOOLS = {
+    "query_train_info": ("origin", "destination", "depDate"),
+    "query_flight_info": ("origin", "destination", "depDate"),
+    "query_hotel_info": ("destination", "checkinDate", "checkoutDate"),
+    "query_attraction_details": ("attraction_name",),
+    "recommend_attractions": ("city",),
+    "search_location": ("place_name",),
+    "query_road_route_info": ("origin", "destination"),
+    "recommend_restaurants": ("latitude", "longitude"),
+    "query_restaurant_details": ("restaurant_name",),
+}
+_LABELS = "attraction_id attraction_name city address coordinates latitude longitude description"
+_LABELS += " rating visitor_rating opening_hours to closed_dates min_visit_hours max_visit_hours"
+_LABELS += " hours_unit ticket_price currency_unit attraction_type remaining_seats sufficient"
+_LABELS += " no_info station_sep recommendations"
+
+
+def write_checkout(folder: Path, tasks: int = 10) -> Path:
+    """What a clone of Qwen-Agent has of the travel part, with other words and no program."""
+    travel = folder / "benchmark" / "deepplanning" / "travelplanning"
+    for name in ("agent", "data", "tools", "evaluation"):
+        (travel / name).mkdir(parents=True)
+    (travel / "agent" / "prompts.py").write_text(
+        'import not_installed\nSYSTEM_PROMPT_EN = """Plan a trip."""\n', encoding="utf-8"
+    )
+    write_tasks(travel / "data" / "travelplanning_query_en.json", tasks)
+    schemas, classes = [], []
+    for tool, arguments in TOOLS.items():
+        properties = {name: {"type": "string"} for name in arguments}
+        parameters = {"type": "object", "properties": properties, "required": list(arguments)}
+        function = {"name": tool, "description": f"{tool}.", "parameters": parameters}
+        schemas.append({"type": "function", "function": function})
+        texts = {name: name.upper() for name in _LABELS.split()}
+        count = 4 if tool == "query_flight_info" else 0 if tool == "recommend_attractions" else None
+        values = [f"v{n}" for n in range(len(arguments) if count is None else count)]
+        nothing = '"nothing"'
+        if values:
+            filled = " ".join(f"{{{value}}}" for value in values)
+            nothing = f'lambda {", ".join(values)}: f"nothing for {filled}"'
+        more = (
+            "'segment': lambda n: f'leg {n}', 'attraction_suffix': lambda a, b, c: f'{a}/{b}/{c}'"
+        )
+        more += ", 'coord_not_in_range': lambda c: f'{c} is nowhere'"
+        classes.append(
+            f"@register_tool({tool!r})\nclass Tool{len(classes)}(Base):\n"
+            f"    LANG_FIELDS = {{'en': {repr(texts)[:-1]}, 'not_found': {nothing}, {more}}}}}\n"
+            "    def call(self):\n        raise SystemExit\n"
+        )
+    (travel / "tools" / "tool_schema_en.json").write_text(json.dumps(schemas), encoding="utf-8")
+    (travel / "tools" / "all_tool.py").write_text("\n".join(classes), encoding="utf-8")
+    return folder
+
+
+def write_tasks(path: Path, count: int) -> None:
+    """Tasks of two and three days in turn, each with a restaurant and a train."""
+    tasks = [
+        {
+            "id": str(number),
+            "query": f"Query {number}.",
+            "meta_info": {
+                "days": 2 + number % 2,
+                "people_number": 1,
+                "room_number": 1,
+                "hard_constraints": {
+                    "restaurant_must_eat_named": {"restaurant_name": f"Bar {number}"},
+                    "train_seat_class": {"outbound_train_no": "G7798"},
+                },
+            },
+        }
+        for number in range(count)
+    ]
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+
+
 def write_without_optional_columns(folder: Path) -> None:
     """Three files of a database anew, with those columns alone that the tools cannot do without."""
     files = {

@@ -45,7 +45,10 @@ class TravelScores:
             f"each{made_up}; ± standard error, clustered by task",
             f"hard constraints met     {self.constraints_met}",
             f"  best of {self.samples:<4}           {self.best}",
-            *(f"  {kind}: {of} ({_counted(of.tasks)})" for kind, of in sorted(self.by_kind.items())),
+            *(
+                f"  {kind}: {of} ({_counted(of.tasks)})"
+                for kind, of in sorted(self.by_kind.items())
+            ),
             f"all constraints met      {self.success}",
             f"plans given              {self.plan_given}",
         ]

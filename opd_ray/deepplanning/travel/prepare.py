@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.deepplanning.checkout import Checkout
+from opd_ray.deepplanning.responses import SOURCE, prompt_id
+from opd_ray.deepplanning.synthetic.write import is_synthetic
 from opd_ray.deepplanning.travel.database import check_databases, task_folder
 from opd_ray.deepplanning.travel.tools import travel_tools
 from opd_ray.errors import ConfigError
@@ -17,7 +19,6 @@ from opd_ray.seeds import derive_seed
 from opd_ray.whole_file import write_whole
 
 TRAIN, HELD_OUT = "deepplanning_train", "deepplanning_heldout"
-SOURCE = "deepplanning_travel"
 # Of tasks whose databases are made up, so that no figure passes for one of the benchmark.
 SYNTHETIC_SOURCE = "deepplanning_travel_synthetic"
 HELD_OUT_SHARE = 0.2
@@ -46,9 +47,7 @@ class Prepared:
         )
 
 
-def prepare_travel(
-    checkout: Checkout, databases: Path, out: Path, *, seed: int, synthetic: bool
-) -> Prepared:
+def prepare_travel(checkout: Checkout, databases: Path, out: Path, seed: int) -> Prepared:
     """Write the prompts of both sides, and the held-out tasks as the evaluator reads them.
 
     Args:
@@ -56,7 +55,6 @@ def prepare_travel(
         databases: the folder with a folder a task; the prompts name them in full.
         out: the folder to write to.
         seed: of the split.
-        synthetic: whether the databases are made up.
 
     Raises:
         MissingBenchmark: something of the checkout or the databases is not there.
@@ -67,11 +65,12 @@ def prepare_travel(
     databases = databases.expanduser().resolve()
     check_databases(databases, tasks, "--database")
     train, held_out = split(tasks, seed)
+    synthetic = is_synthetic(databases)
     source = SYNTHETIC_SOURCE if synthetic else SOURCE
     files = {
         f"{TRAIN}.jsonl": prompt_lines(train, prompt, databases, source),
         f"{HELD_OUT}.jsonl": prompt_lines(held_out, prompt, databases, source),
-        f"{HELD_OUT}.json": json.dumps(held_out, ensure_ascii=False, indent=1) + "\n",
+        f"{HELD_OUT}.json": test_file(held_out, databases, synthetic),
     }
     for name, text in files.items():
         try:
@@ -99,9 +98,10 @@ def split(tasks: Sequence[Task], seed: int) -> tuple[list[Task], list[Task]]:
     )
 
 
-def prompt_id(task_id: object) -> str:
-    """The id of a task's prompt, in prompts and in the records of an evaluation."""
-    return f"{SOURCE}-{task_id}"
+def test_file(tasks: Sequence[Task], databases: Path, synthetic: bool) -> str:
+    """Tasks as the official evaluator reads them, with two keys more, which are for us."""
+    more = {"databases": str(databases), "synthetic": synthetic}
+    return json.dumps([{**task, **more} for task in tasks], ensure_ascii=False, indent=1) + "\n"
 
 
 def prompt_lines(tasks: Sequence[Task], prompt: str, databases: Path, source: str) -> str:
