@@ -27,6 +27,7 @@ CORE = [
     "datasets>=3",
     "ray[default]>=2.50,<3",
     "aiohttp>=3.10,<4",
+    "jsonschema>=4",
     # Only to read the GGUF file of fetch-smollm2.
     "accelerate>=1",
     "gguf>=0.10",
