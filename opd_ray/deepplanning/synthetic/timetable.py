@@ -170,15 +170,11 @@ class Timetable:
             return not demand.span[0] <= moment <= demand.span[1]
         if not direct or demand.group:
             return True
-        if demand.best == "earliest":
-            return departs > gold.departs + 20
-        if demand.best == "latest":
-            return departs + minutes < gold.arrives - 20
-        return True
+        return demand.best != "latest" or departs + minutes < gold.arrives - 20
 
     def _rival(self, place: int, departs: int, minutes: int, gold: Journey | None) -> Journey:
         """An ordinary direct journey that the demand rules out, in one respect where it can be."""
-        price = round(self._fare * self._rng.uniform(0.85, 1.3))
+        price = round(self._fare * self._rng.uniform(0.7, 1.3))
         journey = self._direct(self._number(place), departs, minutes, price)
         few = self._trip.people > 1 and place == 3
         journey = replace(journey, seats="1" if few else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,35 @@ def test_a_gold_plan_has_what_is_asked_for_within_the_budget(folder: Path) -> No
     flight = gold_plan(TASKS[1], folder).json()["daily_plans"][0]["activities"][0]
     assert flight["details"]["number"] == "CZ3783"
     assert flight["time_slot"] >= "14:00"
+
+
+def test_attractions_are_visited_on_days_when_they_are_open(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "id_3", tmp_path / "id_3")
+    file = tmp_path / "id_3" / "attractions/attractions.csv"
+    with file.open(encoding="utf-8", newline="") as opened:
+        table = list(csv.DictReader(opened))
+    closed = {"Clear Lake": "Monday,Wednesday", "Knife, Scissors, and Sword Museum": "Thursday"}
+    for row in table:
+        row["closing_dates"] = closed.get(row["attraction_name"], "No closing day")
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.DictWriter(opened, table[0])
+        writer.writeheader()
+        writer.writerows(table)
+    wednesday, thursday = gold_plan(TASKS[0], tmp_path).json()["daily_plans"]
+    visited = [
+        {act["details"]["name"] for act in day["activities"] if act["type"] == "attraction"}
+        for day in (wednesday, thursday)
+    ]
+    assert "Clear Lake" in visited[1] - visited[0]
+    assert "Knife, Scissors, and Sword Museum" in visited[0] - visited[1]
+
+
+def test_a_restaurant_that_closes_after_midnight_is_open_until_the_day_ends(folder: Path) -> None:
+    task_map = TaskMap(folder / "id_3")
+    listed = by_name(folder, "3", "restaurants/restaurants.csv", "restaurant_name")
+    late = [name for name, row in listed.items() if row["closing_time"] == "02:00"]
+    assert late
+    assert {task_map.restaurants[name].closes for name in late} == {1439}
 
 
 def test_without_a_plan_within_the_budget_the_task_is_named(folder: Path) -> None:

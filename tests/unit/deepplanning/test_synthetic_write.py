@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from opd_ray.deepplanning.synthetic.cities import city_between, city_centre, kilometres
-from opd_ray.deepplanning.synthetic.places import Place, road
+from opd_ray.deepplanning.synthetic.places import Place, Surveyor, road
 from opd_ray.deepplanning.synthetic.wording import BRANDS, clock_range, named
 from opd_ray.deepplanning.synthetic.write import is_synthetic, write_databases
 from opd_ray.errors import InputError, OutputFolderError
@@ -257,6 +258,21 @@ def test_distances_on_the_map() -> None:
     assert kilometres(city_centre("Beijing"), city_centre("Shanghai")) == pytest.approx(1067, abs=2)
     assert city_centre("Nowhere") == city_centre("Nowhere") != city_centre("Elsewhere")
     assert city_between("Shanghai", "Nanjing") == "Suzhou"
+    # Hefei is nearest to Wuhan, but off the way to Harbin.
+    assert city_between("Wuhan", "Harbin") == "Shenyang"
+
+
+def test_no_point_is_given_twice() -> None:
+    class Repeating(random.Random):
+        draws = iter([1.0, 500.0, 1.0, 500.0, 2.0, 500.0])
+
+        def uniform(self, a: float, b: float) -> float:
+            return next(self.draws)
+
+    surveyor = Surveyor(Repeating())
+    first, second = (surveyor.place(name, "hotel", (30.0, 120.0), 0, 900) for name in "ab")
+    assert first.key != second.key
+    assert next(Repeating.draws, None) is None
 
 
 def test_ways_are_walked_up_to_two_kilometres_and_paid_beyond() -> None:
