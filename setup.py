@@ -27,6 +27,7 @@ CORE = [
     "datasets>=3",
     "ray[default]>=2.50,<3",
     "aiohttp>=3.10,<4",
+    "jsonschema>=4",
     # Only to read the GGUF file of fetch-smollm2.
     "accelerate>=1",
     "gguf>=0.10",
@@ -73,7 +74,7 @@ setup(
     packages=[*find_packages(include=["opd_ray", "opd_ray.*", "actors", "actors.*"]), "configs"],
     package_data={
         "configs": ["*.yaml", "**/*.yaml"],
-        "opd_ray.models": ["shapes/**", "pairs/demo_pair/**"],
+        "opd_ray.models": ["shapes/**", "pairs/demo_pair/**", "pairs/demo_tools_pair/**"],
     },
     install_requires=CORE,
     extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "wandb": ["wandb"]},

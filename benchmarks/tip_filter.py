@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from opd_ray.tip import TipFilter, TipSettings, TokenScores, rule_names
+from opd_ray.tip.ragged import positions
 
 RESULTS = Path(__file__).parent / "results" / "tip_filter.md"
 VOCAB = 151_936
@@ -26,7 +27,10 @@ REACH_SECONDS = {1_000_000: 0.5, 10_000_000: 6.0}
 
 
 def synthetic_batch(num_tokens: int) -> TokenScores:
-    """Heavy-tailed scores of rollouts of 1 to 4000 tokens, 5 % of the tokens not the student's."""
+    """Heavy-tailed scores of rollouts of 1 to 4000 tokens, 5 % of the tokens not the student's.
+
+    A turn has 256 tokens.
+    """
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 4000, num_tokens // 1000)
     lengths_R = lengths[: np.searchsorted(np.cumsum(lengths), num_tokens)]
@@ -45,6 +49,7 @@ def synthetic_batch(num_tokens: int) -> TokenScores:
         jsd_N=draw(0.2, 0.1, math.log(2)),
         teacher_mass_N=rng.random(num_tokens, np.float32),
         union_forward_kl_N=draw(0.2, 1.0),
+        turns_N=positions(lengths_R) // 256,
     )
 
 
@@ -68,7 +73,9 @@ def cases() -> dict[str, TipSettings]:
     rows = {name: TipSettings(rule=name, overlap=False) for name in rule_names()}
     variations: dict[str, dict[str, object]] = {
         "share of the batch": {"share_of": "batch"},
+        "share of each turn": {"share_of": "turn"},
         "normalised over each rollout": {"normalise_over": "rollout"},
+        "normalised over each turn": {"normalise_over": "turn"},
         "normalised over the stream": {"normalise_over": "stream"},
         "normalised by rank": {"normalisation": "rank"},
         "with overlaps of all rules": {"overlap": True},

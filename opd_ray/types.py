@@ -68,6 +68,24 @@ class TopK:
     logprobs: np.ndarray  # [m, K] float32, nats
 
 
+# Why a rollout ended: the student or its environment ended it, or the limit that it came to.
+ENDINGS = ("stop", "length", "context", "turns", "tool_limit")
+
+
+class RolloutFigure(StrEnum):
+    """Figures of a rollout that the engine counts: of its calls, and of the tokens that it read."""
+
+    calls = "calls"  # of tools, as the student wrote them
+    parse_error = "parse_error"  # of these, those that could not be read
+    unknown = "unknown"  # those of tools that there are not
+    failed = "failed"  # those in which the tool raised
+    timeout = "timeout"  # those that were given up
+    cut = "cut"  # those with a result that was shortened
+    tool_seconds = "tool_seconds"
+    prompt_tokens = "prompt_tokens"  # before each turn, over all turns
+    cached_tokens = "cached_tokens"  # of these, those that the engine still had in its cache
+
+
 @dataclass(frozen=True)
 class Rollout:
     """One finished response with what the sampler knew of every token.
@@ -84,17 +102,18 @@ class Rollout:
     response_mask: np.ndarray  # [m] uint8; 1 = written by the student
     entropy: np.ndarray  # [m] float32, nats, over the full vocabulary; 0 where the mask is 0
     logprob: np.ndarray  # [m] float32, nats, of the sampled token at temperature 1; 0 likewise
-    finish_reason: str  # "stop", or why it was cut: "length", "context", "turns", "tool_limit"
+    finish_reason: str  # one of ENDINGS
     weights_version: int
     # A TopK of the n rows, or the Ray object reference to one: the coordinator passes it on unread.
     topk: Any = None
     # [m] int16, number of the student's turn, from 0; between turns that of the turn before. None:
     # all of it is one turn.
     turns: np.ndarray | None = None
-    # What its environment says of it, and what became of its calls, by name.
+    # By name: those of RolloutFigure, and what its environment says of it (named_figures).
     figures: Mapping[str, float] = field(default_factory=dict)
     # The conversation as chat messages; None where scores are recorded, or there is no environment.
     messages: tuple[Mapping[str, Any], ...] | None = None
+    source: str = ""  # of the prompt
 
     @property
     def rows(self) -> np.ndarray:

@@ -46,7 +46,7 @@ def users_code(place: str, error: type[OpdError] = UserCodeError) -> Iterator[No
         raise
     # Nor may a sys.exit() in there end the run without a word.
     except (Exception, SystemExit) as raised:
-        raise error(f"{place}: {first_line(raised)}{_place(raised)}") from raised
+        raise error(f"{place}: {first_line(raised)}{place_of(raised)}") from raised
 
 
 def place_in(text: str) -> str:
@@ -80,7 +80,8 @@ def _named(method: Callable[..., Any], place: str) -> Callable[..., Any]:
     return call
 
 
-def _place(raised: BaseException) -> str:
+def place_of(raised: BaseException) -> str:
+    """Of what was raised, " (FILE, line N, in FUNCTION)" of the user's innermost frame."""
     if isinstance(raised, SyntaxError) and raised.filename:
         return f" ({raised.filename}, line {raised.lineno})"
     frames = traceback.extract_tb(raised.__traceback__)

@@ -253,6 +253,7 @@ class RolloutEngine:
             finish_reason=completion.finish_reason,
             weights_version=int(span.version),
             topk=TopK(scores.topk_ids_mK, scores.topk_logprobs_mK) if scores else None,
+            source=request.source,
             figures={
                 "prompt_tokens": len(request.prompt_ids),
                 "cached_tokens": output.num_cached_tokens or 0,

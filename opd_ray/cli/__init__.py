@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 from opd_ray import __version__
 from opd_ray.cli import (
+    check_environment,
     check_rule,
     check_teacher,
+    deepplanning,
     doctor,
     eval,
     export,
@@ -94,8 +96,10 @@ def make_parser() -> argparse.ArgumentParser:
         eval,
         export,
         prepare,
+        deepplanning,
         doctor,
         check_teacher,
+        check_environment,
         check_rule,
         serve_teacher,
         pairs,

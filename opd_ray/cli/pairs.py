@@ -1,8 +1,9 @@
-"""``opd-ray make-pair`` and ``fetch-smollm2``: pairs of student and teacher to try things with."""
+"""``opd-ray make-pair``, ``make-tools-pair`` and ``fetch-smollm2``: pairs of student and teacher to try things with."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from opd_ray.cli.command import Commands, add_command, path
 from opd_ray.errors import ConfigError
@@ -15,6 +16,12 @@ _RECIPE = {
     "teacher_steps": (400, "supervised steps of the teacher"),
     "student_steps": (400, "most steps of the student"),
     "student_accuracy": (0.6, "share of problems at which the student's warm-up stops"),
+}
+# Of make-tools-pair's.
+_TOOLS_RECIPE = {
+    "seed": (0, "seed of weights and problems"),
+    "teacher_steps": (1200, "supervised steps of the teacher"),
+    "student_steps": (800, "supervised steps of the student"),
 }
 
 
@@ -30,14 +37,17 @@ def add_commands(commands: Commands) -> None:
   opd-ray train --config demo student.path=pair/student teacher.path=pair/teacher
 """,
     )
-    make.add_argument("--out", required=True, type=path, metavar="DIR", help="the folder to write")
-    for name, (value, meaning) in _RECIPE.items():
-        make.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(value),
-            default=value,
-            help=f"{meaning} (default {value})",
-        )
+    _add_recipe(make, _RECIPE)
+    tools = add_command(
+        commands,
+        "make-tools-pair",
+        run_make_tools,
+        summary="make a small teacher and student that call tools by supervised training",
+        examples="""  opd-ray make-tools-pair --out pair
+  opd-ray train --config demo_tools student.path=pair/student teacher.path=pair/teacher
+""",
+    )
+    _add_recipe(tools, _TOOLS_RECIPE)
     fetch = add_command(
         commands,
         "fetch-smollm2",
@@ -51,6 +61,19 @@ def add_commands(commands: Commands) -> None:
     fetch.add_argument("--again", action="store_true", help="replace a pair that is there")
 
 
+def _add_recipe(parser: argparse.ArgumentParser, recipe: Mapping[str, tuple[float, str]]) -> None:
+    parser.add_argument(
+        "--out", required=True, type=path, metavar="DIR", help="the folder to write"
+    )
+    for name, (value, meaning) in recipe.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            default=value,
+            help=f"{meaning} (default {value})",
+        )
+
+
 def run_make(args: argparse.Namespace) -> int:
     """Train both models and write them with a README."""
     from opd_ray.models.pairs.demo import make_pair
@@ -59,6 +82,17 @@ def run_make(args: argparse.Namespace) -> int:
         make_pair(args.out, **{name: getattr(args, name) for name in _RECIPE})
     except ValueError as error:
         raise ConfigError(f"make-pair: {error}") from error
+    return 0
+
+
+def run_make_tools(args: argparse.Namespace) -> int:
+    """Train both models of the pair that calls tools and write them with a README."""
+    from opd_ray.models.pairs.demo_tools import make_tools_pair
+
+    try:
+        make_tools_pair(args.out, **{name: getattr(args, name) for name in _TOOLS_RECIPE})
+    except ValueError as error:
+        raise ConfigError(f"make-tools-pair: {error}") from error
     return 0
 
 

@@ -3,8 +3,8 @@
 Files are laid over the defaults of schema.py in the order of ``inherit``, overrides come last; a
 list replaces the list it inherits. Paths are relative to the current directory, ``~`` is the home
 folder. Besides OmegaConf's own ``${section.key}`` and ``${oc.env:NAME}``, ``${opd:demo_pair}`` is
-the folder that holds the demo's ``teacher`` and ``student``, ``${opd:smollm2}`` that of the pair
-that ``opd-ray fetch-smollm2`` makes.
+the folder that holds the demo's ``teacher`` and ``student``, ``${opd:demo_tools_pair}`` that of the
+demo with tools, ``${opd:smollm2}`` that of the pair that ``opd-ray fetch-smollm2`` makes.
 """
 
 from __future__ import annotations
@@ -144,13 +144,13 @@ def _made(merged: Any, source: str) -> Any:
 
 
 def _pair(what: str) -> str:
-    if what == "demo_pair":
+    if what in ("demo_pair", "demo_tools_pair"):
         return str(resources.files("opd_ray.models.pairs") / what)
     if what == "smollm2":
         from opd_ray.models.pairs import smollm2
 
         return str(smollm2.pair_folder())
-    raise ConfigError(f"${{opd:{what}}}: only demo_pair and smollm2 are known")
+    raise ConfigError(f"${{opd:{what}}}: only demo_pair, demo_tools_pair and smollm2 are known")
 
 
 OmegaConf.register_resolver("opd", _pair, replace=True)

@@ -17,9 +17,11 @@ from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.metrics import StageClock, StepSnapshot, step_metrics
+from opd_ray.coordinator.no_calls import check_calls
 from opd_ray.coordinator.nothing import nothing_learned
 from opd_ray.coordinator.session import Session
 from opd_ray.data.prompts import PromptFeed, own_teacher_prompts
+from opd_ray.environments.by_source import RunEnvironments
 from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
@@ -62,6 +64,7 @@ class Coordinator:
     progress: Progress
     last_step: StepSnapshot | None = None
     idle_steps: int = 0  # that learned nothing
+    calls_checked: bool = False  # whether the first step's rollouts called their tools
 
     def run(self, done: int, *, evaluated: bool = False) -> None:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
@@ -100,6 +103,7 @@ class Coordinator:
             pool.open_account()
         with clock.stage("rollout_and_teacher"):
             batch = self._rollouts(step)
+        self._check_calls(batch)
         scores = self._scores(batch.rollouts, clock)
         with clock.stage("filter"):
             selection = self._select(batch.rollouts, scores, step)
@@ -144,6 +148,21 @@ class Coordinator:
         return self.session.scorer.score(
             requests, run_sampling(rollout), own_teacher_prompts(prompts), self._drops
         )
+
+    def _check_calls(self, batch: ScoredBatch) -> None:
+        """Of the first step: does anybody call the tools that there are?"""
+        config = self.config
+        if self.calls_checked or not config.environment_set.any:
+            return
+        environments = RunEnvironments(config.environment_set)
+        acting = [s.rollout for s in batch.rollouts if s.rollout.turns is not None]
+        parsers = {
+            source: (f"{environment.key}.parser", environment.settings.parser)
+            for source in {rollout.source for rollout in acting}
+            if (environment := environments.of(source)) and environment.tools
+        }
+        check_calls([(r.source, r) for r in acting], parsers, self.session.tokenizer.decode)
+        self.calls_checked = True
 
     def _drops(self, request: RolloutRequest, rollout: Rollout) -> bool:
         """Whether a rollout in an environment is left out because it came to a limit."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opd_ray.coordinator.turn_metrics import rollout_metrics, turn_metrics
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.tip import Selection, TokenScores
@@ -46,7 +47,8 @@ def step_metrics(
         alone_seconds: how long it waited for teachers alone.
     """
     scored, scores, selection = snapshot.scored, snapshot.scores, snapshot.selection
-    lengths = np.array([len(s.rollout.rows) for s in scored])  # as the student wrote them
+    rollouts = [s.rollout for s in scored]
+    lengths = np.array([len(rollout.rows) for rollout in rollouts])  # as the student wrote them
     tokens = int(lengths.sum())
     student = scores.student_tokens()
     values: dict[str, float] = {
@@ -60,8 +62,10 @@ def step_metrics(
         "rollout/tokens": tokens,
         "rollout/length_mean": float(lengths.mean()),
         "rollout/length_max": float(lengths.max()),
-        "rollout/truncated": float(np.mean([s.rollout.finish_reason == "length" for s in scored])),
-        "rollout/weights_version": min(s.rollout.weights_version for s in scored),
+        "rollout/truncated": float(np.mean([r.finish_reason != "stop" for r in rollouts])),
+        "rollout/weights_version": min(r.weights_version for r in rollouts),
+        **rollout_metrics(rollouts),
+        **turn_metrics(rollouts, scores, selection),
         "tokens_per_second/step": tokens / seconds["seconds/step"],
         "idle_share": seconds["seconds/idle"] / seconds["seconds/step"],
         **seconds,

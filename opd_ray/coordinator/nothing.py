@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from opd_ray.tip import Selection, TipSettings, TokenScores
-from opd_ray.tip.select import SelectBy, ShareOf, share_counts
+from opd_ray.tip.select import SelectBy, ShareOf, share_counts, share_groups
 from opd_ray.types import StepAccount
 
 # Figures of a task by which a teacher is compared with its student.
@@ -29,8 +29,8 @@ def nothing_learned(
 
 
 def _nothing_kept(selection: Selection, scores: TokenScores, tip: TipSettings) -> str:
-    lengths_R = scores.student_tokens().lengths_R
-    if not lengths_R.sum():
+    tokens = scores.student_tokens()
+    if not tokens.lengths_R.sum():
         return "the student wrote none"
     match tip.selection:
         case SelectBy.threshold:
@@ -39,14 +39,15 @@ def _nothing_kept(selection: Selection, scores: TokenScores, tip: TipSettings) -
             return f"every score of the rule {tip.rule} is 0"
     if selection.rho == 0:
         return "tip.rho is 0"
-    by_rollout = tip.share_of == ShareOf.rollout
-    groups = lengths_R if by_rollout else lengths_R.sum(keepdims=True)
-    if not share_counts(groups, selection.rho).any():
-        enough = share_counts(lengths_R.sum(keepdims=True), selection.rho).any()
+    most = {share_of: int(share_groups(tokens, share_of).max()) for share_of in ShareOf}
+    # From turns to the batch, groups grow: the first that gives a token is the nearest remedy.
+    enough = [of for of, size in most.items() if share_counts(np.array([size]), selection.rho)[0]]
+    if tip.share_of not in enough:
+        group = "response" if tip.share_of == ShareOf.rollout else tip.share_of.value
         return (
-            f"tip.rho = {selection.rho:g} of a {'response' if by_rollout else 'batch'} of at most "
-            f"{groups.max()} tokens is less than one token; raise it"
-            f"{', or set tip.share_of to batch' if enough else ''}"
+            f"tip.rho = {selection.rho:g} of a {group} of at most {most[tip.share_of]} tokens is "
+            f"less than one token; raise it"
+            f"{f', or set tip.share_of to {enough[0].value}' if enough else ''}"
         )
     return f"the rule {tip.rule} leaves out every one"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.coordinator.metrics import StepSnapshot
+from opd_ray.output.progress import is_told
 
 _COLOURS = {"Q1": "#d62728", "Q2": "#ff7f0e", "Q3": "#9467bd", "Q4": "#1f77b4"}
 _MOST_POINTS = 20_000
+# Of marked_response: tokens that are trained on, those of the student that are not, all others.
+_KEPT, _DROPPED, _OTHERS = "bold reverse", "dim", "italic cyan"
 
 
 def closing_table(
@@ -36,7 +40,7 @@ def closing_table(
         table.add_column(column, justify="left" if column == "figure" else "right")
     if evaluations:
         first, last = evaluations[0], evaluations[-1]
-        for name in sorted(n for n in last if n.startswith("eval/") and not n.endswith("_se")):
+        for name in sorted(n for n in last if n.startswith("eval/") and is_told(n)):
             table.add_row(
                 name.removeprefix("eval/"),
                 _number(first.get(name)),
@@ -57,6 +61,7 @@ def closing_table(
     if step_seconds:
         idle = sum(row["seconds/idle"] for row in steps) / step_seconds
         table.add_row("time in which no stage worked", "", f"{idle:.1%}", "")
+    _add_rows_of_environments(table, steps)
     _add_teacher_rows(table, steps)
     table.add_section()
     for process, peak in peak_memory_bytes.items():
@@ -65,14 +70,25 @@ def closing_table(
 
 
 def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) -> Text:
-    """The first response of a step; kept tokens are highlighted, dropped ones dim."""
-    rollout = snapshot.scored[0].rollout
-    kept = snapshot.selection.weights_N[: len(rollout.response_ids)] > 0
+    """The first response of a step that counts: kept tokens in brackets, dropped ones dim.
+
+    What the student did not write itself stands in double angles.
+    """
+    rollouts = [scored.rollout for scored in snapshot.scored]
+    first = next((i for i, one in enumerate(rollouts) if one.response_mask.any()), 0)
+    rollout = rollouts[first]
+    start = sum(len(one.response_ids) for one in rollouts[:first])
+    kept = snapshot.selection.weights_N[start : start + len(rollout.response_ids)] > 0
     text = Text()
     text.append(tokenizer.decode(rollout.prompt_ids.tolist(), skip_special_tokens=True))
-    for token, keep in zip(rollout.response_ids.tolist(), kept, strict=True):
-        piece = tokenizer.decode([token]).replace("\n", "\\n\n")
-        text.append(f"[{piece}]" if keep else piece, style="bold reverse" if keep else "dim")
+    tokens = zip(rollout.response_ids.tolist(), rollout.response_mask, kept, strict=True)
+    for written, run in groupby(tokens, key=lambda token: bool(token[1])):
+        if not written:
+            text.append(f"<<{tokenizer.decode([token for token, *_ in run])}>>", style=_OTHERS)
+            continue
+        for token, _, keep in run:
+            piece = tokenizer.decode([token]).replace("\n", "\\n\n")
+            text.append(f"[{piece}]" if keep else piece, style=_KEPT if keep else _DROPPED)
     return text
 
 
@@ -100,8 +116,11 @@ def print_report(
             for note in notes:
                 console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
             if response is not None:
+                others = any(span.style == _OTHERS for span in response.spans)
                 console.print(
-                    "one response of the last step, kept tokens in [brackets]:", markup=False
+                    "one response of the last step, kept tokens in [brackets]"
+                    f"{', what the student did not write in <<angles>>' if others else ''}:",
+                    markup=False,
                 )
                 console.print(response)
             for name, place in {**outputs, "this report": path}.items():
@@ -178,6 +197,28 @@ def plot_quadrants(snapshot: StepSnapshot, divergence: str, path: Path) -> None:
     )
     axis.legend(fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def _add_rows_of_environments(table: Table, steps: Sequence[dict[str, float]]) -> None:
+    """What rollouts that act did, a rollout, over all steps that had any."""
+    rows = [row for row in steps if "rollout/turns_mean" in row]
+    if not rows:
+        return
+
+    def mean(name: str) -> float:
+        return float(np.mean([row.get(name, 0.0) for row in rows]))
+
+    table.add_section()
+    table.add_row("turns a rollout", "", f"{mean('rollout/turns_mean'):.1f}", "")
+    calls = mean("tools/calls_per_rollout")
+    table.add_row("tool calls a rollout", "", f"{calls:.1f}", "")
+    if calls:
+        kinds = ("parse_error", "unknown", "failed", "timeout")
+        wrong = sum(mean(f"tools/{kind}_per_rollout") for kind in kinds)
+        table.add_row("tool calls with an error", "", f"{wrong / calls:.1%}", "")
+    seconds = mean("tools/seconds_per_rollout")
+    table.add_row("seconds in tools a rollout", "", f"{seconds:.2f}", "")
+    table.add_row("rollouts that came to a limit", "", f"{mean('rollout/truncated'):.1%}", "")
 
 
 def _add_teacher_rows(table: Table, steps: Sequence[dict[str, float]]) -> None:

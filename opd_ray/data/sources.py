@@ -196,6 +196,9 @@ def prepared_file(name: str, section: str) -> Path:
     if path.stem in BENCHMARKS:
         remedy = f"make it with: opd-ray prepare {path.stem} --out {path}"
         raise MissingData(f"{problem} ({remedy}; {where})")
+    if path.stem.startswith("deepplanning_"):
+        made = f"opd-ray prepare deepplanning --from CHECKOUT --out {path.parent}"
+        raise MissingData(f"{problem} (make it with: {made}; {where})")
     raise DataError(
         f"{problem} (no set of that name can be prepared: {nearest(path.stem)}; {where})"
     )

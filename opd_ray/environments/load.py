@@ -54,7 +54,8 @@ def environment_factory(
             _check_class(type(made), said)
         if not _has_protocol(made):
             return ToolClass(made, tools)
-        if not hasattr(made, "tools"):
+        # Not asked for: a property may do anything.
+        if inspect.getattr_static(made, "tools", None) is None:
             raise ConfigError(f"{said}: {type(made).__name__} has no tools, its list of schemas")
         environment: Environment = made
         return environment

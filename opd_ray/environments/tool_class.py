@@ -137,7 +137,7 @@ def tool_schemas(cls: type) -> tuple[ToolSchema, ...]:
     """The schemas of a class's tools.
 
     Raises:
-        ConfigError: as :func:`schema_of`.
+        ConfigError: as :func:`schema_of`, a line for every tool that has none.
     """
     return _schemas(cls)
 
@@ -145,7 +145,16 @@ def tool_schemas(cls: type) -> tuple[ToolSchema, ...]:
 @cache  # one instance a rollout, and the same schemas for all
 def _schemas(cls: Hashable) -> tuple[ToolSchema, ...]:
     assert isinstance(cls, type)
-    return tuple(schema_of(method) for method in tool_methods(cls, object()).values())
+    schemas: list[ToolSchema] = []
+    problems: list[str] = []
+    for method in tool_methods(cls, object()).values():
+        try:
+            schemas.append(schema_of(method))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return tuple(schemas)
 
 
 def schema_of(method: Callable[..., Any]) -> ToolSchema:
@@ -170,7 +179,7 @@ def as_tool_result(answered: Any) -> ToolResult:
         TypeError: neither text nor anything that JSON can hold, or an image.
     """
     if isinstance(answered, ToolResult):
-        return ToolResult(_text_alone(answered.text), bool(answered.done))
+        return ToolResult(as_tool_result(answered.text).text, bool(answered.done))
     if isinstance(answered, str):
         return ToolResult(_text_alone(answered))
     parts = _text_of_parts(answered)

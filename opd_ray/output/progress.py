@@ -8,6 +8,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+# What is said of rollouts that act, each a rollout.
+_OF_ENVIRONMENTS = {"turns": "rollout/turns_mean", "calls": "tools/calls_per_rollout"}
+
 
 class Progress:
     """A bar over the steps; evaluations and messages are lines above it.
@@ -33,6 +36,11 @@ class Progress:
             "loss": f"{values['train/loss']:.4f}",
             "kept": f"{values['tip/kept_fraction']:.2f}",
             "tok/s": f"{values['tokens_per_second/step']:.0f}",
+            **{
+                name: f"{values[figure]:.1f}"
+                for name, figure in _OF_ENVIRONMENTS.items()
+                if figure in values
+            },
         }
         self._bar.set_postfix(line, refresh=False)
         self._bar.update(1)
@@ -45,7 +53,7 @@ class Progress:
         shown = "  ".join(
             f"{name.removeprefix('eval/')} {value:.4f}"
             for name, value in values.items()
-            if not name.startswith("seconds/") and not name.endswith("_se")
+            if not name.startswith("seconds/") and is_told(name)
         )
         if shown:
             self.say(f"evaluation at step {step}:  {shown}")
@@ -62,3 +70,13 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.close()
+
+
+def is_told(name: str) -> bool:
+    """Whether a figure of an evaluation is shown to a person; files have all of them.
+
+    Standard errors are not, nor the account of tool calls beside their number.
+    """
+    if "/tools/" in name:
+        return "/tools/calls" in name and not name.endswith("_se")
+    return not name.endswith("_se")

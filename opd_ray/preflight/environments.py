@@ -14,7 +14,7 @@ from opd_ray.environments.parsers.registry import get_parser
 from opd_ray.errors import ConfigError
 
 # What a rollout actor has once, for all of its environments.
-_OF_ACTORS = ("concurrent_rollouts", "threads")
+_OF_ACTORS = ("call_timeout_s", "concurrent_rollouts", "threads")
 
 
 def section_problems(config: Config) -> list[str]:

@@ -112,6 +112,13 @@ def _loss_and_filter(config: Config) -> Iterator[str]:
     elif tip.selection != SelectBy.top_share:
         names = ("rho", "rho_schedule", "share_of")
         yield from _set("tip", tip, names, f"tip.selection is {tip.selection}")
+    if not config.environment_set.any:
+        for name, scope in (("share_of", tip.share_of), ("normalise_over", tip.normalise_over)):
+            if scope in (ShareOf.turn, NormaliseOver.turn):
+                yield (
+                    f"tip.{name} = turn does what rollout does: without an environment "
+                    "(environment.path) every response is one turn"
+                )
     if tip.rho_schedule == RhoSchedule.constant:
         names = ("rho_end", "rho_schedule_steps")
         yield from _set("tip", tip, names, "tip.rho_schedule is constant")
@@ -131,12 +138,28 @@ def _empty_share(config: Config) -> Iterator[str]:
     tip, longest = config.tip, config.rollout.max_new_tokens
     if tip.rho == 0:
         yield "tip.rho = 0: no token is kept, so the student learns nothing"
-    elif tip.share_of == ShareOf.rollout and not share_counts(np.array([longest]), tip.rho)[0]:
+        return
+    if tip.share_of == ShareOf.batch:
+        return
+    key, group, wider = "rollout.max_new_tokens", "response", ShareOf.batch
+    turn = _longest_turn(config)
+    if tip.share_of == ShareOf.turn and turn < longest:
+        key, group, wider, longest = "environment.max_turn_tokens", "turn", ShareOf.rollout, turn
+    if not share_counts(np.array([longest]), tip.rho)[0]:
         yield (
-            f"tip.rho = {tip.rho:g} with rollout.max_new_tokens = {longest}: less than one token "
-            "of a response, so the student learns nothing; raise one of them, or set "
-            "tip.share_of=batch"
+            f"tip.rho = {tip.rho:g} with {key} = {longest}: less than one token of a {group}, so "
+            f"the student learns nothing; raise one of them, or set tip.share_of={wider.value}"
         )
+
+
+def _longest_turn(config: Config) -> int:
+    """Tokens of the longest turn that any prompt's student may write; without one, a response."""
+    longest = config.rollout.max_new_tokens
+    environments = config.environment_set
+    return max(
+        longest if one.path is None else min(longest, one.max_turn_tokens or longest)
+        for one in (environments.default, *environments.by_source.values())
+    )
 
 
 def _trainer(config: Config) -> Iterator[str]:

@@ -65,6 +65,12 @@ def batch_scores(
         values_M = joined(name, columns, written, "tokens that the student wrote")
         if values_M is not None:
             found_N[f"{name}_N"] = _spread(values_M, mask_N != 0)
+    if any(rollout.turns is not None for rollout in rollouts):
+        turns = [
+            np.zeros(length, dtype=np.int16) if rollout.turns is None else rollout.turns
+            for rollout, length in zip(rollouts, lengths, strict=True)
+        ]
+        found_N["turns_N"] = joined("turns", turns, lengths, "response tokens")
     return TokenScores(
         lengths_R=np.array(lengths), response_mask_N=mask_N, vocab_size=vocab_size, **found_N
     )

@@ -18,7 +18,7 @@ from opd_ray.tip.rule import Keeps, Rule, RuleInputs
 from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.sampling import race_keys, uniforms
 from opd_ray.tip.scores import TokenScores
-from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, share_counts
+from opd_ray.tip.select import SelectBy, keep_greatest, share_counts, share_groups
 from opd_ray.tip.settings import TipSettings
 from opd_ray.user_code import users_code
 
@@ -100,7 +100,8 @@ class TipFilter:
         if streaming:
             self._running.begin_step(step)
         inputs = RuleInputs(tokens, settings, self._running if streaming else None)
-        weights_M = self._weights(tokens, inputs, seeds_R, rho)
+        groups = share_groups(tokens, settings.share_of)
+        weights_M = self._weights(tokens, inputs, seeds_R, groups, rho)
         kept_M = weights_M > 0
         weights_N[scores.response_mask_N] = weights_M
         selection = Selection(
@@ -108,7 +109,9 @@ class TipFilter:
             rho,
             kept_fraction=float(np.mean(kept_M)),
             quadrants=self._quadrants(tokens, inputs, kept_M),
-            overlaps=self._overlaps(tokens, inputs, seeds_R, kept_M) if settings.overlap else {},
+            overlaps=(
+                self._overlaps(tokens, inputs, seeds_R, groups, kept_M) if settings.overlap else {}
+            ),
         )
         if streaming:
             for name in inputs.normalised_names():
@@ -124,7 +127,12 @@ class TipFilter:
         self._running.load_state_dict(state)
 
     def _weights(
-        self, tokens: TokenScores, inputs: RuleInputs, seeds_R: np.ndarray, rho: float
+        self,
+        tokens: TokenScores,
+        inputs: RuleInputs,
+        seeds_R: np.ndarray,
+        groups: np.ndarray,
+        rho: float,
     ) -> np.ndarray:
         """The weight of every student token, [M] float32."""
         settings = self.settings
@@ -143,43 +151,9 @@ class TipFilter:
             limit = np.float32(settings.threshold)
             kept_M = scores_M <= limit if self.rule.keeps == Keeps.bottom else scores_M >= limit
             return (kept_M & allowed_M).astype(np.float32)
-        counts = share_counts(self._groups(tokens.lengths_R), rho)
-        return self._chosen(self.rule, scores_M, tokens, seeds_R, counts).astype(np.float32)
-
-    def _groups(self, lengths_R: np.ndarray) -> np.ndarray:
-        """Sizes of the groups of tokens of which a share is taken: rollouts, or one batch."""
-        return (
-            lengths_R if self.settings.share_of == ShareOf.rollout else lengths_R.sum(keepdims=True)
-        )
-
-    def _chosen(
-        self,
-        rule: Rule,
-        scores_M: np.ndarray,
-        tokens: TokenScores,
-        seeds_R: np.ndarray,
-        counts: np.ndarray,
-    ) -> np.ndarray:
-        """The ``counts`` tokens of each group that ``rule`` prefers, [M] bool.
-
-        Tokens of score -inf are never among them: where too few others are left, all those are.
-        """
-        allowed_M = scores_M > -np.inf
-        groups = self._groups(tokens.lengths_R)
-        counts = np.minimum(counts, count_per_rollout(allowed_M, groups))
-        if rule.keeps == Keeps.sampled:
-            # Salted by name, so that two rules do not agree by drawing the same numbers.
-            uniforms_M = uniforms(
-                seeds_R,
-                tokens.lengths_R,
-                tokens.get("position", wanted_by=rule.name),
-                salt=crc32(rule.name.encode()),
-            )
-            scores_M = race_keys(np.where(allowed_M, scores_M, np.float32(0)), uniforms_M)
-        elif rule.keeps == Keeps.bottom:
-            scores_M = -scores_M
-        scores_M = np.where(allowed_M, scores_M, -np.inf)
-        return keep_greatest(scores_M, groups, counts)
+        counts = share_counts(groups, rho)
+        chosen_M = _chosen(self.rule, scores_M, tokens, seeds_R, groups, counts)
+        return chosen_M.astype(np.float32)
 
     def _quadrants(
         self, tokens: TokenScores, inputs: RuleInputs, kept_M: np.ndarray
@@ -200,13 +174,18 @@ class TipFilter:
         )
 
     def _overlaps(
-        self, tokens: TokenScores, inputs: RuleInputs, seeds_R: np.ndarray, kept_M: np.ndarray
+        self,
+        tokens: TokenScores,
+        inputs: RuleInputs,
+        seeds_R: np.ndarray,
+        groups: np.ndarray,
+        kept_M: np.ndarray,
     ) -> dict[str, float]:
         """Overlap with each other rule whose scores are there, keeping as many tokens a group.
 
         Equal numbers keep the overlap from telling of size what it should tell of choice.
         """
-        counts = count_per_rollout(kept_M, self._groups(tokens.lengths_R))
+        counts = count_per_rollout(kept_M, groups)
         overlaps = {}
         for name in rule_names():
             rule = find_rule(name)
@@ -217,9 +196,42 @@ class TipFilter:
                 other_M = np.ones(len(inputs), dtype=np.bool_)
             else:
                 scores_M = rule_scores(rule, inputs, tokens)
-                other_M = self._chosen(rule, scores_M, tokens, seeds_R, counts)
+                other_M = _chosen(rule, scores_M, tokens, seeds_R, groups, counts)
             overlaps[name] = jaccard(kept_M, other_M)
         return overlaps
+
+
+def _chosen(
+    rule: Rule,
+    scores_M: np.ndarray,
+    tokens: TokenScores,
+    seeds_R: np.ndarray,
+    groups: np.ndarray,
+    counts: np.ndarray,
+) -> np.ndarray:
+    """The ``counts`` tokens of each group that ``rule`` prefers, [M] bool.
+
+    Tokens of score -inf are never among them: where too few others are left, all those are.
+    """
+    allowed_M = scores_M > -np.inf
+    all_allowed = bool(allowed_M.all())
+    if not all_allowed:
+        counts = np.minimum(counts, count_per_rollout(allowed_M, groups))
+    if rule.keeps == Keeps.sampled:
+        # Salted by name, so that two rules do not agree by drawing the same numbers.
+        uniforms_M = uniforms(
+            seeds_R,
+            tokens.lengths_R,
+            tokens.get("position", wanted_by=rule.name),
+            salt=crc32(rule.name.encode()),
+        )
+        weights_M = scores_M if all_allowed else np.where(allowed_M, scores_M, np.float32(0))
+        scores_M = race_keys(weights_M, uniforms_M)
+    elif rule.keeps == Keeps.bottom:
+        scores_M = -scores_M
+    if not all_allowed:
+        scores_M = np.where(allowed_M, scores_M, -np.inf)
+    return keep_greatest(scores_M, groups, counts)
 
 
 def rule_scores(rule: Rule, inputs: RuleInputs, tokens: TokenScores) -> np.ndarray:
@@ -240,11 +252,12 @@ def rule_scores(rule: Rule, inputs: RuleInputs, tokens: TokenScores) -> np.ndarr
             f"rule {rule.name} gives scores of type {given_M.dtype}; give real numbers"
         )
     with np.errstate(over="ignore"):
-        scores_M = given_M.astype(np.float32)
+        scores_M = given_M.astype(np.float32, copy=False)
+    finite_M = np.isfinite(scores_M)
     # A float64 below float32's range is no -inf of the rule's.
-    wrong_M = ~np.isfinite(scores_M) & (given_M != -np.inf)
+    wrong_M = ~finite_M if finite_M.all() else ~finite_M & (given_M != -np.inf)
     if rule.keeps == Keeps.sampled:
-        wrong_M |= (scores_M < 0) & np.isfinite(scores_M)
+        wrong_M |= (scores_M < 0) & finite_M
     if wrong_M.any():
         index = int(np.argmax(wrong_M))
         rollout = int(np.searchsorted(np.cumsum(tokens.lengths_R), index, side="right"))

@@ -1,4 +1,4 @@
-"""Bring a score to [0, 1], over the batch, within each rollout, or by what earlier steps showed.
+"""Bring a score to [0, 1]: over the batch, each rollout or turn, or by what earlier steps showed.
 
 All but ``rank`` rescale: clip((z - low) / (high - low), 0, 1) with two quantiles as low and high,
 so min-max with clipping at a quantile (the paper's way) is low = minimum, high = that quantile.
@@ -29,6 +29,7 @@ class NormaliseOver(StrEnum):
 
     batch = "batch"
     rollout = "rollout"
+    turn = "turn"
     stream = "stream"
 
 
@@ -46,11 +47,12 @@ def normalise(
 
     Args:
         values_M: one score of M tokens, rollout after rollout.
-        lengths_R: tokens of each rollout.
+        lengths_R: tokens of each rollout; with scope ``turn``, of each turn of each rollout.
         method: ``min_max``; ``q05_q95``; or ``rank``, the share of the other tokens below this one
             (equal values share the lower rank, so constant input gives 0).
-        scope: ``batch`` (the paper), ``rollout``, or ``stream``: the quantiles that ``earlier``
-            holds for the score ``name``; as long as it holds none, those of the tokens at hand.
+        scope: ``batch`` (the paper), ``rollout``, ``turn``, or ``stream``: the quantiles that
+            ``earlier`` holds for the score ``name``; as long as it holds none, those of the tokens
+            at hand.
         clip: with ``min_max``, the quantile above which values count as equal; 1 clips nothing.
     """
     if len(values_M) == 0:
@@ -60,7 +62,7 @@ def normalise(
             return earlier.rank(name, values_M)
         low, high = (earlier.quantile(name, q) for q in _quantiles(method, clip))
         return rescale(values_M, low, high)
-    if scope == NormaliseOver.rollout:
+    if scope in (NormaliseOver.rollout, NormaliseOver.turn):
         if method == Normalisation.rank:
             return rank(values_M, lengths_R)
         low_R, high_R = rollout_quantiles(values_M, lengths_R, _quantiles(method, clip))

@@ -1,4 +1,7 @@
-"""Order statistics inside the rollouts of a flat batch, without a loop over tokens or rollouts."""
+"""Order statistics inside the rollouts of a flat batch, without a loop over tokens or rollouts.
+
+What is said of rollouts here holds of any groups that lie side by side, turns among them.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,16 @@ def count_per_rollout(flags_N: np.ndarray, lengths_R: np.ndarray) -> np.ndarray:
     set_before = np.concatenate(([0], np.cumsum(flags_N, dtype=np.int64)))
     starts_R = rollout_starts(lengths_R)
     return set_before[starts_R + lengths_R] - set_before[starts_R]
+
+
+def run_lengths(values_N: np.ndarray, lengths_R: np.ndarray) -> np.ndarray:
+    """Lengths of the runs of equal values, none of which goes beyond its rollout, [J] int64."""
+    if len(values_N) == 0:
+        return np.zeros(0, dtype=np.int64)
+    begins_N = np.empty(len(values_N), dtype=np.bool_)
+    np.not_equal(values_N[1:], values_N[:-1], out=begins_N[1:])
+    begins_N[rollout_starts(lengths_R)[lengths_R > 0]] = True
+    return np.diff(np.flatnonzero(begins_N), append=len(values_N))
 
 
 def order_code(values_N: np.ndarray) -> np.ndarray:

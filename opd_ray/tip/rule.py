@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from math import log
 
 import numpy as np
 
-from opd_ray.tip.normalise import Normalisation, normalise
+from opd_ray.tip.normalise import Normalisation, NormaliseOver, normalise
 from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.scores import SCORES, TokenScores
 from opd_ray.tip.settings import TipSettings
@@ -84,6 +85,17 @@ class RuleInputs:
     def __len__(self) -> int:
         return int(self.lengths_R.sum())
 
+    @cached_property
+    def turns_M(self) -> np.ndarray:
+        """The number of each token's turn within its rollout, from 0, [M] int16."""
+        turns_M = self._scores.turns_N
+        return _read_only(np.zeros(len(self), dtype=np.int16) if turns_M is None else turns_M)
+
+    @cached_property
+    def lengths_J(self) -> np.ndarray:
+        """Tokens of each turn of each rollout, side by side as ``lengths_R`` has the rollouts."""
+        return _read_only(self._scores.turn_lengths())
+
     def raw(self, name: str) -> np.ndarray:
         """A score as it is, [M]; nats, save "entropy", which is h = H / ln V in [0, 1].
 
@@ -108,11 +120,12 @@ class RuleInputs:
         method = Normalisation(method or self._settings.normalisation)
         if (name, method) not in self._normalised:
             clip = self._settings.h_clip if name == "entropy" else self._settings.divergence_clip
+            scope = self._settings.normalise_over
             values_M = normalise(
                 self.raw(name),
-                self.lengths_R,
+                self.lengths_J if scope == NormaliseOver.turn else self.lengths_R,
                 method=method,
-                scope=self._settings.normalise_over,
+                scope=scope,
                 clip=clip,
                 earlier=self._earlier,
                 name=name,

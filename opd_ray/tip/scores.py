@@ -13,7 +13,7 @@ from typing import Annotated, get_type_hints
 import numpy as np
 
 from opd_ray.errors import OpdError
-from opd_ray.tip.ragged import count_per_rollout, positions, rollout_starts
+from opd_ray.tip.ragged import count_per_rollout, positions, rollout_starts, run_lengths
 
 # What gives a score.
 _ROLLOUT = "every rollout actor"
@@ -62,9 +62,9 @@ class TokenScores:
     cannot give it.
 
     Raises:
-        ValueError: a wrong shape, a mask other than 0 and 1, or, at a token with mask 1, a value
-            that is not finite or out of its range (rounding up to 1e-3 beyond the range is set to
-            the bound); names the score, rollout and position.
+        ValueError: a wrong shape, a mask other than 0 and 1, turns out of order, or, at a token
+            with mask 1, a value that is not finite or out of its range (rounding up to 1e-3 beyond
+            the range is set to the bound); names the score, rollout and position.
     """
 
     lengths_R: np.ndarray  # [R] int64, response tokens of each rollout
@@ -90,6 +90,8 @@ class TokenScores:
     rollout_logprob_N: Annotated[_Column, Score("nats", -inf, 0.0, _ROLLOUT)] = None
     # Within the rollout; worked out where it is not given.
     position_N: Annotated[_Column, Score("tokens", 0.0, inf, "always there")] = None
+    # Number of the student's turn, int16, which never falls within a rollout. None: a turn each.
+    turns_N: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         lengths_R = np.asarray(self.lengths_R, dtype=np.int64)
@@ -108,6 +110,8 @@ class TokenScores:
         object.__setattr__(self, "lengths_R", lengths_R)
         object.__setattr__(self, "response_mask_N", mask_N)
         object.__setattr__(self, "position_N", position_N)
+        if self.turns_N is not None:
+            object.__setattr__(self, "turns_N", self._checked_turns(np.asarray(self.turns_N)))
         for name, score in SCORES.items():
             values_N = getattr(self, f"{name}_N")
             if values_N is not None and name != "position":  # a whole number, and worked out here
@@ -138,6 +142,31 @@ class TokenScores:
                 f"{score.source}"
             )
         return np.clip(values_N, low, high)
+
+    def _checked_turns(self, turns_N: np.ndarray) -> np.ndarray:
+        """``turns_N`` as int16, of tokens whose turns follow one another."""
+        _check_shape("turns", turns_N, self.lengths_R)
+        chosen_M = np.flatnonzero(self.response_mask_N)
+        turns_M = turns_N[chosen_M]
+        rollouts_M = np.searchsorted(np.cumsum(self.lengths_R), chosen_M, side="right")
+        falls_M = (turns_M[1:] < turns_M[:-1]) & (rollouts_M[1:] == rollouts_M[:-1])
+        if falls_M.any():
+            at = int(np.argmax(falls_M)) + 1
+            rollout = int(rollouts_M[at])
+            position = int(chosen_M[at] - rollout_starts(self.lengths_R)[rollout])
+            raise ValueError(
+                f"turns falls from {turns_M[at - 1]} to {turns_M[at]} at rollout {rollout}, "
+                f"position {position}; turns follow one another"
+            )
+        return turns_N.astype(np.int16)
+
+    def turn_lengths(self) -> np.ndarray:
+        """Tokens of each turn of each rollout, [J] int64; of :meth:`student_tokens`, only theirs.
+
+        A turn without a token is not there, save where each rollout is a turn: then as
+        ``lengths_R``.
+        """
+        return self.lengths_R if self.turns_N is None else run_lengths(self.turns_N, self.lengths_R)
 
     def student_tokens(self) -> TokenScores:
         """The same rollouts with only the tokens of mask 1; positions stay as they were."""

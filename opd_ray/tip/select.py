@@ -1,4 +1,4 @@
-"""Choose tokens by score: a share of each rollout or of the batch, which may move with the step."""
+"""Choose tokens by score: a share of each turn, rollout or batch, which may move with the step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from enum import StrEnum
 import numpy as np
 
 from opd_ray.tip.ragged import count_per_rollout, order_code, rollout_starts, sorted_codes
+from opd_ray.tip.scores import TokenScores
 
 
 class SelectBy(StrEnum):
@@ -20,6 +21,7 @@ class SelectBy(StrEnum):
 class ShareOf(StrEnum):
     """The tokens that a share is taken of."""
 
+    turn = "turn"
     rollout = "rollout"
     batch = "batch"
 
@@ -30,6 +32,22 @@ class RhoSchedule(StrEnum):
     constant = "constant"
     linear = "linear"
     cosine = "cosine"
+
+
+def share_groups(tokens: TokenScores, share_of: ShareOf) -> np.ndarray:
+    """Sizes of the groups, side by side, of each of which a share is taken, [J], [R] or [1].
+
+    Args:
+        tokens: those that the student wrote (:meth:`TokenScores.student_tokens`).
+        share_of: turns, rollouts or the batch.
+    """
+    match share_of:
+        case ShareOf.turn:
+            return tokens.turn_lengths()
+        case ShareOf.rollout:
+            return tokens.lengths_R
+        case ShareOf.batch:
+            return tokens.lengths_R.sum(keepdims=True)
 
 
 def share_counts(lengths_R: np.ndarray, rho: float) -> np.ndarray:

@@ -39,14 +39,16 @@ class TipSettings:
     # top_share keeps the share rho, threshold keeps scores from the threshold on, soft weighs every
     # token by its score and drops those of score 0.
     selection: SelectBy = field(default=SelectBy.top_share, metadata=TOLD)
-    # What the share is taken of: each rollout by itself (the paper) or the whole batch.
+    # What the share is taken of: each rollout by itself (the paper), each turn of each rollout, or
+    # the whole batch. Of a turn of fewer than 1 / rho tokens none is kept.
     share_of: ShareOf = field(default=ShareOf.rollout, metadata=TOLD)
     # With selection=threshold: least score that is kept (greatest, for a rule that keeps the
     # bottom).
     threshold: float | None = field(default=None, metadata=TOLD)
     # How scores are brought to [0, 1]: min_max (the paper), q05_q95 or rank.
     normalisation: Normalisation = field(default=Normalisation.min_max, metadata=TOLD)
-    # Over what: the batch (the paper), each rollout, or stream (quantiles of earlier steps).
+    # Over what: the batch (the paper), each rollout, each turn of each rollout, or stream
+    # (quantiles of earlier steps).
     normalise_over: NormaliseOver = field(default=NormaliseOver.batch, metadata=FIXED)
     # With normalise_over=stream: what an earlier step still counts for, one step later.
     stream_decay: float = field(default=0.9, metadata=TOLD)

@@ -14,6 +14,11 @@ _PARSERS = {
 }
 
 
+def parser_names() -> tuple[str, ...]:
+    """Names of the parsers that come with the library."""
+    return tuple(_PARSERS)
+
+
 def get_parser(name: str, key: str) -> CallParser:
     """The parser of that name, or of a class without arguments at "package.module:Class".
 

@@ -7,10 +7,8 @@ characters, both by supervised learning on worked answers.
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +19,14 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from opd_ray.errors import RunError
+from opd_ray.models.pairs.supervised import (
+    MadeModel,
+    MadePair,
+    as_batch,
+    one_cycle,
+    tiny_qwen3,
+    train,
+)
 from opd_ray.models.weights import load_causal_lm
 from opd_ray.tasks.chain_sum import ChainSumGenerator, ChainSumProblem, ChainSumTask, Split
 
@@ -50,22 +56,6 @@ def character_tokenizer() -> transformers.PreTrainedTokenizerFast:
 TEACHER_LAYERS, STUDENT_LAYERS, HIDDEN = 4, 3, 128
 TEACHER_RATE, STUDENT_RATE = 3e-3, 1e-3
 CHECK_EVERY, PROBLEMS_CHECKED = 10, 500
-
-
-@dataclass(frozen=True)
-class MadeModel:
-    """What one model of the pair is and how well it does after rounding to bf16."""
-
-    folder: Path
-    parameters: int
-    steps: int
-    heldout_accuracy: float
-
-
-@dataclass(frozen=True)
-class MadePair:
-    teacher: MadeModel
-    student: MadeModel
 
 
 def make_pair(
@@ -116,20 +106,20 @@ def make_pair(
         return MadeModel(target, model.num_parameters(), steps, accuracy)
 
     started = time.perf_counter()
-    teacher = tiny_qwen3(TEACHER_LAYERS, HIDDEN, seed)
+    teacher = tiny_qwen3(tokenizer, TEACHER_LAYERS, HIDDEN, seed)
     problems = ChainSumGenerator(terms, digits, "train", seed).endless()
-    rates = _one_cycle(teacher_steps)
-    for step, loss in _supervised(teacher, tokenizer, problems, batch_rows, rates):
+    rates = one_cycle(teacher_steps, TEACHER_RATE, 0.3)
+    for step, loss in train(teacher, _batches(problems, batch_rows, tokenizer), rates):
         if step % 50 == 0:
             say(f"teacher step {step}/{teacher_steps} loss {loss:.4f}")
     made_teacher = finish("teacher", teacher, teacher_steps, time.perf_counter() - started)
 
     started = time.perf_counter()
-    student = tiny_qwen3(STUDENT_LAYERS, HIDDEN, seed + 1)
+    student = tiny_qwen3(tokenizer, STUDENT_LAYERS, HIDDEN, seed + 1)
     checked_on = _problems(terms, digits, "train", seed + 2, PROBLEMS_CHECKED)
     problems = ChainSumGenerator(terms, digits, "train", seed + 1).endless()
     rates = [STUDENT_RATE * min(1.0, (step + 1) / 50) for step in range(student_steps)]
-    for step, loss in _supervised(student, tokenizer, problems, batch_rows, rates):
+    for step, loss in train(student, _batches(problems, batch_rows, tokenizer), rates):
         if step % CHECK_EVERY:
             continue
         accuracy = greedy_accuracy(student, tokenizer, checked_on)
@@ -163,27 +153,6 @@ def _problems(
     return generator.take(min(count, generator.available()))
 
 
-def tiny_qwen3(layers: int, hidden: int, seed: int) -> transformers.Qwen3ForCausalLM:
-    """A randomly initialised Qwen3 over the character vocabulary, with tied embeddings."""
-    config = transformers.Qwen3Config(
-        vocab_size=len(VOCABULARY),
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 64,
-        head_dim=32,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return transformers.Qwen3ForCausalLM(config)
-
-
 def greedy_accuracy(
     model: transformers.Qwen3ForCausalLM,
     tokenizer: transformers.PreTrainedTokenizerBase,
@@ -207,55 +176,20 @@ def greedy_accuracy(
     return solved / len(problems)
 
 
-def _supervised(
-    model: transformers.Qwen3ForCausalLM,
-    tokenizer: transformers.PreTrainedTokenizerBase,
+def _batches(
     problems: Iterator[ChainSumProblem],
     batch_rows: int,
-    rates: Iterable[float],
-) -> Iterator[tuple[int, float]]:
-    """Cross-entropy on worked answers, one step a learning rate; yields (step, loss in nats)."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
-    for step, rate in enumerate(rates, start=1):
-        ids, labels = _batch(list(islice(problems, batch_rows)), tokenizer)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        model.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            # Padding is on the right, so causal attention alone keeps it out of real rows.
-            loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield step, loss.item()
-
-
-def _batch(
-    rows: list[ChainSumProblem], tokenizer: transformers.PreTrainedTokenizerBase
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids and labels ``[rows, longest]``; the loss skips prompts and padding (label -100)."""
-    prompts = tokenizer([row.prompt for row in rows])["input_ids"]
-    answers = tokenizer([row.worked + EOS for row in rows])["input_ids"]
-    longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
-    labels = torch.full((len(rows), longest), -100)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        end = len(prompt) + len(answer)
-        ids[row, :end] = torch.tensor(prompt + answer)
-        labels[row, len(prompt) : end] = ids[row, len(prompt) : end]
-    return ids, labels
-
-
-def _one_cycle(steps: int) -> list[float]:
-    """Linear rise over the first 30 %, then cosine to zero."""
-    rise = max(1, round(0.3 * steps))
-    return [
-        TEACHER_RATE * (step + 1) / rise
-        if step < rise
-        else TEACHER_RATE * 0.5 * (1 + math.cos(math.pi * (step - rise + 1) / (steps - rise + 1)))
-        for step in range(steps)
-    ]
+    tokenizer: transformers.PreTrainedTokenizerBase,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """ids and labels ``[rows, longest]`` of worked answers; prompts are not learnt."""
+    while rows := list(islice(problems, batch_rows)):
+        prompts = tokenizer([row.prompt for row in rows])["input_ids"]
+        answers = tokenizer([row.worked + EOS for row in rows])["input_ids"]
+        learnt = [
+            (prompt + answer, [-100] * len(prompt) + answer)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        yield as_batch(learnt, tokenizer.pad_token_id)
 
 
 def _readme(

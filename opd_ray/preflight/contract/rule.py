@@ -11,12 +11,14 @@ from opd_ray.errors import OpdError
 from opd_ray.seeds import derive_seed
 from opd_ray.tip import Rule, RuleInputs, TokenScores, find_rule
 from opd_ray.tip.filter import TipFilter, rule_scores
+from opd_ray.tip.ragged import positions
 from opd_ray.tip.scores import SCORES
 from opd_ray.tip.settings import TipSettings
 
 VOCABULARY = 1000
 # Response tokens of each rollout of the batch that rules are tried on; some are a tool's.
 LENGTHS = (40, 1, 0, 17, 1, 64, 5)
+TURN = 8  # tokens of a turn
 TOLERANCE = 1e-4  # between two answers to the same scores, relative; normalising rounds
 
 
@@ -142,7 +144,8 @@ class _Probe:
             columns[f"{name}_N"] = rng.uniform(low, high, total).astype(np.float32)
         mask_N = rng.random(total) > 0.2
         mask_N[: total if total < 3 else 1] = True
-        return TokenScores(np.array(lengths), mask_N, VOCABULARY, **columns)
+        turns_N = positions(np.array(lengths)) // TURN
+        return TokenScores(np.array(lengths), mask_N, VOCABULARY, turns_N=turns_N, **columns)
 
     def equal(self, lengths: tuple[int, ...]) -> TokenScores:
         """All at the end of their ranges that lies at 0."""

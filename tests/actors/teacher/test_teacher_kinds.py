@@ -10,7 +10,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import ray
 from served import KEY, NAME, Served, serving
-from test_teacher_hf import ragged, settings
+from test_teacher_hf import ragged, settings, turns
 from test_teacher_vllm import TeacherHost, _HostManager
 from tiny_models import make_tiny_qwen3
 from trainer_ranks import shared_ranks
@@ -37,7 +37,7 @@ from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.preflight.contract.probes import contract_violations
-from opd_ray.types import RolloutScores, Signal, TrainItem
+from opd_ray.types import ScoreRequest, Signal, TeacherAnswer, TeacherInfo, TrainItem
 
 # The actor below is defined here, where Ray's workers cannot import it from.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -46,14 +46,23 @@ V = 96  # tokens, all real: a server's distribution has no way to leave padding 
 CONTEXT = 255
 TOLERANCE = 1e-4
 REQUESTS = ragged(seed=11, count=12)
+TURNS = [turns(r) for r in REQUESTS]
 KINDS = ("vllm", "http", "class", "actor", "self", "ensemble", "replay")
 
 
 class OwnTeacher(HfTeacher):
     """A teacher of the user's own; what it does is not the point here."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, knows_rows: bool = True) -> None:
         super().__init__(TeacherSettings(path=path, topk=8, batch_tokens=64), vocab_size=V)
+        self._knows_rows = knows_rows
+
+    def info(self) -> TeacherInfo:
+        return replace(super().info(), answers_rows=self._knows_rows)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        assert self._knows_rows or all(r.rows is None for r in requests)
+        return super().score(requests)
 
 
 class Hosted:
@@ -134,7 +143,9 @@ def make(
         "http": lambda: make_teacher(http(served), vocab_size=V),
         "class": lambda: make_teacher(
             TeacherSettings(
-                kind="class", class_path=f"{__name__}:OwnTeacher", arguments={"path": folder}
+                kind="class",
+                class_path=f"{__name__}:OwnTeacher",
+                arguments={"path": folder, "knows_rows": False},
             )
         ),
         "actor": lambda: make_teacher(TeacherSettings(kind="actor", actor_name="own")),
@@ -150,16 +161,15 @@ def make(
     }
     recorder = make_teacher(cache, vocab_size=V)
     recorder.score(REQUESTS)
+    recorder.score(TURNS)
     recorder.close()
     yield lambda kind: made[kind]()
     ray.kill(actor)
 
 
 @pytest.fixture(scope="module")
-def judged(
-    folder: str, make: Callable[[str], Teacher]
-) -> dict[str, tuple[list[RolloutScores], dict[str, Signal]]]:
-    """Scores and signals of all rollouts by every kind."""
+def judged(folder: str, make: Callable[[str], Teacher]) -> dict[str, tuple[Any, ...]]:
+    """Scores and signals of all rollouts by every kind; then those of some rows of each."""
     found = {}
     for kind in ("hf", *KINDS):
         teacher = HfTeacher(settings(folder), vocab_size=V) if kind == "hf" else make(kind)
@@ -167,7 +177,9 @@ def judged(
         server = TeacherServer(teacher, chosen)
         scores = server.score(REQUESTS)
         rows = {r.rollout_id: np.arange(len(r.response_ids)) for r in REQUESTS}
-        found[kind] = (scores, server.signals.take(rows))
+        whole = (scores, server.signals.take(rows))
+        some = server.score(TURNS)
+        found[kind] = (*whole, some, server.signals.take({r.rollout_id: r.asked for r in TURNS}))
         server.close()
     return found
 
@@ -193,6 +205,18 @@ def test_the_same_signals(judged: Any, kind: str) -> None:
         np.testing.assert_allclose(got.logprobs, expected.logprobs, atol=TOLERANCE)
         clear = np.abs(np.diff(expected.logprobs, axis=1)).min(axis=1) > TOLERANCE
         np.testing.assert_array_equal(got.ids[clear], expected.ids[clear])
+
+
+@pytest.mark.parametrize("kind", ["hf", *KINDS])
+def test_the_same_rows_where_some_are_asked_about(judged: Any, kind: str) -> None:
+    whole, whole_signals, some, some_signals = judged[kind]
+    for r, every, few in zip(TURNS, whole, some, strict=True):
+        assert every.columns.keys() == few.columns.keys()
+        for name, values in few.columns.items():
+            expected = every.columns[name][r.asked]
+            np.testing.assert_allclose(values, expected, atol=TOLERANCE, err_msg=name)
+        got, signal = some_signals[r.rollout_id], whole_signals[r.rollout_id]
+        np.testing.assert_allclose(got.logprobs, signal.logprobs[r.asked], atol=TOLERANCE)
 
 
 def test_the_same_trained_weights(judged: Any, tmp_path_factory: pytest.TempPathFactory) -> None:

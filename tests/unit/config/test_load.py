@@ -259,7 +259,9 @@ def test_interpolations(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_config(str(path), ["teacher.path=${student.path}"]).teacher.path == "/models/s"
     assert "student.path" in refusal(path, "student.path=${nowhere}")
     said = refusal(path, "student.path=${opd:other}")
-    assert said.endswith("student.path: ${opd:other}: only demo_pair and smollm2 are known")
+    assert said.endswith(
+        "student.path: ${opd:other}: only demo_pair, demo_tools_pair and smollm2 are known"
+    )
 
 
 def test_yaml_of_a_config_gives_the_same_config(write: Write) -> None:

@@ -21,7 +21,9 @@ from opd_ray.tip import TipFilter, TipSettings, TokenScores
 from opd_ray.types import StepAccount
 
 
-def scores(*lengths: int, mask: int = 1, reverse_kl: float = 0.5) -> TokenScores:
+def scores(
+    *lengths: int, mask: int = 1, reverse_kl: float = 0.5, turns: list[int] | None = None
+) -> TokenScores:
     count = sum(lengths)
     return TokenScores(
         np.array(lengths),
@@ -30,6 +32,7 @@ def scores(*lengths: int, mask: int = 1, reverse_kl: float = 0.5) -> TokenScores
         entropy_N=np.zeros(count),
         reverse_kl_N=np.full(count, reverse_kl),
         forward_kl_N=np.zeros(count),
+        turns_N=None if turns is None else np.array(turns),
     )
 
 
@@ -73,6 +76,18 @@ def account(kept: int = 0, rate: float = 1.0, gradient: float = 1.0) -> StepAcco
             TipSettings(rho=0.25, share_of="batch"),
             scores(2, 1),
             "tip.rho = 0.25 of a batch of at most 3 tokens is less than one token; raise it",
+        ),
+        (
+            TipSettings(rho=0.25, share_of="turn"),
+            scores(4, 3, turns=[0, 0, 0, 1, 0, 0, 1]),
+            "tip.rho = 0.25 of a turn of at most 3 tokens is less than one token; raise it, or set "
+            "tip.share_of to rollout",
+        ),
+        (
+            TipSettings(rho=0.2, share_of="turn"),
+            scores(4, 3, turns=[0, 0, 0, 1, 0, 0, 1]),
+            "tip.rho = 0.2 of a turn of at most 3 tokens is less than one token; raise it, or set "
+            "tip.share_of to batch",
         ),
         (
             TipSettings(selection="threshold", threshold=2.0),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from opd_ray.coordinator.metrics import StepSnapshot
-from opd_ray.coordinator.report import closing_table, marked_response
+from opd_ray.coordinator.report import closing_table, marked_response, print_report
 from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.tip import Selection, TokenScores
@@ -105,12 +106,63 @@ def test_the_first_response_is_shown_with_its_own_marks() -> None:
     assert marked_response(snapshot([second, first], [0, 1, 1, 0]), TOKENIZER).plain == "4+5=9[0]"
 
 
-def test_a_token_with_any_weight_is_kept_and_one_of_a_tool_is_not() -> None:
-    rollouts = [scored("1+2=", "12:3.", [1, 1, 0, 1, 1]), scored("4+5=", "9", [1])]
-    text = marked_response(snapshot(rollouts, [0.5, 0, 0, 1e-6, 0, 1]), TOKENIZER)
-    assert text.plain == "1+2=[1]2:[3]."
+def test_a_token_with_any_weight_is_kept_and_those_of_a_tool_are_told_apart() -> None:
+    rollouts = [scored("1+2=", "12:+3.", [1, 1, 0, 0, 1, 1]), scored("4+5=", "9", [1])]
+    text = marked_response(snapshot(rollouts, [0.5, 0, 0, 0, 1e-6, 0, 1]), TOKENIZER)
+    assert text.plain == "1+2=[1]2<<:+>>[3]."
     styles = {text.plain[span.start : span.end]: str(span.style) for span in text.spans}
-    assert styles == dict.fromkeys(["[1]", "[3]"], "bold reverse") | dict.fromkeys("2:.", "dim")
+    assert styles == {
+        "[1]": "bold reverse",
+        "2": "dim",
+        "<<:+>>": "italic cyan",
+        "[3]": "bold reverse",
+        ".": "dim",
+    }
+
+
+def test_a_response_that_is_left_out_is_not_the_one_that_is_shown() -> None:
+    rollouts = [scored("1+2=", "12", [0, 0]), scored("4+5=", "90", [1, 1])]
+    assert marked_response(snapshot(rollouts, [0, 0, 1, 0]), TOKENIZER).plain == "4+5=[9]0"
+    assert marked_response(snapshot(rollouts[:1], [0, 0]), TOKENIZER).plain == "1+2=<<12>>"
+
+
+def test_the_marks_are_explained_where_they_are(tmp_path: Path) -> None:
+    said = []
+    for mask in ([1, 1], [1, 0]):
+        response = marked_response(snapshot([scored("1=", "12", mask)], [1, 0]), TOKENIZER)
+        print_report(closing_table([], {}, {}), response, {}, tmp_path / "report.txt")
+        said.append((tmp_path / "report.txt").read_text(encoding="utf-8").splitlines()[-3:-1])
+    assert said == [
+        ["one response of the last step, kept tokens in [brackets]:", "1=[1]2"],
+        [
+            "one response of the last step, kept tokens in [brackets], what the student did not "
+            "write in <<angles>>:",
+            "1=[1]<<2>>",
+        ],
+    ]
+
+
+def test_what_rollouts_did_with_their_tools() -> None:
+    acting = {
+        "rollout/turns_mean": 3.0,
+        "rollout/truncated": 0.25,
+        "tools/calls_per_rollout": 2.0,
+        "tools/parse_error_per_rollout": 0.25,
+        "tools/unknown_per_rollout": 0.125,
+        "tools/failed_per_rollout": 0.0625,
+        "tools/timeout_per_rollout": 0.0625,
+        "tools/cut_per_rollout": 1.0,  # has its result
+        "tools/seconds_per_rollout": 0.5,
+    }
+    quiet = {"rollout/turns_mean": 1.0, "rollout/truncated": 0.75}
+    found = cells([{**STEP, **acting}, {**STEP, **quiet}, STEP], {}, {})
+    assert found["turns a rollout"][1] == "2.0"
+    assert found["tool calls a rollout"][1] == "1.0"
+    assert found["tool calls with an error"][1] == "25.0%"
+    assert found["seconds in tools a rollout"][1] == "0.25"
+    assert found["rollouts that came to a limit"][1] == "50.0%"
+    assert "turns a rollout" not in cells([STEP], {}, {})
+    assert "tool calls with an error" not in cells([{**STEP, **quiet}], {}, {})
 
 
 def test_line_breaks_of_the_response_can_be_told_from_its_end() -> None:

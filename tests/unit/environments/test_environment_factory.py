@@ -59,11 +59,17 @@ class HalfWhole:
         return name
 
 
-class Toolless(Whole):
-    def __init__(self) -> None:
-        pass
+class Toolless:
+    """All but the tools."""
 
-    tools = property()  # type: ignore[assignment]
+    reset, call_tool = Whole.reset, Whole.call_tool
+    verify, close = Whole.verify, Whole.close
+
+
+class Asks(Toolless):
+    @property
+    def tools(self) -> Sequence[dict[str, Any]]:
+        raise AssertionError("nobody asked for the tools")
 
 
 class Undescribed:
@@ -104,6 +110,10 @@ def test_a_class_and_a_function() -> None:
         assert one is not other
         assert type(one).__name__ == "Whole"
         assert one.level == 3
+
+
+def test_making_one_does_not_ask_for_its_tools() -> None:
+    assert isinstance(environment_factory(f"{HERE}:Asks", {}, KEY)(), Asks)
 
 
 def test_tools_of_a_class_and_of_what_a_function_makes() -> None:

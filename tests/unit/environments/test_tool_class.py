@@ -76,6 +76,8 @@ def test_reset_is_given_only_what_it_takes() -> None:
     row = {**ROW, "level": 3}
     assert ToolClass(made).reset(row) == ROW["prompt"]
     assert (made.level, made.seed) == (3, 11)
+    ToolClass(made).reset({"prompt": ROW["prompt"], "level": 4})
+    assert (made.level, made.seed) == (4, 0)
     with pytest.raises(ConfigError) as error:
         ToolClass(Level()).reset(ROW)
     assert "Level.reset needs level, which the prompt's row does not have" in str(error.value)

@@ -77,7 +77,8 @@ def test_what_a_template_writes_for_a_last_turn_alone_does_not_matter() -> None:
 USER = {"role": "user", "content": "Go on."}
 ONE_CALL = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.tool_calls %}{% if m.tool_calls | length > 1 %}{{ raise_exception('one!') }}{% endif %}"
+    "{% if m.tool_calls %}"
+    "{% if m.tool_calls | length > 1 %}{{ raise_exception('one!') }}{% endif %}"
     "{{ m.tool_calls[0].function | tojson }}{% else %}{{ m.content }}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from opd_ray.config.schema import EvalTask
 from opd_ray.data.prompts import HeldOutTask, Prompt
+from opd_ray.errors import RunError
 from opd_ray.evaluation.ask import answers, eval_modes, sample_requests
+from opd_ray.evaluation.figures import figures
 from opd_ray.evaluation.folder import ProblemRecord
 from opd_ray.models.pairs.demo import EOS, PAD, character_tokenizer
+from opd_ray.tasks import get_task
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 TOKENIZER = character_tokenizer()
@@ -135,3 +140,53 @@ def test_requests_name_run_problem_and_sample() -> None:
     assert [first.rollout_id, second.rollout_id] == ["eval/kl/p/0", "eval/kl/p/1"]
     assert (second.prompt_id, second.sample, second.source) == ("p", 1, "sums.jsonl")
     assert second.prompt_ids.tolist() == prompt.student_ids.tolist()
+
+
+def acting(sample: int, reason: str, figures: dict[str, float]) -> Rollout:
+    """A rollout of two turns, "1" and a number, with a result between them."""
+    response = ids(f"1+{3 + sample}.")
+    mask = np.ones(len(response), np.uint8)
+    mask[1] = 0
+    turns = np.array([0, 0] + [1] * (len(response) - 2), np.int16)
+    nothing = np.empty(0, np.float32)
+    return Rollout(
+        *(f"r{sample}", "p", sample, ids("1"), response, mask, nothing, nothing, reason, 0),
+        turns=turns,
+        figures={"calls": 2.0, **figures},
+        messages=({"role": "user", "content": "1"},),
+    )
+
+
+def test_environments_judge_their_rollouts_and_texts_are_of_the_last_turn() -> None:
+    rollouts = [
+        acting(0, "stop", {"environment/success": 1.0}),
+        acting(1, "turns", {"environment/success": 0.0}),
+        acting(2, "stop", {}),  # its environment hung
+    ]
+
+    class Written:
+        def write(self, *_: Any) -> Iterator[Rollout]:
+            yield from rollouts
+
+    settings = EvalTask(name="t", task="environment", greedy=False, samples=3)
+    task = HeldOutTask(settings, get_task("environment"), [Prompt("p", ids("1"), ids("1"))], [""])
+    (mode,) = eval_modes(task, 32)
+    pool: Any = Written()
+    (record,) = answers(pool, mode, TOKENIZER, 0)
+    assert record.responses == ["3.", "4.", "5."]
+    assert record.correct == [True, False, False]
+    assert record.tokens == [3, 3, 3]
+    assert record.figures[1] == {"calls": 2.0, "environment/success": 0.0}
+    assert record.messages[0] == [{"role": "user", "content": "1"}]
+    assert ProblemRecord.from_line(record.to_line()) == record
+    found = figures("t", 3, [record, replace(record, id="q", correct=[True] * 3)])
+    assert found["eval/t/mean@3"] == pytest.approx(2 / 3)
+    assert found["eval/t/environment/success@3"] == pytest.approx(1 / 3)
+    assert found["eval/t/tools/calls@3"] == 2.0
+    assert found["eval/t/tools/calls@3_se"] == 0.0
+    assert found["eval/t/truncated@3"] == pytest.approx(1 / 3)
+
+
+def test_an_environment_that_does_not_say_success_cannot_judge() -> None:
+    with pytest.raises(RunError, match="verify says score, and no 'success'"):
+        get_task("environment").succeeded("r", {"score": 1.0})  # type: ignore[attr-defined]

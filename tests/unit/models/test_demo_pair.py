@@ -14,8 +14,8 @@ from opd_ray.models.pairs.demo import (
     greedy_accuracy,
     make_pair,
     pair_folder,
-    tiny_qwen3,
 )
+from opd_ray.models.pairs.supervised import tiny_qwen3
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 
 SPECIAL = {"<pad>": 0, "<eos>": 1, "<bos>": 2}
@@ -132,10 +132,11 @@ def test_impossible_recipes_are_refused(
 def test_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = tiny_qwen3(2, 64, seed=1)
+    tokenizer = character_tokenizer()
+    first = tiny_qwen3(tokenizer, 2, 64, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    second, other = tiny_qwen3(2, 64, seed=1), tiny_qwen3(2, 64, seed=2)
+    second, other = (tiny_qwen3(tokenizer, 2, 64, seed=seed) for seed in (1, 2))
     name = "model.layers.0.mlp.up_proj.weight"
     assert torch.equal(first.state_dict()[name], second.state_dict()[name])
     assert not torch.equal(first.state_dict()[name], other.state_dict()[name])

@@ -32,6 +32,15 @@ def test_lines_in_a_log() -> None:
     )
 
 
+def test_turns_and_calls_of_rollouts_that_act() -> None:
+    log = io.StringIO()
+    progress = Progress(total=10, done=9, stream=log)
+    progress.step(10, VALUES | {"rollout/turns_mean": 3.25, "tools/calls_per_rollout": 2.0})
+    assert log.getvalue() == (
+        "step 10/10  loss 0.5000  kept 0.25  tok/s 100  turns 3.2  calls 2.0  2.00 s\n"
+    )
+
+
 def test_an_evaluation_without_figures_says_nothing() -> None:
     log = io.StringIO()
     progress = Progress(total=1, done=0, stream=log)

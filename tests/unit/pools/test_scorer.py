@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from fake_replicas import pool_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher
 
+from opd_ray.errors import RunError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer, ScoredRollout
 from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling
+from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TopK
 
 NAMES = [f"{key}{sample}" for key in "abcd" for sample in range(3)]
 # Every response has a length and a divergence of its own.
@@ -98,3 +100,53 @@ def test_kept_rows_take_their_own_weights_and_log_probabilities_along() -> None:
     whole = scored.whole()
     assert (whole.rows.tolist(), whole.weights.tolist()) == ([0, 2, 3], [1.0, 1.0, 1.0])
     assert whole.rollout_logprob.tolist() == [-0.25, -0.75, -1.0]
+
+
+def scored(rollout: Rollout, request: RolloutRequest, **options: Any) -> tuple[Any, Any]:
+    """What becomes of a rollout that an engine wrote, and the teacher that was asked."""
+    draw = Random(0)
+    script = Script({"a0": Response(mask=[1, 1], logprob=[-0.1] * 2, reverse_kl=[0.1] * 2)})
+    watch: Any = StandInWatch(draw)
+    teacher = Teacher("teacher-0", script)
+    pool, _, _ = pool_of([teacher], batch_tokens=12)
+
+    class Pool(RolloutPool):
+        def collect(self, stream: Any) -> list[Rollout]:
+            found = super().collect(stream)
+            return [replace(rollout, prompt_ids=rollout.prompt_ids) for _ in found]
+
+    rollouts = Pool(watch, [("rollout-0", Engine(script, draw))], 2)
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    (one,) = scorer.score([request], Sampling(), **options).rollouts
+    return one, teacher
+
+
+OTHER = Rollout(
+    *("r0", "a", 0, np.array([8, 9], np.int32), np.array([3, 4], np.int32)),
+    *(np.ones(2, np.uint8), np.ones(2, np.float32), -np.ones(2, np.float32), "turns", 0),
+    topk=TopK(np.array([[3], [4]], np.int32), -np.ones((2, 1), np.float32)),
+)
+ASKED = RolloutRequest("r0", "a", 0, np.array([1], np.int32), 0)
+
+
+def test_teachers_read_what_the_student_read() -> None:
+    _, teacher = scored(OTHER, ASKED, teacher_prompts={})
+    assert teacher.prompts["r0"].tolist() == [8, 9]
+
+
+def test_a_teachers_own_prompt_does_not_go_with_one_that_an_environment_changed() -> None:
+    own = {"a": np.array([5], np.int32)}
+    with pytest.raises(RunError, match="'a' has a teacher's prompt of its own"):
+        scored(OTHER, ASKED, teacher_prompts=own)
+    _, teacher = scored(replace(OTHER, prompt_ids=ASKED.prompt_ids), ASKED, teacher_prompts=own)
+    assert teacher.prompts["r0"].tolist() == [5]
+
+
+def test_a_rollout_that_is_left_out_is_never_scored() -> None:
+    one, teacher = scored(OTHER, ASKED, teacher_prompts={}, drops=lambda request, rollout: True)
+    assert teacher.prompts == {}
+    assert one.scores.columns == {}
+    assert not one.rollout.response_mask.any()
+    assert not one.rollout.entropy.any()
+    assert one.rollout.finish_reason == "turns"
+    assert len(one.whole().rows) == 0

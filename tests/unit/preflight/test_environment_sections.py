@@ -97,8 +97,10 @@ def test_parsers() -> None:
 
 
 def test_what_a_rollout_actor_has_once() -> None:
-    own = {"a": {"path": None, "threads": 3, "concurrent_rollouts": 2}}
+    own = {"a": {"path": None, "threads": 3, "concurrent_rollouts": 2, "call_timeout_s": 1.0}}
     assert found(own) == [
+        "environments.a.call_timeout_s = 1.0: a rollout actor has one number for all of its "
+        "environments; set environment.call_timeout_s",
         "environments.a.concurrent_rollouts = 2: a rollout actor has one number for all of its "
         "environments; set environment.concurrent_rollouts",
         "environments.a.threads = 3: a rollout actor has one number for all of its environments; "

@@ -92,6 +92,26 @@ def test_a_recipe_sets_nothing_in_vain(recipe: str) -> None:
             "the student learns nothing; raise one of them, or set tip.share_of=batch",
         ),
         (
+            [
+                "environment.path=a:b",
+                "environment.max_turn_tokens=3",
+                "tip.share_of=turn",
+                "tip.rho=0.25",
+            ],
+            "tip.rho = 0.25 with environment.max_turn_tokens = 3: less than one token of a turn, "
+            "so the student learns nothing; raise one of them, or set tip.share_of=rollout",
+        ),
+        (
+            ["tip.share_of=turn"],
+            "tip.share_of = turn does what rollout does: without an environment "
+            "(environment.path) every response is one turn",
+        ),
+        (
+            ["tip.normalise_over=turn"],
+            "tip.normalise_over = turn does what rollout does: without an environment "
+            "(environment.path) every response is one turn",
+        ),
+        (
             ["tip.alpha=2", "tip.overlap=false"],
             "tip.alpha = 2.0 has no effect: tip.rule is not product",
         ),
@@ -156,6 +176,14 @@ def test_what_a_further_teacher_inherits_is_not_held_against_it() -> None:
     assert unused_options(load_config("demo", [*http, own])) == [
         "teachers.other.max_retries = 1 has no effect: teachers.other.kind is hf"
     ]
+
+
+def test_with_an_environment_turns_are_no_rollouts() -> None:
+    scopes = ["tip.share_of=turn", "tip.normalise_over=turn"]
+    assert unused_options(load_config("demo", [*scopes, "environment.path=a:b"])) == []
+    own = [*scopes, "environments={chain_sum: {path: 'a:b', max_turn_tokens: 1}}"]
+    # Prompts of other sources have longer turns.
+    assert unused_options(load_config("demo", own)) == []
 
 
 def test_a_share_of_one_token_or_of_a_batch_is_enough() -> None:

@@ -257,3 +257,44 @@ def test_asked_rows_are_those_rows_of_the_whole_answer(signal: SignalChoice) -> 
         if isinstance(values, np.ndarray):
             whole_values = vars(expected.signal)[name][rows]
             np.testing.assert_allclose(values, whole_values, atol=1e-4, err_msg=name)
+
+
+class Likes:
+    """Gives one token 0.4, token 3 a probability of 0.35, and tokens 0 and the other the rest."""
+
+    def __init__(self, token: int) -> None:
+        self._token = token
+
+    def info(self) -> TeacherInfo:
+        return TeacherInfo(f"likes {self._token}", 4, 16, ("topk",), answers_rows=True)
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        return [self._answer(request) for request in requests]
+
+    def close(self) -> None: ...
+
+    def _answer(self, request: ScoreRequest) -> TeacherAnswer:
+        probabilities = np.array([0.125, 0.125, 0.125, 0.35])
+        probabilities[self._token] = 0.4
+        logprobs = np.log(probabilities).astype(np.float32)
+        top = np.full((len(request.asked), 1), self._token, np.int32)
+        return TeacherAnswer(
+            request.rollout_id,
+            logprobs[request.response_ids[request.asked]],
+            logprobs[request.student_topk.ids],
+            TopKSignal(top, logprobs[top]),
+        )
+
+
+def test_the_sampled_token_of_an_asked_row_is_known_for_sure() -> None:
+    """Neither member lists token 3, of which both say as much as of no other together."""
+    chosen = TeacherSettings(kind="ensemble", topk=1)
+    made = [(Member(str(token), 0.5, chosen), Likes(token)) for token in (1, 2)]
+    student = TopK(np.array([[0]], np.int32), np.full((1, 1), -1, np.float32))
+    response = np.array([0, 0, 3], np.int32)
+    ids = np.array([1], np.int32)
+    asked = ScoreRequest("r", ids, response, student, rows=np.array([2], np.int32))
+    [answer] = Ensemble(made, chosen).score([asked])
+    assert isinstance(answer.signal, TopKSignal)
+    assert answer.signal.ids.tolist() == [[3]]
+    np.testing.assert_allclose(answer.signal.logprobs, np.log([[0.35]]), rtol=1e-6)

@@ -71,6 +71,16 @@ def negative(inputs):
 @rule(("teacher_logprob",), keeps="sampled")
 def drawn(inputs):
     return inputs.raw("teacher_logprob")
+
+
+@rule(())
+def dampened(inputs):
+    return np.array([1.0, 0.5])[inputs.turns_M]
+
+
+@rule(())
+def short_turns(inputs):
+    return -np.repeat(inputs.lengths_J, inputs.lengths_J)
 """
 
 
@@ -116,6 +126,7 @@ def test_what_the_example_needs_is_said(capsys: pytest.CaptureFixture[str]) -> N
         ("dividing", ["fails where all scores are equal: rule"]),
         ("undeclared", ["needs the score 'jsd', which this batch does not have"]),
         ("drawn", ["at least 0, or -inf"]),
+        ("dampened", ["index 2 is out of bounds", "in dampened"]),  # of the third turn
     ],
 )
 def test_a_broken_promise_is_named(
@@ -125,6 +136,11 @@ def test_a_broken_promise_is_named(
     assert code == 1, said
     assert all(word in said for word in words), said
     assert "Traceback" not in said
+
+
+def test_a_rule_may_go_by_turns(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = checked(capsys, "rules_to_check:short_turns", "tip.share_of=turn")
+    assert code == 0, said
 
 
 def test_what_stops_no_run_is_a_note(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,164 @@
+"""The user's clone of Qwen-Agent: where its DeepPlanning has what, read without importing any."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from opd_ray.borders import border
+from opd_ray.environments.environment import ToolSchema
+from opd_ray.errors import InputError
+
+_INSIDE = Path("benchmark/deepplanning")
+_PROMPT = "SYSTEM_PROMPT_EN"
+CLONE = "clone https://github.com/QwenLM/Qwen-Agent"
+
+
+class MissingBenchmark(InputError):
+    """Something of the benchmark that is not where it should be, or not as it should be."""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A clone of Qwen-Agent, by the folder ``benchmark/deepplanning`` in it."""
+
+    folder: Path
+
+    @classmethod
+    def at(cls, place: str | Path, named: str = "--from") -> Checkout:
+        """The checkout at ``place``: the clone itself, or the benchmark's folder within it.
+
+        Raises:
+            MissingBenchmark: there is none; ``named`` is the option or key that says where.
+        """
+        given = Path(place).expanduser().resolve()
+        if not given.is_dir():
+            raise MissingBenchmark(f"{named} {place}: there is no such folder; {CLONE}")
+        for folder in (given / _INSIDE, given):
+            if (folder / "travelplanning").is_dir():
+                return cls(folder)
+        raise MissingBenchmark(
+            f"{named} {place}: no {_INSIDE}/travelplanning in it: give a clone of Qwen-Agent that "
+            f"has the benchmark ({CLONE}; the package qwen-agent does not contain it)"
+        )
+
+    @property
+    def travel(self) -> Path:
+        """The folder of the travel part."""
+        return self.folder / "travelplanning"
+
+    @property
+    def travel_database(self) -> Path:
+        """Where the benchmark looks for the English databases, one folder a task."""
+        return self.travel / "database" / "database_en"
+
+    @cached_property
+    def travel_tasks(self) -> list[dict[str, Any]]:
+        """The English tasks, each with ``id``, ``query`` and ``meta_info``.
+
+        Raises:
+            MissingBenchmark: names the file, and the task and column where one lacks.
+        """
+        path = self.travel / "data" / "travelplanning_query_en.json"
+        return read_tasks(path)
+
+    @cached_property
+    def travel_tools(self) -> list[ToolSchema]:
+        """The schemas of the English tools.
+
+        Raises:
+            MissingBenchmark: the file is not there, or holds something else.
+        """
+        path = self.travel / "tools" / "tool_schema_en.json"
+        schemas = read_json(path)
+        good = isinstance(schemas, list) and all(
+            isinstance(schema, dict)
+            and isinstance(function := schema.get("function"), dict)
+            and isinstance(function.get("name"), str)
+            and isinstance(function.get("parameters"), dict)
+            for schema in schemas
+        )
+        if not good or not schemas:
+            raise MissingBenchmark(f"{path}: holds no list of function schemas; {CLONE}")
+        return schemas
+
+    @cached_property
+    def travel_prompt(self) -> str:
+        """The English system prompt of the travel part, a constant of its ``agent/prompts.py``.
+
+        Raises:
+            MissingBenchmark: the file is not there, or has no such constant.
+        """
+        path = self.travel / "agent" / "prompts.py"
+        for statement in parsed(path).body:
+            if (
+                isinstance(statement, ast.Assign)
+                and any(isinstance(t, ast.Name) and t.id == _PROMPT for t in statement.targets)
+                and isinstance(statement.value, ast.Constant)
+                and isinstance(statement.value.value, str)
+            ):
+                return statement.value.value
+        raise MissingBenchmark(f"{path}: has no text {_PROMPT}; {CLONE}")
+
+
+def read_tasks(path: Path, remedy: str = CLONE) -> list[dict[str, Any]]:
+    """The travel tasks of a file in the benchmark's form; ``remedy`` is what makes one.
+
+    Raises:
+        MissingBenchmark: names the file, and the task and column where one lacks.
+    """
+    tasks = read_json(path, remedy)
+    if not isinstance(tasks, list) or not tasks:
+        raise MissingBenchmark(f"{path}: holds no list of tasks; {remedy}")
+    seen: set[str] = set()
+    for number, task in enumerate(tasks, 1):
+        place = f"{path}: task {number}"
+        if not isinstance(task, dict):
+            raise MissingBenchmark(f"{place} is {type(task).__name__}, not an object; {remedy}")
+        _need(task, {"id": (str, int), "query": (str,), "meta_info": (dict,)}, place, remedy)
+        name = str(task["id"])
+        place = f"{path}: task {name!r}, meta_info"
+        _need(task["meta_info"], {"days": (int,), "hard_constraints": (dict,)}, place, remedy)
+        if name in seen:
+            raise MissingBenchmark(f"{path}: two tasks have the id {name!r}; {remedy}")
+        seen.add(name)
+    return tasks
+
+
+def read_json(path: Path, remedy: str = CLONE) -> Any:
+    """What a JSON file of the benchmark holds.
+
+    Raises:
+        MissingBenchmark: it is not there, or is no JSON.
+    """
+    if not path.is_file():
+        raise MissingBenchmark(f"{path}: is not there; {remedy}")
+    with border(str(path), remedy, MissingBenchmark):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a Python file of the benchmark, which is not run.
+
+    Raises:
+        MissingBenchmark: it is not there, or is no Python.
+    """
+    if not path.is_file():
+        raise MissingBenchmark(f"{path}: is not there; {CLONE}")
+    with border(str(path), CLONE, MissingBenchmark):
+        return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _need(row: dict[str, Any], columns: dict[str, Sequence[type]], place: str, remedy: str) -> None:
+    for column, kinds in columns.items():
+        if column not in row:
+            have = ", ".join(row) or "nothing"
+            raise MissingBenchmark(f"{place} has no {column!r} (it has {have}); {remedy}")
+        if not isinstance(row[column], tuple(kinds)) or isinstance(row[column], bool):
+            found = type(row[column]).__name__
+            raise MissingBenchmark(f"{place}: {column!r} is {found}; {remedy}")

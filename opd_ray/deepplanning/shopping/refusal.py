@@ -1,0 +1,7 @@
+"""What a tool answers in place of a result."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """A tool cannot do what it is asked; the message is what the student reads."""
