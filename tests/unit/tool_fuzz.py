@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from chat_tokenizer import END, TEMPLATE, chat_tokenizer
+from chat_tokenizer import END, TURNS, chat_tokenizer
 
 from opd_ray.environments.calls import CallParser, ToolCall
 from opd_ray.environments.environment import Message, ToolResult
@@ -31,6 +31,8 @@ from opd_ray.environments.runner import EnvironmentRunner
 from opd_ray.environments.turns import TurnTemplate
 
 CALL_SECONDS = 0.3
+# Some templates write the name that a result is of.
+NAMING_TEMPLATE = TURNS.replace("{{ m.content }}\n</tool", "{{ m.name }} {{ m.content }}\n</tool")
 ENDINGS = {"stop", "length", "context", "turns", "tool_limit"}
 TOOLS = [
     {
@@ -61,6 +63,9 @@ class Sly(str):
 
     def encode(self, *args: Any, **named: Any) -> bytes:
         raise ZeroDivisionError("no bytes")
+
+    def __getitem__(self, key: Any) -> str:
+        raise ZeroDivisionError("no parts")
 
 
 class Mute(Exception):
@@ -277,7 +282,8 @@ class Fuzz:
             turn=draw.choice([None, None, 300]),
         )
         parser = get_parser(form, "parser")
-        template = TurnTemplate(self._tokenizer, [], {}, [self._end])
+        options = {"chat_template": NAMING_TEMPLATE}
+        template = TurnTemplate(self._tokenizer, TOOLS, options, [self._end])
         episode = Episode("the world", lambda: world, template, parser, runner, limits)
         await episode.begin({"prompt": []}, [])
         sampled: list[list[int]] = []
@@ -388,7 +394,6 @@ def main() -> None:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(sys.argv[3])
-        tokenizer.chat_template = TEMPLATE
     begin = time.perf_counter()
     fuzz = Fuzz(seed, tokenizer, hangs=0.002)
     fuzz.run(calls)
