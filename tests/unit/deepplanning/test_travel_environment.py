@@ -159,7 +159,7 @@ def test_where_a_checkout_is(tmp_path: Path) -> None:
     assert Checkout.at(folder).travel_prompt == "Plan a trip."
     with pytest.raises(MissingBenchmark, match=r"key = x: there is no such folder; clone"):
         Checkout.at("x", "key =")
-    with pytest.raises(MissingBenchmark, match=r"no benchmark/deepplanning/travelplanning in it"):
+    with pytest.raises(MissingBenchmark, match="no benchmark/deepplanning in it: give a clone"):
         Checkout.at(tmp_path)
     prompts = Checkout.at(folder).travel / "agent" / "prompts.py"
     prompts.write_text("SYSTEM_PROMPT_ZH = '1'", encoding="utf-8")
