@@ -87,12 +87,13 @@ def test_figures_need_a_plan_alone(tmp_path: Path) -> None:
     def figures(*messages: dict[str, Any]) -> Any:
         return environment.verify([{"role": "user", "content": hotel}, *messages])
 
-    half = {"success": 0.0, "constraints_met": 0.5, "plan_given": 1.0}
+    half = {"success": 0.0, "constraints_met": 0.5, "plan_given": 1.0, "synthetic": 0.0}
     none = dict.fromkeys(half, 0.0)
     assert figures({"role": "assistant", "content": f"thinking</think>{hotel}"}) == half
     assert figures({"role": "assistant", "content": hotel, "tool_calls": [{}]}) == none
     assert figures({"role": "assistant", "content": hotel}, {"role": "tool", "content": ""}) == none
     assert figures() == none
+    (tmp_path / "synthetic.json").write_text("{}", encoding="utf-8")
     environment.reset(found | {"meta_info": {"hard_constraints": {"train_x": {}}}})
     assert figures({"role": "assistant", "content": hotel}) == dict.fromkeys(half, 1.0)
 
