@@ -94,6 +94,10 @@ def some_tools() -> Tools:
     return Tools(5)
 
 
+def a_half() -> HalfWhole:
+    return HalfWhole()
+
+
 def a_number() -> int:
     return 5
 
@@ -141,6 +145,8 @@ def test_what_is_refused_at_once(name: str, arguments: dict[str, Any], said: str
 
 
 def test_what_is_refused_when_it_is_made() -> None:
+    with pytest.raises(ConfigError, match="HalfWhole has no method verify, close"):
+        environment_factory(f"{HERE}:a_half", {}, KEY)()
     with pytest.raises(ConfigError, match="int has no public method that could be a tool"):
         environment_factory(f"{HERE}:a_number", {}, KEY)()
     with pytest.raises(ConfigError, match="Toolless has no tools, its list of schemas"):
