@@ -234,6 +234,43 @@ def test_what_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "tasks.json: is not there; make it with: opd-ray prepare" in capsys.readouterr().err
 
 
+_EVALUATOR = """
+import json
+def evaluate_plans(result_dir, test_data_path, database_dir, workers):
+    assert workers == 3 and (database_dir / "id_0").is_dir()
+    def result(name, score):
+        scores = dict.fromkeys(
+            ["commonsense_weighted_score", "personalized_score", "composite_score"], score
+        )
+        return {"success": True, "sample_id": name, "scores": scores | {"case_acc": 0.0}}
+    found = [result("0", 0.75), {"success": False, "sample_id": "1", "error": "no such thing"}]
+    assert test_data_path.name == "tasks.json"
+    (result_dir / "evaluation").mkdir()
+    path = result_dir / "evaluation" / "evaluation_summary.json"
+    path.write_text(json.dumps({"results": found}))
+"""
+
+
+def test_plans_on_which_the_evaluator_fails_count_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkout = write_checkout(tmp_path / "c")
+    evaluation = checkout / "benchmark/deepplanning/travelplanning/evaluation"
+    (evaluation / "eval_converted.py").write_text("")
+    (evaluation / "__init__.py").write_text(_EVALUATOR)
+    for number in range(3):
+        write_database(tmp_path / "d" / f"id_{number}")
+    options = ["--from", str(checkout), "--database", str(tmp_path / "d"), "--workers", "3"]
+    assert score(tmp_path, *options) == 0
+    said = capsys.readouterr().out
+    # Of task 0 in both samples 0.75, of the two others nothing: a mean of 0.25 over three tasks.
+    assert "  commonsense_score: 25.0% ± 25.0%" in said
+    assert "it failed on 2 plans, which count 0" in said
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["official_failed"] == 2
+    assert scores["official"]["case_acc"]["value"] == 0.0
+
+
 @needs_checkout
 def test_the_evaluator_itself_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = three_tasks(tmp_path)
