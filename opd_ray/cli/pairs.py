@@ -1,4 +1,4 @@
-"""``opd-ray make-pair``, ``make-tools-pair`` and ``fetch-smollm2``: pairs of student and teacher to try things with."""
+"""``opd-ray make-pair``, ``make-tools-pair``, ``fetch-smollm2``: student and teacher to try out."""
 
 from __future__ import annotations
 

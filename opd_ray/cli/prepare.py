@@ -20,6 +20,7 @@ def add_commands(commands: Commands) -> None:
   opd-ray prepare aime24 --from downloads/aime_2024.parquet
   opd-ray prepare deepplanning --from Qwen-Agent --database database_en
   opd-ray prepare deepplanning --from Qwen-Agent --synthetic
+  opd-ray prepare deepplanning --from Qwen-Agent --shopping 1
 
 sets: deepplanning, dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24, aime25, amc23
 """,
@@ -59,6 +60,14 @@ sets: deepplanning, dapo_math_17k, deepmath, gsm8k, gsm8k_train, math500, aime24
         "benchmark",
     )
     plans.add_argument(
+        "--shopping",
+        type=int,
+        choices=(1, 2, 3),
+        metavar="LEVEL",
+        help="the shopping tasks of level 1, 2 or 3, for evaluation, in place of the travel tasks; "
+        "--database is then the folder of that level's cases",
+    )
+    plans.add_argument(
         "--seed", type=int, help="of what is made up and which tasks are held out (default 0)"
     )
 
@@ -71,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.name == "deepplanning":
         return _deepplanning(args)
     given = {"database": args.database, "synthetic": args.synthetic or None, "seed": args.seed}
+    given |= {"shopping": args.shopping}
     for option, value in given.items():
         if value is not None:
             raise ConfigError(f"--{option} is of deepplanning alone; leave it out")
@@ -82,13 +92,19 @@ def run(args: argparse.Namespace) -> int:
 def _deepplanning(args: argparse.Namespace) -> int:
     from opd_ray.data.sources import prepared_folder
     from opd_ray.deepplanning.checkout import Checkout
+    from opd_ray.deepplanning.shopping.prepare import prepare_shopping
     from opd_ray.deepplanning.synthetic.write import write_databases
     from opd_ray.deepplanning.travel.prepare import prepare_travel
 
     if len(args.origins) != 1:
         raise ConfigError("prepare deepplanning needs --from CHECKOUT: your clone of Qwen-Agent")
-    checkout = Checkout.at(args.origins[0])
-    out, seed = args.out or prepared_folder(), args.seed or 0
+    checkout, out = Checkout.at(args.origins[0]), args.out or prepared_folder()
+    if args.shopping is not None:
+        if args.synthetic or args.seed is not None:
+            raise ConfigError("--shopping: has neither --synthetic nor --seed; leave them out")
+        print(prepare_shopping(checkout, args.database, out, args.shopping))
+        return 0
+    seed = args.seed or 0
     databases = args.database or checkout.travel_database
     if args.synthetic:
         databases = args.database or out / "deepplanning_synthetic"

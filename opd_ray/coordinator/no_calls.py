@@ -108,12 +108,10 @@ def _reads(name: str, rollout: Rollout, decode: Callable[[Sequence[int]], str]) 
         written_m[:] = True
     turns_m = np.zeros(len(written_m)) if rollout.turns is None else rollout.turns
     for turn in np.unique(turns_m[written_m]).tolist():
-        ids = rollout.response_ids[written_m & (turns_m == turn)].tolist()
-        # Its last token ended the turn, unless the turn was cut: parsers are not given that one.
-        for part in (ids[:-1], ids):
-            calls = parser.parse(decode(part), ()).calls
-            if any(isinstance(call, ToolCall) for call in calls):
-                return True
+        # The token that ended the turn stands behind its calls and hides none of them.
+        text = decode(rollout.response_ids[written_m & (turns_m == turn)].tolist())
+        if any(isinstance(call, ToolCall) for call in parser.parse(text, ()).calls):
+            return True
     return False
 
 

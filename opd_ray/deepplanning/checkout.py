@@ -15,6 +15,7 @@ from opd_ray.environments.environment import ToolSchema
 from opd_ray.errors import InputError
 
 _INSIDE = Path("benchmark/deepplanning")
+_PARTS = ("travelplanning", "shoppingplanning")
 _PROMPT = "SYSTEM_PROMPT_EN"
 CLONE = "clone https://github.com/QwenLM/Qwen-Agent"
 
@@ -40,10 +41,10 @@ class Checkout:
         if not given.is_dir():
             raise MissingBenchmark(f"{named} {place}: there is no such folder; {CLONE}")
         for folder in (given / _INSIDE, given):
-            if (folder / "travelplanning").is_dir():
+            if any((folder / part).is_dir() for part in _PARTS):
                 return cls(folder)
         raise MissingBenchmark(
-            f"{named} {place}: no {_INSIDE}/travelplanning in it: give a clone of Qwen-Agent that "
+            f"{named} {place}: no {_INSIDE} in it: give a clone of Qwen-Agent that "
             f"has the benchmark ({CLONE}; the package qwen-agent does not contain it)"
         )
 

@@ -43,7 +43,7 @@ class EnvironmentGone(NoAnswer):
     """The environment's own process has ended."""
 
 
-class CallFailed(Exception):
+class CallFailed(RunError):
     """What a call raised in another process, in words."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from opd_ray.errors import RunError
 
-class Refusal(Exception):
+
+class Refusal(RunError):
     """A tool cannot do what it is asked; the message is what the student reads."""

@@ -38,6 +38,7 @@ class CaseScore:
     def figures(self) -> dict[str, float]:
         """As an evaluation reads them."""
         return {
+            "success": self.case_score,
             "case_score": self.case_score,
             "score": self.score,
             "matched": float(self.matched),

@@ -179,7 +179,7 @@ def hotel_row(hotel: Hotel, city: str) -> dict[str, str]:
     return {
         "name": hotel.name,
         "city": city,
-        "address": f"{hotel.price % 90 + 1} {hotel.place.longitude[-2:]}th Street, {city}",
+        "address": f"No. {hotel.price % 90 + 1}, Lane {hotel.place.longitude[-3:]}, {city}",
         "latitude": hotel.place.latitude,
         "longitude": hotel.place.longitude,
         "decoration_time": str(hotel.decorated),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from opd_ray.borders import border
 from opd_ray.deepplanning.checkout import MissingBenchmark
+from opd_ray.deepplanning.synthetic.write import is_synthetic
 from opd_ray.deepplanning.travel.database import Database, open_database
 from opd_ray.deepplanning.travel.hard import judged
 from opd_ray.deepplanning.travel.plan import read_plan
@@ -34,6 +36,7 @@ class TravelEnvironment:
         self.tools = self._tools.schemas
         self._database: Database | None = None
         self._meta: Mapping[str, Any] = {}
+        self._synthetic = False
 
     def reset(self, row: Mapping[str, Any]) -> list[Message]:
         """The system prompt of the checkout and the query, as the row has them.
@@ -51,6 +54,7 @@ class TravelEnvironment:
         if not isinstance(self._meta, Mapping):
             raise MissingBenchmark(f"{place}: column 'meta_info' is no object; {_REMEDY}")
         self._database = open_database(row["database"])
+        self._synthetic = is_synthetic(Path(row["database"]).parent)
         return [dict(message) for message in row["prompt"]]
 
     def call_tool(self, name: str, arguments: dict[str, Any]) -> ToolResult:
@@ -62,6 +66,8 @@ class TravelEnvironment:
     def verify(self, messages: Sequence[Message]) -> dict[str, float]:
         """Of the plan in the last message: ``success``, 1 if all hard constraints are met;
         ``constraints_met``, the share of them that are; ``plan_given``, 1 if there is a plan.
+        Beside them ``synthetic``, 1 if the database is made up, so that no figure passes for one of
+        the benchmark.
 
         None of them needs the database. A rollout that was cut off before its plan has none.
         """
@@ -73,6 +79,7 @@ class TravelEnvironment:
             "success": float(bool(met) and all(met)),
             "constraints_met": sum(met) / len(met) if met else 0.0,
             "plan_given": float(plan.given),
+            "synthetic": float(self._synthetic),
         }
 
     def close(self) -> None:

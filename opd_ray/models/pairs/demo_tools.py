@@ -1,9 +1,9 @@
 """The pair that calls tools, which comes with the package, and its making.
 
-Two Qwen3-shaped models of one size over 64 tokens, both by supervised learning on conversations
-that a worker leads through reference tables. The teacher's worker makes no mistake that it learns;
-the student's slips into the wrong column now and then, which makes the student unsure there, and
-has never met a sum with a carry, of which the student is sure and wrong.
+Teacher and student of the demo, which know sums, go on over 64 tokens: by supervised learning on
+conversations that a worker leads through reference tables. The teacher's worker makes no mistake
+that it learns; the student's slips into the wrong column now and then, which makes the student
+unsure there, and has never met a sum with a carry, of which the student is sure and wrong.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import transformers
 
+from opd_ray.models.pairs import demo
 from opd_ray.models.pairs.greedy_look_ups import drawn_problems, greedy_success
 from opd_ray.models.pairs.supervised import MadeModel, MadePair, one_cycle, tiny_qwen3, train
 from opd_ray.models.pairs.tools_tokenizer import tools_tokenizer
 from opd_ray.models.pairs.worked_look_ups import Worker
 from opd_ray.models.weights import load_causal_lm
 
-LAYERS, HIDDEN, FEED_FORWARD = 3, 128, 2
+# Tokens whose embeddings the demo's models bring along.
+_KNOWN = "0123456789+="
 RATE, RISE_SHARE, BETA2 = 3e-3, 0.1, 0.98
 TEACHER = Worker(detours=0.2)
 STUDENT = Worker(detours=0.2, slips=0.25, carries=False)
@@ -56,7 +59,7 @@ def make_tools_pair(
 
     def made(name: str, worker: Worker, steps: int, seed: int) -> MadeModel:
         started = time.perf_counter()
-        model = tiny_qwen3(tokenizer, LAYERS, HIDDEN, seed, FEED_FORWARD)
+        model = _going_on(name, tokenizer, seed)
         rows = [batch_rows * (1 if step < steps * 3 // 4 else 2) for step in range(steps)]
         batches = worker.batches(tokenizer, rows, seed)
         for step, loss in train(model, batches, one_cycle(steps, RATE, RISE_SHARE), BETA2):
@@ -83,6 +86,28 @@ def make_tools_pair(
     return pair
 
 
+def _going_on(
+    name: str, tokenizer: transformers.PreTrainedTokenizerBase, seed: int
+) -> transformers.Qwen3ForCausalLM:
+    """A model of the demo's pair over another vocabulary; tokens that it lacks are drawn anew."""
+    old = load_causal_lm(str(demo.pair_folder() / name), dtype=torch.float32)
+    known = demo.character_tokenizer()
+    weights = old.state_dict()
+    layers, hidden = old.config.num_hidden_layers, old.config.hidden_size
+    model = tiny_qwen3(tokenizer, layers, hidden, seed)
+    brought = old.get_input_embeddings().weight.data
+    embedding = model.get_input_embeddings().weight.data
+    embedding *= brought.std() / embedding.std()
+    for token in _KNOWN:
+        embedding[tokenizer.convert_tokens_to_ids(token)] = brought[
+            known.convert_tokens_to_ids(token)
+        ]
+    for tied in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[tied] = embedding.clone()
+    model.load_state_dict(weights)
+    return model
+
+
 def _readme(pair: MadePair, seed: int, command: str) -> str:
     rows = "\n".join(
         f"| {made.folder.name} | {made.parameters:,} | {made.steps} | {made.heldout_accuracy:.1%} |"
@@ -91,7 +116,7 @@ def _readme(pair: MadePair, seed: int, command: str) -> str:
     return f"""# Pair that calls tools
 
 Two Qwen3-shaped models over 64 tokens that answer questions about reference tables by look-ups
-(seed {seed}). Made by
+(seed {seed}). They go on from the demo's pair, which knows sums. Made by
 
     {command}
 
@@ -103,8 +128,8 @@ Success: greedy, {PROBLEMS_CHECKED} held-out problems, weights rounded to bf16 (
 back in fp32. No table of a held-out problem is ever one of training.
 
 The student learnt from a worker who takes a reference or number from the wrong column
-{STUDENT.slips:.0%} of the time, and who has met no sum that carries from the units to the tens. So it
-is unsure of columns, and sure and wrong of carries.
+{STUDENT.slips:.0%} of the time, and who has met no sum that carries from the units to the tens. So
+it is unsure of columns, and sure and wrong of carries.
 
 Another processor or number of threads gives slightly different weights.
 """

@@ -43,7 +43,7 @@ def call(note: str, row: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Worker:
-    """How problems are worked.
+    """How problems are worked, and how that is taught.
 
     Args:
         detours: share of batches in whose conversations a row of no use is looked up, once. What
@@ -59,7 +59,10 @@ class Worker:
     def batches(
         self, tokenizer: transformers.PreTrainedTokenizerBase, rows: list[int], seed: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """ids and labels ``[rows, longest]``: conversations, and half as many rows of sums.
+        """ids and labels ``[rows, longest]``: conversations, and a quarter as many rows of sums.
+
+        Of three conversations in four the names of the rows alone are learnt: they are a few of
+        many tokens, and the hardest.
 
         Args:
             tokenizer: of the pair.
@@ -75,7 +78,9 @@ class Worker:
             while len(learnt) < count:
                 problem = draw_problem(rng.choice(tables), hops, rng)
                 if self.carries or not _carries(problem.numbers):
-                    learnt.append(encoded(tokenizer, *self.conversation(problem, rng, detour)))
+                    worked = self.conversation(problem, rng, detour)
+                    names_alone = len(learnt) % 4 > 0
+                    learnt.append(encoded(tokenizer, *worked, names_alone=names_alone))
             longest = max(len(ids) for ids, _ in learnt)
             learnt += [self._sums(tokenizer, rng, longest) for _ in range(count // 4)]
             yield as_batch(learnt, tokenizer.pad_token_id)
@@ -129,15 +134,18 @@ def encoded(
     tokenizer: transformers.PreTrainedTokenizerBase,
     messages: list[dict[str, Any]],
     learnt: list[bool],
+    *,
+    names_alone: bool = False,
 ) -> Row:
-    """ids and labels of a conversation: of the turns that are learnt, with the token that ends
-    them, and -100 elsewhere."""
+    """ids and labels of a conversation: -100 but in the turns that are learnt, with the token that
+    ends them, or of these the names of rows alone."""
     text = tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False)
     ids = tokenizer(text)["input_ids"]
+    names = {*tokenizer.convert_tokens_to_ids([*ROWS])}
     opens, ends = tokenizer.convert_tokens_to_ids(_ASSISTANT), tokenizer.eos_token_id
     labels, turn, inside = [-100] * len(ids), -1, False
     for at, token in enumerate(ids):
-        if inside and learnt[turn]:
+        if inside and learnt[turn] and (token in names or not names_alone):
             labels[at] = token
         if token == opens:
             turn, inside = turn + 1, True

@@ -135,6 +135,7 @@ def test_a_task_that_goes_by_train_needs_no_flights(tmp_path: Path, databases: P
     [
         (["prepare", "deepplanning"], "needs --from CHECKOUT"),
         (["prepare", "deepplanning", "--from", "/nowhere"], "--from /nowhere: there is no such"),
+        (["prepare", "gsm8k", "--shopping", "1"], "--shopping is of deepplanning alone"),
         (["prepare", "gsm8k", "--synthetic"], "--synthetic is of deepplanning alone"),
         (["prepare", "gsm8k", "--seed", "0"], "--seed is of deepplanning alone"),
         (["prepare", "gsm8k", "--database", "x"], "--database is of deepplanning alone"),

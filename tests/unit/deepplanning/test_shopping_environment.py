@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from shopping_world import ANSWERS, CART, TEN, TOOLS, small_clone, write_case
 
+from opd_ray.cli import main
 from opd_ray.deepplanning.shopping.checkout import read_facts
 from opd_ray.deepplanning.shopping.environment import ShoppingEnvironment
 from opd_ray.deepplanning.shopping.rows import shopping_rows
@@ -42,6 +43,19 @@ def test_rows(tmp_path: Path) -> None:
     assert [row["id"] for row in rows] == ["shopping2_1", "shopping2_2"]
     assert shopping_rows(clone, base / "database_level2", 2) == rows
     assert shopping_rows(clone / "benchmark" / "deepplanning", base, 2) == rows
+
+
+def test_the_command_that_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clone, base = small_clone(tmp_path / "clone"), database(tmp_path / "base", 2)
+    command = ["prepare", "deepplanning", "--from", str(clone), "--shopping", "2"]
+    command += ["--database", str(base), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "shopping, level 2: 2 tasks for evaluation in" in capsys.readouterr().out
+    path = tmp_path / "out" / "deepplanning_shopping_2.jsonl"
+    written = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert written == [row | {"answer": None} for row in shopping_rows(clone, base, 2)]
+    assert main([*command, "--synthetic"]) == 2
+    assert "--shopping: has neither --synthetic nor --seed" in capsys.readouterr().err
 
 
 def test_rows_of_databases_within_the_clone(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_cart_against_its_key(
 
 def test_figures() -> None:
     assert score_cart(cart(["p1"], {TEN: 2}), ANSWERS, []).figures() == {
+        "success": 0.0,
         "case_score": 0.0,
         "score": 2 / 3,
         "matched": 2.0,

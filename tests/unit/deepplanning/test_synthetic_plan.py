@@ -169,6 +169,15 @@ def test_a_gold_plan_has_what_is_asked_for_within_the_budget(folder: Path) -> No
     assert flight["time_slot"] >= "14:00"
 
 
+@pytest.mark.parametrize("task", TASKS, ids=["train", "flight"])
+def test_the_lines_are_read_back_as_the_json(folder: Path, task: dict[str, Any]) -> None:
+    reader = pytest.importorskip("opd_ray.deepplanning.travel.plan")
+    plan = gold_plan(task, folder)
+    read = reader.read_plan(plan.text())
+    assert read.problems == []
+    assert read.as_json == plan.json()
+
+
 def test_attractions_are_visited_on_days_when_they_are_open(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder / "id_3", tmp_path / "id_3")
     file = tmp_path / "id_3" / "attractions/attractions.csv"

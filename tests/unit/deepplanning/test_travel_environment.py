@@ -87,12 +87,13 @@ def test_figures_need_a_plan_alone(tmp_path: Path) -> None:
     def figures(*messages: dict[str, Any]) -> Any:
         return environment.verify([{"role": "user", "content": hotel}, *messages])
 
-    half = {"success": 0.0, "constraints_met": 0.5, "plan_given": 1.0}
+    half = {"success": 0.0, "constraints_met": 0.5, "plan_given": 1.0, "synthetic": 0.0}
     none = dict.fromkeys(half, 0.0)
     assert figures({"role": "assistant", "content": f"thinking</think>{hotel}"}) == half
     assert figures({"role": "assistant", "content": hotel, "tool_calls": [{}]}) == none
     assert figures({"role": "assistant", "content": hotel}, {"role": "tool", "content": ""}) == none
     assert figures() == none
+    (tmp_path / "synthetic.json").write_text("{}", encoding="utf-8")
     environment.reset(found | {"meta_info": {"hard_constraints": {"train_x": {}}}})
     assert figures({"role": "assistant", "content": hotel}) == dict.fromkeys(half, 1.0)
 
@@ -159,7 +160,7 @@ def test_where_a_checkout_is(tmp_path: Path) -> None:
     assert Checkout.at(folder).travel_prompt == "Plan a trip."
     with pytest.raises(MissingBenchmark, match=r"key = x: there is no such folder; clone"):
         Checkout.at("x", "key =")
-    with pytest.raises(MissingBenchmark, match=r"no benchmark/deepplanning/travelplanning in it"):
+    with pytest.raises(MissingBenchmark, match="no benchmark/deepplanning in it: give a clone"):
         Checkout.at(tmp_path)
     prompts = Checkout.at(folder).travel / "agent" / "prompts.py"
     prompts.write_text("SYSTEM_PROMPT_ZH = '1'", encoding="utf-8")

@@ -17,6 +17,7 @@ from opd_ray.deepplanning.estimate import share
 from opd_ray.deepplanning.responses import read_responses
 from opd_ray.deepplanning.travel.score import Judged
 from opd_ray.errors import InputError
+from opd_ray.evaluation.folder import ProblemRecord
 
 
 def plan(bar: str, train: str = "G7798") -> str:
@@ -109,6 +110,25 @@ def test_several_files_are_more_samples(tmp_path: Path) -> None:
     }
     assert found["1"][1].messages == messages[0]
     assert found["1"][0].messages == ()
+
+
+def test_the_records_of_an_evaluation_are_read(tmp_path: Path) -> None:
+    kept = ProblemRecord(
+        id="deepplanning_travel-1",
+        answer="",
+        responses=["a", "b"],
+        extracted=["a", "b"],
+        correct=[False, True],
+        tokens=[1, 1],
+        finish_reasons=["stop", "turns"],
+        figures=[{"environment/success": 0.0}, {"environment/success": 1.0}],
+        messages=[[{"role": "assistant", "content": "a"}], []],
+    )
+    path = tmp_path / "sampled.jsonl"
+    path.write_text(kept.to_line(), encoding="utf-8")
+    first, second = read_responses([path], ["1"])["1"]
+    assert (first.text, second.text) == ("a", "b")
+    assert first.messages == [{"role": "assistant", "content": "a"}]
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,19 @@ OPENING = (
 )
 # The chain of PROBLEM, as a worker without mistakes leads it: (turn, what the tool answers).
 TURNS = [
-    ('<tool_call>{"name": "look_up", "arguments": {"row": "K"}}</tool_call>', "K next M back N price 12 weight 16"),
-    ('12<tool_call>{"name": "look_up", "arguments": {"row": "M"}}</tool_call>', "M next G back Z price 88 weight 21"),
-    ('12+88=100<tool_call>{"name": "look_up", "arguments": {"row": "G"}}</tool_call>', "G next N back U price 88 weight 27"),
-]  # fmt: skip
+    (
+        '<tool_call>{"name": "look_up", "arguments": {"row": "K"}}</tool_call>',
+        "K next M back N price 12 weight 16",
+    ),
+    (
+        '12<tool_call>{"name": "look_up", "arguments": {"row": "M"}}</tool_call>',
+        "M next G back Z price 88 weight 21",
+    ),
+    (
+        '12+88=100<tool_call>{"name": "look_up", "arguments": {"row": "G"}}</tool_call>',
+        "G next N back U price 88 weight 27",
+    ),
+]
 CLOSING = "100+88=188"
 
 
@@ -101,6 +110,8 @@ def test_labels_are_the_learnt_turns_with_their_ends() -> None:
     assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
     kept = [label for label in labels if label != -100]
     assert tokenizer.decode(kept) == f"{TURNS[0][0]}<|end|>{TURNS[2][0]}<|end|>{CLOSING}<|end|>"
+    _, labels = encoded(tokenizer, messages, [True, False, True, True], names_alone=True)
+    assert tokenizer.decode([label for label in labels if label != -100]) == "KG"
 
 
 @pytest.mark.parametrize("seed", range(5))

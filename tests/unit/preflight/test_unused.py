@@ -181,8 +181,8 @@ def test_what_a_further_teacher_inherits_is_not_held_against_it() -> None:
 def test_with_an_environment_turns_are_no_rollouts() -> None:
     scopes = ["tip.share_of=turn", "tip.normalise_over=turn"]
     assert unused_options(load_config("demo", [*scopes, "environment.path=a:b"])) == []
-    own = [*scopes, "environments={chain_sum: {path: 'a:b', max_turn_tokens: 1}}"]
-    # Prompts of other sources have longer turns.
+    own = [*scopes, "environment.max_turn_tokens=1", "environments={chain_sum: {path: 'a:b'}}"]
+    # Prompts of other sources have no turns, but whole responses.
     assert unused_options(load_config("demo", own)) == []
 
 
