@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import ray
 import unruly
+from chat_tokenizer import END, call, chat_tokenizer
 
 from actors.environment.processes import EnvironmentProcesses
 from opd_ray.config.environment import EnvironmentSettings
 from opd_ray.environments.environment import Responds, ToolResult
+from opd_ray.environments.episode import Episode, EpisodeLimits
+from opd_ray.environments.parsers.hermes import HermesParser
 from opd_ray.environments.runner import (
     Busy,
     CallFailed,
@@ -23,6 +26,7 @@ from opd_ray.environments.runner import (
     EnvironmentGone,
     EnvironmentRunner,
 )
+from opd_ray.environments.turns import TurnTemplate
 from opd_ray.user_code import UserCodeError
 
 ROW = {"prompt": [{"role": "user", "content": "Hello"}]}
@@ -195,3 +199,31 @@ def test_a_run_that_ends_leaves_no_process_that_hangs(shared) -> None:
             break
         time.sleep(0.05)
     assert not gone.exists()
+
+
+def test_a_student_reads_that_its_environment_is_gone(runner, shared) -> None:
+    tokenizer = chat_tokenizer()
+    template = TurnTemplate(tokenizer, [unruly.DO], {}, [tokenizer.eos_token_id])
+    limits = EpisodeLimits(context=9000, response=9000, turns=8, calls=8, result_tokens=500)
+    episode = Episode("the world", shared.make, template, HermesParser(), runner, limits)
+
+    async def run() -> None:
+        await episode.begin(ROW, [])
+        for turn in (
+            call("do", what="") + call("do", what="raise") + call("do", what="exit"),
+            call("do", what=""),
+            "So?",
+        ):
+            await episode.take(tokenizer(turn + END)["input_ids"], "stop")
+        await episode.finish()
+
+    runner.start("one", run)
+    assert runner.ended.get(timeout=120)[1] is None
+    one, raised, crashed, after = (m["content"] for m in episode.messages if m["role"] == "tool")
+    assert one == "call 1"
+    assert raised == "error: KeyError: 'no'"
+    assert crashed.startswith("error: the environment's process ended (")
+    assert after == "error: the environment is gone: its process has ended"
+    assert episode.ending == "tool_limit"
+    assert episode.figures == {}
+    assert (episode.account.calls, episode.account.failed) == (4, 1)
