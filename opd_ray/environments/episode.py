@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from opd_ray.borders import first_line
-from opd_ray.environments.calls import BadCall, CallParser, ToolCall, call_id
+from opd_ray.environments.calls import AssistantTurn, BadCall, CallParser, ToolCall, call_id
 from opd_ray.environments.environment import Environment, Message, Responds, ToolResult
 from opd_ray.environments.runner import (
     Busy,
@@ -147,7 +147,7 @@ class Episode:
             self.ending = "context" if fills_context else "length"
             self.messages.append({"role": "assistant", "content": self._text(turn_ids)})
             return
-        turn = self.parser.parse(self._text(turn_ids), self.environment.tools)
+        turn = self._read(self._text(turn_ids))
         said = turn.message(self.account.calls)
         self.messages.append(said)
         if turn.calls:
@@ -190,6 +190,13 @@ class Episode:
             "response_mask": np.array(self.response_mask, dtype=np.uint8),
             "turns": np.array(self.turns, dtype=np.int16),
         }
+
+    def _read(self, text: str) -> AssistantTurn:
+        """The turn taken apart; where there are no tools, nothing in it is a call."""
+        if not self.environment.tools:
+            return AssistantTurn(text, ())
+        with users_code(f"{self.place}: its parser"):
+            return self.parser.parse(text, self.environment.tools)
 
     async def _results(self, calls: Sequence[ToolCall | BadCall]) -> list[Message]:
         """Every call answered, in the order of the calls."""

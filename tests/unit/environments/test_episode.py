@@ -223,3 +223,56 @@ def test_a_turn_that_was_cut_ends_the_rollout_uncalled(runner: EnvironmentRunner
     assert episode.ending == "length"
     assert episode.account.calls == 0
     assert set(episode.response_mask) == {1}
+
+
+def alone(runner: EnvironmentRunner, environment: Any, parser: Any, text: str) -> Episode:
+    """An episode of one turn."""
+    template = TurnTemplate(TOKENIZER, environment.tools, {}, [TOKENIZER.eos_token_id])
+    episode = Episode("the world", lambda: environment, template, parser, runner, LIMITS)
+
+    async def run() -> None:
+        await episode.begin(ROW, TOKENIZER("Where?")["input_ids"])
+        await episode.take(TOKENIZER(text + END)["input_ids"], "stop")
+
+    asyncio.run_coroutine_threadsafe(run(), runner._loop).result(timeout=20)
+    return episode
+
+
+class Talks:
+    """A world without tools."""
+
+    tools: tuple[Any, ...] = ()
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def reset(self, row: Any) -> Any:
+        return list(row["prompt"])
+
+    def call_tool(self, name: str, arguments: Any) -> str:
+        raise AssertionError
+
+    def respond(self, text: str) -> Any:
+        self.heard.append(text)
+
+    def verify(self, messages: Any) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        return None
+
+
+def test_where_there_are_no_tools_nothing_is_a_call(runner: EnvironmentRunner) -> None:
+    world, said = Talks(), call("look", city="Rome")
+    episode = alone(runner, world, HermesParser(), said)
+    assert world.heard == [said]
+    assert (episode.ending, episode.account.calls) == ("stop", 0)
+
+
+def test_a_parser_that_raises_is_named(runner: EnvironmentRunner) -> None:
+    class Bad:
+        def parse(self, text: str, tools: Any) -> Any:
+            raise KeyError("no")
+
+    with pytest.raises(UserCodeError, match="the world: its parser: KeyError: 'no'"):
+        alone(runner, ToolClass(Weather()), Bad(), "x")
