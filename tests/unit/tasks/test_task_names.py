@@ -40,7 +40,7 @@ def test_an_import_path_gives_a_class_or_an_object(attribute: str) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("maths", "use one of chain_sum, math"),
+        ("maths", "use one of chain_sum, environment, math"),
         ("no_such_module:task", "cannot be imported"),
         (f"{__name__}:MISSING", "cannot be imported"),
         (f"{__name__}:NOT_A_TASK", "needs name, extract and verify"),
