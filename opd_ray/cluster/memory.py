@@ -22,6 +22,8 @@ from opd_ray.models.shape import ModelShape
 
 # Resident size of a process that has imported torch, vLLM or DeepSpeed and Ray (measured: 0.63 GB).
 PROCESS_BYTES = 650 << 20
+# Memory of its own that an environment's process takes beside what it loads (measured).
+ENVIRONMENT_BYTES = 75 << 20
 # AdamW's two moments, and the float32 master copy that ZeRO and bfloat16 keep beside the weights.
 MOMENT_BYTES, MASTER_BYTES = 8, 4
 # Rows of the vocabulary alive at once in the sampler (logits, log-probabilities, entropy terms) and
@@ -52,9 +54,9 @@ def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
     """One rollout actor, per GPU where it has several.
 
     On a GPU vLLM takes its whole share; counted are the weights and a KV cache for one response. On
-    a CPU it reads every prompt in one piece.
+    a CPU it reads every prompt in one piece. Processes of environments are counted with it.
     """
-    settings = config.rollout
+    settings, environments = config.rollout, config.environment_set
     width = ELEMENT_BYTES[settings.dtype]
     on_gpu = settings.gpus_per_actor > 0
     longest = longest_text(config) * student.kv_bytes_per_token(width)
@@ -66,7 +68,11 @@ def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
         "sampler": SAMPLER_COPIES * settings.max_num_seqs * student.vocab_size * FP32_BYTES,
         "activations": read * _live_elements(student) * width // split,
     }
-    return _placed(model, on_gpu, gpu_share=settings.gpu_memory_utilization)
+    placed = _placed(model, on_gpu, gpu_share=settings.gpu_memory_utilization)
+    if not environments.own_processes:
+        return placed
+    processes = environments.concurrent(settings.max_num_seqs) * ENVIRONMENT_BYTES
+    return replace(placed, host={**placed.host, "environments": processes})
 
 
 def teacher_memory(

@@ -73,4 +73,13 @@ class EnvironmentSet:
     @property
     def any(self) -> bool:
         """Whether any prompt may have one."""
-        return any(s.path is not None for s in (self.default, *self.by_source.values()))
+        return any(s.path is not None for s in self._all)
+
+    @property
+    def own_processes(self) -> bool:
+        """Whether any runs in processes of its own."""
+        return any(s.path is not None and s.own_process for s in self._all)
+
+    @property
+    def _all(self) -> tuple[EnvironmentSettings, ...]:
+        return self.default, *self.by_source.values()

@@ -18,6 +18,7 @@ from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.step_size import step_flows, step_tokens
 from opd_ray.config.choices import Dtype, SignalChoice, Support
+from opd_ray.config.environment import EnvironmentSettings
 from opd_ray.config.schema import (
     Config,
     LossSettings,
@@ -84,6 +85,20 @@ def test_rollout_and_teacher_memory() -> None:
     split = rollout_memory(gpu, SHAPE)
     assert split.device["weights"] == 4 * SHAPE.parameters // 2
     assert split.host_bytes == PROCESS_BYTES
+
+
+def test_processes_of_environments_are_counted_with_their_engine() -> None:
+    config = make_config(rollout={"max_num_seqs": 8})
+    base = rollout_memory(config, SHAPE).host_bytes
+    for settings, processes in (
+        (EnvironmentSettings(path="a:B"), 0),
+        (EnvironmentSettings(own_process=True), 0),
+        (EnvironmentSettings(path="a:B", own_process=True), 16),
+        (EnvironmentSettings(path="a:B", own_process=True, concurrent_rollouts=5), 5),
+    ):
+        acting = replace(config, environment=settings)
+        more = rollout_memory(acting, SHAPE).host_bytes - base
+        assert more == processes * 75 * 1024 * 1024
 
 
 @pytest.mark.parametrize(
