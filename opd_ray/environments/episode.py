@@ -6,12 +6,13 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from opd_ray.borders import first_line
+from opd_ray.environments.call_account import CallAccount
 from opd_ray.environments.calls import AssistantTurn, BadCall, CallParser, ToolCall, call_id
 from opd_ray.environments.environment import Environment, Message, Responds, ToolResult
 from opd_ray.environments.runner import (
@@ -23,10 +24,8 @@ from opd_ray.environments.runner import (
 )
 from opd_ray.environments.tool_class import as_tool_result
 from opd_ray.environments.turns import TurnTemplate
+from opd_ray.environments.words import plain, shortened
 from opd_ray.user_code import UserCodeError, users_code
-
-# Characters; a run of spaces, say. Of results that are longer by far the end is not looked at.
-_LONGEST_TOKEN = 64
 
 
 class _Hangs(UserCodeError):
@@ -43,23 +42,6 @@ class EpisodeLimits:
     calls: int  # of tools
     result_tokens: int  # of one tool's result; what is beyond is cut
     turn: int | None = None  # tokens of one turn of the student
-
-
-@dataclass
-class CallAccount:
-    """What became of the calls of a rollout."""
-
-    calls: int = 0
-    parse_error: int = 0
-    unknown: int = 0
-    failed: int = 0  # the tool raised
-    timeout: int = 0
-    cut: int = 0  # results that were shortened
-    tool_seconds: float = 0.0  # in tools, waiting for a free thread included
-
-    def figures(self) -> dict[str, float]:
-        """By name."""
-        return {name: float(value) for name, value in asdict(self).items()}
 
 
 @dataclass
@@ -154,10 +136,10 @@ class Episode:
             follows = await self._results(turn.calls)
         else:
             follows = await self._response(turn.content)
+        self.messages += follows
         if self.ending is not None:
             return
         more = self.template.continuation(said, follows, ended=True)
-        self.messages += follows
         # Where nothing can be answered any more, what stands behind the turn is left out.
         if len(more) >= self._context_room:
             self.ending = "context"
@@ -217,7 +199,7 @@ class Episode:
                 "content": self._readable(result.text),
             }
             if isinstance(call, ToolCall):
-                message["name"] = self._plain(call.name)
+                message["name"] = plain(call.name, self.template)
             follows.append(message)
             if result.done:
                 self.ending = "stop"
@@ -296,27 +278,10 @@ class Episode:
                 raise
 
     def _readable(self, text: str) -> str:
-        """A result without special tokens, cut to ``result_tokens``."""
-        tokenizer, most = self.template.tokenizer, self.limits.result_tokens
-        # Megabytes would take seconds to tokenise, and all other rollouts would wait.
-        begin = text[: most * _LONGEST_TOKEN]
-        readable = self._plain(begin)
-        ids = tokenizer(readable, add_special_tokens=False)["input_ids"]
-        whole = len(begin) == len(text)
-        if len(ids) <= most and whole:
-            return readable
-        self.account.cut += 1
-        # The end may be a part of a character.
-        kept = tokenizer.decode(ids[:most], clean_up_tokenization_spaces=False).rstrip("\ufffd")
-        of = f"{len(ids)} tokens" if whole else f"the tokens of {len(text)} characters"
-        return f"{kept}\n[cut: {min(most, len(ids))} of {of}]"
-
-    def _plain(self, text: str) -> str:
-        """Text that a tokenizer takes, and takes for no special token."""
-        text = text.encode(errors="replace").decode()
-        for token in self.template.special_tokens:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
+        """A result as the student is shown it, cut to ``result_tokens``."""
+        words, cut = shortened(text, self.template, self.limits.result_tokens)
+        self.account.cut += cut
+        return words
 
     def _text(self, turn_ids: Sequence[int]) -> str:
         """A turn with its special tokens, without the one that ended it."""

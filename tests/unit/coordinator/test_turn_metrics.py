@@ -15,7 +15,7 @@ from opd_ray.coordinator.turn_metrics import (
     turn_buckets,
     turn_metrics,
 )
-from opd_ray.environments.episode import CallAccount
+from opd_ray.environments.call_account import CallAccount
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.tip import Selection, TokenScores
 from opd_ray.types import Rollout, RolloutFigure, RolloutScores, StepAccount
