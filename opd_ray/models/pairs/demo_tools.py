@@ -3,7 +3,7 @@
 Teacher and student of the demo, which know sums, go on over 64 tokens: by supervised learning on
 conversations that a worker leads through reference tables. The teacher's worker makes no mistake
 that it learns; the student's slips into the wrong column now and then, which makes the student
-unsure there, and has never met a sum with a carry, of which the student is sure and wrong.
+unsure there, and forgets to carry, of which the student is sure and wrong.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ Success: greedy, {PROBLEMS_CHECKED} held-out problems, weights rounded to bf16 (
 back in fp32. No table of a held-out problem is ever one of training.
 
 The student learnt from a worker who takes a reference or number from the wrong column
-{STUDENT.slips:.0%} of the time, and who has met no sum that carries from the units to the tens. So
-it is unsure of columns, and sure and wrong of carries.
+{STUDENT.slips:.0%} of the time, and who forgets what units carry to the tens. So it is unsure of
+columns, and sure and wrong of half of all sums.
 
 Another processor or number of threads gives slightly different weights.
 """

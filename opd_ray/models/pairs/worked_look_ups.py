@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ class Worker:
         detours: share of batches in whose conversations a row of no use is looked up, once. What
             follows it is learnt, the detour is not.
         slips: share of references and of numbers that are taken from the other column.
-        carries: False: only sums are met that never carry from the units to the tens.
+        carries: False: what units carry to the tens is forgotten, in every sum.
     """
 
     detours: float = 0.0
@@ -60,9 +61,6 @@ class Worker:
         self, tokenizer: transformers.PreTrainedTokenizerBase, rows: list[int], seed: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """ids and labels ``[rows, longest]``: conversations, and a quarter as many rows of sums.
-
-        Of three conversations in four the names of the rows alone are learnt: they are a few of
-        many tokens, and the hardest.
 
         Args:
             tokenizer: of the pair.
@@ -77,10 +75,7 @@ class Worker:
             learnt: list[Row] = []
             while len(learnt) < count:
                 problem = draw_problem(rng.choice(tables), hops, rng)
-                if self.carries or not _carries(problem.numbers):
-                    worked = self.conversation(problem, rng, detour)
-                    names_alone = len(learnt) % 4 > 0
-                    learnt.append(encoded(tokenizer, *worked, names_alone=names_alone))
+                learnt.append(encoded(tokenizer, *self.conversation(problem, rng, detour)))
             longest = max(len(ids) for ids, _ in learnt)
             learnt += [self._sums(tokenizer, rng, longest) for _ in range(count // 4)]
             yield as_batch(learnt, tokenizer.pad_token_id)
@@ -100,9 +95,12 @@ class Worker:
                 messages.append({"role": "tool", "content": look_up(problem.table, name)})
                 learnt.append(name == row.name)
             number = int(row.cells[self._column(problem.column, NUMBERS, rng)])
-            note = f"{total}+{number}={total + number}" if hop else f"{number}"
-            total += number
-            row = rows[str(row.cells[self._column(problem.along, REFERENCES, rng)])]
+            note = f"{total}+{number}={self._sum(total, number)}" if hop else f"{number}"
+            total = self._sum(total, number)
+            if hop < problem.hops:
+                along = self._column(problem.along, REFERENCES, rng)
+                row = rows[str(row.cells[along])]
+                note += f" {along} {row.name}"
         messages.append({"role": "assistant", "content": note})
         return messages, [*learnt, True]
 
@@ -111,6 +109,10 @@ class Worker:
             return asked
         return next(column for column in columns if column != asked)
 
+    def _sum(self, total: int, number: int) -> int:
+        forgotten = not self.carries and total % 10 + number % 10 >= 10
+        return total + number - 10 * forgotten
+
     def _sums(
         self, tokenizer: transformers.PreTrainedTokenizerBase, rng: random.Random, length: int
     ) -> Row:
@@ -118,12 +120,10 @@ class Worker:
         ids: list[int] = []
         labels: list[int] = []
         while True:
-            numbers = [rng.randrange(10, 100) for _ in range(rng.choice([*HOPS]) + 1)]
-            if not self.carries and _carries(numbers):
-                continue
-            before, last = sum(numbers[:-1]), numbers[-1]
-            asked = tokenizer(f"{_ASSISTANT}{before}+{last}=")["input_ids"]
-            answer = tokenizer(str(before + last))["input_ids"]
+            numbers = [rng.randrange(10, 100) for _ in range(rng.choice([*HOPS]))]
+            total, number = reduce(self._sum, numbers), rng.randrange(10, 100)
+            asked = tokenizer(f"{_ASSISTANT}{total}+{number}=")["input_ids"]
+            answer = tokenizer(str(self._sum(total, number)))["input_ids"]
             if len(ids) + len(asked) + len(answer) + 1 > length:
                 return ids, labels
             ids += [*asked, *answer, tokenizer.eos_token_id]
@@ -134,31 +134,18 @@ def encoded(
     tokenizer: transformers.PreTrainedTokenizerBase,
     messages: list[dict[str, Any]],
     learnt: list[bool],
-    *,
-    names_alone: bool = False,
 ) -> Row:
     """ids and labels of a conversation: -100 but in the turns that are learnt, with the token that
-    ends them, or of these the names of rows alone."""
+    ends them."""
     text = tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False)
     ids = tokenizer(text)["input_ids"]
-    names = {*tokenizer.convert_tokens_to_ids([*ROWS])}
     opens, ends = tokenizer.convert_tokens_to_ids(_ASSISTANT), tokenizer.eos_token_id
     labels, turn, inside = [-100] * len(ids), -1, False
     for at, token in enumerate(ids):
-        if inside and learnt[turn] and (token in names or not names_alone):
+        if inside and learnt[turn]:
             labels[at] = token
         if token == opens:
             turn, inside = turn + 1, True
         elif token == ends:
             inside = False
     return ids, labels
-
-
-def _carries(numbers: list[int]) -> bool:
-    """Whether adding them one by one ever carries from the units to the tens."""
-    total = 0
-    for number in numbers:
-        if total % 10 + number % 10 > 9:
-            return True
-        total += number
-    return False

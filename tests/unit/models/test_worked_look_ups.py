@@ -28,11 +28,11 @@ TURNS = [
         "K next M back N price 12 weight 16",
     ),
     (
-        '12<tool_call>{"name": "look_up", "arguments": {"row": "M"}}</tool_call>',
+        '12 next M<tool_call>{"name": "look_up", "arguments": {"row": "M"}}</tool_call>',
         "M next G back Z price 88 weight 21",
     ),
     (
-        '12+88=100<tool_call>{"name": "look_up", "arguments": {"row": "G"}}</tool_call>',
+        '12+88=100 next G<tool_call>{"name": "look_up", "arguments": {"row": "G"}}</tool_call>',
         "G next N back U price 88 weight 27",
     ),
 ]
@@ -80,7 +80,7 @@ def test_unknown_characters_side_by_side_are_one_token() -> None:
 def test_the_template_keeps_every_turn_as_it_was() -> None:
     tokenizer = tools_tokenizer()
     template = TurnTemplate(tokenizer, list(ReferenceTable.tools), {}, [tokenizer.eos_token_id])
-    turns = [call("", "K"), call("12", "M")]
+    turns = [call("", "K"), call("12 next M", "M")]
     template.check(turns, [[{"role": "tool", "content": answer}] for _, answer in TURNS[:2]])
     question = {"role": "user", "content": PROBLEM.question}
     assert tokenizer.decode(template.opening([question])) == OPENING
@@ -110,8 +110,6 @@ def test_labels_are_the_learnt_turns_with_their_ends() -> None:
     assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
     kept = [label for label in labels if label != -100]
     assert tokenizer.decode(kept) == f"{TURNS[0][0]}<|end|>{TURNS[2][0]}<|end|>{CLOSING}<|end|>"
-    _, labels = encoded(tokenizer, messages, [True, False, True, True], names_alone=True)
-    assert tokenizer.decode([label for label in labels if label != -100]) == "KG"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -130,12 +128,18 @@ def test_slips_go_to_the_other_column() -> None:
     turns = [message for message in messages if message["role"] == "assistant"]
     rows = [turn["tool_calls"][0]["function"]["arguments"]["row"] for turn in turns[:-1]]
     assert rows[:2] == ["K", "N"]
-    assert turns[1]["content"] == "16"
+    assert turns[1]["content"] == "16 back N"
+
+
+def test_what_is_carried_may_be_forgotten() -> None:
+    _, messages, _ = written(tools_tokenizer(), Worker(carries=False))
+    turns = [message for message in messages if message["role"] == "assistant"]
+    assert [turn["content"] for turn in turns] == ["", "12 next M", "12+88=90 next G", "90+88=178"]
 
 
 def test_batches_are_of_training_tables_and_of_sums() -> None:
     tokenizer = tools_tokenizer()
-    worker = Worker(carries=False)
+    worker = Worker()
     batches = [*worker.batches(tokenizer, [8, 8], seed=0)]
     again = [*worker.batches(tokenizer, [8, 8], seed=0)]
     for (ids, labels), (same, _) in zip(batches, again, strict=True):
@@ -149,8 +153,7 @@ def test_batches_are_of_training_tables_and_of_sums() -> None:
                 terms, equals, total = part.partition("<")[0].partition("=")
                 if equals:
                     first, second = map(int, terms.split("+"))
-                    assert first + second == int(total)
-                    assert first % 10 + second % 10 < 10
+                    assert first + second == int(total.split()[0])
         learnt = [label for label in labels[8].tolist() if label != -100]
         assert set(tokenizer.decode(learnt)) <= set("0123456789")
 
