@@ -2,11 +2,11 @@
 
 The tables are numbered. One is seen by look-ups alone, a row each:
 
-    Table 48213: start at K and follow next twice; total of price ?
+    Table 48213: start at C and follow next twice; total of price ?
 
-A look-up of K shows its whole row, of which a cell or two are needed:
+A look-up of C shows its whole row, of which a cell or two are needed:
 
-    K next M back B price 41 weight 37
+    C next H back B price 41 weight 37
 
 All of a table follows from its number. Whether a table is for training or held out does so too, so
 no choice of seeds can leak one into the other.
@@ -26,7 +26,7 @@ from opd_ray.seeds import digest64
 Split = Literal["train", "heldout"]
 
 TOOL = "look_up"
-ROWS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ROWS = "ABCDEFGHIJ"
 REFERENCES = ("next", "back")
 NUMBERS = ("price", "weight")
 HOPS = {1: "once", 2: "twice"}

@@ -1,6 +1,6 @@
 """The pair that calls tools, which comes with the package, and its making.
 
-Teacher and student of the demo, which know sums, go on over 64 tokens: by supervised learning on
+Teacher and student of the demo, which know sums, go on over 48 tokens: by supervised learning on
 conversations that a worker leads through reference tables. The teacher's worker makes no mistake
 that it learns; the student's slips into the wrong column now and then, which makes the student
 unsure there, and forgets to carry, of which the student is sure and wrong.
@@ -115,7 +115,7 @@ def _readme(pair: MadePair, seed: int, command: str) -> str:
     )
     return f"""# Pair that calls tools
 
-Two Qwen3-shaped models over 64 tokens that answer questions about reference tables by look-ups
+Two Qwen3-shaped models over 48 tokens that answer questions about reference tables by look-ups
 (seed {seed}). They go on from the demo's pair, which knows sums. Made by
 
     {command}

@@ -1,4 +1,4 @@
-"""The tokenizer of the pair that calls tools: 64 tokens, words and pieces of JSON among them."""
+"""The tokenizer of the pair that calls tools: 48 tokens, words and pieces of JSON among them."""
 
 from __future__ import annotations
 

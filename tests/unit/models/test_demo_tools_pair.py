@@ -35,7 +35,7 @@ def test_a_packaged_model_loads_by_the_auto_classes(name: str) -> None:
     assert tokenizer.get_vocab() == made.get_vocab()
     assert tokenizer.chat_template == made.chat_template
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
-    text = '<|assistant|>12 next M<tool_call>{"name": "look_up", "arguments": {"row": "M"}}'
+    text = '<|assistant|>47 next H<tool_call>{"name": "look_up", "arguments": {"row": "H"}}'
     assert tokenizer(text)["input_ids"] == made(text)["input_ids"]
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     model = AutoModelForCausalLM.from_pretrained(pair_folder() / name)

@@ -16,27 +16,27 @@ from opd_ray.models.pairs.tools_tokenizer import VOCABULARY, tools_tokenizer
 from opd_ray.models.pairs.worked_look_ups import TOOLS, Worker, call, encoded
 from opd_ray.tasks.reference_table import ReferenceProblem, table_split
 
-PROBLEM = ReferenceProblem(48213, "K", "next", 2, "price")
+PROBLEM = ReferenceProblem(48213, "C", "next", 2, "price")
 OPENING = (
-    "<|tools|>look_up<|end|><|user|>Table 48213: start at K and follow next twice; total of price ?"
+    "<|tools|>look_up<|end|><|user|>Table 48213: start at C and follow next twice; total of price ?"
     "<|end|><|assistant|>"
 )
 # The chain of PROBLEM, as a worker without mistakes leads it: (turn, what the tool answers).
 TURNS = [
     (
-        '<tool_call>{"name": "look_up", "arguments": {"row": "K"}}</tool_call>',
-        "K next M back N price 12 weight 16",
+        '<tool_call>{"name": "look_up", "arguments": {"row": "C"}}</tool_call>',
+        "C next H back E price 47 weight 52",
     ),
     (
-        '12 next M<tool_call>{"name": "look_up", "arguments": {"row": "M"}}</tool_call>',
-        "M next G back Z price 88 weight 21",
+        '47 next H<tool_call>{"name": "look_up", "arguments": {"row": "H"}}</tool_call>',
+        "H next E back I price 74 weight 41",
     ),
     (
-        '12+88=100 next G<tool_call>{"name": "look_up", "arguments": {"row": "G"}}</tool_call>',
-        "G next N back U price 88 weight 27",
+        '47+74=121 next E<tool_call>{"name": "look_up", "arguments": {"row": "E"}}</tool_call>',
+        "E next G back G price 64 weight 84",
     ),
 ]
-CLOSING = "100+88=188"
+CLOSING = "121+64=185"
 
 
 def written(tokenizer: Any, worker: Worker, detour: bool = False, seed: int = 0) -> Any:
@@ -44,9 +44,9 @@ def written(tokenizer: Any, worker: Worker, detour: bool = False, seed: int = 0)
     return tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False), messages, learnt
 
 
-def test_there_are_64_tokens_and_text_comes_back_as_it_was() -> None:
+def test_there_are_48_tokens_and_text_comes_back_as_it_was() -> None:
     tokenizer = tools_tokenizer()
-    assert len(tokenizer) == len(VOCABULARY) == 64
+    assert len(tokenizer) == len(VOCABULARY) == 48
     text, _, _ = written(tokenizer, Worker())
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.unk_token_id not in ids
@@ -60,27 +60,27 @@ def test_a_call_is_six_tokens_that_the_parser_reads() -> None:
     assert tokenizer.convert_ids_to_tokens(ids) == [
         "<tool_call>",
         '{"name": "look_up", "arguments": {"row": "',
-        "K",
+        "C",
         '"}}',
         "</tool_call>",
         "<|end|>",
     ]
     turn = HermesParser().parse(tokenizer.decode(ids[:-1]), ReferenceTable.tools)
-    assert turn.calls == (ToolCall("look_up", {"row": "K"}),)
+    assert turn.calls == (ToolCall("look_up", {"row": "C"}),)
 
 
 def test_unknown_characters_side_by_side_are_one_token() -> None:
     tokenizer = tools_tokenizer()
-    ids = tokenizer("error: ValueError: give look_up 12")["input_ids"]
+    ids = tokenizer("error: VE: give look_up 12")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == [
-        "<unk>", "V", "<unk>", "E", "<unk>", "look_up", "<unk>", "1", "2",
+        "<unk>", "E", "<unk>", "look_up", "<unk>", "1", "2",
     ]  # fmt: skip
 
 
 def test_the_template_keeps_every_turn_as_it_was() -> None:
     tokenizer = tools_tokenizer()
     template = TurnTemplate(tokenizer, list(ReferenceTable.tools), {}, [tokenizer.eos_token_id])
-    turns = [call("", "K"), call("12 next M", "M")]
+    turns = [call("", "C"), call("47 next H", "H")]
     template.check(turns, [[{"role": "tool", "content": answer}] for _, answer in TURNS[:2]])
     question = {"role": "user", "content": PROBLEM.question}
     assert tokenizer.decode(template.opening([question])) == OPENING
@@ -96,7 +96,7 @@ def test_a_worker_without_mistakes_solves_the_problem() -> None:
     assert learnt == [True] * 4
     world = ReferenceTable()
     world.reset({"prompt": messages[:1], **vars(PROBLEM)})
-    assert [world.call_tool("look_up", {"row": row}).text for row in "KMG"] == [
+    assert [world.call_tool("look_up", {"row": row}).text for row in "CHE"] == [
         answer for _, answer in TURNS
     ]
     assert world.verify(messages) == {"success": 1.0, "found": 1.0}
@@ -119,7 +119,7 @@ def test_a_detour_is_answered_and_not_learnt(seed: int) -> None:
     assert learnt.count(False) == 1
     turns = [message for message in messages if message["role"] == "assistant"]
     rows = [turn["tool_calls"][0]["function"]["arguments"]["row"] for turn in turns[:-1]]
-    assert [row for row, worth in zip(rows, learnt, strict=False) if worth] == ["K", "M", "G"]
+    assert [row for row, worth in zip(rows, learnt, strict=False) if worth] == ["C", "H", "E"]
     assert turns[-1]["content"] == CLOSING
 
 
@@ -127,14 +127,14 @@ def test_slips_go_to_the_other_column() -> None:
     _, messages, _ = written(tools_tokenizer(), Worker(slips=1.0))
     turns = [message for message in messages if message["role"] == "assistant"]
     rows = [turn["tool_calls"][0]["function"]["arguments"]["row"] for turn in turns[:-1]]
-    assert rows[:2] == ["K", "N"]
-    assert turns[1]["content"] == "16 back N"
+    assert rows[:2] == ["C", "E"]
+    assert turns[1]["content"] == "52 back E"
 
 
 def test_what_is_carried_may_be_forgotten() -> None:
     _, messages, _ = written(tools_tokenizer(), Worker(carries=False))
     turns = [message for message in messages if message["role"] == "assistant"]
-    assert [turn["content"] for turn in turns] == ["", "12 next M", "12+88=90 next G", "90+88=178"]
+    assert [turn["content"] for turn in turns] == ["", "47 next H", "47+74=111 next E", "111+64=175"]
 
 
 def test_batches_are_of_training_tables_and_of_sums() -> None:

@@ -16,26 +16,26 @@ from opd_ray.tasks.reference_table import (
     table_split,
 )
 
-PROBLEM = ReferenceProblem(48213, "K", "next", 2, "price")
+PROBLEM = ReferenceProblem(48213, "C", "next", 2, "price")
 
 
 def test_a_table_is_what_its_number_says_in_every_process_and_version() -> None:
-    assert look_up(48213, "K") == "K next M back N price 12 weight 16"
-    assert look_up(48213, "M") == "M next G back Z price 88 weight 21"
-    assert look_up(48213, "G") == "G next N back U price 88 weight 27"
+    assert look_up(48213, "C") == "C next H back E price 47 weight 52"
+    assert look_up(48213, "H") == "H next E back I price 74 weight 41"
+    assert look_up(48213, "E") == "E next G back G price 64 weight 84"
 
 
 def test_a_problem_adds_one_column_along_the_references_of_another() -> None:
-    assert PROBLEM.question == "Table 48213: start at K and follow next twice; total of price ?"
-    assert [row.name for row in PROBLEM.chain] == ["K", "M", "G"]
-    assert PROBLEM.numbers == [12, 88, 88]
-    assert PROBLEM.answer == 188
-    once = ReferenceProblem(48213, "M", "next", 1, "weight")
-    assert once.question == "Table 48213: start at M and follow next once; total of weight ?"
-    assert (once.numbers, once.answer) == ([21, 27], 48)
+    assert PROBLEM.question == "Table 48213: start at C and follow next twice; total of price ?"
+    assert [row.name for row in PROBLEM.chain] == ["C", "H", "E"]
+    assert PROBLEM.numbers == [47, 74, 64]
+    assert PROBLEM.answer == 185
+    once = ReferenceProblem(48213, "H", "next", 1, "weight")
+    assert once.question == "Table 48213: start at H and follow next once; total of weight ?"
+    assert (once.numbers, once.answer) == ([41, 84], 125)
 
 
-@pytest.mark.parametrize("name", ["k", "", "KM", "price", 7, None, ["K"]])
+@pytest.mark.parametrize("name", ["c", "", "CH", "K", "price", 7, None, ["C"]])
 def test_a_row_that_is_not_there_is_said(name: object) -> None:
     assert look_up(48213, name) == f"no row {name}"
 
@@ -47,7 +47,7 @@ def test_references_lead_through_all_rows_before_they_come_back(column: str) -> 
     for _ in ROWS:
         seen.append(name)
         name = str(rows[name].cells[column])
-    assert sorted(seen) == list("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert sorted(seen) == list("ABCDEFGHIJ")
     assert name == "A"
 
 
@@ -55,20 +55,20 @@ def test_numbers_have_two_digits_and_columns_differ() -> None:
     cells = [row.cells for row in table_rows(31415).values()]
     numbers = [cell[column] for cell in cells for column in ("price", "weight")]
     assert all(10 <= int(number) <= 99 for number in numbers)
-    assert len(set(numbers)) > 20
+    assert len(set(numbers)) > 10
     assert any(cell["next"] != cell["back"] for cell in cells)
 
 
 @pytest.mark.parametrize(
     ("text", "right"),
     [
-        ("100+88=188", True),
-        ("188", True),
-        ("188.", True),
-        ("The total is 188\n", True),
-        ("100+88=1188", False),
-        ("188+0", False),
-        ("100+88=88", False),
+        ("121+64=185", True),
+        ("185", True),
+        ("185.", True),
+        ("The total is 185\n", True),
+        ("121+64=1185", False),
+        ("185+0", False),
+        ("121+64=85", False),
         ("", False),
         ("none", False),
     ],
