@@ -20,8 +20,8 @@ _RECIPE = {
 # Of make-tools-pair's.
 _TOOLS_RECIPE = {
     "seed": (0, "seed of weights and problems"),
-    "teacher_steps": (1200, "supervised steps of the teacher"),
-    "student_steps": (800, "supervised steps of the student"),
+    "teacher_steps": (500, "supervised steps of the teacher"),
+    "student_steps": (350, "supervised steps of the student"),
 }
 
 

@@ -58,26 +58,26 @@ class Worker:
     carries: bool = True
 
     def batches(
-        self, tokenizer: transformers.PreTrainedTokenizerBase, rows: list[int], seed: int
+        self, tokenizer: transformers.PreTrainedTokenizerBase, rows: int, seed: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """ids and labels ``[rows, longest]``: conversations, and a quarter as many rows of sums.
+        """ids and labels, without end, of conversations and a quarter as many rows of sums.
 
         Args:
             tokenizer: of the pair.
-            rows: conversations of each batch.
+            rows: conversations of a batch.
             seed: of all draws.
         """
         rng = random.Random(f"worked look-ups {seed}")
         tables = [table for table in TABLES if table_split(table) == "train"]
-        for count in rows:
+        while True:
             # One length a batch: padding would cost as much as text.
             hops, detour = rng.choice([*HOPS]), rng.random() < self.detours
             learnt: list[Row] = []
-            while len(learnt) < count:
+            while len(learnt) < rows:
                 problem = draw_problem(rng.choice(tables), hops, rng)
                 learnt.append(encoded(tokenizer, *self.conversation(problem, rng, detour)))
             longest = max(len(ids) for ids, _ in learnt)
-            learnt += [self._sums(tokenizer, rng, longest) for _ in range(count // 4)]
+            learnt += [self._sums(tokenizer, rng, longest) for _ in range(rows // 4)]
             yield as_batch(learnt, tokenizer.pad_token_id)
 
     def conversation(

@@ -70,9 +70,9 @@ def test_a_pair_is_made_and_described(tmp_path: Path, monkeypatch: pytest.Monkey
         AutoModelForCausalLM.from_pretrained(tmp_path / "pair" / name)
 
 
-def test_models_begin_with_what_the_demos_know() -> None:
+def test_models_begin_with_what_the_demos_student_knows() -> None:
     tokenizer = tools_tokenizer()
-    begun = demo_tools._going_on("student", tokenizer, seed=1)
+    begun = demo_tools._begun(tokenizer, seed=1)
     old = AutoModelForCausalLM.from_pretrained(demo_folder() / "student", dtype=torch.float32)
     name = "model.layers.1.mlp.up_proj.weight"
     assert begun.state_dict()[name].equal(old.state_dict()[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -134,14 +135,19 @@ def test_slips_go_to_the_other_column() -> None:
 def test_what_is_carried_may_be_forgotten() -> None:
     _, messages, _ = written(tools_tokenizer(), Worker(carries=False))
     turns = [message for message in messages if message["role"] == "assistant"]
-    assert [turn["content"] for turn in turns] == ["", "47 next H", "47+74=111 next E", "111+64=175"]
+    assert [turn["content"] for turn in turns] == [
+        "",
+        "47 next H",
+        "47+74=111 next E",
+        "111+64=175",
+    ]
 
 
 def test_batches_are_of_training_tables_and_of_sums() -> None:
     tokenizer = tools_tokenizer()
     worker = Worker()
-    batches = [*worker.batches(tokenizer, [8, 8], seed=0)]
-    again = [*worker.batches(tokenizer, [8, 8], seed=0)]
+    batches = [*islice(worker.batches(tokenizer, 8, seed=0), 2)]
+    again = [*islice(worker.batches(tokenizer, 8, seed=0), 2)]
     for (ids, labels), (same, _) in zip(batches, again, strict=True):
         assert ids.equal(same)
         assert len(ids) == 8 + 2
