@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from opd_ray.deepplanning.travel.database import Database
 from opd_ray.deepplanning.travel.tables import Cell, Row, Table
 from opd_ray.deepplanning.travel.texts import Texts
@@ -73,13 +75,19 @@ def _routes(rows: list[Row]) -> Iterator[list[Row]]:
     """The segments of every route, in their order; numbers sort as texts."""
     numbers: list[Any] = list(dict.fromkeys(row["route_index"] for row in rows))
     for number in sorted(numbers):
-        route = [row for row in rows if row["route_index"] == number]
-        yield sorted(route, key=lambda row: _last_without(row["segment_index"]))
+        yield _by_segment([row for row in rows if row["route_index"] == number])
 
 
-def _last_without(cell: Cell) -> tuple[bool, Cell]:
-    """To sort by: cells without a value come last."""
-    return not isinstance(cell, str), cell
+def _by_segment(route: list[Row]) -> list[Row]:
+    """Rows by their segment, those without one last.
+
+    In the order of pandas' ``sort_values``: among more than 16 rows, equal ones change places.
+    """
+    known = [row for row in route if isinstance(row["segment_index"], str)]
+    segments = np.array([row["segment_index"] for row in known], dtype=object)
+    order = np.argsort(segments, kind="quicksort")
+    unknown = [row for row in route if not isinstance(row["segment_index"], str)]
+    return [known[number] for number in order] + unknown
 
 
 def _segment(row: Row, texts: Texts, departs: Cell, names: Mapping[str, str]) -> dict[str, Any]:
