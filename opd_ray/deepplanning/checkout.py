@@ -96,15 +96,15 @@ class Checkout:
             MissingBenchmark: the file is not there, or has no such constant.
         """
         path = self.travel / "agent" / "prompts.py"
-        for statement in parsed(path).body:
-            if (
-                isinstance(statement, ast.Assign)
-                and any(isinstance(t, ast.Name) and t.id == _PROMPT for t in statement.targets)
-                and isinstance(statement.value, ast.Constant)
-                and isinstance(statement.value.value, str)
-            ):
-                return statement.value.value
-        raise MissingBenchmark(f"{path}: has no text {_PROMPT}; {CLONE}")
+        prompt = assigned(path, _PROMPT)
+        if not isinstance(prompt, str):
+            raise MissingBenchmark(f"{path}: {_PROMPT} is no text; {CLONE}")
+        return prompt
+
+    @property
+    def shopping(self) -> Path:
+        """The folder of the shopping part."""
+        return self.folder / "shoppingplanning"
 
 
 def read_tasks(path: Path, remedy: str = CLONE) -> list[dict[str, Any]]:
@@ -137,22 +137,42 @@ def read_json(path: Path, remedy: str = CLONE) -> Any:
     Raises:
         MissingBenchmark: it is not there, or is no JSON.
     """
-    if not path.is_file():
-        raise MissingBenchmark(f"{path}: is not there; {remedy}")
     with border(str(path), remedy, MissingBenchmark):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(_read(path, remedy))
 
 
-def parsed(path: Path) -> ast.Module:
+def parsed(path: Path, remedy: str = CLONE) -> ast.Module:
     """The syntax tree of a Python file of the benchmark, which is not run.
 
     Raises:
         MissingBenchmark: it is not there, or is no Python.
     """
+    with border(str(path), remedy, MissingBenchmark):
+        return ast.parse(_read(path, remedy))
+
+
+def assigned(path: Path, name: str, remedy: str = CLONE) -> Any:
+    """The literal that a Python file of the benchmark assigns to a name, in whatever block.
+
+    Raises:
+        MissingBenchmark: it assigns none; or the file is not there, or is no Python.
+    """
+    for node in ast.walk(parsed(path, remedy)):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(target, ast.Name) and target.id == name for target in node.targets
+        ):
+            try:
+                return ast.literal_eval(node.value)
+            except ValueError:
+                raise MissingBenchmark(f"{path}: {name} is no literal; {remedy}") from None
+    raise MissingBenchmark(f"{path}: assigns nothing to {name}; {remedy}")
+
+
+def _read(path: Path, remedy: str) -> str:
     if not path.is_file():
-        raise MissingBenchmark(f"{path}: is not there; {CLONE}")
-    with border(str(path), CLONE, MissingBenchmark):
-        return ast.parse(path.read_text(encoding="utf-8"))
+        raise MissingBenchmark(f"{path}: is not there; {remedy}")
+    with border(str(path), remedy, MissingBenchmark):
+        return path.read_text(encoding="utf-8")
 
 
 def _need(row: dict[str, Any], columns: dict[str, Sequence[type]], place: str, remedy: str) -> None:

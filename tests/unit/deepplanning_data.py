@@ -28,7 +28,8 @@ _LEG = (
 )
 
 
-def _leg(route: str, segment: str, date: str = "2025-11-12", **other: str) -> str:
+def leg(route: str, segment: str, date: str = "2025-11-12", **other: str) -> str:
+    """A row of trains or flights up to its price."""
     cells = {
         "origin_city": "Hefei",
         "destination_city": "Nanjing",
@@ -51,27 +52,27 @@ def _leg(route: str, segment: str, date: str = "2025-11-12", **other: str) -> st
 
 TRAINS = [
     f"{_LEG},train_type,train_no",
-    _leg("0", "0") + ",High-speed,G7798",
-    _leg("0", "1", seat_class="First Class Seat", price="107") + ",High-speed,G7798",
-    _leg("1", "10", seat_status="", price="abc") + ",Bullet,D10",
-    _leg("1", "9", seat_status=" ") + ",Bullet,D9",
+    leg("0", "0") + ",High-speed,G7798",
+    leg("0", "1", seat_class="First Class Seat", price="107") + ",High-speed,G7798",
+    leg("1", "10", seat_status="", price="abc") + ",Bullet,D10",
+    leg("1", "9", seat_status=" ") + ",Bullet,D9",
     "",
-    _leg("1", "", seat_status="NaN") + ",Bullet,D0",
-    _leg("2", "0", date="2025-11-13", duration="") + ",High-speed,G1",
-    _leg("0", "0", date="2025-11-14", duration="12.5") + ",High-speed,G2",
-    _leg("", "0", date="2025-11-15") + ",High-speed,G3",
-    _leg("0", "0", date="2025-11-16", arr_station_name="") + ",High-speed,G4",
-    _leg("0", "1", date="2025-11-16") + ",High-speed,G4",
-    _leg("0", "0", date="2025-11-17", price="NA") + ',"High, speed",G5',
-    _leg("1", "0", date="2025-11-18") + ",High-speed,G6",
-    _leg("", "0", date="2025-11-18") + ",High-speed,G6",
+    leg("1", "", seat_status="NaN") + ",Bullet,D0",
+    leg("2", "0", date="2025-11-13", duration="") + ",High-speed,G1",
+    leg("0", "0", date="2025-11-14", duration="12.5") + ",High-speed,G2",
+    leg("", "0", date="2025-11-15") + ",High-speed,G3",
+    leg("0", "0", date="2025-11-16", arr_station_name="") + ",High-speed,G4",
+    leg("0", "1", date="2025-11-16") + ",High-speed,G4",
+    leg("0", "0", date="2025-11-17", price="NA") + ',"High, speed",G5',
+    leg("1", "0", date="2025-11-18") + ",High-speed,G6",
+    leg("", "0", date="2025-11-18") + ",High-speed,G6",
     "Hefei,Nanjing,2025-11-19,0,0,X,Y,Z,Q,t,u,30",
 ]
 FLIGHTS = [
     f"{_LEG},airline,flight_no,equip_size,equip_type,manufacturer",
-    _leg("0", "0") + ",Air China,CA1,M,A320,Airbus",
-    _leg("0", "1") + ",Air China,CA2,,737,Boeing",
-    _leg("3", "0", price="") + ',"""Sky"" Air",CA3,L,NULL,n/a',
+    leg("0", "0") + ",Air China,CA1,M,A320,Airbus",
+    leg("0", "1") + ",Air China,CA2,,737,Boeing",
+    leg("3", "0", price="") + ',"""Sky"" Air",CA3,L,NULL,n/a',
 ]
 HOTELS = [
     "name,address,latitude,longitude,decoration_time,hotel_star,price,score,brand,services,tags,stock",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.borders import border
+from opd_ray.deepplanning.checkout import Checkout, MissingBenchmark, assigned, parsed, read_json
 from opd_ray.environments.environment import Message, ToolSchema
-from opd_ray.errors import InputError
 
 LEVELS = (1, 2, 3)
 _CLONE = "name a whole clone of https://github.com/QwenLM/Qwen-Agent, from January 2026 or later"
@@ -47,22 +46,16 @@ class ShoppingFacts:
     second_look: Message
 
 
-def shopping_folder(checkout: Path) -> Path:
-    """Where a clone, or the folder ``benchmark/deepplanning`` in it, has the shopping half."""
-    within = checkout / "shoppingplanning"
-    return within if within.is_dir() else checkout / "benchmark/deepplanning/shoppingplanning"
-
-
 @cache
 def read_facts(checkout: Path) -> ShoppingFacts:
     """The facts of a clone; nothing of it is executed.
 
     Raises:
-        InputError: a file or a name in it is not there.
+        MissingBenchmark: a file or a name in it is not there.
     """
-    folder = shopping_folder(checkout)
+    folder = Checkout.at(checkout).shopping
     tools = folder / "tools"
-    schemas = _read_json(tools / "shopping_tool_schema.json")
+    schemas = read_json(tools / "shopping_tool_schema.json", _CLONE)
     with border(str(tools / "shopping_tool_schema.json"), _CLONE):
         schemas = [schema for schema in schemas if isinstance(schema["function"]["name"], str)]
     coupons = {
@@ -71,18 +64,18 @@ def read_facts(checkout: Path) -> ShoppingFacts:
         "delete_coupon_from_cart": tools / "delete_coupon_from_cart.py",
     }
     transport = tools / "calculate_transport_time_tool.py"
-    names = _assigned(transport, "PROVINCE_ALIASES")
+    names = _literal(transport, "PROVINCE_ALIASES")
     return ShoppingFacts(
         schemas=schemas,
-        coupons={tool: _assigned(path, "VALID_COUPONS") for tool, path in coupons.items()},
+        coupons={tool: _literal(path, "VALID_COUPONS") for tool, path in coupons.items()},
         delivery=Delivery(
             provinces={name: province for province, known in names.items() for name in known},
-            regions=_assigned(transport, "REGION_MAP"),
-            days=_assigned(transport, "BASE_REGION_TIME"),
-            carriers=_assigned(transport, "PROVIDER_MODIFIERS"),
-            remote=_assigned(transport, "remote_provinces"),
+            regions=_literal(transport, "REGION_MAP"),
+            days=_literal(transport, "BASE_REGION_TIME"),
+            carriers=_literal(transport, "PROVIDER_MODIFIERS"),
+            remote=_literal(transport, "remote_provinces"),
         ),
-        search_score=_assigned(tools / "search_products_tool.py", "BM25_SCORE_THRESHOLD"),
+        search_score=_literal(tools / "search_products_tool.py", "BM25_SCORE_THRESHOLD"),
         second_look=_second_look(folder / "agent" / "shopping_agent.py"),
     )
 
@@ -91,63 +84,34 @@ def read_system_prompt(checkout: Path, level: int) -> str:
     """The system prompt of a level.
 
     Raises:
-        InputError: the clone has none.
+        MissingBenchmark: the clone has none.
     """
-    path = shopping_folder(checkout) / "agent" / "prompts.py"
-    return _assigned(path, f"SYSTEM_PROMPT_level{level}")
+    path = Checkout.at(checkout).shopping / "agent" / "prompts.py"
+    return _literal(path, f"SYSTEM_PROMPT_level{level}")
 
 
 def read_queries(checkout: Path, level: int) -> list[dict[str, str]]:
     """The tasks of a level: ``id`` and ``query``.
 
     Raises:
-        InputError: the file is not there, or holds something else.
+        MissingBenchmark: the file is not there, or holds something else.
     """
-    path = shopping_folder(checkout) / "data" / f"level_{level}_query_meta.json"
-    rows = _read_json(path)
+    path = Checkout.at(checkout).shopping / "data" / f"level_{level}_query_meta.json"
+    rows = read_json(path, _CLONE)
     with border(str(path), _CLONE):
         return [{"id": str(row["id"]), "query": str(row["query"])} for row in rows]
 
 
-def _read_json(path: Path) -> Any:
-    text = _read(path)
-    with border(str(path), _CLONE):
-        return json.loads(text)
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(f"{path}: is not there; {_CLONE}")
-    with border(str(path), _CLONE):
-        return path.read_text(encoding="utf-8")
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    text = _read(path)
-    with border(str(path), _CLONE):
-        return ast.parse(text)
-
-
-def _assigned(path: Path, name: str) -> Any:
-    """The literal that a Python file assigns to a name, in whatever block."""
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.Assign) and any(
-            isinstance(target, ast.Name) and target.id == name for target in node.targets
-        ):
-            try:
-                return ast.literal_eval(node.value)
-            except ValueError:
-                raise InputError(f"{path}: {name} is no literal; {_CLONE}") from None
-    raise InputError(f"{path}: assigns nothing to {name}; {_CLONE}")
+def _literal(path: Path, name: str) -> Any:
+    return assigned(path, name, _CLONE)
 
 
 def _second_look(path: Path) -> Message:
     """The message of the user that the clone's agent adds to a conversation."""
-    for function in ast.walk(_tree(path)):
+    for function in ast.walk(parsed(path, _CLONE)):
         if isinstance(function, ast.FunctionDef) and function.name == "_add_to_cart":
             for node in ast.walk(function):
                 if isinstance(node, ast.Dict):
                     with border(f"{path}: {function.name}", _CLONE):
                         return ast.literal_eval(node)
-    raise InputError(f"{path}: has no message in _add_to_cart; {_CLONE}")
+    raise MissingBenchmark(f"{path}: has no message in _add_to_cart; {_CLONE}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from opd_ray.deepplanning.checkout import Checkout
 from opd_ray.deepplanning.shopping.case import ShoppingCase, read_case
 from opd_ray.deepplanning.shopping.checkout import read_facts
 from opd_ray.deepplanning.shopping.results import write_results
@@ -31,7 +32,8 @@ class ShoppingEnvironment:
     """
 
     def __init__(self, checkout: str, results: str | None = None, name: str = "student") -> None:
-        self._facts = read_facts(Path(checkout).expanduser())
+        place = Checkout.at(checkout, "environment.arguments.checkout =")
+        self._facts = read_facts(place.folder)
         refuse_unknown_tools(self._facts.schemas)
         self._results = None if results is None else Path(results).expanduser()
         self._name = name

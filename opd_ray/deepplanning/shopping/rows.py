@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from opd_ray.deepplanning.checkout import Checkout
 from opd_ray.deepplanning.shopping.case import ANSWERS, PRODUCTS
-from opd_ray.deepplanning.shopping.checkout import (
-    LEVELS,
-    read_queries,
-    read_system_prompt,
-    shopping_folder,
-)
+from opd_ray.deepplanning.shopping.checkout import LEVELS, read_queries, read_system_prompt
 from opd_ray.errors import InputError
 
 SOURCE = "deepplanning_shopping"
@@ -58,7 +54,8 @@ def shopping_rows(
 
 
 def _cases(checkout: Path, database_dir: str | Path | None, level: int) -> Path:
-    given = shopping_folder(checkout) if database_dir is None else Path(database_dir).expanduser()
+    here = Checkout.at(checkout).shopping
+    given = here if database_dir is None else Path(database_dir).expanduser()
     within = given / f"database_level{level}"
     return (within if within.is_dir() else given).resolve()
 

@@ -68,6 +68,9 @@ def read_table(path: Path) -> Table:
     """
     with border(str(path), _REMEDY, MissingBenchmark):
         text = path.read_bytes().decode("utf-8-sig")
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise MissingBenchmark(f"{path}: line {line} has a NUL character; {_REMEDY}")
     reader = csv.reader(chain(io.StringIO(text, newline=""), [_END]))
     with border(str(path), _REMEDY, MissingBenchmark):
         rows = [(reader.line_num, row) for row in reader if row and not _blank(row)]

@@ -45,11 +45,20 @@ class TravelTools:
             if schema["function"]["name"] == name
         )
         try:
+            return self._answer(database, name, arguments, parameters)
+        except RecursionError:
+            # The official agent has no answer here: it ends in this error.
+            return _error("the arguments are nested too deeply")
+
+    def _answer(
+        self, database: Database, name: str, arguments: Arguments, parameters: Mapping[str, Any]
+    ) -> str:
+        try:
             jsonschema.validate(instance=arguments, schema=parameters)
             return _TOOLS[name](database, self.texts[name], arguments)
         # All that a wrong argument or a broken cell can raise.
         except (jsonschema.ValidationError, TypeError, ValueError, AttributeError) as error:
-            return json.dumps({"error": str(error)}, ensure_ascii=False)
+            return _error(str(error))
 
 
 def travel_tools(checkout: str | Path, named: str = "--from") -> TravelTools:
@@ -72,6 +81,10 @@ def _read(checkout: Checkout) -> TravelTools:
             f"that opd-ray knows ({', '.join(odd)}): take the benchmark as of its v1.1"
         )
     return TravelTools(schemas, read_texts(checkout))
+
+
+def _error(said: str) -> str:
+    return json.dumps({"error": said}, ensure_ascii=False)
 
 
 def _json(result: Any) -> str:

@@ -164,7 +164,7 @@ def test_where_a_checkout_is(tmp_path: Path) -> None:
         Checkout.at(tmp_path)
     prompts = Checkout.at(folder).travel / "agent" / "prompts.py"
     prompts.write_text("SYSTEM_PROMPT_ZH = '1'", encoding="utf-8")
-    with pytest.raises(MissingBenchmark, match=r"prompts.py: has no text SYSTEM_PROMPT_EN"):
+    with pytest.raises(MissingBenchmark, match=r"prompts.py: assigns nothing to SYSTEM_PROMPT_EN"):
         _ = Checkout.at(folder).travel_prompt
 
 

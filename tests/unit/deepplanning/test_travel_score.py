@@ -12,9 +12,11 @@ import pytest
 from deepplanning_data import CHECKOUT, needs_checkout, write_checkout, write_database, write_tasks
 
 from opd_ray.cli import main
-from opd_ray.deepplanning.checkout import read_tasks
+from opd_ray.deepplanning.checkout import Checkout, read_tasks
 from opd_ray.deepplanning.estimate import share
 from opd_ray.deepplanning.responses import read_responses
+from opd_ray.deepplanning.synthetic.gold_plan import gold_plan
+from opd_ray.deepplanning.synthetic.write import write_databases
 from opd_ray.deepplanning.travel.score import Judged
 from opd_ray.errors import InputError
 from opd_ray.evaluation.folder import ProblemRecord
@@ -301,3 +303,35 @@ def test_the_evaluator_itself_unchanged(tmp_path: Path, capsys: pytest.CaptureFi
     assert commonsense == pytest.approx(sum(means) / 2)
     (result,) = [r for r in found["results"] if r["sample_id"] == "2"]
     assert result["scores"]["composite_score"] == 0.0  # a plan that could not be read
+
+
+@needs_checkout
+def test_a_student_that_writes_the_gold_plans_has_all_points(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Of two, three, ... seven days.
+    by_days = {task["meta_info"]["days"]: task for task in Checkout.at(CHECKOUT).travel_tasks}
+    tasks = list(by_days.values())
+    assert sorted(by_days) == [2, 3, 4, 5, 6, 7]
+    write_databases(tasks, tmp_path / "d", 0)
+    (tmp_path / "test.json").write_text(json.dumps(tasks), encoding="utf-8")
+    records = [
+        record(task["id"], f"A trip.</think>\n{gold_plan(task, tmp_path / 'd').text()}", "none")
+        for task in tasks
+    ]
+    arguments = ["deepplanning", "score", "--from", CHECKOUT, "--out", str(tmp_path / "out")]
+    arguments += ["--responses", str(write_records(tmp_path / "r.jsonl", *records))]
+    arguments += ["--test", str(tmp_path / "test.json"), "--database", str(tmp_path / "d")]
+    assert main(arguments) == 0
+    assert "all constraints met      50.0% ± 0.0%" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert scores["best"]["value"] == 1.0
+    assert scores["constraints_met"]["value"] == 0.5
+    assert {kind: of["value"] for kind, of in scores["by_kind"].items()} == dict.fromkeys(
+        scores["by_kind"], 0.5
+    )
+    assert (scores["unread_lines"], scores["official_failed"]) == (0, 0)
+    summary = tmp_path / "out" / "sample_0" / "evaluation" / "evaluation_summary.json"
+    metrics = json.loads(summary.read_text(encoding="utf-8"))["metrics"]
+    for name in ("delivery_rate", "commonsense_score", "personalized_score", "case_acc"):
+        assert metrics[name] == 1.0, name

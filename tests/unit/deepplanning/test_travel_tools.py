@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from deepplanning_data import (
     CHECKOUT,
+    TRAINS,
     cells,
+    leg,
     needs_checkout,
     official_answers,
+    write_checkout,
     write_database,
     write_without_optional_columns,
 )
@@ -147,6 +150,10 @@ def test_a_database_is_read_once_and_shared(tmp_path: Path) -> None:
         (lambda f: (f / "hotels/hotels.csv").write_text("a,a\n1,2\n"), "the column 'a' twice"),
         (lambda f: (f / "hotels/hotels.csv").write_bytes(b"name\n\xff\n"), "UnicodeDecodeError"),
         (
+            lambda f: (f / "hotels/hotels.csv").write_bytes(b"name\r\n1\r\n2\0\r\n"),
+            "hotels/hotels.csv: line 3 has a NUL character",
+        ),
+        (
             lambda f: [(f / f"{n}/{n}.csv").unlink() for n in ("trains", "flights")],
             "trains/trains.csv: is not there",
         ),
@@ -164,3 +171,32 @@ def test_a_broken_database_is_named(tmp_path: Path, break_it: Any, said: str) ->
 def test_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingBenchmark, match=r"id_5: there is no such database; unpack"):
         open_database(tmp_path / "id_5")
+
+
+def test_equal_segments_come_in_the_order_of_pandas(tmp_path: Path) -> None:
+    folder = write_database(tmp_path / "id_1")
+    # As pandas 3.1 sorts a column of texts (where pyarrow is not there to do it otherwise).
+    lines = [f"{leg('0', '0')},High-speed,G{number}" for number in range(17)]
+    lines.insert(5, leg("0", "") + ",High-speed,last")
+    (folder / "trains/trains.csv").write_text("\n".join([TRAINS[0], *lines]) + "\n")
+    answer = travel_tools(write_checkout(tmp_path / "c")).call(
+        open_database(folder),
+        "query_train_info",
+        {"origin": "Hefei", "destination": "Nanjing", "depDate": "2025-11-12"},
+    )
+    segments = [value for value in json.loads(answer)[0][0].values() if isinstance(value, dict)]
+    order = [0, 14, 13, 12, 11, 10, 9, 15, 8, 6, 5, 4, 3, 2, 1, 7, 16]
+    assert [segment["marketingTransportNo"] for segment in segments] == [
+        *(f"G{number}" for number in order),
+        "last",
+    ]
+
+
+@pytest.mark.parametrize("depth", [400, 900])
+def test_arguments_nested_deeply_get_an_answer(tmp_path: Path, depth: int) -> None:
+    database = open_database(write_database(tmp_path / "id_1"))
+    tools = travel_tools(write_checkout(tmp_path / "c"))
+    for opened, closed in (("[", "]"), ('{"a":', "}")):
+        deep = json.loads(opened * depth + "1" + closed * depth)
+        answer = tools.call(database, "search_location", {"place_name": deep})
+        assert json.loads(answer) == {"error": "the arguments are nested too deeply"}
