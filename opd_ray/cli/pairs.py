@@ -21,7 +21,7 @@ _RECIPE = {
 _TOOLS_RECIPE = {
     "seed": (0, "seed of weights and problems"),
     "teacher_steps": (500, "supervised steps of the teacher"),
-    "student_steps": (350, "supervised steps of the student"),
+    "student_steps": (150, "supervised steps of the student after it parted from the teacher"),
 }
 
 
