@@ -17,6 +17,8 @@ from opd_ray.output.progress import is_told
 
 _COLOURS = {"Q1": "#d62728", "Q2": "#ff7f0e", "Q3": "#9467bd", "Q4": "#1f77b4"}
 _MOST_POINTS = 20_000
+# Characters of a prompt that are shown, its last ones: with tools it may have tens of thousands.
+_MOST_OF_PROMPT = 1500
 # Of marked_response: tokens that are trained on, those of the student that are not, all others.
 _KEPT, _DROPPED, _OTHERS = "bold reverse", "dim", "italic cyan"
 
@@ -36,8 +38,9 @@ def closing_table(
     evaluations = [row for row in rows if any(name.startswith("eval/") for name in row)]
     steps = [row for row in rows if "train/loss" in row]
     table = Table(title="on-policy distillation, held-out figures", title_justify="left")
-    for column in ("figure", "student before", "student after", "teacher"):
-        table.add_column(column, justify="left" if column == "figure" else "right")
+    table.add_column("figure", overflow="fold")
+    for column in ("student before", "student after", "teacher"):
+        table.add_column(column, justify="right")
     if evaluations:
         first, last = evaluations[0], evaluations[-1]
         for name in sorted(n for n in last if n.startswith("eval/") and is_told(n)):
@@ -72,7 +75,7 @@ def closing_table(
 def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) -> Text:
     """The first response of a step that counts: kept tokens in brackets, dropped ones dim.
 
-    What the student did not write itself stands in double angles.
+    What the student did not write itself stands in double angles. A long prompt is cut in front.
     """
     rollouts = [scored.rollout for scored in snapshot.scored]
     first = next((i for i, one in enumerate(rollouts) if one.response_mask.any()), 0)
@@ -80,7 +83,10 @@ def marked_response(snapshot: StepSnapshot, tokenizer: PreTrainedTokenizerBase) 
     start = sum(len(one.response_ids) for one in rollouts[:first])
     kept = snapshot.selection.weights_N[start : start + len(rollout.response_ids)] > 0
     text = Text()
-    text.append(tokenizer.decode(rollout.prompt_ids.tolist(), skip_special_tokens=True))
+    prompt = tokenizer.decode(rollout.prompt_ids.tolist(), skip_special_tokens=True)
+    if (left_out := len(prompt) - _MOST_OF_PROMPT) > 0:
+        text.append(f"({left_out:,} characters of the prompt are left out)\n", style=_DROPPED)
+    text.append(prompt[-_MOST_OF_PROMPT:])
     tokens = zip(rollout.response_ids.tolist(), rollout.response_mask, kept, strict=True)
     for written, run in groupby(tokens, key=lambda token: bool(token[1])):
         if not written:

@@ -32,6 +32,7 @@ from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.resume import find_start, told
 from opd_ray.preflight.config import config_problems
+from opd_ray.preflight.environments import making_problems
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
 from opd_ray.preflight.model_files import (
@@ -186,6 +187,9 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
             yield noted(section, str(error))
         except OpdError as error:
             yield failed(section, str(error))
+    # With a tokenizer they are made for the prompts.
+    for text in making_problems(config):
+        yield noted("environment", text)
 
 
 def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Finding]:

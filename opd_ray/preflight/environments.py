@@ -9,9 +9,10 @@ from opd_ray.config.environment import EnvironmentSettings
 from opd_ray.config.keys import layer_problems, shown
 from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config
+from opd_ray.environments.by_source import RunEnvironment
 from opd_ray.environments.load import environment_factory
 from opd_ray.environments.parsers.registry import get_parser
-from opd_ray.errors import ConfigError
+from opd_ray.errors import ConfigError, OpdError
 
 # What a rollout actor has once, for all of its environments.
 _OF_ACTORS = ("call_timeout_s", "concurrent_rollouts", "threads")
@@ -58,6 +59,27 @@ def environment_problems(config: Config) -> Iterator[str]:
             )
         if own is None or "parser" in own:
             yield from _refusal(get_parser, settings.parser, f"{key}.parser")
+
+
+def making_problems(config: Config) -> list[str]:
+    """Why an environment cannot be made here: a file that is not there, an error in its class.
+
+    One is made of every section, and asked for its tools.
+    """
+    settings = config.environment_set
+    sections = {"environment": settings.default}
+    sections |= {f"environments.{source}": own for source, own in settings.by_source.items()}
+    problems: dict[tuple[str, str], str] = {}
+    for key, section in sections.items():
+        # Sections differ in limits too, with which there is no other environment to be made.
+        made = (str(section.path), repr(section.arguments))
+        if section.path is None or made in problems:
+            continue
+        try:
+            _ = RunEnvironment(section, key).tools
+        except OpdError as error:
+            problems[made] = str(error)
+    return list(problems.values())
 
 
 def without_prompts(config: Config, sources: Collection[str]) -> list[str]:

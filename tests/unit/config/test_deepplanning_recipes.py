@@ -82,9 +82,15 @@ def test_the_doctor_plans_one_without_models_or_gpus(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPD_RAY_DATA", str(tmp_path))
+    monkeypatch.setenv("OPD_RAY_DEEPPLANNING", str(tmp_path / "c"))
     nodes = ["--cpus", "64", "--memory-gb", "1000", "--gpus", "8", "--gpu-memory-gb", "80"]
     assert main(["doctor", "--config", name, *nodes]) == 0
     text = capsys.readouterr().out
     assert "FAIL" not in text
     assert f"opd-ray prepare deepplanning --from CHECKOUT --out {tmp_path}" in text
     assert "1,720.57 M parameters" in text
+    missing = f"environment.arguments.checkout = {tmp_path / 'c'}: there is no such folder; clone"
+    assert missing in text
+    write_checkout(tmp_path / "c")
+    assert main(["doctor", "--config", name, *nodes]) == 0
+    assert "environment.arguments.checkout" not in capsys.readouterr().out

@@ -126,6 +126,24 @@ def test_a_response_that_is_left_out_is_not_the_one_that_is_shown() -> None:
     assert marked_response(snapshot(rollouts[:1], [0, 0]), TOKENIZER).plain == "1+2=<<12>>"
 
 
+def test_of_a_long_prompt_the_end_is_shown() -> None:
+    rollouts = [scored("1" * 500 + "2" * 1499 + "=", "34", [1, 1])]
+    text = marked_response(snapshot(rollouts, [1, 0]), TOKENIZER)
+    assert text.plain == (f"(500 characters of the prompt are left out)\n{'2' * 1499}=[3]4")
+    rollouts = [scored("2" * 1499 + "=", "34", [1, 1])]
+    assert marked_response(snapshot(rollouts, [1, 0]), TOKENIZER).plain == f"{'2' * 1499}=[3]4"
+
+
+def test_names_of_figures_are_whole_on_a_narrow_terminal() -> None:
+    rows = [{"step": 0, "eval/travel/environment/constraints_met@16": 0.5}]
+    file = io.StringIO()
+    Console(file=file, width=80).print(closing_table(rows, {}, {}))
+    said = "".join(
+        line.split("│")[1].strip() for line in file.getvalue().splitlines() if "│" in line
+    )
+    assert "travel/environment/constraints_met@16" in said
+
+
 def test_the_marks_are_explained_where_they_are(tmp_path: Path) -> None:
     said = []
     for mask in ([1, 1], [1, 0]):

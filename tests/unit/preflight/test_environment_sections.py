@@ -15,6 +15,7 @@ from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import check_evaluation, config_problems
 from opd_ray.preflight.environments import (
     environment_problems,
+    making_problems,
     section_problems,
     without_prompts,
 )
@@ -126,6 +127,17 @@ def test_a_config_with_such_problems_is_refused() -> None:
     assert "no_such_worlds" in text
     with pytest.raises(ConfigError, match="no_such_worlds"):
         check_evaluation(elsewhere)
+
+
+def test_what_cannot_be_made_is_told_once() -> None:
+    raises = {"path": "some_worlds:World", "arguments": {"size": 2}}
+    own = {"a": {"max_turns": 3}, "b": {"path": None}, "c": raises, "d": raises}
+    first, second = making_problems(config_of(own, path="some_worlds:World"))
+    said = "path = 'some_worlds:World': AssertionError: nothing is made before a run (/"
+    assert first.startswith(f"environment.{said}")
+    assert second.startswith(f"environments.c.{said}")
+    reference = "opd_ray.environments.reference_table:ReferenceTable"
+    assert making_problems(config_of({"b": {"path": None}}, path=reference)) == []
 
 
 def test_a_source_that_no_prompt_has() -> None:
