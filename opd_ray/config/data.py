@@ -111,7 +111,8 @@ class DataSettings:
     max_prompt_tokens: int = field(default=2048, metadata=at_least(1) | SAME_PROMPTS)
     # What to do with longer prompts: refuse to start, or drop them.
     over_length: OverLength = field(default=OverLength.refuse, metadata=SAME_PROMPTS)
-    # Keep only the first of rows whose prompts are equal.
+    # Keep only the first of rows whose prompts are equal; where they have an environment, which may
+    # make another problem of every column, of rows that are equal.
     deduplicate: bool = field(default=True, metadata=SAME_PROMPTS)
     # Use only the first so many rows; null uses all.
     limit: int | None = field(default=None, metadata=at_least(1) | SAME_PROMPTS)

@@ -31,7 +31,13 @@ def nothing_learned(
 def _nothing_kept(selection: Selection, scores: TokenScores, tip: TipSettings) -> str:
     tokens = scores.student_tokens()
     if not tokens.lengths_R.sum():
-        return "the student wrote none"
+        if not len(scores.response_mask_N):
+            return "the student wrote none"
+        # The first turn is always the student's: only a rollout that is left out has none of it.
+        return (
+            f"all {len(tokens.lengths_R)} rollouts came to a limit (rollout/ended/... says which) "
+            "and are left out; raise the limit, or set environment.keep_truncated=true"
+        )
     match tip.selection:
         case SelectBy.threshold:
             return f"no score of the rule {tip.rule} lies beyond tip.threshold = {tip.threshold:g}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from opd_ray.config.data import DataSettings, OverLength
 from opd_ray.data.cells import BadRow
 from opd_ray.data.chat_template import ToolsOf, no_tools, template_notes
 from opd_ray.data.prompt_account import PromptAccount
-from opd_ray.data.prompt_set import LoadReport, PromptSet, SourceReport
+from opd_ray.data.prompt_set import LoadReport, PromptSet, SourceReport, problem_digest
 from opd_ray.data.rows import BadRows, DataError, PromptRow, RowReader
 from opd_ray.data.sources import Source, open_source, spelled_place
 from opd_ray.data.tokenize import tokenize_for_both
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 
 ROWS_TOKENIZED_AT_ONCE = 1000
 
+# The columns that rows of a source need for their environment.
+ColumnsOf = Callable[[str], Sequence[str]]
+
+
+def _no_columns(source: str) -> Sequence[str]:
+    return ()
+
 
 def load_prompts(
     settings: DataSettings,
@@ -35,6 +43,7 @@ def load_prompts(
     section: str = "data",
     day: date | None = None,
     tools_of: ToolsOf | None = None,
+    columns_of: ColumnsOf = _no_columns,
 ) -> PromptSet:
     """Open the source, read every row once and keep the numbers of those to use.
 
@@ -42,7 +51,7 @@ def load_prompts(
     ``max_prompt_tokens`` refused or dropped (only with a tokenizer), the rest cut at ``limit``.
     ``seed`` counts where ``settings.seed`` is null; ``section`` is what messages call the settings,
     ``day`` what chat templates that read the clock are told, ``tools_of`` the tools that they show
-    by source, for environments, which are given all columns of a row.
+    by source, for environments, which are given all columns of a row; they need ``columns_of``.
 
     Raises:
         ConfigError: settings that no run can use.
@@ -52,7 +61,7 @@ def load_prompts(
     acts = tools_of is not None
     source = open_source(settings, section, None if acts else ())
     reader = RowReader(settings, all_columns=acts)
-    rows = _Rows(source, reader, settings, section, tools_of or no_tools)
+    rows = _Rows(source, reader, settings, section, tools_of or no_tools, columns_of)
     read = len(rows.source)
     prompts, ids, sources = rows.check()
     numbers = np.arange(read)
@@ -116,6 +125,7 @@ class _Rows:
     settings: DataSettings
     section: str  # what messages call the settings
     tools_of: ToolsOf
+    columns_of: ColumnsOf
 
     def read(self, number: int) -> PromptRow:
         label, line = self.source.label(number), self.source.place(number)[1]
@@ -134,8 +144,12 @@ class _Rows:
         for number in range(len(self.source)):
             try:
                 row = self.read(number)
-                content = [row.text, row.messages, row.teacher_text]
-                with border("chat messages", "give texts, numbers and lists alone", BadRow):
+                self.refuse_missing_columns(row)
+                content: list[Any] = [row.text, row.messages, row.teacher_text]
+                if self.tools_of(row.source) is not None:
+                    # An environment may make another problem of every column.
+                    content.append(row.columns)
+                with border("messages or columns", "give texts, numbers and lists alone", BadRow):
                     # Messages may carry dates and the like in keys of their own.
                     spelled = json.dumps(content, default=str)
             except BadRow as error:
@@ -150,6 +164,20 @@ class _Rows:
                 f"mend or remove them:\n{bad}"
             )
         return prompts, ids, sources
+
+    def refuse_missing_columns(self, row: PromptRow) -> None:
+        """The environment of a row is reset to its columns.
+
+        Raises:
+            BadRow: it needs others.
+        """
+        there = {*row.columns, "prompt", "rollout_seed"}
+        if missing := [name for name in self.columns_of(row.source) if name not in there]:
+            raise BadRow(
+                f"its environment's reset needs {', '.join(missing)}, which it does not have; it "
+                f"has {', '.join(row.columns)}: name the column so in the data, or give the "
+                "parameter a default"
+            )
 
     def refuse_repeated_ids(self, numbers: np.ndarray, ids: np.ndarray) -> None:
         """Seeds and results are filed under a prompt's id, so two prompts may not share one."""
@@ -171,7 +199,7 @@ class _Rows:
         day: date | None,
         account: PromptAccount,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """[rows, 2] prompt tokens for student and teacher, [rows] digests of the student's ids."""
+        """[rows, 2] prompt tokens for student and teacher, [rows] digests of the problems."""
         lengths: list[tuple[int, int]] = []
         digests: list[int] = []
         for first in range(0, len(numbers), ROWS_TOKENIZED_AT_ONCE):
@@ -186,7 +214,10 @@ class _Rows:
                 account=account,
                 tools_of=self.tools_of,
             )
-            digests += (digest64(ids.tobytes()) for ids in students)
+            digests += (
+                problem_digest(ids, None if self.tools_of(row.source) is None else row.columns)
+                for row, ids in zip(rows, students, strict=True)
+            )
             lengths += zip(map(len, students), map(len, teachers), strict=True)
         return np.array(lengths), np.array(digests, dtype=np.uint64)
 

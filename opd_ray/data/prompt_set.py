@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from opd_ray.data.rows import DataError, PromptRow
-from opd_ray.seeds import derive_seed
+from opd_ray.seeds import derive_seed, digest64
+
+
+def problem_digest(student_ids: np.ndarray, row: Mapping[str, Any] | None) -> int:
+    """64 bits of a problem: what the student reads, and what its environment is reset to.
+
+    Args:
+        student_ids: [P] int32, of the prompt.
+        row: its columns where it has an environment, which may make another problem of each; as
+            they are read, or with ``prompt`` as chat messages.
+    """
+    content = student_ids.tobytes()
+    if row is not None:
+        others = [(name, row[name]) for name in sorted(row) if name != "prompt"]
+        content += json.dumps(others, default=str).encode()
+    return digest64(content)
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,7 @@ class PromptSet:
     report: LoadReport
     shuffle: bool
     seed: int
-    # digest64 of the student's token ids, a row each; None without a tokenizer.
+    # problem_digest of each row; None without a tokenizer.
     digests: np.ndarray | None = None
     fingerprint: str = ""  # of all that student and teacher are shown, in the source's order
     # (steps, prompts of each) of the parts of the run that came before this one, in their order.

@@ -14,12 +14,11 @@ from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
 from opd_ray.data.chat_template import ToolsOf, no_tools, reads_clock
 from opd_ray.data.gold_answers import asked_problems
-from opd_ray.data.load import load_prompts
-from opd_ray.data.prompt_set import PromptSet, PromptsIdentity, SourceReport
+from opd_ray.data.load import ColumnsOf, load_prompts
+from opd_ray.data.prompt_set import PromptSet, PromptsIdentity, SourceReport, problem_digest
 from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.tokenize import episode_start, tokenize_for_both
 from opd_ray.environments.by_source import RunEnvironments
-from opd_ray.seeds import digest64
 from opd_ray.tasks import Task
 from opd_ray.types import EpisodeStart
 
@@ -33,6 +32,11 @@ class Prompt:
     teacher_ids: np.ndarray  # [P'] int32; the student's own unless the row has a teacher prompt
     source: str = ""  # what routes and environments name
     episode: EpisodeStart | None = None  # where it has an environment
+
+    @property
+    def digest(self) -> int:
+        """Equal for equal problems, whatever their ids; see :func:`problem_digest`."""
+        return problem_digest(self.student_ids, None if self.episode is None else self.episode.row)
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,14 @@ class PromptFeed:
         Raises:
             ConfigError, DataError: settings or rows that the run cannot use.
         """
-        day, tools_of = config.run.day, _tools_of(config)
+        day, tools_of, columns_of = config.run.day, *_environments(config)
         rows = load_prompts(
-            config.data, seed=config.run.seed, tokenizer=tokenizer, day=day, tools_of=tools_of
+            config.data,
+            seed=config.run.seed,
+            tokenizer=tokenizer,
+            day=day,
+            tools_of=tools_of,
+            columns_of=columns_of,
         )
         if len(rows) < config.rollout.prompts_per_step:
             raise DataError(
@@ -88,9 +97,10 @@ class PromptFeed:
         return self.rows.report.sources
 
     def shared_with(self, others: Sequence[Prompt]) -> int:
-        """How many of ``others`` have the token ids of one of these prompts; reads no row."""
+        """How many of ``others`` are among these: the same token ids, and with an environment the
+        same columns. Reads no row."""
         assert self.rows.digests is not None, "these prompts were read without a tokenizer"
-        wanted = np.array([digest64(p.student_ids.tobytes()) for p in others], dtype=np.uint64)
+        wanted = np.array([p.digest for p in others], dtype=np.uint64)
         return int(np.isin(wanted, self.rows.digests).sum())
 
     @property
@@ -121,7 +131,7 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
             with none that a response could give.
     """
     tasks = []
-    day, tools_of = config.run.day, _tools_of(config)
+    day, tools_of, columns_of = config.run.day, *_environments(config)
     for key, settings in config.named_tasks.items():
         section = f"{key}.data"
         rows = load_prompts(
@@ -131,6 +141,7 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
             section=section,
             day=day,
             tools_of=tools_of,
+            columns_of=columns_of,
         )
         asked = asked_problems(settings, rows, section)
         prompts = _prompts(asked.rows, tokenizer, settings.data, day, tools_of)
@@ -181,10 +192,11 @@ def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]
     ]
 
 
-def _tools_of(config: Config) -> ToolsOf | None:
-    """The tools that prompts are shown, where there are environments."""
-    environments = config.environment_set
-    return RunEnvironments(environments).tools_of if environments.any else None
+def _environments(config: Config) -> tuple[ToolsOf | None, ColumnsOf]:
+    """By source the tools that prompts are shown, None where nothing acts, and columns needed."""
+    environments = RunEnvironments(config.environment_set)
+    shown = environments.tools_of if config.environment_set.any else None
+    return shown, environments.columns_of
 
 
 def _prompts(

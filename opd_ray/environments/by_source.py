@@ -14,6 +14,9 @@ from opd_ray.environments.calls import CallParser
 from opd_ray.environments.environment import ToolSchema
 from opd_ray.environments.load import EnvironmentFactory, environment_factory
 from opd_ray.environments.parsers.registry import get_parser
+from opd_ray.environments.tool_class import ToolClass
+from opd_ray.environments.tool_list import list_problems
+from opd_ray.errors import ConfigError
 from opd_ray.user_code import users_code
 
 
@@ -44,6 +47,7 @@ class RunEnvironment:
         """Of all of its instances; one is made to be asked.
 
         Raises:
+            ConfigError: what it calls tools is no list of schemas.
             UserCodeError: it cannot be made.
         """
         return self._shown[0]
@@ -54,14 +58,23 @@ class RunEnvironment:
         return self._shown[1]
 
     @cached_property
-    def _shown(self) -> tuple[list[ToolSchema], bool]:
+    def columns(self) -> Sequence[str]:
+        """Of a row, those that it cannot be reset without, as far as it says."""
+        return self._shown[2]
+
+    @cached_property
+    def _shown(self) -> tuple[list[ToolSchema], bool, Sequence[str]]:
         with users_code(self.place):
             made = self.make()
-            shown = list(made.tools), callable(getattr(made, "respond", None))
+            tools: Any = made.tools
+            responds = callable(getattr(made, "respond", None))
+            columns = made.columns if isinstance(made, ToolClass) else ()
             closed: Any = made.close()
             if inspect.isawaitable(closed):
                 asyncio.run(_awaited(closed))
-        return shown
+        if problems := list(list_problems(tools)):
+            raise ConfigError("\n".join(f"{self.place}: {problem}" for problem in problems))
+        return list(tools), responds, columns
 
 
 async def _awaited(result: Any) -> Any:
@@ -88,3 +101,8 @@ class RunEnvironments:
         """The tools that prompts of a source are shown; None: they have no environment."""
         found = self.of(source)
         return None if found is None else found.tools
+
+    def columns_of(self, source: str) -> Sequence[str]:
+        """The columns that rows of a source need for their environment."""
+        found = self.of(source)
+        return () if found is None else found.columns

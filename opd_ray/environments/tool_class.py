@@ -50,6 +50,11 @@ class ToolClass:
         if hasattr(made, "respond"):
             self.respond = made.respond
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of the row that ``reset`` cannot do without."""
+        return _needed(self._made.reset) if hasattr(self._made, "reset") else ()
+
     def reset(self, row: Mapping[str, Any]) -> list[Message] | Awaitable[list[Message]]:
         """The row's own messages, with what the class adds."""
         messages = [dict(message) for message in row["prompt"]]
@@ -224,12 +229,7 @@ def _taken(reset: Callable[..., Any], row: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: it needs one that the row does not have.
     """
     parameters = inspect.signature(reset).parameters.values()
-    needed = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if missing := [name for name in needed if name not in row]:
+    if missing := [name for name in _needed(reset) if name not in row]:
         raise ConfigError(
             f"{reset.__qualname__} needs {', '.join(missing)}, which the prompt's row does not "
             f"have; it has {', '.join(row)}: name the column so in the data, or give the "
@@ -238,6 +238,15 @@ def _taken(reset: Callable[..., Any], row: Mapping[str, Any]) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return dict(row)
     return {p.name: row[p.name] for p in parameters if p.name in row}
+
+
+def _needed(reset: Callable[..., Any]) -> list[str]:
+    """The parameters of ``reset`` that have no default."""
+    return [
+        p.name
+        for p in inspect.signature(reset).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
 
 
 def _with_text(messages: list[Message], added: Any) -> list[Message]:

@@ -14,7 +14,7 @@ from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.seeds import derive_seed
 from opd_ray.tasks import Task, verify_many
 from opd_ray.tasks.environment_task import EnvironmentTask
-from opd_ray.types import Rollout, RolloutRequest, Sampling, environment_figures
+from opd_ray.types import Rollout, RolloutFigure, RolloutRequest, Sampling, environment_figures
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,11 @@ def _verdicts(
 ) -> list[bool]:
     if isinstance(task, EnvironmentTask):
         return [
-            task.succeeded(found.rollout_id, environment_figures(found.figures))
+            task.succeeded(
+                found.rollout_id,
+                environment_figures(found.figures),
+                hung=found.figures.get(RolloutFigure.timeout, 0.0) > 0,
+            )
             for found in rollouts
         ]
     return verify_many(task, [(text, answer) for text in texts])

@@ -9,10 +9,13 @@ from math import comb, nan, sqrt
 import numpy as np
 
 from opd_ray.evaluation.folder import ProblemRecord
+from opd_ray.types import RolloutFigure
 
 LONG_SHARE = 0.9
 # What figures of environments, and those of calls, begin with behind the task's name.
 ACTING = ("environment/", "tools/")
+# Tokens that the engine read: no calls, and the cache depends on what else was under way.
+_OF_THE_ENGINE = (RolloutFigure.prompt_tokens, RolloutFigure.cached_tokens)
 
 
 def figures(name: str, samples: int, records: Sequence[ProblemRecord]) -> dict[str, float]:
@@ -61,6 +64,7 @@ def _acting(records: Sequence[ProblemRecord]) -> dict[str, Estimate]:
             np.array([np.mean([one.get(name, 0.0) for one in figures]) for figures in acting])
         )
         for name in names
+        if name not in _OF_THE_ENGINE
     }
 
 

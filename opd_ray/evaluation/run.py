@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -175,7 +176,10 @@ def _environments(config: Config, held_out: HeldOutTask) -> dict[str, Any]:
 def _task_settings(held_out: HeldOutTask) -> dict[str, Any]:
     digest = hashlib.blake2b(digest_size=16)
     for prompt, answer in zip(held_out.prompts, held_out.answers, strict=True):
-        for part in (prompt.key.encode(), prompt.student_ids.tobytes(), answer.encode()):
+        parts = [prompt.key.encode(), prompt.student_ids.tobytes(), answer.encode()]
+        if prompt.episode is not None:  # what its environment is reset to
+            parts.append(json.dumps(prompt.episode.row, sort_keys=True, default=str).encode())
+        for part in parts:
             digest.update(f"{len(part)} ".encode() + part)
     return {
         "task": held_out.settings.task,

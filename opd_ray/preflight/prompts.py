@@ -12,6 +12,7 @@ from opd_ray.data.prompt_set import SourceReport
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, divergence_prompts
 from opd_ray.errors import ConfigError
 from opd_ray.preflight.environments import without_prompts
+from opd_ray.tasks.environment_task import EnvironmentTask
 
 
 def check_routing(
@@ -45,7 +46,7 @@ def check_routing(
         *_without_teacher(config, "data", prompts.sources),
         *_without_teacher(config, "eval.kl_prompts", held_out),
         *_without_prompts(config, {**held_out, **prompts.sources}),
-        *without_prompts(config, [*prompts.sources, *_sources_of(tasks)]),
+        *without_prompts(config, dict.fromkeys([*prompts.sources, *_sources_of(tasks)])),
     ]
     if problems:
         raise ConfigError("\n".join(problems))
@@ -61,6 +62,21 @@ def check_routing(
     return longest
 
 
+def without_environment(config: Config, tasks: Sequence[HeldOutTask]) -> list[str]:
+    """Tasks that leave it to environments to judge, with problems that have none."""
+    found = []
+    for key, task in zip(config.named_tasks, tasks, strict=True):
+        alone = [prompt.source for prompt in task.prompts if prompt.episode is None]
+        if alone and isinstance(task.task, EnvironmentTask):
+            found.append(
+                f"{key}.task = {task.settings.task!r}: {len(alone)} of its {len(task.prompts)} "
+                "problems have no environment, so nothing judges them (sources "
+                f"{', '.join(map(repr, dict.fromkeys(alone)))}): give these sources one, or take "
+                "another task for them"
+            )
+    return found
+
+
 def prompt_notes(prompts: PromptFeed | None, tasks: Sequence[HeldOutTask]) -> list[str]:
     """What a user may not expect of prompts and problems, but lets a run start."""
     written = [note for task in tasks for note in task.notes]
@@ -73,8 +89,8 @@ def repeated_problems(prompts: PromptFeed, tasks: Sequence[HeldOutTask]) -> list
     """A note for every task whose problems are trained on: its figures say less than they seem."""
     return [
         f"eval task {task.settings.name!r}: {count} of its {len(task.prompts)} problems are also "
-        "among the training prompts (the same token ids), so its figures flatter the student: take "
-        "them out of data, or measure on other problems"
+        "among the training prompts (the same token ids, and with an environment the same columns),"
+        " so its figures flatter the student: take them out of data, or measure on other problems"
         for task in tasks
         if (count := prompts.shared_with(task.prompts))
     ]

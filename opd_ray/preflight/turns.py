@@ -12,6 +12,8 @@ from opd_ray.environments.by_source import RunEnvironment, RunEnvironments
 from opd_ray.environments.calls import call_id
 from opd_ray.environments.environment import Message
 from opd_ray.environments.turns import TemplateError, ThinkingLeftOut, TurnTemplate
+from opd_ray.errors import ConfigError
+from opd_ray.preflight.prompts import without_environment
 
 _THOUGHT = "<think>\nA thought.\n</think>\n\n"
 
@@ -36,8 +38,11 @@ def check_turns(
         What a user should know of what the student is shown.
 
     Raises:
+        ConfigError: nothing judges the problems of a task.
         TemplateError: names the section and shows the first token that differs.
     """
+    if problems := without_environment(config, tasks):
+        raise ConfigError("\n".join(problems))
     environments = RunEnvironments(config.environment_set)
     asked: dict[str, Sequence[str]] = {"data": sources}
     for key, task in zip(config.named_tasks, tasks, strict=True):

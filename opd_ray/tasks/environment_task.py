@@ -24,17 +24,22 @@ class EnvironmentTask:
         """Not by its text: see :meth:`succeeded`."""
         raise RunError("the task environment judges rollouts, not texts: it is one of eval alone")
 
-    def succeeded(self, place: str, figures: Mapping[str, float]) -> bool:
+    def succeeded(self, place: str, figures: Mapping[str, float], *, hung: bool) -> bool:
         """Whether the rollout with these figures of its environment is right.
 
-        One that hangs says nothing, and its rollout is wrong.
+        Args:
+            place: what messages call the rollout.
+            figures: by the names that ``verify`` gave them.
+            hung: whether a call into the environment was given up. It may say nothing then, and
+                its rollout is wrong.
 
         Raises:
-            RunError: it says something else alone.
+            RunError: it says something else alone, or nothing.
         """
-        if figures and SUCCESS not in figures:
+        if SUCCESS not in figures and (figures or not hung):
             raise RunError(
-                f"{place}: its environment's verify says {', '.join(figures)}, and no {SUCCESS!r}: "
-                "return it too, 1 where the rollout did what was asked, or take another task"
+                f"{place}: its environment's verify says {', '.join(figures) or 'nothing'}, and no "
+                f"{SUCCESS!r}: return it too, 1 where the rollout did what was asked, or take "
+                "another task"
             )
         return figures.get(SUCCESS, 0.0) >= 1.0

@@ -18,6 +18,7 @@ from opd_ray.environments.load import environment_factory
 from opd_ray.environments.parsers.registry import get_parser
 from opd_ray.environments.runner import EnvironmentRunner
 from opd_ray.environments.tool_class import ToolClass
+from opd_ray.environments.tool_list import list_problems, shortened
 from opd_ray.preflight.contract.parsed_calls import parser_problems
 from opd_ray.preflight.contract.played_rollout import (
     Calls,
@@ -30,9 +31,7 @@ from opd_ray.preflight.contract.played_rollout import (
 from opd_ray.preflight.contract.step_problems import step_problems
 from opd_ray.preflight.contract.tool_arguments import random_calls, wrong_arguments
 from opd_ray.preflight.contract.tool_schemas import (
-    list_problems,
     schema_problems,
-    shortened,
     signature_of,
     signature_problems,
 )

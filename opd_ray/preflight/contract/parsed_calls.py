@@ -9,9 +9,9 @@ from typing import Any
 from opd_ray.borders import border
 from opd_ray.environments.calls import CallParser, ToolCall
 from opd_ray.environments.environment import ToolSchema
+from opd_ray.environments.tool_list import shortened
 from opd_ray.environments.turns import TemplateError
 from opd_ray.preflight.contract.tool_arguments import random_arguments
-from opd_ray.preflight.contract.tool_schemas import shortened
 from opd_ray.seeds import derive_seed
 
 _QUESTION = {"role": "user", "content": "A question."}

@@ -11,8 +11,8 @@ from opd_ray.borders import first_line
 from opd_ray.environments.environment import Environment, Message
 from opd_ray.environments.runner import Busy, EnvironmentRunner, NoAnswer, TooManyHang
 from opd_ray.environments.tool_class import as_tool_result
+from opd_ray.environments.tool_list import shortened
 from opd_ray.errors import is_known
-from opd_ray.preflight.contract.tool_schemas import shortened
 from opd_ray.user_code import place_of
 
 Calls = Sequence[tuple[str, dict[str, Any]]]  # of tools by name, with their arguments

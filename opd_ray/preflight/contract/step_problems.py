@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from opd_ray.environments.tool_list import shortened
 from opd_ray.preflight.contract.played_rollout import Step, said_of
-from opd_ray.preflight.contract.tool_schemas import shortened
 
 _MESSAGES = 'expected a list of {"role": ..., "content": text}'
 # What is told once is told by the first call of its kind: ("late", "look").

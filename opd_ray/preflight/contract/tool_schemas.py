@@ -3,58 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from opd_ray.environments.tool_list import shortened
 from opd_ray.preflight.contract.tool_arguments import kinds_of
 
 _TYPES = ("string", "integer", "number", "boolean", "array", "object", "null")
 # Any of them says what a value may be.
 _SAYING = ("type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref")
 _FREE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def list_problems(tools: Any) -> Iterator[str]:
-    """What is wrong with the form of ``tools``; no more can be checked then."""
-    if not isinstance(tools, Sequence) or isinstance(tools, str):
-        yield f"tools is a {type(tools).__name__}; expected a list of schemas"
-        return
-    names = []
-    for number, tool in enumerate(tools):
-        function = tool.get("function") if isinstance(tool, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(name, str) or not name:
-            yield (
-                f'tools[{number}] is {shortened(tool)}; expected {{"type": "function", "function": '
-                '{"name": ..., "description": ..., "parameters": {...}}}'
-            )
-            continue
-        names.append(name)
-        try:
-            json.dumps(tool, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            yield f"tool {name!r}: its schema is no JSON: {error}"
-        assert isinstance(function, Mapping)
-        if not _is_object_schema(parameters := function.get("parameters", {})):
-            yield (
-                f"tool {name!r}: its parameters are {shortened(parameters)}; expected "
-                '{"type": "object", "properties": {NAME: {...}}, "required": [NAME]}'
-            )
-    for name, count in Counter(names).items():
-        if count > 1:
-            yield f"{count} tools are called {name!r}: give each its own name"
-
-
-def _is_object_schema(parameters: Any) -> bool:
-    if not isinstance(parameters, Mapping):
-        return False
-    properties, required = parameters.get("properties", {}), parameters.get("required", [])
-    if not isinstance(properties, Mapping) or not isinstance(required, list | tuple):
-        return False
-    schemas = all(isinstance(schema, Mapping) for schema in properties.values())
-    return schemas and all(isinstance(name, str) for name in [*properties, *required])
 
 
 def schema_problems(tool: Mapping[str, Any]) -> Iterator[str]:
@@ -112,13 +70,6 @@ def signature_of(tool: Mapping[str, Any]) -> str:
         for name, schema in parameters.get("properties", {}).items()
     ]
     return f"{function['name']}({', '.join(parts)})"
-
-
-def shortened(value: Any, most: int = 120) -> str:
-    """A value as one short line."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text.encode(errors="replace").decode().replace("\n", "\\n")
-    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def _type_problems(place: str, schema: Any) -> Iterator[str]:

@@ -99,7 +99,13 @@ def account(kept: int = 0, rate: float = 1.0, gradient: float = 1.0) -> StepAcco
             scores(4, reverse_kl=0.0),
             "every score of the rule divergence_topk is 0",
         ),
-        (TipSettings(), scores(4, mask=0), "the student wrote none"),
+        (TipSettings(), scores(0), "the student wrote none"),
+        (
+            TipSettings(),
+            scores(4, 3, mask=0),
+            "all 2 rollouts came to a limit (rollout/ended/... says which) and are left out; raise "
+            "the limit, or set environment.keep_truncated=true",
+        ),
         (
             TipSettings(rho=0.3),
             with_tools(scores(6, 2), [1, 0, 0, 1, 0, 1, 0, 0]),

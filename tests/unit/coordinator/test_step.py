@@ -225,13 +225,13 @@ def test_a_rollout_in_which_the_student_wrote_nothing_changes_nothing_for_the_ot
 
 
 @pytest.mark.parametrize("scoring", list(Scoring))
-def test_a_step_in_which_the_student_wrote_nothing_says_so(scoring: Scoring) -> None:
+def test_a_step_whose_rollouts_are_all_left_out_says_so(scoring: Scoring) -> None:
     run = StandInRun(dict.fromkeys(RESPONSES, NOTHING), scoring=scoring)
     run.step(0)
     [(_, values)] = run.rows
     assert (values["train/skipped"], values["rollout/tokens"]) == (1.0, 0)
     assert not any(name.startswith("scores/") for name in values)
-    assert "step 1 learned nothing: the filter kept no token: the student wrote none" in (
+    assert "step 1 learned nothing: the filter kept no token: all 4 rollouts came to a limit" in (
         run.printed.getvalue()
     )
     assert run.versions == [[], []]

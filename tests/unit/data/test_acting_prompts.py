@@ -33,6 +33,11 @@ class Shop:
         return "x"
 
 
+class Shelves(Shop):
+    def reset(self, prompt: list[Any], shelf: list[int], level: int, most: int = 3) -> None:
+        return None
+
+
 def config(folder: Path, kind: str = "jsonl", **data: Any) -> Config:
     path = folder / f"rows.{kind}"
     if kind == "jsonl":
@@ -107,3 +112,52 @@ def test_teachers_read_the_students_prompt_but_where_the_row_has_another(tmp_pat
     found = own_teacher_prompts([one, hinted])
     assert list(found) == [two.key]
     assert found[two.key].tolist() == [1, 2]
+
+
+def sums_and_shops(folder: Path, sources: list[str]) -> PromptFeed:
+    """Rows of one prompt, each with another shelf."""
+    found = config(folder)
+    found.data.fields.answer = None
+    rows = [{"prompt": "Which?", "from": one, "shelf": n} for n, one in enumerate(sources)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return PromptFeed.load(
+        replace(found, rollout=replace(found.rollout, prompts_per_step=1)), TOKENIZER
+    )
+
+
+def test_rows_of_one_prompt_are_problems_of_their_own_to_an_environment(tmp_path: Path) -> None:
+    feed = sums_and_shops(tmp_path, ["shop", "shop", "sums", "sums", "shop"])
+    rows = [prompt.episode.row["shelf"] for prompt in feed.batch(0, 4) if prompt.episode]
+    assert rows == [0, 1, 4]
+    assert str(feed).startswith("4 prompts of 5 rows, 1 duplicate")
+    other = sums_and_shops(tmp_path, ["shop", "shop", "sums", "sums", "sums"])
+    assert other.identity != feed.identity
+
+
+def test_equal_rows_are_one_problem_to_an_environment_too(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    (tmp_path / "rows.jsonl").write_text((json.dumps(ROWS[0]) + "\n") * 2)
+    feed = PromptFeed.load(
+        replace(found, rollout=replace(found.rollout, prompts_per_step=1)), TOKENIZER
+    )
+    assert str(feed).startswith("1 prompts of 2 rows, 1 duplicate")
+
+
+def test_held_out_problems_are_trained_on_where_their_columns_are_too(tmp_path: Path) -> None:
+    feed = sums_and_shops(tmp_path, ["shop", "shop"])
+    first, second = feed.batch(0, 2)
+    assert second.episode is not None
+    other = replace(second, episode=replace(second.episode, row={**second.episode.row, "shelf": 7}))
+    assert feed.shared_with([first, second]) == 2
+    assert feed.shared_with([other]) == 0
+
+
+def test_rows_without_a_column_that_their_environment_needs_are_named(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    found = replace(found, environments={"shop": {"path": f"{__name__}:Shelves"}})
+    with pytest.raises(DataError, match="1 of 2 rows cannot be used") as refused:
+        PromptFeed.load(found, TOKENIZER)
+    assert (
+        "rows.jsonl, line 1: its environment's reset needs level, which it does not have; it has "
+        "prompt, answer, from, shelf: name the column so in the data" in str(refused.value)
+    )

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
+from chat_tokenizer import chat_tokenizer
 
 from opd_ray.config.load import config_from
+from opd_ray.data.prompts import PromptFeed
 from opd_ray.environments.parsers.registry import parser_names
 from opd_ray.environments.tool_class import ToolClass
 from opd_ray.preflight.environments import section_problems
@@ -38,6 +40,22 @@ def test_the_example_is_an_environment() -> None:
 def test_its_configurations_have_keys_that_there_are(block: str) -> None:
     values = yaml.safe_load(block)
     assert section_problems(config_from({**MODELS, **values}, [], "docs")) == []
+
+
+def test_the_rows_of_the_example_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (code,), (rows,) = blocks("python"), blocks("json")
+    (tmp_path / "inventory.py").write_text(code)
+    (tmp_path / "orders.jsonl").write_text(rows)
+    values = {**MODELS, **yaml.safe_load(blocks("yaml")[0])}
+    config = config_from(values, ["rollout.prompts_per_step=2"], "docs")
+    first, second = PromptFeed.load(config, chat_tokenizer()).batch(0, 2)
+    assert first.episode is not None
+    assert second.episode is not None
+    assert {first.episode.row["order"], second.episode.row["order"]} == {7, 8}
 
 
 def test_its_keys_endings_and_parsers() -> None:

@@ -17,6 +17,7 @@ from opd_ray.evaluation.figures import figures
 from opd_ray.evaluation.folder import ProblemRecord
 from opd_ray.models.pairs.demo import EOS, PAD, character_tokenizer
 from opd_ray.tasks import get_task
+from opd_ray.tasks.environment_task import EnvironmentTask
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 TOKENIZER = character_tokenizer()
@@ -152,7 +153,7 @@ def acting(sample: int, reason: str, figures: dict[str, float]) -> Rollout:
     return Rollout(
         *(f"r{sample}", "p", sample, ids("1"), response, mask, nothing, nothing, reason, 0),
         turns=turns,
-        figures={"calls": 2.0, **figures},
+        figures={"calls": 2.0, "prompt_tokens": 9.0, "cached_tokens": 4.0, **figures},
         messages=({"role": "user", "content": "1"},),
     )
 
@@ -161,7 +162,7 @@ def test_environments_judge_their_rollouts_and_texts_are_of_the_last_turn() -> N
     rollouts = [
         acting(0, "stop", {"environment/success": 1.0}),
         acting(1, "turns", {"environment/success": 0.0}),
-        acting(2, "stop", {}),  # its environment hung
+        acting(2, "stop", {"timeout": 1.0}),  # its environment hung
     ]
 
     class Written:
@@ -176,7 +177,7 @@ def test_environments_judge_their_rollouts_and_texts_are_of_the_last_turn() -> N
     assert record.responses == ["3.", "4.", "5."]
     assert record.correct == [True, False, False]
     assert record.tokens == [3, 3, 3]
-    assert record.figures[1] == {"calls": 2.0, "environment/success": 0.0}
+    assert record.figures[1]["environment/success"] == 0.0
     assert record.messages[0] == [{"role": "user", "content": "1"}]
     assert ProblemRecord.from_line(record.to_line()) == record
     found = figures("t", 3, [record, replace(record, id="q", correct=[True] * 3)])
@@ -184,9 +185,16 @@ def test_environments_judge_their_rollouts_and_texts_are_of_the_last_turn() -> N
     assert found["eval/t/environment/success@3"] == pytest.approx(1 / 3)
     assert found["eval/t/tools/calls@3"] == 2.0
     assert found["eval/t/tools/calls@3_se"] == 0.0
+    # The engine's cache is none of an environment's figures.
+    assert not [name for name in found if "_tokens" in name]
     assert found["eval/t/truncated@3"] == pytest.approx(1 / 3)
 
 
 def test_an_environment_that_does_not_say_success_cannot_judge() -> None:
+    task = EnvironmentTask()
     with pytest.raises(RunError, match="verify says score, and no 'success'"):
-        get_task("environment").succeeded("r", {"score": 1.0})  # type: ignore[attr-defined]
+        task.succeeded("r", {"score": 1.0}, hung=True)
+    with pytest.raises(RunError, match="r: its environment's verify says nothing, and no 'succ"):
+        task.succeeded("r", {}, hung=False)
+    assert not task.succeeded("r", {}, hung=True)
+    assert task.succeeded("r", {"success": 1.0}, hung=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from opd_ray.evaluation.results import read_results, render, write_results
 from opd_ray.evaluation.run import evaluation_settings, model_fingerprint
 from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.tasks import get_task
-from opd_ray.types import Rollout, RolloutRequest, Sampling
+from opd_ray.types import EpisodeStart, Rollout, RolloutRequest, Sampling
 
 TOKENIZER = character_tokenizer()
 
@@ -293,6 +294,18 @@ def test_settings_follow_prompts_answers_model_and_sampling(tmp_path: Path) -> N
     assert settings(changed) != same
     assert settings(held_out(samples=4, temperature=0.5)) != same
     assert settings(held_out(6, samples=4)) != same
+    acting = [
+        settings(
+            HeldOutTask(
+                other.settings,
+                other.task,
+                [replace(p, episode=EpisodeStart({"level": n}, {})) for p in other.prompts],
+                other.answers,
+            )
+        )
+        for n in (1, 1, 2)
+    ]
+    assert acting[0] == acting[1] != acting[2]
 
     before = model_fingerprint(str(model))
     (model / "notes.txt").write_text("not part of the model")

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from chat_tokenizer import TEMPLATE, THINKING_TEMPLATE, chat_tokenizer
 
 from opd_ray.config.environment import EnvironmentSettings
 from opd_ray.config.load import load_config
+from opd_ray.config.schema import EvalTask
+from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.environments.turns import TemplateError
+from opd_ray.errors import ConfigError
 from opd_ray.preflight.turns import check_turns
+from opd_ray.tasks import get_task
+from opd_ray.types import EpisodeStart
 
 
 class Looks:
@@ -84,3 +90,20 @@ def test_the_first_other_token_is_shown() -> None:
         notes(forgetting("'!'"), "Talks")
     assert "has '!<|im_end|>" in str(raised.value)
     assert "where 'An answe' was" in str(raised.value)
+
+
+def test_a_task_that_environments_judge_has_no_problem_without_one() -> None:
+    config = load_config("demo", ["eval.kl_prompts=0"])
+    settings = EvalTask(name="shop", task="environment")
+    config = replace(config, eval=replace(config.eval, tasks=[settings]))
+    nothing = np.empty(0, np.int32)
+    prompts = [
+        Prompt("a", nothing, nothing, "shop", EpisodeStart({}, {})),
+        Prompt("b", nothing, nothing, "sums"),
+    ]
+    tokenizer = chat_tokenizer(TEMPLATE)
+    task = HeldOutTask(settings, get_task("environment"), prompts, ["", ""])
+    with pytest.raises(ConfigError, match=r"eval\.tasks\[0\]\.task = 'environment': 1 of its 2 p"):
+        check_turns(config, tokenizer, [tokenizer.eos_token_id], [], [task])
+    task = replace(task, prompts=prompts[:1])
+    assert check_turns(config, tokenizer, [tokenizer.eos_token_id], [], [task]) == []

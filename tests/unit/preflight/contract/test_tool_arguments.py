@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from opd_ray.environments.tool_list import list_problems
 from opd_ray.preflight.contract.tool_arguments import (
     random_arguments,
     random_calls,
     wrong_arguments,
 )
 from opd_ray.preflight.contract.tool_schemas import (
-    list_problems,
     schema_problems,
     signature_of,
     signature_problems,
