@@ -64,7 +64,7 @@ def test_a_pair_is_made_and_described(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     readme = (tmp_path / "pair" / "README.md").read_text(encoding="utf-8")
     assert "opd-ray make-tools-pair --seed 3 --teacher-steps 2 --student-steps 1" in readme
-    assert f"| student | {made.student.parameters:,} | 1 | 37.5% |" in readme
+    assert f"| student | {made.student.parameters:,} | 3 | 37.5% |" in readme
     assert any("held-out success" in line for line in said)
     for name in ("teacher", "student"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "pair" / name)
