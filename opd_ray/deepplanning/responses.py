@@ -24,8 +24,19 @@ def prompt_id(task_id: object) -> str:
 class Response:
     """One sample: the text of the last turn, and the whole conversation where it was kept."""
 
-    text: str
+    text: str  # "" where the conversation ended before its answer
     messages: Sequence[Mapping[str, Any]] = ()
+
+
+def final_answer(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The text of the turn that a conversation ends with; "" if that called tools.
+
+    As in the benchmark: what stands beside a call is no answer, even where no turn came after it.
+    """
+    last = messages[-1] if messages else {}
+    if last.get("role") != "assistant" or last.get("tool_calls"):
+        return ""
+    return str(last.get("content") or "")
 
 
 def read_responses(files: Sequence[Path], task_ids: Sequence[str]) -> dict[str, list[Response]]:
@@ -82,4 +93,8 @@ def _record(record: Any, place: str) -> tuple[str, list[Response]]:
     messages = record.get("messages") or [()] * len(texts)
     if not isinstance(messages, list) or len(messages) != len(texts):
         raise InputError(f"{place}: 'messages' are not one list a response; {_REMEDY}")
-    return record["id"], [Response(*both) for both in zip(texts, messages, strict=True)]
+    with border(f"{place}: 'messages'", _REMEDY):
+        return record["id"], [
+            Response("" if said and not final_answer(said) else text, said)
+            for text, said in zip(texts, messages, strict=True)
+        ]

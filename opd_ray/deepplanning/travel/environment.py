@@ -9,6 +9,7 @@ from typing import Any
 
 from opd_ray.borders import border
 from opd_ray.deepplanning.checkout import MissingBenchmark
+from opd_ray.deepplanning.responses import final_answer
 from opd_ray.deepplanning.synthetic.write import is_synthetic
 from opd_ray.deepplanning.travel.database import Database, open_database
 from opd_ray.deepplanning.travel.hard import judged
@@ -71,9 +72,7 @@ class TravelEnvironment:
 
         None of them needs the database. A rollout that was cut off before its plan has none.
         """
-        last = messages[-1] if messages else {}
-        text = str(last.get("content") or "") if last.get("role") == "assistant" else ""
-        plan = read_plan("" if last.get("tool_calls") else text)
+        plan = read_plan(final_answer(messages))
         met = list(judged(plan.as_json, self._meta).values())
         return {
             "success": float(bool(met) and all(met)),

@@ -133,6 +133,17 @@ def test_the_records_of_an_evaluation_are_read(tmp_path: Path) -> None:
     assert first.messages == [{"role": "assistant", "content": "a"}]
 
 
+def test_a_plan_beside_a_call_is_no_answer(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "q"}
+    said = {"role": "assistant", "content": "a"}
+    calls = said | {"tool_calls": [{}]}
+    conversations = [[asked, said], [asked, calls], [asked, calls, {"role": "tool"}], []]
+    one = record(0, "a", "b", "c", "d", messages=conversations)
+    found = read_responses([write_records(tmp_path / "r.jsonl", one)], ["0"])["0"]
+    assert [response.text for response in found] == ["a", "", "", "d"]
+    assert found[1].messages == conversations[1]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -141,6 +152,7 @@ def test_the_records_of_an_evaluation_are_read(tmp_path: Path) -> None:
         ('{"responses": [1]}', "line 1: has no list of texts as 'responses'"),
         ('{"responses": ["a"]}', "line 1: has no text as 'id'"),
         ('{"id": "0", "responses": ["a"], "messages": [1, 2]}', "not one list a response"),
+        ('{"id": "0", "responses": ["a"], "messages": [3]}', "line 1: 'messages': TypeError"),
         ('{"id": "1", "responses": ["a"]}', "1 of 2 tasks have none (task '0' is the first)"),
         (
             '{"id": "1", "responses": ["a", "b"]}\n{"id": "0", "responses": ["a"]}',
