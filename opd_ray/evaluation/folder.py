@@ -14,6 +14,8 @@ from opd_ray.output.folder import LockedFolder
 from opd_ray.output.resume import flat
 from opd_ray.whole_file import write_whole
 
+_NONE = "(none)"  # of an environment's key that is not there
+
 
 class EvaluationFolder(LockedFolder):
     """The folder of an evaluation, locked inside a ``with`` block.
@@ -47,10 +49,11 @@ class EvaluationFolder(LockedFolder):
         """
         old, new = self.settings, dict(settings)
         before, now = flat(old), flat(new)
+        compared = {*(before.keys() & now.keys()), *_of_environments(old, new)}
         differences = [
-            f"{name}: {before[name]} -> {now[name]}"
-            for name in sorted(before.keys() & now.keys())
-            if before[name] != now[name]
+            f"{name}: {before.get(name, _NONE)} -> {now.get(name, _NONE)}"
+            for name in sorted(compared)
+            if before.get(name, _NONE) != now.get(name, _NONE)
         ]
         if differences:
             raise OutputFolderError(
@@ -84,6 +87,19 @@ class EvaluationFolder(LockedFolder):
 
     def _records_path(self, task: str, mode: str) -> Path:
         return self.path / task / f"{mode}.jsonl"
+
+
+def _of_environments(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    """Keys of the environments of tasks that both have: one more or less is another world."""
+    return {
+        key
+        for name in old.get("tasks", {}).keys() & new.get("tasks", {}).keys()
+        for tree in (old, new)
+        for key, value in flat(
+            tree["tasks"][name].get("environments", {}), f"tasks.{name}.environments"
+        ).items()
+        if value != {}  # what is in it, if anything, has its own keys
+    }
 
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -262,6 +262,29 @@ def test_results_say_the_same_in_every_form(tmp_path: Path) -> None:
     assert shown == {name: [pytest.approx(value)] for name, value in expected.items()}
 
 
+def test_another_environment_or_argument_is_another_evaluation(tmp_path: Path) -> None:
+    def settings(**environments: Any) -> dict[str, Any]:
+        own = {"environments": environments} if environments else {}
+        return {**SETTINGS, "tasks": {"t": {"problems": 1, **own}}}
+
+    def begin(name: str, first: dict[str, Any], second: dict[str, Any]) -> str:
+        with EvaluationFolder(tmp_path / name) as folder:
+            folder.begin(first)
+            folder.begin(first)
+            with pytest.raises(OutputFolderError, match="other settings") as refused:
+                folder.begin(second)
+        return str(refused.value)
+
+    plain, sized = {"path": "m:E", "arguments": {}}, {"path": "m:E", "arguments": {"size": 4}}
+    grown = begin("a", settings(environment=plain), settings(environment=sized))
+    assert "(tasks.t.environments.environment.arguments.size: (none) -> 4)" in grown
+    shrunk = begin("b", settings(environment=sized), settings(environment=plain))
+    assert "(tasks.t.environments.environment.arguments.size: 4 -> (none))" in shrunk
+    assert "path: (none) -> m:E" in begin("c", settings(), settings(environment=plain))
+    moved = begin("d", settings(environment=plain), settings(**{"environments.x": plain}))
+    assert "environments.environments.x.path: (none) -> m:E" in moved
+
+
 def test_one_problem_has_no_standard_error_but_valid_json(tmp_path: Path) -> None:
     with EvaluationFolder(tmp_path) as folder:
         folder.begin({**SETTINGS, "tasks": {"t": {"problems": 1, "greedy": {}}}})
