@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +29,7 @@ from opd_ray.deepplanning.travel.tools import travel_tools
 
 pytestmark = needs_checkout
 
+_CLONE = str(Path(CHECKOUT).resolve())
 _ASKED = 2  # held-out tasks that the evaluations ask
 # The paper's run, at its smallest.
 _CONFIG = """
@@ -105,7 +105,7 @@ def trained_tokenizer(prompts: list[dict[str, Any]], whole: list[str]) -> PreTra
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     texts = [message["content"] for row in prompts for message in row["prompt"]]
-    texts += [json.dumps(schema) for schema in travel_tools(CHECKOUT).schemas]
+    texts += [json.dumps(schema) for schema in travel_tools(_CLONE).schemas]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = [END, "<|im_start|>"]
     trainer = trainers.BpeTrainer(
@@ -155,12 +155,11 @@ def test_from_the_clone_to_the_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPD_RAY_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("OPD_RAY_DEEPPLANNING", CHECKOUT)
+    monkeypatch.setenv("OPD_RAY_DEEPPLANNING", _CLONE)
     monkeypatch.setenv("RAY_ADDRESS", "")
-    here = str(Path(__file__).parents[2])
-    monkeypatch.setenv("PYTHONPATH", f"{here}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.chdir(tmp_path)
-    assert main(["prepare", "deepplanning", "--from", CHECKOUT, "--synthetic"]) == 0
+    assert main(["prepare", "deepplanning", "--from", _CLONE, "--synthetic"]) == 0
     assert "96 tasks to train on" in capsys.readouterr().out
 
     data = tmp_path / "data"
@@ -208,7 +207,7 @@ def test_from_the_clone_to_the_scores(
 
     capsys.readouterr()
     arguments = ["--responses", "evals/travel/sampled.jsonl", "--test", "asked.json"]
-    arguments += ["--from", CHECKOUT, "--out", "scores"]
+    arguments += ["--from", _CLONE, "--out", "scores"]
     assert main(["deepplanning", "score", *arguments]) == 0
     assert "16 samples each on a synthetic database" in capsys.readouterr().out
     scores = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
