@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from opd_ray.borders import first_line
+from opd_ray.environments.answers import as_figures, as_messages
 from opd_ray.environments.environment import Environment, ToolSchema
 from opd_ray.environments.load import EnvironmentFactory, environment_factory
 from opd_ray.environments.runner import Busy, Outcome
@@ -90,15 +91,11 @@ def _json(value: Any) -> Any:
         raise TypeError(f"it is no JSON: {error}") from None
 
 
-def _figures(said: Any) -> dict[str, float]:
-    return {str(name): float(value) for name, value in dict(said).items()}
-
-
 _PLAIN: dict[str, Callable[[Any], Any]] = {
-    "reset": lambda messages: _json(list(messages)),
+    "reset": lambda messages: _json(as_messages(messages)),
     "call_tool": as_tool_result,
-    "respond": lambda messages: _json(None if messages is None else list(messages)),
-    "verify": _figures,
+    "respond": lambda messages: _json(None if messages is None else as_messages(messages)),
+    "verify": as_figures,
     "close": lambda nothing: None,
 }
 

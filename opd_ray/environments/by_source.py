@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from opd_ray.config.environment import EnvironmentSet, EnvironmentSettings
 from opd_ray.environments.calls import CallParser
-from opd_ray.environments.environment import ToolSchema
+from opd_ray.environments.environment import Environment, ToolSchema
 from opd_ray.environments.load import EnvironmentFactory, environment_factory
 from opd_ray.environments.parsers.registry import get_parser
+from opd_ray.environments.runner import Busy, EnvironmentRunner, NoAnswer
 from opd_ray.environments.tool_class import ToolClass
 from opd_ray.environments.tool_list import list_problems
 from opd_ray.errors import ConfigError
 from opd_ray.user_code import users_code
+
+# Seconds that the first environment of a process may take to be made.
+_FIRST_SECONDS = 300.0
 
 
 @dataclass
@@ -50,35 +53,71 @@ class RunEnvironment:
             ConfigError: what it calls tools is no list of schemas.
             UserCodeError: it cannot be made.
         """
-        return self._shown[0]
+        return list(self._shown.tools)
 
     @cached_property
     def responds(self) -> bool:
         """Whether it may answer turns without a call."""
-        return self._shown[1]
+        return self._shown.responds
 
     @cached_property
     def columns(self) -> Sequence[str]:
         """Of a row, those that it cannot be reset without, as far as it says."""
-        return self._shown[2]
+        return self._shown.columns
 
     @cached_property
-    def _shown(self) -> tuple[list[ToolSchema], bool, Sequence[str]]:
+    def _shown(self) -> _Shown:
+        each = self.settings.call_timeout_s
+        # The first one of a process may have much to load; a later one has the time of any call.
+        longest = max(_FIRST_SECONDS, each)
+        busy = Busy()
         with users_code(self.place):
-            made = self.make()
-            tools: Any = made.tools
-            responds = callable(getattr(made, "respond", None))
-            columns = made.columns if isinstance(made, ToolClass) else ()
-            closed: Any = made.close()
-            if inspect.isawaitable(closed):
-                asyncio.run(_awaited(closed))
-        if problems := list(list_problems(tools)):
+            try:
+                made: Environment = _called(busy, self.make, longest)
+                shown: _Shown = _called(busy, lambda: _Shown.of(made), longest)
+            except NoAnswer as late:
+                raise ConfigError(
+                    f"{self.place}: one was made to be asked for its tools, and has not come back "
+                    f"in {longest:.0f} s: let it begin faster"
+                ) from late
+            with suppress(NoAnswer):  # as at the end of a rollout
+                _called(busy, made.close, each)
+        busy.close()
+        if problems := list(list_problems(shown.tools)):
             raise ConfigError("\n".join(f"{self.place}: {problem}" for problem in problems))
-        return list(tools), responds, columns
+        return shown
 
 
-async def _awaited(result: Any) -> Any:
-    return await result
+def _called(busy: Busy, function: Callable[[], Any], seconds: float) -> Any:
+    """What it returns, in time, and raises.
+
+    Raises:
+        NoAnswer: it takes longer.
+    """
+    runner = EnvironmentRunner(1, seconds)
+    runner.start("", lambda: runner.call(busy, function))
+    _, outcome = runner.ended.get()
+    runner.close()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What an environment shows of itself before it is reset."""
+
+    tools: Any
+    responds: bool
+    columns: Sequence[str]
+
+    @classmethod
+    def of(cls, made: Environment) -> _Shown:
+        return cls(
+            made.tools,
+            callable(getattr(made, "respond", None)),
+            made.columns if isinstance(made, ToolClass) else (),
+        )
 
 
 class RunEnvironments:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from opd_ray.borders import first_line
+from opd_ray.environments.answers import as_figures, as_messages
 from opd_ray.environments.call_account import CallAccount
 from opd_ray.environments.calls import AssistantTurn, BadCall, CallParser, ToolCall, call_id
 from opd_ray.environments.environment import Environment, Message, Responds, ToolResult
@@ -94,7 +94,7 @@ class Episode:
         given = copy.deepcopy(dict(row))
         messages = await self._own("reset", self.environment.reset, given)
         with users_code(f"{self.place}: reset"):
-            self.messages = _messages(messages)
+            self.messages = as_messages(messages)
             if self.messages == row["prompt"]:
                 self.prompt_ids = list(prompt_ids)
             else:
@@ -155,9 +155,11 @@ class Episode:
             UserCodeError: it raised, or its figures are no numbers.
         """
         try:
-            said = await self._own("verify", self.environment.verify, self.messages)
+            # A record shows what was said, whatever the environment makes of its own.
+            messages = copy.deepcopy(self.messages)
+            said = await self._own("verify", self.environment.verify, messages)
             with users_code(f"{self.place}: verify"):
-                self.figures = {str(name): _number(value) for name, value in dict(said).items()}
+                self.figures = as_figures(said)
             await self._own("close", self.environment.close)
         except _Hangs:
             # Most likely in a tool that was given up: there is nothing more to be had of it.
@@ -220,7 +222,7 @@ class Episode:
             with users_code(f"{self.place}: respond"):
                 follows = [
                     {**message, "content": self._readable(message["content"])}
-                    for message in _messages(follows)
+                    for message in as_messages(follows)
                 ]
         if follows is None:
             self.ending = "stop"
@@ -292,26 +294,3 @@ class Episode:
         self.response_ids += ids
         self.response_mask += [int(student)] * len(ids)
         self.turns += [self._turn if student else self._turn - 1] * len(ids)
-
-
-def _messages(made: Any) -> list[Message]:
-    """Chat messages as an environment gives them.
-
-    Raises:
-        TypeError: they are none.
-    """
-    messages = [dict(message) for message in made]
-    for message in messages:
-        if not isinstance(message.get("content"), str) or "role" not in message:
-            raise TypeError(f"no chat message with a role and a text as content: {message!r:.200}")
-    if not messages or messages[-1]["role"] == "assistant":
-        raise TypeError("the last message must be one that the student can answer")
-    return messages
-
-
-def _number(value: Any) -> float:
-    """A figure of verify."""
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"{value!r} is no finite number")
-    return number

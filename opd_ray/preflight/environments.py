@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from opd_ray.config.environment import EnvironmentSettings
@@ -23,8 +24,22 @@ def section_problems(config: Config) -> list[str]:
     return [
         text
         for source, own in config.environments.items()
-        for text in layer_problems(EnvironmentSettings, own, f"environments.{source}")
+        for text in [
+            *layer_problems(EnvironmentSettings, own, f"environments.{source}"),
+            *_parted_sources(source, own),
+        ]
     ]
+
+
+def _parted_sources(source: str, own: Mapping[str, Any]) -> Iterator[str]:
+    """Names of files, which a dotted key on the command line takes apart."""
+    keys = {field.name for field in fields(EnvironmentSettings)}
+    for name, value in own.items():
+        if name not in keys and isinstance(value, Mapping):
+            yield (
+                f"environments.{source}.{name}: a dot parts keys; for the source {source}.{name} "
+                f"write environments='{{{source}.{name}: {{KEY: VALUE}}}}'"
+            )
 
 
 def environment_problems(config: Config) -> Iterator[str]:

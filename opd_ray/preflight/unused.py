@@ -24,6 +24,7 @@ def unused_options(config: Config) -> list[str]:
     return [
         *_cluster(config),
         *_rollout(config),
+        *_environment(config),
         *_teachers(config),
         *_loss_and_filter(config),
         *_trainer(config),
@@ -63,6 +64,27 @@ def _rollout(config: Config) -> Iterator[str]:
     else:
         names = ("gpu_memory_utilization", "enforce_eager")
         yield from _set("rollout", rollout, names, "rollout.gpus_per_actor is 0")
+
+
+def _environment(config: Config) -> Iterator[str]:
+    """Of one that is not there; with it, limits that another comes before."""
+    settings = config.environment
+    if not config.environment_set.any:
+        names = [f.name for f in fields(settings) if f.name not in ("path", "arguments")]
+        yield from _set("environment", settings, names, "environment.path is null")
+        return
+    written = config.environment_set.concurrent(config.rollout.max_num_seqs)
+    if written < config.rollout.max_num_seqs:
+        yield (
+            f"rollout.max_num_seqs = {config.rollout.max_num_seqs} with "
+            f"environment.concurrent_rollouts = {written}: an engine has no more than these under "
+            "way, and so writes no more at once"
+        )
+    if (settings.max_turn_tokens or 0) > config.rollout.max_new_tokens:
+        yield (
+            f"environment.max_turn_tokens = {settings.max_turn_tokens} has no effect: "
+            f"rollout.max_new_tokens = {config.rollout.max_new_tokens} bounds all turns together"
+        )
 
 
 def _teachers(config: Config) -> Iterator[str]:

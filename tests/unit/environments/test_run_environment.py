@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from opd_ray.config.environment import EnvironmentSet, EnvironmentSettings
 from opd_ray.environments.by_source import RunEnvironments
 from opd_ray.errors import ConfigError
+from opd_ray.user_code import UserCodeError
 
 
 class Shelf:
@@ -44,9 +47,35 @@ class ByName(Whole):
     tools: Any = frozenset({"look"})
 
 
+class Slow(Whole):
+    def __init__(self) -> None:
+        time.sleep(0.4)
+
+
+class NeverCloses(Whole):
+    def close(self) -> None:
+        time.sleep(3)
+
+
+class ClosesLater(Whole):
+    async def close(self) -> None:  # type: ignore[override]
+        await asyncio.sleep(0.01)
+        CLOSED.append(self)
+
+
+class Fails(Whole):
+    def __init__(self) -> None:
+        raise OSError("no store")
+
+
+CLOSED: list[Any] = []
+
+
 def environments(name: str) -> RunEnvironments:
     return RunEnvironments(
-        EnvironmentSet(EnvironmentSettings(path=f"{__name__}:{name}"), {"sums": ALONE})
+        EnvironmentSet(
+            EnvironmentSettings(path=f"{__name__}:{name}", call_timeout_s=0.1), {"sums": ALONE}
+        )
     )
 
 
@@ -66,3 +95,22 @@ def test_tools_are_schemas() -> None:
         environments("Flat").tools_of("any")
     with pytest.raises(ConfigError, match=r"ByName': tools is a frozenset; expected a l"):
         environments("ByName").tools_of("any")
+
+
+def test_one_that_is_never_made_or_closed_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert environments("Slow").tools_of("any")  # the first may take longer than a call
+    begin = time.monotonic()
+    assert environments("NeverCloses").tools_of("any")
+    assert time.monotonic() - begin < 1.0
+    monkeypatch.setattr("opd_ray.environments.by_source._FIRST_SECONDS", 0.2)
+    with pytest.raises(ConfigError, match=r"Slow': one was made to be asked .* in 0 s: let it beg"):
+        environments("Slow").tools_of("any")
+
+
+def test_one_that_is_asked_for_its_tools_is_closed_or_named() -> None:
+    assert environments("ClosesLater").tools_of("any")
+    assert len(CLOSED) == 1
+    with pytest.raises(
+        UserCodeError, match=r"Fails': OSError: no store \(.*, line \d+, in __init__"
+    ):
+        environments("Fails").tools_of("any")

@@ -116,6 +116,14 @@ def test_keys_that_there_are_not() -> None:
     assert second == "environments.b: max_turns = 'many': expected an integer"
 
 
+def test_a_file_name_that_the_command_line_took_apart() -> None:
+    _, hint = section_problems(config_of({"rows": {"jsonl": {"max_turns": 3}}}))
+    assert hint == (
+        "environments.rows.jsonl: a dot parts keys; for the source rows.jsonl write "
+        "environments='{rows.jsonl: {KEY: VALUE}}'"
+    )
+
+
 def test_a_config_with_such_problems_is_refused() -> None:
     demo = load_config("demo")
     unclear = replace(demo, environments={"a": {"max_turn": 3}})

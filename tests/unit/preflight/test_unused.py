@@ -102,6 +102,24 @@ def test_a_recipe_sets_nothing_in_vain(recipe: str) -> None:
             "so the student learns nothing; raise one of them, or set tip.share_of=rollout",
         ),
         (
+            ["environment.max_turns=3"],
+            "environment.max_turns = 3 has no effect: environment.path is null",
+        ),
+        (
+            ["environment.path=a:b", "rollout.max_num_seqs=9", "environment.concurrent_rollouts=2"],
+            "rollout.max_num_seqs = 9 with environment.concurrent_rollouts = 2: an engine has no "
+            "more than these under way, and so writes no more at once",
+        ),
+        (
+            [
+                "environment.path=a:b",
+                "rollout.max_new_tokens=50",
+                "environment.max_turn_tokens=51",
+            ],
+            "environment.max_turn_tokens = 51 has no effect: rollout.max_new_tokens = 50 bounds "
+            "all turns together",
+        ),
+        (
             ["tip.share_of=turn"],
             "tip.share_of = turn does what rollout does: without an environment "
             "(environment.path) every response is one turn",

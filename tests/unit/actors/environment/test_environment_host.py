@@ -92,7 +92,8 @@ def test_what_cannot_be_made_or_told_is_named() -> None:
     failed = host(at_start="raise").answer("reset", ROW).raised
     assert failed is not None
     assert failed.startswith(f"{PLACE}: KeyError: 'no' (")
-    strange = host().answer("reset", {"prompt": [{"role": "user", "content": {1, 2}}]}).raised
+    hello: dict[str, Any] = {"role": "user", "content": "Hello."}
+    strange = host().answer("reset", {"prompt": [{**hello, "more": {1, 2}}]}).raised
     assert (
         strange
         == f"{PLACE}: reset: TypeError: it is no JSON: Object of type set is not JSON serializable"
