@@ -193,7 +193,11 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
         run.pool.drop(run.scores)
 
         # One that raises is no death: asking another would give the same.
-        long = replace(made[0], response_ids=np.full(2000, 5, np.int32), topk=made[0].topk)
+        long = replace(
+            made[0],
+            response_ids=np.full(2000, 5, np.int32),
+            response_mask=np.ones(2000, np.uint8),
+        )
         run.pool.submit(long)
         with pytest.raises(ActorFailure, match="failed: [\\s\\S]*exceed"):
             run.drive(until=COUNT + 1)
