@@ -173,11 +173,13 @@ def write(engine: Any, asked: Sequence[tuple[RolloutRequest, Sampling]]) -> tupl
 
 def single(rollouts: Sequence[Rollout]) -> list[tuple[RolloutRequest, Sampling]]:
     """Single responses that read and write as many tokens as these rollouts."""
+    from opd_ray.models.pairs.tools_tokenizer import VOCABULARY
+
     draw = np.random.default_rng(0)
     asked = []
     for rollout in rollouts:
         written = len(rollout.rows)
-        others = draw.integers(8, 60, len(rollout.response_ids) - written)
+        others = draw.integers(8, len(VOCABULARY), len(rollout.response_ids) - written)
         prompt = np.concatenate([rollout.prompt_ids, others]).astype(np.int32)
         request = RolloutRequest(rollout.rollout_id, "p", rollout.sample, prompt, rollout.sample)
         asked.append((request, replace(SAMPLING, max_tokens=written)))
