@@ -6,7 +6,7 @@ The tables are numbered. One is seen by look-ups alone, a row each:
 
 A look-up of C shows its whole row, of which a cell or two are needed:
 
-    C next H back B price 41 weight 37
+    C next H back E price 47 weight 52
 
 All of a table follows from its number. Whether a table is for training or held out does so too, so
 no choice of seeds can leak one into the other.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -74,6 +74,11 @@ def table_split(table: int) -> Split:
     return "heldout" if held_out else "train"
 
 
+def tables_of(split: Split) -> list[int]:
+    """All tables of a split, in their order."""
+    return [table for table in TABLES if table_split(table) == split]
+
+
 @dataclass(frozen=True)
 class ReferenceProblem:
     """The total of one column over the rows of one chain."""
@@ -122,6 +127,11 @@ def draw_problem(table: int, hops: int, rng: random.Random) -> ReferenceProblem:
     )
 
 
+def draw_problems(tables: Sequence[int], count: int, rng: random.Random) -> list[ReferenceProblem]:
+    """``count`` problems, each of another of the tables."""
+    return [draw_problem(table, rng.choice([*HOPS]), rng) for table in rng.sample(tables, count)]
+
+
 def problems(split: Split, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """Rows for ``data.kind: python``, of as many different tables: a problem never comes twice.
 
@@ -130,12 +140,11 @@ def problems(split: Split, count: int, seed: int = 0) -> list[dict[str, Any]]:
     """
     if split not in ("train", "heldout"):
         raise ValueError(f"split = {split!r}: use 'train' or 'heldout'")
-    tables = [table for table in TABLES if table_split(table) == split]
+    tables = tables_of(split)
     if not 1 <= count <= len(tables):
         raise ValueError(f"count = {count}: {split!r} has 1 to {len(tables)} tables")
     rng = random.Random(f"reference problems {split} {seed}")
-    drawn = [draw_problem(table, rng.choice([*HOPS]), rng) for table in rng.sample(tables, count)]
     return [
         {"prompt": problem.question, "answer": str(problem.answer), **vars(problem)}
-        for problem in drawn
+        for problem in draw_problems(tables, count, rng)
     ]

@@ -10,25 +10,15 @@ import torch
 import transformers
 
 from opd_ray.models.pairs.worked_look_ups import TOOLS
-from opd_ray.tasks.reference_table import (
-    HOPS,
-    TABLES,
-    ReferenceProblem,
-    Split,
-    draw_problem,
-    look_up,
-    table_split,
-)
+from opd_ray.tasks.reference_table import ReferenceProblem, draw_problems, look_up, tables_of
 
 TURNS, TURN_TOKENS = 6, 24
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
-def drawn_problems(split: Split, seed: int, count: int) -> list[ReferenceProblem]:
-    """So many problems, each of another table."""
-    rng = random.Random(f"greedy look-ups {seed}")
-    tables = [table for table in TABLES if table_split(table) == split]
-    return [draw_problem(table, rng.choice([*HOPS]), rng) for table in rng.sample(tables, count)]
+def heldout_problems(count: int, seed: int = 0) -> list[ReferenceProblem]:
+    """So many held-out problems, each of another table."""
+    return draw_problems(tables_of("heldout"), count, random.Random(f"greedy look-ups {seed}"))
 
 
 def greedy_success(

@@ -17,13 +17,12 @@ from opd_ray.tasks.reference_table import (
     NUMBERS,
     REFERENCES,
     ROWS,
-    TABLES,
     TOOL,
     ReferenceProblem,
     draw_problem,
     look_up,
     table_rows,
-    table_split,
+    tables_of,
 )
 
 # What the chat template shows of the tool.
@@ -68,7 +67,7 @@ class Worker:
             seed: of all draws.
         """
         rng = random.Random(f"worked look-ups {seed}")
-        tables = [table for table in TABLES if table_split(table) == "train"]
+        tables = tables_of("train")
         while True:
             # One length a batch: padding would cost as much as text.
             hops, detour = rng.choice([*HOPS]), rng.random() < self.detours
