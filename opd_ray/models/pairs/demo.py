@@ -6,7 +6,6 @@ characters, both by supervised learning on worked answers.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -16,7 +15,6 @@ import torch
 
 # As a whole: it imports a class's file when the class is first used, which takes seconds.
 import transformers
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from opd_ray.errors import RunError
 from opd_ray.models.pairs.supervised import (
@@ -24,10 +22,11 @@ from opd_ray.models.pairs.supervised import (
     MadePair,
     as_batch,
     one_cycle,
+    store,
     tiny_qwen3,
     train,
+    word_tokenizer,
 )
-from opd_ray.models.weights import load_causal_lm
 from opd_ray.tasks.chain_sum import ChainSumGenerator, ChainSumProblem, ChainSumTask, Split
 
 PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
@@ -37,19 +36,14 @@ VOCABULARY = (PAD, EOS, BOS, UNK, *"0123456789+-*=,.: ?\n")
 
 def character_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A fast tokenizer that adds no special token by itself and has no chat template."""
-    ids = {token: number for number, token in enumerate(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    return word_tokenizer(
+        VOCABULARY,
+        r"[\s\S]",
         pad_token=PAD,
         eos_token=EOS,
         bos_token=BOS,
         unk_token=UNK,
-        padding_side="left",
         model_max_length=256,
-        clean_up_tokenization_spaces=False,
     )
 
 
@@ -98,10 +92,7 @@ def make_pair(
         name: str, model: transformers.Qwen3ForCausalLM, steps: int, seconds: float
     ) -> MadeModel:
         target = folder / name
-        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(target)
-        tokenizer.save_pretrained(target)
-        stored = load_causal_lm(str(target), dtype=torch.float32)
-        accuracy = greedy_accuracy(stored, tokenizer, heldout)
+        accuracy = greedy_accuracy(store(model, tokenizer, target), tokenizer, heldout)
         say(f"{name}: {steps} steps, {seconds:.0f} s, held-out accuracy {accuracy:.3f}")
         return MadeModel(target, model.num_parameters(), steps, accuracy)
 
@@ -195,10 +186,6 @@ def _batches(
 def _readme(
     pair: MadePair, terms: int, digits: int, seed: int, heldout_problems: int, command: str
 ) -> str:
-    rows = "\n".join(
-        f"| {made.folder.name} | {made.parameters:,} | {made.steps} | {made.heldout_accuracy:.1%} |"
-        for made in (pair.teacher, pair.student)
-    )
     return f"""# Chain-sum pair
 
 Two Qwen3-shaped models over 24 characters, trained on sums of {terms} terms of {digits} digits
@@ -206,9 +193,7 @@ Two Qwen3-shaped models over 24 characters, trained on sums of {terms} terms of 
 
     {command}
 
-| model | parameters | supervised steps | held-out accuracy |
-| --- | --- | --- | --- |
-{rows}
+{pair.table("accuracy")}
 
 Accuracy: greedy, {heldout_problems:,} held-out problems, weights rounded to bf16 (as stored) and
 read back in fp32. No held-out problem, in any order of its terms, is ever a training problem.

@@ -17,8 +17,15 @@ import torch
 import transformers
 
 from opd_ray.models.pairs import demo
-from opd_ray.models.pairs.greedy_look_ups import drawn_problems, greedy_success
-from opd_ray.models.pairs.supervised import MadeModel, MadePair, one_cycle, tiny_qwen3, train
+from opd_ray.models.pairs.greedy_look_ups import greedy_success, heldout_problems
+from opd_ray.models.pairs.supervised import (
+    MadeModel,
+    MadePair,
+    one_cycle,
+    store,
+    tiny_qwen3,
+    train,
+)
 from opd_ray.models.pairs.tools_tokenizer import tools_tokenizer
 from opd_ray.models.pairs.worked_look_ups import Worker
 from opd_ray.models.weights import load_causal_lm
@@ -57,7 +64,7 @@ def make_tools_pair(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tools_tokenizer()
-    heldout = drawn_problems("heldout", 0, PROBLEMS_CHECKED)
+    heldout = heldout_problems(PROBLEMS_CHECKED)
 
     def trained(
         name: str, model: transformers.Qwen3ForCausalLM, worker: Worker, steps: int, peak: float
@@ -70,10 +77,7 @@ def make_tools_pair(
 
     def finish(name: str, model: transformers.Qwen3ForCausalLM, steps: int) -> MadeModel:
         target = folder / name
-        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(target)
-        tokenizer.save_pretrained(target)
-        stored = load_causal_lm(str(target), dtype=torch.float32)
-        success = greedy_success(stored, tokenizer, heldout)
+        success = greedy_success(store(model, tokenizer, target), tokenizer, heldout)
         say(f"{name}: {steps} steps, held-out success {success:.3f}")
         return MadeModel(target, model.num_parameters(), steps, success)
 
@@ -90,7 +94,7 @@ def make_tools_pair(
         f"opd-ray make-tools-pair --seed {seed} --teacher-steps {teacher_steps} "
         f"--student-steps {student_steps} --out FOLDER"
     )
-    (folder / "README.md").write_text(_readme(pair, seed, command), encoding="utf-8")
+    (folder / "README.md").write_text(_readme(pair, seed, parting, command), encoding="utf-8")
     return pair
 
 
@@ -116,11 +120,7 @@ def _begun(
     return model
 
 
-def _readme(pair: MadePair, seed: int, command: str) -> str:
-    rows = "\n".join(
-        f"| {made.folder.name} | {made.parameters:,} | {made.steps} | {made.heldout_accuracy:.1%} |"
-        for made in (pair.teacher, pair.student)
-    )
+def _readme(pair: MadePair, seed: int, parting: int, command: str) -> str:
     return f"""# Pair that calls tools
 
 Two Qwen3-shaped models over 48 tokens that answer questions about reference tables by look-ups
@@ -128,14 +128,12 @@ Two Qwen3-shaped models over 48 tokens that answer questions about reference tab
 
     {command}
 
-| model | parameters | supervised steps | held-out success |
-| --- | --- | --- | --- |
-{rows}
+{pair.table("success")}
 
 Success: greedy, {PROBLEMS_CHECKED} held-out problems, weights rounded to bf16 (as stored) and read
 back in fp32. No table of a held-out problem is ever one of training.
 
-The student is the teacher after {PARTING} steps, which then learnt from a careless worker: one who
+The student is the teacher after {parting} steps, which then learnt from a careless worker: one who
 takes {STUDENT.slips:.0%} of references and numbers from the wrong column, and forgets what units
 carry to the tens. So it is unsure of columns, and sure and wrong of half of all sums.
 

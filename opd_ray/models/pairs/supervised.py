@@ -1,16 +1,21 @@
-"""What the makers of small pairs have in common: tiny models and their supervised training."""
+"""What the makers of small pairs share: tokenizers, tiny models, supervised training, storing."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 # As a whole: it imports a class's file when the class is first used, which takes seconds.
 import transformers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from opd_ray.models.weights import load_causal_lm
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,40 @@ class MadeModel:
 class MadePair:
     teacher: MadeModel
     student: MadeModel
+
+    def table(self, figure: str) -> str:
+        """Both models in Markdown; ``figure`` is what their held-out accuracy is called."""
+        rows = [
+            f"| {made.folder.name} | {made.parameters:,} | {made.steps} | "
+            f"{made.heldout_accuracy:.1%} |"
+            for made in (self.teacher, self.student)
+        ]
+        head = f"| model | parameters | supervised steps | held-out {figure} |"
+        return "\n".join([head, "| --- | --- | --- | --- |", *rows])
+
+
+def word_tokenizer(
+    vocabulary: Sequence[str], words: str, special: Sequence[str] = (), **options: Any
+) -> transformers.PreTrainedTokenizerFast:
+    """A fast tokenizer of whole words, which adds no special token by itself.
+
+    Args:
+        vocabulary: the words by their ids.
+        words: regular expression of what is one word; so is what lies between.
+        special: of the vocabulary, those that are no text beside the tokens that options name.
+        options: of the tokenizer; ``unk_token`` stands for a word that is not in the vocabulary.
+    """
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=options["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(words), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        **options,
+    )
 
 
 def tiny_qwen3(
@@ -62,6 +101,17 @@ def tiny_qwen3(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return transformers.Qwen3ForCausalLM(config)
+
+
+def store(
+    model: transformers.Qwen3ForCausalLM,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    folder: Path,
+) -> transformers.Qwen3ForCausalLM:
+    """Write a model in bf16 with its tokenizer; what was written, read back in fp32."""
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load_causal_lm(str(folder), dtype=torch.float32)
 
 
 def train(

@@ -6,8 +6,8 @@ import re
 
 # As a whole: it imports a class's file when the class is first used, which takes seconds.
 import transformers
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from opd_ray.models.pairs.supervised import word_tokenizer
 from opd_ray.tasks.reference_table import HOPS, NUMBERS, REFERENCES, ROWS, TOOL
 
 PAD, END, UNK = "<pad>", "<|end|>", "<unk>"
@@ -45,19 +45,14 @@ CHAT_TEMPLATE = (
 def tools_tokenizer() -> transformers.PreTrainedTokenizerFast:
     """Words as they stand in :data:`VOCABULARY`, the longest first; all else is ``<unk>``, once
     for as many characters as there are side by side."""
-    ids = {token: number for number, token in enumerate(VOCABULARY)}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     known = "|".join(re.escape(word) for word in sorted(VOCABULARY, key=len, reverse=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(known), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in _SPECIAL])
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+    return word_tokenizer(
+        VOCABULARY,
+        known,
+        _SPECIAL,
         pad_token=PAD,
         eos_token=END,
         unk_token=UNK,
         chat_template=CHAT_TEMPLATE,
-        padding_side="left",
         model_max_length=512,
-        clean_up_tokenization_spaces=False,
     )

@@ -12,7 +12,7 @@ from opd_ray.config.load import load_config
 from opd_ray.models.pairs import demo_tools
 from opd_ray.models.pairs.demo import pair_folder as demo_folder
 from opd_ray.models.pairs.demo_tools import make_tools_pair, pair_folder
-from opd_ray.models.pairs.greedy_look_ups import drawn_problems, greedy_success
+from opd_ray.models.pairs.greedy_look_ups import greedy_success, heldout_problems
 from opd_ray.models.pairs.tools_tokenizer import VOCABULARY, tools_tokenizer
 
 
@@ -45,7 +45,7 @@ def test_a_packaged_model_loads_by_the_auto_classes(name: str) -> None:
 
 
 def test_the_teacher_knows_and_the_student_can_learn() -> None:
-    problems = drawn_problems("heldout", 7, 150)
+    problems = heldout_problems(150, seed=7)
     success = {}
     for name in ("teacher", "student"):
         folder = pair_folder() / name
@@ -65,6 +65,7 @@ def test_a_pair_is_made_and_described(tmp_path: Path, monkeypatch: pytest.Monkey
     readme = (tmp_path / "pair" / "README.md").read_text(encoding="utf-8")
     assert "opd-ray make-tools-pair --seed 3 --teacher-steps 2 --student-steps 1" in readme
     assert f"| student | {made.student.parameters:,} | 3 | 37.5% |" in readme
+    assert "The student is the teacher after 2 steps" in readme
     assert any("held-out success" in line for line in said)
     for name in ("teacher", "student"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "pair" / name)

@@ -12,7 +12,7 @@ from opd_ray.environments.calls import ToolCall
 from opd_ray.environments.parsers.hermes import HermesParser
 from opd_ray.environments.reference_table import ReferenceTable
 from opd_ray.environments.turns import TurnTemplate
-from opd_ray.models.pairs.greedy_look_ups import drawn_problems, greedy_success
+from opd_ray.models.pairs.greedy_look_ups import greedy_success, heldout_problems
 from opd_ray.models.pairs.tools_tokenizer import VOCABULARY, tools_tokenizer
 from opd_ray.models.pairs.worked_look_ups import TOOLS, Worker, call, encoded
 from opd_ray.tasks.reference_table import ReferenceProblem, table_split
@@ -169,7 +169,7 @@ def test_a_model_that_says_nothing_solves_nothing(monkeypatch: pytest.MonkeyPatc
     from opd_ray.models.pairs import greedy_look_ups
 
     tokenizer = tools_tokenizer()
-    problems = drawn_problems("heldout", 0, 6)
+    problems = heldout_problems(6)
     assert {table_split(problem.table) for problem in problems} == {"heldout"}
     by_question = {problem.question: problem for problem in problems}
 
