@@ -161,7 +161,7 @@ class Coordinator:
             for source in {rollout.source for rollout in acting}
             if (environment := environments.of(source)) and environment.tools
         }
-        check_calls([(r.source, r) for r in acting], parsers, self.session.tokenizer.decode)
+        check_calls(acting, parsers, self.session.tokenizer.decode)
         self.calls_checked = True
 
     def _drops(self, request: RolloutRequest, rollout: Rollout) -> bool:

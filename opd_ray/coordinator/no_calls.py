@@ -20,14 +20,14 @@ class NoCallsError(RunError):
 
 
 def check_calls(
-    rollouts: Sequence[tuple[str, Rollout]],
+    rollouts: Sequence[Rollout],
     parsers: Mapping[str, tuple[str, str]],
     decode: Callable[[Sequence[int]], str],
 ) -> None:
     """Refuse to go on where no call was read in any rollout that has tools.
 
     Args:
-        rollouts: of a step, each with the source of its prompt.
+        rollouts: of a step.
         parsers: of every source whose environment has tools, the key that names its parser
             ("environment.parser") and the name.
         decode: token ids to text, special tokens included.
@@ -35,11 +35,10 @@ def check_calls(
     Raises:
         NoCallsError: shows three responses as they are, and says what to check.
     """
-    asked = [(source, rollout) for source, rollout in rollouts if source in parsers]
-    if not asked or any(_called(rollout) for _, rollout in asked):
+    silent = [rollout for rollout in rollouts if rollout.source in parsers]
+    if not silent or any(_called(rollout) for rollout in silent):
         return
-    used = {parsers[source]: None for source, _ in asked}
-    silent = [rollout for _, rollout in asked]
+    used = {parsers[rollout.source]: None for rollout in silent}
     told = ", ".join(f"{key} = {name!r}" for key, name in used)
     unread = int(sum(rollout.figures.get(RolloutFigure.calls, 0.0) for rollout in silent))
     lines = [

@@ -26,6 +26,7 @@ def rollout(
     text: str,
     *,
     name: str = "0/a/0",
+    source: str = "tables",
     turns: list[int] | None = None,
     mask: list[int] | None = None,
     ending: str = "stop",
@@ -44,6 +45,7 @@ def rollout(
         logprob=floats,
         finish_reason=ending,
         weights_version=0,
+        source=source,
         turns=np.array([0] * len(ids) if turns is None else turns, np.int16),
         figures={"calls": 0.0, "parse_error": 0.0} | figures,
     )
@@ -53,7 +55,7 @@ def refusal(
     rollouts: list[Rollout], parsers: dict[str, tuple[str, str]] | None = None
 ) -> list[str]:
     with pytest.raises(NoCallsError) as raised:
-        check_calls([("tables", one) for one in rollouts], parsers or PARSERS, decode)
+        check_calls(rollouts, parsers or PARSERS, decode)
     assert isinstance(raised.value, RunError)
     return str(raised.value).split("\n")
 
@@ -67,15 +69,15 @@ def refusal(
     ],
 )
 def test_one_call_is_enough(one: Rollout) -> None:
-    check_calls([("tables", rollout("x")), ("tables", one)], PARSERS, decode)
+    check_calls([rollout("x"), one], PARSERS, decode)
 
 
 def test_rollouts_without_tools_are_not_asked() -> None:
-    check_calls([("sums", rollout("x"))], PARSERS, decode)
+    check_calls([rollout("x", source="sums")], PARSERS, decode)
     check_calls([], PARSERS, decode)
     # Calls are looked for where there are tools.
     with pytest.raises(NoCallsError, match="in the 1 rollouts"):
-        check_calls([("sums", rollout("x", calls=1.0)), ("tables", rollout("y"))], PARSERS, decode)
+        check_calls([rollout("x", source="sums", calls=1.0), rollout("y")], PARSERS, decode)
 
 
 def test_the_text_is_shown_as_it_is_of_three_prompts_first() -> None:
@@ -151,7 +153,7 @@ def test_parsers_of_all_sources_are_named_once() -> None:
         "tables": ("environment.parser", "hermes"),
         "trips": ("environments.trips.parser", "mine:Parser"),
     }
-    found = [("tables", rollout("x")), ("tables", rollout("x")), ("trips", rollout("y"))]
+    found = [rollout("x"), rollout("x"), rollout("y", source="trips")]
     words = "with environment.parser = 'hermes', environments.trips.parser = 'mine:Parser'; 0 were"
     with pytest.raises(NoCallsError, match=re.escape(words)):
         check_calls(found, parsers, decode)
