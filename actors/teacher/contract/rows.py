@@ -9,17 +9,7 @@ from typing import Any
 import numpy as np
 
 from actors.teacher.protocol import Teacher, TeacherError
-from opd_ray.types import (
-    HiddenSignal,
-    SampledSignal,
-    ScoreRequest,
-    TeacherAnswer,
-    TeacherInfo,
-    TopK,
-    TopKSignal,
-)
-
-_PARTS = (TopK, TopKSignal, HiddenSignal, SampledSignal)
+from opd_ray.types import ScoreRequest, Signal, TeacherAnswer, TeacherInfo, TopK
 
 
 def ask(
@@ -90,7 +80,7 @@ def _arrays(prefix: str, parts: dict[str, Any]) -> list[tuple[str, np.ndarray]]:
     for name, part in parts.items():
         if isinstance(part, np.ndarray) and part.ndim:
             found.append((prefix + name, part))
-        elif isinstance(part, _PARTS):
+        elif isinstance(part, TopK | Signal):
             found += _arrays(f"{prefix}{name}.", vars(part))
     return found
 
@@ -99,6 +89,6 @@ def _rows(part: Any, index: np.ndarray) -> Any:
     """Of an array or of what holds some; anything else as it is."""
     if isinstance(part, np.ndarray) and part.ndim:
         return part[index]
-    if isinstance(part, _PARTS):
+    if isinstance(part, TopK | Signal):
         return replace(part, **{name: _rows(value, index) for name, value in vars(part).items()})
     return part
