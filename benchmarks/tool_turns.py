@@ -3,11 +3,11 @@
     python benchmarks/tool_turns.py [--repeats 3] [--threads 2] [--rollouts 64]
 
 A random model (Qwen3, 8 layers, hidden size 512) writes rollouts of four turns with three tool
-calls between them, on the engine of the rollout actors. Beside it, in turns, the same engine writes
-single responses of the same lengths: each as many tokens as the student wrote in that rollout, with
-a prompt that is longer by what the tools wrote. The share is one of tokens/s of the student. Then
-the tool takes a second: what that adds to the whole, beside the calls that follow one another.
-Writes results/tool_turns.md.
+calls between them, on the engine of the rollout actors. Beside it, in turns, another engine with
+the same weights writes single responses of the same lengths: each as many tokens as the student
+wrote in that rollout, with a prompt that is longer by what the tools wrote. The share is one of
+tokens/s of the student. Then the tool takes a second: what that adds to the whole, beside the calls
+that follow one another. Writes results/tool_turns.md.
 """
 
 from __future__ import annotations
