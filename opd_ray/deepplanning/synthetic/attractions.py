@@ -19,7 +19,7 @@ TYPES = {
     "Leisure Experience": ("Night Market", "Tea Street", "Snack Street", "Craft Village"),
 }
 _FIRST = ("Jade", "Cloud", "Phoenix", "Eastern", "Silver", "Harmony", "Dragon", "Autumn", "Pine")
-_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 ALL_DAY = "Open 24 Hours"
 _LOWEST, _HIGHEST = 38, 47
 
@@ -146,7 +146,7 @@ def _attraction(
 
 def attraction_row(attraction: Attraction, city: str, number: int) -> dict[str, str]:
     """A row of the attractions' table."""
-    closed = _WEEKDAYS[attraction.closed - 1] if attraction.closed else "No closing day"
+    closed = WEEKDAYS[attraction.closed - 1] if attraction.closed else "No closing day"
     return {
         "attraction_id": f"A{number:04}",
         "attraction_name": attraction.name,

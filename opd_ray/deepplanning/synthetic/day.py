@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from opd_ray.deepplanning.synthetic.map import TaskMap, Visit
@@ -10,7 +9,6 @@ from opd_ray.deepplanning.synthetic.plan import Activity, drive
 
 LUNCH, DINNER = (11 * 60, 13 * 60 + 30), (17 * 60, 20 * 60)
 BED_TIME, MIDNIGHT = 22 * 60 + 30, 24 * 60
-BETWEEN_MEALS = 120
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,6 @@ class Layout:
         """A buffer, if there is something to wait for."""
         if until > self.now:
             self.add(Activity(self.now, until, "buffer", {"description": why}), self.here)
-
-    def run(self, stops: Sequence[Stop]) -> bool:
-        """All stops in their order; False as soon as one is too late."""
-        return all(self.stop(stop) for stop in stops)
 
     def to_bed(self, hotel: str) -> bool:
         """Back to the hotel for the night; False if that is too late."""

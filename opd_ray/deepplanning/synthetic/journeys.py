@@ -71,11 +71,6 @@ class Journey:
     aircraft: tuple[str, str] = ("", "")
 
     @property
-    def direct(self) -> bool:
-        """Whether there is no change."""
-        return len(self.legs) == 1
-
-    @property
     def number(self) -> str:
         """That of the first leg."""
         return self.legs[0].number

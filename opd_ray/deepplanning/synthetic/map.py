@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from opd_ray.deepplanning.synthetic.attractions import WEEKDAYS
 from opd_ray.deepplanning.synthetic.places import Road
 from opd_ray.deepplanning.synthetic.tables import read_table
 from opd_ray.errors import InputError
@@ -65,11 +66,8 @@ class TaskMap:
         self.hotels = {row["name"]: int(row["price"]) for row in read_table(folder, "hotels")}
         rows = read_table(folder, "attractions")
         self.attractions = {row["attraction_name"]: _attraction(row) for row in rows}
-        listed = read_table(folder, "restaurants")
-        self.restaurants = {row["restaurant_name"]: _restaurant(row) for row in listed}
-        self.near: dict[str, list[str]] = {}
-        for row in listed:
-            self.near.setdefault(row["nearby_attraction_name"], []).append(row["restaurant_name"])
+        rows = read_table(folder, "restaurants")
+        self.restaurants = {row["restaurant_name"]: _restaurant(row) for row in rows}
 
     def road(self, start: str, end: str) -> Road:
         """The way between two places by name.
@@ -121,7 +119,6 @@ def _ticket(mode: str, number: str, row: Mapping[str, str]) -> Ticket:
 
 def _attraction(row: Mapping[str, str]) -> Visit:
     open_always = ":" not in row["opening_time"]
-    days = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
     return Visit(
         name=row["attraction_name"],
         price=int(row["ticket_price"]),
@@ -129,7 +126,7 @@ def _attraction(row: Mapping[str, str]) -> Visit:
         closes=DAY_ENDS if open_always else minute(row["closing_time"]),
         shortest=round(60 * float(row["min_visit_hours"])),
         longest=round(60 * float(row["max_visit_hours"])),
-        closed=frozenset(n for n, day in enumerate(days, 1) if day in row["closing_dates"]),
+        closed=frozenset(n for n, day in enumerate(WEEKDAYS, 1) if day in row["closing_dates"]),
     )
 
 
