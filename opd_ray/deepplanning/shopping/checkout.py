@@ -47,13 +47,13 @@ class ShoppingFacts:
 
 
 @cache
-def read_facts(checkout: Path) -> ShoppingFacts:
+def read_facts(checkout: Checkout) -> ShoppingFacts:
     """The facts of a clone; nothing of it is executed.
 
     Raises:
         MissingBenchmark: a file or a name in it is not there.
     """
-    folder = Checkout.at(checkout).shopping
+    folder = checkout.shopping
     tools = folder / "tools"
     schemas = read_json(tools / "shopping_tool_schema.json", _CLONE)
     with border(str(tools / "shopping_tool_schema.json"), _CLONE):
@@ -80,23 +80,22 @@ def read_facts(checkout: Path) -> ShoppingFacts:
     )
 
 
-def read_system_prompt(checkout: Path, level: int) -> str:
+def read_system_prompt(checkout: Checkout, level: int) -> str:
     """The system prompt of a level.
 
     Raises:
         MissingBenchmark: the clone has none.
     """
-    path = Checkout.at(checkout).shopping / "agent" / "prompts.py"
-    return _literal(path, f"SYSTEM_PROMPT_level{level}")
+    return _literal(checkout.shopping / "agent" / "prompts.py", f"SYSTEM_PROMPT_level{level}")
 
 
-def read_queries(checkout: Path, level: int) -> list[dict[str, str]]:
+def read_queries(checkout: Checkout, level: int) -> list[dict[str, str]]:
     """The tasks of a level: ``id`` and ``query``.
 
     Raises:
         MissingBenchmark: the file is not there, or holds something else.
     """
-    path = Checkout.at(checkout).shopping / "data" / f"level_{level}_query_meta.json"
+    path = checkout.shopping / "data" / f"level_{level}_query_meta.json"
     rows = read_json(path, _CLONE)
     with border(str(path), _CLONE):
         return [{"id": str(row["id"]), "query": str(row["query"])} for row in rows]

@@ -32,8 +32,7 @@ class ShoppingEnvironment:
     """
 
     def __init__(self, checkout: str, results: str | None = None, name: str = "student") -> None:
-        place = Checkout.at(checkout, "environment.arguments.checkout =")
-        self._facts = read_facts(place.folder)
+        self._facts = read_facts(Checkout.at(checkout, "environment.arguments.checkout ="))
         refuse_unknown_tools(self._facts.schemas)
         self._results = None if results is None else Path(results).expanduser()
         self._name = name

@@ -9,9 +9,10 @@ import pytest
 from shopping_world import ANSWERS, CART, TEN, TOOLS, small_clone, write_case
 
 from opd_ray.cli import main
+from opd_ray.deepplanning.checkout import Checkout
 from opd_ray.deepplanning.shopping.checkout import read_facts
 from opd_ray.deepplanning.shopping.environment import ShoppingEnvironment
-from opd_ray.deepplanning.shopping.rows import shopping_rows
+from opd_ray.deepplanning.shopping.prepare import shopping_rows
 from opd_ray.environments.environment import Environment, Responds
 from opd_ray.environments.load import environment_factory
 from opd_ray.errors import InputError
@@ -38,11 +39,11 @@ def test_rows(tmp_path: Path) -> None:
         "level": 2,
         "case_folder": str((base / "database_level2" / "case_1").resolve()),
     }
-    rows = shopping_rows(clone, base, 2)
+    rows = shopping_rows(Checkout.at(clone), base, 2)
     assert rows[0] == expected
     assert [row["id"] for row in rows] == ["shopping2_1", "shopping2_2"]
-    assert shopping_rows(clone, base / "database_level2", 2) == rows
-    assert shopping_rows(clone / "benchmark" / "deepplanning", base, 2) == rows
+    assert shopping_rows(Checkout.at(clone), base / "database_level2", 2) == rows
+    assert shopping_rows(Checkout.at(clone / "benchmark" / "deepplanning"), base, 2) == rows
 
 
 def test_the_command_that_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +54,7 @@ def test_the_command_that_writes_them(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "shopping, level 2: 2 tasks for evaluation in" in capsys.readouterr().out
     path = tmp_path / "out" / "deepplanning_shopping_2.jsonl"
     written = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert written == [row | {"answer": None} for row in shopping_rows(clone, base, 2)]
+    assert written == [row | {"answer": None} for row in shopping_rows(Checkout.at(clone), base, 2)]
     assert main([*command, "--synthetic"]) == 2
     assert "--shopping: has neither --synthetic nor --seed" in capsys.readouterr().err
 
@@ -61,7 +62,7 @@ def test_the_command_that_writes_them(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_rows_of_databases_within_the_clone(tmp_path: Path) -> None:
     clone = small_clone(tmp_path / "clone")
     home = database(clone / "benchmark" / "deepplanning" / "shoppingplanning", 1)
-    first = shopping_rows(clone, None, 1)[0]["case_folder"]
+    first = shopping_rows(Checkout.at(clone), None, 1)[0]["case_folder"]
     assert first == str((home / "database_level1" / "case_1").resolve())
 
 
@@ -70,11 +71,11 @@ def test_missing_cases_are_named(tmp_path: Path) -> None:
     base = database(tmp_path / "base", 1)
     (base / "database_level1" / "case_2" / "validation_cases.json").unlink()
     with pytest.raises(InputError, match=r"database_level1: case_2/validation_cases\.json are not"):
-        shopping_rows(clone, base, 1)
+        shopping_rows(Checkout.at(clone), base, 1)
     with pytest.raises(InputError, match=r"case_1/products\.jsonl, .*database_level1\.tar\.gz"):
-        shopping_rows(clone, tmp_path / "nothing", 1)
+        shopping_rows(Checkout.at(clone), tmp_path / "nothing", 1)
     with pytest.raises(InputError, match="levels 1 to 3, not 4"):
-        shopping_rows(clone, base, 4)
+        shopping_rows(Checkout.at(clone), base, 4)
 
 
 def test_a_rollout(tmp_path: Path) -> None:
@@ -128,14 +129,14 @@ def test_a_clone_that_lacks_something(
     path = small_clone(tmp_path) / "benchmark" / "deepplanning" / "shoppingplanning" / file
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(InputError, match=said):
-        read_facts(tmp_path)
+        read_facts(Checkout.at(tmp_path))
 
 
 def test_nothing_of_the_clone_is_run(tmp_path: Path) -> None:
     path = small_clone(tmp_path) / "benchmark/deepplanning/shoppingplanning"
     with (path / "tools" / "search_products_tool.py").open("a") as file:
         file.write("raise SystemExit(3)\n")
-    assert read_facts(tmp_path).search_score == 0.5
+    assert read_facts(Checkout.at(tmp_path)).search_score == 0.5
 
 
 def test_a_tool_too_many_is_refused(tmp_path: Path) -> None:

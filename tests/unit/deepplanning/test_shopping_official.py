@@ -18,6 +18,7 @@ import pytest
 from shopping_official import ask, can_search
 from shopping_world import write_case
 
+from opd_ray.deepplanning.checkout import Checkout
 from opd_ray.deepplanning.shopping.case import read_case
 from opd_ray.deepplanning.shopping.checkout import read_facts, read_system_prompt
 from opd_ray.deepplanning.shopping.environment import ShoppingEnvironment
@@ -124,7 +125,7 @@ COUPONS: list[str] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def _coupons() -> None:
-    COUPONS[:] = read_facts(CLONE).coupons["add_coupon_to_cart"]
+    COUPONS[:] = read_facts(Checkout.at(CLONE)).coupons["add_coupon_to_cart"]
 
 
 def random_case(rng: random.Random, folder: Path) -> None:
@@ -200,7 +201,7 @@ def random_arguments(rng: random.Random, name: str, ids: list[str]) -> dict[str,
 
 
 def tool_names(rng: random.Random) -> list[str]:
-    names = [s["function"]["name"] for s in read_facts(CLONE).schemas]
+    names = [s["function"]["name"] for s in read_facts(Checkout.at(CLONE)).schemas]
     carts = [name for name in names if "cart" in name]
     return rng.choice([names, carts])
 
@@ -208,7 +209,7 @@ def tool_names(rng: random.Random) -> list[str]:
 @pytest.mark.parametrize("seed", range(4))
 def test_every_answer_is_the_official_one(seed: int, tmp_path: Path) -> None:
     rng = random.Random(seed)
-    facts = read_facts(CLONE)
+    facts = read_facts(Checkout.at(CLONE))
     calls: dict[str, list[tuple[str, str]]] = {}
     for case in map(str, range(60)):
         random_case(rng, tmp_path / "ours" / f"case_{case}")
@@ -267,7 +268,7 @@ def test_a_large_search_ranks_as_the_official_one(tmp_path: Path) -> None:
     calls = [("search_products", json.dumps({"query": query, "limit": 2000})) for query in queries]
     request = {"want": "calls", "database": str(tmp_path), "calls": {"1": calls}}
     official = ask(CLONE, request)["1"]
-    tools = ShoppingTools(read_case(tmp_path / "case_1"), read_facts(CLONE))
+    tools = ShoppingTools(read_case(tmp_path / "case_1"), read_facts(Checkout.at(CLONE)))
     ours = [tools.call(name, json.loads(text)) for name, text in calls]
     assert ours == official
     assert sum(len(answer) for answer in ours) > 100_000
@@ -276,8 +277,10 @@ def test_a_large_search_ranks_as_the_official_one(tmp_path: Path) -> None:
 def test_prompts_schemas_and_the_second_look_are_the_official_ones(tmp_path: Path) -> None:
     write_case(tmp_path / "case_1")
     official = ask(CLONE, {"want": "prompts", "database": str(tmp_path)})
-    facts = read_facts(CLONE)
-    assert [read_system_prompt(CLONE, level) for level in (1, 2, 3)] == official["system"]
+    facts = read_facts(Checkout.at(CLONE))
+    assert [read_system_prompt(Checkout.at(CLONE), level) for level in (1, 2, 3)] == official[
+        "system"
+    ]
     assert facts.second_look == official["second_look"]
     assert facts.schemas == official["tools"]
     assert len(facts.schemas) == 15

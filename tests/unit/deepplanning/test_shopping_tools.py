@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from shopping_world import CART, PRODUCTS, TEN, TOOLS, USER, VIP, small_clone, write_case
 
+from opd_ray.deepplanning.checkout import Checkout
 from opd_ray.deepplanning.shopping.case import read_case
 from opd_ray.deepplanning.shopping.checkout import read_facts
 from opd_ray.deepplanning.shopping.search import SearchIndex
@@ -22,7 +23,7 @@ class Shop:
     def __init__(self, root: Path, **case: Any) -> None:
         clone = small_clone(root / "clone")
         self.folder = write_case(root / "case_1", **case)
-        self.tools = ShoppingTools(read_case(self.folder), read_facts(clone))
+        self.tools = ShoppingTools(read_case(self.folder), read_facts(Checkout.at(clone)))
 
     def text(self, name: str, **arguments: Any) -> str:
         return self.tools.call(name, arguments)
