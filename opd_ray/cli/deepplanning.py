@@ -77,8 +77,7 @@ def run_score(args: argparse.Namespace) -> int:
     from opd_ray.deepplanning.checkout import Checkout, read_tasks
     from opd_ray.deepplanning.responses import read_responses
     from opd_ray.deepplanning.synthetic.write import is_synthetic
-    from opd_ray.deepplanning.travel.database import check_databases
-    from opd_ray.deepplanning.travel.official import with_official
+    from opd_ray.deepplanning.travel.official import check_official, with_official
     from opd_ray.deepplanning.travel.prepare import HELD_OUT
     from opd_ray.deepplanning.travel.score import Judged, write_results
     from opd_ray.whole_file import write_whole
@@ -90,7 +89,7 @@ def run_score(args: argparse.Namespace) -> int:
     databases = args.database or Path(tasks[0].get("databases", checkout.travel_database))
     made_up = bool(tasks[0].get("synthetic")) or is_synthetic(databases)
     if not args.without_official:
-        check_databases(databases, tasks, "--database")
+        check_official(checkout, databases, tasks)
     responses = read_responses(args.responses, [str(task["id"]) for task in tasks])
     plans = Judged.of(tasks, responses)
     scores = replace(plans.scores(), synthetic=made_up)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,20 @@ class EvaluatorFailed(RunError):
     """The official evaluator ended with an error of its own."""
 
 
+def check_official(
+    checkout: Checkout, databases: Path, tasks: Collection[Mapping[str, Any]]
+) -> None:
+    """Refuse what the evaluator cannot be run with, before anything is written.
+
+    Raises:
+        MissingBenchmark: the evaluator or a database is not there.
+    """
+    evaluator = checkout.travel / "evaluation" / "eval_converted.py"
+    if not evaluator.is_file():
+        raise MissingBenchmark(f"{evaluator}: is not there; clone Qwen-Agent again")
+    check_databases(databases, tasks, "--database")
+
+
 def with_official(
     scores: TravelScores,
     checkout: Checkout,
@@ -54,21 +68,15 @@ def with_official(
     Args:
         folders: of :func:`opd_ray.deepplanning.travel.score.write_results`, one a sample.
         test_file: the tasks; the evaluator counts those without a plan as 0.
-        databases: the folder with a folder a task.
+        databases: the folder with a folder a task, as :func:`check_official` lets it pass.
         workers: threads of the evaluator.
 
     Raises:
-        MissingBenchmark: the evaluator or a database is not there.
         InputError: a package that the evaluator needs is not installed.
         EvaluatorFailed: it ended with another error.
     """
-    evaluator = checkout.travel / "evaluation" / "eval_converted.py"
-    if not evaluator.is_file():
-        raise MissingBenchmark(f"{evaluator}: is not there; clone Qwen-Agent again")
-    tasks = read_json(test_file)
-    check_databases(databases, tasks, "--database")
     _run(checkout, folders, test_file, databases, workers)
-    names = [str(task["id"]) for task in tasks]
+    names = [str(task["id"]) for task in read_json(test_file)]
     sums: dict[str, dict[str, float]] = {score: dict.fromkeys(names, 0.0) for score in SCORES}
     failed = 0
     for folder in folders:

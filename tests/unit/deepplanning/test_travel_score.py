@@ -219,18 +219,17 @@ def test_the_files_of_the_evaluator(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_what_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkout = str(write_checkout(tmp_path / "c"))
     assert score(tmp_path, "--from", checkout) == 2
+    assert "eval_converted.py: is not there" in capsys.readouterr().err
+    evaluation = Path(checkout) / "benchmark/deepplanning/travelplanning/evaluation"
+    (evaluation / "eval_converted.py").write_text("")
+    assert score(tmp_path, "--from", checkout) == 2
     assert "database_en: there is no such folder" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
     write_database(tmp_path / "d" / "id_0")
     assert score(tmp_path, "--from", checkout, "--database", str(tmp_path / "d")) == 2
     assert "there is no folder id_1 for task 1 (2 tasks have none)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
     for number in (1, 2):
         shutil.copytree(tmp_path / "d" / "id_0", tmp_path / "d" / f"id_{number}")
-    assert score(tmp_path, "--from", checkout, "--database", str(tmp_path / "d")) == 2
-    assert "eval_converted.py: is not there" in capsys.readouterr().err
-    shutil.rmtree(tmp_path / "out")
-    evaluation = Path(checkout) / "benchmark/deepplanning/travelplanning/evaluation"
-    (evaluation / "eval_converted.py").write_text("")
     (evaluation / "__init__.py").write_text("import not_installed_anywhere")
     assert score(tmp_path, "--from", checkout, "--database", str(tmp_path / "d")) == 2
     said = capsys.readouterr().err
