@@ -54,6 +54,8 @@ def read_responses(files: Sequence[Path], task_ids: Sequence[str]) -> dict[str, 
     by_prompt = {prompt_id(task): task for task in task_ids}
     for file in files:
         for number, line in enumerate(_lines(file), 1):
+            if not line.strip():
+                continue
             place = f"--responses {file}, line {number}"
             with border(place, _REMEDY):
                 record = json.loads(line)
@@ -80,8 +82,7 @@ def read_responses(files: Sequence[Path], task_ids: Sequence[str]) -> dict[str, 
 def _lines(file: Path) -> list[str]:
     with border(f"--responses {file}", _REMEDY):
         # A last line without its end was cut off when it was written.
-        whole = file.read_text(encoding="utf-8").split("\n")[:-1]
-    return [line for line in whole if line.strip()]
+        return file.read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def _record(record: Any, place: str) -> tuple[str, list[Response]]:

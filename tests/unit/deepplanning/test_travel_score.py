@@ -148,6 +148,7 @@ def test_a_plan_beside_a_call_is_no_answer(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("{", "line 1: JSONDecodeError"),
+        ("\n\n{", "line 3: JSONDecodeError"),
         ("[]", "line 1: has no list of texts as 'responses'"),
         ('{"responses": [1]}', "line 1: has no list of texts as 'responses'"),
         ('{"responses": ["a"]}', "line 1: has no text as 'id'"),
