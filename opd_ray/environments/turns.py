@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from opd_ray.borders import border
@@ -33,6 +34,8 @@ class ThinkingLeftOut(TemplateError):
 class TurnTemplate:
     """Openings and continuations of conversations as token ids.
 
+    What does not depend on a conversation is found out once.
+
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
         tools: that the template shows.
@@ -44,8 +47,10 @@ class TurnTemplate:
     tools: Sequence[ToolSchema]
     options: Mapping[str, Any]
     end_ids: Sequence[int]
+    # End tokens of a turn when nothing follows it, by the number of its calls.
+    _ends_alone: dict[int, int] = field(default_factory=dict, init=False, repr=False)
 
-    @property
+    @cached_property
     def special_tokens(self) -> list[str]:
         """Special tokens as text: in the words of a tool they are words."""
         return [
@@ -88,14 +93,17 @@ class TurnTemplate:
                 for call in calls
             ]
         spoken = [_QUESTION, said]
-        ends = [*self._ends.finditer(self._render(spoken, begin=False))]
+        if len(calls) not in self._ends_alone:
+            alone = self._ends.findall(self._render(spoken, begin=False))
+            self._ends_alone[len(calls)] = len(alone)
+        ends = self._ends_alone[len(calls)]
         followed = self._render([*spoken, *messages], begin=True)
         # The turn ends with as many end tokens as there are when nothing follows it; what else a
         # template writes for a last turn does not matter.
         there = [*self._ends.finditer(followed)]
-        if not ends or len(there) < len(ends):
+        if not ends or len(there) < ends:
             raise self._endless()
-        last = there[len(ends) - 1]
+        last = there[ends - 1]
         return followed[last.end() if ended else last.start() :]
 
     def _known(self, function: Mapping[str, Any]) -> str:
@@ -104,7 +112,7 @@ class TurnTemplate:
         name: str = function["name"]
         return name if name in names or not names else names[0]
 
-    @property
+    @cached_property
     def _ends(self) -> re.Pattern[str]:
         tokens = (str(self.tokenizer.convert_ids_to_tokens(number)) for number in self.end_ids)
         return re.compile("|".join(map(re.escape, tokens)))
