@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from opd_ray.borders import first_line
-from opd_ray.environments.answers import as_figures, as_messages
+from opd_ray.environments.answers import as_figures, as_follow_up, as_messages
 from opd_ray.environments.environment import Environment, ToolSchema
 from opd_ray.environments.load import EnvironmentFactory, environment_factory
 from opd_ray.environments.runner import Busy, Outcome
@@ -94,7 +94,7 @@ def _json(value: Any) -> Any:
 _PLAIN: dict[str, Callable[[Any], Any]] = {
     "reset": lambda messages: _json(as_messages(messages)),
     "call_tool": as_tool_result,
-    "respond": lambda messages: _json(None if messages is None else as_messages(messages)),
+    "respond": lambda messages: _json(as_follow_up(messages)),
     "verify": as_figures,
     "close": lambda nothing: None,
 }

@@ -24,10 +24,16 @@ def as_messages(made: Any) -> list[Message]:
         fits = isinstance(message, Mapping) and "role" in message
         if not fits or not isinstance(message.get("content"), str):
             raise TypeError(f"{message!r:.200} is no chat message: {_EXPECTED}")
-        messages.append(dict(message))
+        # The text itself, without what a class derived from str may make of it.
+        messages.append({**message, "content": str.__str__(message["content"])})
     if not messages or messages[-1]["role"] == "assistant":
         raise TypeError("the last message must be one that the student can answer")
     return messages
+
+
+def as_follow_up(made: Any) -> list[Message] | None:
+    """What follows a turn without a call; None: nothing. Raises as :func:`as_messages`."""
+    return None if made is None else as_messages(made)
 
 
 def as_figures(said: Any) -> dict[str, float]:

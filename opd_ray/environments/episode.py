@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from opd_ray.borders import first_line
-from opd_ray.environments.answers import as_figures, as_messages
+from opd_ray.environments.answers import as_figures, as_follow_up, as_messages
 from opd_ray.environments.call_account import CallAccount
 from opd_ray.environments.calls import AssistantTurn, BadCall, CallParser, ToolCall, call_id
 from opd_ray.environments.environment import Environment, Message, Responds, ToolResult
@@ -92,9 +92,8 @@ class Episode:
         self.environment = await self._own("it cannot be made", self.make)
         # The environment may write into what it is given.
         given = copy.deepcopy(dict(row))
-        messages = await self._own("reset", self.environment.reset, given)
+        self.messages = await self._own("reset", self.environment.reset, given, read=as_messages)
         with users_code(f"{self.place}: reset"):
-            self.messages = as_messages(messages)
             if self.messages == row["prompt"]:
                 self.prompt_ids = list(prompt_ids)
             else:
@@ -157,9 +156,9 @@ class Episode:
         try:
             # A record shows what was said, whatever the environment makes of its own.
             messages = copy.deepcopy(self.messages)
-            said = await self._own("verify", self.environment.verify, messages)
-            with users_code(f"{self.place}: verify"):
-                self.figures = as_figures(said)
+            self.figures = await self._own(
+                "verify", self.environment.verify, messages, read=as_figures
+            )
             await self._own("close", self.environment.close)
         except _Hangs:
             # Most likely in a tool that was given up: there is nothing more to be had of it.
@@ -177,10 +176,10 @@ class Episode:
 
     def _read(self, text: str) -> AssistantTurn:
         """The turn taken apart; where there are no tools, nothing in it is a call."""
-        if not self.environment.tools:
+        if not self.template.tools:
             return AssistantTurn(text, ())
         with users_code(f"{self.place}: its parser"):
-            return self.parser.parse(text, self.environment.tools)
+            return self.parser.parse(text, self.template.tools)
 
     async def _results(self, calls: Sequence[ToolCall | BadCall]) -> list[Message]:
         """Every call answered, in the order of the calls."""
@@ -213,29 +212,28 @@ class Episode:
             self.ending = "stop"
             return []
         try:
-            follows = await self._own("respond", self.environment.respond, text)
+            follows: list[Message] | None = await self._own(
+                "respond", self.environment.respond, text, read=as_follow_up
+            )
         except _Hangs:
             self.account.timeout += 1
             self.ending = "tool_limit"  # nothing more can be had of it
             return []
-        if follows is not None:
-            with users_code(f"{self.place}: respond"):
-                follows = [
-                    {**message, "content": self._readable(message["content"])}
-                    for message in as_messages(follows)
-                ]
         if follows is None:
             self.ending = "stop"
-        elif self._turn >= self.limits.turns:
+            return []
+        if self._turn >= self.limits.turns:
             self.ending = "turns"
-        return follows or []
+        return [
+            {**message, "content": self._readable(message["content"])} for message in follows
+        ]
 
     async def _answer(self, call: ToolCall | BadCall) -> ToolResult:
         """The result of a call, or why there is none, which the student reads in its place."""
         if isinstance(call, BadCall):
             self.account.parse_error += 1
             return ToolResult(f"error: {call.problem}")
-        names = [tool["function"]["name"] for tool in self.environment.tools]
+        names = [tool["function"]["name"] for tool in self.template.tools]
         if call.name not in names:
             self.account.unknown += 1
             return ToolResult(
@@ -266,18 +264,22 @@ class Episode:
         finally:
             self.account.tool_seconds += time.perf_counter() - begin
 
-    async def _own(self, said: str, method: Callable[..., Any], *args: Any) -> Any:
-        """What a method beside the tools returns; what it raises ends the run."""
+    async def _own(
+        self,
+        said: str,
+        method: Callable[..., Any],
+        *args: Any,
+        read: Callable[[Any], Any] = lambda outcome: outcome,
+    ) -> Any:
+        """What a method beside the tools returns, as ``read`` takes it; what raises ends the run."""
         place = f"{self.place}: {said}"
         try:
-            return await self.runner.call(self._busy, method, *args)
+            with users_code(place):
+                return await self.runner.call(self._busy, method, *args, read=read)
         except NoAnswer as late:
             raise _Hangs(
                 f"{place}: {late}: make it faster, or raise environment.call_timeout_s"
             ) from late
-        except Exception:
-            with users_code(place):
-                raise
 
     def _readable(self, text: str) -> str:
         """A result as the student is shown it, cut to ``result_tokens``."""

@@ -269,6 +269,41 @@ def test_where_there_are_no_tools_nothing_is_a_call(runner: EnvironmentRunner) -
     assert (episode.ending, episode.account.calls) == ("stop", 0)
 
 
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {}}}
+
+
+def test_tools_are_those_of_the_template_and_asked_of_nobody(runner: EnvironmentRunner) -> None:
+    class Asked(Talks):
+        @property
+        def tools(self) -> Any:  # type: ignore[override]
+            raise AssertionError("asked in the thread in which all rollouts run")
+
+        def call_tool(self, name: str, arguments: Any) -> str:
+            return "rain"
+
+    template = TurnTemplate(TOKENIZER, [LOOK], {}, [TOKENIZER.eos_token_id])
+    episode = Episode("the world", Asked, template, HermesParser(), runner, LIMITS)
+
+    async def run() -> None:
+        await episode.begin(ROW, TOKENIZER("Where?")["input_ids"])
+        await episode.take(TOKENIZER(call("look") + END)["input_ids"], "stop")
+
+    asyncio.run_coroutine_threadsafe(run(), runner._loop).result(timeout=20)
+    assert [message["content"] for message in episode.messages[-1:]] == ["rain"]
+    assert episode.account.unknown == 0
+
+
+def test_what_reset_returns_is_read_beside_the_loop(runner: EnvironmentRunner) -> None:
+    class Trickles(Talks):
+        def reset(self, row: Any) -> Any:
+            for message in row["prompt"]:
+                time.sleep(0.8)  # a call may take 0.5
+                yield message
+
+    with pytest.raises(UserCodeError, match=r"the world: reset: it took longer than environment"):
+        alone(runner, Trickles(), HermesParser(), "x")
+
+
 def test_a_parser_that_raises_is_named(runner: EnvironmentRunner) -> None:
     class Bad:
         def parse(self, text: str, tools: Any) -> Any:
