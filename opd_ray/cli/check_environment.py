@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.borders import border
+from opd_ray.cli.checks import config_of_check, tell
 from opd_ray.cli.command import Commands, add_command, add_config_arguments, path
-from opd_ray.config.load import config_from, load_config
 from opd_ray.config.schema import Config
-from opd_ray.errors import RUN_FAILED, ConfigError
+from opd_ray.errors import ConfigError
 
-# What every config must hold and no environment reads.
-_WITHOUT_MODELS = {"student": {"path": "none"}, "teacher": {"path": "none"}}
 _NO_PROMPT = [{"role": "user", "content": "Begin."}]
 
 
@@ -62,17 +60,21 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"{key}.path = null: give --path MODULE:CLASS, or a --config that names an environment"
         )
+    from opd_ray.data.chat_template import template_options
+    from opd_ray.environments.turns import TurnTemplate
     from opd_ray.models.tokenizer import describe_model
     from opd_ray.preflight.contract.environment import check_environment
     from opd_ray.preflight.contract.rows_of_data import rows_of_data
 
     rows: Sequence[Mapping[str, Any]] = _rows(args)
-    tokenizer, student = None, config.student
+    template, student = None, config.student
     if args.config:
         facts = describe_model(student.path, trust_remote_code=student.trust_remote_code)
-        tokenizer = facts.tokenizer
+        tokenizer, data = facts.tokenizer, config.data
         rows = rows or rows_of_data(config, args.source, tokenizer)
-    report = check_environment(settings, key, rows or [{"prompt": _NO_PROMPT}], tokenizer)
+        options = template_options(tokenizer, data, config.run.day) if facts.chat_template else {}
+        template = TurnTemplate(tokenizer, (), options, facts.eos_ids)
+    report = check_environment(settings, key, rows or [{"prompt": _NO_PROMPT}], template)
     print(f"environment {settings.path}; its tools are")
     print("\n".join(f"  {tool}" for tool in report.tools or ["none"]))
     if report.read:
@@ -80,11 +82,8 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(f"  {line}" for line in report.read))
     for note in report.notes:
         print(f"note: {note}")
-    for violation in report.violations:
-        print(f"- {violation}")
-    if report.violations:
-        print(f"{len(report.violations)} violations of what a run expects of an environment")
-        return RUN_FAILED
+    if code := tell(report.violations, "what a run expects of an environment"):
+        return code
     print(f"the environment {settings.path} can be used")
     return 0
 
@@ -95,9 +94,7 @@ def _config(args: argparse.Namespace) -> Config:
     overrides = list(args.overrides)
     overrides += [f"environment.path={args.path}"] if args.path else []
     overrides += [f"environment.parser={args.parser}"] if args.parser else []
-    if args.config is None:
-        return config_from(_WITHOUT_MODELS, overrides, "check-environment")
-    return load_config(args.config, overrides)
+    return config_of_check(args.config, overrides, "check-environment")
 
 
 def _rows(args: argparse.Namespace) -> list[dict[str, Any]]:

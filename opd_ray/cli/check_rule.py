@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from opd_ray.cli.checks import config_of_check, tell
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
-from opd_ray.config.load import config_from, load_config
-from opd_ray.config.schema import Config
-from opd_ray.errors import RUN_FAILED, ConfigError
-
-# What every config must hold and no rule reads.
-_WITHOUT_MODELS = {"student": {"path": "none"}, "teacher": {"path": "none"}}
+from opd_ray.errors import ConfigError
 
 
 def add_commands(commands: Commands) -> None:
@@ -31,7 +27,8 @@ def add_commands(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what the rule needs and the violations; 0 only if there is none."""
-    config = _config(args)
+    overrides = [*args.overrides, f"tip.rule={args.rule}"]
+    config = config_of_check(args.config, overrides, "check-rule")
     from opd_ray.preflight.contract.rule import check_rule
 
     try:
@@ -44,17 +41,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(f"  {need}" for need in report.needs or ["no score"]))
     for note in report.notes:
         print(f"note: {note}")
-    for violation in report.violations:
-        print(f"- {violation}")
-    if report.violations:
-        print(f"{len(report.violations)} violations of what a run expects of a rule")
-        return RUN_FAILED
+    if code := tell(report.violations, "what a run expects of a rule"):
+        return code
     print(f"the rule {args.rule} can be used")
     return 0
-
-
-def _config(args: argparse.Namespace) -> Config:
-    overrides = [*args.overrides, f"tip.rule={args.rule}"]
-    if args.config is None:
-        return config_from(_WITHOUT_MODELS, overrides, "check-rule")
-    return load_config(args.config, overrides)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from opd_ray.cli.checks import tell
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.config.load import load_config
 from opd_ray.config.teacher import MAIN
-from opd_ray.errors import RUN_FAILED
 
 
 def add_commands(commands: Commands) -> None:
@@ -31,11 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from opd_ray.preflight.contract.check import check_teacher
 
     violations = check_teacher(config)
-    for violation in violations:
-        print(f"- {violation}")
-    if violations:
-        print(f"{len(violations)} violations of the contract of a teacher")
-        return RUN_FAILED
+    if code := tell(violations, "the contract of a teacher"):
+        return code
     for name, teacher in config.teacher_set.working.items():
         called = "teacher" if name == MAIN else f"teacher {name}"
         print(f"the {called} of kind {teacher.settings.kind} keeps its contract")

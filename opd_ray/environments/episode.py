@@ -138,7 +138,7 @@ class Episode:
         self.messages += follows
         if self.ending is not None:
             return
-        more = self.template.continuation(said, follows, ended=True)
+        more = self.template.continuation(said, follows)
         # Where nothing can be answered any more, what stands behind the turn is left out.
         if len(more) >= self._context_room:
             self.ending = "context"
@@ -224,9 +224,7 @@ class Episode:
             return []
         if self._turn >= self.limits.turns:
             self.ending = "turns"
-        return [
-            {**message, "content": self._readable(message["content"])} for message in follows
-        ]
+        return [{**message, "content": self._readable(message["content"])} for message in follows]
 
     async def _answer(self, call: ToolCall | BadCall) -> ToolResult:
         """The result of a call, or why there is none, which the student reads in its place."""
@@ -271,7 +269,7 @@ class Episode:
         *args: Any,
         read: Callable[[Any], Any] = lambda outcome: outcome,
     ) -> Any:
-        """What a method beside the tools returns, as ``read`` takes it; what raises ends the run."""
+        """What a method beside the tools returns, read by ``read``; what is raised ends the run."""
         place = f"{self.place}: {said}"
         try:
             with users_code(place):

@@ -17,7 +17,7 @@ from opd_ray.borders import border
 from opd_ray.environments.environment import Message, ToolSchema
 from opd_ray.errors import ConfigError
 
-_QUESTION: Message = {"role": "user", "content": "A question."}
+QUESTION: Message = {"role": "user", "content": "A question."}
 _END_OF_THINKING = "</think>"
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
@@ -61,29 +61,28 @@ class TurnTemplate:
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the conversation up to where the student begins to write."""
-        return self._ids(self._render(messages, begin=True))
+        return self._ids(self.render(messages, begin=True))
 
-    def continuation(self, turn: Message, messages: Sequence[Message], ended: bool) -> list[int]:
-        """Ids of all that stands between a turn of the student and its next one.
+    def continuation(self, turn: Message, messages: Sequence[Message]) -> list[int]:
+        """Ids of all that stands between the end token of a student's turn and its next turn.
 
         Args:
             turn: the student's turn as a message, of which only the names of its calls are used.
             messages: what follows it: results of tools, or a turn of the environment.
-            ended: whether the student wrote the token that ends a turn; else it is put here.
 
         Raises:
             TemplateError: the template writes no such conversation.
         """
         calls = turn.get("tool_calls", [])
         try:
-            return self._ids(self._behind(calls, messages, ended))
+            return self._ids(self._behind(calls, messages))
         except TemplateError:
             if len(calls) < 2:
                 raise
             # Some templates write one call a turn, and any number of results.
-            return self._ids(self._behind(calls[:1], messages, ended))
+            return self._ids(self._behind(calls[:1], messages))
 
-    def _behind(self, calls: Sequence[Any], messages: Sequence[Message], ended: bool) -> str:
+    def _behind(self, calls: Sequence[Any], messages: Sequence[Message]) -> str:
         # Any words will do for a turn: only what stands behind them is looked at. Those of the
         # student's own might spell an end token.
         said: Message = {"role": "assistant", "content": "An answer."}
@@ -92,19 +91,18 @@ class TurnTemplate:
                 {**call, "function": {"name": self._known(call["function"]), "arguments": {}}}
                 for call in calls
             ]
-        spoken = [_QUESTION, said]
+        spoken = [QUESTION, said]
         if len(calls) not in self._ends_alone:
-            alone = self._ends.findall(self._render(spoken, begin=False))
+            alone = self._ends.findall(self.render(spoken, begin=False))
             self._ends_alone[len(calls)] = len(alone)
         ends = self._ends_alone[len(calls)]
-        followed = self._render([*spoken, *messages], begin=True)
+        followed = self.render([*spoken, *messages], begin=True)
         # The turn ends with as many end tokens as there are when nothing follows it; what else a
         # template writes for a last turn does not matter.
         there = [*self._ends.finditer(followed)]
         if not ends or len(there) < ends:
             raise self._endless()
-        last = there[ends - 1]
-        return followed[last.end() if ended else last.start() :]
+        return followed[there[ends - 1].end() :]
 
     def _known(self, function: Mapping[str, Any]) -> str:
         """The name that a call asks for, or, of a tool that is not there, one that is."""
@@ -131,20 +129,37 @@ class TurnTemplate:
             source = self.tokenizer.get_chat_template(
                 self.options.get("chat_template"), list(self.tools) or None
             )
-        opened = self._render([_QUESTION], begin=True).rstrip()
+        opened = self.render([QUESTION], begin=True).rstrip()
         return _END_OF_THINKING in source and not opened.endswith(_END_OF_THINKING)
 
-    def _render(self, messages: Sequence[Message], *, begin: bool) -> str:
+    def render(self, messages: Sequence[Message], *, begin: bool) -> str:
+        """The conversation as text, with the student's next turn opened if ``begin``.
+
+        Raises:
+            TemplateError: the template raises.
+        """
         with border(
             "the student's chat template", "take a template that knows tools", TemplateError
         ):
-            return self.tokenizer.apply_chat_template(
+            text: str = self.tokenizer.apply_chat_template(
                 list(messages),
                 tools=list(self.tools) or None,
                 tokenize=False,
                 add_generation_prompt=begin,
                 **self.options,
             )
+        return text
+
+    def last_end(self, text: str) -> re.Match[str]:
+        """The last token in a text that ends a turn.
+
+        Raises:
+            TemplateError: there is none.
+        """
+        ends = [*self._ends.finditer(text)]
+        if not ends:
+            raise self._endless()
+        return ends[-1]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -160,21 +175,18 @@ class TurnTemplate:
             ThinkingLeftOut: they differ in earlier thinking alone.
             TemplateError: they are not the same; shows the first token that differs.
         """
-        messages: list[Message] = [_QUESTION]
+        messages: list[Message] = [QUESTION]
         pieces = self.opening(messages)
         for turn, answer in zip(turns, answers, strict=True):
-            opened = self._render(messages, begin=True)
-            said = self._render([*messages, turn], begin=False)
+            opened = self.render(messages, begin=True)
+            said = self.render([*messages, turn], begin=False)
             if not said.startswith(opened):
                 raise TemplateError(
                     "the student's chat template opens a turn of the assistant otherwise than it "
                     f"writes one ({_difference(opened, said)})"
                 )
-            ends = [*self._ends.finditer(said)]
-            if not ends:
-                raise self._endless()
-            pieces += self._ids(said[len(opened) : ends[-1].end()])
-            pieces += self.continuation(turn, answer, ended=True)
+            pieces += self._ids(said[len(opened) : self.last_end(said).end()])
+            pieces += self.continuation(turn, answer)
             messages += [turn, *answer]
         whole = self.opening(messages)
         if pieces != whole:

@@ -7,7 +7,7 @@ instance, two at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -19,6 +19,7 @@ from opd_ray.environments.parsers.registry import get_parser
 from opd_ray.environments.runner import EnvironmentRunner
 from opd_ray.environments.tool_class import ToolClass
 from opd_ray.environments.tool_list import list_problems, shortened
+from opd_ray.environments.turns import TurnTemplate
 from opd_ray.preflight.contract.parsed_calls import parser_problems
 from opd_ray.preflight.contract.played_rollout import (
     Calls,
@@ -52,7 +53,10 @@ class EnvironmentReport:
 
 
 def check_environment(
-    settings: EnvironmentSettings, key: str, rows: Sequence[Row], tokenizer: Any = None
+    settings: EnvironmentSettings,
+    key: str,
+    rows: Sequence[Row],
+    template: TurnTemplate | None = None,
 ) -> EnvironmentReport:
     """Play rollouts on the environment at ``settings.path``.
 
@@ -60,7 +64,8 @@ def check_environment(
         settings: of the environment; its path is not null.
         key: of its section, for messages.
         rows: prompts' rows with all of their columns, at least one; the first two are played.
-        tokenizer: the student's, whose calls the parser is to read; None: that is not tried.
+        template: the student's, whatever its tools; the parser is to read the calls that it writes.
+            None: that is not tried.
 
     Raises:
         ConfigError: nothing at the path that could be an environment, or no such parser.
@@ -71,9 +76,9 @@ def check_environment(
     try:
         probe = _Probe(settings, make, runner)
         probe.look_at(rows)
-        if probe.sound and tokenizer is not None:
-            problems = parser_problems(parser, settings.parser, probe.tools, tokenizer)
-            probe.found |= dict.fromkeys(problems)
+        if probe.sound and template is not None:
+            shown = replace(template, tools=probe.tools)
+            probe.found |= dict.fromkeys(parser_problems(parser, settings.parser, shown))
     finally:
         runner.close()
     probe.report.violations = list(probe.found)

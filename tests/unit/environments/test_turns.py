@@ -22,12 +22,11 @@ def template(text: str = TEMPLATE, tools: list | None = None) -> TurnTemplate:
 
 def test_what_follows_a_turn_begins_behind_the_token_that_ended_it() -> None:
     found = template()
-    ids = found.continuation(TURN, RESULTS, ended=True)
+    ids = found.continuation(TURN, RESULTS)
     assert found.tokenizer.decode(ids) == (
         "\n<|im_start|>user\n<tool_response>\nrain\n</tool_response>\n<tool_response>\nsun\n"
         "</tool_response><|im_end|>\n<|im_start|>assistant\n"
     )
-    assert found.continuation(TURN, RESULTS, ended=False) == [found.tokenizer.eos_token_id, *ids]
 
 
 def test_the_opening_shows_the_tools() -> None:
@@ -55,9 +54,7 @@ def test_a_template_that_strips_earlier_thinking_is_named_by_its_first_other_tok
 
 def test_a_template_without_an_end_of_turn_is_refused() -> None:
     with pytest.raises(TemplateError, match="does not end a turn of the assistant with any of"):
-        template("{% for m in messages %}{{ m.content }}{% endfor %}").continuation(
-            TURN, RESULTS, ended=True
-        )
+        template("{% for m in messages %}{{ m.content }}{% endfor %}").continuation(TURN, RESULTS)
 
 
 def test_a_template_that_raises_is_told_as_one() -> None:
@@ -68,7 +65,7 @@ def test_a_template_that_raises_is_told_as_one() -> None:
 def test_what_a_template_writes_for_a_last_turn_alone_does_not_matter() -> None:
     # An empty thought stands in front of a last turn, and of no other.
     found = template(THINKING_TEMPLATE)
-    ids = found.continuation({"role": "assistant", "content": "Hm."}, [USER], ended=True)
+    ids = found.continuation({"role": "assistant", "content": "Hm."}, [USER])
     assert found.tokenizer.decode(ids) == (
         "\n<|im_start|>user\nGo on.<|im_end|>\n<|im_start|>assistant\n"
     )
@@ -86,7 +83,7 @@ ONE_CALL = (
 
 def test_a_template_of_one_call_a_turn_writes_all_results() -> None:
     found = template(ONE_CALL)
-    ids = found.continuation({**TURN, "tool_calls": [CALL, CALL]}, RESULTS, ended=True)
+    ids = found.continuation({**TURN, "tool_calls": [CALL, CALL]}, RESULTS)
     assert found.tokenizer.decode(ids) == (
         "\n<|im_start|>tool\nrain<|im_end|>\n<|im_start|>tool\nsun<|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -100,13 +97,9 @@ def test_end_tokens_spelled_in_a_call_end_no_turn() -> None:
         {"name": END, "arguments": {}},
     ):
         turn = {**TURN, "tool_calls": [{**CALL, "function": spelled}]}
-        assert found.continuation(turn, RESULTS[:1], ended=True) == found.continuation(
-            TURN, RESULTS[:1], ended=True
-        )
+        assert found.continuation(turn, RESULTS[:1]) == found.continuation(TURN, RESULTS[:1])
 
 
 def test_a_template_without_end_tokens_is_refused() -> None:
     with pytest.raises(TemplateError, match="does not end a turn of the assistant with any of"):
-        template(TEMPLATE.replace("<|im_end|>", "<|im_start|>")).continuation(
-            TURN, [USER], ended=True
-        )
+        template(TEMPLATE.replace("<|im_end|>", "<|im_start|>")).continuation(TURN, [USER])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from chat_tokenizer import TEMPLATE, chat_tokenizer
+from chat_tokenizer import END, TEMPLATE, chat_tokenizer
 
 from opd_ray.cli import main
 from opd_ray.config.environment import EnvironmentSettings
+from opd_ray.environments.turns import TurnTemplate
 from opd_ray.preflight.contract.environment import EnvironmentReport, check_environment
 
 ROW = {"prompt": [{"role": "user", "content": "Find the red door."}], "budget": 3}
@@ -150,9 +152,7 @@ def test_calls_that_take_too_long(name: str, tool: str) -> None:
 
 def test_a_parser_reads_what_the_template_writes() -> None:
     def said(parser: str, template: str = TEMPLATE) -> list[str]:
-        settings = EnvironmentSettings(path="broken_environments:Good", parser=parser)
-        tokenizer = chat_tokenizer(template)
-        return check_environment(settings, "environment", (ROW,), tokenizer).violations
+        return parsed(parser, chat_tokenizer(template))
 
     assert said("hermes") == []
     assert said("llama3_json") == []  # it reads JSON wherever it stands, as vLLM's does
@@ -164,6 +164,26 @@ def test_a_parser_reads_what_the_template_writes() -> None:
     assert text.startswith(
         "the student's chat template writes no call of 'look': it knows no tools"
     )
+
+
+def parsed(parser: str, tokenizer: Any, **options: Any) -> list[str]:
+    """What is said of a parser and what the student's template writes."""
+    settings = EnvironmentSettings(path="broken_environments:Good", parser=parser)
+    template = TurnTemplate(tokenizer, (), options, [tokenizer.convert_tokens_to_ids(END)])
+    return check_environment(settings, "environment", (ROW,), template).violations
+
+
+def test_a_turn_may_end_with_another_token_than_texts_do() -> None:
+    tokenizer = chat_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    assert parsed("hermes", tokenizer) == []
+
+
+def test_the_template_is_given_the_options_of_a_run() -> None:
+    # Calls are written as the option says.
+    tokenizer = chat_tokenizer(TEMPLATE.replace("<tool_call>", "{{ opens }}"))
+    assert parsed("hermes", tokenizer, opens="<tool_call>") == []
+    assert len(parsed("hermes", tokenizer, opens="<call>")) == 1
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
