@@ -49,8 +49,16 @@ def _is_object_schema(parameters: Any) -> bool:
     return schemas and all(isinstance(name, str) for name in [*properties, *required])
 
 
+def repr_of(value: Any) -> str:
+    """Its ``repr``; where that raises, as of a number of 5,000 digits, what it is."""
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"a {type(value).__name__} whose repr raises {type(error).__name__}"
+
+
 def shortened(value: Any, most: int = 120) -> str:
     """A value as one short line."""
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else repr_of(value)
     text = text.encode(errors="replace").decode().replace("\n", "\\n")
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

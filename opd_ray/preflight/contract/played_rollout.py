@@ -11,7 +11,7 @@ from opd_ray.borders import first_line
 from opd_ray.environments.environment import Environment, Message
 from opd_ray.environments.runner import Busy, EnvironmentRunner, NoAnswer, TooManyHang
 from opd_ray.environments.tool_class import as_tool_result
-from opd_ray.environments.tool_list import shortened
+from opd_ray.environments.tool_list import repr_of, shortened
 from opd_ray.errors import is_known
 from opd_ray.user_code import place_of
 
@@ -52,7 +52,7 @@ class Step:
         if self.method == "call_tool":
             return self.text
         # As text: values may be of types that cannot be compared, and nan is not equal to itself.
-        return repr(self.value), type(self.error)
+        return repr_of(self.value), type(self.error)
 
 
 @dataclass

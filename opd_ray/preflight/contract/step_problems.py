@@ -64,7 +64,7 @@ def _figure_problems(figures: Any) -> Iterator[str]:
     for name, value in figures.items():
         try:
             finite = isinstance(name, str) and math.isfinite(float(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             finite = False
         if not finite:
             yield f"verify: {name!r} is {shortened(value)}; expected a finite number"

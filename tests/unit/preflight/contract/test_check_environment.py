@@ -13,6 +13,8 @@ from opd_ray.cli import main
 from opd_ray.config.environment import EnvironmentSettings
 from opd_ray.environments.turns import TurnTemplate
 from opd_ray.preflight.contract.environment import EnvironmentReport, check_environment
+from opd_ray.preflight.contract.played_rollout import Step
+from opd_ray.preflight.contract.step_problems import step_problems
 
 ROW = {"prompt": [{"role": "user", "content": "Find the red door."}], "budget": 3}
 
@@ -135,6 +137,31 @@ def test_what_is_worth_a_note() -> None:
     assert [n for n in checked("Long").notes if n.startswith("look returns up to 100,000 char")]
     halves = checked("Surrogate")
     assert not [n for n in halves.violations if "look" in n]
+
+
+def test_values_that_cannot_be_shown_are_named() -> None:
+    class Mute:
+        def __repr__(self) -> str:
+            raise ZeroDivisionError("no words")
+
+    def said(step: Step) -> list[str]:
+        return [text for _, text in step_problems(step, 5.0)]
+
+    assert said(Step("verify", "verify", {"reward": 10**400})) == [
+        f"verify: 'reward' is 1{'0' * 119}... (401 characters); expected a finite number"
+    ]
+    assert said(Step("verify", "verify", {"reward": 10**9000})) == [
+        "verify: 'reward' is a int whose repr raises ValueError; expected a finite number"
+    ]
+    unreadable = Step("look()", "call_tool", Mute(), error=TypeError("x"), unreadable=True)
+    assert said(unreadable) == [
+        "look() returned a Mute whose repr raises ZeroDivisionError, which is neither text nor "
+        "JSON: x"
+    ]
+    assert Step("verify", "verify", {"reward": Mute()}).outcome == (
+        "a dict whose repr raises ZeroDivisionError",
+        type(None),
+    )
 
 
 def test_a_tool_that_ends_the_process_does_not() -> None:
