@@ -21,7 +21,6 @@ from opd_ray.coordinator.no_calls import check_calls
 from opd_ray.coordinator.nothing import nothing_learned
 from opd_ray.coordinator.session import Session
 from opd_ray.data.prompts import PromptFeed, own_teacher_prompts
-from opd_ray.environments.by_source import RunEnvironments
 from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
@@ -151,10 +150,9 @@ class Coordinator:
 
     def _check_calls(self, batch: ScoredBatch) -> None:
         """Of the first step: does anybody call the tools that there are?"""
-        config = self.config
-        if self.calls_checked or not config.environment_set.any:
+        if self.calls_checked or not self.config.environment_set.any:
             return
-        environments = RunEnvironments(config.environment_set)
+        environments = self.prompts.environments
         acting = [s.rollout for s in batch.rollouts if s.rollout.turns is not None]
         parsers = {
             source: (f"{environment.key}.parser", environment.settings.parser)

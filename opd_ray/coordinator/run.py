@@ -23,6 +23,7 @@ from opd_ray.coordinator.report import (
 )
 from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
+from opd_ray.environments.by_source import RunEnvironments
 from opd_ray.errors import INTERRUPTED
 from opd_ray.evaluation.evaluator import Evaluator, accuracy
 from opd_ray.output.checkpoint import CheckpointStore, RunState
@@ -48,10 +49,13 @@ def train(config: Config) -> int:
     check_config(config)
     pairing = check_models(config)
     config = dated(config, pairing.tokenizer, kept_date(config.run))
-    prompts = PromptFeed.load(config, pairing.tokenizer)
-    tasks = held_out_tasks(config, pairing.tokenizer)
+    environments = RunEnvironments(config.environment_set)
+    prompts = PromptFeed.load(config, pairing.tokenizer, environments)
+    tasks = held_out_tasks(config, pairing.tokenizer, environments)
     longest = check_routing(config, prompts, tasks, pairing.teacher_contexts)
-    turn_notes = check_turns(config, pairing.tokenizer, pairing.end_ids, [*prompts.sources], tasks)
+    turn_notes = check_turns(
+        config, pairing.tokenizer, pairing.end_ids, [*prompts.sources], tasks, environments
+    )
     with OutputFolder(config.run.output_dir) as output:
         checkpoints = CheckpointStore(
             output.checkpoints, config.run.keep_checkpoints, to_yaml(config)

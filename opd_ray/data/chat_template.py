@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
-# The tools that prompts of a source are shown; None: it has no environment.
-ToolsOf = Callable[[str], Tools | None]
 
 # The function by which templates read the clock.
 _CLOCK = "strftime_now"
@@ -92,10 +90,6 @@ def apply_chat_template(
         continue_final_message=goes_on,
         **options,
     )
-
-
-def no_tools(source: str) -> None:
-    """Of prompts without environments."""
 
 
 def template_notes(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -14,25 +13,19 @@ import numpy as np
 from opd_ray.borders import border
 from opd_ray.config.data import DataSettings, OverLength
 from opd_ray.data.cells import BadRow
-from opd_ray.data.chat_template import ToolsOf, no_tools, template_notes
+from opd_ray.data.chat_template import template_notes
 from opd_ray.data.prompt_account import PromptAccount
 from opd_ray.data.prompt_set import LoadReport, PromptSet, SourceReport, problem_digest
 from opd_ray.data.rows import BadRows, DataError, PromptRow, RowReader
 from opd_ray.data.sources import Source, open_source, spelled_place
 from opd_ray.data.tokenize import tokenize_for_both
+from opd_ray.environments.by_source import NO_ENVIRONMENTS, RunEnvironments
 from opd_ray.seeds import digest64
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROWS_TOKENIZED_AT_ONCE = 1000
-
-# The columns that rows of a source need for their environment.
-ColumnsOf = Callable[[str], Sequence[str]]
-
-
-def _no_columns(source: str) -> Sequence[str]:
-    return ()
 
 
 def load_prompts(
@@ -42,26 +35,25 @@ def load_prompts(
     tokenizer: PreTrainedTokenizerBase | None = None,
     section: str = "data",
     day: date | None = None,
-    tools_of: ToolsOf | None = None,
-    columns_of: ColumnsOf = _no_columns,
+    environments: RunEnvironments = NO_ENVIRONMENTS,
 ) -> PromptSet:
     """Open the source, read every row once and keep the numbers of those to use.
 
     In this order: bad rows are refused, duplicates dropped, prompts longer than
     ``max_prompt_tokens`` refused or dropped (only with a tokenizer), the rest cut at ``limit``.
     ``seed`` counts where ``settings.seed`` is null; ``section`` is what messages call the settings,
-    ``day`` what chat templates that read the clock are told, ``tools_of`` the tools that they show
-    by source, for environments, which are given all columns of a row; they need ``columns_of``.
+    ``day`` what chat templates that read the clock are told; ``environments`` are given all columns
+    of a row, and must find those there that they need.
 
     Raises:
         ConfigError: settings that no run can use.
         DataError: data that no run can use.
     """
     settings.validate(section)
-    acts = tools_of is not None
+    acts = environments.any
     source = open_source(settings, section, None if acts else ())
     reader = RowReader(settings, all_columns=acts)
-    rows = _Rows(source, reader, settings, section, tools_of or no_tools, columns_of)
+    rows = _Rows(source, reader, settings, section, environments)
     read = len(rows.source)
     prompts, ids, sources = rows.check()
     numbers = np.arange(read)
@@ -124,8 +116,7 @@ class _Rows:
     reader: RowReader
     settings: DataSettings
     section: str  # what messages call the settings
-    tools_of: ToolsOf
-    columns_of: ColumnsOf
+    environments: RunEnvironments
 
     def read(self, number: int) -> PromptRow:
         label, line = self.source.label(number), self.source.place(number)[1]
@@ -146,7 +137,7 @@ class _Rows:
                 row = self.read(number)
                 self.refuse_missing_columns(row)
                 content: list[Any] = [row.text, row.messages, row.teacher_text]
-                if self.tools_of(row.source) is not None:
+                if self.environments.of(row.source) is not None:
                     # An environment may make another problem of every column.
                     content.append(row.columns)
                 with border("messages or columns", "give texts, numbers and lists alone", BadRow):
@@ -172,7 +163,8 @@ class _Rows:
             BadRow: it needs others.
         """
         there = {*row.columns, "prompt", "rollout_seed"}
-        if missing := [name for name in self.columns_of(row.source) if name not in there]:
+        needed = self.environments.columns_of(row.source)
+        if missing := [name for name in needed if name not in there]:
             raise BadRow(
                 f"its environment's reset needs {', '.join(missing)}, which it does not have; it "
                 f"has {', '.join(row.columns)}: name the column so in the data, or give the "
@@ -212,11 +204,12 @@ class _Rows:
                 section=self.section,
                 day=day,
                 account=account,
-                tools_of=self.tools_of,
+                environments=self.environments,
             )
+            acts = [self.environments.of(row.source) is not None for row in rows]
             digests += (
-                problem_digest(ids, None if self.tools_of(row.source) is None else row.columns)
-                for row, ids in zip(rows, students, strict=True)
+                problem_digest(ids, row.columns if columns_count else None)
+                for row, ids, columns_count in zip(rows, students, acts, strict=True)
             )
             lengths += zip(map(len, students), map(len, teachers), strict=True)
         return np.array(lengths), np.array(digests, dtype=np.uint64)

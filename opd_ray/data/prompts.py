@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.data import DataSettings
 from opd_ray.config.schema import Config, EvalTask
-from opd_ray.data.chat_template import ToolsOf, no_tools, reads_clock
+from opd_ray.data.chat_template import reads_clock
 from opd_ray.data.gold_answers import asked_problems
-from opd_ray.data.load import ColumnsOf, load_prompts
+from opd_ray.data.load import load_prompts
 from opd_ray.data.prompt_set import PromptSet, PromptsIdentity, SourceReport, problem_digest
 from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.tokenize import episode_start, tokenize_for_both
-from opd_ray.environments.by_source import RunEnvironments
+from opd_ray.environments.by_source import NO_ENVIRONMENTS, RunEnvironments
 from opd_ray.tasks import Task
 from opd_ray.types import EpisodeStart
 
@@ -58,30 +58,35 @@ class PromptFeed:
     settings: DataSettings
     tokenizer: PreTrainedTokenizerBase
     day: date | None = None  # what chat templates that read the clock are told; None: today
-    tools_of: ToolsOf | None = None  # of environments; None: there are none
+    environments: RunEnvironments = NO_ENVIRONMENTS
 
     @classmethod
-    def load(cls, config: Config, tokenizer: PreTrainedTokenizerBase) -> PromptFeed:
-        """Read and check ``data``.
+    def load(
+        cls,
+        config: Config,
+        tokenizer: PreTrainedTokenizerBase,
+        environments: RunEnvironments | None = None,
+    ) -> PromptFeed:
+        """Read and check ``data``; ``environments`` are the configuration's, if they are at hand.
 
         Raises:
             ConfigError, DataError: settings or rows that the run cannot use.
         """
-        day, tools_of, columns_of = config.run.day, *_environments(config)
+        day = config.run.day
+        environments = environments or RunEnvironments(config.environment_set)
         rows = load_prompts(
             config.data,
             seed=config.run.seed,
             tokenizer=tokenizer,
             day=day,
-            tools_of=tools_of,
-            columns_of=columns_of,
+            environments=environments,
         )
         if len(rows) < config.rollout.prompts_per_step:
             raise DataError(
                 f"data has {len(rows)} prompts, rollout.prompts_per_step = "
                 f"{config.rollout.prompts_per_step} asks for more a step: lower it or give more"
             )
-        return cls(rows, config.data, tokenizer, day, tools_of)
+        return cls(rows, config.data, tokenizer, day, environments)
 
     def __str__(self) -> str:
         return str(self.rows.report)
@@ -120,18 +125,23 @@ class PromptFeed:
     def batch(self, step: int, size: int) -> list[Prompt]:
         """The prompts of a step, from 0; see :meth:`PromptSet.batch`."""
         rows = self.rows.batch(step, size)
-        return _prompts(rows, self.tokenizer, self.settings, self.day, self.tools_of)
+        return _prompts(rows, self.tokenizer, self.settings, self.day, self.environments)
 
 
-def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[HeldOutTask]:
-    """Read and check the problems of every evaluation task.
+def held_out_tasks(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    environments: RunEnvironments | None = None,
+) -> list[HeldOutTask]:
+    """Read and check the problems of every evaluation task; ``environments`` as of the prompts.
 
     Raises:
         ConfigError, DataError: settings or rows that cannot be used; problems without an answer, or
             with none that a response could give.
     """
     tasks = []
-    day, tools_of, columns_of = config.run.day, *_environments(config)
+    day = config.run.day
+    environments = environments or RunEnvironments(config.environment_set)
     for key, settings in config.named_tasks.items():
         section = f"{key}.data"
         rows = load_prompts(
@@ -140,11 +150,10 @@ def held_out_tasks(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[H
             tokenizer=tokenizer,
             section=section,
             day=day,
-            tools_of=tools_of,
-            columns_of=columns_of,
+            environments=environments,
         )
         asked = asked_problems(settings, rows, section)
-        prompts = _prompts(asked.rows, tokenizer, settings.data, day, tools_of)
+        prompts = _prompts(asked.rows, tokenizer, settings.data, day, environments)
         notes = [*rows.report.notes, *asked.notes]
         tasks.append(HeldOutTask(settings, asked.task, prompts, asked.answers, notes))
     return tasks
@@ -192,25 +201,19 @@ def divergence_prompts(tasks: Sequence[HeldOutTask], count: int) -> list[Prompt]
     ]
 
 
-def _environments(config: Config) -> tuple[ToolsOf | None, ColumnsOf]:
-    """By source the tools that prompts are shown, None where nothing acts, and columns needed."""
-    environments = RunEnvironments(config.environment_set)
-    shown = environments.tools_of if config.environment_set.any else None
-    return shown, environments.columns_of
-
-
 def _prompts(
     rows: Sequence[PromptRow],
     tokenizer: PreTrainedTokenizerBase,
     settings: DataSettings,
     day: date | None,
-    tools_of: ToolsOf | None,
+    environments: RunEnvironments,
 ) -> list[Prompt]:
-    tools_of = tools_of or no_tools
-    student, teacher = tokenize_for_both(rows, tokenizer, settings, day=day, tools_of=tools_of)
+    student, teacher = tokenize_for_both(
+        rows, tokenizer, settings, day=day, environments=environments
+    )
 
     def episode(row: PromptRow) -> EpisodeStart | None:
-        acts = tools_of(row.source) is not None
+        acts = environments.of(row.source) is not None
         return episode_start(row, tokenizer, settings, day) if acts else None
 
     return [

@@ -13,14 +13,13 @@ from opd_ray.borders import border
 from opd_ray.config.data import PLACEHOLDER, DataSettings
 from opd_ray.data.cells import BadRow
 from opd_ray.data.chat_template import (
-    ToolsOf,
     apply_chat_template,
-    no_tools,
     template_options,
     uses_chat_template,
 )
 from opd_ray.data.prompt_account import PromptAccount, special_tokens
 from opd_ray.data.rows import BadRows, DataError, PromptRow
+from opd_ray.environments.by_source import NO_ENVIRONMENTS, RunEnvironments
 from opd_ray.types import EpisodeStart
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def tokenize(
     section: str = "data",
     day: date | None = None,
     account: PromptAccount | None = None,
-    tools_of: ToolsOf = no_tools,
+    environments: RunEnvironments = NO_ENVIRONMENTS,
 ) -> list[np.ndarray]:
     """Prompt ids, [P] int32 a row; with ``teacher`` the teacher's prompt where a row has its own.
 
@@ -58,7 +57,7 @@ def tokenize(
         section: what messages call the settings.
         day: what templates that read the clock are told; None: today.
         account: counts what a user may not expect of these prompts.
-        tools_of: the tools that the template shows, by source.
+        environments: whose tools the template shows.
 
     Raises:
         DataError: chat messages without a template, text that template or tokenizer refuse, or a
@@ -66,7 +65,7 @@ def tokenize(
     """
     if not rows:
         return []
-    writer = _Writer(tokenizer, settings, section, day, tools_of)
+    writer = _Writer(tokenizer, settings, section, day, environments)
     account = account or PromptAccount()
     texts = writer.texts(rows, account, teacher=teacher)
     ids = writer.ids(rows, texts)
@@ -89,11 +88,11 @@ def tokenize_for_both(
     section: str = "data",
     day: date | None = None,
     account: PromptAccount | None = None,
-    tools_of: ToolsOf = no_tools,
+    environments: RunEnvironments = NO_ENVIRONMENTS,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Prompt ids of every row for the student, and for its teacher; see :func:`tokenize`."""
     write = partial(
-        tokenize, rows, tokenizer, settings, section=section, day=day, tools_of=tools_of
+        tokenize, rows, tokenizer, settings, section=section, day=day, environments=environments
     )
     student = write(account=account)
     if all(row.teacher_text is None for row in rows):
@@ -124,9 +123,9 @@ class _Writer:
         settings: DataSettings,
         section: str,
         day: date | None,
-        tools_of: ToolsOf = no_tools,
+        environments: RunEnvironments = NO_ENVIRONMENTS,
     ) -> None:
-        self._tools_of = tools_of
+        self._environments = environments
         self.templated = uses_chat_template(tokenizer, settings, section)
         self._tokenizer = tokenizer
         self._settings = settings
@@ -167,7 +166,7 @@ class _Writer:
                 f"{self._section}.chat_template to auto and take a tokenizer with a template, or "
                 "give text"
             )
-        acts = self._tools_of(row.source) is not None
+        acts = self._environments.of(row.source) is not None
         if acts and not self.templated:
             raise BadRow(
                 "has an environment, and no chat template is in use, which writes what stands "
@@ -203,7 +202,7 @@ class _Writer:
                 self._tokenizer,
                 self._settings,
                 self._day,
-                tools=self._tools_of(row.source),
+                tools=self._environments.tools_of(row.source),
             )
 
     def ids(self, rows: Sequence[PromptRow], texts: Sequence[str]) -> list[list[int]]:

@@ -121,11 +121,16 @@ class _Shown:
 
 
 class RunEnvironments:
-    """All environments of a run; equal settings are one."""
+    """All environments of a run, each made known once: when its source is first asked for."""
 
     def __init__(self, settings: EnvironmentSet) -> None:
         self._settings = settings
         self._by_key: dict[str, RunEnvironment] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether any prompt may have one."""
+        return self._settings.any
 
     def of(self, source: str) -> RunEnvironment | None:
         """That of prompts of a source; None: their responses are one turn."""
@@ -145,3 +150,7 @@ class RunEnvironments:
         """The columns that rows of a source need for their environment."""
         found = self.of(source)
         return () if found is None else found.columns
+
+
+# Of a run in which every response is one turn.
+NO_ENVIRONMENTS = RunEnvironments(EnvironmentSet(EnvironmentSettings(), {}))

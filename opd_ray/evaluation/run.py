@@ -17,6 +17,7 @@ from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import Config
 from opd_ray.data.prompts import HeldOutTask, dated, held_out_tasks
+from opd_ray.environments.by_source import RunEnvironments
 from opd_ray.evaluation.ask import EvalMode, answers, eval_modes
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.evaluation.results import read_results, render, write_results
@@ -47,8 +48,9 @@ def evaluate(config: Config, out: Path) -> int:
     check_model_files(config, models_of_evaluation(config))
     student = check_student(config)
     config = dated(config, student.tokenizer, EvaluationFolder(out).settings.get("date"))
-    tasks = held_out_tasks(config, student.tokenizer)
-    turn_notes = check_turns(config, student.tokenizer, student.end_ids, [], tasks)
+    environments = RunEnvironments(config.environment_set)
+    tasks = held_out_tasks(config, student.tokenizer, environments)
+    turn_notes = check_turns(config, student.tokenizer, student.end_ids, [], tasks, environments)
     for note in [*prompt_notes(None, tasks), *turn_notes]:
         print(f"opd-ray: {note}", file=sys.stderr)
     modes = [mode for task in tasks for mode in eval_modes(task, config.rollout.max_new_tokens)]

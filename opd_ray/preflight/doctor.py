@@ -195,6 +195,7 @@ def _data_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Find
 def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Finding]:
     # All of these import transformers, which the findings on packages may call broken.
     from opd_ray.data.prompts import PromptFeed, dated, divergence_prompts, held_out_tasks
+    from opd_ray.environments.by_source import RunEnvironments
     from opd_ray.preflight.prompts import check_routing, prompt_notes
     from opd_ray.preflight.turns import check_turns
 
@@ -204,20 +205,21 @@ def _prompt_findings(config: Config, contexts: Mapping[str, int]) -> Iterator[Fi
         yield failed("data", f"prompts cannot be measured: {str(error).splitlines()[0]}")
         return
     prompts, tokenizer = None, student.tokenizer
+    environments = RunEnvironments(config.environment_set)
     turn_notes: list[str] = []
     try:
         config = dated(config, tokenizer, kept_date(config.run))
-        prompts = PromptFeed.load(config, tokenizer)
+        prompts = PromptFeed.load(config, tokenizer, environments)
         yield passed("data", str(prompts))
     except _REFUSALS as error:
         yield failed("data", str(error))
     try:
-        tasks = held_out_tasks(config, tokenizer)
+        tasks = held_out_tasks(config, tokenizer, environments)
         divergence_prompts(tasks, config.eval.kl_prompts)
         if prompts is not None:
             check_routing(config, prompts, tasks, contexts)
         sources = [*prompts.sources] if prompts is not None else []
-        turn_notes = check_turns(config, tokenizer, student.eos_ids, sources, tasks)
+        turn_notes = check_turns(config, tokenizer, student.eos_ids, sources, tasks, environments)
     except _REFUSALS as error:
         yield failed("held-out data", str(error))
         return

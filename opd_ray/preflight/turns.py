@@ -24,6 +24,7 @@ def check_turns(
     end_ids: Sequence[int],
     sources: Sequence[str],
     tasks: Sequence[HeldOutTask],
+    environments: RunEnvironments | None = None,
 ) -> list[str]:
     """Build conversations with two calls both ways, turn by turn and at once.
 
@@ -33,6 +34,7 @@ def check_turns(
         end_ids: of the tokens that end its responses.
         sources: of the prompts to train on.
         tasks: of the evaluation.
+        environments: the configuration's, if they are at hand.
 
     Returns:
         What a user should know of what the student is shown.
@@ -43,7 +45,7 @@ def check_turns(
     """
     if problems := without_environment(config, tasks):
         raise ConfigError("\n".join(problems))
-    environments = RunEnvironments(config.environment_set)
+    environments = environments or RunEnvironments(config.environment_set)
     asked: dict[str, Sequence[str]] = {"data": sources}
     for key, task in zip(config.named_tasks, tasks, strict=True):
         asked[f"{key}.data"] = [prompt.source for prompt in task.prompts]

@@ -106,7 +106,12 @@ class _Runner:
         prompts, tasks = self._seed_data(waiting[0])
         longest = check_routing(config, prompts, tasks, self.pairing.teacher_contexts)
         turn_notes = check_turns(
-            config, self.pairing.tokenizer, self.pairing.end_ids, [*prompts.sources], tasks
+            config,
+            self.pairing.tokenizer,
+            self.pairing.end_ids,
+            [*prompts.sources],
+            tasks,
+            prompts.environments,
         )
         # Of the filters, which differ, every cell's own steps tell.
         unused = [note for note in unused_options(config) if not note.startswith("tip.")]
@@ -157,10 +162,11 @@ class _Runner:
     def _seed_data(self, cell: Cell) -> tuple[PromptFeed, list[HeldOutTask]]:
         """Prompts and problems of the cell's seed."""
         if cell.seed not in self.data:
-            self.data[cell.seed] = (
-                PromptFeed.load(cell.config, self.pairing.tokenizer),
-                held_out_tasks(cell.config, self.pairing.tokenizer),
-            )
+            # The seeds have the same environments: those of the first are asked for their tools.
+            known = next((prompts.environments for prompts, _ in self.data.values()), None)
+            prompts = PromptFeed.load(cell.config, self.pairing.tokenizer, known)
+            tasks = held_out_tasks(cell.config, self.pairing.tokenizer, prompts.environments)
+            self.data[cell.seed] = (prompts, tasks)
         return self.data[cell.seed]
 
 
