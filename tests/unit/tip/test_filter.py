@@ -1,47 +1,14 @@
-"""The filter around the rules: counts, schedules, ways to select, quadrants, overlaps, settings."""
+"""The filter around the rules: counts, schedules, ways to select."""
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
+from tip_batches import LENGTHS, SEEDS, batch, kept, one_rollout
 
-from opd_ray.errors import ConfigError
-from opd_ray.tip import (
-    MissingScoreError,
-    TipFilter,
-    TipSettings,
-    TokenScores,
-    find_rule,
-    rule_names,
-)
-from opd_ray.tip.quadrants import jaccard, quadrant_report
-from opd_ray.tip.scores import SCORES
-from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, share_counts
-from opd_ray.types import Divergence
-
-LENGTHS = np.array([40, 0, 3, 57])
-SEEDS = np.arange(4) + 100
-
-
-def batch(seed=0, **changes):
-    rng = np.random.default_rng(seed)
-    total = int(LENGTHS.sum())
-    fields = {
-        "entropy_N": rng.gamma(0.5, 0.5, total).clip(0, 2),
-        "reverse_kl_N": rng.gamma(0.5, 1.0, total),
-        "forward_kl_N": rng.gamma(0.5, 1.0, total),
-        "jsd_N": rng.random(total) / 2,
-        "teacher_mass_N": rng.random(total),
-        "union_forward_kl_N": rng.gamma(0.5, 1.0, total),
-    }
-    return TokenScores(LENGTHS, rng.random(total) < 0.9, 16, **(fields | changes))
-
-
-def kept(settings, scores=None, step=0):
-    return TipFilter(settings).select(batch() if scores is None else scores, SEEDS, step)
+from opd_ray.tip import MissingScoreError, TipFilter, TipSettings, TokenScores
+from opd_ray.tip.select import keep_greatest, share_counts
 
 
 def test_share_is_the_floor_of_the_decimal_product():
@@ -171,90 +138,6 @@ def test_stream_state_survives_a_checkpoint():
         )
 
 
-def test_quadrants_by_hand():
-    h_hat = np.array([0.9, 0.9, 0.1, 0.1, 0.1], dtype=np.float32)
-    d_hat = np.array([0.8, 0.2, 0.8, 0.2, 0.5], dtype=np.float32)
-    report = quadrant_report(
-        h_hat,
-        d_hat,
-        h_M=h_hat / 2,
-        divergence_M=d_hat * 10,
-        loss_M=d_hat * 100,
-        kept_M=np.array([True, False, True, False, True]),
-        cut_kind="value",
-        h_cut=0.5,
-        divergence_cut=0.5,
-    )
-    q = report.quadrants
-    assert [q[name].share for name in ("Q1", "Q2", "Q3", "Q4")] == [0.2, 0.2, 0.2, 0.4]
-    assert [q[name].kept_share for name in ("Q1", "Q2", "Q3", "Q4")] == [1.0, 0.0, 1.0, 0.5]
-    assert q["Q3"].mean_h == pytest.approx(0.05)
-    assert q["Q4"].mean_divergence == pytest.approx(3.5)
-    assert q["Q4"].mean_loss == pytest.approx(35.0)
-    assert (report.h_cut, report.divergence_cut) == (0.5, 0.5)
-
-
-def test_quadrants_cut_at_the_median_of_the_batch():
-    scores = batch()
-    selection = kept(TipSettings(h_clip=1.0))
-    h = scores.entropy_N[scores.response_mask_N]
-    d = scores.reverse_kl_N[scores.response_mask_N]
-    chosen = selection.weights_N[scores.response_mask_N] > 0
-    high_h, high_d = h > np.median(h), d > np.median(d)
-    quadrants = selection.quadrants.quadrants
-    for name, inside in (
-        ("Q1", high_h & high_d),
-        ("Q2", high_h & ~high_d),
-        ("Q3", ~high_h & high_d),
-        ("Q4", ~high_h & ~high_d),
-    ):
-        assert quadrants[name].share == pytest.approx(inside.mean())
-        assert quadrants[name].kept_share == pytest.approx(chosen[inside].mean())
-        assert quadrants[name].mean_h == pytest.approx(h[inside].mean() / math.log(16), rel=1e-5)
-        assert quadrants[name].mean_loss == pytest.approx(d[inside].mean(), rel=1e-5)
-    assert selection.quadrants.h_cut == pytest.approx(
-        (np.median(h) - h.min()) / np.ptp(h), rel=1e-4
-    )
-
-
-def test_empty_quadrants_have_no_means():
-    report = kept(TipSettings(), batch(entropy_N=np.ones(100), reverse_kl_N=np.ones(100))).quadrants
-    assert report.quadrants["Q4"].share == 1.0
-    assert report.quadrants["Q1"].mean_h is None
-    assert "Q1/mean_h" not in report.as_metrics()
-
-
-def test_loss_of_the_quadrants_is_the_runs_loss():
-    scores = batch()
-    selection = TipFilter(TipSettings(), loss_score="forward_kl").select(scores, SEEDS, 0)
-    total = sum(q.share * q.mean_loss for q in selection.quadrants.quadrants.values())
-    assert total == pytest.approx(scores.forward_kl_N[scores.response_mask_N].mean(), rel=1e-5)
-
-
-def test_overlaps_compare_equal_numbers_of_tokens():
-    selection = kept(TipSettings(rule="entropy_topk", rho=0.3))
-    assert set(selection.overlaps) == set(rule_names()) - {"entropy_topk"}
-    for rule, overlap in selection.overlaps.items():
-        other = kept(TipSettings(rule=rule, rho=0.3)).weights_N
-        assert overlap == pytest.approx(jaccard(selection.weights_N > 0, other > 0))
-    assert kept(TipSettings(overlap=False)).overlaps == {}
-
-
-def test_overlaps_leave_out_rules_without_scores():
-    scores = batch(union_forward_kl_N=None, jsd_N=None)
-    overlaps = kept(TipSettings(rho=0.3), scores).overlaps
-    assert "teachability" not in overlaps
-    assert "product" not in overlaps
-    assert "q3_only" in overlaps
-
-
-def test_jaccard():
-    a, b = np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)
-    assert jaccard(a, b) == pytest.approx(1 / 3)
-    assert jaccard(a, a) == 1.0
-    assert jaccard(~a & a, ~a & a) == 1.0
-
-
 def test_a_batch_without_student_tokens_keeps_nothing():
     scores = TokenScores(LENGTHS, np.zeros(100), 16)
     selection = kept(TipSettings(rule="all"), scores)
@@ -296,87 +179,6 @@ def test_seeds_must_match_the_rollouts():
         TipFilter(TipSettings()).select(batch(), np.zeros(2, int), 0)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"rho": 1.2}, r"tip.rho=1.2 must lie in \[0, 1\]"),
-        ({"rho": float("nan")}, "tip.rho=nan"),
-        ({"rho_schedule": "linear"}, "needs tip.rho_end"),
-        ({"rho_schedule": "cosine", "rho_end": 0.1}, "tip.rho_schedule_steps=0"),
-        ({"selection": "threshold"}, "give a threshold"),
-        ({"threshold": 0.5}, "give a threshold"),
-        ({"divergence": "kl"}, "tip.divergence='kl' must be one of reverse_kl, forward_kl, jsd"),
-        ({"selection": "tresh"}, "tip.selection='tresh' must be .*; did you mean 'threshold'"),
-        ({"quadrant_cut": 3}, "tip.quadrant_cut=3 must be one of quantile, value$"),
-        ({"normalise_over": "token"}, "tip.normalise_over='token'"),
-        ({"h_clip": 98}, "tip.h_clip=98"),
-        ({"alpha": -1.0}, "tip.alpha=-1.0"),
-    ],
-)
-def test_bad_settings_are_named(fields, message):
-    with pytest.raises(ValueError, match=message):
-        TipSettings(**fields)
-
-
-def test_a_loss_without_a_score_is_no_divergence_of_the_filter(monkeypatch):
-    monkeypatch.delitem(SCORES, "jsd")
-    with pytest.raises(ValueError, match=r"tip.divergence=jsd .* one of reverse_kl, forward_kl$"):
-        TipSettings(divergence="jsd")
-
-
-def test_choices_are_members_in_memory_and_plain_text_on_disk():
-    settings = TipSettings(selection="soft", share_of="batch", divergence="jsd")
-    assert settings.selection is SelectBy.soft
-    assert settings.share_of is ShareOf.batch
-    assert settings.divergence is Divergence.jsd
-    text = json.dumps(asdict(settings))
-    assert '"selection": "soft", "share_of": "batch"' in text
-    assert json.loads(text) == asdict(settings)
-    assert "selection: soft\nshare_of: batch\n" in OmegaConf.to_yaml(OmegaConf.structured(settings))
-    # The state of a stream names the score, not the member.
-    tip_filter = TipFilter(TipSettings(normalise_over="stream", divergence="jsd", overlap=False))
-    tip_filter.select(batch(), SEEDS, 0)
-    assert {type(name) for name in tip_filter.state_dict()["current"]} == {str}
-
-
-def test_rules_that_do_not_go_with_a_selection():
-    with pytest.raises(ValueError, match="random samples, so no threshold applies"):
-        TipFilter(TipSettings(rule="random", selection="threshold", threshold=0.5))
-    with pytest.raises(ValueError, match="bottom_soft_or keeps the least scores"):
-        TipFilter(TipSettings(rule="bottom_soft_or", selection="soft"))
-
-
-def test_unknown_rules_are_refused():
-    with pytest.raises(ValueError, match="choose one of all, bottom_soft_or"):
-        find_rule("nothing")
-    with pytest.raises(ValueError, match="'soft_ro'; did you mean 'soft_or'"):
-        TipFilter(TipSettings(rule="soft_ro"))
-    with pytest.raises(ValueError, match="'math:pi' is no rule"):
-        find_rule("math:pi")
-    with pytest.raises(ConfigError, match="tip.rule = 'no_such_module:rule' cannot be imported"):
-        find_rule("no_such_module:rule")
-
-
-def test_settings_are_a_section_of_a_structured_config():
-    @dataclass
-    class Config:
-        tip: TipSettings = field(default_factory=TipSettings)
-
-    changed = OmegaConf.merge(OmegaConf.structured(Config), {"tip": {"rule": "random", "rho": 0.1}})
-    settings = OmegaConf.to_object(changed).tip
-    assert asdict(settings) == asdict(TipSettings(rule="random", rho=0.1))
-
-
-def one_rollout(h, divergence):
-    return TokenScores(
-        np.array([len(divergence)]),
-        np.ones(len(divergence), bool),
-        16,
-        entropy_N=np.asarray(h) * math.log(16),
-        reverse_kl_N=np.asarray(divergence, np.float64),
-    )
-
-
 def soft_weights(tip_filter, divergence, step=0):
     scores = one_rollout(np.zeros(len(divergence)), divergence)
     return tip_filter.select(scores, np.zeros(1, np.int64), step).weights_N
@@ -401,24 +203,3 @@ def test_a_score_at_the_threshold_is_kept():
         TipSettings(rule="divergence_topk", selection="threshold", threshold=0.5)
     )
     assert soft_weights(tip_filter, [0.25, 0.5, 1]).tolist() == [0, 1, 1]
-
-
-def test_quadrants_are_cut_where_asked():
-    settings = TipSettings(
-        h_clip=1.0, quadrant_cut="value", quadrant_h_cut=0.4, quadrant_divergence_cut=0.6
-    )
-    scores = one_rollout([0, 0.5, 1], [0, 5, 10])
-    quadrants = TipFilter(settings).select(scores, np.zeros(1, np.int64), 0).quadrants
-    assert (quadrants.h_cut, quadrants.divergence_cut) == (0.4, 0.6)
-    assert quadrants.index_M.tolist() == [3, 1, 0]
-
-
-def test_a_loss_that_is_no_score_leaves_the_quadrants_without_a_mean_loss():
-    """Neither one that this batch lacks nor one that no batch has stops the filter."""
-    scores = batch(jsd_N=None)
-    for loss in ("jsd", "skew_kl"):
-        report = TipFilter(TipSettings(), loss_score=loss).select(scores, SEEDS, 0).quadrants
-        assert [quadrant.mean_loss for quadrant in report.quadrants.values()] == [None] * 4
-        assert not any(name.endswith("mean_loss") for name in report.as_metrics())
-    report = TipFilter(TipSettings(), loss_score="forward_kl").select(scores, SEEDS, 0).quadrants
-    assert all(quadrant.mean_loss is not None for quadrant in report.quadrants.values())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from actors.teacher.contract.answers import (
     check_answers,
     check_info,
     check_request,
-    checked_head,
 )
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.choices import SignalChoice
@@ -361,42 +358,6 @@ def test_info_must_cover_what_the_run_asks():
     ):
         with pytest.raises(TeacherError, match=message):
             check_info(info, TeacherSettings(signal=SignalChoice(signal), topk=topk))
-
-
-class WithHead:
-    """A teacher with an output head of any shape."""
-
-    def __init__(self, weight: tuple[int, ...], bias: tuple[int, ...] | None = None) -> None:
-        self.head = np.ones(weight, np.float32), None if bias is None else np.ones(bias)
-
-    def info(self) -> TeacherInfo:
-        return INFO
-
-    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
-        return self.head
-
-
-def test_an_output_head_is_taken_as_it_is_where_its_shape_is_right() -> None:
-    for bias in (None, (V,)):
-        teacher = WithHead((V, D), bias)
-        given = zip(checked_head(teacher), teacher.head, strict=True)
-        assert all(mine is theirs for mine, theirs in given)
-
-
-@pytest.mark.parametrize(
-    ("teacher", "message"),
-    [
-        (SimpleNamespace(info=lambda: INFO), r"has no output_head\(\): set teacher.signal to topk"),
-        (WithHead((V - 1, D)), r"has shape \(19, 6\), bias None; its info\(\) says \(20, 6\)"),
-        (WithHead((V, D + 1)), r"has shape \(20, 7\), bias None; its info\(\) says \(20, 6\)"),
-        (WithHead((V, D), (V, 1)), r"has shape \(20, 6\), bias \(20, 1\); its info\(\) says"),
-    ],
-)
-def test_an_output_head_that_no_loss_can_use_is_named(teacher: Any, message: str) -> None:
-    with pytest.raises(TeacherError, match="^teacher 'big'.*" + message):
-        checked_head(teacher)
-    with pytest.raises(TeacherError, match="^member 'a'.*" + message):
-        checked_head(teacher, "member 'a'")
 
 
 def test_every_problem_is_listed_though_one_array_has_another_shape() -> None:

@@ -2,131 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from costly_teacher import REQUESTS, TOP, Cache, Costly, D, V, cached_teacher, request, same
 
-from actors.teacher.cache.teacher import CachedTeacher
 from actors.teacher.contract.answers import check_answers
 from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
-from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
-from opd_ray.config.resolved_teachers import NamedTeacher
+from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import (
-    HiddenSignal,
-    SampledSignal,
-    ScoreRequest,
-    TeacherAnswer,
-    TeacherInfo,
-    TopK,
-    TopKSignal,
-)
-
-V, K, TOP, D = 20, 4, 3, 6
-
-
-class Costly:
-    """Random answers that depend on the request alone, and an account of what was asked."""
-
-    def __init__(self, settings: TeacherSettings, meta: dict[str, Any] | None = None) -> None:
-        self.settings = settings
-        self.asked: list[str] = []
-        self.closed = False
-        self.meta = meta or {}
-        self.name = "costly"
-        self.nan = False
-
-    def info(self) -> TeacherInfo:
-        signals = ("topk", "hidden", "sampled")
-        return TeacherInfo(self.name, V, 64, signals, hidden_size=D, meta=self.meta)
-
-    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
-        self.asked += [request.rollout_id for request in requests]
-        return [self.answer(request) for request in requests]
-
-    def answer(self, request: ScoreRequest) -> TeacherAnswer:
-        m = len(request.response_ids)
-        rng = np.random.default_rng([*request.prompt_ids, 99, *request.response_ids])
-        logprobs = np.log(rng.dirichlet(np.ones(V), m)).astype(np.float32)
-        order = np.argsort(-logprobs, axis=1)[:, :TOP].astype(np.int32)
-        logprob = logprobs[np.arange(m), request.response_ids]
-        if self.nan:
-            logprob[0] = np.nan
-        signal = {
-            SignalChoice.topk: TopKSignal(order, np.take_along_axis(logprobs, order, 1)),
-            SignalChoice.hidden: HiddenSignal(rng.integers(0, 1 << 14, (m, D)).astype(np.uint16)),
-            SignalChoice.sampled: SampledSignal(logprob),
-        }[self.settings.signal]
-        return TeacherAnswer(
-            request.rollout_id,
-            logprob,
-            np.take_along_axis(logprobs, request.student_topk.ids, 1),
-            signal,
-            entropy=-(np.exp(logprobs) * logprobs).sum(1),
-            topk=TopK(order[:, :2], np.take_along_axis(logprobs, order[:, :2], 1)),
-        )
-
-    def output_head(self) -> tuple[np.ndarray, None]:
-        return np.arange(V * D, dtype=np.float32).reshape(V, D), None
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def request(number: int, seed: int = 0) -> ScoreRequest:
-    rng = np.random.default_rng([seed, number])
-    m = int(rng.integers(1, 9))
-    ids = np.stack([rng.choice(V, K, replace=False) for _ in range(m)]).astype(np.int32)
-    logprobs = np.full(ids.shape, -3, np.float32)
-    return ScoreRequest(
-        f"r{number}",
-        rng.integers(0, V, rng.integers(1, 9)).astype(np.int32),
-        rng.integers(0, V, m).astype(np.int32),
-        TopK(ids, logprobs),
-    )
-
-
-REQUESTS = [request(number) for number in range(6)]
-
-
-def never() -> Costly:
-    raise AssertionError("the teacher was loaded")
-
-
-Cache = Callable[..., CachedTeacher]
+from opd_ray.types import ScoreRequest, TopK
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    def make(mode: str, load: Any = never, **changes: Any) -> CachedTeacher:
-        settings = NamedTeacher(
-            kind="class", cache=CacheMode(mode), cache_dir=str(tmp_path), topk=TOP, **changes
-        )
-        live = load(settings) if load is Costly else load
-        return CachedTeacher(settings, live if callable(live) else lambda: live)
-
-    return make
-
-
-def same(one: TeacherAnswer, other: TeacherAnswer) -> None:
-    assert one.rollout_id == other.rollout_id
-    assert type(one.signal) is type(other.signal)
-    for name in ("logprob", "at_student_topk", "entropy"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    for part in ("signal", "topk"):
-        mine, theirs = vars(getattr(one, part)), vars(getattr(other, part))
-        assert mine.keys() == theirs.keys()
-        for name in mine:
-            np.testing.assert_array_equal(mine[name], theirs[name])
-            assert np.asarray(mine[name]).dtype == np.asarray(theirs[name]).dtype
+    return partial(cached_teacher, tmp_path)
 
 
 @pytest.mark.parametrize("signal", list(SignalChoice))
@@ -233,99 +128,6 @@ def test_several_writers_of_one_folder(cache: Cache) -> None:
     live = reader._teacher()
     assert len(reader.score([request(n, n) for n in range(8)])) == 8
     assert live.asked == []  # what was written after it started is found
-
-
-def test_what_a_crash_left_behind_is_not_read(cache: Cache, tmp_path: Path) -> None:
-    cache("record", Costly).score(REQUESTS)
-    (tmp_path / ".0123.part").write_bytes(b"half of a file")
-    assert len(cache("replay").score(REQUESTS)) == 6
-
-
-def answer_file(folder: Path) -> Path:
-    [path] = folder.glob("answers-*.safetensors")
-    return path
-
-
-def test_a_truncated_file_is_named(cache: Cache, tmp_path: Path) -> None:
-    cache("record", Costly).score(REQUESTS)
-    path = answer_file(tmp_path)
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(TeacherError, match=r"answers-\w+.safetensors: .* is damaged .*delete it"):
-        cache("replay")
-
-
-@pytest.mark.parametrize("kept", [0, 4, 100])
-def test_a_file_cut_short_anywhere_is_named(cache: Cache, tmp_path: Path, kept: int) -> None:
-    cache("record", Costly).score(REQUESTS)
-    path = answer_file(tmp_path)
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(TeacherError, match=r"answers-\w+.safetensors: .* is damaged .*delete it"):
-        cache("replay")
-
-
-@pytest.mark.parametrize("name", ["weight", "model.layers.0.weight"])
-def test_a_foreign_file_is_named(cache: Cache, tmp_path: Path, name: str) -> None:
-    cache("record", Costly).score(REQUESTS)
-    save_file({name: np.zeros(3)}, tmp_path / "answers-0.safetensors")
-    with pytest.raises(TeacherError, match=r"answers-0.safetensors: .* is no part of an answer"):
-        cache("replay")
-
-
-def test_an_answer_without_its_parts_is_named(cache: Cache, tmp_path: Path) -> None:
-    cache("record", Costly).score(REQUESTS[:1])
-    path = answer_file(tmp_path)
-    save_file({name: v for name, v in load_file(path).items() if "logprob" not in name}, path)
-    with pytest.raises(TeacherError, match=r"is damaged \(KeyError\('signal.logprobs'\)\)"):
-        cache("replay").score(REQUESTS[:1])
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{", "teacher.json: not a record of a teacher .*record anew"),
-        ("[]", "teacher.json: not a record of a teacher .it needs context_length, dtype, "),
-        (
-            '{"kind": "class", "dtype": "float32"}',
-            "it needs context_length, dtype, hidden_size, kind",
-        ),
-    ],
-)
-def test_a_record_that_is_none_is_refused(
-    cache: Cache, tmp_path: Path, content: str, said: str
-) -> None:
-    cache("record", Costly).score(REQUESTS)
-    (tmp_path / "teacher.json").write_text(content)
-    with pytest.raises(TeacherError, match=said):
-        cache("replay")
-
-
-def test_a_folder_whose_files_have_checksums_is_read(cache: Cache, tmp_path: Path) -> None:
-    expected = cache("record", Costly).score(REQUESTS)
-    path = answer_file(tmp_path)
-    keys = {name.partition(".")[0] for name in load_file(path)}
-    save_file(load_file(path), path, metadata=dict.fromkeys(keys, "0123456789abcdef"))
-    assert json.loads((tmp_path / "teacher.json").read_text()) == {
-        "kind": "class",
-        "name": "costly",
-        "dtype": "float32",
-        "weights": None,
-        "vocab_size": V,
-        "context_length": 64,
-        "hidden_size": D,
-        "tokenizer_hash": None,
-        "reads_student_logprobs": False,
-    }
-    for got, answer in zip(cache("replay").score(REQUESTS), expected, strict=True):
-        same(got, answer)
-
-
-def test_a_damaged_output_head_is_named(cache: Cache, tmp_path: Path) -> None:
-    recorder = cache("record", Costly, signal=SignalChoice.hidden)
-    recorder.output_head()
-    path = tmp_path / "output_head.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(TeacherError, match="output_head.safetensors: .* is damaged"):
-        recorder.output_head()
 
 
 def test_a_folder_of_another_teacher_is_refused(cache: Cache) -> None:
