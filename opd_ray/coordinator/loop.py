@@ -144,9 +144,10 @@ class Coordinator:
             for prompt in prompts
             for sample in range(rollout.samples_per_prompt)
         ]
-        return self.session.scorer.score(
+        under_way = self.session.scorer.start(
             requests, run_sampling(rollout), own_teacher_prompts(prompts), self._drops
         )
+        return under_way.result()
 
     def _check_calls(self, batch: ScoredBatch) -> None:
         """Of the first step: does anybody call the tools that there are?"""

@@ -62,7 +62,8 @@ class Evaluator:
         """
         requests = sample_requests(self._kl_prompts, 1, self._seed, "kl")
         teacher_prompts = own_teacher_prompts(self._kl_prompts)
-        scored = self.scorer.score(requests, self._sampling, teacher_prompts).rollouts
+        under_way = self.scorer.start(requests, self._sampling, teacher_prompts)
+        scored = under_way.result().rollouts
         scored = [s for s in scored if len(s.rollout.rows)]
         if not scored:
             return {}

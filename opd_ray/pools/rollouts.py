@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+import ray
 
 from opd_ray.config.schema import RolloutSettings
 from opd_ray.pools.watch import ActorWatch
@@ -14,7 +17,7 @@ from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 @dataclass
 class RolloutPool:
-    """Feeds a batch of requests to several rollout actors and hands back their streams.
+    """Feeds a batch of requests to several rollout actors and delivers what their streams bring.
 
     An actor never has more than ``max_in_flight`` unfinished requests: what its engine could not
     run yet waits here, and goes to whichever actor has room first. Requests of one prompt lie side
@@ -27,18 +30,27 @@ class RolloutPool:
 
     def __post_init__(self) -> None:
         self._waiting: deque[RolloutRequest] = deque()
-        self._in_flight: dict[int, int] = {}
+        self._in_flight: dict[int, int] = {}  # requests by actor, of those whose stream is open
         self._open: set[int] = set()  # those that have not heard that no more requests come
-        self.streams: dict[Any, int] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether a batch is being written."""
+        return bool(self._in_flight)
 
     def start(
-        self, requests: Sequence[RolloutRequest], sampling: Sampling, *, record: bool
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: Sampling,
+        deliver: Callable[[list[Rollout]], object],
+        *,
+        record: bool,
     ) -> None:
-        """Begin a batch; :attr:`streams` then holds one Ray generator per busy actor."""
-        if self.streams:
+        """Begin a batch; ``deliver`` gets the rollouts as they end, while the watch waits."""
+        if self.busy:
             raise RuntimeError("the rollouts of the last batch have not all been collected")
         self._waiting = deque(requests)
-        self._in_flight, self._open = {}, set()
+        self._open = set()
         share = -(-len(requests) // len(self.actors))
         for index, (_, handle) in enumerate(self.actors):
             first = self._take(min(share, self.max_in_flight))
@@ -49,45 +61,46 @@ class RolloutPool:
             if more:
                 self._open.add(index)
             stream = handle.generate.remote(first, sampling, record, more)
-            self.streams[stream] = index
+            self.watch.read(
+                stream, partial(self._arrived, index, deliver), partial(self._ended, index)
+            )
         if not self._waiting:
             self._close_all()
 
     def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
         """The responses one by one, as they end (no scores, no teacher)."""
-        self.start(requests, sampling, record=False)
-        while self.streams:
-            for stream in self.watch.wait(list(self.streams), "rollouts", interruptible=True):
-                yield from self.collect(stream)
+        found: deque[Rollout] = deque()
+        self.start(requests, sampling, found.extend, record=False)
+        while self.busy or found:
+            while found:
+                yield found.popleft()
+            self.watch.wait_until(
+                lambda: bool(found) or not self.busy, "rollouts", interruptible=True
+            )
 
-    def collect(self, stream: Any) -> list[Rollout]:
-        """What a ready stream brings; its actor is given as many of the requests that wait.
-
-        Nothing where it has ended.
-
-        Raises:
-            RuntimeError: it ended with requests unanswered.
-        """
-        index = self.streams[stream]
-        name = self.actors[index][0]
-        try:
-            ref = next(stream)
-        except StopIteration:
-            del self.streams[stream]
-            if missing := self._in_flight[index]:
-                raise RuntimeError(
-                    f"{name} ended its stream with {missing} requests unanswered"
-                ) from None
-            return []
+    def _arrived(
+        self, index: int, deliver: Callable[[list[Rollout]], object], ref: ray.ObjectRef
+    ) -> None:
+        """Deliver an item of an actor's stream; the actor is given as many requests that wait."""
+        name, handle = self.actors[index]
         rollouts: list[Rollout] = self.watch.get(ref, name)
         self._in_flight[index] -= len(rollouts)
         refill = self._take(self.max_in_flight - self._in_flight[index])
         if refill:
             self._in_flight[index] += len(refill)
-            self.actors[index][1].add.remote(refill, True)
+            handle.add.remote(refill, True)
         if not self._waiting:
             self._close_all()
-        return rollouts
+        deliver(rollouts)
+
+    def _ended(self, index: int) -> None:
+        """
+        Raises:
+            RuntimeError: an actor's stream ended with requests unanswered.
+        """
+        if missing := self._in_flight.pop(index):
+            name = self.actors[index][0]
+            raise RuntimeError(f"{name} ended its stream with {missing} requests unanswered")
 
     def call_transport(self, method: str, *args: Any) -> list[Any]:
         """Call every actor's end of the weight transport; references in ``args`` are resolved."""

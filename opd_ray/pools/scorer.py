@@ -14,6 +14,9 @@ from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TrainItem
 
+# Whether none of the tokens of a request's rollout is to be scored or trained on.
+Drops = Callable[[RolloutRequest, Rollout], bool]
+
 
 @dataclass(frozen=True)
 class ScoredRollout:
@@ -45,10 +48,79 @@ class ScoredRollout:
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """The rollouts of a batch, in the order of its requests."""
+    """The R rollouts of a batch, in the order of its requests."""
 
     rollouts: list[ScoredRollout]
-    teacher_alone_seconds: float  # from the last rollout written to the last one scored
+    written_R: np.ndarray  # [R] seconds from the batch's begin till each was written
+    scored_R: np.ndarray  # [R] seconds from the batch's begin till each was scored
+
+    @property
+    def teacher_alone_seconds(self) -> float:
+        """From the last rollout written to the last one scored."""
+        return float(self.scored_R.max() - self.written_R.max())
+
+
+class BatchUnderWay:
+    """A batch that is being written and scored: it fills whenever the watch waits for anything."""
+
+    def __init__(
+        self,
+        scorer: RolloutScorer,
+        requests: Sequence[RolloutRequest],
+        teacher_prompts: Mapping[str, np.ndarray],
+        drops: Drops,
+    ) -> None:
+        self._scorer = scorer
+        self._requests = {request.rollout_id: request for request in requests}
+        self._teacher_prompts = teacher_prompts
+        self._drops = drops
+        self._begin = time.perf_counter()
+        self._rollouts: dict[str, Rollout] = {}
+        self._scores: dict[str, RolloutScores] = {}
+        self._written: dict[str, float] = {}  # seconds from the begin
+        self._scored: dict[str, float] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether everything is written and scored."""
+        return len(self._scores) == len(self._requests) and not self._scorer.rollouts.busy
+
+    def result(self, *, interruptible: bool = True) -> ScoredBatch:
+        """Waits until it is done.
+
+        Raises:
+            RunError: see :meth:`RolloutScorer.start`.
+            ActorFailure, StallError, Interrupted: see :meth:`ActorWatch.wait_until`.
+        """
+        self._scorer.watch.wait_until(
+            lambda: self.done, "rollouts and the teacher's scores", interruptible=interruptible
+        )
+        return ScoredBatch(
+            [ScoredRollout(self._rollouts[key], self._scores[key]) for key in self._requests],
+            np.array([self._written[key] for key in self._requests]),
+            np.array([self._scored[key] for key in self._requests]),
+        )
+
+    def written(self, rollouts: Sequence[Rollout]) -> None:
+        """Rollouts have been written: a teacher is to score them."""
+        now = time.perf_counter() - self._begin
+        for rollout in rollouts:
+            request = self._requests[rollout.rollout_id]
+            if self._drops(request, rollout):
+                rollout = rollout.dropped()
+            self._rollouts[rollout.rollout_id] = rollout
+            self._written[rollout.rollout_id] = now
+            if not len(rollout.rows):
+                self.scored(RolloutScores(rollout.rollout_id, {}))
+                continue
+            self._scorer.teachers.pool_for(rollout, request.source).submit(
+                rollout, _teacher_prompt(rollout, request, self._teacher_prompts)
+            )
+
+    def scored(self, scores: RolloutScores) -> None:
+        """A rollout has been scored."""
+        self._scores[scores.rollout_id] = scores
+        self._scored[scores.rollout_id] = time.perf_counter() - self._begin
 
 
 @dataclass
@@ -59,14 +131,14 @@ class RolloutScorer:
     rollouts: RolloutPool
     teachers: TeacherRouter
 
-    def score(
+    def start(
         self,
         requests: Sequence[RolloutRequest],
         sampling: Sampling,
         teacher_prompts: Mapping[str, np.ndarray],
-        drops: Callable[[RolloutRequest, Rollout], bool] = lambda request, rollout: False,
-    ) -> ScoredBatch:
-        """Every response with its scores.
+        drops: Drops = lambda request, rollout: False,
+    ) -> BatchUnderWay:
+        """Begin to have every response written and scored; one batch at a time.
 
         Args:
             requests: the responses wanted.
@@ -76,45 +148,14 @@ class RolloutScorer:
             drops: whether none of a rollout's tokens is to be scored or trained on.
 
         Raises:
-            RunError: an environment began with another prompt than its row's, and the row has a
-                teacher's prompt.
+            RunError: later, while the watch waits: an environment began with another prompt than
+                its row's, and the row has a teacher's prompt.
         """
-        written: float | None = None
-        asked = {request.rollout_id: request for request in requests}
-        pools = self.teachers.pools.values()
-        rollouts: dict[str, Rollout] = {}
-        scores: dict[str, RolloutScores] = {}
-        self.rollouts.start(requests, sampling, record=True)
-        while len(scores) < len(requests) or self.rollouts.streams:
-            scoring = {ref: pool for pool in pools for ref in pool.pending_refs()}
-            ready = self.watch.wait(
-                [*self.rollouts.streams, *scoring],
-                "rollouts and the teacher's scores",
-                interruptible=True,
-            )
-            for ref in ready:
-                if ref in scoring:
-                    scores |= {found.rollout_id: found for found in scoring[ref].collect(ref)}
-                else:
-                    for written_now in self.rollouts.collect(ref):
-                        rollout, request = written_now, asked[written_now.rollout_id]
-                        if drops(request, rollout):
-                            rollout = rollout.dropped()
-                        rollouts[rollout.rollout_id] = rollout
-                        if len(rollouts) == len(requests):
-                            written = time.perf_counter()
-                        if not len(rollout.rows):
-                            scores[rollout.rollout_id] = RolloutScores(rollout.rollout_id, {})
-                            continue
-                        self.teachers.pool_for(rollout, request.source).submit(
-                            rollout, _teacher_prompt(rollout, request, teacher_prompts)
-                        )
-                for pool in pools:
-                    pool.pump()
-        alone = 0.0 if written is None else time.perf_counter() - written
-        return ScoredBatch(
-            [ScoredRollout(rollouts[r.rollout_id], scores[r.rollout_id]) for r in requests], alone
-        )
+        batch = BatchUnderWay(self, requests, teacher_prompts, drops)
+        for pool in self.teachers.pools.values():
+            pool.deliver = batch.scored
+        self.rollouts.start(requests, sampling, batch.written, record=True)
+        return batch
 
 
 def _teacher_prompt(

@@ -1,17 +1,22 @@
-"""The run's actors by name, and the death of any of them noticed wherever the run waits.
+"""The run's actors by name, and the one place where the run waits: an event loop.
 
 Each actor offers a method ``lifeline`` that never returns. Its reference becomes ready only when
 the process is gone, which finds a dead process at once, even an idle one.
 
-A run may have a thousand actors, so no event may cost a look at all of them: lifelines report by
-themselves, and one look at what is pending brings everything that is ready.
+A run may have a thousand actors, so no event may cost a look at all of them: whoever asks an actor
+for something says once what is to be done with the answer (:meth:`ActorWatch.when_ready`,
+:meth:`ActorWatch.read`). Ray tells of each answer by itself, in threads of its own, and it is dealt
+with in the coordinator's thread, inside whatever wait that thread is in.
 """
 
 from __future__ import annotations
 
+import asyncio
 import queue
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -24,6 +29,7 @@ from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError, is_kn
 # How long after a task's error the watch looks for a dead process, which is then the real cause:
 # the peers of a dead trainer rank fail with "connection closed", often before Ray tells of it.
 _ROOT_CAUSE_SECONDS = 3.0
+# How often a wait looks whether a stop was requested, or nothing has happened for too long.
 _SLICE_SECONDS = 0.5
 
 
@@ -49,6 +55,10 @@ class ActorWatch:
         self._lifelines: dict[str, ray.ObjectRef] = {}  # by name, of those whose death ends a wait
         self._ended: queue.SimpleQueue[tuple[str, ray.ObjectRef]] = queue.SimpleQueue()
         self._handed_over: set[str] = set()
+        self._events: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        # The answers to the event that is being dealt with: Ray need not bring them again.
+        self._answers: dict[ray.ObjectRef, Future[Any]] = {}
+        self._reader = _StreamReader()
         self.stop_requested = False
 
     def set_stall_timeout(self, seconds: float, key: str) -> None:
@@ -61,8 +71,12 @@ class ActorWatch:
             raise ValueError(f"an actor named {name!r} is watched already")
         self._actors[name] = handle
         lifeline = self._lifelines[name] = handle.lifeline.remote()
-        # Called in a thread of Ray's.
-        lifeline.future().add_done_callback(lambda _: self._ended.put((name, lifeline)))
+
+        def ended(_: object) -> None:  # in a thread of Ray's
+            self._ended.put((name, lifeline))
+            self._events.put(_nothing)  # wakes the wait that is under way
+
+        lifeline.future().add_done_callback(ended)
 
     def hand_over(self, name: str) -> ray.ObjectRef:
         """Leave an actor's death to someone else: it ends no wait any more.
@@ -86,49 +100,81 @@ class ActorWatch:
         """End every actor."""
         for name in list(self._actors):
             self.remove(name)
+        self._reader.close()
 
-    def wait(
+    def when_ready(self, ref: ray.ObjectRef, call: Callable[[ray.ObjectRef], object]) -> None:
+        """Have ``call(ref)`` come once there is a value, or an error, inside some wait.
+
+        It must not wait for anything itself; :meth:`get` of ``ref`` does not.
+        """
+
+        def answered(future: Future[Any]) -> None:  # in a thread of Ray's
+            self._events.put(partial(self._deal_with, ref, future, call))
+
+        ref.future().add_done_callback(answered)
+
+    def read(
         self,
-        pending: Sequence[Any],
-        what: str,
-        *,
-        interruptible: bool = False,
-        all_of: bool = False,
-    ) -> list[Any]:
-        """Those of ``pending`` (object references, streaming generators) that are ready, in order.
+        stream: ray.ObjectRefGenerator,
+        call: Callable[[ray.ObjectRef], object],
+        ended: Callable[[], object],
+    ) -> None:
+        """Have ``call`` come for every item of a stream in turn, then ``ended``.
 
-        At least one. A look costs as much as there are pending, so none is spent on a single event
-        where more have happened.
+        Nobody else may read the stream. What it raised is its last item.
+        """
+        self._reader.read(
+            stream,
+            lambda ref, future: self._events.put(partial(self._deal_with, ref, future, call)),
+            lambda: self._events.put(ended),
+        )
+
+    def soon(self, call: Callable[[], object]) -> None:
+        """Have ``call()`` come inside some wait, after all that has happened before."""
+        self._events.put(call)
+
+    def wait_until(
+        self, done: Callable[[], bool], what: str, *, interruptible: bool = False
+    ) -> None:
+        """Deal with events, one after another, until ``done()``.
 
         Args:
-            pending: each once.
-            what: for messages.
+            done: looked at before every event.
+            what: that is waited for, for messages.
             interruptible: whether a stop that was requested ends this wait.
-            all_of: rather all of them, if the others follow within half a second.
 
         Raises:
-            ActorFailure: a process of the run died.
+            ActorFailure: a process of the run died; or what dealing with an event raises.
             StallError: nothing happened for as long as the stall timeout.
             Interrupted: a stop was requested and this wait may be left.
         """
-        look = partial(ray.wait, list(pending), fetch_local=False)
         deadline = time.monotonic() + self._stall_timeout_s
         while True:
-            if interruptible and self.stop_requested:
-                raise Interrupted(f"stopped while waiting for {what}")
+            if interruptible:
+                self.heed_stop(what)
             if death := self._next_death(timeout_s=0.0):
                 raise death
-            wanted = len(pending) if all_of else 1
-            ready, waiting = look(num_returns=wanted, timeout=_SLICE_SECONDS)
-            if ready and waiting:
-                ready = look(num_returns=len(pending), timeout=0)[0] or ready
-            if ready:
-                return ready
-            if time.monotonic() > deadline:
-                raise StallError(
-                    f"nothing happened for {self._stall_timeout_s:.0f} s while waiting for {what} "
-                    f"({self._stall_timeout_key} sets this limit)"
-                )
+            if done():
+                return
+            try:
+                event = self._events.get(timeout=_SLICE_SECONDS)
+            except queue.Empty:
+                if time.monotonic() > deadline:
+                    raise StallError(
+                        f"nothing happened for {self._stall_timeout_s:.0f} s while waiting for "
+                        f"{what} ({self._stall_timeout_key} sets this limit)"
+                    ) from None
+                continue
+            event()
+            deadline = time.monotonic() + self._stall_timeout_s
+
+    def heed_stop(self, what: str) -> None:
+        """
+        Raises:
+            Interrupted: a stop was requested; ``what`` is left, for the message.
+        """
+        if self.stop_requested:
+            raise Interrupted(f"stopped while waiting for {what}")
 
     def get(self, ref: ray.ObjectRef, owner: str, *, interruptible: bool = False) -> Any:
         """The value of a reference; an error names ``owner``, or the process that caused it.
@@ -148,26 +194,42 @@ class ActorWatch:
         A PeerFailure does not: the call that caused it fails too, and its error says more.
         """
         pairs = list(refs)
-        pending = dict(pairs)
+        if len(pairs) == 1 and (answer := self._answers.get(pairs[0][0])):
+            return [self._value(answer, pairs[0][1])]
+        owners = dict(pairs)
         values: dict[ray.ObjectRef, Any] = {}
-        complaint: ActorFailure | None = None
-        while pending:
-            what = ", ".join(pending.values())
-            for ref in self.wait(list(pending), what, interruptible=interruptible, all_of=True):
-                try:
-                    values[ref] = self._value(ref, pending.pop(ref))
-                except ActorFailure as failure:
-                    if not isinstance(failure.__cause__, PeerFailure):
-                        raise
-                    complaint, values[ref] = failure, None
-        if complaint is not None:
-            raise complaint
+        complaints: list[ActorFailure] = []
+
+        def arrived(ref: ray.ObjectRef) -> None:
+            try:
+                values[ref] = self._value(self._answers[ref], owners[ref])
+            except ActorFailure as failure:
+                if not isinstance(failure.__cause__, PeerFailure):
+                    raise
+                complaints.append(failure)
+                values[ref] = None
+
+        for ref in owners:
+            self.when_ready(ref, arrived)
+        what = ", ".join(dict.fromkeys(owners.values()))
+        self.wait_until(lambda: len(values) == len(owners), what, interruptible=interruptible)
+        if complaints:
+            raise complaints[-1]
         return [values[ref] for ref, _ in pairs]
 
-    def _value(self, ref: ray.ObjectRef, owner: str) -> Any:
-        """The value of a reference that is ready."""
+    def _deal_with(
+        self, ref: ray.ObjectRef, future: Future[Any], call: Callable[[ray.ObjectRef], object]
+    ) -> None:
+        self._answers[ref] = future
         try:
-            return ray.get(ref)
+            call(ref)
+        finally:
+            del self._answers[ref]
+
+    def _value(self, answer: Future[Any], owner: str) -> Any:
+        """What has been answered."""
+        try:
+            return answer.result()
         except RayError as error:
             # An actor's method that raised such an error itself is alive: that is a RayTaskError.
             gone = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
@@ -189,6 +251,55 @@ class ActorWatch:
                     self._ended.put((name, lifeline))  # a later wait must not miss it
                     return _death(lifeline, name)
         return None
+
+
+class _StreamReader:
+    """Reads streams as they fill, in a thread of its own: Ray has no callback for their items."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def read(
+        self,
+        stream: ray.ObjectRefGenerator,
+        item: Callable[[ray.ObjectRef, Future[Any]], object],
+        ended: Callable[[], object],
+    ) -> None:
+        """Call ``item`` with every item and its value, and ``ended`` at the end, in that thread."""
+
+        async def follow() -> None:
+            async for ref in stream:
+                value: Future[Any] = Future()
+                try:
+                    value.set_result(await ref)
+                except RayError as error:
+                    value.set_exception(error)
+                item(ref, value)
+            ended()
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="streams", daemon=True).start()
+        asyncio.run_coroutine_threadsafe(follow(), self._loop)
+
+    def close(self) -> None:
+        """Leave streams that have not ended, and end the thread."""
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+
+        async def leave() -> None:
+            followed = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in followed:
+                task.cancel()
+            await asyncio.gather(*followed, return_exceptions=True)
+            loop.stop()
+
+        asyncio.run_coroutine_threadsafe(leave(), loop)
+
+
+def _nothing() -> None:
+    """An event that is only to be noticed."""
 
 
 def _death(lifeline: ray.ObjectRef, owner: str) -> ActorFailure:

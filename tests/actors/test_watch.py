@@ -28,6 +28,13 @@ class Worker(Lifeline):
         time.sleep(seconds)
         raise PeerFailure("another rank refused") if of_a_peer else ValueError("token 7 is wrong")
 
+    def count(self, to: int, then_fail: bool = False) -> Iterator[int]:
+        for number in range(to):
+            time.sleep(0.02)
+            yield number
+        if then_fail:
+            raise ValueError("no further")
+
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -89,12 +96,50 @@ def test_a_dead_process_is_the_cause_of_a_living_ones_error(watch, two):
 
 
 def test_the_death_of_an_entrusted_actor_is_its_keepers_matter(watch, two):
-    lifeline = watch.hand_over("worker-1")
+    ended: list[ray.ObjectRef] = []
+    watch.when_ready(watch.hand_over("worker-1"), ended.append)
     two[1].die.remote()
-    assert watch.wait([lifeline], "its end") == [lifeline]
+    watch.wait_until(lambda: bool(ended), "its end")
     assert watch.get(two[0].answer.remote(5), "worker-0") == 5
     with pytest.raises(ActorDied, match="worker-1"):
         watch.get(two[1].answer.remote(5), "worker-1")
+
+
+def test_streams_are_read_while_the_run_waits_for_something_else(watch, two):
+    found: dict[int, list[int]] = {0: [], 1: []}
+    ended: list[int] = []
+    for index, stream in enumerate(
+        handle.count.options(num_returns="streaming").remote(4) for handle in two
+    ):
+        watch.read(
+            stream,
+            lambda ref, index=index: found[index].append(watch.get(ref, f"worker-{index}")),
+            lambda index=index: ended.append(index),
+        )
+    answer = two[0].answer.remote(7)  # behind the stream
+    assert watch.get(answer, "worker-0") == 7
+    watch.wait_until(lambda: len(ended) == 2, "the end")
+    assert found == {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}
+
+
+def test_what_a_stream_raises_is_its_last_item(watch, two):
+    found: list[int] = []
+    stream = two[0].count.options(num_returns="streaming").remote(2, True)
+    watch.read(stream, lambda ref: found.append(watch.get(ref, "worker-0")), lambda: None)
+    with pytest.raises(ActorFailure, match=r"(?s)worker-0 failed.*no further"):
+        watch.wait_until(lambda: False, "numbers")
+    assert found == [0, 1]
+
+
+def test_a_death_ends_the_reading_of_a_stream(watch, two):
+    found: list[int] = []
+    stream = two[0].count.options(num_returns="streaming").remote(10_000)
+    watch.read(stream, lambda ref: found.append(watch.get(ref, "worker-0")), lambda: None)
+    watch.wait_until(lambda: bool(found), "a number")
+    watch.remove("worker-1")  # on purpose: no death
+    ray.kill(two[0])
+    with pytest.raises(ActorFailure, match="worker-0 failed"):
+        watch.wait_until(lambda: False, "numbers")
 
 
 def test_a_stall_ends_and_names_its_key(watch, two):
@@ -106,7 +151,7 @@ def test_a_stall_ends_and_names_its_key(watch, two):
 def test_a_stop_leaves_only_the_waits_that_may_be_left(watch, two):
     threading.Timer(0.3, lambda: setattr(watch, "stop_requested", True)).start()
     with pytest.raises(Interrupted, match="stopped while waiting for scores"):
-        watch.wait([two[0].answer.remote(1, 60.0)], "scores", interruptible=True)
+        watch.wait_until(lambda: False, "scores", interruptible=True)
     assert watch.get(two[1].answer.remote(2), "worker-1") == 2
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -86,21 +88,52 @@ class FakeReplica:
 
 
 class FakeWatch:
-    """Restarts replicas at once; they can score when their reference is collected."""
+    """The event loop of a run with fake replicas; it restarts them at once.
 
-    def __init__(self, replicas: Sequence[FakeReplica]):
-        self.current = {replica.name: replica for replica in replicas}
+    New ones can score when the event that tells of them has been dealt with. Anything but a fake
+    replica's reference is its own value, and ready.
+    """
+
+    def __init__(self, replicas: Sequence[FakeReplica] = ()):
+        self.current: dict[str, FakeReplica] = {}
+        self.watch(replicas)
+        self.pending: list[tuple[Any, Callable[[Any], object]]] = []
+        self.soonest: deque[Callable[[], object]] = deque()
         self.started: list[FakeReplica] = []
         self.buried: list[str] = []
         self.stillborn = 0  # so many of the next ones die while they load
 
+    def watch(self, replicas: Sequence[FakeReplica]) -> None:
+        self.current |= {replica.name: replica for replica in replicas}
+
     def hand_over(self, name: str):
         return (self.current[name], "lifeline", 0)
 
-    def wait(self, refs, what: str = "news"):
-        """Deaths are noticed first, then batches in order, then new replicas; one at a time."""
+    def when_ready(self, ref, call) -> None:
+        self.pending.append((ref, call))
+
+    def soon(self, call) -> None:
+        self.soonest.append(call)
+
+    def wait_until(self, done, what: str, *, interruptible: bool = False) -> None:
+        while not done():
+            self.turn(what)
+
+    def turn(self, what: str) -> None:
+        """One event: deaths are noticed first, then batches in order, then new replicas."""
+        if self.soonest:
+            self.soonest.popleft()()
+            return
         order = {"lifeline": 0, "score": 1, "loaded": 2}
-        return [min(filter(is_ready, refs), key=lambda ref: order[ref[1]])]
+        ready = [ref for ref, _ in self.pending if is_ready(ref)]
+        assert ready, f"a real run would wait for {what} for ever"
+        self.arrive(min(ready, key=lambda ref: order[ref[1]]))
+
+    def arrive(self, ref) -> None:
+        """Deal with what was to be done once this reference is ready."""
+        number = next(n for n, (one, _) in enumerate(self.pending) if one is ref or one == ref)
+        ref, call = self.pending.pop(number)
+        call(ref)
 
     def get(self, ref, name: str):
         replica = ref[0]
@@ -136,9 +169,13 @@ class Clock:
 
 
 def pool_of(
-    replicas: Sequence[FakeReplica], batch_tokens: int = 100, max_restarts: int = 0
+    replicas: Sequence[FakeReplica],
+    batch_tokens: int = 100,
+    max_restarts: int = 0,
+    watch: FakeWatch | None = None,
 ) -> tuple[TeacherPool, FakeWatch, Clock]:
-    watch, clock = FakeWatch(replicas), Clock()
+    watch, clock = watch or FakeWatch(), Clock()
+    watch.watch(replicas)
     pool = TeacherPool(
         [(r.name, r) for r in replicas],
         batch_tokens,
@@ -164,15 +201,28 @@ def make_kept_pool(count: int, batch_tokens: int = 100, max_restarts: int = 1):
     return pool, replicas, watch
 
 
+def pending(pool: TeacherPool) -> list:
+    """References of the batches that are out, and of what may befall the replicas."""
+    return [ref for ref, _ in pool._watch.pending]
+
+
 def sent(pool: TeacherPool) -> list:
     """References of the batches that are out."""
-    return [ref for ref in pool.pending_refs() if ref[1] == "score"]
+    return [ref for ref in pending(pool) if ref[1] == "score"]
+
+
+def collect(pool: TeacherPool, ref) -> list[RolloutScores]:
+    """Deal with a reference that is ready; the scores that it brought."""
+    found: list[RolloutScores] = []
+    pool.deliver = found.append
+    pool._watch.arrive(ref)
+    return found
 
 
 def answer_all(pool: TeacherPool, replica: FakeReplica) -> None:
     """Let one replica answer until the pool has nothing more for it."""
     while own := [ref for ref in sent(pool) if ref[0] is replica]:
-        pool.collect(own[0])
+        collect(pool, own[0])
         pool.pump()
 
 

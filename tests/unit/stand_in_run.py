@@ -86,7 +86,7 @@ class StandInRun:
         engines = [(f"rollout-{number}", one) for number, one in enumerate(self.engines)]
         rollouts = RolloutPool(watch, engines, config.rollout.max_num_seqs)
         pools = {
-            teacher: pool_of(replicas, batch_tokens=10)[0]
+            teacher: pool_of(replicas, batch_tokens=10, watch=watch)[0]
             for teacher, replicas in self.teachers.items()
         }
         teachers = TeacherRouter(pools, TEACHER_OF)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
 import numpy as np
-from fake_replicas import FakeReplica, Remote, is_ready
+from fake_replicas import FakeReplica, FakeWatch, Remote, is_ready
 
 from opd_ray.pools.watch import Interrupted
 from opd_ray.types import (
@@ -71,27 +72,61 @@ class Script:
         return self._responses[self.name(rollout_id)]
 
 
-class StandInWatch:
+class StandInWatch(FakeWatch):
     """Waits for nothing: any of what is ready may come, in any order."""
 
-    def __init__(self, order: Random) -> None:
+    def __init__(self, order: Random | None) -> None:
+        super().__init__()
         self.stop_requested = False
+        self.streams: list[tuple[Engine, Any, Any]] = []
         self._order = order
 
-    def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool = False) -> list[Any]:
-        if interruptible and self.stop_requested:
+    def read(self, stream: Engine, call: Any, ended: Any) -> None:
+        self.streams.append((stream, call, ended))
+
+    def heed_stop(self, what: str) -> None:
+        if self.stop_requested:
             raise Interrupted
-        ready = [
-            one for one in pending if (one.ready if isinstance(one, Engine) else is_ready(one))
-        ]
+
+    def wait_until(self, done: Any, what: str, *, interruptible: bool = False) -> None:
+        while not done():
+            if interruptible:
+                self.heed_stop(what)
+            self.turn(what)
+
+    def turn(self, what: str) -> None:
+        ready = self._ready()
         assert ready, f"a real run would wait for {what} for ever"
-        return self._order.sample(ready, self._order.randint(1, len(ready)))
+        self._order.choice(ready)()
+
+    def _ready(self) -> list[Any]:
+        """The events that may come next."""
+        refs = [partial(self.arrive, ref) for ref, _ in self.pending if is_ready(ref)]
+        streams = [partial(self._next, one) for one in self.streams if one[0].ready]
+        soonest = [lambda: self.soonest.popleft()()] if self.soonest else []
+        return [*refs, *streams, *soonest]
 
     def get(self, ref: Any, owner: str) -> Any:
-        return ref
+        fake = isinstance(ref, tuple) and isinstance(ref[0], FakeReplica)
+        return super().get(ref, owner) if fake else ref
 
     def get_all(self, refs: Iterable[tuple[Any, str]]) -> list[Any]:
-        return [ref for ref, _ in refs]
+        """As everywhere, events may come while the run waits."""
+        found = [self.get(ref, owner) for ref, owner in refs]
+        for _ in range(self._order.randrange(3) if self._order else 0):
+            if self._ready():
+                self.turn("values")
+        return found
+
+    def _next(self, one: tuple[Engine, Any, Any]) -> None:
+        stream, call, ended = one
+        try:
+            item = next(stream)
+        except StopIteration:
+            self.streams.remove(one)
+            ended()
+        else:
+            call(item)
 
 
 class Engine:

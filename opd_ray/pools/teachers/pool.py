@@ -40,9 +40,13 @@ class TeacherPool:
         max_restarts: how often each replica may be started again.
         no_more: why none is started again after that, for the message.
         clock: seconds, for the account.
+
+    Attributes:
+        deliver: gets every rollout's scores, while the watch waits for whatever it may be.
     """
 
     IN_FLIGHT = 2
+    deliver: Callable[[RolloutScores], object]
 
     def __init__(
         self,
@@ -55,13 +59,13 @@ class TeacherPool:
         no_more: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._replicas = Replicas(replicas, watch, start, max_restarts, no_more)
+        self._replicas = Replicas(replicas, watch, start, max_restarts, no_more, self._arrived)
         self._batch_tokens = batch_tokens
         self._watch = watch
         self._clock = clock
         self._queue = TaskQueue()
+        self._pumping = False  # whether a pump is to come
         self._batches: dict[Any, Batch] = {}
-        self._late: dict[Any, list[RolloutScores]] = {}  # came in while rows were being taken
         self._tasks: dict[str, Task] = {}
         self._stats = PoolStats(clock, batch_tokens)
 
@@ -70,7 +74,7 @@ class TeacherPool:
         return rollout_id in self._tasks
 
     def submit(self, rollout: Rollout, teacher_prompt_ids: np.ndarray | None = None) -> None:
-        """Queue a finished rollout.
+        """Queue a finished rollout; it is sent out while the watch waits.
 
         Args:
             rollout: with the student's top-K, or a reference to it.
@@ -86,9 +90,11 @@ class TeacherPool:
         self._tasks[rollout.rollout_id] = task
         self._queue.append(task)
         self._stats.queued(self._queue.tokens)
+        self._pump_soon()
 
     def pump(self) -> None:
         """Send out as much of the queue as the replicas should have now."""
+        self._pumping = False
         while len(self._queue):
             replica = self._replicas.least_loaded()
             if replica is None or replica.batches == self.IN_FLIGHT:
@@ -100,39 +106,6 @@ class TeacherPool:
                 return
             else:
                 self._send(replica, self._batch_tokens)
-
-    def pending_refs(self) -> list[Any]:
-        """References of the batches that are out, and of what may befall the replicas.
-
-        Give a ready one to :meth:`collect`.
-        """
-        return [*self._late, *self._batches, *self._replicas.refs()]
-
-    def collect(self, ref: Any) -> list[RolloutScores]:
-        """The scores that a ready reference brings, rollouts dropped meanwhile left out.
-
-        There are none where it tells of a replica that died or came up, or where such news has
-        made it void since it was ready.
-
-        Raises:
-            TeacherError: the replica answered for other rollouts than it was asked.
-            ActorFailure: a replica raised, or the last one died and may not be started again.
-        """
-        if ref in self._late:
-            return self._late.pop(ref)
-        batch = self._batches.get(ref)
-        replica = batch.replica if batch else self._replicas.behind(ref)
-        if replica is None:
-            return []
-        try:
-            value = self._watch.get(ref, replica.name)
-        except ActorDied as death:
-            self._lose(replica, death)
-            return []
-        if batch:
-            return self._settle(ref, value)
-        self._replicas.loaded(ref)
-        return []
 
     def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> list[Any]:
         """References to the kept rows ([n] int32 by rollout id), one a replica concerned.
@@ -152,10 +125,14 @@ class TeacherPool:
         while wanted:
             taken, found = self._take_held(self._held(wanted), forget)
             refs += found
-            for rollout_id in taken:
+            for rollout_id, holder in taken.items():
                 del wanted[rollout_id]
-                if forget:
+                if not forget:
+                    continue
+                if self._tasks[rollout_id].holder is holder:
                     del self._tasks[rollout_id]
+                else:  # the holder has died since, and it is being asked again
+                    self.drop([rollout_id])
         if forget:
             self.drop([rollout_id for rollout_id, rows in keep.items() if not len(rows)])
         return refs
@@ -198,6 +175,34 @@ class TeacherPool:
         """The account so far."""
         return self._stats.as_of_now(replica.name for replica in self._replicas)
 
+    def _pump_soon(self) -> None:
+        """After all that has happened already, so that batches are as full as they can be."""
+        if not self._pumping:
+            self._pumping = True
+            self._watch.soon(self.pump)
+
+    def _arrived(self, ref: Any) -> None:
+        """A batch came back, or a replica died or came up.
+
+        Raises:
+            TeacherError: the replica answered for other rollouts than it was asked.
+            ActorFailure: a replica raised, or the last one died and may not be started again.
+        """
+        batch = self._batches.get(ref)
+        replica = batch.replica if batch else self._replicas.behind(ref)
+        if replica is None:
+            return  # a death has made it void since it was ready
+        try:
+            value = self._watch.get(ref, replica.name)
+        except ActorDied as death:
+            self._lose(replica, death)
+            return
+        if batch:
+            self._settle(ref, value)
+        else:
+            self._replicas.loaded(ref)
+        self._pump_soon()
+
     def _send(self, replica: Replica, budget: int) -> None:
         """One batch, oldest rollouts first, at least one."""
         now = self._clock()
@@ -209,9 +214,10 @@ class TeacherPool:
         self._replicas.change_load(replica, 1, tokens)
         ref = replica.handle.score.remote([task.request for task in tasks])
         self._batches[ref] = Batch(replica, tasks, tokens)
+        self._watch.when_ready(ref, self._arrived)
 
-    def _settle(self, ref: Any, scores: list[RolloutScores]) -> list[RolloutScores]:
-        """Account for a batch that came back; the scores that were not delivered before."""
+    def _settle(self, ref: Any, scores: list[RolloutScores]) -> None:
+        """Account for a batch that came back; scores that were not delivered before are now."""
         batch = self._batches[ref]
         replica = batch.replica
         asked = [task.rollout_id for task in batch.tasks]
@@ -225,7 +231,6 @@ class TeacherPool:
         unwanted = [task.rollout_id for task in batch.tasks if task.dropped]
         if unwanted:
             replica.handle.forget.remote(unwanted)
-        fresh = []
         for task, score in zip(batch.tasks, scores, strict=True):
             if task.dropped:
                 del self._tasks[task.rollout_id]
@@ -233,8 +238,7 @@ class TeacherPool:
             task.holder = replica
             if not task.delivered:
                 task.delivered = True
-                fresh.append(score)
-        return fresh
+                self.deliver(score)
 
     def _close(self, ref: Any) -> Batch:
         batch = self._batches.pop(ref)
@@ -260,37 +264,30 @@ class TeacherPool:
         self._stats.queued(self._queue.tokens)
         self._stats.retried_rollouts += len(again)
         self._stats.restarts += self._replicas.replace(replica, death)
+        self._pump_soon()
 
     def _held(self, wanted: Mapping[str, np.ndarray]) -> dict[Replica, dict[str, np.ndarray]]:
         """The rows by the replica that holds their signal, once one does for each rollout."""
-        while True:
-            by_replica: dict[Replica, dict[str, np.ndarray]] = {}
-            for rollout_id, rows in wanted.items():
-                holder = self._tasks[rollout_id].holder
-                if holder is None:
-                    break
-                by_replica.setdefault(holder, {})[rollout_id] = rows
-            else:
-                return by_replica
-            self.pump()
-            ready = self._watch.wait(
-                [*self._batches, *self._replicas.refs()],
-                "rollouts to be scored again after a teacher's death",
-            )
-            for ref in ready:
-                # Scores that nobody has seen yet wait for the caller to collect them.
-                if scores := self.collect(ref):
-                    self._late[ref] = scores
+        tasks = [self._tasks[rollout_id] for rollout_id in wanted]
+        self._watch.wait_until(
+            lambda: all(task.holder is not None for task in tasks),
+            "rollouts to be scored again after a teacher's death",
+        )
+        by_replica: dict[Replica, dict[str, np.ndarray]] = {}
+        for task in tasks:
+            assert task.holder is not None
+            by_replica.setdefault(task.holder, {})[task.rollout_id] = wanted[task.rollout_id]
+        return by_replica
 
     def _take_held(
         self, by_replica: Mapping[Replica, Mapping[str, np.ndarray]], forget: bool
-    ) -> tuple[list[str], list[Any]]:
-        """Take rows that are held; which rollouts worked, and the references to their rows."""
+    ) -> tuple[dict[str, Replica], list[Any]]:
+        """Take rows that are held; which rollouts' came, from where, and references to them."""
         asked = [
             (replica, keep, *replica.handle.take.remote(keep, forget))
             for replica, keep in by_replica.items()
         ]
-        taken: list[str] = []
+        taken: dict[str, Replica] = {}
         refs: list[Any] = []
         for replica, keep, signals, receipt_ref in asked:
             # Until the receipt is here, the rows might die with the replica.
@@ -300,7 +297,7 @@ class TeacherPool:
                 self._lose(replica, death)
                 continue
             self._stats.handed_out(receipt, kept=forget)
-            taken += keep
+            taken |= dict.fromkeys(keep, replica)
             refs.append(signals)
         return taken, refs
 

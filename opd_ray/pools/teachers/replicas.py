@@ -42,6 +42,9 @@ class Replicas:
     start: Callable[[str], Any]  # creates the actor of that name anew, at its place
     max_restarts: int  # how often each replica may be started again
     no_more: str  # why none is started again after that, for the message
+    news: Callable[
+        [Any], object
+    ]  # called with the reference that tells of a replica: :meth:`behind`
 
     def __post_init__(self, replicas: Sequence[tuple[str, Any]]) -> None:
         self._restarts: Counter[str] = Counter()
@@ -57,12 +60,8 @@ class Replicas:
         """Those that can score, as far as is known."""
         return iter(self._living.values())
 
-    def refs(self) -> list[Any]:
-        """References that become ready when a replica dies or has come up."""
-        return [*self._starting, *self._lifelines]
-
     def behind(self, ref: Any) -> Replica | None:
-        """The replica that one of :meth:`refs` tells of; None: no longer one of them."""
+        """The replica that a reference tells of, which has died or come up; None: old news."""
         return self._starting.get(ref) or self._lifelines.get(ref)
 
     def least_loaded(self) -> Replica | None:
@@ -109,7 +108,9 @@ class Replicas:
             handle = self.start(name)
             self.watch.add(name, handle)
             _say(f"{name} is started again")
-            self._starting[handle.ready.remote()] = self._watched(name, handle)
+            loaded = handle.ready.remote()
+            self._starting[loaded] = self._watched(name, handle)
+            self.watch.when_ready(loaded, self.news)
             return True
         if not self._lifelines:
             raise ActorFailure(
@@ -121,6 +122,7 @@ class Replicas:
         replica = Replica(self._started, name, handle, self.watch.hand_over(name))
         self._started += 1
         self._lifelines[replica.lifeline] = replica
+        self.watch.when_ready(replica.lifeline, self.news)
         return replica
 
     def _admit(self, replica: Replica) -> None:

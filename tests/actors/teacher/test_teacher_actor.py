@@ -99,10 +99,8 @@ class Bench:
     def drive(self, count: int) -> dict[str, RolloutScores]:
         """Score what was submitted, so many rollouts."""
         found: dict[str, RolloutScores] = {}
-        while len(found) < count:
-            self.pool.pump()
-            for ready in self._watch.wait(self.pool.pending_refs(), "scores"):
-                found |= {scores.rollout_id: scores for scores in self.pool.collect(ready)}
+        self.pool.deliver = lambda scores: found.update({scores.rollout_id: scores})
+        self._watch.wait_until(lambda: len(found) == count, "scores")
         return found
 
 

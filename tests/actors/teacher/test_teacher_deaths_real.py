@@ -125,12 +125,12 @@ class Run:
             self.pool.pump()
 
     def drive(self, until: int) -> None:
-        while len(self.scores) < until:
-            self.pool.pump()
-            for ready in self.watch.wait(self.pool.pending_refs(), "scores"):
-                for found in self.pool.collect(ready):
-                    assert found.rollout_id not in self.scores
-                    self.scores[found.rollout_id] = found
+        def deliver(found: RolloutScores) -> None:
+            assert found.rollout_id not in self.scores
+            self.scores[found.rollout_id] = found
+
+        self.pool.deliver = deliver
+        self.watch.wait_until(lambda: len(self.scores) >= until, "scores")
 
     def take(self) -> dict[str, Signal]:
         keep = {r.rollout_id: np.arange(len(r.response_ids), dtype=np.int32) for r in self.made}
@@ -172,9 +172,7 @@ def test_one_of_two_killed_in_mid_batch_and_the_other_before_its_rows_leave(
         assert stats.signal_bytes == sum(signal.nbytes for signal in taken.values())
 
         # Replicas that hang are not dead: the run waits, then says for what and how long.
-        while len(run.pool.living()) < 2:
-            for ready in run.watch.wait(run.pool.pending_refs(), "the new replica"):
-                run.pool.collect(ready)
+        run.watch.wait_until(lambda: len(run.pool.living()) == 2, "the new replica")
         hung = run.ask(lambda actor: os.getpid())
         for pid in hung:
             os.kill(pid, signal.SIGSTOP)

@@ -7,7 +7,18 @@ import re
 
 import numpy as np
 import pytest
-from fake_replicas import answer_all, make_kept_pool, make_pool, rollout, sent
+from fake_replicas import (
+    Clock,
+    FakeReplica,
+    FakeWatch,
+    answer_all,
+    collect,
+    make_kept_pool,
+    make_pool,
+    pool_of,
+    rollout,
+    sent,
+)
 from rich.console import Console
 
 from opd_ray.coordinator.metrics import teacher_metrics
@@ -27,11 +38,11 @@ def two_batches(batch_tokens: int = 40) -> PoolStats:
     clock.now = 3.0
     pool.pump()
     clock.now = 8.0
-    pool.collect(sent(pool)[0])
+    collect(pool, sent(pool)[0])
     pool.submit(rollout("c"))
     pool.pump()
     clock.now = 13.0
-    pool.collect(sent(pool)[0])
+    collect(pool, sent(pool)[0])
     pool.take({"a": np.array([0, 2]), "b": np.array([1]), "c": np.zeros(0, np.int32)})
     return pool.stats()
 
@@ -98,7 +109,7 @@ def test_retries_and_restarts_are_counted() -> None:
     pool.submit(rollout("a"))
     pool.pump()
     first.die()
-    pool.collect((first, "score", 0))
+    collect(pool, (first, "score", 0))
     values = metrics(pool.stats())
     assert (values["teacher/retries"], values["teacher/restarts"]) == (1, 1)
     assert values["teacher/replicas"] == 0  # it is still coming up
@@ -111,7 +122,7 @@ def test_requests_that_a_server_was_sent_again_are_counted() -> None:
     for name in ("a", "b"):
         pool.submit(rollout(name))
     pool.pump()
-    pool.collect(sent(pool)[0])
+    collect(pool, sent(pool)[0])
     assert metrics(pool.stats())["teacher/request_retries"] == 4
 
 
@@ -120,7 +131,7 @@ def test_rows_looked_at_before_the_filter_chose_are_counted_apart() -> None:
     pool, _, _ = make_pool(1)
     pool.submit(rollout("a"))
     pool.pump()
-    pool.collect(sent(pool)[0])
+    collect(pool, sent(pool)[0])
     pool.take({"a": np.arange(3)}, forget=False)
     pool.take({"a": np.array([1])})
     values = metrics(pool.stats(), tokens=3, kept_tokens=1)
@@ -135,51 +146,61 @@ def test_a_slow_replica_is_seen_to_get_less() -> None:
         pool.submit(rollout(f"r{number}"))
     pool.pump()
     answer_all(pool, quick)
-    pool.collect(next(ref for ref in sent(pool) if ref[0] is slow))
+    collect(pool, next(ref for ref in sent(pool) if ref[0] is slow))
     values = metrics(pool.stats())
     assert values["teacher/replica/teacher 0/tokens"] == 80
     assert values["teacher/replica/teacher 1/tokens"] == 20
 
 
 class Rollouts:
-    """A rollout pool whose only stream brings one rollout at a time."""
+    """A rollout pool that brings one rollout at a time."""
 
-    def __init__(self, rollouts):
+    busy = False
+
+    def __init__(self, rollouts, watch):
         self._rollouts = list(rollouts)
-        self.streams = []
+        self._watch = watch
 
-    def start(self, requests, sampling, *, record):
-        self.streams = [iter(self._rollouts)]
+    def start(self, requests, sampling, deliver, *, record):
+        self.busy = True
+        for one in self._rollouts:
+            self._watch.when_ready((one, "rollout", 0), lambda ref: deliver([ref[0]]))
+        self._watch.when_ready(("", "rollout", 0), self._ended)
 
-    def collect(self, stream):
-        try:
-            return [next(stream)]
-        except StopIteration:
-            self.streams = []
-            return []
+    def _ended(self, ref):
+        self.busy = False
 
 
-class Waits:
-    """A watch that finds rollouts ready before scores, one event at a time, and lets time pass."""
+class Waits(FakeWatch):
+    """Finds rollouts ready before scores, one event at a time, and lets time pass."""
 
     def __init__(self, clock):
+        super().__init__()
         self._clock = clock
 
-    def wait(self, pending, what, *, interruptible=False):
+    def turn(self, what):
+        if self.soonest:
+            self.soonest.popleft()()
+            return
         self._clock.now += 1.0
-        return pending[:1]
+        refs = [ref for ref, _ in self.pending if ref[1] != "lifeline"]
+        self.arrive(min(refs, key=lambda ref: ref[1]))  # "rollout" before "score"
 
 
 def test_the_teacher_is_the_bottleneck_once_all_is_written(monkeypatch) -> None:
-    pool, _, clock = make_pool(1, batch_tokens=10)
+    clock = Clock()
+    watch = Waits(clock)
+    pool, _, _ = pool_of([FakeReplica("teacher 0")], batch_tokens=10, watch=watch)
     monkeypatch.setattr("time.perf_counter", clock)
     made = [rollout(name) for name in "abc"]
-    scorer = RolloutScorer(Waits(clock), Rollouts(made), TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(watch, Rollouts(made, watch), TeacherRouter({"teacher": pool}, {}))
     prompt = np.zeros(5, np.int32)
     requests = [RolloutRequest(name, name, 0, prompt, 0) for name in "abc"]
-    scored = scorer.score(requests, Sampling(), dict.fromkeys("abc", prompt))
+    scored = scorer.start(requests, Sampling(), dict.fromkeys("abc", prompt)).result()
     assert [j.rollout.rollout_id for j in scored.rollouts] == ["a", "b", "c"]
-    # Three seconds of writing; then one for the end of the stream, one for each batch of one.
+    # Written after 1, 2 and 3 seconds; one later the stream ends, then comes a batch a second.
+    assert scored.written_R.tolist() == [1.0, 2.0, 3.0]
+    assert scored.scored_R.tolist() == [5.0, 6.0, 7.0]
     assert scored.teacher_alone_seconds == 4.0
 
 

@@ -33,14 +33,16 @@ class FakeScorer:
     asked: tuple[Sampling, list[int]]
     rollouts = None
 
-    def score(
+    def start(
         self,
         requests: Sequence[RolloutRequest],
         sampling: Sampling,
         teacher_prompts: Mapping[str, np.ndarray],
-    ) -> ScoredBatch:
+    ) -> Any:
         self.asked = sampling, [request.seed for request in requests]
-        return ScoredBatch([self.scored(request) for request in requests], 0.0)
+        zero_R = np.zeros(len(requests))
+        batch = ScoredBatch([self.scored(request) for request in requests], zero_R, zero_R)
+        return SimpleNamespace(result=lambda: batch)
 
     @staticmethod
     def scored(request: RolloutRequest) -> ScoredRollout:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import FakeReplica, Remote, is_ready, pool_of, rollout
+from fake_replicas import FakeReplica, FakeWatch, Remote, is_ready, pool_of, rollout
 from ray.exceptions import RayActorError, RayTaskError
 
-from opd_ray.errors import ActorFailure, ConfigError
+from opd_ray.errors import ActorDied, ActorFailure, ConfigError
 from opd_ray.pools import watch as subject
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer
@@ -39,20 +42,39 @@ class Engine:
         return [rollout(self._open.pop().rollout_id, tokens=4)]
 
 
-class Looks:
-    """A watch that brings all that is ready, and counts the references it looks at."""
+class Loop(FakeWatch):
+    """An event loop in which everything is ready at once, first come, first served."""
 
     def __init__(self) -> None:
-        self.references = self.events = 0
+        super().__init__()
+        self.events: deque[Callable[[], object]] = deque()
+        self.dealt_with = 0
 
-    def wait(self, pending: Sequence[Any], what: str, *, interruptible: bool) -> list[Any]:
-        ready = [one for one in pending if isinstance(one, Engine) or is_ready(one)]
-        self.references += len(pending)
-        self.events += len(ready)
-        return ready
+    def when_ready(self, ref: Any, call: Any) -> None:
+        if is_ready(ref):
+            self.events.append(partial(call, ref))
 
-    def get(self, ref: Any, owner: str) -> Any:
-        return ref
+    def read(self, stream: Engine, call: Any, ended: Any) -> None:
+        self.events.append(partial(self._next, stream, call, ended))
+
+    def soon(self, call: Any) -> None:
+        self.events.append(call)
+
+    def turn(self, what: str) -> None:
+        self.dealt_with += 1
+        self.events.popleft()()
+
+    def get(self, ref: Any, name: str) -> Any:
+        return super().get(ref, name) if isinstance(ref, tuple) else ref
+
+    def _next(self, stream: Engine, call: Any, ended: Any) -> None:
+        try:
+            item = next(stream)
+        except StopIteration:
+            ended()
+        else:
+            call(item)
+            self.read(stream, call, ended)
 
 
 def instructions(work: Callable[[], object]) -> int:
@@ -75,98 +97,140 @@ def instructions(work: Callable[[], object]) -> int:
     return count
 
 
-def cost_of_an_event(actors: int) -> tuple[float, float]:
-    """Of a batch with two rollouts an actor: references looked at, and instructions."""
-    watch: Any = Looks()
+def cost_of_an_event(actors: int) -> float:
+    """Instructions an event, of a batch with two rollouts an actor."""
+    watch: Any = Loop()
     half = actors // 2
     engines = [(f"rollout-{number}", Engine()) for number in range(half)]
     rollouts = RolloutPool(watch, engines, max_in_flight=1)
-    pool, _, _ = pool_of([FakeReplica(f"teacher {number}") for number in range(half)], 8)
+    replicas = [FakeReplica(f"teacher {number}") for number in range(half)]
+    pool, _, _ = pool_of(replicas, 8, watch=watch)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompt = np.zeros(2, np.int32)
     requests = [RolloutRequest(f"r{n}", f"r{n}", 0, prompt, n) for n in range(2 * half)]
     prompts = {request.prompt_id: prompt for request in requests}
-    taken = instructions(lambda: scorer.score(requests, Sampling(), prompts))
-    return watch.references / watch.events, taken / watch.events
+    taken = instructions(lambda: scorer.start(requests, Sampling(), prompts).result())
+    return taken / watch.dealt_with
 
 
 def test_an_event_costs_the_same_however_many_actors_there_are() -> None:
-    few, many = cost_of_an_event(10), cost_of_an_event(1000)
-    for of_ten, of_a_thousand in zip(few, many, strict=True):
-        assert of_a_thousand < 1.5 * of_ten
+    assert cost_of_an_event(1000) < 1.5 * cost_of_an_event(10)
+
+
+class Ref(Future[Any]):
+    """A reference that is ready when the test says so."""
+
+    def future(self) -> Ref:
+        return self
 
 
 class Handle:
-    """An actor that lives until ``ended`` is called."""
-
-    ended: Callable[[object], None]
+    """An actor that lives until its lifeline ends."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.line = Ref()
         self.lifeline = Remote(self._lifeline)
 
-    def _lifeline(self) -> Handle:
+    def _lifeline(self) -> Ref:
         self.asked += 1
-        return self
+        return self.line
 
-    def future(self) -> Handle:
-        return self
-
-    def add_done_callback(self, call: Callable[[object], None]) -> None:
-        self.ended = call
+    def die(self) -> None:
+        self.line.set_exception(RayActorError(error_msg="its process is gone"))
 
 
-def ray_that_has(ready: set[str], looks: list[list[str]]) -> Any:
-    """``ray.wait`` for references that are words."""
-
-    def wait(
-        pending: list[str], num_returns: int, timeout: float, fetch_local: bool
-    ) -> tuple[list[str], list[str]]:
-        looks.append(pending)
-        found = [ref for ref in pending if ref in ready][:num_returns]
-        return found, [ref for ref in pending if ref not in found]
-
-    return wait
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> ActorWatch:
+    monkeypatch.setattr(subject.ray, "get", lambda ref: ref.result())
+    return ActorWatch(10.0, "a key")
 
 
-def test_a_wait_looks_at_what_is_pending_and_at_no_lifeline(monkeypatch: Any) -> None:
-    watch = ActorWatch(10.0, "a key")
+def test_an_event_costs_the_same_however_much_is_pending(watch: ActorWatch) -> None:
+    def cost(pending: int) -> int:
+        for _ in range(pending):
+            watch.when_ready(Ref(), lambda ref: None)  # type: ignore[arg-type]
+        found: list[str] = []
+        ref: Any = Ref()
+        watch.when_ready(ref, lambda ref: found.append(watch.get(ref, "an actor")))
+        ref.set_result("there")
+        taken = instructions(lambda: watch.wait_until(lambda: bool(found), "news"))
+        assert found == ["there"]
+        return taken
+
+    assert cost(10) == cost(1000)
+
+
+def test_no_wait_asks_for_lifelines_again(watch: ActorWatch) -> None:
     handles = [Handle() for _ in range(1000)]
     for number, handle in enumerate(handles):
         watch.add(f"actor-{number}", handle)
-    looks: list[list[str]] = []
-    monkeypatch.setattr(subject.ray, "wait", ray_that_has({"b", "d"}, looks))
-    assert watch.wait(list("abcd"), "letters") == ["b", "d"]
-    assert looks == [list("abcd"), list("abcd")]
+    ref: Any = Ref()
+    ref.set_result(5)
+    assert watch.get(ref, "an actor") == 5
     assert {handle.asked for handle in handles} == {1}
 
 
-def test_values_of_a_thousand_actors_take_few_looks(monkeypatch: Any) -> None:
-    watch = ActorWatch(10.0, "a key")
-    looks: list[list[str]] = []
-    refs = [f"ref-{number}" for number in range(1000)]
-    monkeypatch.setattr(subject.ray, "wait", ray_that_has(set(refs), looks))
-    monkeypatch.setattr(subject.ray, "get", lambda ref: ref.upper())
-    pairs = [(ref, "an actor") for ref in refs]
-    assert watch.get_all(pairs) == [f"REF-{number}" for number in range(1000)]
-    assert len(looks) == 1
+def test_events_are_dealt_with_in_whatever_wait_there_is(watch: ActorWatch) -> None:
+    awaited: Any = Ref()
+    others: Any = [Ref() for _ in range(3)]
+    found: list[Any] = []
+
+    def next_one(ref: Any) -> None:
+        found.append(watch.get(ref, "an actor"))
+        if len(found) < 3:
+            others[len(found)].set_result(len(found))
+        else:
+            watch.soon(lambda: awaited.set_result("all"))
+
+    for ref in others:
+        watch.when_ready(ref, next_one)
+    others[0].set_result(0)
+    assert watch.get(awaited, "another") == "all"
+    assert found == [0, 1, 2]
 
 
-def test_a_death_ends_every_wait_though_events_keep_coming(monkeypatch: Any) -> None:
-    watch = ActorWatch(10.0, "a key")
+def test_values_come_in_the_order_of_the_calls_whenever_they_are_there(watch: ActorWatch) -> None:
+    refs: Any = [Ref() for _ in range(1000)]
+    for number, ref in reversed(list(enumerate(refs))):
+        ref.set_result(number)
+    assert watch.get_all([(ref, "an actor") for ref in refs]) == list(range(1000))
+
+
+def test_a_death_ends_every_wait_though_events_keep_coming(watch: ActorWatch) -> None:
     first, second = Handle(), Handle()
     watch.add("first", first)
     watch.add("second", second)
-    monkeypatch.setattr(subject.ray, "wait", ray_that_has({"a"}, []))
-    monkeypatch.setattr(subject.ray, "get", gone)
-    assert watch.wait(["a"], "letters") == ["a"]
+    count = 0
+
+    def again() -> None:
+        nonlocal count
+        count += 1
+        watch.soon(again)
+
+    again()
     watch.hand_over("second")
-    second.ended(None)
-    assert watch.wait(["a"], "letters") == ["a"]
-    first.ended(None)
+    second.die()
+    watch.wait_until(lambda: count > 10, "news")
+    first.die()
     for _ in range(2):
         with pytest.raises(ActorFailure, match="first failed: its process is gone"):
-            watch.wait(["a"], "letters")
+            watch.wait_until(lambda: False, "news")
+
+
+def test_who_is_handed_over_tells_of_its_death(watch: ActorWatch) -> None:
+    handle = Handle()
+    watch.add("first", handle)
+    deaths: list[str] = []
+
+    def dead(ref: Any) -> None:
+        with pytest.raises(ActorDied, match="its process is gone"):
+            watch.get(ref, "first")
+        deaths.append("first")
+
+    watch.when_ready(watch.hand_over("first"), dead)
+    handle.die()
+    watch.wait_until(lambda: bool(deaths), "its end")
 
 
 @pytest.mark.parametrize(
@@ -177,19 +241,11 @@ def test_a_death_ends_every_wait_though_events_keep_coming(monkeypatch: Any) -> 
     ],
 )
 def test_an_error_for_the_user_comes_without_the_frames_of_its_actor(
-    cause: Exception, words: str, monkeypatch: Any
+    cause: Exception, words: str, watch: ActorWatch
 ) -> None:
     text = "ray::score()\n  File actor.py\nValueError: a bug\n"
-
-    def raises(ref: object) -> None:
-        raise RayTaskError("score", text, cause).as_instanceof_cause()
-
-    monkeypatch.setattr(subject.ray, "wait", ray_that_has({"a"}, []))
-    monkeypatch.setattr(subject.ray, "get", raises)
+    ref: Any = Ref()
+    ref.set_exception(RayTaskError("score", text, cause).as_instanceof_cause())
     with pytest.raises(ActorFailure) as raised:
-        ActorWatch(10.0, "a key").get_all([("a", "a teacher")])
+        watch.get_all([(ref, "a teacher")])
     assert str(raised.value) == words
-
-
-def gone(ref: object) -> None:
-    raise RayActorError(error_msg="its process is gone")

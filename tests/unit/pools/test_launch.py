@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +27,7 @@ from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
 from opd_ray.pools import launch as subject
 from opd_ray.pools.launch import ActorLauncher
-from opd_ray.pools.watch import Interrupted
+from opd_ray.pools.watch import ActorWatch, Interrupted
 
 CONFIG = Config(
     student=StudentSettings(path="student"),
@@ -256,13 +258,17 @@ def test_a_stop_does_not_wait_until_all_models_are_loaded(
     launcher = with_handles(make_launcher())
     del launcher.watch.get, launcher.watch.get_all  # the watch itself waits
 
-    def wait(refs: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
-        if len(refs) < refs_at_once:
-            return refs, []
-        launcher.watch.stop_requested = True
-        return [], refs
+    asked: list[Any] = []
 
-    monkeypatch.setattr("ray.wait", wait)
-    monkeypatch.setattr("ray.get", lambda ref: ("10.0.0.1", 7))
+    def when_ready(watch: ActorWatch, ref: Any, call: Callable[[Any], object]) -> None:
+        asked.append(ref)
+        if len(asked) < refs_at_once:
+            address: Future[Any] = Future()
+            address.set_result(("10.0.0.1", 7))
+            watch.soon(partial(watch._deal_with, ref, address, call))
+        else:
+            watch.stop_requested = True
+
+    monkeypatch.setattr(ActorWatch, "when_ready", when_ready)
     with pytest.raises(Interrupted, match="stopped while waiting for"):
         launcher.ready()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,28 @@ class _Actor:
         self.closed = not more
 
 
+class _Watch:
+    """Reads streams when the test says so."""
+
+    def __init__(self) -> None:
+        self.streams: list[tuple[Any, Any, Any]] = []
+
+    def read(self, stream: Any, call: Any, ended: Any) -> None:
+        self.streams.append((stream, call, ended))
+
+    def get(self, ref: Any, owner: str) -> Any:
+        return ref
+
+    def next_of(self, number: int) -> None:
+        stream, call, ended = self.streams[number]
+        try:
+            item = next(stream)
+        except StopIteration:
+            ended()
+        else:
+            call(item)
+
+
 def _requests(count: int) -> list[RolloutRequest]:
     prompt = np.zeros(1, dtype=np.int32)
     return [RolloutRequest(f"r{i}", f"p{i // 2}", i % 2, prompt, i) for i in range(count)]
@@ -50,16 +71,23 @@ def _rollouts(count: int) -> list[Rollout]:
     return [Rollout("r", "p", 0, empty, empty, empty, empty, empty, "stop", 0)] * count
 
 
-def _pool(actors: list[_Actor], max_in_flight: int) -> RolloutPool:
+def _pool(actors: list[_Actor], max_in_flight: int) -> tuple[RolloutPool, _Watch]:
     named = [(f"rollout {i}", actor) for i, actor in enumerate(actors)]
-    watch: Any = SimpleNamespace(get=lambda ref, owner: ref)
-    return RolloutPool(watch, named, max_in_flight)
+    watch: Any = _Watch()
+    return RolloutPool(watch, named, max_in_flight), watch
+
+
+def _start(pool: RolloutPool, count: int) -> list[Rollout]:
+    """Begins a batch; the list that its rollouts will come to."""
+    found: list[Rollout] = []
+    pool.start(_requests(count), Sampling(), found.extend, record=True)
+    return found
 
 
 def test_a_small_batch_is_split_evenly_at_once() -> None:
     actors = [_Actor(), _Actor()]
-    pool = _pool(actors, max_in_flight=8)
-    pool.start(_requests(8), Sampling(), record=True)
+    pool, _ = _pool(actors, max_in_flight=8)
+    _start(pool, 8)
     assert [len(actor.given) for actor in actors] == [4, 4]
     assert all(actor.closed for actor in actors)
     assert [r.rollout_id for r in actors[0].given + actors[1].given] == [f"r{i}" for i in range(8)]
@@ -67,37 +95,36 @@ def test_a_small_batch_is_split_evenly_at_once() -> None:
 
 def test_what_does_not_fit_goes_to_whoever_finishes_first() -> None:
     actors = [_Actor(2), _Actor(1, 1, 1, 1, 1)]
-    pool = _pool(actors, max_in_flight=2)
-    pool.start(_requests(10), Sampling(), record=True)
-    streams = list(pool.streams)
+    pool, watch = _pool(actors, max_in_flight=2)
+    found = _start(pool, 10)
     assert [len(actor.given) for actor in actors] == [2, 2]
-    for _ in range(5):
-        assert len(pool.collect(streams[1])) == 1
+    for count in range(1, 6):
+        watch.next_of(1)
+        assert len(found) == count
     assert [len(actor.given) for actor in actors] == [2, 7]
-    pool.collect(streams[0])
+    watch.next_of(0)
     assert [len(actor.given) for actor in actors] == [3, 7]
     assert all(actor.closed for actor in actors)
 
 
 def test_fewer_requests_than_actors_leave_some_idle() -> None:
     actors = [_Actor(), _Actor(), _Actor()]
-    pool = _pool(actors, max_in_flight=4)
-    pool.start(_requests(2), Sampling(), record=True)
+    pool, watch = _pool(actors, max_in_flight=4)
+    _start(pool, 2)
     assert [len(actor.given) for actor in actors] == [1, 1, 0]
-    assert len(pool.streams) == 2
+    assert len(watch.streams) == 2
 
 
 def test_a_stream_that_ends_early_is_an_error() -> None:
-    pool = _pool([_Actor(1)], max_in_flight=4)
-    pool.start(_requests(2), Sampling(), record=True)
-    (stream,) = pool.streams
-    pool.collect(stream)
+    pool, watch = _pool([_Actor(1)], max_in_flight=4)
+    _start(pool, 2)
+    watch.next_of(0)
     with pytest.raises(RuntimeError, match="rollout 0 ended its stream with 1 requests unanswered"):
-        pool.collect(stream)
+        watch.next_of(0)
 
 
 def test_a_second_batch_waits_for_the_first() -> None:
-    pool = _pool([_Actor()], max_in_flight=4)
-    pool.start(_requests(1), Sampling(), record=True)
+    pool, _ = _pool([_Actor()], max_in_flight=4)
+    _start(pool, 1)
     with pytest.raises(RuntimeError, match="not all been collected"):
-        pool.start(_requests(1), Sampling(), record=True)
+        _start(pool, 1)

@@ -31,7 +31,7 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
     watch: Any = StandInWatch(draw)
     engines = [(f"rollout-{number}", Engine(script, draw)) for number in range(3)]
     teachers = [Teacher(name, script) for name in ("teacher-0", "teacher-1")]
-    pool, _, _ = pool_of(teachers, batch_tokens=12)
+    pool, _, _ = pool_of(teachers, batch_tokens=12, watch=watch)
     rollouts = RolloutPool(watch, engines, 2)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
@@ -39,7 +39,7 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
         RolloutRequest(f"r{number}", name[0], int(name[1]), prompts[name[0]][:1], number)
         for number, name in enumerate(NAMES)
     ]
-    scored = scorer.score(requests, Sampling(), prompts).rollouts
+    scored = scorer.start(requests, Sampling(), prompts).result().rollouts
     assert [one.rollout.rollout_id for one in scored] == [f"r{n}" for n in range(12)]
     assert [one.scores.rollout_id for one in scored] == [f"r{n}" for n in range(12)]
     for size, one in enumerate(scored, start=1):
@@ -64,13 +64,13 @@ def test_a_rollout_in_which_the_student_wrote_nothing_is_not_sent(
     watch: Any = StandInWatch(draw)
     teacher = Teacher("teacher-0", script)
     rollouts = RolloutPool(watch, [("rollout-0", Engine(script, draw))], 2)
-    pool, _, _ = pool_of([teacher], batch_tokens=12)
+    pool, _, _ = pool_of([teacher], batch_tokens=12, watch=watch)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
     requests = [
         RolloutRequest(name, name[0], int(name[1]), prompts[name[0]][:1], 0) for name in NAMES
     ]
-    scored = scorer.score(requests, Sampling(), prompts).rollouts
+    scored = scorer.start(requests, Sampling(), prompts).result().rollouts
     assert [one.rollout.rollout_id for one in scored] == NAMES
     assert {one.scores.rollout_id for one in scored if not one.scores.columns} == empty
     assert teacher.prompts.keys() == set(NAMES) - empty
@@ -108,16 +108,15 @@ def scored(rollout: Rollout, request: RolloutRequest, **options: Any) -> tuple[A
     script = Script({"a0": Response(mask=[1, 1], logprob=[-0.1] * 2, reverse_kl=[0.1] * 2)})
     watch: Any = StandInWatch(draw)
     teacher = Teacher("teacher-0", script)
-    pool, _, _ = pool_of([teacher], batch_tokens=12)
+    pool, _, _ = pool_of([teacher], batch_tokens=12, watch=watch)
 
     class Pool(RolloutPool):
-        def collect(self, stream: Any) -> list[Rollout]:
-            found = super().collect(stream)
-            return [replace(rollout, prompt_ids=rollout.prompt_ids) for _ in found]
+        def start(self, requests: Any, sampling: Any, deliver: Any, *, record: bool) -> None:
+            super().start(requests, sampling, lambda _: deliver([rollout]), record=record)
 
     rollouts = Pool(watch, [("rollout-0", Engine(script, draw))], 2)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
-    (one,) = scorer.score([request], Sampling(), **options).rollouts
+    (one,) = scorer.start([request], Sampling(), **options).result().rollouts
     return one, teacher
 
 

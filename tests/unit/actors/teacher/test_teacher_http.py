@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import Remote
+from fake_replicas import FakeWatch, Remote
 from fake_server import KEY, FakeServer, V, distribution, running
 
 import actors.teacher.http.client as http_client
@@ -24,7 +24,7 @@ from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings, batch_budget
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.preflight.contract.probes import contract_violations
-from opd_ray.types import Rollout, ScoreRequest, TopK
+from opd_ray.types import Rollout, RolloutScores, ScoreRequest, TopK
 
 K, TOP = 5, 4
 
@@ -161,16 +161,29 @@ def test_a_pool_keeps_all_requests_under_way_however_long_the_sequences(
     """Every rollout is longer than batch_tokens: cut by those, the server would get one a time."""
     chosen = settings(fake, concurrency=3, batch_tokens=1)
     server = TeacherServer(teacher(concurrency=3), chosen)
+
+    class Watch(FakeWatch):
+        def hand_over(self, name: str) -> Any:
+            return ("", "lifeline")
+
+        def turn(self, what: str) -> None:
+            if self.soonest:
+                self.soonest.popleft()()
+            else:
+                self.arrive(next(ref for ref, _ in self.pending if ref[1] != "lifeline"))
+
+        def get(self, ref: Any, name: str) -> Any:
+            return answers[ref[0]]
+
     answers: dict[str, Any] = {}
 
-    def score(asked: list[ScoreRequest]) -> str:
-        ref = asked[0].rollout_id
-        answers[ref] = server.score(asked)
-        return ref
+    def score(asked: list[ScoreRequest]) -> Any:
+        answers[asked[0].rollout_id] = server.score(asked)
+        return (asked[0].rollout_id, "score")
 
     replica = SimpleNamespace(score=Remote(score))
     budget = batch_budget(chosen, longest=10)
-    watch: Any = SimpleNamespace(hand_over=lambda name: "", get=lambda ref, _: answers[ref])
+    watch: Any = Watch()
     pool = TeacherPool(
         [("teacher-0", replica)], budget, watch, lambda name: None, max_restarts=0, no_more=""
     )
@@ -181,10 +194,9 @@ def test_a_pool_keeps_all_requests_under_way_however_long_the_sequences(
         ids = (r.prompt_ids, r.response_ids, np.ones(len(floats), np.uint8))
         name = r.rollout_id
         pool.submit(Rollout(name, name, 0, *ids, floats, floats, "stop", 0, r.student_topk))
-    scored = []
-    while len(scored) < len(asked):
-        pool.pump()
-        scored += pool.collect(pool.pending_refs()[0])
+    scored: list[RolloutScores] = []
+    pool.deliver = scored.append
+    watch.wait_until(lambda: len(scored) == len(asked), "scores")
     assert [score.rollout_id for score in scored] == [r.rollout_id for r in asked]
     assert fake.most_at_once == 3
 

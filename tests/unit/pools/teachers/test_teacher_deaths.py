@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_replicas import FakeReplica, FakeWatch, is_ready, make_kept_pool, rollout, sent
+from fake_replicas import (
+    FakeReplica,
+    FakeWatch,
+    collect,
+    is_ready,
+    make_kept_pool,
+    pending,
+    rollout,
+    sent,
+)
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.errors import ActorFailure
@@ -23,10 +32,8 @@ def submit(pool: TeacherPool, names: str) -> None:
 def drive(pool: TeacherPool, watch: FakeWatch, *, until: int) -> list[str]:
     """Collect until so many scores have come."""
     found: list[str] = []
-    while len(found) < until:
-        pool.pump()
-        for ref in watch.wait(pool.pending_refs()):
-            found += [s.rollout_id for s in pool.collect(ref)]
+    pool.deliver = lambda scores: found.append(scores.rollout_id)
+    watch.wait_until(lambda: len(found) >= until, "scores")
     return found
 
 
@@ -65,7 +72,7 @@ def test_batches_in_flight_are_asked_again_first_and_whole() -> None:
 def test_an_answer_that_came_before_the_death_is_not_asked_again_for_its_scores() -> None:
     pool, [first, second], watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
-    assert [s.rollout_id for s in pool.collect((first, "score", 0))] == ["a", "b"]
+    assert [s.rollout_id for s in collect(pool, (first, "score", 0))] == ["a", "b"]
     first.die()
     # Held by the dead one: scored again, and those scores are nobody's business.
     assert drive(pool, watch, until=2) == ["c", "d"]
@@ -106,14 +113,17 @@ def test_rows_that_left_before_the_death_are_not_taken_twice() -> None:
     assert second.batches == [["c", "d"], ["b"]]
 
 
-def test_scores_that_arrive_while_rows_are_taken_wait_for_their_collector() -> None:
+def test_scores_that_arrive_while_rows_are_taken_are_delivered() -> None:
     pool, [first, _], watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
     drive(pool, watch, until=4)
     submit(pool, "ef")
     first.dies_when_taking = True
+    found: list[str] = []
+    pool.deliver = lambda scores: found.append(scores.rollout_id)
     assert taken(pool, "abcd") == dict.fromkeys("abcd", "teacher 1")
-    assert sorted(drive(pool, watch, until=2)) == ["e", "f"]
+    watch.wait_until(lambda: len(found) == 2, "scores")
+    assert sorted(found) == ["e", "f"]
     assert taken(pool, "ef") == dict.fromkeys("ef", "teacher 1")
     assert not sent(pool)
 
@@ -121,7 +131,7 @@ def test_scores_that_arrive_while_rows_are_taken_wait_for_their_collector() -> N
 def test_dropped_rollouts_are_not_asked_again() -> None:
     pool, [first, second], watch = make_kept_pool(2, batch_tokens=20, max_restarts=0)
     submit(pool, "abcdef")
-    pool.collect((second, "score", 0))
+    collect(pool, (second, "score", 0))
     pool.drop(["a", "e"])  # being scored by the first, and queued or being scored
     first.die()
     assert sorted(drive(pool, watch, until=2)) == ["b", "f"]
@@ -148,11 +158,11 @@ def test_others_go_on_while_a_replica_comes_up() -> None:
     pool, [first, second], watch = make_kept_pool(2, batch_tokens=10)
     submit(pool, "abcdef")
     first.die()
-    assert pool.collect((first, "lifeline", 0)) == []
+    assert collect(pool, (first, "lifeline", 0)) == []
     [new] = watch.started
     assert sorted(drive(pool, watch, until=6)) == list("abcdef")
     assert (len(second.batches), new.batches) == (6, [])
-    pool.collect((new, "loaded", 0))
+    collect(pool, (new, "loaded", 0))
     submit(pool, "gh")
     assert sorted(drive(pool, watch, until=2)) == ["g", "h"]
     assert new.batches
@@ -214,7 +224,7 @@ def test_a_replica_that_raises_ends_the_run_at_once() -> None:
 
     first.value = wrong
     with pytest.raises(ActorFailure, match="NaN"):
-        pool.collect((first, "score", 0))
+        collect(pool, (first, "score", 0))
     assert not watch.buried
 
 
@@ -222,7 +232,7 @@ def test_rows_of_what_was_never_delivered_cannot_be_taken() -> None:
     pool, [first, _], _ = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
     first.die()
-    pool.collect((first, "lifeline", 0))
+    collect(pool, (first, "lifeline", 0))
     with pytest.raises(TeacherError, match="'a' has no signal at a teacher: it is still queued"):
         pool.take({"a": ROW})
 
@@ -251,8 +261,8 @@ def test_deaths_at_random_change_nothing(seed: int) -> None:
             perhaps_kill()
         while len(found) < 20:
             pool.pump()
-            ready = list(filter(is_ready, pool.pending_refs()))
-            found += [s.rollout_id for s in pool.collect(ready[rng.integers(len(ready))])]
+            ready = list(filter(is_ready, pending(pool)))
+            found += [s.rollout_id for s in collect(pool, ready[rng.integers(len(ready))])]
             perhaps_kill()
         assert sorted(found) == sorted(names)
         pool.take(dict.fromkeys(names, ROW), forget=False)

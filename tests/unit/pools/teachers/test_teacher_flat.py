@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import Remote
+from fake_replicas import FakeWatch, Remote
 
 from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
@@ -15,6 +16,7 @@ from opd_ray.errors import ActorDied
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.types import (
     Rollout,
+    RolloutScores,
     ScoreRequest,
     SignalReceipt,
     TeacherAnswer,
@@ -70,17 +72,22 @@ class Process:
         return self.server.signals.nbytes
 
 
-class Watch:
+class Watch(FakeWatch):
     """Replaces dead processes; a reference is (process, what it brings)."""
 
     def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
         self.processes = {name: Process(name) for name in names}
 
     def hand_over(self, name: str):
         return (self.processes[name], None)
 
-    def wait(self, refs, what: str):
-        return [next(ref for ref in refs if ref[1] is not None or not ref[0].alive)]
+    def turn(self, what: str) -> None:
+        if self.soonest:
+            self.soonest.popleft()()
+            return
+        refs = [ref for ref, _ in self.pending]
+        self.arrive(next(ref for ref in refs if ref[1] is not None or not ref[0].alive))
 
     def get(self, ref, name: str):
         process, result = ref
@@ -104,6 +111,10 @@ def rollout(name: str, m: int) -> Rollout:
     return Rollout(name, name, 0, ids[:3], ids, mask, floats, floats, "stop", 0, topk)
 
 
+def deliver(scored: set[str], scores: RolloutScores) -> None:
+    scored.add(scores.rollout_id)
+
+
 @pytest.mark.parametrize("deaths", [False, True])
 def test_a_thousand_rollouts(deaths: bool) -> None:
     rng = np.random.default_rng(1)
@@ -123,10 +134,9 @@ def test_a_thousand_rollouts(deaths: bool) -> None:
         wanted = [r for r in made if r.rollout_id not in abandoned]
         scored: set[str] = set()
         peak = 0
+        pool.deliver = partial(deliver, scored)
         while len(scored) < len(wanted) or pool._batches:
-            pool.pump()
-            [ready] = watch.wait(pool.pending_refs(), "news")
-            scored |= {s.rollout_id for s in pool.collect(ready)}
+            watch.turn("news")
             peak = max(peak, sum(p.held_bytes for p in processes.values()))
             if deaths and rng.random() < 0.1:
                 processes["a"].alive = False

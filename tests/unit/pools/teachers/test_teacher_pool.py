@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_replicas import answer_all, make_pool, rollout, sent
+from fake_replicas import answer_all, collect, make_pool, rollout, sent
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.pools.teachers.queue import Task
@@ -65,7 +65,7 @@ def test_a_free_replica_takes_what_is_there_and_batches_grow_under_load():
         pool.pump()
     # Busy, and what waits would not fill a batch: it keeps growing.
     assert replica.batches == [["a"]]
-    assert ids(pool.collect(sent(pool)[0])) == ["a"]
+    assert ids(collect(pool, sent(pool)[0])) == ["a"]
     pool.pump()
     assert replica.batches == [["a"], ["b", "c", "d"]]
 
@@ -79,7 +79,7 @@ def test_a_busy_replica_gets_a_second_batch_only_when_it_is_full():
     assert [len(batch) for batch in replica.batches] == [1, 3]
     assert len(pool._queue) == 8
     assert len(sent(pool)) == 2
-    pool.collect(sent(pool)[0])
+    collect(pool, sent(pool)[0])
     pool.pump()
     assert [len(batch) for batch in replica.batches] == [1, 3, 3]
 
@@ -145,7 +145,7 @@ def scored_pool(count: int = 2):
         pool.submit(rollout(name))
     pool.pump()
     for ref in sent(pool):
-        pool.collect(ref)
+        collect(pool, ref)
     assert [r.held for r in replicas] == [{"a", "b"}, {"c", "d"}]
     return pool, replicas
 
@@ -180,10 +180,10 @@ def test_drop_reaches_rollouts_wherever_they_are():
     pool.pump()
     assert replica.batches == [["a", "b"], ["c", "d"]]
     first, second = sent(pool)
-    pool.collect(first)
+    collect(pool, first)
     pool.drop(["a", "c", "e"])  # held, being scored, queued
     assert replica.held == {"b"}
-    assert ids(pool.collect(second)) == ["d"]
+    assert ids(collect(pool, second)) == ["d"]
     assert replica.held == {"b", "d"}
     pool.pump()
     assert replica.batches[-1] == ["f"]
@@ -208,7 +208,7 @@ def test_answers_for_other_rollouts_are_refused():
     pool.pump()
     replica.batches[0] = ["b"]
     with pytest.raises(TeacherError, match=r"teacher 0 answered for \['b'\]; asked were \['a'\]"):
-        pool.collect(sent(pool)[0])
+        collect(pool, sent(pool)[0])
 
 
 def test_account():
@@ -221,7 +221,7 @@ def test_account():
     clock.now = 8.0
     before = pool.stats()
     assert (before.busy_seconds, len(sent(pool)), before.scored_tokens) == (5.0, 1, 0)
-    pool.collect(sent(pool)[0])
+    collect(pool, sent(pool)[0])
     clock.now = 20.0
     stats = pool.stats()
     assert (stats.waiting_seconds, stats.longest_wait_seconds) == (4.0, 3.0)
@@ -241,7 +241,7 @@ def test_an_account_opened_anew_counts_what_is_under_way_from_then_on():
     clock.now = 7.0
     stats = pool.stats()
     assert (stats.busy_seconds, stats.batches, stats.longest_queue_tokens) == (2.0, 0, 6)
-    pool.collect(sent(pool)[0])
+    collect(pool, sent(pool)[0])
     stats = pool.stats()
     assert (stats.scored_tokens, stats.batch_fill, stats.longest_wait_seconds) == (10, 0.0, 0.0)
 
@@ -258,7 +258,7 @@ def test_a_thousand_rollouts_leave_nothing_behind():
         found = []
         while sent(pool):
             pending = sent(pool)
-            found += ids(pool.collect(pending[rng.integers(len(pending))]))
+            found += ids(collect(pool, pending[rng.integers(len(pending))]))
             pool.pump()
         assert sorted(found) == sorted(names)
         pool.take(dict.fromkeys(names[:12], rows))

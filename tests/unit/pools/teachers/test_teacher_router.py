@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fake_replicas import make_pool, rollout, sent
+from fake_replicas import collect, make_pool, rollout, sent
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.pools.teachers.router import TeacherRouter
@@ -31,7 +31,7 @@ def collect_all(router: TeacherRouter) -> set[str]:
     for pool in router.pools.values():
         pool.pump()
         while refs := sent(pool):
-            found |= {score.rollout_id for score in pool.collect(refs[0])}
+            found |= {score.rollout_id for score in collect(pool, refs[0])}
             pool.pump()
     return found
 
