@@ -313,6 +313,11 @@ class StepAccount:
     gap_max: float
     skipped: bool  # no rank kept a token
     seconds: float  # of the slowest rank
+    # Over the kept tokens; a token's ratio is that of its probabilities under the student that was
+    # trained and under the one that wrote it. NaN where the gap is.
+    log_ratio_sum: float = 0.0  # nats
+    ratio_sum: float = 0.0
+    ratio_square_sum: float = 0.0
 
     def __add__(self, other: StepAccount) -> StepAccount:
         """Of the same step on further ranks."""
@@ -327,6 +332,9 @@ class StepAccount:
             gap_sum=self.gap_sum + other.gap_sum,
             gap_max=max(self.gap_max, other.gap_max),
             seconds=max(self.seconds, other.seconds),
+            log_ratio_sum=self.log_ratio_sum + other.log_ratio_sum,
+            ratio_sum=self.ratio_sum + other.ratio_sum,
+            ratio_square_sum=self.ratio_square_sum + other.ratio_square_sum,
         )
 
     @property
@@ -343,6 +351,20 @@ class StepAccount:
     def gap_mean(self) -> float:
         """|trainer log-prob - vLLM log-prob| a kept token, nats."""
         return self.gap_sum / self.kept_tokens if self.kept_tokens else 0.0
+
+    @property
+    def log_ratio_mean(self) -> float:
+        """log p of the trainer - log p of vLLM when the token was written, a kept token, nats."""
+        return self.log_ratio_sum / self.kept_tokens if self.kept_tokens else 0.0
+
+    @property
+    def effective_sample_share(self) -> float:
+        """How many tokens of the current student the n kept ones are worth, as a share of n.
+
+        (sum of ratios)^2 / (n x sum of squared ratios): 1 where all ratios are equal.
+        """
+        squares = self.kept_tokens * self.ratio_square_sum
+        return self.ratio_sum * self.ratio_sum / squares if squares else 0.0
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

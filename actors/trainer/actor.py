@@ -35,11 +35,12 @@ class TrainerActor(Lifeline):
         *,
         rank: int,
         vocab_size: int,
+        lagged: bool = False,
     ) -> None:
         from actors.trainer.trainer import Trainer
 
         self._make_trainer = partial(
-            Trainer, student, trainer, loss, rank=rank, vocab_size=vocab_size
+            Trainer, student, trainer, loss, rank=rank, vocab_size=vocab_size, lagged=lagged
         )
         self._rank = rank
         self._sync = sync

@@ -131,19 +131,27 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> float:
-        """Clip and apply the gradients of this step; returns their global norm before clipping.
+    def step(self, learning_rate: float, divisor: float = 1.0) -> float:
+        """Divide the gradients of this step by ``divisor``, clip them, and apply them.
 
-        If the norm is not finite, the weights stay as they are.
+        If their norm is not finite, the weights stay as they are.
+
+        Returns:
+            The global norm of the divided gradients before clipping.
         """
-        for group in self._engine.optimizer.param_groups:
+        optimizer = self._engine.optimizer
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate
         if self._zero_stage > 0:
-            # DeepSpeed skips a step whose gradient overflows and calls its norm infinite.
-            self._engine.step()
+            with _divided(optimizer, divisor):
+                # DeepSpeed skips a step whose gradient overflows and calls its norm infinite.
+                self._engine.step()
             return float(self._engine.get_global_grad_norm())
         # Without ZeRO it neither checks the norm nor keeps it, and clips in place.
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        if divisor != 1.0:
+            for gradient in gradients:
+                gradient.div_(divisor)
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if math.isfinite(norm):
             self._engine.step()
@@ -230,6 +238,25 @@ def _join(rank: int, world_size: int, master: tuple[str, int], device: torch.dev
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if device.type == "cuda" else "gloo"
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT)
+
+
+@contextmanager
+def _divided(optimizer: Any, divisor: float) -> Iterator[None]:
+    """A step of DeepSpeed's optimizer inside divides the gradients before it clips them."""
+    if not hasattr(optimizer, "loss_scale"):
+        # That of stage 1 in bfloat16, which holds the gradients of all parameters in float32.
+        if divisor != 1.0:
+            for gradients in optimizer.get_grads_for_reduction()[0]:
+                gradients.div_(divisor)
+        yield
+        return
+    # The others, with offload too, take norm and gradients as those of a loss that was multiplied
+    # by this; the next backward pass would multiply its own.
+    optimizer.loss_scale = divisor
+    try:
+        yield
+    finally:
+        optimizer.loss_scale = 1.0
 
 
 def read_layout(folder: Path) -> dict[str, int | str]:

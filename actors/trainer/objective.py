@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,13 @@ from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
 from opd_ray.config.schema import LossSettings
-from opd_ray.divergence import ExactScores, Target, exact_scores, linear_divergence
+from opd_ray.divergence import (
+    ExactScores,
+    SampledTarget,
+    Target,
+    exact_scores,
+    linear_divergence,
+)
 from opd_ray.types import RolloutScores
 
 _SCORES = [field.name.removesuffix("_N") for field in fields(ExactScores)]
@@ -23,6 +29,8 @@ class Objective:
 
     loss: LossSettings
     vocab_size: int  # rows of both heads that stand for tokens
+    # Rollouts may be those of an older student, which the loss of sampled tokens has to weigh.
+    lagged: bool = False
 
     def divergence(
         self,
@@ -35,6 +43,8 @@ class Objective:
         """sum(weight x divergence) x ``scale``, divergence_N and the student's logprob_N."""
         found = []
         for rows, target in _rows_of(batch):
+            if self.lagged and isinstance(target, SampledTarget):
+                target = replace(target, drawn_logprobs_N=batch.rollout_logprob_N[rows])
             part = linear_divergence(
                 hidden_ND[rows],
                 weight_VD,

@@ -40,6 +40,7 @@ class Trainer:
         rank: of this process, from 0; each is one data-parallel rank.
         master: address and port of rank 0, where all ranks meet.
         vocab_size: rows of the output heads that stand for tokens; those beyond are padding.
+        lagged: see :class:`actors.trainer.objective.Objective`.
 
     Attributes:
         engine: the student with its weights and checkpoints.
@@ -57,9 +58,10 @@ class Trainer:
         rank: int,
         master: tuple[str, int],
         vocab_size: int,
+        lagged: bool = False,
     ) -> None:
         self._loss = loss
-        self._objective = Objective(loss, vocab_size)
+        self._objective = Objective(loss, vocab_size, lagged)
         self._rank = rank
         self._ranks = trainer.ranks
         self._vocab_size = vocab_size
@@ -68,6 +70,7 @@ class Trainer:
         self._width = width_of(on_gpu=on_gpu, bfloat16=trainer.dtype is Dtype.bfloat16)
         self._teacher_heads: dict[str, tuple[TeacherHead, ...]] = {}
         self.engine = Engine(student, trainer, rank=rank, master=master, device=self._device)
+        self._tally = StepTally(self._device)
 
     def set_teacher_head(self, head: Sequence[HeadPart], teacher: str = "teacher") -> None:
         """Keep a teacher's output head, needed for the hidden signal; a later one replaces it.
@@ -85,6 +88,28 @@ class Trainer:
             for part in head
         )
 
+    def accumulate(
+        self, micro_batches: Sequence[Sequence[TrainItem]], *signal_maps: Mapping[str, Signal]
+    ) -> None:
+        """Add the gradients of one wave of rollouts to those of the step that comes next.
+
+        The total weight of the step need not be known yet: :meth:`train_step` takes the rest of its
+        rollouts and divides. A loss that is not finite is found there, too.
+
+        Args:
+            micro_batches: as for :meth:`train_step`.
+            signal_maps: as for :meth:`train_step`.
+
+        Raises:
+            BatchError: see :func:`actors.trainer.batch.check_items`; nothing of the wave was added.
+            PeerFailure: another rank raised this.
+        """
+        started = time.perf_counter()
+        signals = ChainMap(*map(dict, signal_maps))
+        self._agree(micro_batches, signals)
+        self._add_gradients(micro_batches, signals, self._ranks, last=False)
+        self._tally.seconds += time.perf_counter() - started
+
     def train_step(
         self,
         micro_batches: Sequence[Sequence[TrainItem]],
@@ -94,42 +119,53 @@ class Trainer:
     ) -> StepAccount:
         """One optimizer step on sum(weight x divergence) / ``total_weight`` over all ranks.
 
+        The sum goes over the rollouts given here and those of all waves since the last step.
+
         Args:
             micro_batches: this rank's; as many on every rank, empty ones allowed.
-            total_weight: of all kept tokens of all ranks. 0: no rank steps.
+            total_weight: of all kept tokens of all ranks, those of the waves included. 0: no rank
+                steps.
             learning_rate: of this step.
             signal_maps: the teacher's signals by rollout id, in any number of pieces.
 
         Returns:
-            This rank's account. The rollout engine's log-probabilities are at temperature 1, so at
-            another temperature of the loss the gap is not known: NaN.
+            This rank's account, of the waves too. The rollout engine's log-probabilities are at
+            temperature 1, so at another temperature of the loss neither the gap nor the ratios are
+            known: NaN.
 
         Raises:
-            ValueError: ``total_weight`` is negative or not finite.
-            BatchError: see :func:`actors.trainer.batch.check_items`.
+            ValueError: ``total_weight`` is negative or not finite, or 0 after a wave with kept
+                tokens.
+            BatchError: see :func:`actors.trainer.batch.check_items`; the waves are kept.
             TrainerError: a loss or gradient is not finite; the weights are as before, but the
                 engine must not be used any further.
             PeerFailure: another rank raised one of these.
         """
         if not 0 <= total_weight < math.inf:
             raise ValueError(f"total_weight must be finite and not negative, not {total_weight}")
+        if total_weight == 0 and self._tally.kept_tokens:
+            raise ValueError(
+                f"total_weight is 0 after waves with {self._tally.kept_tokens} kept tokens"
+            )
         started = time.perf_counter()
-        tally, grad_norm = StepTally(self._device), 0.0
+        grad_norm = 0.0
         if total_weight > 0:
             signals = ChainMap(*map(dict, signal_maps))
             self._agree(micro_batches, signals)
-            self.engine.student.train()
-            # The engine averages over the ranks.
-            scale = self._ranks / total_weight
-            for number, items in enumerate(micro_batches):
-                batch = self._batch(items, signals)
-                loss, divergence_N, logprob_N = self.engine.run(
-                    batch, partial(self._objective.divergence, batch, scale)
-                )
-                self.engine.backward(loss, last=number == len(micro_batches) - 1)
-                tally.add(batch, divergence_N, logprob_N)
-            grad_norm = self._optimizer_step(tally, learning_rate)
-        gap_sum, gap_max = tally.gap() if self._loss.temperature == 1.0 else (math.nan, math.nan)
+            # The gradients of waves are sums; where there was none, the loss itself is divided. The
+            # engine averages over the ranks.
+            if self._tally.is_empty:
+                scale, divisor = self._ranks / total_weight, 1.0
+            else:
+                scale, divisor = self._ranks, total_weight
+            # One micro-batch at least, which marks the step's end.
+            self._add_gradients(micro_batches or [[]], signals, scale, last=True)
+            grad_norm = self._optimizer_step(learning_rate, divisor)
+        tally, self._tally = self._tally, StepTally(self._device)
+        gap_sum = gap_max = log_ratio_sum = ratio_sum = ratio_square_sum = math.nan
+        if self._loss.temperature == 1.0:
+            gap_sum, gap_max = tally.gap()
+            log_ratio_sum, ratio_sum, ratio_square_sum = tally.ratios()
         return StepAccount(
             loss_sum=tally.loss_sum,
             weight_sum=tally.weight_sum,
@@ -141,7 +177,10 @@ class Trainer:
             gap_sum=gap_sum,
             gap_max=gap_max,
             skipped=total_weight == 0,
-            seconds=time.perf_counter() - started,
+            seconds=tally.seconds + time.perf_counter() - started,
+            log_ratio_sum=log_ratio_sum,
+            ratio_sum=ratio_sum,
+            ratio_square_sum=ratio_square_sum,
         )
 
     def score(
@@ -190,19 +229,37 @@ class Trainer:
             width=self._width,
         )
 
-    def _optimizer_step(self, tally: StepTally, learning_rate: float) -> float:
-        """Apply the gradients of all ranks; returns their global norm before clipping."""
-        broken = tally.not_finite()
+    def _add_gradients(
+        self,
+        micro_batches: Sequence[Sequence[TrainItem]],
+        signals: Mapping[str, Signal],
+        scale: float,
+        *,
+        last: bool,
+    ) -> None:
+        """Add those of sum(weight x divergence) x ``scale``; ``last``: the step has no more."""
+        self.engine.student.train()
+        for number, items in enumerate(micro_batches, start=1):
+            batch = self._batch(items, signals)
+            loss, divergence_N, logprob_N = self.engine.run(
+                batch, partial(self._objective.divergence, batch, scale)
+            )
+            self.engine.backward(loss, last=last and number == len(micro_batches))
+            self._tally.add(batch, divergence_N, logprob_N)
+
+    def _optimizer_step(self, learning_rate: float, divisor: float) -> float:
+        """Apply the gradients of all ranks, divided; returns their global norm before clipping."""
+        broken = self._tally.not_finite()
         if not self.engine.all_ranks(not broken):
             problem = f"rank {self._rank}: the divergence is NaN or infinite in rollouts"
             if broken:
                 raise TrainerError(f"{problem} {broken}; no step was taken")
             raise PeerFailure(f"{problem} of another rank; no step was taken")
-        norm = self.engine.step(learning_rate)
+        norm = self.engine.step(learning_rate, divisor)
         if not math.isfinite(norm):
             raise TrainerError(
-                f"rank {self._rank}: the gradient of rollouts {tally.rollout_ids} and those of the "
-                f"other ranks has norm {norm}; no step was taken"
+                f"rank {self._rank}: the gradient of rollouts {self._tally.rollout_ids} and those "
+                f"of the other ranks has norm {norm}; no step was taken"
             )
         return norm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from opd_ray.config.choices import Dtype, Scoring, SignalChoice, Support
+from opd_ray.config.choices import Dtype, SignalChoice, Support
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.shape import ModelShape
@@ -74,7 +74,7 @@ def step_flows(
         Flow("teacher", "coordinator", "scores", tokens.response * 6 * FP32_BYTES),
     ]
     signal = _widest_signal(config, teachers or {})
-    if signal and config.scoring is Scoring.exact:
+    if signal and config.scores_exactly:
         whole = tokens.response * signal
         flows.append(Flow("teacher", "trainer", "signal of all tokens, for exact scores", whole))
     if signal:

@@ -39,6 +39,7 @@ def share_below_one(remedy: str = "") -> dict[str, Any]:
 
 # Metadata of a field, as of at_least().
 ABOVE_ZERO: dict[str, Any] = {_KEY: Range("must be above 0", 0, low_excluded=True)}
+ZERO_OR_ONE: dict[str, Any] = {_KEY: Range("must be 0 or 1", 0, 1)}
 SHARE: dict[str, Any] = {_KEY: Range("must lie in [0, 1]", 0, 1)}
 SHARE_ABOVE_ZERO: dict[str, Any] = {
     _KEY: Range("must be above 0 and at most 1", 0, 1, low_excluded=True)

@@ -21,7 +21,14 @@ from opd_ray.config.choices import (
 from opd_ray.config.data import DataSettings
 from opd_ray.config.environment import EnvironmentSet, EnvironmentSettings
 from opd_ray.config.marks import PATH, read_as
-from opd_ray.config.ranges import ABOVE_ZERO, SHARE, SHARE_ABOVE_ZERO, at_least, share_below_one
+from opd_ray.config.ranges import (
+    ABOVE_ZERO,
+    SHARE,
+    SHARE_ABOVE_ZERO,
+    ZERO_OR_ONE,
+    at_least,
+    share_below_one,
+)
 from opd_ray.config.resolved_environments import resolve_environments
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
 from opd_ray.config.teacher import TeacherSettings
@@ -48,6 +55,12 @@ class RunSettings:
     checkpoint_every: int = field(default=50, metadata=at_least(0) | FREE)
     # How many of the newest checkpoints stay on disk.
     keep_checkpoints: int = field(default=2, metadata=at_least(1) | FREE)
+    # Train on rollouts that are scored while the last ones of the step are being written. The step
+    # is the same; tip.normalise_over and tip.share_of must not be batch.
+    overlap: bool = field(default=False, metadata=FREE)
+    # Steps by which the weights that write the rollouts may be behind those that are trained: 0, or
+    # 1 to write the next step's rollouts while this one is trained on.
+    lag: int = field(default=0, metadata=ZERO_OR_ONE | TOLD)
     # Export the final student as a Hugging Face folder when the run ends.
     export_at_end: bool = field(default=True, metadata=FREE)
     # Weights & Biases project; null logs to JSONL and TensorBoard only.
@@ -292,6 +305,11 @@ class Config:
     def named_tasks(self) -> dict[str, EvalTask]:
         """The tasks of the evaluation, each by the key that it stands under."""
         return {f"eval.tasks[{number}]": task for number, task in enumerate(self.eval.tasks)}
+
+    @property
+    def scores_exactly(self) -> bool:
+        """Whether the filter's scores are those of the exact pass in the trainers."""
+        return self.scoring is Scoring.exact or bool(self.run.lag and self.tip.rescore)
 
     @property
     def data_sections(self) -> dict[str, DataSettings]:

@@ -6,31 +6,33 @@ tokens x hidden size goes from the actor that made it straight to the one that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import Config
+from opd_ray.coordinator.batches import RolloutBatches
 from opd_ray.coordinator.learning_rate import learning_rate
-from opd_ray.coordinator.metrics import StageClock, StepSnapshot, step_metrics
+from opd_ray.coordinator.metrics import StageClock, StepSnapshot, lag_metrics, step_metrics
 from opd_ray.coordinator.no_calls import check_calls
 from opd_ray.coordinator.nothing import nothing_learned
 from opd_ray.coordinator.session import Session
-from opd_ray.data.prompts import PromptFeed, own_teacher_prompts
+from opd_ray.coordinator.tail import GAIN, overlap_gain, tail_metrics
+from opd_ray.coordinator.waves import WaveTraining, by_rollout
+from opd_ray.data.prompts import PromptFeed
 from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.pools.rollouts import run_sampling
-from opd_ray.pools.scorer import ScoredBatch, ScoredRollout
+from opd_ray.pools.scorer import BatchUnderWay, ScoredBatch, ScoredRollout
 from opd_ray.pools.watch import Interrupted
 from opd_ray.seeds import derive_seed
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
-from opd_ray.types import Rollout, RolloutRequest, StepAccount
+from opd_ray.types import RolloutScores, TrainItem
 
 
 class SyncGapError(RunError):
@@ -65,6 +67,9 @@ class Coordinator:
     idle_steps: int = 0  # that learned nothing
     calls_checked: bool = False  # whether the first step's rollouts called their tools
 
+    def __post_init__(self) -> None:
+        self.batches = RolloutBatches(self.config, self.session, self.prompts)
+
     def run(self, done: int, *, evaluated: bool = False) -> None:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
 
@@ -96,23 +101,37 @@ class Coordinator:
 
     def step(self, step: int) -> None:
         """One turn of the loop."""
-        session, clock = self.session, StageClock()
+        session, run, clock = self.session, self.config.run, StageClock()
+        exact: dict[str, RolloutScores] = {}
+        session.scorer.watch.heed_stop("the next step")
         pools = session.teachers.pools
         for pool in pools.values():
             pool.open_account()
+        ahead, under_way = self.batches.begun_ahead, self.batches.of(step)
+        early = self._train_early(under_way, step, exact, clock)
         with clock.stage("rollout_and_teacher"):
-            batch = self._rollouts(step)
+            batch = under_way.result()
+        if run.lag and step + 1 < run.steps:
+            self.batches.begin_ahead(step + 1)
         self._check_calls(batch)
-        scores = self._scores(batch.rollouts, clock)
+        scores = self._scores(batch.rollouts, exact, clock)
         with clock.stage("filter"):
             selection = self._select(batch.rollouts, scores, step)
+            early.check(batch.rollouts, selection.weights_N)
+        rest = [one for one in batch.rollouts if one.rollout.rollout_id not in early.weights]
         with clock.stage("train"):
-            account = self._train(batch.rollouts, selection, step)
+            rate = learning_rate(step, run.steps, self.config.trainer)
+            items = self._items(rest, by_rollout(batch.rollouts, selection.weights_N))
+            account = session.trainers.step(items, rate, session.teachers.take)
         clock.worked("train", account.seconds)
+        with clock.stage("rollout_and_teacher"):
+            self.batches.finish_ahead()
         with clock.stage("sync"):
             if not account.skipped:
                 session.sync.push(step + 1, stepped=True)
-        self.last_step = StepSnapshot(batch.rollouts, scores, selection)
+        versions = [one.rollout.weights_version for one in batch.rollouts]
+        age = step - min(versions) if ahead else 0
+        self.last_step = StepSnapshot(batch.rollouts, scores, selection, age)
         values = step_metrics(
             self.last_step,
             account,
@@ -121,33 +140,34 @@ class Coordinator:
             {name: pool.stats() for name, pool in pools.items()},
             batch.teacher_alone_seconds,
         )
+        values |= self._tail(batch, selection, values)
+        if run.overlap:
+            values["train/waves"] = early.count
+        if run.lag:
+            values |= lag_metrics(account, age)
         self.metrics.write(step + 1, values)
         self.progress.step(step + 1, values)
         if why := nothing_learned(account, selection, scores, self.config.tip):
             self._say_idle(step, why)
-        self._check_gap(account, step)
+        if not age:
+            self._check_gap(account.gap_mean, f"step {step + 1}")
 
-    def _rollouts(self, step: int) -> ScoredBatch:
-        """This step's prompts, each answered ``samples_per_prompt`` times and judged."""
-        rollout = self.config.rollout
-        prompts = self.prompts.batch(step, rollout.prompts_per_step)
-        requests = [
-            RolloutRequest(
-                rollout_id=f"{step}/{prompt.key}/{sample}",
-                prompt_id=prompt.key,
-                sample=sample,
-                prompt_ids=prompt.student_ids,
-                seed=derive_seed(self.config.run.seed, step, prompt.key, sample),
-                source=prompt.source,
-                episode=prompt.episode,
-            )
-            for prompt in prompts
-            for sample in range(rollout.samples_per_prompt)
-        ]
-        under_way = self.session.scorer.start(
-            requests, run_sampling(rollout), own_teacher_prompts(prompts), self._drops
+    def _train_early(
+        self, batch: BatchUnderWay, step: int, exact: dict[str, RolloutScores], clock: StageClock
+    ) -> WaveTraining:
+        """With ``run.overlap``, train on what is scored until the batch is whole."""
+        session = self.session
+        waves = WaveTraining(
+            self.config.trainer,
+            lambda wave: self._scores(wave, exact, clock),
+            lambda wave, scores: self.tip.weights(scores, self._seeds(wave, step), step),
+            lambda wave, weights_N: session.trainers.accumulate(
+                self._items(wave, by_rollout(wave, weights_N)), session.teachers.take
+            ),
         )
-        return under_way.result()
+        if self.config.run.overlap and self.tip.decides_by_rollout(step):
+            waves.run(batch, clock)
+        return waves
 
     def _check_calls(self, batch: ScoredBatch) -> None:
         """Of the first step: does anybody call the tools that there are?"""
@@ -163,45 +183,63 @@ class Coordinator:
         check_calls(acting, parsers, self.session.tokenizer.decode)
         self.calls_checked = True
 
-    def _drops(self, request: RolloutRequest, rollout: Rollout) -> bool:
-        """Whether a rollout in an environment is left out because it came to a limit."""
-        if request.episode is None or rollout.finish_reason == "stop":
-            return False
-        return not self.config.environment_of(request.source).keep_truncated
+    def _scores(
+        self,
+        scored: Sequence[ScoredRollout],
+        exact: dict[str, RolloutScores],
+        clock: StageClock,
+    ) -> TokenScores:
+        """The filter's input: what streamed in, or what an exact pass in the trainers says.
 
-    def _scores(self, scored: Sequence[ScoredRollout], clock: StageClock) -> TokenScores:
-        """The filter's input: what streamed in, or what an exact pass in the trainers says."""
+        ``exact``: what it has said of the step's rollouts; those that are missing are added.
+        """
         session = self.session
         with clock.stage("filter"):
             streamed = batch_scores(
                 [s.rollout for s in scored], [s.scores for s in scored], session.vocab_size
             )
-        if self.config.scoring == Scoring.streamed:
+        if not self.config.scores_exactly:
             return streamed
         with clock.stage("exact_scores"):
             look = partial(session.teachers.take, forget=False)
-            exact = session.trainers.score([s.whole() for s in scored], look)
-        return with_exact_scores(streamed, exact)
+            missing = [s.whole() for s in scored if s.rollout.rollout_id not in exact]
+            exact |= {one.rollout_id: one for one in session.trainers.score(missing, look)}
+        return with_exact_scores(streamed, [exact[s.rollout.rollout_id] for s in scored])
 
     def _select(self, scored: Sequence[ScoredRollout], scores: TokenScores, step: int) -> Selection:
         """The tokens to be trained on, each with its weight."""
-        seeds = [derive_seed(self.config.run.seed, step, s.rollout.rollout_id) for s in scored]
-        return self.tip.select(scores, np.array(seeds, dtype=np.int64), step)
+        return self.tip.select(scores, self._seeds(scored, step), step)
 
-    def _train(
-        self, scored: Sequence[ScoredRollout], selection: Selection, step: int
-    ) -> StepAccount:
-        """Hand the kept rows to the trainers; the teachers forget the rest."""
-        config, teachers = self.config, self.session.teachers
-        lengths = [len(s.rollout.response_ids) for s in scored]
-        weights_by_rollout = np.split(selection.weights_N, np.cumsum(lengths)[:-1])
-        items = [s.kept(w) for s, w in zip(scored, weights_by_rollout, strict=True)]
-        rate = learning_rate(step, config.run.steps, config.trainer)
-        account = self.session.trainers.step(items, rate, teachers.take)
+    def _seeds(self, scored: Sequence[ScoredRollout], step: int) -> np.ndarray:
+        """A seed for each rollout, [R], for rules that draw."""
+        seeds = [derive_seed(self.config.run.seed, step, s.rollout.rollout_id) for s in scored]
+        return np.array(seeds, dtype=np.int64)
+
+    def _items(
+        self, scored: Sequence[ScoredRollout], weights: Mapping[str, np.ndarray]
+    ) -> list[TrainItem]:
+        """Rollouts with their kept rows; the teachers forget those of which nothing is kept."""
+        items = [one.kept(weights[one.rollout.rollout_id]) for one in scored]
         # A rollout of which the student wrote nothing never was with a teacher.
         sent = [item for item, s in zip(items, scored, strict=True) if len(s.rollout.rows)]
-        teachers.drop([item.rollout_id for item in sent if not len(item.rows)])
-        return account
+        self.session.teachers.drop([item.rollout_id for item in sent if not len(item.rows)])
+        return items
+
+    def _tail(
+        self, batch: ScoredBatch, selection: Selection, values: Mapping[str, float]
+    ) -> dict[str, float]:
+        """The step's tail, and what overlap would gain where the step had none."""
+        found = tail_metrics(batch)
+        if self.config.run.overlap or self.config.run.lag:
+            return found
+        weights = by_rollout(batch.rollouts, selection.weights_N)
+        work = [
+            len(s.rollout.prompt_ids) + len(s.rollout.response_ids)
+            if weights[s.rollout.rollout_id].any()
+            else 0
+            for s in batch.rollouts
+        ]
+        return found | {GAIN: overlap_gain(batch.scored_R, np.array(work), values["seconds/train"])}
 
     def _say_idle(self, step: int, why: str) -> None:
         """The first such step, the tenth, the hundredth and so on: not to bury the rest."""
@@ -210,18 +248,21 @@ class Coordinator:
             count = "" if self.idle_steps == 1 else f", as {self.idle_steps - 1} before"
             self.progress.say(f"step {step + 1} learned nothing{count}: {why}")
 
-    def _check_gap(self, account: StepAccount, step: int) -> None:
+    def _check_gap(self, mean: float, where: str) -> None:
         limit = self.config.sync.max_gap
-        if account.gap_mean > limit:
+        if mean > limit:
             raise SyncGapError(
-                f"step {step + 1}: trainer and vLLM differ by {account.gap_mean:.4f} nats a token "
-                f"on average (largest {account.gap_max:.4f}) about the log-probabilities of the "
-                f"sampled tokens, above sync.max_gap = {limit}: the engines do not hold the same "
-                "weights, or compute too coarsely; use float32 in both, or raise sync.max_gap"
+                f"{where}: trainer and vLLM differ by {mean:.4f} nats a token on average about the "
+                f"log-probabilities of the sampled tokens, above sync.max_gap = {limit}: the "
+                "engines do not hold the same weights, or compute too coarsely; use float32 in "
+                "both, or raise sync.max_gap"
             )
 
     def _evaluate(self, step: int) -> None:
         values = self.evaluator.run()
+        if self.config.run.lag and "eval/sync_gap" in values:
+            # Steps cannot tell: their rollouts are of older weights.
+            self._check_gap(values["eval/sync_gap"], f"evaluation at step {step}")
         self.metrics.write(step, values)
         self.progress.evaluation(step, values)
 
@@ -243,4 +284,9 @@ class Coordinator:
             batches=self.prompts.taken(done, self.config.rollout.prompts_per_step),
             prompts=asdict(self.prompts.identity),
         )
-        self.checkpoints.save(state, self.session.save)
+
+        def write(folder: str) -> None:
+            self.session.save(folder)
+            self.batches.save(Path(folder))
+
+        self.checkpoints.save(state, write)

@@ -26,6 +26,7 @@ class StepSnapshot:
     scored: Sequence[ScoredRollout]
     scores: TokenScores
     selection: Selection
+    weights_age: int = 0  # steps that have been taken with other weights than wrote its rollouts
 
 
 def step_metrics(
@@ -85,9 +86,23 @@ def step_metrics(
         h_N = student.get("entropy", "the step's metrics") / math.log(student.vocab_size)
         values |= _spread("scores/h", h_N)
     # At a loss temperature other than 1 the trainer has nothing to compare with vLLM.
-    if not math.isnan(account.gap_mean):
+    # To weights of an earlier step it has no gap either.
+    if not math.isnan(account.gap_mean) and not snapshot.weights_age:
         values |= {"sync/gap_mean": account.gap_mean, "sync/gap_max": account.gap_max}
     return values | {f"memory/{name}_bytes": peak for name, peak in peak_memory_bytes.items()}
+
+
+def lag_metrics(account: StepAccount, age: int) -> dict[str, float]:
+    """How far the student has moved since it wrote the rollouts of a step, over the kept tokens.
+
+    ``age``: steps since then. At a loss temperature other than 1 no more is known.
+    """
+    drift = {
+        "lag/log_ratio_mean": account.log_ratio_mean,
+        "lag/effective_sample_share": account.effective_sample_share,
+    }
+    known = {name: value for name, value in drift.items() if not math.isnan(value)}
+    return {"lag/age": age, **known}
 
 
 def _spread(name: str, values_N: np.ndarray) -> dict[str, float]:

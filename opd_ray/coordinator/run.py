@@ -22,6 +22,7 @@ from opd_ray.coordinator.report import (
     print_report,
 )
 from opd_ray.coordinator.session import Session, open_session
+from opd_ray.coordinator.tail import tail_note
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.environments.by_source import RunEnvironments
 from opd_ray.errors import INTERRUPTED
@@ -130,6 +131,7 @@ def _steer(
             *unused_options(config),
             *prompt_notes(prompts, tasks),
             *part.notes,
+            *_lag_notes(config),
             *_resume_notes(part, checkpoints),
         ]:
             progress.say(note)
@@ -145,6 +147,13 @@ def _steer(
             coordinator = Coordinator(
                 config, session, prompts, tip, evaluator, checkpoints, metrics, progress
             )
+            if start is not None and not coordinator.batches.load(
+                start.checkpoint / "trainer", done
+            ):
+                progress.say(
+                    "the checkpoint's rollouts of the next step are of other prompts or samples; "
+                    "they are written anew"
+                )
             rows = read_jsonl(output.metrics)
             evaluated = any(row["step"] == done and "seconds/eval" in row for row in rows)
             try:
@@ -159,6 +168,15 @@ def _steer(
                 progress.say(f"stopped; checkpoint: {newest[0] if newest else 'none'}")
                 return INTERRUPTED
     return 0
+
+
+def _lag_notes(config: Config) -> Iterator[str]:
+    """What a user should know of a run whose rollouts are written a step ahead."""
+    if config.run.lag and not config.scores_exactly:
+        yield (
+            "run.lag = 1: tokens are chosen by entropy and divergence of when they were written, a "
+            "step ago; tip.rescore=true computes both anew"
+        )
 
 
 def _resume_notes(part: Part, checkpoints: CheckpointStore) -> Iterator[str]:
@@ -211,7 +229,8 @@ def _report(
     if last_step is not None:
         plot_quadrants(last_step, config.tip.divergence, output.plots / "quadrants.png")
         response = marked_response(last_step, session.tokenizer)
-    notes = [note for note in (steps_note(rows), *teacher_notes(rows, teacher)) if note]
+    own_notes = (steps_note(rows), *teacher_notes(rows, teacher), tail_note(rows))
+    notes = [note for note in own_notes if note]
     for note in notes:
         progress.say(note)
     table = closing_table(rows, teacher, peaks)

@@ -86,12 +86,25 @@ class SampledComparison(Comparison):
     (log p(y) - log q(y)) grad log p(y), the bracket held constant, is grad KL(P||Q): the further
     term of the derivative, E[grad log p(y)], is 0. (The derivative of the value itself would have
     mean 0 and teach nothing.) A single value may be negative.
+
+    Tokens drawn from another distribution O, such as an older student's, have the importance ratio
+    r(y) = P(y) / O(y) as a factor of value and gradient:
+
+        grad KL(P||Q) = sum_y P(y) (log p(y) - log q(y)) grad log p(y)
+                      = sum_y O(y) r(y) (log p(y) - log q(y)) grad log p(y),
+
+    which is the mean over y drawn from O, if O gives 0 to no token that has mass in P. There is no
+    further term of r: as grad r(y) = r(y) grad log p(y), this is the derivative of
+    r(y) (log p(y) - log q(y)) with the bracket held constant. That of the bracket would add
+    r(y) grad log p(y), whose mean is 0.
     """
 
     def __init__(self, target: SampledTarget, cut: Cut) -> None:
         check_token_ids("token_ids_N", target.token_ids_N, cut.vocab)
         self._ids_N = target.token_ids_N
         self._log_q_N = target.logprobs_N.to(cut.dtype)
+        drawn_N = target.drawn_logprobs_N
+        self._log_o_N = None if drawn_N is None else drawn_N.to(cut.dtype)
 
     def block_(
         self, logits_BV: Tensor, rows: slice, sampled_B: Tensor | None, gradient: bool
@@ -99,7 +112,10 @@ class SampledComparison(Comparison):
         ids_B = self._ids_N[rows]
         log_p_BV = log_softmax_(logits_BV)
         logprob_B = None if sampled_B is None else _at(log_p_BV, sampled_B)
-        value_B = _at(log_p_BV, ids_B) - self._log_q_N[rows]
+        log_p_B = _at(log_p_BV, ids_B)
+        value_B = log_p_B - self._log_q_N[rows]
+        if self._log_o_N is not None:
+            value_B *= (log_p_B - self._log_o_N[rows]).exp()
         if gradient:  # value (onehot(y) - P)
             log_p_BV.exp_().mul_(-value_B[:, None])
             log_p_BV.scatter_add_(1, ids_B[:, None], value_B[:, None])

@@ -37,7 +37,8 @@ def linear_divergence(
     M = beta Q + (1 - beta) P. A :class:`TopKTarget` compares the distributions over its own
     tokens plus one tail bucket (a lower bound; see ``topk_tail.py``). A :class:`SampledTarget`
     knows reverse_kl only, as log p(y) - log q(y), whose gradient is the score-function estimate
-    (log p(y) - log q(y)) grad log p(y); y must have been drawn from P, and a value may be negative.
+    (log p(y) - log q(y)) grad log p(y), both times p(y) / o(y) where y was drawn from another
+    distribution O, which the target then tells; a value may be negative.
 
     Args:
         hidden_ND: [N, D] the student's last hidden states; N = 0 is allowed.

@@ -114,6 +114,8 @@ class SampledTarget:
     token_ids_N: Tensor  # [N] int64
     logprobs_N: Tensor  # [N] nats, under the teacher's full distribution
     temperature: float = 1.0  # that the log-probabilities were taken at
+    # [N] nats, under the distribution that the tokens were drawn from; None: the student's own.
+    drawn_logprobs_N: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.logprobs_N.ndim != 1 or not self.logprobs_N.is_floating_point():
@@ -121,6 +123,11 @@ class SampledTarget:
                 f"logprobs_N must be a floating-point vector [N], not {_describe(self.logprobs_N)}"
             )
         _check_ids("token_ids_N", self.token_ids_N, self.logprobs_N)
+        drawn_N = self.drawn_logprobs_N
+        if drawn_N is not None and drawn_N.shape != self.logprobs_N.shape:
+            raise ValueError(
+                f"drawn_logprobs_N must be [{len(self.logprobs_N)}], not {list(drawn_N.shape)}"
+            )
 
     @property
     def num_rows(self) -> int:

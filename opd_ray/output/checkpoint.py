@@ -1,9 +1,10 @@
 """Checkpoints of a run: written beside, renamed into place, the newest whole one found again.
 
-Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank, and
-``teachers/`` that follow the student), ``config.yaml``, ``run.json`` (a :class:`RunState`) and
-``manifest.json`` (every file's size, written last: a checkpoint without it, or whose files do not
-match it, is not whole and is passed over).
+Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank,
+``teachers/`` that follow the student, with ``run.lag`` ``rollouts_ahead/`` of the next step),
+``config.yaml``, ``run.json`` (a :class:`RunState`) and ``manifest.json`` (every file's size,
+written last: a checkpoint without it, or whose files do not match it, is not whole and is passed
+over).
 """
 
 from __future__ import annotations

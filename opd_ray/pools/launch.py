@@ -183,6 +183,7 @@ class ActorLauncher:
             config.sync,
             rank=placed.index,
             vocab_size=self.vocab_size,
+            lagged=config.run.lag > 0,
         )
 
     def _at(self, placed: PlacedActor, actor_class: object, environment: dict[str, str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -79,6 +79,8 @@ class BatchUnderWay:
         self._scores: dict[str, RolloutScores] = {}
         self._written: dict[str, float] = {}  # seconds from the begin
         self._scored: dict[str, float] = {}
+        self._untaken: list[str] = []  # scored, and not taken by take_scored
+        self._untaken_tokens = 0
 
     @property
     def done(self) -> bool:
@@ -92,14 +94,37 @@ class BatchUnderWay:
             RunError: see :meth:`RolloutScorer.start`.
             ActorFailure, StallError, Interrupted: see :meth:`ActorWatch.wait_until`.
         """
-        self._scorer.watch.wait_until(
-            lambda: self.done, "rollouts and the teacher's scores", interruptible=interruptible
-        )
+        if not self.done:  # what is done already is not lost by a stop
+            self._scorer.watch.wait_until(
+                lambda: self.done, "rollouts and the teacher's scores", interruptible=interruptible
+            )
         return ScoredBatch(
             [ScoredRollout(self._rollouts[key], self._scores[key]) for key in self._requests],
             np.array([self._written[key] for key in self._requests]),
             np.array([self._scored[key] for key in self._requests]),
         )
+
+    def wait_for_tokens(self, tokens: int) -> bool:
+        """Wait until rollouts of so many tokens are scored and not taken, or all is done.
+
+        Returns:
+            True: there are as many.
+
+        Raises:
+            As :meth:`result`.
+        """
+        self._scorer.watch.wait_until(
+            lambda: self.done or self._untaken_tokens >= tokens,
+            "rollouts and the teacher's scores",
+            interruptible=True,
+        )
+        return not self.done
+
+    def take_scored(self) -> list[ScoredRollout]:
+        """The rollouts that have been scored since the last call, in the order of their scores."""
+        taken = [ScoredRollout(self._rollouts[key], self._scores[key]) for key in self._untaken]
+        self._untaken, self._untaken_tokens = [], 0
+        return taken
 
     def written(self, rollouts: Sequence[Rollout]) -> None:
         """Rollouts have been written: a teacher is to score them."""
@@ -121,6 +146,9 @@ class BatchUnderWay:
         """A rollout has been scored."""
         self._scores[scores.rollout_id] = scores
         self._scored[scores.rollout_id] = time.perf_counter() - self._begin
+        self._untaken.append(scores.rollout_id)
+        rollout = self._rollouts[scores.rollout_id]
+        self._untaken_tokens += len(rollout.prompt_ids) + len(rollout.response_ids)
 
 
 @dataclass
@@ -130,6 +158,7 @@ class RolloutScorer:
     watch: ActorWatch
     rollouts: RolloutPool
     teachers: TeacherRouter
+    _batch: BatchUnderWay | None = field(default=None, init=False)  # the last one
 
     def start(
         self,
@@ -151,10 +180,33 @@ class RolloutScorer:
             RunError: later, while the watch waits: an environment began with another prompt than
                 its row's, and the row has a teacher's prompt.
         """
-        batch = BatchUnderWay(self, requests, teacher_prompts, drops)
+        batch = self._open(requests, teacher_prompts, drops)
+        self.rollouts.start(requests, sampling, batch.written, record=True)
+        return batch
+
+    def start_written(
+        self,
+        requests: Sequence[RolloutRequest],
+        rollouts: Sequence[Rollout],
+        teacher_prompts: Mapping[str, np.ndarray],
+        drops: Drops,
+    ) -> BatchUnderWay:
+        """As :meth:`start`, where all rollouts have been written before: they are scored."""
+        batch = self._open(requests, teacher_prompts, drops)
+        batch.written(rollouts)
+        return batch
+
+    def _open(
+        self,
+        requests: Sequence[RolloutRequest],
+        teacher_prompts: Mapping[str, np.ndarray],
+        drops: Drops,
+    ) -> BatchUnderWay:
+        if self._batch is not None and not self._batch.done:
+            raise RuntimeError("the last batch is not written and scored yet")
+        batch = self._batch = BatchUnderWay(self, requests, teacher_prompts, drops)
         for pool in self.teachers.pools.values():
             pool.deliver = batch.scored
-        self.rollouts.start(requests, sampling, batch.written, record=True)
         return batch
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from typing import Any
@@ -28,18 +28,40 @@ class TrainerGroup:
     watch: ActorWatch
     ranks: Sequence[tuple[str, Any]]  # (name, Ray actor handle) pairs
     settings: TrainerSettings
+    # Of the kept tokens of all waves since the last step.
+    _wave_weight: float = field(default=0.0, init=False)
+
+    def accumulate(self, items: Sequence[TrainItem], signals: SignalSource) -> None:
+        """Add the gradients of the kept rows to those of the step that comes next.
+
+        Rollouts that keep nothing are left out.
+        """
+        kept = [item for item in items if len(item.rows)]
+        if not kept:
+            return
+        refs = [
+            handle.call.remote("accumulate", micro_batches, *found)
+            for handle, micro_batches, found in self._shares(kept, signals)
+        ]
+        self._gather(refs, "a wave of a training step")
+        self._wave_weight += _weight_of(kept)
 
     def step(
         self, items: Sequence[TrainItem], learning_rate: float, signals: SignalSource
     ) -> StepAccount:
-        """One optimizer step on the kept rows; rollouts that keep nothing are left out."""
+        """One optimizer step on the kept rows and those of all waves since the last step.
+
+        Rollouts that keep nothing are left out.
+        """
         kept = [item for item in items if len(item.rows)]
-        total_weight = float(sum(item.weights.sum(dtype=np.float64) for item in kept))
+        total_weight = self._wave_weight + _weight_of(kept)
         refs = [
             handle.call.remote("train_step", micro_batches, total_weight, learning_rate, *found)
             for handle, micro_batches, found in self._shares(kept, signals)
         ]
-        return reduce(add, self._gather(refs, "a training step"))
+        account = reduce(add, self._gather(refs, "a training step"))
+        self._wave_weight = 0.0
+        return account
 
     def score(self, items: Sequence[TrainItem], signals: SignalSource) -> list[RolloutScores]:
         """Exact scores of the rows of ``items``, in their order; of an item without rows, none."""
@@ -110,3 +132,7 @@ class TrainerGroup:
             wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
             shares.append((handle, micro_batches, signals(wanted)))
         return shares
+
+
+def _weight_of(items: Sequence[TrainItem]) -> float:
+    return float(sum(item.weights.sum(dtype=np.float64) for item in items))

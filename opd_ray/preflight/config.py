@@ -19,6 +19,7 @@ from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShapeError, config_json
 from opd_ray.output.checkpoint import MANIFEST, CheckpointError
 from opd_ray.output.meant import meant_checkpoint, model_advice
+from opd_ray.preflight.early import early_problems
 from opd_ray.preflight.environments import environment_problems, section_problems
 from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, models_of_run
 from opd_ray.preflight.pairing import topks_in_use
@@ -50,6 +51,7 @@ def config_problems(config: Config) -> list[str]:
         *_range_problems(config),
         *_date_problems(config),
         *_run_problems(config),
+        *early_problems(config),
         *_length_problems(config),
         *_rollout_problems(config),
         *environment_problems(config),

@@ -104,10 +104,13 @@ def signal_problems(config: Config) -> Iterator[str]:
         )
     if loss.divergence is Divergence.jsd and not 0 < loss.beta < 1:
         yield f"loss.beta = {loss.beta:g}: the JSD needs a weight between 0 and 1, both excluded"
-    if config.scoring is Scoring.exact and teacher.signal is not SignalChoice.hidden:
+    if config.scores_exactly and teacher.signal is not SignalChoice.hidden:
+        exact, streamed = "scoring = exact", "scoring=streamed"
+        if config.scoring is not Scoring.exact:
+            exact, streamed = "tip.rescore = true", "tip.rescore=false"
         yield (
-            f"scoring = exact with teacher.signal = {teacher.signal}: exact scores need the "
-            "teacher's whole distribution; use teacher.signal=hidden, or scoring=streamed"
+            f"{exact} with teacher.signal = {teacher.signal}: exact scores need the "
+            f"teacher's whole distribution; use teacher.signal=hidden, or {streamed}"
         )
 
 

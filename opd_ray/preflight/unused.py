@@ -146,6 +146,10 @@ def _loss_and_filter(config: Config) -> Iterator[str]:
         yield from _set("tip", tip, names, "tip.rho_schedule is constant")
         if tip.selection == SelectBy.top_share and rule.keeps != Keeps.all:
             yield from _empty_share(config)
+    if not config.run.lag:
+        yield from _set(
+            "tip", tip, ("rescore",), "run.lag is 0; scoring=exact does this without lag"
+        )
     if tip.rule != "product" and not tip.overlap and ":" not in tip.rule:
         yield from _set("tip", tip, ("alpha", "gamma"), "tip.rule is not product")
     if tip.normalise_over != NormaliseOver.stream:

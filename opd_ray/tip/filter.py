@@ -18,7 +18,7 @@ from opd_ray.tip.rule import Keeps, Rule, RuleInputs
 from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.sampling import race_keys, uniforms
 from opd_ray.tip.scores import TokenScores
-from opd_ray.tip.select import SelectBy, keep_greatest, share_counts, share_groups
+from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, share_counts, share_groups
 from opd_ray.tip.settings import TipSettings
 from opd_ray.user_code import users_code
 
@@ -84,39 +84,68 @@ class TipFilter:
             ValueError: ``seeds_R`` has the wrong length.
         """
         settings = self.settings
-        if np.shape(seeds_R) != scores.lengths_R.shape:
-            raise ValueError(
-                f"seeds_R has shape {np.shape(seeds_R)} for {len(scores.lengths_R)} rollouts; "
-                "give one seed for each"
-            )
         rho = settings.rho_at(step)
-        tokens = scores.student_tokens()
+        tokens, inputs, weights_M = self._choice(scores, seeds_R, step)
         weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
-        if len(tokens.response_mask_N) == 0:  # no teacher was asked, there are no scores of its
+        if len(weights_M) == 0:
             return Selection(weights_N, rho, kept_fraction=0.0)
-        for need in self.rule.needs:
-            scores.get(settings.score_named(need), wanted_by=f"tip.rule={self.rule.name}")
-        streaming = settings.normalise_over == NormaliseOver.stream
-        if streaming:
-            self._running.begin_step(step)
-        inputs = RuleInputs(tokens, settings, self._running if streaming else None)
-        groups = share_groups(tokens, settings.share_of)
-        weights_M = self._weights(tokens, inputs, seeds_R, groups, rho)
-        kept_M = weights_M > 0
         weights_N[scores.response_mask_N] = weights_M
+        kept_M = weights_M > 0
         selection = Selection(
             weights_N,
             rho,
             kept_fraction=float(np.mean(kept_M)),
             quadrants=self._quadrants(tokens, inputs, kept_M),
-            overlaps=(
-                self._overlaps(tokens, inputs, seeds_R, groups, kept_M) if settings.overlap else {}
-            ),
+            overlaps=self._overlaps(tokens, inputs, seeds_R, kept_M) if settings.overlap else {},
         )
-        if streaming:
+        if settings.normalise_over == NormaliseOver.stream:
             for name in inputs.normalised_names():
                 self._running.observe(name, inputs.raw(name))
         return selection
+
+    def weights(self, scores: TokenScores, seeds_R: np.ndarray, step: int) -> np.ndarray:
+        """The weights that :meth:`select` gives, [N], without its account; nothing is remembered.
+
+        Args and raises: as there.
+        """
+        weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
+        weights_N[scores.response_mask_N] = self._choice(scores, seeds_R, step)[2]
+        return weights_N
+
+    def decides_by_rollout(self, step: int) -> bool:
+        """Whether a rollout's weights do not depend on the others of its step.
+
+        Of a rule of the user's, as far as settings tell.
+        """
+        settings = self.settings
+        if settings.share_of == ShareOf.batch and settings.selection == SelectBy.top_share:
+            return False
+        if settings.normalise_over == NormaliseOver.stream:
+            # As long as there are no earlier steps, it is the step itself that scores go by.
+            self._running.begin_step(step)
+            return self._running.knows_any()
+        return settings.normalise_over != NormaliseOver.batch
+
+    def _choice(
+        self, scores: TokenScores, seeds_R: np.ndarray, step: int
+    ) -> tuple[TokenScores, RuleInputs, np.ndarray]:
+        """The M tokens that the student wrote, what the rule sees of them, and weights [M]."""
+        settings = self.settings
+        if np.shape(seeds_R) != scores.lengths_R.shape:
+            raise ValueError(
+                f"seeds_R has shape {np.shape(seeds_R)} for {len(scores.lengths_R)} rollouts; "
+                "give one seed for each"
+            )
+        tokens = scores.student_tokens()
+        streaming = settings.normalise_over == NormaliseOver.stream
+        inputs = RuleInputs(tokens, settings, self._running if streaming else None)
+        if len(tokens.response_mask_N) == 0:  # no teacher was asked, there are no scores of its
+            return tokens, inputs, np.zeros(0, dtype=np.float32)
+        for need in self.rule.needs:
+            scores.get(settings.score_named(need), wanted_by=f"tip.rule={self.rule.name}")
+        if streaming:
+            self._running.begin_step(step)
+        return tokens, inputs, self._weights(tokens, inputs, seeds_R, settings.rho_at(step))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold, fit for JSON; figures only if normalise_over=stream."""
@@ -131,7 +160,6 @@ class TipFilter:
         tokens: TokenScores,
         inputs: RuleInputs,
         seeds_R: np.ndarray,
-        groups: np.ndarray,
         rho: float,
     ) -> np.ndarray:
         """The weight of every student token, [M] float32."""
@@ -151,6 +179,7 @@ class TipFilter:
             limit = np.float32(settings.threshold)
             kept_M = scores_M <= limit if self.rule.keeps == Keeps.bottom else scores_M >= limit
             return (kept_M & allowed_M).astype(np.float32)
+        groups = share_groups(tokens, settings.share_of)
         counts = share_counts(groups, rho)
         chosen_M = _chosen(self.rule, scores_M, tokens, seeds_R, groups, counts)
         return chosen_M.astype(np.float32)
@@ -178,13 +207,13 @@ class TipFilter:
         tokens: TokenScores,
         inputs: RuleInputs,
         seeds_R: np.ndarray,
-        groups: np.ndarray,
         kept_M: np.ndarray,
     ) -> dict[str, float]:
         """Overlap with each other rule whose scores are there, keeping as many tokens a group.
 
         Equal numbers keep the overlap from telling of size what it should tell of choice.
         """
+        groups = share_groups(tokens, self.settings.share_of)
         counts = count_per_rollout(kept_M, groups)
         overlaps = {}
         for name in rule_names():

@@ -68,6 +68,9 @@ class TipSettings:
     quadrant_h_cut: float = field(default=0.5, metadata=TOLD)
     # Tokens whose divergence lies above this cut are high in divergence.
     quadrant_divergence_cut: float = field(default=0.5, metadata=TOLD)
+    # With run.lag=1: let the trainers compute entropy and divergences anew, under the student as it
+    # is when it learns (the exact pass), instead of taking those of when the rollouts were written.
+    rescore: bool = field(default=False, metadata=TOLD)
     # Report, at every step, how far the other rules would have chosen the same tokens.
     overlap: bool = field(default=True, metadata=FREE)
 

@@ -48,14 +48,16 @@ class Ranks:
         *,
         vocab_size: int,
         head: np.ndarray | None = None,
+        lagged: bool = False,
     ) -> None:
         trainer = replace(trainer, ranks=self.world_size)
+        keywords = {"vocab_size": vocab_size, "lagged": lagged}
         settings = (StudentSettings(path=str(folder)), trainer, loss or LossSettings())
         _raise_first(
             self._ask(
                 "start",
                 [
-                    (self._port, settings, {"rank": rank, "vocab_size": vocab_size})
+                    (self._port, settings, {"rank": rank, **keywords})
                     for rank in range(self.world_size)
                 ],
             )

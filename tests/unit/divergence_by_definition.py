@@ -86,6 +86,8 @@ def loss(
         if isinstance(target, SampledTarget):
             log_p = p_V[target.token_ids_N[row]].log()
             value = (log_p - target.logprobs_N[row]).detach()
+            if target.drawn_logprobs_N is not None:
+                value = value * (log_p.detach() - target.drawn_logprobs_N[row]).exp()
             term = value * log_p  # its derivative is the score-function estimate
         else:
             pair = row_pair(target, row, p_V, temperature)

@@ -31,7 +31,13 @@ class Coordinator:
     def __init__(self, tip: TipFilter, then: Callable[[], None]) -> None:
         self.tip = tip
         self.ran: list[tuple[int, bool]] = []
+        self.batches: Any = SimpleNamespace(load=self._load)
+        self.read: list[tuple[Path, int]] = []  # where rollouts of the next step were looked for
         self._then = then
+
+    def _load(self, folder: Path, step: int) -> bool:
+        self.read.append((folder, step))
+        return True
 
     def run(self, done: int, *, evaluated: bool) -> None:
         self.ran.append((done, evaluated))

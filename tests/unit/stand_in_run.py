@@ -125,6 +125,10 @@ class StandInRun:
         """All steps from ``done`` to the last."""
         self._coordinator.run(done)
 
+    def read_ahead(self, checkpoint: Path, done: int) -> bool:
+        """Take the rollouts that a checkpoint holds of the step that comes next."""
+        return self._coordinator.batches.load(checkpoint / "trainer", done)
+
     def trained(self) -> dict[str, TrainItem]:
         """What the trainers were given for the last step, by the response's name."""
         items = [item for trainer in self.trainers for item in trainer.steps[-1].items]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -22,6 +23,7 @@ from opd_ray.types import (
     RolloutScores,
     Sampling,
     StepAccount,
+    TopK,
     TrainItem,
 )
 
@@ -61,15 +63,21 @@ class Script:
             logprob=np.array(response.logprob, np.float32),
             finish_reason="stop",
             weights_version=version,
-            topk=f"top-K of {name}",
+            topk=top_k(size, first),
         )
 
     def name(self, rollout_id: str) -> str:
-        """Which response a rollout that was written is."""
-        return self._names[rollout_id]
+        """Which response a rollout is; of one that another run wrote, its name says so."""
+        return self._names.get(rollout_id) or "".join(rollout_id.split("/")[1:])
 
     def response(self, rollout_id: str) -> Response:
         return self._responses[self.name(rollout_id)]
+
+
+def top_k(size: int, first: int) -> TopK:
+    """Of a response of so many tokens, its ids from ``first`` on: those ids alone."""
+    ids = np.arange(first, first + size, dtype=np.int32)[:, None]
+    return TopK(ids, np.zeros((size, 1), np.float32))
 
 
 class StandInWatch(FakeWatch):
@@ -212,7 +220,8 @@ class Teacher(FakeReplica):
 class TrainStep:
     """What one rank was given for one step."""
 
-    items: list[TrainItem]
+    items: list[TrainItem]  # those of waves included
+    waves: list[list[TrainItem]]
     total_weight: float
     learning_rate: float
 
@@ -227,13 +236,24 @@ class Trainer:
 
     def __init__(self, script: Script, gap: float = 0.0) -> None:
         self.steps: list[TrainStep] = []
+        self._waves: list[list[TrainItem]] = []
         self.call = Remote(self._call)
         self.weights = Remote(lambda: [f"weights after {len(self.steps)} steps"])
         self._script = script
         self._gap = gap
 
     def _call(self, method: str, *args: Any) -> Any:
-        return {"train_step": self._train_step, "score": self._score}[method](*args)
+        methods: dict[str, Any] = {
+            "accumulate": self._accumulate,
+            "train_step": self._train_step,
+            "score": self._score,
+        }
+        return methods[method](*args)
+
+    def _accumulate(
+        self, micro_batches: list[list[TrainItem]], *found: dict[str, list[int]]
+    ) -> None:
+        self._waves.append(_items(micro_batches, found))
 
     def _train_step(
         self,
@@ -242,8 +262,9 @@ class Trainer:
         learning_rate: float,
         *found: dict[str, list[int]],
     ) -> StepAccount:
-        items = _items(micro_batches, found)
-        self.steps.append(TrainStep(items, total_weight, learning_rate))
+        waves, self._waves = self._waves, []
+        items = [*chain(*waves), *_items(micro_batches, found)]
+        self.steps.append(TrainStep(items, waves, total_weight, learning_rate))
         kept = sum(len(item.rows) for item in items)
         weight = float(sum(item.weights.sum() for item in items))
         return StepAccount(

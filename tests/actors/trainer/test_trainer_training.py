@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from actors.trainer.batch import BatchError
 from actors.trainer.trainer import TrainerError
 from opd_ray.config.choices import Dtype
-from opd_ray.config.schema import TrainerSettings
+from opd_ray.config.schema import LossSettings, TrainerSettings
 from opd_ray.errors import PeerFailure
 from opd_ray.models.weight_files import WeightsError
 from opd_ray.types import HiddenSignal, SampledSignal, TopKSignal
@@ -192,6 +192,47 @@ def test_student_as_its_own_teacher_has_nothing_to_learn(stage, kind, ranks, fol
                 for name in ("reverse_kl", "forward_kl", "jsd"):
                     assert np.abs(scores.columns[name]).max(initial=0.0) < 1e-6
                 assert scores.columns["top1_agree"].all()
+
+
+def test_sampled_tokens_of_an_older_student_are_weighed(ranks, folder):
+    """And the step's account tells by how much."""
+    items, signals = ragged_items(9, kind="sampled")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    rng = np.random.default_rng(3)
+    lagged, losses, ratios = [], [], []
+    for item in items:
+        student, sampled = student_rows(model, item)
+        logprob = student.gather(-1, sampled[:, None])[:, 0]
+        log_ratio = rng.normal(scale=0.5, size=len(item.rows))
+        written = (logprob.detach().numpy() - log_ratio).astype(np.float32)
+        lagged.append(replace(item, rollout_logprob=written))
+        value = logprob.detach() - torch.tensor(signals[item.rollout_id].logprobs)
+        factor = torch.tensor(item.weights * np.exp(log_ratio)) * value
+        losses.append(((factor * logprob).sum(), float(factor.sum())))
+        ratios.append(np.exp(log_ratio))
+    total = total_weight(items)
+    (sum(loss for loss, _ in losses) / total).backward()
+    norm = np.sqrt(sum((p.grad.numpy() ** 2).sum() for p in model.parameters()))
+
+    ranks.start(folder, TrainerSettings(), vocab_size=VOCAB, lagged=True)
+    loss, stats = step(ranks, lagged, signals, 1e-3)
+    assert loss == pytest.approx(sum(value for _, value in losses) / total, rel=1e-4)
+    assert [s.grad_norm for s in stats] == pytest.approx([norm] * 2, rel=1e-4)
+    account, r = stats[0] + stats[1], np.concatenate(ratios)
+    assert account.log_ratio_mean == pytest.approx(np.log(r).mean(), abs=1e-5)
+    share = r.sum() ** 2 / (len(r) * (r**2).sum())
+    assert 0.5 < share < 0.95
+    assert account.effective_sample_share == pytest.approx(share, rel=1e-5)
+
+
+def test_at_another_temperature_gap_and_ratios_are_not_known(ranks, folder, data):
+    items, signals, head = data
+    loss = LossSettings(temperature=2.0)
+    ranks.start(folder, TrainerSettings(), loss, vocab_size=VOCAB, head=head)
+    _, stats = step(ranks, items, signals, 1e-3)
+    account = stats[0] + stats[1]
+    for name in ("gap_mean", "gap_max", "log_ratio_mean", "effective_sample_share"):
+        assert np.isnan(getattr(account, name)), name
 
 
 def poisoned(signals, rollout_id):

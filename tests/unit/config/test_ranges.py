@@ -39,6 +39,7 @@ ABOVE = """
     cluster.start_timeout_s cluster.stall_timeout_s teacher.timeout_s loss.temperature
     trainer.adam_eps sync.max_gap"""
 FROM_ZERO_TO_ONE = {
+    "run.lag": "must be 0 or 1",
     "trainer.gpus_per_rank": "must lie in [0, 1]",
     "trainer.min_lr_ratio": "must lie in [0, 1]",
     "rollout.top_p": "must be above 0 and at most 1",

@@ -91,6 +91,6 @@ def account(gap_mean: float) -> StepAccount:
 
 def test_engines_that_disagree_stop_the_run() -> None:
     run = Recorded(sync=SyncSettings(max_gap=0.05))
-    run._check_gap(account(0.049), 0)
+    run._check_gap(account(0.049).gap_mean, "step 1")
     with pytest.raises(SyncGapError, match=r"0\.051"):
-        run._check_gap(account(0.051), 0)
+        run._check_gap(account(0.051).gap_mean, "step 1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from stand_in_run import StandInRun, ids
 from stand_ins import Response
@@ -82,5 +84,8 @@ def test_each_teacher_reads_its_own_prompt_of_the_rollouts_that_are_its_own(orde
             for rollout_id, prompt_ids in replica.prompts.items():
                 name = run.script.name(rollout_id)
                 read[name] = prompt_ids.tolist()
-                assert replica.topks[rollout_id] == f"top-K of {name}"
+                size = len(RESPONSES[name].mask)
+                first = 10 * (1 + list(RESPONSES).index(name))
+                topk: Any = replica.topks[rollout_id]
+                assert topk.ids.tolist() == [[first + n] for n in range(size)]
         assert read == {f"{key}{sample}": ids(prompt).tolist() for sample in range(2)}

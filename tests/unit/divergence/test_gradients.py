@@ -1,5 +1,8 @@
 """Gradients of the fused divergence: gradcheck, the naive definition, and how autograd meets it."""
 
+import math
+from dataclasses import replace
+
 import divergence_by_definition as definition
 import pytest
 import torch
@@ -46,6 +49,8 @@ class Problem:
                 self.sampled, log_q.gather(1, self.sampled[:, None])[:, 0], TEMPERATURE
             ),
         }
+        drawn = normal(rows) / 2 - 2
+        self.targets["drawn"] = replace(self.targets["sampled"], drawn_logprobs_N=drawn)
 
     def parameters(self):
         return self.hidden, self.head, self.bias
@@ -79,7 +84,9 @@ def test_gradcheck(target, kind):
 @pytest.mark.parametrize("chunk_size", [1, 3, N, 100, None])
 @pytest.mark.parametrize(
     ("target", "kind"),
-    [(t, k) for t in ("hidden", "logits", "topk") for k in KINDS] + [("sampled", "reverse_kl")],
+    [(t, k) for t in ("hidden", "logits", "topk") for k in KINDS]
+    + [("sampled", "reverse_kl")]
+    + [("drawn", "reverse_kl")],
 )
 def test_values_and_gradients_are_those_of_the_definition(target, kind, chunk_size):
     problem = Problem(student_rows=V + 3, teacher_rows=V + 2)  # padding rows on both sides
@@ -138,6 +145,57 @@ def test_sampled_gradient_has_the_mean_of_the_reverse_kl_gradient():
     exact_hidden, exact_head = gradients(exact.loss, problem.hidden, problem.head)
     torch.testing.assert_close(mean_hidden.sum(0), exact_hidden[0])
     torch.testing.assert_close(mean_head, exact_head)
+
+
+def test_tokens_of_another_student_have_the_mean_of_the_reverse_kl_gradient():
+    """Every token in turn, weighted by its probability where it was drawn."""
+    made = torch.Generator().manual_seed(3)
+    now, drawn, teacher = 2 * torch.randn(3, V, generator=made, dtype=torch.float64)
+    log_o, log_q = drawn.log_softmax(-1), teacher.log_softmax(-1)
+    now.requires_grad_()
+    log_p = now.log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum()
+    [wanted] = gradients(kl, now)
+
+    rows = now.detach().expand(V, V).clone().requires_grad_()
+    target = SampledTarget(torch.arange(V), log_q, drawn_logprobs_N=log_o)
+    eye = torch.eye(V, dtype=torch.float64)
+    output = linear_divergence(rows, eye, target, weights_N=log_o.exp())
+    torch.testing.assert_close(output.loss, kl)
+    torch.testing.assert_close(gradients(output.loss, rows)[0].sum(0), wanted)
+    # Without the ratio it would be the gradient of something else.
+    biased = linear_divergence(
+        rows, eye, replace(target, drawn_logprobs_N=None), weights_N=log_o.exp()
+    ).loss
+    assert (gradients(biased, rows)[0].sum(0) - wanted).norm() > 0.5 * wanted.norm()
+
+
+def test_a_token_of_another_student_by_hand():
+    """P = (1/2, 1/4, 1/4) where O = (1/4, 1/2, 1/4) drew token 0, to which Q gives 1/4."""
+    hidden = torch.tensor([[0.5, 0.25, 0.25]]).log().requires_grad_()
+    target = SampledTarget(
+        torch.tensor([0]), torch.tensor([0.25]).log(), drawn_logprobs_N=torch.tensor([0.25]).log()
+    )
+    output = linear_divergence(hidden, torch.eye(3), target)
+    assert output.loss.item() == pytest.approx(2 * math.log(2))
+    [gradient] = gradients(output.loss, hidden)
+    assert gradient[0].tolist() == pytest.approx([math.log(2), -math.log(2) / 2, -math.log(2) / 2])
+
+
+def test_tokens_of_the_same_student_are_as_without_a_ratio():
+    problem = Problem(dtype=torch.float32)
+    target = SampledTarget(problem.sampled, problem.targets["sampled"].logprobs_N)
+    plain = linear_divergence(problem.hidden, problem.head, target, sampled_ids_N=problem.sampled)
+    weighed = linear_divergence(
+        problem.hidden, problem.head, replace(target, drawn_logprobs_N=plain.logprob_N)
+    )
+    assert torch.equal(weighed.divergence_N, plain.divergence_N)
+    for found, wanted in zip(
+        gradients(weighed.loss, problem.hidden, problem.head),
+        gradients(plain.loss, problem.hidden, problem.head),
+        strict=True,
+    ):
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("target", ["hidden", "logits", "topk", "sampled"])

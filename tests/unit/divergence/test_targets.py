@@ -35,6 +35,10 @@ def call(target=LOGITS, hidden=HIDDEN, head=HEAD, **options):
         (lambda: TopKTarget(IDS[:, :0], LOGPROBS[:, :0]), "k of at least 1"),
         (lambda: SampledTarget(IDS, LOGPROBS), "logprobs_N must be"),
         (lambda: SampledTarget(IDS[0], LOGPROBS[0, :1]), "differ in shape"),
+        (
+            lambda: SampledTarget(IDS[0], LOGPROBS[0], drawn_logprobs_N=LOGPROBS),
+            r"drawn_logprobs_N must be \[2\], not \[2, 2\]",
+        ),
     ],
 )
 def test_targets_that_do_not_fit_together(make, message):

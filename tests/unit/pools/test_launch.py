@@ -96,6 +96,16 @@ def test_every_actor_is_told_how_many_real_tokens_there_are(recorders: dict[str,
     assert recorders["TeacherActor"].of("own_topk") == [5, 5]
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_trainers_are_told_whether_rollouts_may_lag(
+    recorders: dict[str, Recorder], lag: int
+) -> None:
+    config = replace(CONFIG, run=replace(CONFIG.run, lag=lag))
+    placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+    ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS)
+    assert recorders["TrainerActor"].of("lagged") == [lag > 0] * 2
+
+
 def test_teachers_are_told_whose_tokens_the_loss_names(
     recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

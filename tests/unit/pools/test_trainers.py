@@ -29,6 +29,9 @@ STATS = StepAccount(
     gap_max=0.3,
     skipped=False,
     seconds=1.5,
+    log_ratio_sum=-4.0,
+    ratio_sum=6.0,
+    ratio_square_sum=9.0,
 )
 
 
@@ -38,9 +41,13 @@ class Rank:
     def __init__(self, stats: StepAccount) -> None:
         self.call = SimpleNamespace(remote=self._call)
         self.calls: list[tuple[Any, ...]] = []
+        self.waves: list[tuple[Any, ...]] = []
         self._stats = stats
 
-    def _call(self, method: str, *arguments: Any) -> StepAccount:
+    def _call(self, method: str, *arguments: Any) -> StepAccount | None:
+        if method == "accumulate":
+            self.waves.append(arguments)
+            return None
         assert method == "train_step"
         self.calls.append(arguments)
         return self._stats
@@ -112,6 +119,31 @@ def test_rows_are_as_wide_as_the_ranks_make_them(monkeypatch, gpus, dtype, width
     assert planned == [(3, 0, 10, width)]
 
 
+def test_waves_reach_every_rank_and_the_step_divides_by_all_weights():
+    several, ranks = group(STATS, STATS)
+
+    def named(wanted):
+        return [sorted(wanted)]
+
+    several.accumulate(ITEMS[:2], named)
+    several.accumulate([ITEMS[1]], named)  # keeps nothing: nobody is called
+    several.accumulate(ITEMS[2:], named)
+    several.step([], 0.1, named)
+    for number, names in ((0, ["a"]), (1, ["c", "d"])):
+        waves = [rank.waves[number] for rank in ranks]
+        assert len({len(micro_batches) for micro_batches, _ in waves}) == 1
+        given = [[one.rollout_id for micro in micros for one in micro] for micros, _ in waves]
+        assert [sorted(ids) for ids in given] == [found for _, found in waves]
+        assert sorted(given[0] + given[1]) == names
+    assert [len(rank.waves) for rank in ranks] == [2, 2]
+    assert [rank.calls for rank in ranks] == [[([], 4.5, 0.1, [])]] * 2
+    several.step(ITEMS, 0.1, named)  # those waves were of the step before
+    assert ranks[0].calls[1][1] == 4.5
+    several.accumulate(ITEMS[:1], named)
+    several.step(ITEMS[2:], 0.1, named)
+    assert ranks[0].calls[2][1] == 4.5
+
+
 def test_accounts_add_up_by_hand():
     other = replace(
         STATS,
@@ -123,6 +155,9 @@ def test_accounts_add_up_by_hand():
         gap_sum=0.2,
         gap_max=0.7,
         seconds=2.5,
+        log_ratio_sum=1.0,
+        ratio_sum=3.0,
+        ratio_square_sum=7.2,
     )
     several, _ = group(STATS, other)
     account = several.step(ITEMS, 0.1, lambda wanted: [])
@@ -132,6 +167,9 @@ def test_accounts_add_up_by_hand():
     assert account.padding_share == pytest.approx(8.0 / 80.0)
     assert account.gap_mean == pytest.approx(1.0 / 10.0)
     assert (account.gap_max, account.grad_norm, account.seconds) == (0.7, 2.0, 2.5)
+    # Over 10 tokens: (6 + 3)^2 / (10 x (9 + 7.2)).
+    assert account.log_ratio_mean == pytest.approx(-0.3)
+    assert account.effective_sample_share == pytest.approx(0.5)
     assert account.learning_rate == 0.1
     assert not account.skipped
 
@@ -140,10 +178,12 @@ def test_a_step_without_kept_tokens_divides_by_nothing():
     nothing = replace(
         STATS, loss_sum=0.0, weight_sum=0.0, kept_tokens=0, trunk_tokens=0, padding_tokens=0
     )
+    nothing = replace(nothing, log_ratio_sum=0.0, ratio_sum=0.0, ratio_square_sum=0.0)
     several, _ = group(replace(nothing, gap_sum=0.0, gap_max=0.0, skipped=True))
     account = several.step([item("b", 4, [])], 0.1, lambda wanted: [])
     assert account.skipped
     assert (account.loss, account.padding_share, account.gap_mean) == (0.0, 0.0, 0.0)
+    assert (account.log_ratio_mean, account.effective_sample_share) == (0.0, 0.0)
 
 
 def test_an_unknown_gap_stays_unknown():

@@ -38,6 +38,9 @@ def changed(config: Config, **values: Any) -> Config:
     return config
 
 
+LAGGED = {"run__lag": 1, "teacher__signal": SignalChoice.sampled, "eval__kl_prompts": 0}
+
+
 def test_a_legal_config_has_no_problem(config: Config) -> None:
     assert config_problems(config) == []
     check_config(config)
@@ -57,6 +60,11 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         loss__divergence=Divergence.jsd,
     )
     assert config_problems(gpu) == []
+    # The ratio that the sampled signal needs is known of plain sampling; others need none.
+    assert config_problems(changed(config, **LAGGED)) == []
+    tempered = {"rollout__temperature": 0.7, "rollout__top_p": 0.9, "rollout__top_k": 5}
+    assert config_problems(changed(config, run__lag=1, **tempered)) == []
+    assert config_problems(changed(config, **LAGGED | tempered | {"run__lag": 0})) == []
 
 
 @pytest.mark.parametrize(
@@ -168,6 +176,17 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             {"teacher__signal": SignalChoice.sampled},
             ["eval.kl_prompts = 64", "teacher.signal = sampled", "use eval.kl_prompts=0"],
         ),
+        (
+            LAGGED | {"rollout__temperature": 0.7},
+            [
+                "run.lag = 1",
+                "teacher.signal = sampled",
+                "rollout.temperature = 0.7",
+                "use rollout.temperature=1",
+            ],
+        ),
+        (LAGGED | {"rollout__top_p": 0.9}, ["run.lag = 1", "rollout.top_p = 0.9", "run.lag=0"]),
+        (LAGGED | {"rollout__top_k": 5}, ["run.lag = 1", "rollout.top_k = 5", "rollout.top_k=0"]),
         (
             {"teacher__signal": SignalChoice.topk, "loss__temperature": 2.0},
             ["loss.temperature = 2", "teacher.signal = topk", "use 1"],

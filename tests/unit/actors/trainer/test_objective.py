@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import divergence_by_definition as definition
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 from actors.trainer.batch import MicroBatch
 from actors.trainer.objective import Objective
 from opd_ray.config.schema import LossSettings
-from opd_ray.divergence import HiddenTarget
+from opd_ray.divergence import HiddenTarget, SampledTarget
 from opd_ray.types import Divergence
 
 V, D = 11, 5
@@ -74,3 +77,39 @@ def test_loss_and_gradients_are_those_of_the_settings(kind: Divergence) -> None:
         strict=True,
     ):
         torch.testing.assert_close(found, wanted)
+
+
+def test_sampled_tokens_of_a_lagged_run_are_weighed_by_what_the_engine_said_of_them() -> None:
+    """The student gives all of 4 tokens 1/4; the engine gave the sampled ones 1/2 and 1/8."""
+    batch = replace(
+        micro_batch(),
+        rollout_ids=("a",),
+        rows_per_rollout=(2,),
+        sampled_ids_N=torch.tensor([1, 2]),
+        weights_N=torch.tensor([1.0, 3.0]),
+        rollout_logprob_N=torch.tensor([0.5, 0.125]).log(),
+        targets=(SampledTarget(torch.tensor([1, 2]), torch.tensor([0.125, 0.0625]).log()),),
+    )
+    hidden_ND, head_VD = torch.zeros(2, 3), torch.zeros(4, 3)
+    found = {
+        lagged: Objective(LossSettings(), 4, lagged).divergence(
+            batch, 1.0, hidden_ND, head_VD, None
+        )
+        for lagged in (False, True)
+    }
+    ln2 = math.log(2)
+    assert found[False][1].tolist() == pytest.approx([ln2, 2 * ln2])
+    assert found[True][1].tolist() == pytest.approx([ln2 / 2, 4 * ln2])
+    assert found[True][0].item() == pytest.approx(12.5 * ln2)
+    assert found[True][2].tolist() == pytest.approx([-2 * ln2, -2 * ln2])
+
+
+def test_other_signals_of_a_lagged_run_need_no_ratio() -> None:
+    """The divergence of whole distributions is the current student's, whoever wrote the token."""
+    batch = replace(micro_batch(), rollout_logprob_N=torch.full((5,), -3.0))
+    hidden_ND, head_VD = normal(4, 5, D), normal(5, V + 1, D)
+    plain, lagged = (
+        Objective(LossSettings(), V, lagged).divergence(batch, SCALE, hidden_ND, head_VD, None)
+        for lagged in (False, True)
+    )
+    assert all(torch.equal(one, other) for one, other in zip(plain, lagged, strict=True))

@@ -1,0 +1,111 @@
+"""The rollouts of every step: asked for, scored, and begun a step ahead where the run lags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from opd_ray.config.schema import Config
+from opd_ray.coordinator.session import Session
+from opd_ray.data.prompts import Prompt, PromptFeed, own_teacher_prompts
+from opd_ray.output.rollouts_ahead import read_rollouts, write_rollouts
+from opd_ray.pools.rollouts import run_sampling
+from opd_ray.pools.scorer import BatchUnderWay
+from opd_ray.seeds import derive_seed
+from opd_ray.types import Rollout, RolloutRequest
+
+
+@dataclass
+class RolloutBatches:
+    """One batch a step: its prompts, each answered ``samples_per_prompt`` times and judged."""
+
+    config: Config
+    session: Session
+    prompts: PromptFeed
+    _ahead: BatchUnderWay | None = None  # of the step that comes next
+
+    @property
+    def begun_ahead(self) -> bool:
+        """Whether the rollouts of the step that comes next are being written, or are there."""
+        return self._ahead is not None
+
+    def of(self, step: int) -> BatchUnderWay:
+        """The step's, begun now unless it was begun ahead."""
+        batch, self._ahead = self._ahead, None
+        return batch or self._begin(step)
+
+    def begin_ahead(self, step: int) -> None:
+        """Have the step's rollouts written while the one before it is trained on."""
+        self._ahead = self._begin(step)
+
+    def finish_ahead(self) -> None:
+        """Wait until what was begun ahead is there: only then may the engines' weights change.
+
+        A stop that was requested does not end this wait. What was written with weights that are
+        gone by now could not be written again.
+        """
+        if self._ahead is not None:
+            self._ahead.result(interruptible=False)
+
+    def save(self, folder: Path) -> None:
+        """Write what was begun ahead, if anything was, below ``folder``."""
+        if self._ahead is not None:
+            scored = self._ahead.result(interruptible=False).rollouts
+            write_rollouts(folder, [one.rollout for one in scored])
+
+    def load(self, folder: Path, step: int) -> bool:
+        """Go on with what :meth:`save` wrote before ``step``; it is scored again.
+
+        Returns:
+            False where it was written for other prompts or samples than the configuration now asks
+            for: the step's rollouts are then written anew.
+        """
+        rollouts = read_rollouts(folder)
+        if not rollouts:
+            return True
+        prompts = self._prompts(step)
+        requests = self._requests(step, prompts)
+        if _ids(requests) != _ids(rollouts):
+            return False
+        self._ahead = self.session.scorer.start_written(
+            requests, rollouts, own_teacher_prompts(prompts), self._drops
+        )
+        self.finish_ahead()
+        return True
+
+    def _begin(self, step: int) -> BatchUnderWay:
+        prompts = self._prompts(step)
+        return self.session.scorer.start(
+            self._requests(step, prompts),
+            run_sampling(self.config.rollout),
+            own_teacher_prompts(prompts),
+            self._drops,
+        )
+
+    def _prompts(self, step: int) -> list[Prompt]:
+        return self.prompts.batch(step, self.config.rollout.prompts_per_step)
+
+    def _requests(self, step: int, prompts: list[Prompt]) -> list[RolloutRequest]:
+        return [
+            RolloutRequest(
+                rollout_id=f"{step}/{prompt.key}/{sample}",
+                prompt_id=prompt.key,
+                sample=sample,
+                prompt_ids=prompt.student_ids,
+                seed=derive_seed(self.config.run.seed, step, prompt.key, sample),
+                source=prompt.source,
+                episode=prompt.episode,
+            )
+            for prompt in prompts
+            for sample in range(self.config.rollout.samples_per_prompt)
+        ]
+
+    def _drops(self, request: RolloutRequest, rollout: Rollout) -> bool:
+        """Whether a rollout in an environment is left out because it came to a limit."""
+        if request.episode is None or rollout.finish_reason == "stop":
+            return False
+        return not self.config.environment_of(request.source).keep_truncated
+
+
+def _ids(named: list[RolloutRequest] | list[Rollout]) -> list[str]:
+    return [one.rollout_id for one in named]

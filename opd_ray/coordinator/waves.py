@@ -1,0 +1,75 @@
+"""Training on rollouts that are scored while the last ones of the step are being written.
+
+The optimizer steps when all are in, so no weight moves before that: it is the step that there would
+be without, in another order of sums. What makes it possible is a selection that is decided rollout
+by rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from opd_ray.config.schema import TrainerSettings
+from opd_ray.coordinator.metrics import StageClock
+from opd_ray.errors import ConfigError
+from opd_ray.pools.scorer import BatchUnderWay, ScoredRollout
+from opd_ray.tip import TokenScores
+
+
+@dataclass
+class WaveTraining:
+    """The waves of one step: rollouts, as many as fill a round of micro-batches on every rank."""
+
+    trainer: TrainerSettings
+    # Their scores, for the filter.
+    scores: Callable[[Sequence[ScoredRollout]], TokenScores]
+    # Weights of all tokens, [N] float32, 0 = dropped.
+    choose: Callable[[Sequence[ScoredRollout], TokenScores], np.ndarray]
+    # Adds the gradients of the tokens that were chosen.
+    accumulate: Callable[[Sequence[ScoredRollout], np.ndarray], None]
+    weights: dict[str, np.ndarray] = field(default_factory=dict)  # [m] by rollout id, of all waves
+    count: int = 0
+
+    def run(self, batch: BatchUnderWay, clock: StageClock) -> None:
+        """Train on wave after wave until the batch is whole; what is left then is in no wave."""
+        round_tokens = self.trainer.ranks * self.trainer.micro_batch_tokens
+        while True:
+            with clock.stage("rollout_and_teacher"):
+                if not batch.wait_for_tokens(round_tokens):
+                    return
+            wave = batch.take_scored()
+            scores = self.scores(wave)
+            with clock.stage("filter"):
+                weights_N = self.choose(wave, scores)
+                self.weights |= by_rollout(wave, weights_N)
+            with clock.stage("train"):
+                self.accumulate(wave, weights_N)
+            self.count += 1
+
+    def check(self, scored: Sequence[ScoredRollout], weights_N: np.ndarray) -> None:
+        """Compare what the waves chose with what was chosen once all were in.
+
+        Raises:
+            ConfigError: the rule looks beyond a rollout, so its choice depends on which rollouts
+                happen to be done.
+        """
+        for rollout_id, weights_m in by_rollout(scored, weights_N).items():
+            early_m = self.weights.get(rollout_id)
+            if early_m is not None and not np.array_equal(early_m, weights_m):
+                early, later = np.count_nonzero(early_m), np.count_nonzero(weights_m)
+                raise ConfigError(
+                    f"run.overlap = true: of rollout {rollout_id} {early} tokens were chosen as "
+                    f"soon as it was scored, and others, {later}, among all rollouts of the step: "
+                    "tip.rule looks beyond the rollout; use a rule that does not, or "
+                    "run.overlap=false"
+                )
+
+
+def by_rollout(scored: Sequence[ScoredRollout], values_N: np.ndarray) -> dict[str, np.ndarray]:
+    """Values of all tokens, [N], by rollout, [m] each."""
+    lengths = [len(one.rollout.response_ids) for one in scored]
+    parts = np.split(values_N, np.cumsum(lengths)[:-1])
+    return {one.rollout.rollout_id: part for one, part in zip(scored, parts, strict=True)}

@@ -1,0 +1,70 @@
+"""Rollouts that were written a step ahead, in a checkpoint.
+
+The weights that wrote them are gone when the run goes on, so they are kept as they are. Layout:
+``rollouts.jsonl`` (a rollout a line, without its arrays) and ``arrays.npz`` (the arrays, named
+``<line>.<field>``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import numpy as np
+import ray
+
+from opd_ray.types import Rollout, TopK
+
+_FOLDER = "rollouts_ahead"
+_TOPK = ("topk_ids", "topk_logprobs")
+
+
+def write_rollouts(folder: Path, rollouts: Sequence[Rollout]) -> None:
+    """Write rollouts below ``folder``; their top-Ks are fetched one after another."""
+    target = folder / _FOLDER
+    target.mkdir()
+    with (target / "rollouts.jsonl").open("w", encoding="utf-8") as lines:
+        for rollout in rollouts:
+            plain = {name: part for name, part in _parts(rollout) if isinstance(part, str | int)}
+            lines.write(json.dumps(plain | {"figures": dict(rollout.figures)}) + "\n")
+    # Not by numpy's savez, which wants all arrays at once: the top-Ks are not held together here.
+    with ZipFile(target / "arrays.npz", "w") as archive:
+        for number, rollout in enumerate(rollouts):
+            for name, array in _arrays(rollout):
+                with archive.open(f"{number}.{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def read_rollouts(folder: Path) -> list[Rollout]:
+    """What :func:`write_rollouts` wrote below ``folder``; nothing if it did not."""
+    source = folder / _FOLDER
+    if not source.is_dir():
+        return []
+    lines = (source / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
+    with np.load(source / "arrays.npz", allow_pickle=False) as arrays:
+        found: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        for name in arrays.files:
+            number, field = name.split(".")
+            found[int(number)][field] = arrays[name]
+    return [_rollout(parts) for parts in found]
+
+
+def _arrays(rollout: Rollout) -> Iterator[tuple[str, np.ndarray]]:
+    yield from ((name, part) for name, part in _parts(rollout) if isinstance(part, np.ndarray))
+    topk = ray.get(rollout.topk) if isinstance(rollout.topk, ray.ObjectRef) else rollout.topk
+    if topk is not None:
+        yield from zip(_TOPK, (topk.ids, topk.logprobs), strict=True)
+
+
+def _parts(rollout: Rollout) -> Iterator[tuple[str, Any]]:
+    for field in fields(rollout):
+        yield field.name, getattr(rollout, field.name)
+
+
+def _rollout(parts: dict[str, Any]) -> Rollout:
+    ids, logprobs = (parts.pop(name, None) for name in _TOPK)
+    return Rollout(**parts, topk=None if ids is None else TopK(ids, logprobs))
