@@ -259,6 +259,10 @@ class StudyArm:
     name: str = "???"
     # Keys of the section tip in which this arm differs from the configuration's own.
     tip: dict[str, Any] = field(default_factory=dict, metadata=read_as(TipSettings))
+    # run.overlap of this arm; null: the configuration's own.
+    overlap: bool | None = None
+    # run.lag of this arm; null: the configuration's own.
+    lag: int | None = field(default=None, metadata=ZERO_OR_ONE)
 
 
 @dataclass
@@ -267,6 +271,8 @@ class StudySettings:
     seeds: list[int] = field(default_factory=list, metadata=FREE)
     # What opd-ray study compares.
     arms: list[StudyArm] = field(default_factory=list, metadata=FREE)
+    # Name of the arm that all others are compared with; null: the one whose rule is all.
+    baseline: str | None = field(default=None, metadata=FREE)
 
 
 @dataclass

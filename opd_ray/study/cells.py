@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from omegaconf import OmegaConf
 
 from opd_ray.config.keys import editable, layer_problems
+from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config, StudyArm, effective_zero_stage
 from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import check_config
@@ -33,13 +34,13 @@ def study_cells(config: Config) -> list[Cell]:
     problems = list(_study_problems(config))
     if problems:
         raise ConfigError("\n".join(problems))
-    settings = {arm.name: _arm_settings(config.tip, arm, place) for place, arm in _arms(config)}
+    arms = {arm.name: _of_arm(config, arm, place) for place, arm in _arms(config)}
     cells = [
-        Cell(name, seed, replace(config, run=replace(config.run, seed=seed), tip=tip))
+        Cell(name, seed, replace(arm, run=replace(arm.run, seed=seed)))
         for seed in config.study.seeds
-        for name, tip in settings.items()
+        for name, arm in arms.items()
     ]
-    for cell in cells[: len(settings)]:
+    for cell in cells[: len(arms)]:
         check_config(cell.config)
     return cells
 
@@ -56,6 +57,10 @@ def _study_problems(config: Config) -> Iterator[str]:
         if not arm.name or set(arm.name) & set("/\\|") or arm.name.startswith("."):
             yield f"{place}.name = {arm.name!r}: it names a folder; use letters, digits, _ . -"
         yield from layer_problems(TipSettings, arm.tip, f"{place}.tip")
+        yield from range_problems(place, arm)
+    names = [arm.name for arm in study.arms]
+    if study.baseline is not None and study.baseline not in names:
+        yield f"study.baseline = {study.baseline!r}: no arm of that name; choose of {names}"
     if not config.eval.tasks or not config.eval.kl_prompts:
         yield "eval.tasks and eval.kl_prompts: a study compares held-out accuracy and KL"
     elif not config.eval.tasks[0].greedy:
@@ -75,6 +80,16 @@ def _study_problems(config: Config) -> Iterator[str]:
 
 def _arms(config: Config) -> list[tuple[str, StudyArm]]:
     return [(f"study.arms[{number}]", arm) for number, arm in enumerate(config.study.arms)]
+
+
+def _of_arm(config: Config, arm: StudyArm, place: str) -> Config:
+    """A run of the study's configuration with the keys of one arm."""
+    run = replace(
+        config.run,
+        overlap=config.run.overlap if arm.overlap is None else arm.overlap,
+        lag=config.run.lag if arm.lag is None else arm.lag,
+    )
+    return replace(config, run=run, tip=_arm_settings(config.tip, arm, place))
 
 
 def _arm_settings(base: TipSettings, arm: StudyArm, place: str) -> TipSettings:

@@ -69,16 +69,16 @@ _COLUMNS = (
     "tokens trained on",
     "accuracy",
     "held-out KL",
-    "accuracy − all",
-    "KL − all",
+    "accuracy − {baseline}",
+    "KL − {baseline}",
     "accuracy − random",
     "KL − random",
     "s",
 )
 _LEGEND = """\
 Mean ± half a 95 % t-interval over the seeds. Accuracy: greedy, `{accuracy}`. Held-out KL: exact
-KL(teacher || student) in nats on fresh student responses to held-out prompts. "− all" and
-"− random" are differences paired by seed: to the arm of the rule `all`, and to the arm of the rule
+KL(teacher || student) in nats on fresh student responses to held-out prompts. "− {baseline}" and
+"− random" are differences paired by seed: to {the_baseline}, and to the arm of the rule
 `random` that keeps the same share. Tokens are the mean over the seeds, all of them of {tokens:,.0f}
 written. s: wall time of the training steps of a cell, median over the seeds.
 """
@@ -107,12 +107,13 @@ def arms_of(results: Sequence[CellResult]) -> list[ArmFigures]:
     return list(arms.values())
 
 
-def results_table(results: Sequence[CellResult], accuracy: str) -> str:
+def results_table(results: Sequence[CellResult], accuracy: str, baseline: str | None = None) -> str:
     """The table as Markdown.
 
     Args:
         results: of the finished cells, at least one.
         accuracy: the figure's name, e.g. ``eval/heldout/accuracy``.
+        baseline: the arm that others are compared with; None: the one whose rule is all.
     """
     arms = arms_of(results)
     kl = "eval/kl"
@@ -127,7 +128,9 @@ def results_table(results: Sequence[CellResult], accuracy: str) -> str:
             *[ABSENT] * 5,
         ]
     ]
-    everything = next((arm for arm in arms if arm.rule == "all"), None)
+    compared = next(
+        (a for a in arms if (a.arm if baseline else a.rule) == (baseline or "all")), None
+    )
     for arm in arms:
         same_share = (other for other in arms if other.rule == "random" and other.rho == arm.rho)
         chance = next(same_share, None)
@@ -138,17 +141,24 @@ def results_table(results: Sequence[CellResult], accuracy: str) -> str:
                 f"{fmean(r.tokens_trained for r in arm.results.values()):,.0f}",
                 _shown(t_interval(list(arm.by_seed(accuracy).values()))),
                 _shown(t_interval(list(arm.by_seed(kl).values()))),
-                _difference(arm, everything, accuracy),
-                _difference(arm, everything, kl),
+                _difference(arm, compared, accuracy),
+                _difference(arm, compared, kl),
                 _difference(arm, chance, accuracy),
                 _difference(arm, chance, kl),
                 f"{median(r.step_seconds for r in arm.results.values()):.0f}",
             ]
         )
-    lines = ["| " + " | ".join(row) + " |" for row in (_COLUMNS, *rows)]
+    columns = [column.format(baseline=baseline or "all") for column in _COLUMNS]
+    lines = ["| " + " | ".join(row) + " |" for row in (columns, *rows)]
     lines.insert(1, "|---|" + "---:|" * (len(_COLUMNS) - 1))
     written = fmean(result.tokens_written for result in results)
-    return "\n".join(lines) + "\n\n" + _LEGEND.format(accuracy=accuracy, tokens=written)
+    legend = _LEGEND.format(
+        accuracy=accuracy,
+        tokens=written,
+        baseline=baseline or "all",
+        the_baseline=f"the arm `{baseline}`" if baseline else "the arm of the rule `all`",
+    )
+    return "\n".join(lines) + "\n\n" + legend
 
 
 def _difference(arm: ArmFigures, baseline: ArmFigures | None, name: str) -> str:

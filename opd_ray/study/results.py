@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from opd_ray.config.schema import RunSettings
 from opd_ray.errors import RunError
 from opd_ray.output.sinks import read_jsonl
 from opd_ray.study.cells import Cell
+from opd_ray.tip import TipSettings
 from opd_ray.whole_file import write_whole
 
 
@@ -37,6 +39,8 @@ class CellResult:
     step_seconds: float  # wall time of all training steps
     seconds: float  # wall time of the cell, evaluations included
     overlaps: dict[str, float]  # rule -> Jaccard overlap with the arm's own, mean over the steps
+    # How it went, as far as arms differ in that; keys that were not kept yet had their default.
+    run: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rule(self) -> str:
@@ -72,7 +76,7 @@ class StudyFolder:
         """The account of a cell, None if it is not finished.
 
         Raises:
-            StudyError: it was made with other filter settings, or cannot be read.
+            StudyError: it was made with other settings of its arm, or cannot be read.
         """
         path = self.cell(cell.arm, cell.seed) / "result.json"
         if not path.is_file():
@@ -83,12 +87,12 @@ class StudyFolder:
             raise StudyError(
                 f"{path} cannot be read ({error}): delete it to run the cell anew"
             ) from error
-        wanted = asdict(cell.config.tip)
-        if result.tip != wanted:
-            changed = [key for key in wanted if result.tip.get(key) != wanted[key]]
+        made = _arm_keys(TipSettings(), RunSettings()) | _named(result.tip, result.run)
+        wanted = _arm_keys(cell.config.tip, cell.config.run)
+        if changed := [key for key, value in wanted.items() if made[key] != value]:
             raise StudyError(
-                f"{path} was made with another tip.{', tip.'.join(changed)}: give the arm another "
-                f"name, or delete {path.parent}"
+                f"{path} was made with another {', '.join(changed)}: give the arm another name, or "
+                f"delete {path.parent}"
             )
         return result
 
@@ -118,6 +122,7 @@ def cell_result(cell: Cell, rows: Sequence[dict[str, float]], seconds: float) ->
         arm=cell.arm,
         seed=cell.seed,
         tip=asdict(cell.config.tip),
+        run=_run_keys(cell.config.run),
         step_0=evaluations[0],
         final=evaluations[-1],
         tokens_written=int(sum(row["rollout/tokens"] for row in steps)),
@@ -126,6 +131,22 @@ def cell_result(cell: Cell, rows: Sequence[dict[str, float]], seconds: float) ->
         seconds=seconds,
         overlaps={name: sum(values) / len(values) for name, values in overlaps.items()},
     )
+
+
+def _arm_keys(tip: TipSettings, run: RunSettings) -> dict[str, Any]:
+    """All that arms may differ in."""
+    return _named(asdict(tip), _run_keys(run))
+
+
+def _run_keys(run: RunSettings) -> dict[str, Any]:
+    return {"overlap": run.overlap, "lag": run.lag}
+
+
+def _named(tip: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    sections = {"tip": tip, "run": run}
+    return {
+        f"{name}.{key}": value for name, keys in sections.items() for key, value in keys.items()
+    }
 
 
 def _evaluation(row: dict[str, float]) -> dict[str, float]:

@@ -63,7 +63,10 @@ def study(config: Config) -> int:
         code = 0
         if waiting:
             runner = _Runner(folder, pairing)
-            code = runner.run(replace(config, run=waiting[0].config.run), cells, waiting)
+            # Actors are started for all cells: whatever lags in any may lag in them.
+            lag = max(cell.config.run.lag for cell in cells)
+            run = replace(waiting[0].config.run, lag=lag)
+            code = runner.run(replace(config, run=run), cells, waiting)
         if code == INTERRUPTED:
             _say("stopped; the same command goes on, and begins the cell at work anew")
         if folder.results(cells):
@@ -88,7 +91,7 @@ def report(config: Config) -> Path:
     plot_learning_curves(arms, histories, accuracy, folder.path / "learning_curves.png")
     plot_overlaps(arms, folder.path / "overlaps.png")
     table = folder.path / "results.md"
-    table.write_text(results_table(results, accuracy), encoding="utf-8")
+    table.write_text(results_table(results, accuracy, config.study.baseline), encoding="utf-8")
     return table
 
 

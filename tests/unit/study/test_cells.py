@@ -144,6 +144,42 @@ def test_a_result_of_another_arm_of_that_name_is_refused(
         folder.result(cell)
 
 
+def test_arms_differ_in_when_rollouts_are_written_and_trained_on(folder: StudyFolder) -> None:
+    arms = "study.arms=[{name: a}, {name: b, overlap: true}, {name: c, lag: 1, tip: {rho: 0.25}}]"
+    found = study_cells(load_config("study", [arms, "tip.normalise_over=rollout"]))[:3]
+    told = [(cell.config.run.overlap, cell.config.run.lag, cell.config.tip.rho) for cell in found]
+    assert told == [(False, 0, 0.5), (True, 0, 0.5), (False, 1, 0.25)]
+    finish(folder, found[1])
+    later = replace(found[0], arm="b")
+    with pytest.raises(StudyError, match=r"another run\.overlap: give the arm another name"):
+        folder.result(later)
+
+
+def test_a_result_that_is_older_than_a_key_had_its_default(folder: StudyFolder, cells) -> None:
+    finish(folder, cells[0])
+    path = folder.cell(cells[0].arm, cells[0].seed) / "result.json"
+    kept = json.loads(path.read_text())
+    del kept["run"], kept["tip"]["rescore"]
+    path.write_text(json.dumps(kept))
+    assert folder.result(cells[0]) is not None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("study.baseline=c", r"study.baseline = 'c': no arm of that name; choose of \['a', 'b'\]"),
+        ("study.arms=[{name: a, lag: 2}]", r"study.arms\[0\].lag = 2: must be 0 or 1"),
+        (
+            "study.arms=[{name: a, overlap: true}]",
+            "run.overlap = true with tip.normalise_over = bat",
+        ),
+    ],
+)
+def test_arms_that_cannot_be_are_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study_cells(load_config("study", [ARMS, override]))
+
+
 def test_an_unreadable_result_is_named(folder: StudyFolder, cells: list[Cell]) -> None:
     finish(folder, cells[0])
     (folder.cell("a", 5) / "result.json").write_text("{}")

@@ -71,6 +71,14 @@ def test_the_table_by_hand() -> None:
     assert "2,000" in table
 
 
+def test_any_arm_may_be_what_the_others_are_compared_with() -> None:
+    table = results_table(RESULTS, ACCURACY, "half")
+    assert "| accuracy − half | KL − half |" in table
+    assert "to the arm `half`, and" in table
+    assert cells_of(table, "half")[5:7] == ["–", "–"]
+    assert cells_of(table, "all")[5] == "-0.0200 ± 0.1271"
+
+
 def test_what_cannot_be_compared_is_left_open() -> None:
     table = results_table(RESULTS, ACCURACY)
     assert cells_of(table, "all")[5:9] == ["–"] * 4
