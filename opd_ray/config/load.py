@@ -60,7 +60,7 @@ def _laid_over(files: Sequence[Layer], overrides: Sequence[str], source: str) ->
         wrong = layer_problems(Config, layer.values, layer.source)
         problems += wrong
         if not wrong:
-            merged = OmegaConf.merge(merged, layer.values)
+            merged.merge_with(layer.values)
     for override in overrides:
         try:
             _apply(merged, override)

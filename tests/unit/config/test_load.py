@@ -86,6 +86,21 @@ def test_later_layers_win_and_lists_are_replaced(packaged: Write, write: Write) 
     assert (config.run.steps, config.student.path) == (7, "s")
 
 
+def test_one_configuration_leaves_nothing_in_the_next(write: Write) -> None:
+    changed = (
+        MINIMAL + "run: {steps: 7}\neval: {tasks: [{name: a}]}\nteacher: {arguments: {x: 1}}\n"
+    )
+    path = str(write("changed", changed.replace("teacher: {path: t}\n", "")))
+    first = load_config(path, ["teacher.path=t", "tip.rho=0.25"])
+    first.teacher.arguments["y"] = 2
+    first.eval.tasks.clear()
+    again = load_config(path, ["teacher.path=t"])
+    assert (again.run.steps, [task.name for task in again.eval.tasks]) == (7, ["a"])
+    assert (again.teacher.arguments, again.tip.rho) == ({"x": 1}, 0.5)
+    plain = load_config(str(write("plain", MINIMAL)))
+    assert (plain.run.steps, plain.eval.tasks, plain.teacher.arguments) == (100, [], {})
+
+
 def test_inherited_paths_start_at_the_inheriting_file(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
