@@ -91,6 +91,7 @@ pip() { # Installs into this environment and nowhere else, whatever the user's s
     env -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT -u PYTHONPATH PIP_USER=0 PIP_NO_INPUT=1 \
         "$env/bin/python" -m pip --disable-pip-version-check "$@"
 }
+export -f pip
 
 # The plain PyPI build of torch is a CUDA build, whose libraries --no-deps would leave out. So: the CPU
 # build where the configured indexes have it, else from PyTorch's index, which is asked for nothing else.
@@ -102,6 +103,17 @@ install_torch() {
         pip install --no-deps --extra-index-url "$torch_index" "$torch" || return 1
     fi
     rm -f "$log.torch"
+}
+
+# All of the lock but torch, two quarters at a time: to unpack and to compile keeps one core busy.
+install_lock() {
+    local packages
+    # From the end, where the largest are: transformers, triton, vllm.
+    mapfile -t packages < <(grep '==' "$lock" | grep -v '^torch==' | sort -r)
+    printf '%s\n' "${packages[@]}" | env="$env" xargs -P 2 -n "$(((${#packages[@]} + 3) / 4))" \
+        bash -c 'pip install --no-deps "$@"' pip 2>&1 | tee "$log.lock" && rm "$log.lock" && return
+    grep -A 9 '^ERROR' "$log.lock" # at the end of the log, whatever the others said after it
+    return 1
 }
 
 fingerprint() { # Changes whenever an installation would come out differently.
@@ -165,7 +177,7 @@ elif ! "$env/bin/python" -m pip --version > /dev/null 2>&1; then # none, or one 
 fi
 rm -f "$stamp"
 run "installing torch" install_torch
-run "installing $(grep -c '==' "$lock") packages (1 to 4 minutes)" pip install --no-deps -r "$lock"
+run "installing $(grep -c '==' "$lock") packages (1 to 4 minutes)" install_lock
 run "installing opd-ray" pip install --no-deps --no-build-isolation --no-index -e "$root"
 fingerprint > "$stamp"
 echo "$env"
