@@ -15,6 +15,8 @@ from actors.process import LIFELINE_GROUP, Lifeline
 from opd_ray.errors import ActorDied, ActorFailure, PeerFailure
 from opd_ray.pools.watch import ActorWatch, Interrupted, StallError
 
+pytestmark = pytest.mark.usefixtures("joined_ray")
+
 
 @ray.remote(num_cpus=0, concurrency_groups=LIFELINE_GROUP)
 class Worker(Lifeline):
@@ -37,13 +39,6 @@ class Worker(Lifeline):
 
     def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=1 << 27)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from acting import CHAT_TEMPLATE
-from launching import finish, rows, start
+from in_process import run
+from launching import rows
 from tiny_models import EOS, character_tokenizer, make_tiny_qwen3
 
 ENDS = [EOS, 20, 40, 60, 80]
@@ -56,10 +57,7 @@ def test_a_run_that_acts_and_one_that_goes_on(
     here = Path(__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", f"{here.parent}:{here / 'actors'}")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    code, text = finish(
-        start(whole, *config, "run.steps=2", "run.checkpoint_every=1"), whole, timeout_s=280
-    )
-    assert code == 0, text
+    run(whole, *config, "run.steps=2", "run.checkpoint_every=1")
     first, second = rows(whole)
     for row in (first, second):
         # The trainer reads tools' tokens where the engine read them, and predicts the student's.
@@ -72,10 +70,7 @@ def test_a_run_that_acts_and_one_that_goes_on(
         assert 0.1 < row["turn/0/kept_share"] <= 0.25
         assert row["train/loss"] > 0.01
     checkpoint = whole / "checkpoints" / "step_00000001"
-    code, text = finish(
-        start(resumed, *config, "run.steps=2", f"run.resume={checkpoint}"), resumed, timeout_s=280
-    )
-    assert code == 0, text
+    run(resumed, *config, "run.steps=2", f"run.resume={checkpoint}")
     (again,) = rows(resumed)
     for name in ("rollout/tokens", "environment/looks", "turn/0/tokens"):
         assert again[name] == second[name]

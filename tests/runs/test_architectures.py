@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import SMALL, rows
+from in_process import run
+from launching import rows
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from opd_ray.cli import main
@@ -16,7 +17,6 @@ from opd_ray.models.pairs.demo import VOCABULARY, character_tokenizer
 
 HEAD_SIZE = 32  # the smallest that vLLM's CPU attention takes
 _RUN = (
-    *SMALL,
     "run.steps=2",
     "run.export_at_end=true",
     "teacher.kind=vllm",
@@ -94,7 +94,12 @@ _AS_RECIPES = (
     ids=["llama-untied-split-bfloat16", "qwen2-tied"],
 )
 def test_two_steps(
-    kind: str, tied: bool, overrides: Sequence[str], largest_gap: float, tmp_path: Path
+    kind: str,
+    tied: bool,
+    overrides: Sequence[str],
+    largest_gap: float,
+    ray_address: str,
+    tmp_path: Path,
 ) -> None:
     student = make_model(tmp_path / "student", kind, layers=2, tied=tied, rows=32, seed=1)
     teacher = make_model(tmp_path / "teacher", kind, layers=3, tied=not tied, rows=40, seed=2)
@@ -103,8 +108,8 @@ def test_two_steps(
     assert len(biases) == (6 if kind == "qwen2" else 0)
 
     output = tmp_path / "run"
-    paths = (f"run.output_dir={output}", f"student.path={student}", f"teacher.path={teacher}")
-    assert main(["demo", *_RUN, *overrides, *paths]) == 0
+    paths = (f"student.path={student}", f"teacher.path={teacher}")
+    run(output, *_RUN, *overrides, *paths, f"cluster.address={ray_address}")
     steps = rows(output)
     assert [row["rollout/weights_version"] for row in steps] == [0, 1]
     # Trainer and vLLM agree on the weights as loaded, and on those that were sent.

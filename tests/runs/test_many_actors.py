@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from launching import finish, rows, start
+from in_process import run
+from launching import rows
 from safetensors.torch import load_file
 
 from opd_ray.cli import main
@@ -35,14 +34,13 @@ _MANY = (
 )
 
 
-def test_several_of_everything(tmp_path: Path) -> None:
-    output = tmp_path / "run"
+def test_several_of_everything(ray_address: str, tmp_path: Path) -> None:
+    output, joined = tmp_path / "run", f"cluster.address={ray_address}"
     heldout = (
         "eval.tasks=[{name: heldout, task: chain_sum, problems: 8, samples: 2, "
         "data: {kind: chain_sum, chain_sum: {split: heldout, count: 8}, max_prompt_tokens: 32}}]"
     )
-    code, text = finish(start(output, *_MANY, heldout), output, timeout_s=290)
-    assert code == 0, text
+    run(output, *_MANY, heldout, joined)
     steps = rows(output)
     assert [round(row["tip/kept_fraction"], 1) for row in steps] == [1.0, 0.5, 0.0]
     # The last step keeps nothing on any rank: it is skipped, and nothing hangs.
@@ -87,9 +85,7 @@ def test_several_of_everything(tmp_path: Path) -> None:
         assert torch.equal(tensor, runs_own[name]), name
 
     figures = tmp_path / "figures"
-    command = [sys.executable, "-m", "opd_ray", "eval", "--config", "demo", heldout]
-    subprocess.run(
-        [*command, "--model", str(exported), "--out", str(figures)], check=True, timeout=200
-    )
+    command = ["eval", "--config", "demo", heldout, joined]
+    assert main([*command, "--model", str(exported), "--out", str(figures)]) == 0
     found = json.loads((figures / "results.json").read_text())["figures"]
     assert found["eval/heldout/accuracy"] == evaluations[1]["eval/heldout/accuracy"]

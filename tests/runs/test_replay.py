@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import finish, rows, start
+from in_process import run
+from launching import rows
 from safetensors.torch import load_file
 
 RUN = ("run.steps=2", "run.export_at_end=true", "rollout.max_new_tokens=16")
 
 
-def test_a_replayed_run_trains_the_same_weights_without_the_teacher(tmp_path: Path) -> None:
-    cache = f"teacher.cache_dir={tmp_path / 'answers'}"
+def test_a_replayed_run_trains_the_same_weights_without_the_teacher(
+    ray_address: str, tmp_path: Path
+) -> None:
+    options = (*RUN, f"cluster.address={ray_address}", f"teacher.cache_dir={tmp_path / 'answers'}")
     recorded, replayed = tmp_path / "recorded", tmp_path / "replayed"
-    code, text = finish(start(recorded, *RUN, cache, "teacher.cache=record"), recorded)
-    assert code == 0, text
-    gone = "teacher.path=/gone/teacher"
-    code, text = finish(start(replayed, *RUN, cache, gone, "teacher.cache=replay"), replayed)
-    assert code == 0, text
+    run(recorded, *options, "teacher.cache=record")
+    run(replayed, *options, "teacher.path=/gone/teacher", "teacher.cache=replay")
     for one, other in zip(rows(recorded), rows(replayed), strict=True):
         for name in ("train/loss", "train/kept_tokens", "rollout/tokens", "scores/reverse_kl_mean"):
             assert other[name] == pytest.approx(one[name], rel=1e-6), name

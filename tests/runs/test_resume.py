@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import run
 from launching import end, finish, rows, start, wait_for_step
 from safetensors.torch import load_file
 
@@ -21,19 +23,26 @@ _SAME = (
 )
 
 
-def test_a_killed_and_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+def killed_past_its_checkpoint(output: Path) -> None:
+    """A run that is killed after its sixth step, so that something must be forgotten."""
+    process = start(output, *_TEN, "run.checkpoint_every=5")
+    try:
+        wait_for_step(process, output, 6)
+    finally:
+        end(process)
+
+
+def test_a_killed_and_resumed_run_ends_where_an_unbroken_one_does(
+    ray_address: str, tmp_path: Path
+) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     # Side by side: most of a run so short is starting up, on one core.
-    unbroken = start(whole, *_TEN)
-    run = start(broken, *_TEN, "run.checkpoint_every=5")
-    try:
-        wait_for_step(run, broken, 6)  # past the checkpoint: what came after it must be forgotten
-    finally:
-        end(run)
-    code, text = finish(unbroken, whole)
-    assert code == 0, text
-    run = start(broken, *_TEN, "run.checkpoint_every=5")
-    code, text = finish(run, broken)
+    with ThreadPoolExecutor(1) as beside:
+        killed = beside.submit(killed_past_its_checkpoint, broken)
+        run(whole, *_TEN, f"cluster.address={ray_address}")
+        killed.result()
+    # A new process with new actors has nothing but what was written.
+    code, text = finish(start(broken, *_TEN, "run.checkpoint_every=5"), broken)
     assert code == 0, text
     assert "at step 5" in text
     parts = [json.loads(line) for line in (broken / "history.jsonl").open()]

@@ -7,14 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from launching import finish, rows, start
+from in_process import run
+from launching import rows
 
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> tuple[str, ...]:
+def data(tmp_path: Path, ray_address: str) -> tuple[str, ...]:
     """Three files of eight prompts, a step each; in the third the teacher sees the solution."""
     problems = ChainSumGenerator(3, 2, "train", 0).take(24)
     for name, part in zip("abc", (problems[:8], problems[8:16], problems[16:]), strict=True):
@@ -30,6 +31,7 @@ def data(tmp_path: Path) -> tuple[str, ...]:
         ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return (
+        f"cluster.address={ray_address}",
         "data.kind=jsonl",
         f"data.path={tmp_path}/*.jsonl",
         "data.shuffle=false",
@@ -40,7 +42,9 @@ def data(tmp_path: Path) -> tuple[str, ...]:
     )
 
 
-def test_routes_and_a_teacher_that_follows(data: tuple[str, ...], tmp_path: Path) -> None:
+def test_routes_and_a_teacher_that_follows(
+    data: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Step 1 learns from the teacher; at step 2 the student's prompts go to the student itself.
 
     That teacher has taken in step 1 whole (decay 0), weights and output head: nothing is left to
@@ -53,10 +57,7 @@ def test_routes_and_a_teacher_that_follows(data: tuple[str, ...], tmp_path: Path
         "routes={a.jsonl: teacher, b.jsonl: own, c.jsonl: own}",
     )
     whole = tmp_path / "whole"
-    code, text = finish(
-        start(whole, *data, *routed, "run.checkpoint_every=1", "run.keep_checkpoints=3"), whole
-    )
-    assert code == 0, text
+    run(whole, *data, *routed, "run.checkpoint_every=1", "run.keep_checkpoints=3")
     first, second, third = rows(whole)
     assert first["train/loss"] > 0.01
     assert abs(second["train/loss"]) < 1e-6
@@ -65,14 +66,19 @@ def test_routes_and_a_teacher_that_follows(data: tuple[str, ...], tmp_path: Path
     assert second["teacher/own/tokens"] > second["rollout/tokens"]  # with the prompts
     assert {"memory/teacher-0_bytes", "memory/teacher-own-0_bytes"} <= first.keys()
 
-    # Two more runs, side by side. One is resumed after the first step: it has the teacher that
-    # followed, not the one of the start.
-    resumed, mixed = tmp_path / "resumed", tmp_path / "mixed"
+    # Resumed after the first step with new actors: they have the teacher that followed, not the one
+    # of the start.
+    resumed = tmp_path / "resumed"
     checkpoint = whole / "checkpoints" / "step_00000001"
     assert (checkpoint / "trainer" / "teachers" / "own.safetensors").is_file()
-    following = start(resumed, *data, *routed, f"run.resume={checkpoint}")
-    # The other has the teacher mixed with the student itself, as another folder.
-    other = tmp_path / "other"
+    run(resumed, *data, *routed, f"run.resume={checkpoint}")
+    again, last = rows(resumed)
+    assert (again["step"], again["rollout/tokens"]) == (2, second["rollout/tokens"])
+    assert abs(again["train/loss"]) < 1e-6
+    assert last["train/loss"] == pytest.approx(third["train/loss"], rel=1e-4)
+
+    # The teacher mixed with the student itself, as another folder.
+    mixed, other = tmp_path / "mixed", tmp_path / "other"
     shutil.copytree(pair_folder() / "student", other)
     (other / "chat_template.jinja").write_text("{{ messages }}")
     ensemble = (
@@ -83,15 +89,9 @@ def test_routes_and_a_teacher_that_follows(data: tuple[str, ...], tmp_path: Path
         f"teachers={{able: {{path: {pair_folder()}/teacher}}, "
         f"other: {{path: {other}, accept_mismatch: [chat_template]}}}}",
     )
-    mixing = start(mixed, *data, *ensemble)
-    code, text = finish(following, resumed)
-    assert code == 0, text
-    again, last = rows(resumed)
-    assert (again["step"], again["rollout/tokens"]) == (2, second["rollout/tokens"])
-    assert abs(again["train/loss"]) < 1e-6
-    assert last["train/loss"] == pytest.approx(third["train/loss"], rel=1e-4)
-    code, text = finish(mixing, mixed)
-    assert code == 0, text
+    capsys.readouterr()
+    run(mixed, *data, *ensemble)
+    text = capsys.readouterr().err
     (taught,) = rows(mixed)
     assert taught["train/kept_tokens"] == first["train/kept_tokens"]
     # So near the student the divergence grows about with the square of the teacher's share, which

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import pytest
 from launching import SMALL
+
+from opd_ray.cli import main
 
 CONFIG = """
 inherit: demo
@@ -30,16 +30,11 @@ EVALUATED = (
 )
 
 
-def run_study(config: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "opd_ray", "study", "--config", str(config), *EVALUATED, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "RAY_ADDRESS": ""},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stderr
+def run_study(config: Path, ray_address: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a study says."""
+    joined = f"cluster.address={ray_address}"
+    assert main(["study", "--config", str(config), *EVALUATED, joined]) == 0
+    return capsys.readouterr().err
 
 
 def rows(output: Path, arm: str) -> list[dict[str, float]]:
@@ -47,10 +42,12 @@ def rows(output: Path, arm: str) -> list[dict[str, float]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_cells_begin_alike_and_are_run_once(tmp_path: Path) -> None:
+def test_cells_begin_alike_and_are_run_once(
+    ray_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output, config = tmp_path / "study", tmp_path / "study.yaml"
     config.write_text(CONFIG.replace("OUTPUT", str(output)))
-    assert "3 cells, 0 finished" in run_study(config)
+    assert "3 cells, 0 finished" in run_study(config, ray_address, capsys)
 
     # Between the two equal cells another one trained: weights and optimizer must be as at first. Up
     # to rounding: which rollouts the teacher reads together depends on when they were written.
@@ -72,6 +69,6 @@ def test_cells_begin_alike_and_are_run_once(tmp_path: Path) -> None:
         (output / name).unlink()
     results = {path: path.stat().st_mtime_ns for path in output.rglob("result.json")}
     assert len(results) == 3
-    assert "3 cells, 3 finished, 0 to run" in run_study(config)
+    assert "3 cells, 3 finished, 0 to run" in run_study(config, ray_address, capsys)
     assert {path: path.stat().st_mtime_ns for path in results} == results
     assert all((output / name).stat().st_size for name in files)

@@ -32,12 +32,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def actor(folder):
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+def actor(folder, joined_ray):
     student, rollout = tiny_settings(folder, cpus_per_actor=1.0)
     environment = {"env_vars": vllm_environment(rollout.threads)}
-    yield RolloutActor.options(runtime_env=environment).remote(student, rollout, SyncSettings())
-    ray.shutdown()
+    return RolloutActor.options(runtime_env=environment).remote(student, rollout, SyncSettings())
 
 
 def collect(stream):

@@ -21,17 +21,12 @@ from opd_ray.types import NO_TOKEN, Rollout, RolloutScores, ScoreRequest, TopK
 
 VOCAB, K, BATCH_TOKENS = 96, 6, 128
 
+pytestmark = pytest.mark.usefixtures("joined_ray")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return make_tiny_qwen3(tmp_path_factory.mktemp("teacher"), vocab=VOCAB)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
-    yield
-    ray.shutdown()
 
 
 @ray.remote(num_cpus=0)

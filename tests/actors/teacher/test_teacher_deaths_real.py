@@ -24,18 +24,13 @@ from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
 
 VOCAB, K, BATCH_TOKENS, COUNT = 96, 6, 96, 24
 
+pytestmark = pytest.mark.usefixtures("joined_ray")
+
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> TeacherSettings:
     folder = make_tiny_qwen3(tmp_path_factory.mktemp("teacher"), vocab=VOCAB)
     return TeacherSettings(path=str(folder), threads=1, topk=8, batch_tokens=BATCH_TOKENS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

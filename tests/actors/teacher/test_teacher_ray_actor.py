@@ -20,6 +20,8 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 V, NAMESPACE = 10, "opd-ray"
 
+pytestmark = pytest.mark.usefixtures("joined_ray")
+
 
 class Uniform:
     """Every token is as likely as any other; some rollouts bring it down."""
@@ -44,13 +46,6 @@ class Uniform:
 
 class Silent:
     def info(self) -> None: ...
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster():
-    ray.init(address="local", num_cpus=1, include_dashboard=False, object_store_memory=1 << 27)
-    yield
-    ray.shutdown()
 
 
 def start(name: str, kind: type) -> object:

@@ -31,8 +31,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ranks(folder):
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27)
+def ranks(folder, joined_ray):
     trainer = TrainerSettings(ranks=2, threads=1, zero_stage=3)
     handles = [
         TrainerActor.options(runtime_env={"env_vars": trainer_environment(trainer)}).remote(
@@ -50,7 +49,6 @@ def ranks(folder):
     ray.get([handle.setup.remote(address, port) for handle in handles])
     yield handles
     assert ray.wait(lifelines, timeout=0)[0] == []
-    ray.shutdown()
 
 
 def weights(handles) -> dict[str, torch.Tensor]:
