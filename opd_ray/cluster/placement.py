@@ -4,6 +4,8 @@ CPUs are Ray's bookkeeping, threads are what a process really uses. The stages a
 wait while rollouts and teachers work, and these two overlap. So rollout actors and teacher replicas
 of one node share its cores, and trainer ranks of one node divide all of them again: stages that run
 at the same time never have more threads than there are cores, on two cores as on two hundred.
+Where the configuration gives rollout actors and teachers more threads than that, they take turns:
+a teacher waits for the end of the writing.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from opd_ray.cluster.memory import (
     trainer_memory,
 )
 from opd_ray.cluster.nodes import Cluster, Node, gigabytes
+from opd_ray.config.choices import TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import MAIN
 from opd_ray.errors import PlacementError
@@ -86,24 +89,52 @@ class Placement:
     def settle(self, config: Config) -> Config:
         """The config with the CPUs and threads of this plan in place of every 0.
 
-        Where nodes differ, a role's threads are those of its smallest share.
+        Where nodes differ, a role's threads are those of its smallest share. A teacher whose
+        ``when`` is null gets what it stands for.
         """
         groups: dict[tuple[Role, str], list[PlacedActor]] = {}
         for actor in self.actors:
             groups.setdefault((actor.role, actor.teacher), []).append(actor)
         sections: dict[str, Any] = {}
-        teachers: dict[str, dict[str, float]] = {}
+        teachers: dict[str, dict[str, Any]] = {}
         for (role, teacher), actors in groups.items():
-            filled = {
+            filled: dict[str, Any] = {
                 "threads": min(actor.threads for actor in actors),
                 _KEYS[role].cpus: actors[0].cpus,
             }
             if role == "teacher":
-                teachers[teacher] = filled
+                teachers[teacher] = filled | {"when": self._when(config, teacher)}
             else:
                 sections[role] = replace(getattr(config, role), **filled)
         run = replace(config, **sections)
         return run.with_teachers(run.teacher_set.placed(teachers)) if teachers else run
+
+    def _when(self, config: Config, teacher: str) -> TeacherTiming:
+        """When a teacher is to score."""
+        settings = config.teacher_set.working[teacher].settings
+        if settings.when is not None:
+            return settings.when
+        traits = settings.traits
+        computes = not (traits.asks_server or traits.asks_cluster or settings.gpus_per_replica)
+        crowded = self._crowded_nodes()
+        if computes and not config.run.overlap:
+            for actor in self.actors:
+                if (actor.role, actor.teacher) == ("teacher", teacher) and actor.node in crowded:
+                    return TeacherTiming.after_writing
+        return TeacherTiming.streaming
+
+    def _crowded_nodes(self) -> set[str]:
+        """Nodes that write on CPUs, and whose writers and teachers have more threads than cores."""
+        threads = Counter[str]()
+        writers = set()
+        for actor in self.actors:
+            if _overlaps(actor.role) and not actor.gpus:
+                threads[actor.node] += actor.threads
+                if actor.role == "rollout":
+                    writers.add(actor.node)
+        return {
+            n.name for n in self.cluster.nodes if n.name in writers and threads[n.name] > n.cores
+        }
 
     def unknown_gpu_memory(self) -> list[str]:
         """Nodes with actors on GPUs of which nobody knows how much memory they have."""

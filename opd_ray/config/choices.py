@@ -35,6 +35,13 @@ class Support(StrEnum):
     union = "union"
 
 
+class TeacherTiming(StrEnum):
+    """When a teacher scores the rollouts of a step."""
+
+    streaming = "streaming"
+    after_writing = "after_writing"
+
+
 class CacheMode(StrEnum):
     """What becomes of a teacher's answers on disk."""
 

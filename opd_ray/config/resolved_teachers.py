@@ -167,7 +167,7 @@ def _base(main: TeacherSettings, own: Mapping[str, Any]) -> TeacherSettings:
 
 def _same(one: TeacherSettings, other: TeacherSettings, *ignored: str) -> bool:
     """Equal in everything but what the placement fills in, and how their folder is written."""
-    ignored = ("path", "threads", "cpus_per_replica", *ignored)
+    ignored = ("path", "threads", "cpus_per_replica", "when", *ignored)
     keys = [field.name for field in fields(TeacherSettings) if field.name not in ignored]
     return _folder(one.path) == _folder(other.path) and all(
         getattr(one, key) == getattr(other, key) for key in keys

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from opd_ray.config.choices import CacheMode, Dtype, SignalChoice
+from opd_ray.config.choices import CacheMode, Dtype, SignalChoice, TeacherTiming
 from opd_ray.config.marks import PATH
 from opd_ray.config.ranges import ABOVE_ZERO, SHARE_ABOVE_ZERO, at_least, share_below_one
 from opd_ray.on_resume import FIXED, FREE, TOLD
@@ -179,6 +179,11 @@ class TeacherSettings:
     gpus_per_replica: float = field(default=0, metadata=at_least(0) | FREE)
     # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
     threads: int = field(default=0, metadata=at_least(0) | FREE)
+    # "streaming" scores rollouts while others are written, "after_writing" when all of a step are,
+    # which is faster where both compute on the same cores. Null: after_writing where rollout actors
+    # and teachers have more threads than their node has cores (not with run.overlap), else
+    # streaming.
+    when: TeacherTiming | None = field(default=None, metadata=FREE)
     # Number format of the teacher's weights. Kinds http, class and actor choose their own: say here
     # which, as check-teacher allows for its rounding.
     dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)

@@ -20,6 +20,7 @@ from actors.rollout.actor import RolloutActor
 from actors.teacher.actor import TeacherActor
 from actors.trainer.actor import TrainerActor
 from opd_ray.cluster.placement import PlacedActor, Placement, Role
+from opd_ray.config.choices import TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
 from opd_ray.errors import ActorDied, PlacementError
@@ -119,6 +120,7 @@ class ActorLauncher:
                 lambda name: self._teacher(self._placed[name]),
                 max_restarts=max_restarts,
                 no_more=no_more,
+                after_writing=teacher.settings.when is TeacherTiming.after_writing,
             )
         return self._teacher_pools
 

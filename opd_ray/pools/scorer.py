@@ -141,6 +141,8 @@ class BatchUnderWay:
             self._scorer.teachers.pool_for(rollout, request.source).submit(
                 rollout, _teacher_prompt(rollout, request, self._teacher_prompts)
             )
+        if len(self._rollouts) == len(self._requests):
+            self._scorer.teachers.writing(False)
 
     def scored(self, scores: RolloutScores) -> None:
         """A rollout has been scored."""
@@ -207,6 +209,7 @@ class RolloutScorer:
         batch = self._batch = BatchUnderWay(self, requests, teacher_prompts, drops)
         for pool in self.teachers.pools.values():
             pool.deliver = batch.scored
+        self.teachers.writing(True)
         return batch
 
 

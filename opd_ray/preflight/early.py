@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from opd_ray.config.choices import SignalChoice
+from opd_ray.config.choices import SignalChoice, TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.tip.normalise import NormaliseOver
 from opd_ray.tip.select import SelectBy, ShareOf
@@ -33,6 +33,13 @@ def _overlap_problems(config: Config) -> Iterator[str]:
             f"run.overlap = true with tip.share_of = batch: {before}, and the share is taken of "
             "all of them; use tip.share_of=rollout or turn, or run.overlap=false"
         )
+    for teacher in config.teacher_set.working.values():
+        if teacher.settings.when is TeacherTiming.after_writing:
+            yield (
+                f"run.overlap = true with {teacher.settings.key}.when = after_writing: nothing is "
+                "scored before all is written, so there is nothing to train on early; use "
+                f"{teacher.settings.key}.when=null, or run.overlap=false"
+            )
     if config.run.lag:
         yield (
             f"run.overlap = true with run.lag = {config.run.lag}: with lag trainers never wait for "

@@ -173,6 +173,7 @@ def pool_of(
     batch_tokens: int = 100,
     max_restarts: int = 0,
     watch: FakeWatch | None = None,
+    after_writing: bool = False,
 ) -> tuple[TeacherPool, FakeWatch, Clock]:
     watch, clock = watch or FakeWatch(), Clock()
     watch.watch(replicas)
@@ -183,6 +184,7 @@ def pool_of(
         watch.start,
         max_restarts=max_restarts,
         no_more=f"teacher.max_restarts = {max_restarts} allows no further start",
+        after_writing=after_writing,
         clock=clock,
     )
     return pool, watch, clock

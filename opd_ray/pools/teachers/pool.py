@@ -28,6 +28,9 @@ class TeacherPool:
     replica waits for the coordinator. The replica with the least outstanding tokens comes first, so
     a slow one gets less.
 
+    A pool that computes where rollouts are written may be told to wait for the end of the writing:
+    two processes with a thread a core each take longer at once than one after the other.
+
     When a replica's process dies, its rollouts are asked again elsewhere: those in its batches, and
     those whose scores are known but whose signals died with it. Every rollout's scores are
     delivered once. Another replica comes up in its place meanwhile, as often as allowed.
@@ -39,6 +42,7 @@ class TeacherPool:
         start: creates the actor of that name anew, at its place.
         max_restarts: how often each replica may be started again.
         no_more: why none is started again after that, for the message.
+        after_writing: send nothing out while rollouts are written, see :meth:`writing`.
         clock: seconds, for the account.
 
     Attributes:
@@ -57,6 +61,7 @@ class TeacherPool:
         *,
         max_restarts: int,
         no_more: str,
+        after_writing: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._replicas = Replicas(replicas, watch, start, max_restarts, no_more, self._arrived)
@@ -65,6 +70,8 @@ class TeacherPool:
         self._clock = clock
         self._queue = TaskQueue()
         self._pumping = False  # whether a pump is to come
+        self._after_writing = after_writing
+        self._waits = False  # for the end of the writing
         self._batches: dict[Any, Batch] = {}
         self._tasks: dict[str, Task] = {}
         self._stats = PoolStats(clock, batch_tokens)
@@ -92,10 +99,16 @@ class TeacherPool:
         self._stats.queued(self._queue.tokens)
         self._pump_soon()
 
+    def writing(self, going_on: bool) -> None:
+        """Rollouts are being written from now on, or no longer."""
+        self._waits = going_on and self._after_writing
+        if not self._waits:
+            self._pump_soon()
+
     def pump(self) -> None:
         """Send out as much of the queue as the replicas should have now."""
         self._pumping = False
-        while len(self._queue):
+        while len(self._queue) and not self._waits:
             replica = self._replicas.least_loaded()
             if replica is None or replica.batches == self.IN_FLIGHT:
                 return
@@ -269,6 +282,8 @@ class TeacherPool:
     def _held(self, wanted: Mapping[str, np.ndarray]) -> dict[Replica, dict[str, np.ndarray]]:
         """The rows by the replica that holds their signal, once one does for each rollout."""
         tasks = [self._tasks[rollout_id] for rollout_id in wanted]
+        if self._waits and any(task.holder is None for task in tasks):
+            self.writing(False)  # trainers wait for these
         self._watch.wait_until(
             lambda: all(task.holder is not None for task in tasks),
             "rollouts to be scored again after a teacher's death",

@@ -43,6 +43,11 @@ class TeacherRouter:
             raise TeacherError(f"rollout {rollout.rollout_id!r} was submitted twice")
         return self.pools[name]
 
+    def writing(self, going_on: bool) -> None:
+        """Tell every pool whether rollouts are being written."""
+        for pool in self.pools.values():
+            pool.writing(going_on)
+
     def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> list[Any]:
         """References to the kept rows ([n] int32 by rollout id); see :meth:`TeacherPool.take`.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from planned import SHAPE, machine, make_config
 
 from opd_ray.cluster.nodes import Cluster, Node, from_ray_nodes
 from opd_ray.cluster.placement import plan_placement
+from opd_ray.config.choices import TeacherTiming
 from opd_ray.config.schema import (
     Config,
 )
@@ -58,6 +60,46 @@ def test_settled_config_has_numbers_in_place_of_zeros() -> None:
         replace(settled, trainer=config.trainer, rollout=config.rollout, teacher=config.teacher)
         == config
     )
+
+
+TWO = {"threads": 2}
+
+
+@pytest.mark.parametrize(
+    ("rollout", "teacher", "cpus", "when"),
+    [
+        (TWO, TWO, 2, "after_writing"),
+        (TWO, TWO, 3, "after_writing"),
+        (TWO, TWO, 4, "streaming"),
+        ({}, {}, 2, "streaming"),  # a core each
+        ({"actors": 2, "threads": 1}, {"threads": 1}, 2, "after_writing"),
+        (TWO, TWO | {"when": TeacherTiming.streaming}, 2, "streaming"),
+        ({}, {"when": TeacherTiming.after_writing}, 2, "after_writing"),
+        (TWO | {"gpus_per_actor": 1}, TWO, 2, "streaming"),
+        (TWO, TWO | {"gpus_per_replica": 1}, 2, "streaming"),
+        (TWO, TWO | {"kind": "http", "url": "http://a:1/v1"}, 2, "streaming"),
+        (TWO, TWO | {"kind": "actor", "actor_name": "judge"}, 2, "streaming"),
+    ],
+)
+def test_a_teacher_waits_where_its_threads_and_the_writers_are_more_than_the_cores(
+    rollout: dict[str, Any], teacher: dict[str, Any], cpus: int, when: str
+) -> None:
+    config = make_config({}, rollout, teacher)
+    settled = plan_placement(config, machine(cpus, gpus=1)).settle(config)
+    assert settled.teacher_set.first.when == when
+    overlap = replace(config, run=replace(config.run, overlap=True))
+    if config.teacher.when is None:
+        settled = plan_placement(overlap, machine(cpus, gpus=1)).settle(overlap)
+        assert settled.teacher_set.first.when == "streaming"
+
+
+def test_a_teacher_on_a_node_without_writers_does_not_wait() -> None:
+    config = make_config(
+        {"cpus_per_rank": 1}, TWO | {"cpus_per_actor": 2}, TWO | {"cpus_per_replica": 1}
+    )
+    plan = plan_placement(config, machine(2, nodes=2))
+    assert [actor.node for actor in plan.actors] == ["n0", "n1", "n0"]
+    assert plan.settle(config).teacher_set.first.when == "streaming"
 
 
 def test_each_teacher_is_settled_by_its_own_actors() -> None:

@@ -52,6 +52,24 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
 
 
 @pytest.mark.parametrize("order", range(6))
+def test_a_teacher_that_waits_for_the_writers_gets_all_at_once(order: int) -> None:
+    draw, script = Random(order), Script(RESPONSES)
+    watch: Any = StandInWatch(draw)
+    teacher = Teacher("teacher-0", script)
+    pool, _, _ = pool_of([teacher], batch_tokens=1000, watch=watch, after_writing=True)
+    rollouts = RolloutPool(watch, [("rollout-0", Engine(script, draw))], 2)
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
+    for step in range(2):
+        requests = [
+            RolloutRequest(f"{step}{n}", n[0], int(n[1]), prompts[n[0]][:1], 0) for n in NAMES
+        ]
+        scorer.start(requests, Sampling(), prompts).result()
+        pool.drop([request.rollout_id for request in requests])
+    assert [len(batch) for batch in teacher.batches] == [12, 12]
+
+
+@pytest.mark.parametrize("order", range(6))
 @pytest.mark.parametrize("empty", [{"a1", "c0", "d2"}, set(NAMES)])
 def test_a_rollout_in_which_the_student_wrote_nothing_is_not_sent(
     order: int, empty: set[str]

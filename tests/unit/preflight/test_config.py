@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from opd_ray.config.choices import Scoring, SignalChoice, Support, SyncBackend
+from opd_ray.config.choices import Scoring, SignalChoice, Support, SyncBackend, TeacherTiming
 from opd_ray.config.schema import Config, EvalTask, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import check_config, check_evaluation, config_problems
+from opd_ray.tip.normalise import NormaliseOver
+from opd_ray.tip.select import ShareOf
 from opd_ray.types import Divergence
 
 
@@ -184,6 +186,15 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
                 "rollout.temperature = 0.7",
                 "use rollout.temperature=1",
             ],
+        ),
+        (
+            {
+                "run__overlap": True,
+                "tip__normalise_over": NormaliseOver.rollout,
+                "tip__share_of": ShareOf.rollout,
+                "teacher__when": TeacherTiming.after_writing,
+            },
+            ["run.overlap = true", "teacher.when = after_writing", "use teacher.when=null"],
         ),
         (LAGGED | {"rollout__top_p": 0.9}, ["run.lag = 1", "rollout.top_p = 0.9", "run.lag=0"]),
         (LAGGED | {"rollout__top_k": 5}, ["run.lag = 1", "rollout.top_k = 5", "rollout.top_k=0"]),

@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_replicas import answer_all, collect, make_pool, rollout, sent
+from fake_replicas import (
+    FakeReplica,
+    answer_all,
+    collect,
+    make_pool,
+    pool_of,
+    rollout,
+    sent,
+)
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.pools.teachers.queue import Task
@@ -15,6 +23,11 @@ from opd_ray.types import Rollout
 
 def ids(scores) -> list[str]:
     return [score.rollout_id for score in scores]
+
+
+def run_soon(watch) -> None:
+    while watch.soonest:
+        watch.soonest.popleft()()
 
 
 def written(name: str, mask: list[int]) -> Rollout:
@@ -53,6 +66,43 @@ def test_a_rollout_in_which_the_student_wrote_nothing_is_no_task():
     for mask in ([0, 0], []):
         with pytest.raises(TeacherError, match="rollout 'a': the student wrote no token"):
             Task.of(written("a", mask), None, now=0.0)
+
+
+def test_a_pool_that_shares_cores_with_the_writers_waits_for_their_end():
+    replica = FakeReplica("teacher 0")
+    pool, watch, _ = pool_of([replica], batch_tokens=1000, after_writing=True)
+    pool.deliver = lambda score: None
+    for step in range(2):
+        pool.writing(True)
+        for name in "abc":
+            pool.submit(rollout(f"{name}{step}"))
+            run_soon(watch)
+        assert len(replica.batches) == step
+        pool.writing(False)
+        run_soon(watch)
+        assert replica.batches[step:] == [[f"a{step}", f"b{step}", f"c{step}"]]
+        collect(pool, sent(pool)[0])
+
+
+def test_what_trainers_ask_for_is_scored_again_while_others_are_written():
+    first, second = FakeReplica("teacher 0"), FakeReplica("teacher 1")
+    pool, _, _ = pool_of([first, second], batch_tokens=1000, after_writing=True)
+    pool.deliver = lambda score: None
+    pool.submit(rollout("a"))
+    pool.pump()
+    collect(pool, sent(pool)[0])
+    pool.writing(True)
+    first.die()
+    pool.take({"a": np.array([0], np.int32)})
+    assert second.batches == [["a"]]
+
+
+def test_other_pools_do_not_wait():
+    pool, [replica], _ = make_pool(1)
+    pool.writing(True)
+    pool.submit(rollout("a"))
+    pool.pump()
+    assert replica.batches == [["a"]]
 
 
 def test_a_free_replica_takes_what_is_there_and_batches_grow_under_load():
