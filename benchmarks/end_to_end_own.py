@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from watched_command import run_watched
 
+CONTEXT = 512  # tokens, as smollm2_gsm8k has it
+ROW_TOKENS = 1536  # of the trainer's micro-batches
+
 
 def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
     """The loss of opd-ray's teacher and trainer on given rollouts, float32, nats a token."""
@@ -66,7 +69,7 @@ def run_own(plan: dict[str, Any], folder: Path, data: Path) -> dict[str, Any]:
         "rollout.max_new_tokens": plan["max_new_tokens"],
         "tip.rule": "all",
         "trainer.learning_rate": plan["learning_rate"],
-        "trainer.micro_batch_tokens": 1536,
+        "trainer.micro_batch_tokens": ROW_TOKENS,
         "trainer.lr_schedule": "constant",
         "trainer.warmup_steps": 0,
         "trainer.adam_beta1": plan["adam_beta1"],

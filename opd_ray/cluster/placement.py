@@ -3,9 +3,10 @@
 CPUs are Ray's bookkeeping, threads are what a process really uses. The stages alternate: trainers
 wait while rollouts and teachers work, and these two overlap. So rollout actors and teacher replicas
 of one node share its cores, and trainer ranks of one node divide all of them again: stages that run
-at the same time never have more threads than there are cores, on two cores as on two hundred.
-Where the configuration gives rollout actors and teachers more threads than that, they take turns:
-a teacher waits for the end of the writing.
+at the same time never have more threads than there are cores, on two cores as on two hundred. With
+``run.lag`` trainers work while the next rollouts are written, and share the cores too. Where those
+that work at the same time have more threads than there are cores all the same, as the configuration
+says so or as each has one at least, a teacher waits for the end of the writing.
 """
 
 from __future__ import annotations
@@ -116,19 +117,19 @@ class Placement:
             return settings.when
         traits = settings.traits
         computes = not (traits.asks_server or traits.asks_cluster or settings.gpus_per_replica)
-        crowded = self._crowded_nodes()
+        crowded = self._crowded_nodes(config)
         if computes and not config.run.overlap:
             for actor in self.actors:
                 if (actor.role, actor.teacher) == ("teacher", teacher) and actor.node in crowded:
                     return TeacherTiming.after_writing
         return TeacherTiming.streaming
 
-    def _crowded_nodes(self) -> set[str]:
-        """Nodes that write on CPUs, and whose writers and teachers have more threads than cores."""
+    def _crowded_nodes(self, config: Config) -> set[str]:
+        """Nodes that write on CPUs and compute there with more threads than cores meanwhile."""
         threads = Counter[str]()
         writers = set()
         for actor in self.actors:
-            if _overlaps(actor.role) and not actor.gpus:
+            if _overlaps(actor.role, config) and not actor.gpus:
                 threads[actor.node] += actor.threads
                 if actor.role == "rollout":
                     writers.add(actor.node)
@@ -176,11 +177,12 @@ def plan_placement(
                 f"are; use at most {int(cluster.cpus)}, or GPUs ({role}.{_KEYS[role].gpus})"
             )
     shared, nodes = _fit(actors, cluster)
-    together = Counter((nodes[actor.name], _overlaps(actor.role)) for actor in actors)
+    together = Counter((nodes[actor.name], _overlaps(actor.role, config)) for actor in actors)
     placed = []
     for actor in actors:
         node = nodes[actor.name]
-        threads = actor.threads or max(1, node.cores // together[node, _overlaps(actor.role)])
+        sharers = together[node, _overlaps(actor.role, config)]
+        threads = actor.threads or max(1, node.cores // sharers)
         cpus = actor.cpus or shared
         placed.append(replace(actor, node=node.name, cpus=cpus, threads=threads))
     return Placement(tuple(placed), cluster)
@@ -218,9 +220,9 @@ def _of_section(
     ]
 
 
-def _overlaps(role: Role) -> bool:
-    """Rollouts and teachers work at the same time; trainers only when both are done."""
-    return role != "trainer"
+def _overlaps(role: Role, config: Config) -> bool:
+    """Whether it works while rollouts are written: of trainers only with lag."""
+    return role != "trainer" or config.run.lag > 0
 
 
 def _fit(actors: Sequence[PlacedActor], cluster: Cluster) -> tuple[float, dict[str, Node]]:

@@ -180,9 +180,9 @@ class TeacherSettings:
     # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
     threads: int = field(default=0, metadata=at_least(0) | FREE)
     # "streaming" scores rollouts while others are written, "after_writing" when all of a step are,
-    # which is faster where both compute on the same cores. Null: after_writing where rollout actors
-    # and teachers have more threads than their node has cores (not with run.overlap), else
-    # streaming.
+    # which is faster where both compute on the same cores. Null: after_writing where what computes
+    # there while rollouts are written, trainers too with run.lag, has more threads than its node
+    # has cores; streaming elsewhere and with run.overlap.
     when: TeacherTiming | None = field(default=None, metadata=FREE)
     # Number format of the teacher's weights. Kinds http, class and actor choose their own: say here
     # which, as check-teacher allows for its rounding.

@@ -93,6 +93,18 @@ def test_a_teacher_waits_where_its_threads_and_the_writers_are_more_than_the_cor
         assert settled.teacher_set.first.when == "streaming"
 
 
+@pytest.mark.parametrize(
+    ("cpus", "threads", "when"),
+    [(2, [1, 1, 1], "after_writing"), (3, [1, 1, 1], "streaming"), (6, [2, 2, 2], "streaming")],
+)
+def test_with_lag_trainers_share_the_cores_too(cpus: int, threads: list[int], when: str) -> None:
+    config = make_config()
+    config = replace(config, run=replace(config.run, lag=1))
+    plan = plan_placement(config, machine(cpus))
+    assert [actor.threads for actor in plan.actors] == threads
+    assert plan.settle(config).teacher_set.first.when == when
+
+
 def test_a_teacher_on_a_node_without_writers_does_not_wait() -> None:
     config = make_config(
         {"cpus_per_rank": 1}, TWO | {"cpus_per_actor": 2}, TWO | {"cpus_per_replica": 1}
