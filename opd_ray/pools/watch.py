@@ -169,9 +169,10 @@ class ActorWatch:
             deadline = time.monotonic() + self._stall_timeout_s
 
     def heed_stop(self, what: str) -> None:
-        """
+        """Go on, unless a stop was requested; ``what`` comes next, for the message.
+
         Raises:
-            Interrupted: a stop was requested; ``what`` is left, for the message.
+            Interrupted: one was.
         """
         if self.stop_requested:
             raise Interrupted(f"stopped while waiting for {what}")
@@ -182,7 +183,7 @@ class ActorWatch:
         Raises:
             ActorDied: the process of an actor that was handed over is gone.
             ActorFailure: any other error.
-            StallError, Interrupted: see :meth:`wait`.
+            StallError, Interrupted: see :meth:`wait_until`.
         """
         return self.get_all([(ref, owner)], interruptible=interruptible)[0]
 
@@ -201,6 +202,8 @@ class ActorWatch:
         complaints: list[ActorFailure] = []
 
         def arrived(ref: ray.ObjectRef) -> None:
+            if ref not in owners:
+                return  # nobody waits for it any more
             try:
                 values[ref] = self._value(self._answers[ref], owners[ref])
             except ActorFailure as failure:
@@ -212,7 +215,10 @@ class ActorWatch:
         for ref in owners:
             self.when_ready(ref, arrived)
         what = ", ".join(dict.fromkeys(owners.values()))
-        self.wait_until(lambda: len(values) == len(owners), what, interruptible=interruptible)
+        try:
+            self.wait_until(lambda: len(values) == len(owners), what, interruptible=interruptible)
+        finally:
+            owners.clear()
         if complaints:
             raise complaints[-1]
         return [values[ref] for ref, _ in pairs]
@@ -272,7 +278,7 @@ class _StreamReader:
                 value: Future[Any] = Future()
                 try:
                     value.set_result(await ref)
-                except RayError as error:
+                except Exception as error:  # raised where the value is asked for
                     value.set_exception(error)
                 item(ref, value)
             ended()

@@ -197,6 +197,18 @@ def test_values_come_in_the_order_of_the_calls_whenever_they_are_there(watch: Ac
     assert watch.get_all([(ref, "an actor") for ref in refs]) == list(range(1000))
 
 
+def test_what_nobody_waits_for_any_more_raises_nothing(watch: ActorWatch) -> None:
+    late: Any = Ref()
+    failed: Any = Ref()
+    failed.set_exception(RayTaskError("score", "first", ValueError("first")))
+    with pytest.raises(ActorFailure, match="first"):
+        watch.get_all([(late, "an actor"), (failed, "another")])
+    late.set_exception(RayTaskError("score", "second", ValueError("second")))
+    value: Any = Ref()
+    value.set_result(1)
+    assert watch.get(value, "a third") == 1
+
+
 def test_a_death_ends_every_wait_though_events_keep_coming(watch: ActorWatch) -> None:
     first, second = Handle(), Handle()
     watch.add("first", first)
