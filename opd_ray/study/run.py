@@ -63,9 +63,10 @@ def study(config: Config) -> int:
         code = 0
         if waiting:
             runner = _Runner(folder, pairing)
-            # Actors are started for all cells: whatever lags in any may lag in them.
-            lag = max(cell.config.run.lag for cell in cells)
-            run = replace(waiting[0].config.run, lag=lag)
+            # Actors are started for all cells, so for everything that any of them does.
+            runs = [cell.config.run for cell in cells]
+            lag, overlap = max(run.lag for run in runs), any(run.overlap for run in runs)
+            run = replace(waiting[0].config.run, lag=lag, overlap=overlap)
             code = runner.run(replace(config, run=run), cells, waiting)
         if code == INTERRUPTED:
             _say("stopped; the same command goes on, and begins the cell at work anew")
