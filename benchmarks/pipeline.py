@@ -1,0 +1,246 @@
+"""What overlap and lag bring, by profiles of published runs; writes results/pipeline.md.
+
+    python benchmarks/pipeline.py [--cases tip_b200/8 ...] [--steps 6] [--seconds 5]
+
+Real: the coordinator, the filter, the launcher, the pools of rollout actors, teachers and trainers,
+and Ray actors, placed as a recipe places them. Not real: the engines in the actors wait instead of
+computing, for as long as a profile says (pipeline_profiles.py), on a clock that runs faster, so
+that a step takes ``--seconds`` here. Beside what was measured stands what the profile lets expect
+(pipeline_expected.py), worked out from the same lengths with no code in common.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+
+import pipeline_expected
+from pipeline_profiles import PROFILES, Profile
+from pipeline_run import Measured, Placement, gpus, local_ray, measure, modes, stages_of
+
+RESULTS = Path(__file__).parent / "results" / "pipeline.md"
+TOLERANCE = 0.05  # beyond which a difference from the expected step is marked
+_CHECKED_STEPS = 20  # of which the profile's own placement is worked out
+
+
+@dataclass(frozen=True)
+class Case:
+    """A profile on the GPUs of a recipe."""
+
+    profile: Profile
+    placement: Placement
+
+    @property
+    def name(self) -> str:
+        """E.g. "tip_b200/8": with its GPUs."""
+        return f"{self.profile.name}/{8 * self.placement.times}"
+
+    def scale(self, seconds: float, steps: int) -> int:
+        """How much faster the clock must run for a synchronous step to take ``seconds`` here."""
+        coarse = 16  # tokens at once: exact lengths do not matter yet
+        config = self.placement.config(self.profile, coarse, steps, "synchronous")
+        whole = median(
+            stages_of(self.profile, config, coarse, step).synchronous for step in range(steps)
+        )
+        return max(1, round(whole / seconds))
+
+
+# Every response of the first two is one turn of mathematics, those of the third are as long as a
+# plan's.
+CASES = {
+    case.name: case
+    for times in (1, 8)
+    for case in (
+        Case(PROFILES["tip_b200"], Placement("tip_qwen3_8b_to_4b", times)),
+        Case(PROFILES["miles_b200"], Placement("tip_qwen3_8b_to_4b", times)),
+        Case(PROFILES["slime_b200"], Placement("tip_deepplanning_14b", times)),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Own:
+    """A profile on the placement of its own run."""
+
+    writing: float  # seconds, mean of the steps
+    training: float  # seconds of a step of average lengths
+    tokens: float  # of a response, mean
+
+
+def own(profile: Profile) -> Own:
+    """What the profile says of the run that it was made from."""
+    published = profile.published
+    coarse = 8  # tokens at once
+    lengths = [
+        [profile.lengths.draw(step * profile.rollouts + n) for n in range(profile.rollouts)]
+        for step in range(_CHECKED_STEPS)
+    ]
+    writing = mean(
+        max(
+            pipeline_expected.write(
+                [max(1, round(length / coarse)) for length in drawn],
+                published.engines,
+                profile.rollouts,
+                lambda running: (
+                    coarse * profile.decode_step_seconds(running, published.gpus_per_engine)
+                ),
+            )
+        )
+        for drawn in lengths
+    )
+    texts = profile.rollouts * (profile.lengths.mean + profile.prompt_tokens)
+    training = profile.reading_seconds(texts, published.trainer_gpus) + profile.optimizer_seconds
+    return Own(writing, training, mean(length for drawn in lengths for length in drawn))
+
+
+def rows(case: Case, found: Sequence[Measured], scale: int) -> list[str]:
+    """Of the table: one for each mode."""
+    roles = gpus(case.placement.config(case.profile, scale, 1, "synchronous"))
+    plain = next((one.step for one in found if one.mode == "synchronous"), None)
+    lines = []
+    for one in found:
+        ratio = one.step / one.expected
+        mark = " *" if abs(ratio - 1) > TOLERANCE else ""
+        cells = [
+            case.profile.name,
+            f"{roles['rollout']} + {roles['teacher']} + {roles['trainer']}",
+            one.mode,
+            f"{one.step:.1f}",
+            f"{one.expected:.1f}",
+            f"{ratio:.3f}{mark}",
+            "" if plain is None else f"{plain / one.step:.2f}",
+            f"{one.trajectories_per_second:.2f}",
+            " / ".join(f"{100 * one.idle[role]:.0f}" for role in ("rollout", "teacher", "trainer")),
+            f"{one.tail_half:.1f} / {one.tail_tenth:.1f}",
+            f"{mean(one.kept_tokens) * scale / 1000:,.0f}",
+            str(scale),
+            f"{one.driver_cpu:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+_HEAD = (
+    "profile",
+    "GPUs: rollout + teacher + trainer",
+    "mode",
+    "step, s",
+    "expected, s",
+    "ratio",
+    "gain",
+    "trajectories/s",
+    "idle, %: rollout / teacher / trainer",
+    "tail, s: half / nine tenths to last",
+    "trained tokens a step, thousands",
+    "clock",
+    "driver, CPU s a step",
+)
+
+
+def profile_lines() -> list[str]:
+    """Where the profiles come from, and how near they come to their runs."""
+    lines = [
+        "| profile | tokens a response | writing, s: profile / published | training, s: profile / "
+        "published |",
+        "|---|---|---|---|",
+    ]
+    for profile in PROFILES.values():
+        found, published = own(profile), profile.published
+        lines.append(
+            f"| {profile.name} | {found.tokens:,.0f} | {found.writing:.1f} / "
+            f"{published.writing_seconds:.1f} | {found.training:.1f} / "
+            f"{published.training_seconds:.1f} |"
+        )
+    for profile in PROFILES.values():
+        lines += [
+            "",
+            f"**{profile.name}**: {profile.what}. Source: {profile.source}. "
+            f"Not published, assumed: {'; '.join(profile.assumed)}.",
+        ]
+    return lines
+
+
+def report(table: Sequence[str], check: Sequence[str], arguments: argparse.Namespace) -> str:
+    """The whole text."""
+    head = [f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}"]
+    return "\n".join(
+        [
+            "# Overlap and lag by profiles of published runs",
+            "",
+            f"Made by `python benchmarks/pipeline.py --steps {arguments.steps} --seconds "
+            f"{arguments.seconds:g}` on {os.cpu_count()} cores,",
+            f"load {os.getloadavg()[2]:.1f}. Real coordinator, filter, launcher, pools and Ray "
+            "actors; their engines wait instead of computing.",
+            "`step`: median from the second step to the last but one. `expected`: the same median "
+            "from the profile and the",
+            f"lengths alone; `*` marks a ratio more than {TOLERANCE:.0%} off. `gain`: synchronous "
+            "step over this one. `idle`:",
+            "share of the time in which a role's actors had no work. On 64 GPUs every role and the "
+            "prompts of a step are eight-fold.",
+            "`clock`: one second here stands for so many of the profile and one token for as many; "
+            "all seconds but the driver's",
+            "are the profile's. What a step costs the driver, whatever its tokens, shows in `step` "
+            "as many times too large.",
+            "",
+            *head,
+            *table,
+            "",
+            "The clock hides nothing if the first case gives the same step at a quarter of its "
+            "speed:",
+            "",
+            *head,
+            *check,
+            "",
+            "## Profiles",
+            "",
+            *profile_lines(),
+            "",
+            "All: responses are drawn independently; an engine over twice the GPUs decodes 1.62 "
+            "times as fast (assumed); neither",
+            "weights nor the teacher's signals are moved, the weights' way is waited for.",
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--steps", type=int, default=6, help="of each run (default 6)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=5.0,
+        help="of a synchronous step here, on 8 GPUs; on 64 three times as many (default 5)",
+    )
+    arguments = parser.parse_args()
+    if arguments.steps < 4:
+        parser.error(f"--steps {arguments.steps}: at least 4, of which the first and last are out")
+    table: list[str] = []
+    check: list[str] = []
+    begin = time.monotonic()
+    with local_ray(gpus=64):
+        for name in arguments.cases:
+            case = CASES[name]
+            seconds = arguments.seconds * (1 if case.placement.times == 1 else 3)
+            scale = case.scale(seconds, arguments.steps)
+            found = measure(case.profile, case.placement, scale, arguments.steps, modes())
+            table += rows(case, found, scale)
+            print("\n".join(table[-len(found) :]), flush=True)
+        case = CASES[arguments.cases[0]]
+        slow = max(1, case.scale(arguments.seconds, arguments.steps) // 4)
+        found = measure(case.profile, case.placement, slow, arguments.steps, modes()[:1])
+        check += rows(case, found, slow)
+    text = report(table, check, arguments)
+    RESULTS.write_text(text)
+    print(f"\n{text}\nwritten to {RESULTS} after {time.monotonic() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
