@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean, median
 
@@ -25,7 +26,10 @@ from pipeline_run import Measured, Placement, gpus, local_ray, measure, modes, s
 
 RESULTS = Path(__file__).parent / "results" / "pipeline.md"
 TOLERANCE = 0.05  # beyond which a difference from the expected step is marked
-_CHECKED_STEPS = 20  # of which the profile's own placement is worked out
+# Of a profile's own placement, and decode steps of its longest response: exact lengths do not
+# matter there.
+_CHECKED_STEPS = 100
+_DECODE_STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Case:
 
     def scale(self, seconds: float, steps: int) -> int:
         """How much faster the clock must run for a synchronous step to take ``seconds`` here."""
-        coarse = 16  # tokens at once: exact lengths do not matter yet
+        coarse = _coarse(self.profile)
         config = self.placement.config(self.profile, coarse, steps, "synchronous")
         whole = median(
             stages_of(self.profile, config, coarse, step).synchronous for step in range(steps)
@@ -63,39 +67,48 @@ CASES = {
 }
 
 
+def _coarse(profile: Profile) -> int:
+    """Tokens that are written at once."""
+    return max(1, profile.lengths.most // _DECODE_STEPS)
+
+
 @dataclass(frozen=True)
 class Own:
     """A profile on the placement of its own run."""
 
-    writing: float  # seconds, mean of the steps
-    training: float  # seconds of a step of average lengths
+    writing: float  # seconds of a step, mean
+    training: float  # seconds for as many tokens as its run trained on
     tokens: float  # of a response, mean
 
 
+@cache
 def own(profile: Profile) -> Own:
     """What the profile says of the run that it was made from."""
-    published = profile.published
-    coarse = 8  # tokens at once
-    lengths = [
-        [profile.lengths.draw(step * profile.rollouts + n) for n in range(profile.rollouts)]
+    published, coarse = profile.published, _coarse(profile)
+
+    def step_seconds(running: int) -> float:
+        return coarse * profile.decode_step_seconds(running, published.gpus_per_engine)
+
+    count = profile.rollouts
+    drawn = [
+        [profile.lengths.draw(step * count + number) for number in range(count)]
         for step in range(_CHECKED_STEPS)
     ]
-    writing = mean(
-        max(
-            pipeline_expected.write(
-                [max(1, round(length / coarse)) for length in drawn],
-                published.engines,
-                profile.rollouts,
-                lambda running: (
-                    coarse * profile.decode_step_seconds(running, published.gpus_per_engine)
-                ),
-            )
+    ends = [
+        pipeline_expected.write(
+            [max(1, round(length / coarse)) for length in lengths],
+            published.engines,
+            count,
+            step_seconds,
         )
-        for drawn in lengths
+        for lengths in drawn
+    ]
+    reading = profile.reading_seconds(published.training_tokens, published.trainer_gpus)
+    return Own(
+        writing=mean(map(max, ends)),
+        training=reading + profile.optimizer_seconds,
+        tokens=mean(mean(lengths) for lengths in drawn),
     )
-    texts = profile.rollouts * (profile.lengths.mean + profile.prompt_tokens)
-    training = profile.reading_seconds(texts, published.trainer_gpus) + profile.optimizer_seconds
-    return Own(writing, training, mean(length for drawn in lengths for length in drawn))
 
 
 def rows(case: Case, found: Sequence[Measured], scale: int) -> list[str]:

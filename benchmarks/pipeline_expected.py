@@ -8,9 +8,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
 from statistics import median
-
-import numpy as np
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Stages:
     def tail(self, share: float) -> float:
         """From the moment when this share of the responses is written to the last one."""
         ends = sorted(self.written)
-        return ends[-1] - ends[max(0, -(-round(share * len(ends) * 1e6) // 10**6) - 1)]
+        return ends[-1] - ends[ceil(round(share * len(ends), 6)) - 1]
 
 
 def write(
@@ -97,7 +97,7 @@ def score(written: Sequence[float], seconds: Sequence[float], replicas: int) -> 
     """
     free = [0.0] * replicas
     scored = [0.0] * len(written)
-    for index in np.argsort(written, kind="stable"):
+    for index in sorted(range(len(written)), key=written.__getitem__):
         begin = max(heapq.heappop(free), written[index])
         scored[index] = begin + seconds[index]
         heapq.heappush(free, scored[index])
@@ -107,5 +107,5 @@ def score(written: Sequence[float], seconds: Sequence[float], replicas: int) -> 
 def expected(steps: Sequence[Stages], mode: str) -> float:
     """The median step of a run in this mode; the last one's own time is not among them."""
     if mode == "lag":
-        return median(step.lagged(after) for step, after in zip(steps, steps[1:], strict=False))
+        return median(step.lagged(after) for step, after in pairwise(steps))
     return median(step.overlapped if mode == "overlap" else step.synchronous for step in steps[:-1])
