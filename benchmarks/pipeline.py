@@ -132,6 +132,7 @@ def rows(case: Case, found: Sequence[Measured], scale: int) -> list[str]:
             f"{one.tail_half:.1f} / {one.tail_tenth:.1f}",
             f"{mean(one.kept_tokens) * scale / 1000:,.0f}",
             str(scale),
+            f"{one.beyond:.2f}",
             f"{one.driver_cpu:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -151,7 +152,8 @@ _HEAD = (
     "tail, s: half / nine tenths to last",
     "trained tokens a step, thousands",
     "clock",
-    "driver, CPU s a step",
+    "beyond, s here",
+    "driver, CPU s here",
 )
 
 
@@ -178,6 +180,19 @@ def profile_lines() -> list[str]:
     return lines
 
 
+_NOTES = f"""\
+Real coordinator, filter, launcher, pools and Ray actors; their engines wait instead of computing.
+`step`: median from the second step to the last but one. `expected`: the same median from the
+profile and the lengths alone; `*` marks a ratio more than {TOLERANCE:.0%} off. `gain`: synchronous
+step over this one. `idle`: share of the time in which a role's actors had no work. On 64 GPUs every
+role and the prompts of a step are eight-fold.
+
+`clock`: one second here stands for so many of the profile, and one token for as many. `beyond`:
+seconds of this machine by which a step is longer than expected, `driver`: CPU seconds of the
+driver's process a step. What the program does for a token keeps its proportion; what it does for a
+rollout or a step shows in `step` and `ratio` as many times too large as the clock is fast."""
+
+
 def report(table: Sequence[str], check: Sequence[str], arguments: argparse.Namespace) -> str:
     """The whole text."""
     head = [f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}"]
@@ -186,25 +201,13 @@ def report(table: Sequence[str], check: Sequence[str], arguments: argparse.Names
             "# Overlap and lag by profiles of published runs",
             "",
             f"Made by `python benchmarks/pipeline.py --steps {arguments.steps} --seconds "
-            f"{arguments.seconds:g}` on {os.cpu_count()} cores,",
-            f"load {os.getloadavg()[2]:.1f}. Real coordinator, filter, launcher, pools and Ray "
-            "actors; their engines wait instead of computing.",
-            "`step`: median from the second step to the last but one. `expected`: the same median "
-            "from the profile and the",
-            f"lengths alone; `*` marks a ratio more than {TOLERANCE:.0%} off. `gain`: synchronous "
-            "step over this one. `idle`:",
-            "share of the time in which a role's actors had no work. On 64 GPUs every role and the "
-            "prompts of a step are eight-fold.",
-            "`clock`: one second here stands for so many of the profile and one token for as many; "
-            "all seconds but the driver's",
-            "are the profile's. What a step costs the driver, whatever its tokens, shows in `step` "
-            "as many times too large.",
+            f"{arguments.seconds:g}` on {os.cpu_count()} cores, load {os.getloadavg()[2]:.1f}.",
+            _NOTES,
             "",
             *head,
             *table,
             "",
-            "The clock hides nothing if the first case gives the same step at a quarter of its "
-            "speed:",
+            "The clock hides nothing if the first case takes as long at a quarter of its speed:",
             "",
             *head,
             *check,
@@ -214,8 +217,8 @@ def report(table: Sequence[str], check: Sequence[str], arguments: argparse.Names
             *profile_lines(),
             "",
             "All: responses are drawn independently; an engine over twice the GPUs decodes 1.62 "
-            "times as fast (assumed); neither",
-            "weights nor the teacher's signals are moved, the weights' way is waited for.",
+            "times as fast (assumed);",
+            "neither weights nor the teacher's signals are moved, the weights' way is waited for.",
             "",
         ]
     )
@@ -246,6 +249,9 @@ def main() -> None:
             found = measure(case.profile, case.placement, scale, arguments.steps, modes())
             table += rows(case, found, scale)
             print("\n".join(table[-len(found) :]), flush=True)
+            for one in found:
+                stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in one.stages.items())
+                print(f"  {one.mode}, seconds here: {stages}", flush=True)
         case = CASES[arguments.cases[0]]
         slow = max(1, case.scale(arguments.seconds, arguments.steps) // 4)
         found = measure(case.profile, case.placement, slow, arguments.steps, modes()[:1])

@@ -199,11 +199,17 @@ class Measured:
     rollouts: int  # of a step
     driver_cpu: float  # seconds of this machine, of the driver's process a step
     kept_tokens: list[int]  # that were trained on, by step
+    stages: dict[str, float]  # seconds of this machine, by the coordinator's stages, mean of a step
     scale: int
 
     @property
     def step(self) -> float:
         return median(self.steps)
+
+    @property
+    def beyond(self) -> float:
+        """Seconds of this machine by which the median step is longer than expected."""
+        return (self.step - self.expected) / self.scale
 
     @property
     def trajectories_per_second(self) -> float:
@@ -333,8 +339,19 @@ def _run(session: Session, config: Config, mode: str, stages: Sequence[Stages]) 
         rollouts=config.rollout.prompts_per_step * config.rollout.samples_per_prompt,
         driver_cpu=(recorder.cpu[steps - 1] - recorder.cpu[WARM_UP]) / (steps - 1 - WARM_UP),
         kept_tokens=[int(row["train/kept_tokens"]) for row in recorder.rows[1:]],
+        stages=_stage_means(recorder.rows[WARM_UP + 1 : steps]),
         scale=scale,
     )
+
+
+def _stage_means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Seconds of each stage of the coordinator's clock."""
+    prefix = "seconds/"
+    return {
+        name.removeprefix(prefix): mean(row[name] for row in rows)
+        for name in rows[0]
+        if name.startswith(prefix)
+    }
 
 
 def _tails(diaries: Sequence[Diary], step: int, scale: int) -> tuple[float, float]:
