@@ -22,7 +22,7 @@ from statistics import mean, median
 
 import pipeline_expected
 from pipeline_profiles import PROFILES, Profile
-from pipeline_run import Measured, Placement, gpus, local_ray, measure, modes, stages_of
+from pipeline_run import ROUNDS, Measured, Placement, gpus, local_ray, measure, modes, stages_of
 
 RESULTS = Path(__file__).parent / "results" / "pipeline.md"
 TOLERANCE = 0.05  # beyond which a difference from the expected step is marked
@@ -157,6 +157,16 @@ _HEAD = (
 )
 
 
+def wave_rows(case: Case, found: Sequence[Measured]) -> list[str]:
+    """What keeps overlap from its ideal: a row if it was measured."""
+    return [
+        f"| {case.name} | {one.step:.1f} | {one.expected:.1f} | "
+        f"{' | '.join(f'{seconds:.1f}' for seconds in one.in_waves.values())} |"
+        for one in found
+        if one.in_waves
+    ]
+
+
 def profile_lines() -> list[str]:
     """Where the profiles come from, and how near they come to their runs."""
     lines = [
@@ -193,8 +203,18 @@ driver's process a step. What the program does for a token keeps its proportion;
 rollout or a step shows in `step` and `ratio` as many times too large as the clock is fast."""
 
 
-def report(table: Sequence[str], check: Sequence[str], arguments: argparse.Namespace) -> str:
+_WAVES = """\
+`expected` of overlap is its ideal: every text is read the moment it is scored, by all ranks
+together. The coordinator reads in waves, of a round of micro-batches at least; a text is one
+rank's, and ranks wait for each other. Expected with that, by the least size of a wave:"""
+
+
+def report(
+    table: Sequence[str], waves: Sequence[str], check: Sequence[str], arguments: argparse.Namespace
+) -> str:
     """The whole text."""
+    sizes = [f"{rounds:g} of a round" if rounds < 1 else "a round" for rounds in ROUNDS]
+    waves_head = ["profile/GPUs", "measured, s", "ideal, s", *sizes]
     head = [f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}"]
     return "\n".join(
         [
@@ -207,6 +227,18 @@ def report(table: Sequence[str], check: Sequence[str], arguments: argparse.Names
             *head,
             *table,
             "",
+            *(
+                [
+                    _WAVES,
+                    "",
+                    f"| {' | '.join(waves_head)} |",
+                    f"|{'---|' * len(waves_head)}",
+                    *waves,
+                    "",
+                ]
+                if waves
+                else []
+            ),
             "The clock hides nothing if the first case takes as long at a quarter of its speed:",
             "",
             *head,
@@ -239,6 +271,7 @@ def main() -> None:
     if arguments.steps < 4:
         parser.error(f"--steps {arguments.steps}: at least 4, of which the first and last are out")
     table: list[str] = []
+    waves: list[str] = []
     check: list[str] = []
     begin = time.monotonic()
     with local_ray(gpus=64):
@@ -248,6 +281,7 @@ def main() -> None:
             scale = case.scale(seconds, arguments.steps)
             found = measure(case.profile, case.placement, scale, arguments.steps, modes())
             table += rows(case, found, scale)
+            waves += wave_rows(case, found)
             print("\n".join(table[-len(found) :]), flush=True)
             for one in found:
                 stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in one.stages.items())
@@ -256,7 +290,7 @@ def main() -> None:
         slow = max(1, case.scale(arguments.seconds, arguments.steps) // 4)
         found = measure(case.profile, case.placement, slow, arguments.steps, modes()[:1])
         check += rows(case, found, slow)
-    text = report(table, check, arguments)
+    text = report(table, waves, check, arguments)
     RESULTS.write_text(text)
     print(f"\n{text}\nwritten to {RESULTS} after {time.monotonic() - begin:.0f} s")
 

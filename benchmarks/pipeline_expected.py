@@ -19,7 +19,9 @@ class Stages:
 
     written: list[float]  # of each response in the order of the requests, from the step's begin
     scored: list[float]  # likewise
-    reading: list[float]  # of each response: forward and backward pass, shared out over all ranks
+    reading: list[float]  # of each text: forward and backward pass, shared out over all ranks
+    tokens: list[float]  # of each text
+    ranks: int
     optimizer: float
     sync: float
 
@@ -39,6 +41,26 @@ class Stages:
         for scored, reading in sorted(zip(self.scored, self.reading, strict=True)):
             end = max(end, scored) + reading
         return end + self.optimizer + self.sync
+
+    def in_waves(self, least: float) -> float:
+        """Trainers that are free take all texts that are scored, if they are ``least`` tokens.
+
+        Each text is read by one rank, and all ranks must have done before the next wave. What is
+        left when everything is scored is the last wave.
+        """
+        order = sorted(range(len(self.scored)), key=self.scored.__getitem__)
+        free = 0.0
+        wave: list[int] = []
+        for place, index in enumerate(order):
+            wave.append(index)
+            begin = max(free, self.scored[index])
+            last = place == len(order) - 1
+            # While the trainers are busy the wave grows.
+            grows = not last and self.scored[order[place + 1]] <= begin
+            if last or (not grows and sum(self.tokens[i] for i in wave) >= least):
+                free = begin + _shared_out([self.ranks * self.reading[i] for i in wave], self.ranks)
+                wave = []
+        return free + self.optimizer + self.sync
 
     def lagged(self, following: Stages) -> float:
         """The following step is written and scored while this one is trained on."""
@@ -102,6 +124,14 @@ def score(written: Sequence[float], seconds: Sequence[float], replicas: int) -> 
         scored[index] = begin + seconds[index]
         heapq.heappush(free, scored[index])
     return scored
+
+
+def _shared_out(seconds: Sequence[float], ranks: int) -> float:
+    """When the last rank has done, if the longest go first, each to the rank with least to do."""
+    loads = [0.0] * ranks
+    for one in sorted(seconds, reverse=True):
+        heapq.heapreplace(loads, loads[0] + one)
+    return max(loads)
 
 
 def expected(steps: Sequence[Stages], mode: str) -> float:

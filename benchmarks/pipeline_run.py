@@ -48,6 +48,8 @@ _MODES: Mapping[str, tuple[str, ...]] = {
     "overlap": ("run.overlap=true",),
     "lag": ("run.lag=1",),
 }
+# Least size of a wave, in rounds of one micro-batch on every rank; the coordinator's is 1.
+ROUNDS = (1.0, 0.5, 0.25, 0.125)
 WARM_UP = 1  # steps; neither is the last one measured, beside which nothing is written
 
 
@@ -193,6 +195,8 @@ class Measured:
     mode: str
     steps: list[float]  # seconds of the measured steps
     expected: float  # of the median step
+    # Overlap: expected of the median step in waves of so many rounds of micro-batches at least.
+    in_waves: dict[float, float]
     idle: dict[Role, float]  # share of the measured time in which an actor had no work
     tail_half: float  # from half of a step's responses written to the last one, median
     tail_tenth: float  # from nine tenths
@@ -285,14 +289,16 @@ def stages_of(profile: Profile, config: Config, scale: int, step: int) -> Stages
         profile.scoring_seconds(scale * (prompt + length), int(teacher.gpus_per_replica))
         for length in lengths
     ]
-    trainers = gpus(config)["trainer"]
+    ranks = config.trainer.ranks
     return Stages(
         written=written,
         scored=pipeline_expected.score(written, on_replica, teacher.replicas),
         reading=[
-            profile.reading_seconds(scale * (prompt / samples + length), trainers)
+            profile.reading_seconds(scale * (prompt / samples + length), ranks)
             for length in lengths
         ],
+        tokens=[scale * (prompt + length) for length in lengths],
+        ranks=ranks,
         optimizer=profile.optimizer_seconds,
         sync=profile.sync_seconds,
     )
@@ -330,6 +336,7 @@ def _run(session: Session, config: Config, mode: str, stages: Sequence[Stages]) 
         mode=mode,
         steps=[scale * (ends[n] - ends[n - 1]) for n in range(WARM_UP + 1, steps)],
         expected=pipeline_expected.expected(stages[WARM_UP:], mode),
+        in_waves=_in_waves(config, stages[WARM_UP:], scale) if mode == "overlap" else {},
         idle={
             role: 1.0 - mean(one.busy_between(begin, end) for one in own) / (end - begin)
             for role, own in diaries.items()
@@ -342,6 +349,13 @@ def _run(session: Session, config: Config, mode: str, stages: Sequence[Stages]) 
         stages=_stage_means(recorder.rows[WARM_UP + 1 : steps]),
         scale=scale,
     )
+
+
+def _in_waves(config: Config, stages: Sequence[Stages], scale: int) -> dict[float, float]:
+    whole = config.trainer.ranks * config.trainer.micro_batch_tokens * scale
+    return {
+        rounds: median(step.in_waves(rounds * whole) for step in stages[:-1]) for rounds in ROUNDS
+    }
 
 
 def _stage_means(rows: Sequence[dict[str, float]]) -> dict[str, float]:

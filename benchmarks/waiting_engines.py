@@ -12,6 +12,8 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -258,6 +260,7 @@ class WaitingTrainer(Lifeline):
 
     def __init__(self, profile: Profile, scale: int, gpus: float) -> None:
         self._profile, self._scale = profile, scale
+        self._waves: list[StepAccount] = []  # since the last step
         self._diary = Diary()
 
     def address(self) -> tuple[str, int]:
@@ -271,7 +274,11 @@ class WaitingTrainer(Lifeline):
     @ray.method(concurrency_group="rank")
     def call(self, method: str, *args: Any) -> Any:
         """One of the trainer's methods below."""
-        calls = {"train_step": self._train_step, "score": self._score}
+        calls = {
+            "accumulate": self._accumulate,
+            "train_step": self._train_step,
+            "score": self._score,
+        }
         return calls[method](*args)
 
     @ray.method(concurrency_group="rank")
@@ -292,6 +299,11 @@ class WaitingTrainer(Lifeline):
         told, self._diary = self._diary, Diary()
         return told
 
+    def _accumulate(
+        self, micro_batches: list[list[TrainItem]], *found: Mapping[str, SampledSignal]
+    ) -> None:
+        self._waves.append(self._read(micro_batches, found, 0.0))
+
     def _train_step(
         self,
         micro_batches: list[list[TrainItem]],
@@ -299,8 +311,16 @@ class WaitingTrainer(Lifeline):
         learning_rate: float,
         *found: Mapping[str, SampledSignal],
     ) -> StepAccount:
-        account = self._read(micro_batches, found, self._profile.optimizer_seconds)
-        return replace(account, learning_rate=learning_rate, grad_norm=1.0)
+        last = self._read(micro_batches, found, self._profile.optimizer_seconds)
+        parts, self._waves = [*self._waves, last], []
+        account = reduce(add, parts)
+        assert account.weight_sum <= total_weight * (1 + 1e-6)
+        return replace(
+            account,
+            learning_rate=learning_rate,
+            grad_norm=1.0,
+            seconds=sum(part.seconds for part in parts),
+        )
 
     def _score(
         self, micro_batches: list[list[TrainItem]], *found: Mapping[str, SampledSignal]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from pipeline_expected import Stages, expected, score, write
 
@@ -10,11 +12,13 @@ STAGES = Stages(
     written=[4.0, 2.0, 10.0],
     scored=[5.0, 3.0, 11.0],
     reading=[1.0, 3.0, 2.0],
+    tokens=[10.0, 30.0, 20.0],
+    ranks=2,
     optimizer=0.5,
     sync=0.25,
 )
 # One in which training takes longer than writing.
-TRAINING = Stages(written=[1.0], scored=[2.0], reading=[20.0], optimizer=0.5, sync=0.25)
+TRAINING = Stages([1.0], [2.0], [20.0], tokens=[1.0], ranks=1, optimizer=0.5, sync=0.25)
 
 
 def seconds(running: int) -> float:
@@ -65,8 +69,35 @@ def test_modes_of_one_step() -> None:
 
 
 def test_overlap_of_trainers_that_never_catch_up_begins_with_the_first_score() -> None:
-    busy = Stages([1.0, 2.0], [1.0, 2.0], [10.0, 10.0], 0.0, 0.0)
+    busy = Stages([1.0, 2.0], [1.0, 2.0], [10.0, 10.0], [1.0, 1.0], 1, 0.0, 0.0)
     assert busy.overlapped == 21.0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "least", "seconds"),
+    [
+        # One rank and any wave: as each by itself.
+        (1, 0.0, 13.75),
+        # A text takes one of two ranks twice as long: 3 to 9 s, 9 to 11 s, 11 to 15 s.
+        (2, 0.0, 15.75),
+        # The first two together from 5 to 11 s (6 s beside 2 s), the third from 11 to 15 s.
+        (2, 40.0, 15.75),
+        # All from 11 s on: 6 s beside 4 s and 2 s.
+        (2, 41.0, 17.75),
+        # Three ranks: 9 s for the longest text alone.
+        (3, 41.0, 20.75),
+    ],
+)
+def test_waves(ranks: int, least: float, seconds: float) -> None:
+    assert replace(STAGES, ranks=ranks).in_waves(least) == pytest.approx(seconds)
+
+
+def test_a_wave_takes_all_that_is_scored_while_the_trainers_are_busy() -> None:
+    # The first is read from 0 to 10 s. The others are scored by then, and go together: two ranks
+    # have 6 s to do, not three times 4.
+    scored = [0.0, 1.0, 2.0, 3.0]
+    step = Stages(scored, scored, [5.0, 2.0, 2.0, 2.0], [1.0] * 4, 2, 0.0, 0.0)
+    assert step.in_waves(0.0) == pytest.approx(18.0)
 
 
 @pytest.mark.parametrize(("share", "tail"), [(0.5, 6.0), (0.9, 0.0), (0.3, 8.0), (1.0, 0.0)])
