@@ -257,9 +257,15 @@ def report(
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, and write the whole table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument(
+        "--cases",
+        nargs="+",
+        choices=CASES,
+        default=list(CASES),
+        help="some of them are printed only",
+    )
     parser.add_argument("--steps", type=int, default=6, help="of each run (default 6)")
     parser.add_argument(
         "--seconds",
@@ -282,10 +288,12 @@ def main() -> None:
             found = measure(case.profile, case.placement, scale, arguments.steps, modes())
             table += rows(case, found, scale)
             waves += wave_rows(case, found)
-            print("\n".join(table[-len(found) :]), flush=True)
+            print("\n".join([*table[-len(found) :], *wave_rows(case, found)]), flush=True)
             for one in found:
                 stages = ", ".join(f"{stage} {spent:.2f}" for stage, spent in one.stages.items())
                 print(f"  {one.mode}, seconds here: {stages}", flush=True)
+        if set(arguments.cases) != set(CASES):
+            return
         case = CASES[arguments.cases[0]]
         slow = max(1, case.scale(arguments.seconds, arguments.steps) // 4)
         found = measure(case.profile, case.placement, slow, arguments.steps, modes()[:1])

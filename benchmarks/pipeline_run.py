@@ -231,6 +231,11 @@ def local_ray(gpus: int) -> Iterator[None]:
         object_store_memory=1 << 29,
         logging_level="ERROR",
         log_to_driver=False,
+        # All actors of a run come up at once, more than there are cores to start them in time.
+        _system_config={
+            "worker_maximum_startup_concurrency": 2 * gpus,
+            "worker_register_timeout_seconds": 600,
+        },
     )
     try:
         yield
