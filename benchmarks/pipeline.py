@@ -271,7 +271,7 @@ def main() -> None:
         "--seconds",
         type=float,
         default=5.0,
-        help="of a synchronous step here, on 8 GPUs; on 64 three times as many (default 5)",
+        help="of a synchronous step here, on 8 GPUs; on 64 four times as many (default 5)",
     )
     arguments = parser.parse_args()
     if arguments.steps < 4:
@@ -283,7 +283,7 @@ def main() -> None:
     with local_ray(gpus=64):
         for name in arguments.cases:
             case = CASES[name]
-            seconds = arguments.seconds * (1 if case.placement.times == 1 else 3)
+            seconds = arguments.seconds * (1 if case.placement.times == 1 else 4)
             scale = case.scale(seconds, arguments.steps)
             found = measure(case.profile, case.placement, scale, arguments.steps, modes())
             table += rows(case, found, scale)
