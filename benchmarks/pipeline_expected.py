@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 from statistics import median
 
@@ -134,8 +133,9 @@ def _shared_out(seconds: Sequence[float], ranks: int) -> float:
     return max(loads)
 
 
-def expected(steps: Sequence[Stages], mode: str) -> float:
-    """The median step of a run in this mode; the last one's own time is not among them."""
+def expected(steps: Sequence[Stages], mode: str, which: Sequence[int]) -> float:
+    """The median of some steps (from 0) of a run in this mode."""
     if mode == "lag":
-        return median(step.lagged(after) for step, after in pairwise(steps))
-    return median(step.overlapped if mode == "overlap" else step.synchronous for step in steps[:-1])
+        return median(steps[number].lagged(steps[number + 1]) for number in which)
+    chosen = [steps[number] for number in which]
+    return median(step.overlapped if mode == "overlap" else step.synchronous for step in chosen)

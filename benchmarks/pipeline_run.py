@@ -50,13 +50,22 @@ _MODES: Mapping[str, tuple[str, ...]] = {
 }
 # Least size of a wave, in rounds of one micro-batch on every rank; the coordinator's is 1.
 ROUNDS = (1.0, 0.5, 0.25, 0.125)
-WARM_UP = 1  # steps; neither is the last one measured, beside which nothing is written
+WARM_UP = 2  # steps
 
 
 def modes() -> list[str]:
     """The modes that this version has."""
     known = {f"run.{key.name}" for key in fields(RunSettings)}
     return [mode for mode, keys in _MODES.items() if {key.split("=")[0] for key in keys} <= known]
+
+
+def measured_steps(mode: str, steps: int) -> range:
+    """Which steps of a run (from 0) are measured: those beside which the same texts are written.
+
+    With lag a step writes the next one's, so it is one step earlier. The last step is none of them.
+    """
+    ahead = 1 if mode == "lag" else 0
+    return range(WARM_UP - ahead, steps - 1 - ahead)
 
 
 @dataclass(frozen=True)
@@ -335,13 +344,16 @@ def _run(session: Session, config: Config, mode: str, stages: Sequence[Stages]) 
     coordinator.run(0)
     diaries = launcher.diaries()
     ends = recorder.ends
-    begin, end = ends[WARM_UP], ends[steps - 1]
-    tails = [_tails(diaries["rollout"], step, scale) for step in range(WARM_UP, steps - 1)]
+    which = measured_steps(mode, steps)
+    begin, end = ends[which.start], ends[which.stop]
+    tails = [
+        _tails(diaries["rollout"], step, scale) for step in measured_steps("synchronous", steps)
+    ]
     return Measured(
         mode=mode,
-        steps=[scale * (ends[n] - ends[n - 1]) for n in range(WARM_UP + 1, steps)],
-        expected=pipeline_expected.expected(stages[WARM_UP:], mode),
-        in_waves=_in_waves(config, stages[WARM_UP:], scale) if mode == "overlap" else {},
+        steps=[scale * (ends[n + 1] - ends[n]) for n in which],
+        expected=pipeline_expected.expected(stages, mode, which),
+        in_waves=_in_waves(config, [stages[n] for n in which], scale) if mode == "overlap" else {},
         idle={
             role: 1.0 - mean(one.busy_between(begin, end) for one in own) / (end - begin)
             for role, own in diaries.items()
@@ -349,18 +361,16 @@ def _run(session: Session, config: Config, mode: str, stages: Sequence[Stages]) 
         tail_half=median(half for half, _ in tails),
         tail_tenth=median(tenth for _, tenth in tails),
         rollouts=config.rollout.prompts_per_step * config.rollout.samples_per_prompt,
-        driver_cpu=(recorder.cpu[steps - 1] - recorder.cpu[WARM_UP]) / (steps - 1 - WARM_UP),
+        driver_cpu=(recorder.cpu[which.stop] - recorder.cpu[which.start]) / len(which),
         kept_tokens=[int(row["train/kept_tokens"]) for row in recorder.rows[1:]],
-        stages=_stage_means(recorder.rows[WARM_UP + 1 : steps]),
+        stages=_stage_means([recorder.rows[n + 1] for n in which]),
         scale=scale,
     )
 
 
 def _in_waves(config: Config, stages: Sequence[Stages], scale: int) -> dict[float, float]:
     whole = config.trainer.ranks * config.trainer.micro_batch_tokens * scale
-    return {
-        rounds: median(step.in_waves(rounds * whole) for step in stages[:-1]) for rounds in ROUNDS
-    }
+    return {rounds: median(step.in_waves(rounds * whole) for step in stages) for rounds in ROUNDS}
 
 
 def _stage_means(rows: Sequence[dict[str, float]]) -> dict[str, float]:

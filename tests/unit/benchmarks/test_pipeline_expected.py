@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from pipeline_expected import Stages, expected, score, write
+from pipeline_run import measured_steps
 
 # Writing ends at 2, 4 and 10 s, scoring a second later each; reading takes 3, 1 and 2 s.
 STAGES = Stages(
@@ -105,9 +106,18 @@ def test_tail(share: float, tail: float) -> None:
     assert STAGES.tail(share) == tail
 
 
-def test_expected_is_the_median_without_the_last_step() -> None:
-    steps = [STAGES, TRAINING, STAGES, TRAINING]
-    assert expected(steps, "synchronous") == 17.75
-    assert expected(steps, "overlap") == 13.75
-    # 6.75 (trains STAGES beside writing TRAINING), 20.75, 6.75
-    assert expected(steps, "lag") == 6.75
+def test_expected_is_the_median_of_the_steps_that_are_asked_for() -> None:
+    steps = [TRAINING, STAGES, TRAINING, STAGES, TRAINING]
+    assert expected(steps, "synchronous", [1, 2, 3]) == 17.75
+    assert expected(steps, "synchronous", [0, 1, 2]) == 22.75
+    assert expected(steps, "overlap", [1, 2, 3]) == 13.75
+    # Trains TRAINING beside writing STAGES: 20.75; the other way round: 6.75.
+    assert expected(steps, "lag", [0, 1, 2]) == 20.75
+    assert expected(steps, "lag", [1, 2, 3]) == 6.75
+
+
+@pytest.mark.parametrize(
+    ("mode", "steps"), [("synchronous", [2, 3, 4]), ("overlap", [2, 3, 4]), ("lag", [1, 2, 3])]
+)
+def test_every_mode_is_measured_where_it_writes_the_same_texts(mode: str, steps: list[int]) -> None:
+    assert list(measured_steps(mode, 6)) == steps
