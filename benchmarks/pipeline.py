@@ -276,9 +276,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.steps < 4:
-        parser.error(
-            f"--steps {arguments.steps}: at least 4; the first two and the last are out"
-        )
+        parser.error(f"--steps {arguments.steps}: at least 4; the first two and the last are out")
     table: list[str] = []
     waves: list[str] = []
     check: list[str] = []
