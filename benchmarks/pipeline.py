@@ -206,7 +206,7 @@ rollout or a step shows in `step` and `ratio` as many times too large as the clo
 
 _WAVES = """\
 `expected` of overlap is its ideal: every text is read the moment it is scored, by all ranks
-together. The coordinator reads in waves, of a round of micro-batches at least; a text is one
+together. The coordinator reads in waves, of half a round of micro-batches at least; a text is one
 rank's, and ranks wait for each other. Expected with that, by the least size of a wave:"""
 
 _CLOCK = "The clock hides nothing if the first case takes as long at a quarter of its speed:"

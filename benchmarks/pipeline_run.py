@@ -48,7 +48,8 @@ _MODES: Mapping[str, tuple[str, ...]] = {
     "overlap": ("run.overlap=true",),
     "lag": ("run.lag=1",),
 }
-# Least size of a wave, in rounds of one micro-batch on every rank; the coordinator's is 1.
+# Least size of a wave, in rounds of one micro-batch on every rank; the coordinator's is
+# opd_ray.coordinator.waves.ROUND_SHARE.
 ROUNDS = (1.0, 0.5, 0.25, 0.125)
 WARM_UP = 2  # steps
 
