@@ -10,7 +10,8 @@ the threads that a run gives it.
 - A stage: FLOP of its matrix products, attention included (2 a multiplication and addition; the
   causal half), and the seconds they take at the rate of the large product on all cores.
 - Measured: CPU seconds of the process; seconds of its main thread, which are the least wall time
-  that it can have as it works now; wall time, which other processes lengthen.
+  that it can have as it works now; wall time, which other processes lengthen. Medians of three
+  turns; of the rollouts the last, whose texts the other stages get.
 """
 
 from __future__ import annotations
@@ -163,10 +164,12 @@ def report(
     ]
     sums = dict.fromkeys(("flop", "bound", "cpu", "main", "seconds"), 0.0)
     for stage, one in work.items():
-        middle = {
-            key: statistics.median(turn[key] for turn in turns[stage])
-            for key in ("cpu", "main", "seconds")
-        }
+        last, measured = turns[stage][-1], ("cpu", "main", "seconds")
+        middle = {key: last[key] for key in measured}
+        if stage != "rollout":  # whose turns write different texts
+            middle = {
+                key: statistics.median(turn[key] for turn in turns[stage]) for key in measured
+            }
         bound = one.flop / machine.product / machine.cores
         for key, value in {**middle, "flop": one.flop, "bound": bound}.items():
             sums[key] += value
