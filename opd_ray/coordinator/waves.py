@@ -22,6 +22,8 @@ from opd_ray.tip import TokenScores
 # Of a round of micro-batches, one full on every rank: what a wave waits for. Trainers have nothing
 # else to do, so half-filled micro-batches cost less than the wait for full ones.
 ROUND_SHARE = 0.5
+# Some functions round by where a value lies in its array: such weights are the same.
+_ROUNDING = 1e-5
 
 
 @dataclass
@@ -63,7 +65,7 @@ class WaveTraining:
         """
         for rollout_id, weights_m in by_rollout(scored, weights_N).items():
             early_m = self.weights.get(rollout_id)
-            if early_m is not None and not np.array_equal(early_m, weights_m):
+            if early_m is not None and not np.allclose(early_m, weights_m, _ROUNDING, atol=0.0):
                 early, later = np.count_nonzero(early_m), np.count_nonzero(weights_m)
                 raise ConfigError(
                     f"run.overlap = true: of rollout {rollout_id} {early} tokens were chosen as "

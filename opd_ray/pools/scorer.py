@@ -81,11 +81,18 @@ class BatchUnderWay:
         self._scored: dict[str, float] = {}
         self._untaken: list[str] = []  # scored, and not taken by take_scored
         self._untaken_tokens = 0
+        self._done = False
 
     @property
     def done(self) -> bool:
-        """Whether everything is written and scored."""
-        return len(self._scores) == len(self._requests) and not self._scorer.rollouts.busy
+        """Whether everything is written and scored, and the engines are at rest or at other work.
+
+        What was seen to be done stays so, whatever is written next.
+        """
+        if not self._done:
+            whole = len(self._scores) == len(self._requests)
+            self._done = whole and not self._scorer.rollouts.busy
+        return self._done
 
     def result(self, *, interruptible: bool = True) -> ScoredBatch:
         """Waits until it is done.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from stand_in_run import StandInRun
+from stand_in_run import StandInRun, ids
 from stand_ins import Response
 
 from opd_ray.config.schema import EvalSettings, RolloutSettings, RunSettings
 from opd_ray.coordinator.loop import SyncGapError
 from opd_ray.output.checkpoint import CheckpointStore
+from opd_ray.pools.rollouts import run_sampling
 from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipSettings
+from opd_ray.types import RolloutRequest
 
 RESPONSES = {
     "a0": Response([1, 1], [-1.0] * 2, [0.1, 0.2], [0.2, 0.1]),
@@ -113,6 +116,24 @@ def test_a_run_that_goes_on_has_the_rollouts_that_were_in_flight(
     assert {row["lag/age"] for row in ours} == {1}
     for replica in second.replicas:
         assert not replica.held
+
+
+def test_a_stop_while_the_student_is_measured_does_not_wait_for_the_answers(tmp_path: Path) -> None:
+    run = run_of(1, checkpoints=CheckpointStore(tmp_path, keep=9), eval=EvalSettings(every=2))
+    pool = run._coordinator.session.scorer.rollouts
+
+    def measure() -> dict[str, float]:
+        if run.rows and run.rows[-1][0] == 2:
+            asked = [RolloutRequest("kl/a/0", "a", 0, ids("why"), seed=0)]
+            pool.start(asked, run_sampling(run.config.rollout), lambda written: None, record=True)
+            raise Interrupted
+        return {}
+
+    run._coordinator.evaluator = SimpleNamespace(run=measure)
+    with pytest.raises(Interrupted):
+        run.go(0)
+    assert pool.busy, "its answers were waited for"
+    assert run_of(1).read_ahead(tmp_path / "step_00000002", 2)
 
 
 def test_rollouts_in_flight_of_other_samples_are_written_anew(tmp_path: Path) -> None:

@@ -121,6 +121,29 @@ def test_a_rule_that_looks_beyond_a_rollout_is_found_out() -> None:
     assert not run.trainers[0].steps, "no weight moves"
 
 
+@selection_rule(needs=("reverse_kl",))
+def rounding(inputs: RuleInputs) -> np.ndarray:
+    """The last bit depends on how many values there are, as with some vectorised functions."""
+    values = inputs.raw("reverse_kl") + np.float32(1)
+    return values if len(values) < 70 else np.nextafter(values, np.float32(np.inf))
+
+
+@selection_rule(needs=("reverse_kl",))
+def relative(inputs: RuleInputs) -> np.ndarray:
+    """By the mean of whatever is there."""
+    values = inputs.raw("reverse_kl")
+    return values / values.mean()
+
+
+def test_a_weight_that_is_rounded_otherwise_is_no_other_choice() -> None:
+    run = run_of(0, True, tip={"rule": f"{__name__}:rounding", "selection": "soft"})
+    run.step(0)
+    assert waves(run) > 0
+    run = run_of(0, True, tip={"rule": f"{__name__}:relative", "selection": "soft"})
+    with pytest.raises(ConfigError, match="looks beyond"):
+        run.step(0)
+
+
 def test_a_stop_in_the_tail_leaves_the_weights_of_the_last_whole_step() -> None:
     run = run_of(1, True)
     accumulate = run.trainers[0]._accumulate
