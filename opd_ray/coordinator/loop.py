@@ -165,7 +165,7 @@ class Coordinator:
                 self._items(wave, by_rollout(wave, weights_N)), session.teachers.take
             ),
         )
-        if self.config.run.overlap and self.tip.decides_by_rollout(step):
+        if self.config.run.overlap and self.tip.decides_by_rollout:
             waves.run(batch, clock)
         return waves
 

@@ -33,15 +33,18 @@ class WaveTraining:
     trainer: TrainerSettings
     # Their scores, for the filter.
     scores: Callable[[Sequence[ScoredRollout]], TokenScores]
-    # Weights of all tokens, [N] float32, 0 = dropped.
-    choose: Callable[[Sequence[ScoredRollout], TokenScores], np.ndarray]
+    # Weights of all tokens, [N] float32, 0 = dropped. None: that depends on the rest of the step.
+    choose: Callable[[Sequence[ScoredRollout], TokenScores], np.ndarray | None]
     # Adds the gradients of the tokens that were chosen.
     accumulate: Callable[[Sequence[ScoredRollout], np.ndarray], None]
     weights: dict[str, np.ndarray] = field(default_factory=dict)  # [m] by rollout id, of all waves
     count: int = 0
 
     def run(self, batch: BatchUnderWay, clock: StageClock) -> None:
-        """Train on wave after wave until the batch is whole; what is left then is in no wave."""
+        """Train on wave after wave until the batch is whole, or tokens cannot be chosen before.
+
+        What is left then is in no wave.
+        """
         whole_round = self.trainer.ranks * self.trainer.micro_batch_tokens
         while True:
             with clock.stage("rollout_and_teacher"):
@@ -51,6 +54,8 @@ class WaveTraining:
             scores = self.scores(wave)
             with clock.stage("filter"):
                 weights_N = self.choose(wave, scores)
+                if weights_N is None:
+                    return
                 self.weights |= by_rollout(wave, weights_N)
             with clock.stage("train"):
                 self.accumulate(wave, weights_N)

@@ -103,16 +103,25 @@ class TipFilter:
                 self._running.observe(name, inputs.raw(name))
         return selection
 
-    def weights(self, scores: TokenScores, seeds_R: np.ndarray, step: int) -> np.ndarray:
+    def weights(self, scores: TokenScores, seeds_R: np.ndarray, step: int) -> np.ndarray | None:
         """The weights that :meth:`select` gives, [N], without its account; nothing is remembered.
+
+        None with normalise_over=stream where no earlier step has shown a score that the rule wants
+        normalised: it is the step itself that this goes by then, and it may not be whole.
 
         Args and raises: as there.
         """
+        _, inputs, weights_M = self._choice(scores, seeds_R, step)
+        if self.settings.normalise_over == NormaliseOver.stream and not all(
+            self._running.knows(name) for name in inputs.normalised_names()
+        ):
+            return None
         weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
-        weights_N[scores.response_mask_N] = self._choice(scores, seeds_R, step)[2]
+        weights_N[scores.response_mask_N] = weights_M
         return weights_N
 
-    def decides_by_rollout(self, step: int) -> bool:
+    @property
+    def decides_by_rollout(self) -> bool:
         """Whether a rollout's weights do not depend on the others of its step.
 
         Of a rule of the user's, as far as settings tell.
@@ -120,10 +129,6 @@ class TipFilter:
         settings = self.settings
         if settings.share_of == ShareOf.batch and settings.selection == SelectBy.top_share:
             return False
-        if settings.normalise_over == NormaliseOver.stream:
-            # As long as there are no earlier steps, it is the step itself that scores go by.
-            self._running.begin_step(step)
-            return self._running.knows_any()
         return settings.normalise_over != NormaliseOver.batch
 
     def _choice(

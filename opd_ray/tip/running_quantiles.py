@@ -49,10 +49,6 @@ class RunningQuantiles:
         """Whether an earlier step has shown values of ``name``."""
         return name in self._earlier and bool(self._earlier[name].any())
 
-    def knows_any(self) -> bool:
-        """Whether an earlier step has shown values of any score."""
-        return any(self.knows(name) for name in self._earlier)
-
     def quantile(self, name: str, q: float) -> float:
         """The q-quantile of earlier values, to 0.4 %; 0 and 1: the extremes not yet forgotten."""
         counts = self._earlier[name]

@@ -107,6 +107,21 @@ def test_the_first_step_of_a_stream_waits_for_all_and_later_ones_do_not() -> Non
         assert trained(early) == trained(plain)
 
 
+def test_a_score_that_a_stream_has_not_shown_yet_waits_for_the_whole_step() -> None:
+    tip = {"normalise_over": "stream", "overlap": False}
+    other = {"divergence": "forward_kl"}  # as a run may go on with
+    first = run_of(0, True, tip=tip)
+    first.step(0)
+    plain, early = (run_of(0, on, tip=tip | other) for on in (False, True))
+    for run in (plain, early):
+        run._coordinator.tip.load_state_dict(first._coordinator.tip.state_dict())
+    for step, on in ((1, False), (2, True)):
+        plain.step(step)
+        early.step(step)
+        assert (waves(early) > 0) is on
+        assert trained(early) == trained(plain)
+
+
 @selection_rule(needs=("reverse_kl",))
 def beyond(inputs: RuleInputs) -> np.ndarray:
     """Prefers small values as soon as there are many."""
