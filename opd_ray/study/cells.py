@@ -12,7 +12,7 @@ from opd_ray.config.keys import editable, layer_problems
 from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config, StudyArm, effective_zero_stage
 from opd_ray.errors import ConfigError
-from opd_ray.preflight.config import check_config
+from opd_ray.preflight.config import config_problems
 from opd_ray.tip import TipFilter, TipSettings
 
 
@@ -40,9 +40,17 @@ def study_cells(config: Config) -> list[Cell]:
         for seed in config.study.seeds
         for name, arm in arms.items()
     ]
+    common = config_problems(config)
     for cell in cells[: len(arms)]:
-        check_config(cell.config)
+        problems = config_problems(cell.config)
+        if problems:
+            raise ConfigError("\n".join(_of_whom(cell.arm, one, common) for one in problems))
     return cells
+
+
+def _of_whom(arm: str, problem: str, common: list[str]) -> str:
+    """A problem of a cell's configuration, with the arm that alone has it."""
+    return problem if problem in common else f"study arm {arm!r}: {problem}"
 
 
 def _study_problems(config: Config) -> Iterator[str]:

@@ -168,10 +168,11 @@ def test_a_result_that_is_older_than_a_key_had_its_default(folder: StudyFolder, 
     ("override", "message"),
     [
         ("study.baseline=c", r"study.baseline = 'c': no arm of that name; choose of \['a', 'b'\]"),
+        ("rollout.top_p=2", "^rollout.top_p = 2.0: must be"),
         ("study.arms=[{name: a, lag: 2}]", r"study.arms\[0\].lag = 2: must be 0 or 1"),
         (
             "study.arms=[{name: a, overlap: true}]",
-            "run.overlap = true with tip.normalise_over = bat",
+            "^study arm 'a': run.overlap = true with tip.normalise_over = bat",
         ),
     ],
 )
