@@ -57,12 +57,14 @@ class RolloutBatches:
         """Go on with what :meth:`save` wrote before ``step``; it is scored again.
 
         Returns:
-            False where it was written for other prompts or samples than the configuration now asks
-            for: the step's rollouts are then written anew.
+            False where the configuration now asks for other prompts or samples, or for rollouts
+            of the current weights: the step's rollouts are then written anew.
         """
         rollouts = read_rollouts(folder)
         if not rollouts:
             return True
+        if not self.config.run.lag:
+            return False
         prompts = self._prompts(step)
         requests = self._requests(step, prompts)
         if _ids(requests) != _ids(rollouts):

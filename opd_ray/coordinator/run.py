@@ -151,8 +151,8 @@ def _steer(
                 start.checkpoint / "trainer", done
             ):
                 progress.say(
-                    "the checkpoint's rollouts of the next step are of other prompts or samples; "
-                    "they are written anew"
+                    "the checkpoint's rollouts of the next step are of other prompts, samples or "
+                    "lag; they are written anew"
                 )
             rows = read_jsonl(output.metrics)
             evaluated = any(row["step"] == done and "seconds/eval" in row for row in rows)

@@ -146,6 +146,17 @@ def test_rollouts_in_flight_of_other_samples_are_written_anew(tmp_path: Path) ->
     assert [row["lag/age"] for _, row in second.rows if "train/loss" in row] == [0, 1]
 
 
+def test_rollouts_in_flight_are_written_anew_where_there_is_no_lag_any_more(tmp_path: Path) -> None:
+    run_of(1, checkpoints=CheckpointStore(tmp_path, keep=9), run={"checkpoint_every": 2}).go(0)
+    second = run_of(0)
+    assert not second.read_ahead(tmp_path / "step_00000002", 2)
+    second.go(2)
+    asked = {request.rollout_id[0] for engine in second.engines for request in engine.given}
+    assert asked == {"2", "3"}
+    versions = [row["rollout/weights_version"] for _, row in second.rows if "train/loss" in row]
+    assert versions == [2, 3]
+
+
 def test_a_checkpoint_without_lag_or_at_the_end_holds_none(tmp_path: Path) -> None:
     for lag, step in ((0, 2), (1, 4)):
         folder = tmp_path / str(lag)
