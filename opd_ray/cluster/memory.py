@@ -12,7 +12,13 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from opd_ray.batching.micro_batches import width_of
-from opd_ray.cluster.step_size import ELEMENT_BYTES, FP32_BYTES, signal_bytes_per_token, step_tokens
+from opd_ray.cluster.step_size import (
+    ELEMENT_BYTES,
+    FP32_BYTES,
+    held_tokens,
+    signal_bytes_per_token,
+    step_tokens,
+)
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.resolved_teachers import WorkingTeacher
 from opd_ray.config.schema import Config, effective_zero_stage
@@ -80,8 +86,8 @@ def teacher_memory(
 ) -> MemoryEstimate:
     """One replica of a teacher that runs a model, with the signals it holds until training."""
     width = ELEMENT_BYTES[settings.dtype]
-    tokens = step_tokens(config)
-    held = tokens.response * signal_bytes_per_token(config, settings, teacher) // settings.replicas
+    one = signal_bytes_per_token(config, settings, teacher)
+    held = held_tokens(config) * one // settings.replicas
     split = max(1, int(settings.gpus_per_replica))
     longest = longest_text(config)
     # A vLLM engine reads long texts in pieces.

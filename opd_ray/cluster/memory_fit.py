@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from opd_ray.cluster.memory import MemoryEstimate, judge_memory
 from opd_ray.cluster.nodes import Node, gigabytes
 from opd_ray.cluster.placement import PlacedActor, Placement
-from opd_ray.cluster.step_size import ELEMENT_BYTES
+from opd_ray.cluster.step_size import ELEMENT_BYTES, held_tokens, step_tokens
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
@@ -68,10 +68,17 @@ def capacity_problems(
         if held > settings.store_bytes:
             key = settings.key
             yield (
-                f"{key}.store_bytes = {settings.store_bytes}: the signals of a step may take "
+                f"{key}.store_bytes = {settings.store_bytes}: the signals {_of_what(config)} may take "
                 f"{gigabytes(held)} a replica; set it to {held}, or use more {key}.replicas or "
                 f"{_teacher_remedies(settings)['signals']}"
             )
+
+
+def _of_what(config: Config) -> str:
+    """Whose signals a teacher holds at once."""
+    if held_tokens(config) == step_tokens(config).response:
+        return "of a step"
+    return "of a step and what is scored beside it with run.lag"
 
 
 def _kv_problem(

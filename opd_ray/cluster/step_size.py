@@ -43,6 +43,20 @@ def step_tokens(config: Config) -> StepTokens:
     return StepTokens(rollouts, rollouts * prompt, response, round(share * response))
 
 
+def held_tokens(config: Config) -> int:
+    """Response tokens whose signals the teachers hold at once, at most.
+
+    They are those of a step, until it is trained on. With ``run.lag`` the next step's come while
+    trainers look at all signals for exact scores, and are there while the student is measured.
+    """
+    step = step_tokens(config).response
+    if not config.run.lag:
+        return step
+    looked_at = step if config.scores_exactly else 0
+    measured = config.eval.kl_prompts * config.rollout.max_new_tokens if config.eval.every else 0
+    return step + max(looked_at, measured)
+
+
 def signal_bytes_per_token(
     config: Config, settings: TeacherSettings, shape: ModelShape | None
 ) -> int:

@@ -228,6 +228,26 @@ def test_a_store_must_hold_the_signals_of_a_step() -> None:
     assert capacity(make_config(teacher={"store_bytes": held // 2, "replicas": 2})) == []
 
 
+def test_with_lag_a_store_holds_the_next_steps_signals_too() -> None:
+    config = make_config()  # 128 rollouts of 128 tokens, 48 places of 8 bytes; measured on 64
+    step = 128 * 128 * (32 + 16) * 8
+
+    def held(rescore: bool, every: int) -> int:
+        run, tip = replace(config.run, lag=1), replace(config.tip, rescore=rescore)
+        lagged = replace(config, run=run, tip=tip, eval=replace(config.eval, every=every))
+        (problem,) = capacity(
+            replace(lagged, teacher=replace(config.teacher, store_bytes=step - 1))
+        )
+        found = teacher_memory(lagged, lagged.teacher, SHAPE).host["signals"]
+        assert f"set it to {found}" in problem
+        assert ("scored beside it with run.lag" in problem) is (found > step)
+        return found
+
+    assert held(rescore=False, every=0) == step
+    assert held(rescore=False, every=10) == step + step // 2
+    assert held(rescore=True, every=10) == 2 * step
+
+
 def test_gpus_of_unknown_memory_are_named() -> None:
     config = make_config({"gpus_per_rank": 1})
     assert plan_placement(config, machine(4, gpus=1), SHAPE).unknown_gpu_memory() == ["n0"]
