@@ -68,9 +68,9 @@ def capacity_problems(
         if held > settings.store_bytes:
             key = settings.key
             yield (
-                f"{key}.store_bytes = {settings.store_bytes}: the signals {_of_what(config)} may take "
-                f"{gigabytes(held)} a replica; set it to {held}, or use more {key}.replicas or "
-                f"{_teacher_remedies(settings)['signals']}"
+                f"{key}.store_bytes = {settings.store_bytes}: the signals {_of_what(config)} may "
+                f"take {gigabytes(held)} a replica; set it to {held}, or use more {key}.replicas "
+                f"or {_teacher_remedies(settings)['signals']}"
             )
 
 
