@@ -38,8 +38,9 @@ def add_commands(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the findings; 0 only if none of them is a failure."""
     from opd_ray.preflight.doctor import examine
+    from opd_ray.study.cells import study_cells
 
-    report = examine(args.config, args.overrides, _planned_cluster(args))
+    report = examine(args.config, args.overrides, _planned_cluster(args), study_cells)
     print(report.render())
     return 0 if report.passed else RUN_FAILED
 

@@ -51,11 +51,18 @@ _REFUSALS = (OpdError, ValueError, OSError)
 
 
 def examine(
-    name_or_path: str, overrides: Sequence[str] = (), cluster: Cluster | None = None
+    name_or_path: str,
+    overrides: Sequence[str] = (),
+    cluster: Cluster | None = None,
+    check_study: Callable[[Config], object] = lambda config: None,
 ) -> Report:
     """Look at everything a run of this config would need; failures are findings, never exceptions.
 
-    ``cluster`` None: the cluster at ``cluster.address``, or this machine.
+    Args:
+        name_or_path: of the config.
+        overrides: of its keys.
+        cluster: None: the cluster at ``cluster.address``, or this machine.
+        check_study: raises what no study of a config with arms can have.
     """
     report = Report()
     cpus = None
@@ -63,6 +70,8 @@ def examine(
         config = load_config(name_or_path, overrides)
         cpus = config.cluster.num_cpus
         problems = config_problems(config)
+        if config.study.arms and not problems:
+            check_study(config)
     except OpdError as error:
         problems = [str(error)]
     report.add("machine", machine_findings(this_machine(cpus).nodes[0]))

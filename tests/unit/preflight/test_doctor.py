@@ -349,3 +349,12 @@ def test_a_teacher_without_files_pairs_by_the_student_alone(config_file: Path) -
     found = failures(examine(str(config_file), [*actor, *context], CLUSTER))
     assert list(found) == ["pairing"]
     assert "the student's context is 128 tokens" in found["pairing"]
+
+
+def test_what_one_arm_of_a_study_cannot_be_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    arms = "study.arms=[{name: late, lag: 1, overlap: true}]"
+    assert main(["doctor", "--config", "study_lag", arms, "study.baseline=late"]) == 1
+    assert (
+        "FAIL  config: study arm 'late': run.overlap = true with run.lag = 1"
+        in capsys.readouterr().out
+    )
