@@ -70,6 +70,8 @@ class ActorWatch:
         if name in self._actors:
             raise ValueError(f"an actor named {name!r} is watched already")
         self._actors[name] = handle
+        # Only now: whoever waits for an actor of that name that was taken out hears of its death.
+        self._handed_over.discard(name)
         lifeline = self._lifelines[name] = handle.lifeline.remote()
 
         def ended(_: object) -> None:  # in a thread of Ray's
@@ -92,7 +94,6 @@ class ActorWatch:
     def remove(self, name: str) -> None:
         """End one actor on purpose."""
         handle = self._actors.pop(name)
-        self._handed_over.discard(name)
         self._lifelines.pop(name, None)
         ray.kill(handle)
 

@@ -230,6 +230,28 @@ def test_a_death_ends_every_wait_though_events_keep_coming(watch: ActorWatch) ->
             watch.wait_until(lambda: False, "news")
 
 
+def test_who_waits_for_a_replica_hears_that_it_died_also_after_it_was_taken_out(
+    watch: ActorWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject.ray, "kill", lambda handle: None)
+    handle = Handle()
+    watch.add("first", handle)
+    lifeline: Any = watch.hand_over("first")
+    watch.when_ready(lifeline, lambda ref: watch.remove("first"))  # and no other in its place
+    receipt: Any = Ref()
+    gone = RayActorError()
+    lifeline.set_exception(gone)
+    receipt.set_exception(gone)
+    with pytest.raises(ActorDied):
+        watch.get(receipt, "first")
+    watch.add("first", Handle())  # one that nobody else looks after
+    receipt = Ref()
+    receipt.set_exception(gone)
+    with pytest.raises(ActorFailure) as raised:
+        watch.get(receipt, "first")
+    assert not isinstance(raised.value, ActorDied)
+
+
 def test_who_is_handed_over_tells_of_its_death(watch: ActorWatch) -> None:
     handle = Handle()
     watch.add("first", handle)
