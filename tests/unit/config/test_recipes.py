@@ -40,6 +40,7 @@ ARMS = {
 MODELS = {
     "tip_math": ("Qwen/Qwen3-4B", "Qwen/Qwen3-8B"),
     "smollm2_gsm8k": ("HuggingFaceTB/not-here", "HuggingFaceTB/not-here"),
+    "study_lag_smollm2": ("HuggingFaceTB/not-here", "HuggingFaceTB/not-here"),
 }
 PUBLISHED = {
     "Qwen/Qwen3-8B": 8_190_735_360,
