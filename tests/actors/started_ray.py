@@ -24,25 +24,32 @@ sys.stdin.read()
 """
 
 
+# Ray gives its own start up after 30 s, which a busy machine takes.
+_TRIES = 3
+
+
 @contextmanager
 def started_ray(num_cpus: int, **variables: str) -> Iterator[str]:
     """The address of a Ray whose processes have further environment variables."""
-    head = subprocess.Popen(
-        [sys.executable, "-c", _HEAD, str(num_cpus)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **variables},
-        start_new_session=True,  # a Ctrl-C is for the tests, which end it
-    )
-    assert head.stdin is not None
-    assert head.stdout is not None
-    try:
-        line = head.stdout.readline()
-        while line and not line.startswith("address "):
+    for _ in range(_TRIES):
+        head = subprocess.Popen(
+            [sys.executable, "-c", _HEAD, str(num_cpus)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **variables},
+            start_new_session=True,  # a Ctrl-C is for the tests, which end it
+        )
+        assert head.stdin is not None
+        assert head.stdout is not None
+        try:
             line = head.stdout.readline()
-        assert line, "Ray did not start"
-        yield line.split()[1]
-    finally:
-        head.stdin.close()
-        head.wait(60)
+            while line and not line.startswith("address "):
+                line = head.stdout.readline()
+            if line:
+                yield line.split()[1]
+                return
+        finally:
+            head.stdin.close()
+            head.wait(60)
+    raise AssertionError(f"Ray did not start, {_TRIES} times")

@@ -32,14 +32,17 @@ def cluster() -> Iterator[None]:
         patch.setenv("PYTHONPATH", path)
         patch.syspath_prepend(FOLDER)
         patch.setenv("RAY_ADDRESS", address)
-        patch.setenv("RAY_AUTH_MODE", "token")  # Ray's own token, in the home folder
         assert "actor soft-teacher serves" in python(str(FOLDER / "teacher_actor.py"))
         yield
 
 
 def python(*arguments: str) -> str:
     """What a Python process prints; it must end well."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240)
+    # Ray's own token, in the home folder. This process has imported Ray, which reads the variable
+    # then: here the commands see to it.
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
