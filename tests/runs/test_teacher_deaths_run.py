@@ -90,7 +90,7 @@ def test_killed_teachers_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         session.trainers.load(str(start))
         pool = session.teachers.pools["teacher"]
         # In the first step with batches out, in the second when all is scored but nothing taken.
-        monkeypatch.setattr(pool, "collect", at_call(2, pool.collect, lambda: kill_one(pool)))
+        monkeypatch.setattr(pool, "_settle", at_call(1, pool._settle, lambda: kill_one(pool)))
         monkeypatch.setattr(pool, "take", at_call(1, pool.take, lambda: kill_one(pool)))
         disturbed = trained(session, tmp_path / "disturbed")
     assert disturbed.keys() == undisturbed.keys()
