@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import chain
 from operator import add
 from typing import Any
 
@@ -17,8 +18,9 @@ from opd_ray.config.schema import TrainerSettings
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import RolloutScores, StepAccount, TrainItem
 
-# Gives references to the signals of the named rollouts' rows; a trainer resolves them itself.
-SignalSource = Callable[[Mapping[str, np.ndarray]], Sequence[ray.ObjectRef]]
+# Of the rows by rollout id that each rank wants, references to their signals for each rank; a
+# trainer resolves them itself.
+SignalSource = Callable[[Sequence[Mapping[str, np.ndarray]]], Sequence[Sequence[ray.ObjectRef]]]
 
 
 @dataclass
@@ -126,12 +128,10 @@ class TrainerGroup:
             on_gpu=settings.gpus_per_rank > 0, bfloat16=settings.dtype is Dtype.bfloat16
         )
         plan = plan_micro_batches(texts, len(self.ranks), settings.micro_batch_tokens, width)
-        shares = []
-        for (_, handle), rank in zip(self.ranks, plan, strict=True):
-            micro_batches = [[items[i] for i in micro] for micro in rank]
-            wanted = {item.rollout_id: item.rows for batch in micro_batches for item in batch}
-            shares.append((handle, micro_batches, signals(wanted)))
-        return shares
+        micro_batches = [[[items[i] for i in micro] for micro in rank] for rank in plan]
+        wanted = [{items[i].rollout_id: items[i].rows for i in chain(*rank)} for rank in plan]
+        handles = [handle for _, handle in self.ranks]
+        return list(zip(handles, micro_batches, signals(wanted), strict=True))
 
 
 def _weight_of(items: Sequence[TrainItem]) -> float:

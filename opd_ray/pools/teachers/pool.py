@@ -6,7 +6,8 @@ Uses no Ray: replicas are handles whose methods have ``.remote``, results come t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -120,34 +121,36 @@ class TeacherPool:
             else:
                 self._send(replica, self._batch_tokens)
 
-    def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> list[Any]:
-        """References to the kept rows ([n] int32 by rollout id), one a replica concerned.
+    def take(
+        self, shares: Sequence[Mapping[str, np.ndarray]], *, forget: bool = True
+    ) -> list[list[Any]]:
+        """References to the kept rows of several trainers, of each one a replica concerned.
 
         Each refers to a dict of rollout id to Signal that outlives its replica's process. The
         replicas then forget these rollouts; one of which nothing is kept is only forgotten. With
         ``forget=False`` they hold on to every signal, for a second look.
 
+        Args:
+            shares: kept rows ([n] int32) by rollout id, for each trainer; a rollout is in one.
+            forget: whether the replicas do.
+
         Raises:
             TeacherError: a rollout whose signal no replica holds.
-            ActorFailure: as :meth:`collect`.
+            ActorFailure: the last replica died and may not be started again.
         """
-        for rollout_id in keep:
+        for rollout_id in chain(*shares):
             self._require_scored(rollout_id)
-        wanted = {rollout_id: rows for rollout_id, rows in keep.items() if len(rows)}
-        refs: list[Any] = []
-        while wanted:
-            taken, found = self._take_held(self._held(wanted), forget)
-            refs += found
-            for rollout_id, holder in taken.items():
-                del wanted[rollout_id]
-                if not forget:
-                    continue
-                if self._tasks[rollout_id].holder is holder:
-                    del self._tasks[rollout_id]
-                else:  # the holder has died since, and it is being asked again
-                    self.drop([rollout_id])
+        wanted = [{key: rows for key, rows in share.items() if len(rows)} for share in shares]
+        refs: list[list[Any]] = [[] for _ in shares]
+        while any(wanted):
+            for number, taken, holder, ref in self._take_held(wanted, forget):
+                refs[number].append(ref)
+                for rollout_id in taken:
+                    del wanted[number][rollout_id]
+                    if forget:
+                        self._forget_taken(rollout_id, holder)
         if forget:
-            self.drop([rollout_id for rollout_id, rows in keep.items() if not len(rows)])
+            self.drop([key for share in shares for key, rows in share.items() if not len(rows)])
         return refs
 
     def drop(self, rollout_ids: Iterable[str]) -> None:
@@ -279,32 +282,36 @@ class TeacherPool:
         self._stats.restarts += self._replicas.replace(replica, death)
         self._pump_soon()
 
-    def _held(self, wanted: Mapping[str, np.ndarray]) -> dict[Replica, dict[str, np.ndarray]]:
-        """The rows by the replica that holds their signal, once one does for each rollout."""
-        tasks = [self._tasks[rollout_id] for rollout_id in wanted]
+    def _await_held(self, rollout_ids: Iterable[str]) -> None:
+        """Wait until a replica holds the signal of each of these."""
+        tasks = [self._tasks[rollout_id] for rollout_id in rollout_ids]
         if self._waits and any(task.holder is None for task in tasks):
             self.writing(False)  # trainers wait for these
         self._watch.wait_until(
             lambda: all(task.holder is not None for task in tasks),
             "rollouts to be scored again after a teacher's death",
         )
-        by_replica: dict[Replica, dict[str, np.ndarray]] = {}
-        for task in tasks:
-            assert task.holder is not None
-            by_replica.setdefault(task.holder, {})[task.rollout_id] = wanted[task.rollout_id]
-        return by_replica
 
     def _take_held(
-        self, by_replica: Mapping[Replica, Mapping[str, np.ndarray]], forget: bool
-    ) -> tuple[dict[str, Replica], list[Any]]:
-        """Take rows that are held; which rollouts' came, from where, and references to them."""
+        self, shares: Sequence[Mapping[str, np.ndarray]], forget: bool
+    ) -> Iterator[tuple[int, Collection[str], Replica, Any]]:
+        """Whose rows came, for which share and from where, and the reference to them.
+
+        Every replica is asked for every share before the first answer is waited for. What dies
+        meanwhile brings nothing.
+        """
+        self._await_held(chain(*shares))
+        by_replica: dict[tuple[int, Replica], dict[str, np.ndarray]] = {}
+        for number, share in enumerate(shares):
+            for rollout_id, rows in share.items():
+                holder = self._tasks[rollout_id].holder
+                assert holder is not None
+                by_replica.setdefault((number, holder), {})[rollout_id] = rows
         asked = [
-            (replica, keep, *replica.handle.take.remote(keep, forget))
-            for replica, keep in by_replica.items()
+            (number, replica, keep, *replica.handle.take.remote(keep, forget))
+            for (number, replica), keep in by_replica.items()
         ]
-        taken: dict[str, Replica] = {}
-        refs: list[Any] = []
-        for replica, keep, signals, receipt_ref in asked:
+        for number, replica, keep, signals, receipt_ref in asked:
             # Until the receipt is here, the rows might die with the replica.
             try:
                 receipt: SignalReceipt = self._watch.get(receipt_ref, replica.name)
@@ -312,9 +319,14 @@ class TeacherPool:
                 self._lose(replica, death)
                 continue
             self._stats.handed_out(receipt, kept=forget)
-            taken |= dict.fromkeys(keep, replica)
-            refs.append(signals)
-        return taken, refs
+            yield number, keep, replica, signals
+
+    def _forget_taken(self, rollout_id: str, holder: Replica) -> None:
+        """Rows that its holder has given away and forgotten concern this pool no more."""
+        if self._tasks[rollout_id].holder is holder:
+            del self._tasks[rollout_id]
+        else:  # the holder has died since, and it is being asked again
+            self.drop([rollout_id])
 
     def _require_scored(self, rollout_id: str) -> None:
         task = self._tasks.get(rollout_id)

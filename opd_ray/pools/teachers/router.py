@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -48,15 +49,19 @@ class TeacherRouter:
         for pool in self.pools.values():
             pool.writing(going_on)
 
-    def take(self, keep: Mapping[str, np.ndarray], *, forget: bool = True) -> list[Any]:
-        """References to the kept rows ([n] int32 by rollout id); see :meth:`TeacherPool.take`.
+    def take(
+        self, shares: Sequence[Mapping[str, np.ndarray]], *, forget: bool = True
+    ) -> list[list[Any]]:
+        """References to the kept rows of several trainers; see :meth:`TeacherPool.take`.
 
         Raises:
             TeacherError: a rollout whose signal no teacher holds.
         """
-        refs: list[Any] = []
-        for pool, own in self._by_pool(keep).items():
-            refs += pool.take({rollout_id: keep[rollout_id] for rollout_id in own}, forget=forget)
+        refs: list[list[Any]] = [[] for _ in shares]
+        for pool in self._by_pool([*chain(*shares)]):
+            own = [{key: rows for key, rows in share.items() if key in pool} for share in shares]
+            for mine, found in zip(refs, pool.take(own, forget=forget), strict=True):
+                mine += found
         return refs
 
     def drop(self, rollout_ids: Collection[str]) -> None:

@@ -131,7 +131,8 @@ def test_two_replicas_end_to_end(folder, replicas, tmp_path):
         assert (one.columns["reverse_kl"] > 0).any()
 
     keep = {r.rollout_id: np.arange(0, len(r.response_ids), 2, dtype=np.int32) for r in made[:20]}
-    kept = ray.get(read_as_trainer.remote(*pool.take(keep)))
+    [refs] = pool.take([keep])
+    kept = ray.get(read_as_trainer.remote(*refs))
     whole = local.signals.take({r.rollout_id: np.arange(len(r.response_ids)) for r in made})
     for key, rows in keep.items():
         # The teacher's tokens, then the student's that are not among them.

@@ -129,7 +129,8 @@ class Run:
 
     def take(self) -> dict[str, Signal]:
         keep = {r.rollout_id: np.arange(len(r.response_ids), dtype=np.int32) for r in self.made}
-        parts = ray.get(self.pool.take(keep))
+        [refs] = self.pool.take([keep])
+        parts = ray.get(refs)
         taken = {key: signal for part in parts for key, signal in part.items()}
         assert sum(map(len, parts)) == len(taken) == COUNT
         return taken
@@ -208,13 +209,13 @@ def test_a_lone_replica_killed_is_started_again_and_then_no_more(
         run.drive(until=4)
         run.kill(0)
         run.drive(until=COUNT)
-        refs = run.pool.take({made[0].rollout_id: np.arange(len(made[0].response_ids))})
+        [refs] = run.pool.take([{made[0].rollout_id: np.arange(len(made[0].response_ids))}])
         assert run.pool.stats().restarts == 1
         run.kill(0)
         [part] = ray.get(refs)  # what left before the death outlives it
         expected = undisturbed[1][made[0].rollout_id]
         np.testing.assert_array_equal(part[made[0].rollout_id].ids, expected.ids)
         with pytest.raises(ActorFailure, match="teacher-0 failed: [\\s\\S]*no teacher replica"):
-            run.pool.take({made[1].rollout_id: np.array([0], np.int32)})
+            run.pool.take([{made[1].rollout_id: np.array([0], np.int32)}])
     finally:
         run.watch.shutdown()

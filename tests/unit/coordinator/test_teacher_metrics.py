@@ -43,7 +43,7 @@ def two_batches(batch_tokens: int = 40) -> PoolStats:
     pool.pump()
     clock.now = 13.0
     collect(pool, sent(pool)[0])
-    pool.take({"a": np.array([0, 2]), "b": np.array([1]), "c": np.zeros(0, np.int32)})
+    pool.take([{"a": np.array([0, 2]), "b": np.array([1]), "c": np.zeros(0, np.int32)}])
     return pool.stats()
 
 
@@ -132,8 +132,8 @@ def test_rows_looked_at_before_the_filter_chose_are_counted_apart() -> None:
     pool.submit(rollout("a"))
     pool.pump()
     collect(pool, sent(pool)[0])
-    pool.take({"a": np.arange(3)}, forget=False)
-    pool.take({"a": np.array([1])})
+    pool.take([{"a": np.arange(3)}], forget=False)
+    pool.take([{"a": np.array([1])}])
     values = metrics(pool.stats(), tokens=3, kept_tokens=1)
     assert values["teacher/exact_scoring_bytes"] == 300
     assert values["teacher/signal_bytes"] == values["teacher/signal_bytes_per_trained_token"] == 100

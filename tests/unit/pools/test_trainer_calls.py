@@ -80,9 +80,9 @@ def test_steps_scores_and_heads_are_the_trainers() -> None:
     trainer = actor._trainer
     trainer.score.return_value = [SimpleNamespace(rollout_id="a")]
     group = group_of(actor)
-    group.accumulate([ITEM], lambda wanted: [{"a": "wave"}])  # type: ignore[list-item]
-    group.step([ITEM], 0.5, lambda wanted: [{"a": "signal"}])  # type: ignore[list-item]
-    group.score([ITEM], lambda wanted: [])
+    group.accumulate([ITEM], lambda wanted: [[{"a": "wave"}]])  # type: ignore[list-item]
+    group.step([ITEM], 0.5, lambda wanted: [[{"a": "signal"}]])  # type: ignore[list-item]
+    group.score([ITEM], lambda wanted: [[]])
     head: Any = "head"
     group.set_teacher_head(head, "coder")
     trainer.accumulate.assert_called_once_with([[ITEM]], {"a": "wave"})

@@ -39,7 +39,8 @@ def test_exact_scores_come_in_the_order_of_the_items(ranks: int) -> None:
         rows, ones = np.array([0, 2], np.int32), np.ones(2, np.float32)
         items.append(TrainItem(f"r{number}", prompt, rollout.response_ids, rows, ones, -ones))
     scores = group.score(
-        items, lambda wanted: [{key: rows.tolist() for key, rows in wanted.items()}]
+        items,
+        lambda wanted: [[{key: rows.tolist() for key, rows in one.items()}] for one in wanted],
     )
     assert [one.rollout_id for one in scores] == ["r0", "r1", "r2", "r3", "r4"]
     for number, one in enumerate(scores):
@@ -63,8 +64,9 @@ def test_an_item_without_rows_is_not_sent_and_has_no_scores(written: list[int]) 
         items.append(TrainItem(f"r{number}", prompt, rollout.response_ids, rows, ones, -ones))
 
     def signals(of: Any) -> list[Any]:
-        wanted.update(of)
-        return [{key: rows.tolist() for key, rows in of.items()}]
+        for share in of:
+            wanted.update(share)
+        return [[{key: rows.tolist() for key, rows in share.items()}] for share in of]
 
     first, second, third = group.score(items, signals)
     assert wanted.keys() == {f"r{number}" for number in written}

@@ -83,7 +83,7 @@ def group(*stats: StepAccount) -> tuple[TrainerGroup, list[Rank]]:
 
 def test_every_kept_rollout_goes_to_one_rank_with_its_own_signals_alone():
     several, ranks = group(STATS, STATS)
-    several.step(ITEMS, 0.1, lambda wanted: [sorted(wanted)])
+    several.step(ITEMS, 0.1, lambda wanted: [[sorted(share)] for share in wanted])
     given = []
     for rank in ranks:
         [(micro_batches, total_weight, learning_rate, found)] = rank.calls
@@ -115,7 +115,7 @@ def test_rows_are_as_wide_as_the_ranks_make_them(monkeypatch, gpus, dtype, width
     settings = TrainerSettings(micro_batch_tokens=10, gpus_per_rank=gpus, dtype=dtype)
     group = TrainerGroup(watch, [], settings)
     with pytest.raises(TypeError):  # no account of no rank
-        group.step(ITEMS, 0.1, lambda wanted: [])
+        group.step(ITEMS, 0.1, lambda wanted: [[] for _ in wanted])
     assert planned == [(3, 0, 10, width)]
 
 
@@ -123,7 +123,7 @@ def test_waves_reach_every_rank_and_the_step_divides_by_all_weights():
     several, ranks = group(STATS, STATS)
 
     def named(wanted):
-        return [sorted(wanted)]
+        return [[sorted(share)] for share in wanted]
 
     several.accumulate(ITEMS[:2], named)
     several.accumulate([ITEMS[1]], named)  # keeps nothing: nobody is called
@@ -160,7 +160,7 @@ def test_accounts_add_up_by_hand():
         ratio_square_sum=7.2,
     )
     several, _ = group(STATS, other)
-    account = several.step(ITEMS, 0.1, lambda wanted: [])
+    account = several.step(ITEMS, 0.1, lambda wanted: [[] for _ in wanted])
     assert account.loss == pytest.approx(4.0 / 8.0)
     assert account.kept_tokens == 10
     assert account.trunk_tokens == 80
@@ -180,7 +180,7 @@ def test_a_step_without_kept_tokens_divides_by_nothing():
     )
     nothing = replace(nothing, log_ratio_sum=0.0, ratio_sum=0.0, ratio_square_sum=0.0)
     several, _ = group(replace(nothing, gap_sum=0.0, gap_max=0.0, skipped=True))
-    account = several.step([item("b", 4, [])], 0.1, lambda wanted: [])
+    account = several.step([item("b", 4, [])], 0.1, lambda wanted: [[] for _ in wanted])
     assert account.skipped
     assert (account.loss, account.padding_share, account.gap_mean) == (0.0, 0.0, 0.0)
     assert (account.log_ratio_mean, account.effective_sample_share) == (0.0, 0.0)
@@ -189,4 +189,4 @@ def test_a_step_without_kept_tokens_divides_by_nothing():
 def test_an_unknown_gap_stays_unknown():
     unknown = replace(STATS, gap_sum=math.nan, gap_max=math.nan)
     several, _ = group(unknown, unknown)
-    assert math.isnan(several.step(ITEMS, 0.1, lambda wanted: []).gap_mean)
+    assert math.isnan(several.step(ITEMS, 0.1, lambda wanted: [[] for _ in wanted]).gap_mean)

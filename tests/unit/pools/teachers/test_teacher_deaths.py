@@ -20,7 +20,7 @@ from opd_ray.errors import ActorFailure
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.queue import Task, TaskQueue
 
-ROW = np.array([0], np.int32)
+ROW, NO_ROW = np.array([0], np.int32), np.zeros(0, np.int32)
 
 
 def submit(pool: TeacherPool, names: str) -> None:
@@ -39,7 +39,8 @@ def drive(pool: TeacherPool, watch: FakeWatch, *, until: int) -> list[str]:
 
 def taken(pool: TeacherPool, names: str) -> dict[str, str]:
     """Whose rows came from which replica, by rollout."""
-    return {key: owner for owner, keys in pool.take(dict.fromkeys(names, ROW)) for key in keys}
+    [refs] = pool.take([dict.fromkeys(names, ROW)])
+    return {key: owner for owner, keys in refs for key in keys}
 
 
 def test_queued_rollouts_go_to_the_others() -> None:
@@ -98,7 +99,7 @@ def test_a_second_look_survives_too_and_leaves_everything_in_place() -> None:
     submit(pool, "abcd")
     drive(pool, watch, until=4)
     first.dies_when_taking = True
-    pool.take(dict.fromkeys("abcd", ROW), forget=False)
+    pool.take([dict.fromkeys("abcd", ROW)], forget=False)
     assert second.held == set("abcd")
     assert taken(pool, "abcd") == dict.fromkeys("abcd", "teacher 1")
 
@@ -111,6 +112,50 @@ def test_rows_that_left_before_the_death_are_not_taken_twice() -> None:
     first.die()
     assert taken(pool, "bd") == dict.fromkeys("bd", "teacher 1")
     assert second.batches == [["c", "d"], ["b"]]
+
+
+def test_all_are_asked_for_all_trainers_before_the_first_answer_is_waited_for() -> None:
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=0)
+    submit(pool, "abcd")
+    drive(pool, watch, until=4)
+    asked = []
+    get = watch.get
+
+    def counted(ref, name):
+        asked.append(len(first.taken) + len(second.taken))
+        return get(ref, name)
+
+    watch.get = counted
+    assert pool.take([{"a": ROW, "c": ROW}, {"b": ROW, "d": NO_ROW}, {}]) == [
+        [("teacher 0", ["a"]), ("teacher 1", ["c"])],
+        [("teacher 0", ["b"])],
+        [],
+    ]
+    assert asked == [3, 3, 3]
+    assert not pool._tasks
+
+
+def test_a_death_between_two_answers_takes_only_what_has_not_come() -> None:
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=0)
+    submit(pool, "abcd")
+    drive(pool, watch, until=4)
+    get = watch.get
+
+    def then_die(ref, name):
+        found = get(ref, name)
+        first.die()
+        return found
+
+    watch.get = then_die
+    assert pool.take([{"a": ROW}, {"b": ROW, "c": ROW}]) == [
+        [("teacher 0", ["a"])],
+        [("teacher 1", ["c"]), ("teacher 1", ["b"])],
+    ]
+    assert second.batches == [["c", "d"], ["b"]]
+    assert pool.stats().retried_rollouts == 1
+    pool.drop("d")
+    assert not second.held
+    assert not pool._tasks
 
 
 def test_scores_that_arrive_while_rows_are_taken_are_delivered() -> None:
@@ -234,7 +279,7 @@ def test_rows_of_what_was_never_delivered_cannot_be_taken() -> None:
     first.die()
     collect(pool, (first, "lifeline", 0))
     with pytest.raises(TeacherError, match="'a' has no signal at a teacher: it is still queued"):
-        pool.take({"a": ROW})
+        pool.take([{"a": ROW}])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -265,9 +310,12 @@ def test_deaths_at_random_change_nothing(seed: int) -> None:
             found += [s.rollout_id for s in collect(pool, ready[rng.integers(len(ready))])]
             perhaps_kill()
         assert sorted(found) == sorted(names)
-        pool.take(dict.fromkeys(names, ROW), forget=False)
-        kept = [key for _, keys in pool.take(dict.fromkeys(names[:15], ROW)) for key in keys]
-        assert sorted(kept) == sorted(names[:15])
+        shares = [names[:4], names[4:9], names[9:15]]
+        pool.take([dict.fromkeys(share, ROW) for share in (*shares, names[15:])], forget=False)
+        given = pool.take([dict.fromkeys(share, ROW) for share in shares])
+        assert [sorted(key for _, keys in refs for key in keys) for refs in given] == [
+            sorted(share) for share in shares
+        ]
         pool.drop(names[15:])
         assert not pool._tasks
         assert not any(replica.held for replica in watch.current.values())

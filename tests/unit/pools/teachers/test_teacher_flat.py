@@ -145,7 +145,8 @@ def test_a_thousand_rollouts(deaths: bool) -> None:
         keep = {
             r.rollout_id: np.flatnonzero(rng.random(len(r.response_ids)) < 0.5) for r in wanted[::2]
         }
-        taken = {key: signal for part in pool.take(keep) for key, signal in part.items()}
+        [parts] = pool.take([keep])
+        taken = {key: signal for part in parts for key, signal in part.items()}
         assert {key: len(signal.ids) for key, signal in taken.items()} == {
             key: len(rows) for key, rows in keep.items() if len(rows)
         }

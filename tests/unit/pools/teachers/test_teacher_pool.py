@@ -93,7 +93,7 @@ def test_what_trainers_ask_for_is_scored_again_while_others_are_written():
     collect(pool, sent(pool)[0])
     pool.writing(True)
     first.die()
-    pool.take({"a": np.array([0], np.int32)})
+    pool.take([{"a": np.array([0], np.int32)}])
     assert second.batches == [["a"]]
 
 
@@ -204,23 +204,24 @@ def test_take_asks_each_replica_for_its_own():
     pool, replicas = scored_pool()
     rows = np.array([0], np.int32)
     none = np.zeros(0, np.int32)
-    refs = pool.take({"a": rows, "c": rows, "d": none})
+    [refs] = pool.take([{"a": rows, "c": rows, "d": none}])
     assert refs == [("teacher 0", ["a"]), ("teacher 1", ["c"])]
     assert (pool.stats().signal_rows, pool.stats().signal_bytes) == (2, 200)
     assert [r.held for r in replicas] == [{"b"}, set()]  # d kept nothing: forgotten
     for gone in "acd":
         with pytest.raises(TeacherError, match="not known"):
-            pool.take({gone: rows})
-    assert pool.take({"b": rows}) == [("teacher 0", ["b"])]
+            pool.take([{gone: rows}])
+    assert pool.take([{"b": rows}]) == [[("teacher 0", ["b"])]]
 
 
 def test_a_look_leaves_everything_in_place():
     pool, replicas = scored_pool()
     rows = np.array([0], np.int32)
-    pool.take({"a": rows, "c": np.zeros(0, np.int32)}, forget=False)
+    pool.take([{"a": rows, "c": np.zeros(0, np.int32)}], forget=False)
     assert replicas[0].taken == [(["a"], False)]
     assert [r.held for r in replicas] == [{"a", "b"}, {"c", "d"}]
-    assert len(pool.take({"a": rows, "c": rows})) == 2
+    [refs] = pool.take([{"a": rows, "c": rows}])
+    assert len(refs) == 2
 
 
 def test_drop_reaches_rollouts_wherever_they_are():
@@ -249,7 +250,7 @@ def test_misuse_is_refused():
     with pytest.raises(TeacherError, match="no record of the student's top-K"):
         pool.submit(rollout("b", topk=None))
     with pytest.raises(TeacherError, match="'a' has no signal at a teacher: it is still queued"):
-        pool.take({"a": np.array([0])})
+        pool.take([{"a": np.array([0])}])
 
 
 def test_answers_for_other_rollouts_are_refused():
@@ -311,7 +312,7 @@ def test_a_thousand_rollouts_leave_nothing_behind():
             found += ids(collect(pool, pending[rng.integers(len(pending))]))
             pool.pump()
         assert sorted(found) == sorted(names)
-        pool.take(dict.fromkeys(names[:12], rows))
+        pool.take([dict.fromkeys(names[:12], rows)])
         pool.drop(names[12:])
         assert not any(replica.held for replica in replicas)
     assert not pool._tasks

@@ -43,13 +43,16 @@ def test_each_source_has_its_teacher() -> None:
     assert collect_all(router) == set("abcd")
     assert replicas["code"][0].held == {"a", "c"}
     assert replicas["sums"][0].held == {"b", "d"}
-    router.take({"a": ROWS, "b": ROWS, "c": NONE}, forget=True)
+    assert router.take([{"a": ROWS}, {"b": ROWS, "c": NONE}], forget=True) == [
+        [("teacher 0", ["a"])],
+        [("teacher 0", ["b"])],
+    ]
     assert replicas["code"][0].held == set()
     assert replicas["sums"][0].held == {"d"}
     router.drop(["d"])
     assert replicas["sums"][0].held == set()
     with pytest.raises(TeacherError, match="'a' is not with the teachers"):
-        router.take({"a": ROWS})
+        router.take([{"a": ROWS}])
 
 
 def test_a_look_leaves_everything_in_place() -> None:
@@ -57,9 +60,10 @@ def test_a_look_leaves_everything_in_place() -> None:
     submit(router, "a", "code")
     submit(router, "b", "sums")
     collect_all(router)
-    router.take({"a": ROWS, "b": ROWS}, forget=False)
+    router.take([{"a": ROWS, "b": ROWS}], forget=False)
     assert replicas["code"][0].held == {"a"}
-    assert len(router.take({"a": ROWS, "b": ROWS})) == 2
+    [refs] = router.take([{"a": ROWS, "b": ROWS}])
+    assert len(refs) == 2
 
 
 def test_every_teacher_has_its_account() -> None:
