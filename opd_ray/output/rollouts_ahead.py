@@ -40,17 +40,23 @@ def write_rollouts(folder: Path, rollouts: Sequence[Rollout]) -> None:
 
 
 def read_rollouts(folder: Path) -> list[Rollout]:
-    """What :func:`write_rollouts` wrote below ``folder``; nothing if it did not."""
+    """What :func:`write_rollouts` wrote below ``folder``; nothing if it did not.
+
+    In a run each top-K goes into the object store as it is read, where rollout actors put theirs.
+    """
     source = folder / _FOLDER
     if not source.is_dir():
         return []
     lines = (source / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
     with np.load(source / "arrays.npz", allow_pickle=False) as arrays:
-        found: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        names: dict[int, list[str]] = {}  # by line
         for name in arrays.files:
             number, field = name.split(".")
-            found[int(number)][field] = arrays[name]
-    return [_rollout(parts) for parts in found]
+            names.setdefault(int(number), []).append(field)
+        return [
+            _rollout(json.loads(line), {name: arrays[f"{number}.{name}"] for name in names[number]})
+            for number, line in enumerate(lines)
+        ]
 
 
 def _arrays(rollout: Rollout) -> Iterator[tuple[str, np.ndarray]]:
@@ -65,6 +71,9 @@ def _parts(rollout: Rollout) -> Iterator[tuple[str, Any]]:
         yield field.name, getattr(rollout, field.name)
 
 
-def _rollout(parts: dict[str, Any]) -> Rollout:
-    ids, logprobs = (parts.pop(name, None) for name in _TOPK)
-    return Rollout(**parts, topk=None if ids is None else TopK(ids, logprobs))
+def _rollout(plain: dict[str, Any], arrays: dict[str, np.ndarray]) -> Rollout:
+    ids, logprobs = (arrays.pop(name, None) for name in _TOPK)
+    if ids is None or logprobs is None:
+        return Rollout(**plain, **arrays)
+    topk = TopK(ids, logprobs)
+    return Rollout(**plain, **arrays, topk=ray.put(topk) if ray.is_initialized() else topk)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from opd_ray.output.rollouts_ahead import read_rollouts, write_rollouts
 from opd_ray.types import Rollout, TopK
@@ -57,6 +59,30 @@ def assert_same(one: object, other: object) -> None:
         assert_same(one.logprobs, other.logprobs)
     else:
         assert one == other
+
+
+def test_in_a_run_each_top_k_goes_into_the_object_store_as_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = (
+        TopK(np.array([[token]], np.int32), np.array([[-0.5]], np.float32)) for token in (7, 8)
+    )
+    rollouts = [replace(acting(), topk=first), acting().dropped(), replace(acting(), topk=last)]
+    write_rollouts(tmp_path, rollouts)
+    stored: list[int] = []
+    here: list[weakref.ref[TopK]] = []
+
+    def put(topk: TopK) -> str:
+        assert not any(one() for one in here), "an earlier one is still in this process"
+        here.append(weakref.ref(topk))
+        stored.append(topk.ids.item())
+        return f"reference {len(stored)}"
+
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.put", put)
+    found = read_rollouts(tmp_path)
+    assert [one.topk for one in found] == ["reference 1", None, "reference 2"]
+    assert stored == [7, 8]
 
 
 def test_a_checkpoint_without_any_holds_none(tmp_path: Path) -> None:

@@ -158,6 +158,27 @@ def test_a_death_between_two_answers_takes_only_what_has_not_come() -> None:
     assert not pool._tasks
 
 
+def test_rows_that_came_from_a_replica_that_has_died_since_are_not_asked_again() -> None:
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=0)
+    submit(pool, "abcd")
+    drive(pool, watch, until=4)
+    get = watch.get
+
+    def bury_too(ref, name):
+        found = get(ref, name)
+        first.die()
+        watch.get = get
+        watch.arrive((first, "lifeline", 0))  # the watch deals with it in the same wait
+        return found
+
+    watch.get = bury_too
+    assert pool.take([{"a": ROW, "b": ROW}]) == [[("teacher 0", ["a", "b"])]]
+    pool.pump()
+    assert second.batches == [["c", "d"]]
+    pool.drop("cd")
+    assert not pool._tasks
+
+
 def test_scores_that_arrive_while_rows_are_taken_are_delivered() -> None:
     pool, [first, _], watch = make_kept_pool(2, max_restarts=0)
     submit(pool, "abcd")
