@@ -120,6 +120,16 @@ class Rollout:
         """[n] int32, ascending: the positions that the student wrote."""
         return np.flatnonzero(self.response_mask).astype(np.int32)
 
+    @property
+    def written_tokens(self) -> int:
+        """n: how many tokens the student wrote."""
+        return int(np.count_nonzero(self.response_mask))
+
+    @property
+    def text_tokens(self) -> int:
+        """P + m: tokens of the whole text."""
+        return len(self.prompt_ids) + len(self.response_ids)
+
     def dropped(self) -> Rollout:
         """The same, as if the student had written none of it."""
         nothing = np.zeros(len(self.response_ids), dtype=np.float32)

@@ -117,11 +117,12 @@ class Coordinator:
         scores = self._scores(batch.rollouts, exact, clock)
         with clock.stage("filter"):
             selection = self._select(batch.rollouts, scores, step)
-            early.check(batch.rollouts, selection.weights_N)
+            weights = by_rollout(batch.rollouts, selection.weights_N)
+            early.check(weights)
         rest = [one for one in batch.rollouts if one.rollout.rollout_id not in early.weights]
         with clock.stage("train"):
             rate = learning_rate(step, run.steps, self.config.trainer)
-            items = self._items(rest, by_rollout(batch.rollouts, selection.weights_N))
+            items = self._items(rest, weights)
             account = session.trainers.step(items, rate, session.teachers.take)
         clock.worked("train", account.seconds)
         with clock.stage("rollout_and_teacher"):
@@ -140,7 +141,7 @@ class Coordinator:
             {name: pool.stats() for name, pool in pools.items()},
             batch.teacher_alone_seconds,
         )
-        values |= self._tail(batch, selection, values)
+        values |= self._tail(batch, weights, values["seconds/train"])
         if run.overlap:
             values["train/waves"] = early.count
         if run.lag:
@@ -161,8 +162,8 @@ class Coordinator:
             self.config.trainer,
             lambda wave: self._scores(wave, exact, clock),
             lambda wave, scores: self.tip.weights(scores, self._seeds(wave, step), step),
-            lambda wave, weights_N: session.trainers.accumulate(
-                self._items(wave, by_rollout(wave, weights_N)), session.teachers.take
+            lambda wave, weights: session.trainers.accumulate(
+                self._items(wave, weights), session.teachers.take
             ),
         )
         if self.config.run.overlap and self.tip.decides_by_rollout:
@@ -221,25 +222,22 @@ class Coordinator:
         """Rollouts with their kept rows; the teachers forget those of which nothing is kept."""
         items = [one.kept(weights[one.rollout.rollout_id]) for one in scored]
         # A rollout of which the student wrote nothing never was with a teacher.
-        sent = [item for item, s in zip(items, scored, strict=True) if len(s.rollout.rows)]
+        sent = [item for item, s in zip(items, scored, strict=True) if s.rollout.written_tokens]
         self.session.teachers.drop([item.rollout_id for item in sent if not len(item.rows)])
         return items
 
     def _tail(
-        self, batch: ScoredBatch, selection: Selection, values: Mapping[str, float]
+        self, batch: ScoredBatch, weights: Mapping[str, np.ndarray], train_seconds: float
     ) -> dict[str, float]:
         """The step's tail, and what overlap would gain where the step had none."""
         found = tail_metrics(batch)
         if self.config.run.overlap or self.config.run.lag:
             return found
-        weights = by_rollout(batch.rollouts, selection.weights_N)
         work = [
-            len(s.rollout.prompt_ids) + len(s.rollout.response_ids)
-            if weights[s.rollout.rollout_id].any()
-            else 0
+            s.rollout.text_tokens if weights[s.rollout.rollout_id].any() else 0
             for s in batch.rollouts
         ]
-        return found | {GAIN: overlap_gain(batch.scored_R, np.array(work), values["seconds/train"])}
+        return found | {GAIN: overlap_gain(batch.scored_R, np.array(work), train_seconds)}
 
     def _say_idle(self, step: int, why: str) -> None:
         """The first such step, the tenth, the hundredth and so on: not to bury the rest."""

@@ -49,7 +49,7 @@ def step_metrics(
     """
     scored, scores, selection = snapshot.scored, snapshot.scores, snapshot.selection
     rollouts = [s.rollout for s in scored]
-    lengths = np.array([len(rollout.rows) for rollout in rollouts])  # as the student wrote them
+    lengths = np.array([rollout.written_tokens for rollout in rollouts])
     tokens = int(lengths.sum())
     student = scores.student_tokens()
     values: dict[str, float] = {

@@ -8,7 +8,7 @@ by rollout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,8 +35,8 @@ class WaveTraining:
     scores: Callable[[Sequence[ScoredRollout]], TokenScores]
     # Weights of all tokens, [N] float32, 0 = dropped. None: that depends on the rest of the step.
     choose: Callable[[Sequence[ScoredRollout], TokenScores], np.ndarray | None]
-    # Adds the gradients of the tokens that were chosen.
-    accumulate: Callable[[Sequence[ScoredRollout], np.ndarray], None]
+    # Adds the gradients of the tokens that were chosen; weights [m] by rollout id.
+    accumulate: Callable[[Sequence[ScoredRollout], Mapping[str, np.ndarray]], None]
     weights: dict[str, np.ndarray] = field(default_factory=dict)  # [m] by rollout id, of all waves
     count: int = 0
 
@@ -56,21 +56,25 @@ class WaveTraining:
                 weights_N = self.choose(wave, scores)
                 if weights_N is None:
                     return
-                self.weights |= by_rollout(wave, weights_N)
+                weights = by_rollout(wave, weights_N)
+                self.weights |= weights
             with clock.stage("train"):
-                self.accumulate(wave, weights_N)
+                self.accumulate(wave, weights)
             self.count += 1
 
-    def check(self, scored: Sequence[ScoredRollout], weights_N: np.ndarray) -> None:
+    def check(self, weights: Mapping[str, np.ndarray]) -> None:
         """Compare what the waves chose with what was chosen once all were in.
+
+        Args:
+            weights: [m] by rollout id, of the whole step.
 
         Raises:
             ConfigError: the rule looks beyond a rollout, so its choice depends on which rollouts
                 happen to be done.
         """
-        for rollout_id, weights_m in by_rollout(scored, weights_N).items():
-            early_m = self.weights.get(rollout_id)
-            if early_m is not None and not np.allclose(early_m, weights_m, _ROUNDING, atol=0.0):
+        for rollout_id, early_m in self.weights.items():
+            weights_m = weights[rollout_id]
+            if not np.allclose(early_m, weights_m, _ROUNDING, atol=0.0):
                 early, later = np.count_nonzero(early_m), np.count_nonzero(weights_m)
                 raise ConfigError(
                     f"run.overlap = true: of rollout {rollout_id} {early} tokens were chosen as "

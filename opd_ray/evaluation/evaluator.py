@@ -64,7 +64,7 @@ class Evaluator:
         teacher_prompts = own_teacher_prompts(self._kl_prompts)
         under_way = self.scorer.start(requests, self._sampling, teacher_prompts)
         scored = under_way.result().rollouts
-        scored = [s for s in scored if len(s.rollout.rows)]
+        scored = [s for s in scored if s.rollout.written_tokens]
         if not scored:
             return {}
         scores = self.trainers.score([s.whole() for s in scored], self.teachers.take)

@@ -71,7 +71,7 @@ def _parts(rollout: Rollout) -> Iterator[tuple[str, Any]]:
         yield field.name, getattr(rollout, field.name)
 
 
-def _rollout(plain: dict[str, Any], arrays: dict[str, np.ndarray]) -> Rollout:
+def _rollout(plain: dict[str, Any], arrays: dict[str, Any]) -> Rollout:
     ids, logprobs = (arrays.pop(name, None) for name in _TOPK)
     if ids is None or logprobs is None:
         return Rollout(**plain, **arrays)

@@ -142,7 +142,7 @@ class BatchUnderWay:
                 rollout = rollout.dropped()
             self._rollouts[rollout.rollout_id] = rollout
             self._written[rollout.rollout_id] = now
-            if not len(rollout.rows):
+            if not rollout.written_tokens:
                 self.scored(RolloutScores(rollout.rollout_id, {}))
                 continue
             self._scorer.teachers.pool_for(rollout, request.source).submit(
@@ -156,13 +156,15 @@ class BatchUnderWay:
         self._scores[scores.rollout_id] = scores
         self._scored[scores.rollout_id] = time.perf_counter() - self._begin
         self._untaken.append(scores.rollout_id)
-        rollout = self._rollouts[scores.rollout_id]
-        self._untaken_tokens += len(rollout.prompt_ids) + len(rollout.response_ids)
+        self._untaken_tokens += self._rollouts[scores.rollout_id].text_tokens
 
 
 @dataclass
 class RolloutScorer:
-    """Streams requests through student and teachers, with no barrier between them."""
+    """Streams requests through student and teachers.
+
+    There is no barrier between them, but for a teacher that is to wait (``teacher.when``).
+    """
 
     watch: ActorWatch
     rollouts: RolloutPool

@@ -32,7 +32,7 @@ def batch_scores(
     if not rollouts:
         raise ValueError("a batch must have at least one rollout")
     lengths = [len(rollout.response_ids) for rollout in rollouts]
-    written = [len(rollout.rows) for rollout in rollouts]
+    written = [rollout.written_tokens for rollout in rollouts]
 
     def joined(
         name: str, parts: Sequence[np.ndarray | None], sizes: Sequence[int], tokens: str
