@@ -11,9 +11,7 @@ with in the coordinator's thread, inside whatever wait that thread is in.
 
 from __future__ import annotations
 
-import asyncio
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -25,6 +23,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError, is_known
+from opd_ray.pools.streams import StreamReader
 
 # How long after a task's error the watch looks for a dead process, which is then the real cause:
 # the peers of a dead trainer rank fail with "connection closed", often before Ray tells of it.
@@ -58,7 +57,7 @@ class ActorWatch:
         self._events: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         # The answers to the event that is being dealt with: Ray need not bring them again.
         self._answers: dict[ray.ObjectRef, Future[Any]] = {}
-        self._reader = _StreamReader()
+        self._reader = StreamReader()
         self.stop_requested = False
 
     def set_stall_timeout(self, seconds: float, key: str) -> None:
@@ -258,51 +257,6 @@ class ActorWatch:
                     self._ended.put((name, lifeline))  # a later wait must not miss it
                     return _death(lifeline, name)
         return None
-
-
-class _StreamReader:
-    """Reads streams as they fill, in a thread of its own: Ray has no callback for their items."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def read(
-        self,
-        stream: ray.ObjectRefGenerator,
-        item: Callable[[ray.ObjectRef, Future[Any]], object],
-        ended: Callable[[], object],
-    ) -> None:
-        """Call ``item`` with every item and its value, and ``ended`` at the end, in that thread."""
-
-        async def follow() -> None:
-            async for ref in stream:
-                value: Future[Any] = Future()
-                try:
-                    value.set_result(await ref)
-                except Exception as error:  # raised where the value is asked for
-                    value.set_exception(error)
-                item(ref, value)
-            ended()
-
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="streams", daemon=True).start()
-        asyncio.run_coroutine_threadsafe(follow(), self._loop)
-
-    def close(self) -> None:
-        """Leave streams that have not ended, and end the thread."""
-        loop, self._loop = self._loop, None
-        if loop is None:
-            return
-
-        async def leave() -> None:
-            followed = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in followed:
-                task.cancel()
-            await asyncio.gather(*followed, return_exceptions=True)
-            loop.stop()
-
-        asyncio.run_coroutine_threadsafe(leave(), loop)
 
 
 def _nothing() -> None:
