@@ -92,18 +92,23 @@ class FakeWatch:
 
     New ones can score when the event that tells of them has been dealt with. Anything but a fake
     replica's reference is its own value, and ready.
+
+    Args:
+        replicas: that are there from the start.
+        make: a new replica of this name.
     """
 
-    def __init__(self, replicas: Sequence[FakeReplica] = ()):
-        self.current: dict[str, FakeReplica] = {}
+    def __init__(self, replicas: Sequence[Any] = (), make: Callable[[str], Any] = FakeReplica):
+        self.current: dict[str, Any] = {}
         self.watch(replicas)
+        self._make = make
         self.pending: list[tuple[Any, Callable[[Any], object]]] = []
         self.soonest: deque[Callable[[], object]] = deque()
-        self.started: list[FakeReplica] = []
+        self.started: list[Any] = []
         self.buried: list[str] = []
         self.stillborn = 0  # so many of the next ones die while they load
 
-    def watch(self, replicas: Sequence[FakeReplica]) -> None:
+    def watch(self, replicas: Sequence[Any]) -> None:
         self.current |= {replica.name: replica for replica in replicas}
 
     def hand_over(self, name: str):
@@ -120,11 +125,11 @@ class FakeWatch:
             self.turn(what)
 
     def turn(self, what: str) -> None:
-        """One event: deaths are noticed first, then batches in order, then new replicas."""
+        """One event: deaths are noticed first, then rollouts, batches, new replicas, in order."""
         if self.soonest:
             self.soonest.popleft()()
             return
-        order = {"lifeline": 0, "score": 1, "loaded": 2}
+        order = {"lifeline": 0, "rollout": 1, "score": 2, "loaded": 3}
         ready = [ref for ref, _ in self.pending if is_ready(ref)]
         assert ready, f"a real run would wait for {what} for ever"
         self.arrive(min(ready, key=lambda ref: order[ref[1]]))
@@ -143,12 +148,12 @@ class FakeWatch:
     def remove(self, name: str) -> None:
         self.buried.append(name)
 
-    def add(self, name: str, replica: FakeReplica) -> None:
+    def add(self, name: str, replica: Any) -> None:
         assert name in self.buried
         assert self.current[name] is replica
 
-    def start(self, name: str) -> FakeReplica:
-        replica = self.current[name] = FakeReplica(name)
+    def start(self, name: str) -> Any:
+        replica = self.current[name] = self._make(name)
         self.started.append(replica)
         if self.stillborn:
             self.stillborn -= 1

@@ -172,19 +172,16 @@ class Rollouts:
 
 
 class Waits(FakeWatch):
-    """Finds rollouts ready before scores, one event at a time, and lets time pass."""
+    """Lets a second pass for every rollout and batch."""
 
     def __init__(self, clock):
         super().__init__()
         self._clock = clock
 
     def turn(self, what):
-        if self.soonest:
-            self.soonest.popleft()()
-            return
-        self._clock.now += 1.0
-        refs = [ref for ref, _ in self.pending if ref[1] != "lifeline"]
-        self.arrive(min(refs, key=lambda ref: ref[1]))  # "rollout" before "score"
+        if not self.soonest:
+            self._clock.now += 1.0
+        super().turn(what)
 
 
 def test_the_teacher_is_the_bottleneck_once_all_is_written(monkeypatch) -> None:

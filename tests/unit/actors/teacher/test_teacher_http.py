@@ -7,12 +7,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import FakeWatch, Remote
+from fake_replicas import FakeReplica, pool_of
 from fake_server import KEY, FakeServer, V, distribution, running
 
 import actors.teacher.http.client as http_client
@@ -22,7 +21,6 @@ from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings, batch_budget
-from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.preflight.contract.probes import contract_violations
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, TopK
 
@@ -162,31 +160,19 @@ def test_a_pool_keeps_all_requests_under_way_however_long_the_sequences(
     chosen = settings(fake, concurrency=3, batch_tokens=1)
     server = TeacherServer(teacher(concurrency=3), chosen)
 
-    class Watch(FakeWatch):
-        def hand_over(self, name: str) -> Any:
-            return ("", "lifeline")
+    answers: list[list[RolloutScores]] = []
 
-        def turn(self, what: str) -> None:
-            if self.soonest:
-                self.soonest.popleft()()
-            else:
-                self.arrive(next(ref for ref, _ in self.pending if ref[1] != "lifeline"))
+    class Replica(FakeReplica):
+        """Its answers are the server's."""
 
-        def get(self, ref: Any, name: str) -> Any:
-            return answers[ref[0]]
+        def _score(self, asked: list[ScoreRequest]) -> Any:
+            answers.append(server.score(asked))
+            return super()._score(asked)
 
-    answers: dict[str, Any] = {}
+        def value(self, ref: Any) -> Any:
+            return answers[ref[2]]
 
-    def score(asked: list[ScoreRequest]) -> Any:
-        answers[asked[0].rollout_id] = server.score(asked)
-        return (asked[0].rollout_id, "score")
-
-    replica = SimpleNamespace(score=Remote(score))
-    budget = batch_budget(chosen, longest=10)
-    watch: Any = Watch()
-    pool = TeacherPool(
-        [("teacher-0", replica)], budget, watch, lambda name: None, max_restarts=0, no_more=""
-    )
+    pool, watch, _ = pool_of([Replica("teacher-0")], batch_budget(chosen, longest=10))
     fake.seconds = 0.02
     asked = requests(9)
     for r in asked:

@@ -50,58 +50,34 @@ class Uniform:
 
 
 class Process:
-    """A replica without Ray: its server answers when its reference is asked for."""
+    """A replica without Ray: its server answers when its reference is asked for.
+
+    References are (process, method, what gives the answer).
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.server = TeacherServer(Uniform(), SETTINGS)
-        self.alive = True
-        self.score = Remote(lambda requests: (self, lambda: self.server.score(requests)))
+        self.dead = False
+        self.score = Remote(lambda requests: (self, "score", lambda: self.server.score(requests)))
         self.take = Remote(self._take)
-        self.ready = Remote(lambda: (self, lambda: None))
-        self.forget = Remote(lambda ids: self.alive and self.server.signals.forget(ids))
+        self.ready = Remote(lambda: (self, "loaded", lambda: None))
+        self.forget = Remote(lambda ids: self.dead or self.server.signals.forget(ids))
+
+    def value(self, ref):
+        if self.dead:
+            raise ActorDied(self.name, "killed")
+        return ref[2]()
 
     def _take(self, keep, forget):
-        signals = self.server.signals.take(keep, forget=forget) if self.alive else {}
+        signals = {} if self.dead else self.server.signals.take(keep, forget=forget)
         rows = sum(map(len, keep.values()))
         receipt = SignalReceipt(rows, sum(signal.nbytes for signal in signals.values()))
-        return signals, (self, lambda: receipt)
+        return signals, (self, "take", lambda: receipt)
 
     @property
     def held_bytes(self) -> int:
         return self.server.signals.nbytes
-
-
-class Watch(FakeWatch):
-    """Replaces dead processes; a reference is (process, what it brings)."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
-        self.processes = {name: Process(name) for name in names}
-
-    def hand_over(self, name: str):
-        return (self.processes[name], None)
-
-    def turn(self, what: str) -> None:
-        if self.soonest:
-            self.soonest.popleft()()
-            return
-        refs = [ref for ref, _ in self.pending]
-        self.arrive(next(ref for ref in refs if ref[1] is not None or not ref[0].alive))
-
-    def get(self, ref, name: str):
-        process, result = ref
-        if not process.alive:
-            raise ActorDied(name, "killed")
-        return result()
-
-    def remove(self, name: str) -> None: ...
-
-    def add(self, name: str, process: Process) -> None: ...
-
-    def start(self, name: str) -> Process:
-        self.processes[name] = Process(name)
-        return self.processes[name]
 
 
 def rollout(name: str, m: int) -> Rollout:
@@ -118,8 +94,8 @@ def deliver(scored: set[str], scores: RolloutScores) -> None:
 @pytest.mark.parametrize("deaths", [False, True])
 def test_a_thousand_rollouts(deaths: bool) -> None:
     rng = np.random.default_rng(1)
-    watch: Any = Watch(["a", "b"])
-    processes = watch.processes
+    watch: Any = FakeWatch([Process("a"), Process("b")], make=Process)
+    processes = watch.current
     pool = TeacherPool(
         list(processes.items()), 100, watch, watch.start, max_restarts=1000, no_more=""
     )
@@ -139,7 +115,7 @@ def test_a_thousand_rollouts(deaths: bool) -> None:
             watch.turn("news")
             peak = max(peak, sum(p.held_bytes for p in processes.values()))
             if deaths and rng.random() < 0.1:
-                processes["a"].alive = False
+                processes["a"].dead = True
         assert scored == {r.rollout_id for r in wanted}
         peaks.append(peak)
         keep = {
