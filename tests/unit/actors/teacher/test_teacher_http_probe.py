@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_server import KEY, FakeServer, V, running
+from fake_server import KEY, FakeServer, V
 
-import actors.teacher.http.client as http_client
 from actors.teacher.http.probe import check_server
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.resolved_teachers import NamedTeacher
 
-
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with running() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_client, "_FIRST_PAUSE", 0.01)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 class Letters:
