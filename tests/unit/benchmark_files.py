@@ -18,7 +18,9 @@ WHOLE_SETS = Path(
 )
 
 needs_whole_sets = pytest.mark.skipif(
-    not WHOLE_SETS.is_dir(), reason="the whole data sets are not here (set OPD_RAY_TEST_DATA)"
+    not WHOLE_SETS.is_dir(),
+    reason="reads whole data sets, which are not in the repository: set OPD_RAY_TEST_DATA to a "
+    "folder with math500, aime_2024, aime_2025, amc23, gsm8k_train and deepmath_5k, each .jsonl",
 )
 
 

@@ -19,7 +19,11 @@ import pytest
 
 CHECKOUT = os.environ.get("OPD_RAY_DEEPPLANNING", "")
 PYTHON = os.environ.get("OPD_RAY_DEEPPLANNING_PYTHON") or sys.executable
-needs_checkout = pytest.mark.skipif(not CHECKOUT, reason="OPD_RAY_DEEPPLANNING is not set")
+needs_checkout = pytest.mark.skipif(
+    not CHECKOUT,
+    reason="compares with the benchmark's own program: set OPD_RAY_DEEPPLANNING to a clone of "
+    "Qwen-Agent (docs/deepplanning.md)",
+)
 
 _LEG = (
     "origin_city,destination_city,dep_date,route_index,segment_index,dep_station_code,"

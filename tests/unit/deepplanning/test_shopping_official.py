@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deepplanning_data import CHECKOUT, needs_checkout
 from shopping_official import ask, can_search
 from shopping_world import write_case
 
@@ -30,10 +30,8 @@ from opd_ray.deepplanning.shopping.score import (
 )
 from opd_ray.deepplanning.shopping.tools import ShoppingTools
 
-CLONE = Path(os.environ.get("OPD_RAY_DEEPPLANNING", "/nowhere"))
-pytestmark = pytest.mark.skipif(
-    "OPD_RAY_DEEPPLANNING" not in os.environ, reason="OPD_RAY_DEEPPLANNING names no clone"
-)
+CLONE = Path(CHECKOUT)
+pytestmark = needs_checkout
 
 WORDS = [
     *("red", "Blue", "navy", "shoe", "Men's", "running", "trail", "hat", "wool", "Ünder", "zip"),
@@ -260,7 +258,10 @@ def can_search_officially() -> bool:
 
 def test_a_large_search_ranks_as_the_official_one(tmp_path: Path) -> None:
     if not can_search_officially():
-        pytest.skip("OPD_RAY_DEEPPLANNING_PYTHON has no rank_bm25")
+        pytest.skip(
+            "the benchmark's own search needs rank_bm25: set OPD_RAY_DEEPPLANNING_PYTHON to a "
+            "Python that has it"
+        )
     rng = random.Random(7)
     products = [random_product(rng, number) for number in range(2000)]
     write_case(tmp_path / "case_1", products, answers={"query": "q"})
