@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import statistics
 import sys
 from pathlib import Path
@@ -18,16 +17,16 @@ ROW_TOKENS = 1536  # of the trainer's micro-batches
 
 def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
     """The loss of opd-ray's teacher and trainer on given rollouts, float32, nats a token."""
+    from one_rank import one_rank
+
     from actors.teacher.kinds.hf import HfTeacher
-    from actors.trainer.trainer import Trainer
     from opd_ray.config.choices import SignalChoice
-    from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
+    from opd_ray.config.schema import StudentSettings, TrainerSettings
     from opd_ray.config.teacher import TeacherSettings
-    from opd_ray.types import HeadPart, ScoreRequest, TopK, TrainItem
+    from opd_ray.types import ScoreRequest, TopK, TrainItem
 
     settings = TeacherSettings(path=str(pair / "teacher"), signal=SignalChoice.hidden)
     teacher = HfTeacher(settings)
-    vocab = teacher.info().vocab_size
     requests, items = [], []
     for number, rollout in enumerate(rollouts):
         prompt, response = (
@@ -40,18 +39,8 @@ def own_loss(pair: Path, rollouts: list[dict[str, list[int]]]) -> float:
         rows = np.arange(length, dtype=np.int32)
         items.append(TrainItem(str(number), prompt, response, rows, ones, ones))
     signals = {answer.rollout_id: answer.signal for answer in teacher.score(requests)}
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    trainer = Trainer(
-        StudentSettings(path=str(pair / "student")),
-        TrainerSettings(),
-        LossSettings(),
-        rank=0,
-        master=("127.0.0.1", port),
-        vocab_size=vocab,
-    )
-    trainer.set_teacher_head((HeadPart(*teacher.output_head()),))
+    student = StudentSettings(path=str(pair / "student"))
+    trainer = one_rank(student, TrainerSettings(), *teacher.output_head())
     total = float(sum(len(item.rows) for item in items))
     stats = trainer.train_step([items], total, 0.0, signals)
     return stats.loss_sum / total

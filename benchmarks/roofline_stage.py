@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import resource
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from end_to_end import LEARNING_RATE, NEW_TOKENS, PROMPTS, read_prompts
 from end_to_end_own import CONTEXT, ROW_TOKENS
+from one_rank import one_rank
 
 from actors.process import (
     OPENMP_WAITING,
@@ -28,14 +28,13 @@ from actors.process import (
 )
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.schema import (
-    LossSettings,
     RolloutSettings,
     StudentSettings,
     SyncSettings,
     TrainerSettings,
 )
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.types import HeadPart, Rollout, RolloutRequest, Sampling, ScoreRequest, TrainItem
+from opd_ray.types import Rollout, RolloutRequest, Sampling, ScoreRequest, TrainItem
 
 RUNS = 3  # measured, after one that is not
 
@@ -142,25 +141,13 @@ class Stage:
         """One turn is a gradient step."""
         import torch
 
-        from actors.trainer.trainer import Trainer
         from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 
         torch.set_num_threads(self.threads)
         rollouts: list[Rollout] = self._find("rollouts")
         signals, head = self._find("signals")
         settings = self.trainer_settings
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
-        trainer = Trainer(
-            self.student,
-            settings,
-            LossSettings(),
-            rank=0,
-            master=("127.0.0.1", port),
-            vocab_size=len(head[0]),
-        )
-        trainer.set_teacher_head((HeadPart(*head),))
+        trainer = one_rank(self.student, settings, *head)
         items = []
         for r in rollouts:
             rows = np.arange(len(r.response_ids), dtype=np.int32)

@@ -25,7 +25,6 @@ import argparse
 import multiprocessing
 import os
 import platform
-import socket
 import statistics
 import tempfile
 import time
@@ -35,11 +34,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from one_rank import one_rank
 from process_memory import MIB, process_memory, settle
 
 from actors.process import trainer_environment
-from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
-from opd_ray.types import HeadPart, HiddenSignal, TrainItem
+from opd_ray.config.schema import StudentSettings, TrainerSettings
+from opd_ray.types import HiddenSignal, TrainItem
 
 if TYPE_CHECKING:
     from actors.trainer.batch import MicroBatch
@@ -142,25 +142,14 @@ class TrunkObjective:
 
 def start_trainer(variant: str, plan: Plan) -> Trainer:
     """The real trainer, with another objective in the variants that are not the product's."""
-    from actors.trainer.trainer import Trainer
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    trainer = Trainer(
-        StudentSettings(path=plan.folder),
-        TrainerSettings(threads=plan.threads),
-        LossSettings(),
-        rank=0,
-        master=("127.0.0.1", port),
-        vocab_size=VOCAB,
+    head_VD = np.random.default_rng(1).standard_normal((VOCAB, TEACHER_HIDDEN), np.float32)
+    head_VD *= 2 * TEACHER_HIDDEN**-0.5
+    trainer = one_rank(
+        StudentSettings(path=plan.folder), TrainerSettings(threads=plan.threads), head_VD
     )
     others = {NAIVE: NaiveObjective, TRUNK: TrunkObjective}
     if variant in others:
         trainer._objective = others[variant]()
-    head_VD = np.random.default_rng(1).standard_normal((VOCAB, TEACHER_HIDDEN), np.float32)
-    head_VD *= 2 * TEACHER_HIDDEN**-0.5
-    trainer.set_teacher_head((HeadPart(head_VD),))
     return trainer
 
 
