@@ -21,8 +21,9 @@ from pathlib import Path
 from statistics import mean, median
 
 import pipeline_expected
+from pipeline_placement import Placement, gpus, local_ray, modes
 from pipeline_profiles import PROFILES, Profile
-from pipeline_run import ROUNDS, Measured, Placement, gpus, local_ray, measure, modes, stages_of
+from pipeline_run import ROUNDS, Measured, measure, stages_of
 
 RESULTS = Path(__file__).parent / "results" / "pipeline.md"
 TOLERANCE = 0.05  # beyond which a difference from the expected step is marked

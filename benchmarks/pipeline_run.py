@@ -1,63 +1,37 @@
-"""A real coordinator, filter, launcher and pools on actors that wait; pipeline.py has the table."""
+"""Runs of the real coordinator on actors that wait, and what is measured of them."""
 
 from __future__ import annotations
 
 import io
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import mean, median
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pipeline_expected
 import ray
 from pipeline_expected import Stages
+from pipeline_placement import Placement, Prompts, WaitingLauncher
 from pipeline_profiles import Profile
-from waiting_engines import (
-    VOCAB_SIZE,
-    Diary,
-    WaitingRollout,
-    WaitingTeacher,
-    WaitingTrainer,
-    response_tokens,
-)
+from waiting_actor import VOCAB_SIZE, Diary
+from waiting_rollout import response_tokens
 
 from opd_ray.cluster.nodes import from_ray_nodes
-from opd_ray.cluster.placement import ROLES, PlacedActor, Role, plan_placement
-from opd_ray.config.load import load_config
-from opd_ray.config.schema import Config, RunSettings
+from opd_ray.cluster.placement import Role, plan_placement
+from opd_ray.config.schema import Config
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.session import Session
-from opd_ray.data.prompt_set import PromptsIdentity
-from opd_ray.data.prompts import Prompt
-from opd_ray.environments.by_source import NO_ENVIRONMENTS
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.pools.launch import ActorLauncher
 from opd_ray.seeds import derive_seed
 from opd_ray.tip import TipFilter
 
-# What each mode sets; a program that does not know the key cannot run the mode.
-_MODES: Mapping[str, tuple[str, ...]] = {
-    "synchronous": (),
-    "overlap": ("run.overlap=true",),
-    "lag": ("run.lag=1",),
-}
 # Least size of a wave, in rounds of one micro-batch on every rank; the coordinator's is
 # opd_ray.coordinator.waves.ROUND_SHARE.
 ROUNDS = (1.0, 0.5, 0.25, 0.125)
 WARM_UP = 2  # steps
-
-
-def modes() -> list[str]:
-    """The modes that this version has."""
-    known = {f"run.{key.name}" for key in fields(RunSettings)}
-    return [mode for mode, keys in _MODES.items() if {key.split("=")[0] for key in keys} <= known]
 
 
 def measured_steps(mode: str, steps: int) -> range:
@@ -67,116 +41,6 @@ def measured_steps(mode: str, steps: int) -> range:
     """
     ahead = 1 if mode == "lag" else 0
     return range(WARM_UP - ahead, steps - 1 - ahead)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a recipe puts its roles, and how often."""
-
-    recipe: str  # its file in configs
-    times: int  # as many of every role, and as many prompts a step, as the recipe has
-
-    def config(self, profile: Profile, scale: int, steps: int, mode: str) -> Config:
-        """The recipe's configuration, with the profile's batch and 1 token in place of ``scale``.
-
-        Args:
-            profile: that is put in its place.
-            scale: tokens that one stands for.
-            steps: of the run.
-            mode: one of :func:`modes`.
-        """
-        recipe = load_config(self.recipe)
-        rollout, teacher, trainer = recipe.rollout, recipe.teacher, recipe.trainer
-        most = profile.lengths.most
-        settings = {
-            "run.steps": steps,
-            "run.checkpoint_every": 0,
-            "student.context_length": (profile.prompt_tokens + most) // scale + 2,
-            "environment.path": "null",
-            "rollout.actors": rollout.actors * self.times,
-            "rollout.prompts_per_step": profile.prompts_per_step * self.times,
-            "rollout.samples_per_prompt": profile.samples_per_prompt,
-            "rollout.max_new_tokens": max(1, round(most / scale)),
-            "teacher.replicas": teacher.replicas * self.times,
-            "teacher.batch_tokens": max(1, teacher.batch_tokens // scale),
-            "trainer.ranks": trainer.ranks * self.times,
-            "trainer.micro_batch_tokens": max(1, trainer.micro_batch_tokens // scale),
-            # Overlap needs it, and all modes are to choose the same tokens.
-            "tip.normalise_over": "rollout",
-            "eval.every": 0,
-            "eval.tasks": "[]",
-            "eval.kl_prompts": 0,
-        }
-        return load_config(
-            self.recipe, [*(f"{key}={value}" for key, value in settings.items()), *_MODES[mode]]
-        )
-
-
-def gpus(config: Config) -> dict[Role, int]:
-    """GPUs of each role."""
-    return {
-        "trainer": config.trainer.ranks * int(config.trainer.gpus_per_rank),
-        "rollout": config.rollout.actors * config.rollout.gpus_per_actor,
-        "teacher": config.teacher.replicas * int(config.teacher.gpus_per_replica),
-    }
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """A feed of prompts without texts, as the coordinator asks for it."""
-
-    tokens: int
-    environments: Any = NO_ENVIRONMENTS
-    identity: Any = field(default_factory=lambda: PromptsIdentity(0, ""))
-
-    def batch(self, step: int, size: int) -> list[Prompt]:
-        """The prompts of a step, from 0."""
-        found = []
-        for number in range(step * size, (step + 1) * size):
-            ids = np.random.default_rng(number).integers(
-                VOCAB_SIZE, size=self.tokens, dtype=np.int32
-            )
-            found.append(Prompt(str(number), ids, ids))
-        return found
-
-    def taken(self, step: int, size: int) -> list[list[int]]:
-        return [[step, size]]
-
-
-@dataclass(eq=False)
-class WaitingLauncher(ActorLauncher):
-    """Starts waiting actors at the places of the real ones."""
-
-    profile: Profile = field(kw_only=True)
-    scale: int = field(kw_only=True)
-    handles: dict[str, Any] = field(default_factory=dict, kw_only=True)  # by name
-    of_role: dict[str, Role] = field(default_factory=dict, kw_only=True)  # by name
-
-    def diaries(self) -> dict[Role, list[Diary]]:
-        """What the actors did since they were last asked."""
-        names = list(self.handles)
-        told = self.watch.get_all([(self.handles[name].diary.remote(), name) for name in names])
-        found: dict[Role, list[Diary]] = {role: [] for role in ROLES}
-        for name, diary in zip(names, told, strict=True):
-            found[self.of_role[name]].append(diary)
-        return found
-
-    def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
-        return self._waiting(placed, WaitingRollout)
-
-    def _teacher(self, placed: PlacedActor) -> Any:
-        return self._waiting(placed, WaitingTeacher)
-
-    def _trainer(self, placed: PlacedActor) -> Any:
-        return self._waiting(placed, WaitingTrainer)
-
-    def _waiting(self, placed: PlacedActor, actor_class: object) -> Any:
-        here = str(Path(__file__).parent)
-        path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-        actor = self._at(placed, actor_class, {"PYTHONPATH": path})
-        handle = actor.remote(self.profile, self.scale, placed.gpus)
-        self.handles[placed.name], self.of_role[placed.name] = handle, placed.role
-        return handle
 
 
 @dataclass
@@ -228,29 +92,6 @@ class Measured:
     @property
     def trajectories_per_second(self) -> float:
         return self.rollouts * len(self.steps) / sum(self.steps)
-
-
-@contextmanager
-def local_ray(gpus: int) -> Iterator[None]:
-    """A Ray whose GPUs are names only."""
-    ray.init(
-        address="local",
-        num_cpus=len(os.sched_getaffinity(0)),
-        num_gpus=gpus,
-        include_dashboard=False,
-        object_store_memory=1 << 29,
-        logging_level="ERROR",
-        log_to_driver=False,
-        # All actors of a run come up at once, more than there are cores to start them in time.
-        _system_config={
-            "worker_maximum_startup_concurrency": 2 * gpus,
-            "worker_register_timeout_seconds": 600,
-        },
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def measure(

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 from pipeline import Case, rows
+from pipeline_placement import Placement, local_ray, modes
 from pipeline_profiles import PROFILES, Lengths
-from pipeline_run import Placement, local_ray, measure, modes
+from pipeline_run import measure
 
 # A step of about 16 s: 8 s of writing, 2 s of it after the second response, 6 of training, 1 of
 # sync; here a tenth.
@@ -46,7 +47,8 @@ def test_every_mode_takes_about_what_its_profile_says() -> None:
         # A busy machine takes longer, never less.
         assert 0.9 < one.step / one.expected < 2.5, one
         assert all(0.0 <= share < 1.0 for share in one.idle.values())
-        assert 0 < one.tail_tenth <= one.tail_half or one.tail_tenth == 0.0
+        # Nine tenths of four responses are all of them.
+        assert one.tail_tenth == 0.0 < one.tail_half
         assert one.rollouts == 4
         assert one.trajectories_per_second == pytest.approx(4 / one.step, rel=0.5)
     lines = rows(case, found, SCALE)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from pipeline_expected import write
 from pipeline_profiles import PROFILES
-from waiting_engines import Decoder, Diary, drawn_columns, response_tokens, trunk_tokens
+from waiting_actor import Diary, drawn_columns
+from waiting_rollout import Decoder, response_tokens
+from waiting_trainer import trunk_tokens
 
 from opd_ray.types import TrainItem
 
