@@ -54,8 +54,6 @@ class Published:
     writing_seconds: float  # from the first request to the last response of a step
     training_seconds: float  # of a step, without waiting and without the weights' way
     training_tokens: int  # of the texts, prompts included, that took so long
-    step_seconds: float
-    lag: bool  # whether the next step was written while this one was trained on
 
 
 @dataclass(frozen=True)
@@ -144,8 +142,6 @@ PROFILES: Mapping[str, Profile] = {
                 writing_seconds=31.29,
                 training_seconds=17.36,
                 training_tokens=261_976,
-                step_seconds=72.78,
-                lag=False,
             ),
         ),
         Profile(
@@ -180,8 +176,6 @@ PROFILES: Mapping[str, Profile] = {
                 writing_seconds=40.72,
                 training_seconds=5.50,
                 training_tokens=141_134,
-                step_seconds=45.50,
-                lag=False,
             ),
         ),
         Profile(
@@ -219,8 +213,6 @@ PROFILES: Mapping[str, Profile] = {
                 writing_seconds=194.3,
                 training_seconds=28.7,
                 training_tokens=1_697_792,
-                step_seconds=197.2,
-                lag=True,
             ),
         ),
     )
