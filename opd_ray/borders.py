@@ -1,13 +1,31 @@
-"""Where libraries read what a user gave: their errors become a message with place and remedy."""
+"""Where libraries read what a user gave, or write: their errors become place and remedy."""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from yaml import MarkedYAMLError, YAMLError
 
-from opd_ray.errors import InputError, OpdError
+from opd_ray.errors import InputError, OpdError, WriteError
+
+_AGAIN = "then give the same command again: what was written before is whole"
+_WRITE_REMEDIES = {
+    errno.ENOSPC: f"make room there, {_AGAIN}",
+    errno.EDQUOT: f"make room there or raise the quota, {_AGAIN}",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EACCES: "name a folder that this user may write to",
+    errno.EPERM: "name a folder that this user may write to",
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "raise the system's limit on open files (sysctl fs.file-max)",
+}
+# How libraries that are not Python say which error the system gave them.
+_SPELLED_ERRNO = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 
 
 @contextmanager
@@ -34,6 +52,45 @@ def border(place: str, remedy: str, error: type[OpdError] = InputError) -> Itera
         if ours := _known_inside(raised):
             raise error(f"{place}: {getattr(raised, 'full_key', '')}: {ours}") from raised
         raise error(f"{place}: {first_line(raised)}; {remedy}") from raised
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A with block in which ``path`` is written; whatever a library raises names it and a remedy.
+
+    As with :func:`border`, only what writes belongs into the block.
+
+    Raises:
+        WriteError: from what the system or the library raised; known errors pass as they are.
+    """
+    try:
+        yield
+    except OpdError:
+        raise
+    except Exception as raised:
+        number = _errno(raised)
+        said = f"{os.strerror(number)}{_room(path, number)}" if number else first_line(raised)
+        remedy = _WRITE_REMEDIES.get(number, f"see to its disk, {_AGAIN}")
+        raise WriteError(f"{path}: cannot be written: {said}; {remedy}") from raised
+
+
+def _errno(raised: BaseException) -> int:
+    """The number of the system's error; 0 where none is told."""
+    if isinstance(raised, OSError) and raised.errno:
+        return raised.errno
+    found = _SPELLED_ERRNO.search(str(raised))
+    return int(found[1]) if found else 0
+
+
+def _room(path: Path, number: int) -> str:
+    """What is left on a full disk, in words."""
+    if number != errno.ENOSPC:
+        return ""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    disk = os.statvfs(existing)
+    if disk.f_files and not disk.f_favail:
+        return " (no inodes are left for further files)"
+    return f" ({disk.f_bavail * disk.f_frsize >> 20} MiB free)"
 
 
 def _known_inside(raised: BaseException) -> OpdError | None:

@@ -35,6 +35,10 @@ class RunError(OpdError, RuntimeError):
     """A run that started and could not go on; the message names what failed and its last error."""
 
 
+class WriteError(RunError):
+    """A file that could not be written: its disk is full, read-only or gone."""
+
+
 class ActorFailure(RunError):
     """A process of the run died or raised; names it and gives its last error."""
 

@@ -22,6 +22,7 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
 from opd_ray.batching.packing import Packing, Segment
+from opd_ray.borders import writing
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError, InputError
 from opd_ray.models.engine_limits import DROPOUT_RATES
@@ -178,14 +179,21 @@ def save_student(
     """Write a Hugging Face folder: the weights in ``state``, and the files of the student's own.
 
     What is at ``folder`` is replaced, once the new one is whole.
+
+    Raises:
+        WriteError: it cannot be written; what is there stays.
     """
     target = Path(folder)
     draft = target.with_name(f"{target.name}.tmp")
-    if draft.exists():
-        shutil.rmtree(draft)
     # transformers refuses to write some generation configs that it reads; ours is copied below.
     model.generation_config = GenerationConfig()
-    model.save_pretrained(draft, state_dict=state, max_shard_size=_SHARD_SIZE)
+    with writing(target):
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            model.save_pretrained(draft, state_dict=state, max_shard_size=_SHARD_SIZE)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)  # a full disk has better use for its room
+            raise
     made = json.loads((draft / "config.json").read_text(encoding="utf-8"))
     for file in draft.iterdir():
         if not file.name.endswith((".safetensors", ".safetensors.index.json")):
@@ -194,9 +202,10 @@ def save_student(
     # safetensors lets nobody else read what it writes, whatever the umask says.
     for file in draft.glob("*.safetensors"):
         shutil.copymode(draft / "config.json", file)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(draft, target)
+    with writing(target):
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(draft, target)
 
 
 def check_student(

@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-from opd_ray.borders import border
+from opd_ray.borders import border, writing
 from opd_ray.cluster.ray_address import TOKEN_REMEDY, token_source
 from opd_ray.cluster.submit_files import stage
 from opd_ray.errors import INTERRUPTED, OpdError, RunError, exit_code
@@ -204,8 +205,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--python", default="python", help="the interpreter on the cluster (default: %(default)s)"
     )
     args = parser.parse_intermixed_args(argv)
-    with tempfile.TemporaryDirectory(prefix="opd-ray-job-") as folder:
+    with ExitStack() as stack:
         try:
+            with writing(Path(tempfile.gettempdir())):
+                made = tempfile.TemporaryDirectory(prefix="opd-ray-job-")
+            folder = stack.enter_context(made)
             command = stage(
                 Path(folder), args.config, args.overrides, args.py_modules, args.working_dir
             )

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from opd_ray.borders import writing
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.config.files import SUFFIXES, layers
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
+from opd_ray.whole_file import write_whole
 
 PACKAGES = ("opd_ray", "actors", "configs")
 JOB_CONFIG = "job.yaml"
@@ -57,13 +59,13 @@ def stage(
         if (folder / package).exists():
             raise ConfigError(f"{package} is the name of a package of opd-ray: rename your own")
         code = Path(str(resources.files(package)))
-        shutil.copytree(code, folder / package, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        _copy(code, folder / package)
     for note in _module_notes(loaded, folder):
         print(f"submit.sh: {note}", file=sys.stderr)
     if config.endswith(SUFFIXES):
         # One file out of all it inherits, its ${...} left for the cluster to resolve.
         merged = OmegaConf.merge(*(OmegaConf.create(layer.values) for layer in layers(config)))
-        (folder / JOB_CONFIG).write_text(OmegaConf.to_yaml(merged), encoding="utf-8")
+        write_whole(folder / JOB_CONFIG, OmegaConf.to_yaml(merged))
         config = JOB_CONFIG
     return ["train", "--config", config, *overrides, "cluster.address=auto"]
 
@@ -132,8 +134,7 @@ def _carry_all(working_dir: Path, folder: Path) -> None:
     if not working_dir.is_dir():
         raise ConfigError(f"--working-dir = {str(working_dir)!r}: no such folder")
     _check_size("--working-dir", working_dir)
-    ignored = shutil.ignore_patterns(*_LEFT_OUT)
-    shutil.copytree(working_dir, folder, ignore=ignored, dirs_exist_ok=True)
+    _copy(working_dir, folder)
 
 
 def _carry_module(module: Path, folder: Path) -> None:
@@ -142,13 +143,20 @@ def _carry_module(module: Path, folder: Path) -> None:
         raise ConfigError(f"--py-modules = {str(module)!r}: {target.name} travels already")
     if module.is_dir():
         _check_size("--py-modules", module)
-        shutil.copytree(module, target, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        _copy(module, target)
     elif module.is_file() and module.suffix == ".py":
-        shutil.copy(module, target)
+        with writing(target):
+            shutil.copy(module, target)
     else:
         raise ConfigError(
             f"--py-modules = {str(module)!r}: name a Python file or the folder of a package"
         )
+
+
+def _copy(source: Path, target: Path) -> None:
+    with writing(target):
+        ignored = shutil.ignore_patterns(*_LEFT_OUT)
+        shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
 
 
 def _check_size(option: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +14,9 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from opd_ray.coordinator.metrics import StepSnapshot
+from opd_ray.output.figure_file import write_figure
 from opd_ray.output.progress import is_told
+from opd_ray.whole_file import write_whole
 
 _COLOURS = {"Q1": "#d62728", "Q2": "#ff7f0e", "Q3": "#9467bd", "Q4": "#1f77b4"}
 _MOST_POINTS = 20_000
@@ -116,21 +119,22 @@ def print_report(
 
     ``notes`` are what is wrong with the figures of the table.
     """
-    with path.open("w", encoding="utf-8") as file:
-        for console in (Console(file=file, width=120), _Terminal()):
-            console.print(table)
-            for note in notes:
-                console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-            if response is not None:
-                others = any(span.style == _OTHERS for span in response.spans)
-                console.print(
-                    "one response of the last step, kept tokens in [brackets]"
-                    f"{', what the student did not write in <<angles>>' if others else ''}:",
-                    markup=False,
-                )
-                console.print(response)
-            for name, place in {**outputs, "this report": path}.items():
-                console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
+    file = io.StringIO()
+    for console in (Console(file=file, width=120), _Terminal()):
+        console.print(table)
+        for note in notes:
+            console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        if response is not None:
+            others = any(span.style == _OTHERS for span in response.spans)
+            console.print(
+                "one response of the last step, kept tokens in [brackets]"
+                f"{', what the student did not write in <<angles>>' if others else ''}:",
+                markup=False,
+            )
+            console.print(response)
+        for name, place in {**outputs, "this report": path}.items():
+            console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
+    write_whole(path, file.getvalue())
 
 
 def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
@@ -163,7 +167,7 @@ def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
         axis.grid(alpha=0.3)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)
 
 
 def plot_quadrants(snapshot: StepSnapshot, divergence: str, path: Path) -> None:
@@ -202,7 +206,7 @@ def plot_quadrants(snapshot: StepSnapshot, divergence: str, path: Path) -> None:
         fontsize=10,
     )
     axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)
 
 
 def _add_rows_of_environments(table: Table, steps: Sequence[dict[str, float]]) -> None:

@@ -219,7 +219,6 @@ def _report(
             teacher |= accuracy(
                 pool, task, session.tokenizer, config.rollout.max_new_tokens, config.run.seed
             )
-    output.plots.mkdir(exist_ok=True)
     rows = read_jsonl(output.metrics)
     plot_curves(rows, output.plots / "curves.png")
     outputs = {"metrics": output.metrics, "plots": output.plots, "checkpoints": output.checkpoints}

@@ -15,7 +15,7 @@ from opd_ray.data.benchmarks import BENCHMARKS, Benchmark
 from opd_ray.data.cells import BadRow, WrittenFloat, cell_text, refuse_half_characters
 from opd_ray.data.rows import BadRows, DataError
 from opd_ray.data.sources import Source, TableSource, open_source, spelled_place
-from opd_ray.errors import ConfigError
+from opd_ray.errors import ConfigError, WriteError
 from opd_ray.seeds import digest64
 from opd_ray.whole_file import whole_file
 
@@ -80,8 +80,8 @@ def prepare(name: str, origins: Sequence[str], out: Path) -> PrepareReport:
     with ExitStack() as stack:
         try:
             file = stack.enter_context(whole_file(out))
-        except OSError as error:
-            raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
+        except WriteError as error:
+            raise ConfigError(f"--out = {error}") from error
         for source in (_open(benchmark, origin) for origin in origins):
             for number in range(len(source)):
                 read += 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from opd_ray.appended_file import AppendedFile, whole_lines
+from opd_ray.borders import border
 from opd_ray.errors import OutputFolderError
 from opd_ray.output.folder import LockedFolder
 from opd_ray.output.resume import flat
@@ -36,7 +38,10 @@ class EvaluationFolder(LockedFolder):
         """The settings of everything that was ever asked here; {} before the first time."""
         if not self._settings_path.is_file():
             return {}
-        return json.loads(self._settings_path.read_text(encoding="utf-8"))
+        with self._reading(self._settings_path):
+            settings = json.loads(self._settings_path.read_text(encoding="utf-8"))
+            flat(settings)
+            return settings
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Add the settings of what is to be asked to those of what was.
@@ -70,20 +75,22 @@ class EvaluationFolder(LockedFolder):
         path = self._records_path(task, mode)
         if not path.is_file():
             return {}
-        with path.open(encoding="utf-8") as file:
-            found = [ProblemRecord.from_line(line) for line in file if line.endswith("\n")]
-        return {record.id: record for record in found}
+        with self._reading(path):
+            found = [ProblemRecord.from_line(line) for line in whole_lines(path)]
+            return {record.id: record for record in found}
 
     @contextmanager
-    def appending(self, task: str, mode: str) -> Iterator[TextIO]:
-        """The file of those records, open for further lines; a cut-off last line is removed."""
-        path = self._records_path(task, mode)
-        path.parent.mkdir(exist_ok=True)
-        with path.open("ab") as file:
-            if file.tell():
-                file.truncate(path.read_bytes().rfind(b"\n") + 1)
-        with path.open("a", encoding="utf-8") as lines:
-            yield lines
+    def appending(self, task: str, mode: str) -> Iterator[Callable[[ProblemRecord], None]]:
+        """Adds records to those of a task, while it is open; a cut-off last line is removed.
+
+        Raises:
+            WriteError: the file cannot be written; records that are there stay.
+        """
+        with closing(AppendedFile(self._records_path(task, mode), lines=True)) as file:
+            yield lambda record: file.write(record.to_line().encode())
+
+    def _reading(self, path: Path) -> AbstractContextManager[None]:
+        return border(str(path), f"mend it, or delete {self.path}", OutputFolderError)
 
     def _records_path(self, task: str, mode: str) -> Path:
         return self.path / task / f"{mode}.jsonl"

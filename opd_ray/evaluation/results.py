@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opd_ray.borders import writing
 from opd_ray.evaluation.figures import ACTING, figures
 from opd_ray.evaluation.folder import EvaluationFolder
 from opd_ray.output.sinks import TensorBoardSink
+from opd_ray.whole_file import write_whole
 
 HEAD = (
     "task",
@@ -135,7 +137,7 @@ def write_results(
 ) -> None:
     """``results.md``, ``results.json`` and ``tensorboard`` of a folder, in place of older ones."""
     found = {name: value for result in results for name, value in result.figures.items()}
-    folder.results_md.write_text(render(results, model), encoding="utf-8")
+    write_whole(folder.results_md, render(results, model))
     content = {
         "model": model,
         "settings": folder.settings,
@@ -143,9 +145,10 @@ def write_results(
         "figures": {name: None if math.isnan(v) else v for name, v in found.items()},
         "versions": versions,
     }
-    folder.results_json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder.results_json, json.dumps(content, indent=1) + "\n")
     if folder.tensorboard.exists():
-        shutil.rmtree(folder.tensorboard)
+        with writing(folder.tensorboard):
+            shutil.rmtree(folder.tensorboard)
     sink = TensorBoardSink(folder.tensorboard, 0)
     sink.write(0, found)
     sink.close()

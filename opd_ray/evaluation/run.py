@@ -98,10 +98,9 @@ def _ask_all(
                     unit="problem",
                     file=sys.stderr,
                 )
-                with folder.appending(name, mode.name) as lines, bar:
+                with folder.appending(name, mode.name) as keep, bar:
                     for record in answers(pool, mode, student.tokenizer, config.run.seed, done):
-                        lines.write(record.to_line())
-                        lines.flush()
+                        keep(record)
                         bar.update()
 
 

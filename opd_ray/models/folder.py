@@ -9,6 +9,7 @@ from typing import Any
 
 from opd_ray.borders import border
 from opd_ray.errors import InputError
+from opd_ray.whole_file import write_whole
 
 ADAPTER = "adapter_config.json"
 _CONFIG = "config.json"
@@ -95,11 +96,13 @@ class ModelFiles:
         return cls(contents)
 
     def write(self, folder: Path) -> None:
-        """Write all of them into ``folder``."""
+        """Write all of them into ``folder``.
+
+        Raises:
+            WriteError: one cannot be written.
+        """
         for name, content in self.contents.items():
-            file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+            write_whole(folder / name, content)
 
     def saved_as(self, made: dict[str, Any]) -> ModelFiles:
         """The files with a config.json for weights that were saved anew.

@@ -14,11 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+from opd_ray.borders import writing
 from opd_ray.config.files import read_yaml
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, RunSettings
 from opd_ray.data.prompt_set import PromptsIdentity
-from opd_ray.errors import OutputFolderError
+from opd_ray.errors import OutputFolderError, WriteError
 from opd_ray.output.history import History
 from opd_ray.output.resume import Change, Start, changes, check_changes
 from opd_ray.whole_file import write_whole
@@ -43,6 +44,7 @@ class LockedFolder:
 
         Raises:
             OutputFolderError: it cannot be made, written or locked, or is in use.
+            WriteError: its disk is full.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -67,9 +69,14 @@ class LockedFolder:
                 "folder on another one"
             ) from error
         started = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(lock, 0)
         holder = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
-        os.pwrite(lock, holder.encode(), 0)
+        try:
+            with writing(self.path / LOCK_FILE):
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, holder.encode(), 0)
+        except WriteError:
+            os.close(lock)
+            raise
         self._lock = lock
         return self
 
@@ -153,10 +160,12 @@ class OutputFolder(LockedFolder):
     def clear(self) -> None:
         """Delete what a run in here has written, for one that starts over."""
         for path in (self.tensorboard, self.checkpoints, self.plots, self.export):
-            if path.exists():
-                shutil.rmtree(path)
+            with writing(path):
+                if path.exists():
+                    shutil.rmtree(path)
         for path in (self.metrics, self.report, self.history.path, self.wandb):
-            path.unlink(missing_ok=True)
+            with writing(path):
+                path.unlink(missing_ok=True)
 
 
 def kept_date(run: RunSettings) -> str | None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from opd_ray import __version__
+from opd_ray.appended_file import AppendedFile, whole_lines
 from opd_ray.borders import border
 from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.errors import OutputFolderError
@@ -64,8 +66,8 @@ class History:
         if not self.path.is_file():
             return []
         with border(str(self.path), "delete it: a run can go on without it", OutputFolderError):
-            return [json.loads(line) for line in self.path.read_text("utf-8").splitlines()]
+            return [json.loads(line) for line in whole_lines(self.path)]
 
     def _add(self, row: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with closing(AppendedFile(self.path, lines=True)) as file:
+            file.write(f"{json.dumps(row)}\n".encode())

@@ -63,8 +63,9 @@ class Progress:
         if self._live:
             self._bar.write(text, file=self._stream)
         else:
-            # A run goes on whoever has stopped to read its words (`| head`): its files have all.
-            with suppress(BrokenPipeError):
+            # A run goes on whoever has stopped to read its words (`| head`), and if the disk that
+            # they go to is full: its files have all.
+            with suppress(OSError):
                 print(text, file=self._stream, flush=True)
 
     def close(self) -> None:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from opd_ray.appended_file import AppendedFile, whole_lines
 from opd_ray.borders import border
 from opd_ray.errors import RunError
 from opd_ray.whole_file import write_whole
+
+_EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 class Sink(Protocol):
@@ -31,36 +38,62 @@ class JsonlSink:
         if path.exists():
             with border(str(path), "mend or delete it: a run can go on without it", RunError):
                 kept = [
-                    line
-                    for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-                    if line.endswith("\n") and json.loads(line)["step"] <= resume_step
+                    f"{line}\n"
+                    for line in whole_lines(path)
+                    if json.loads(line)["step"] <= resume_step
                 ]
             write_whole(path, "".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = AppendedFile(path, lines=True)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
-        self._file.flush()
+        self._file.write(f"{json.dumps({'step': step, **row})}\n".encode())
 
     def close(self) -> None:
         self._file.close()
 
 
 class TensorBoardSink:
-    """Scalars in a TensorBoard event file; a resumed run hides the rows it writes again."""
+    """Scalars in a TensorBoard event file; a resumed run hides the rows it writes again.
+
+    Written here and now: TensorBoard's own writer has a thread, in which a full disk is a traceback
+    and what it holds back is lost.
+    """
 
     def __init__(self, folder: Path, resume_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1)
+        self._event, self._summary = event_pb2, summary_pb2
+        self._file = AppendedFile(folder / _event_file(folder), lines=False)
+        self._writer = RecordWriter(self._file)
+        self._add(file_version="brain.Event:2")
+        begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=resume_step + 1, session_log=begun)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        scalars = [
+            self._summary.Summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+        ]
+        self._add(step=step, summary=self._summary.Summary(value=scalars))
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _add(self, **parts: Any) -> None:
+        event = self._event.Event(wall_time=time.time(), **parts)
+        self._writer.write(event.SerializeToString())
+
+
+def _event_file(folder: Path) -> str:
+    """A name that comes after those in ``folder``, whatever has become of the clock meanwhile.
+
+    TensorBoard reads files in the order of their names, and a later one hides steps of earlier.
+    """
+    numbers = [int(found[1]) for path in folder.glob("*") if (found := _EVENTS.match(path.name))]
+    number = max(int(time.time()), *(known + 1 for known in numbers), 0)
+    return f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.0"
 
 
 class WandbSink:
@@ -84,8 +117,9 @@ class WandbSink:
 
         run_id = None
         if resume_step > 0 and known.is_file():
-            kept = json.loads(known.read_text(encoding="utf-8"))
-            run_id = kept["id"] if kept["project"] == project else None
+            with border(str(known), "delete it: a new run then begins there", RunError):
+                kept = json.loads(known.read_text(encoding="utf-8"))
+                run_id = kept["id"] if kept["project"] == project else None
         again: dict[str, Any] = {"id": run_id, "resume": "allow"} if run_id else {}
         self._run = wandb.init(project=project, dir=str(folder), config=config, **again)
         if run_id:
@@ -120,10 +154,14 @@ def read_jsonl(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics file; rows of one step (training and evaluation) are merged.
 
     What was no finite number is NaN.
+
+    Raises:
+        RunError: it cannot be read.
     """
     rows: dict[int, dict[str, float]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        values = {name: math.nan if value is None else value for name, value in row.items()}
-        rows.setdefault(row["step"], {}).update(values)
-    return [rows[step] for step in sorted(rows)]
+    with border(str(path), "mend or delete it", RunError):
+        for line in whole_lines(path):
+            row = json.loads(line)
+            values = {name: math.nan if value is None else value for name, value in row.items()}
+            rows.setdefault(row["step"], {}).update(values)
+        return [rows[step] for step in sorted(rows)]

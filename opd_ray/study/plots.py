@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from opd_ray.output.figure_file import write_figure
 from opd_ray.study.report import ArmFigures
 
 # Rows of a cell's metrics, by arm and seed.
@@ -48,7 +49,7 @@ def plot_learning_curves(
         axes[1, column].set_xlabel("step")
         # One arm that unlearns must not flatten the others.
         axes[1, column].set_yscale("log")
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)
 
 
 def curve(arm: ArmFigures, histories: Histories, name: str) -> tuple[list[int], np.ndarray]:
@@ -83,7 +84,7 @@ def plot_overlaps(arms: Sequence[ArmFigures], path: Path) -> None:
     axis.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     axis.set_yticks(range(len(arms)), [arm.arm for arm in arms], fontsize=8)
     axis.set_title("the arm's choice (row) and each rule's (column)", fontsize=10)
-    figure.savefig(path, dpi=120)
+    write_figure(figure, path)
 
 
 def overlap_matrix(arms: Sequence[ArmFigures]) -> tuple[list[str], np.ndarray]:

@@ -92,7 +92,7 @@ def report(config: Config) -> Path:
     plot_learning_curves(arms, histories, accuracy, folder.path / "learning_curves.png")
     plot_overlaps(arms, folder.path / "overlaps.png")
     table = folder.path / "results.md"
-    table.write_text(results_table(results, accuracy, config.study.baseline), encoding="utf-8")
+    write_whole(table, results_table(results, accuracy, config.study.baseline))
     return table
 
 
@@ -138,7 +138,6 @@ class _Runner:
         begin = time.perf_counter()
         settled = replace(session.config, run=cell.config.run, tip=cell.config.tip)
         prompts, tasks = self._seed_data(cell)
-        self.folder.cell(cell.arm, cell.seed).mkdir(parents=True, exist_ok=True)
         progress = Progress(settled.run.steps, 0)
         progress.say(f"cell {number}: {cell.arm}, seed {cell.seed}")
         # Step -1: rows of an attempt that was cut short are dropped, those of step 0 too.

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from actors.teacher.protocol import TeacherError
+from opd_ray.borders import writing
 from opd_ray.types import HiddenSignal, SampledSignal, Signal, TeacherAnswer, TopK, TopKSignal
 from opd_ray.whole_file import write_whole
 
@@ -45,7 +46,8 @@ class AnswerFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._place: dict[str, Path] = {}
         self._seen: set[Path] = set()
         self._refresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.weights.chunks import converts_weights
+from opd_ray.borders import writing
 from opd_ray.config.choices import Dtype
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.weights import load_causal_lm
@@ -79,7 +81,9 @@ class Follower(HfTeacher):
 
     def save(self, path: str) -> None:
         """Write the float32 average to a safetensors file."""
-        save_file({name: t.cpu().contiguous() for name, t in self._average.items()}, path)
+        arrays = {name: t.cpu().contiguous() for name, t in self._average.items()}
+        with writing(Path(path)):
+            save_file(arrays, path)
 
     @torch.no_grad()
     def load(self, path: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from opd_ray.deepplanning.checkout import Checkout
 from opd_ray.deepplanning.shopping.case import ANSWERS, PRODUCTS
 from opd_ray.deepplanning.shopping.checkout import LEVELS, read_queries, read_system_prompt
-from opd_ray.errors import ConfigError, InputError
+from opd_ray.errors import ConfigError, InputError, WriteError
 from opd_ray.whole_file import write_whole
 
 SOURCE = "deepplanning_shopping"
@@ -31,8 +31,8 @@ def prepare_shopping(checkout: Checkout, cases: Path | None, out: Path, level: i
     path = out / f"deepplanning_shopping_{level}.jsonl"
     try:
         write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
+    except WriteError as error:
+        raise ConfigError(f"--out = {error}") from error
     return (
         f"DeepPlanning, shopping, level {level}: {len(rows)} tasks for evaluation in {path}\n"
         "licence of the benchmark: Apache-2.0"

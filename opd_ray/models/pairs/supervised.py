@@ -15,6 +15,7 @@ import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from opd_ray.borders import writing
 from opd_ray.models.weights import load_causal_lm
 
 
@@ -109,8 +110,10 @@ def store(
     folder: Path,
 ) -> transformers.Qwen3ForCausalLM:
     """Write a model in bf16 with its tokenizer; what was written, read back in fp32."""
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    stored = copy.deepcopy(model).to(torch.bfloat16)
+    with writing(folder):
+        stored.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return load_causal_lm(str(folder), dtype=torch.float32)
 
 

@@ -189,25 +189,27 @@ def test_a_folder_goes_on_after_a_cut_off_line(tmp_path: Path) -> None:
     with EvaluationFolder(tmp_path / "out") as folder:
         folder.begin(SETTINGS)
         assert folder.records("t", "sampled") == {}
-        with folder.appending("t", "sampled") as lines:
-            lines.write(BY_HAND[0].to_line())
-            lines.write(BY_HAND[1].to_line()[:40])
+        with folder.appending("t", "sampled") as keep:
+            keep(BY_HAND[0])
+        with (tmp_path / "out" / "t" / "sampled.jsonl").open("a") as file:
+            file.write(BY_HAND[1].to_line()[:40])
     with EvaluationFolder(tmp_path / "out") as folder:
         folder.begin(SETTINGS)
         assert list(folder.records("t", "sampled")) == ["a"]
         (result,) = read_results(folder)
         assert (result.answered, result.problems, result.figures) == (1, 2, {})
         assert "1 answered so far" in render([result], "m")
-        with folder.appending("t", "sampled") as lines:
-            lines.write(BY_HAND[1].to_line())
+        with folder.appending("t", "sampled") as keep:
+            keep(BY_HAND[1])
         assert folder.records("t", "sampled") == {"a": BY_HAND[0], "b": BY_HAND[1]}
 
 
 def test_a_folder_whose_only_line_was_cut_off_starts_anew(tmp_path: Path) -> None:
     with EvaluationFolder(tmp_path) as folder:
-        for line in (BY_HAND[0].to_line()[:40], BY_HAND[0].to_line()):
-            with folder.appending("t", "sampled") as lines:
-                lines.write(line)
+        (tmp_path / "t").mkdir()
+        (tmp_path / "t" / "sampled.jsonl").write_text(BY_HAND[0].to_line()[:40])
+        with folder.appending("t", "sampled") as keep:
+            keep(BY_HAND[0])
         assert folder.records("t", "sampled") == {"a": BY_HAND[0]}
 
 
@@ -243,8 +245,9 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 def test_results_say_the_same_in_every_form(tmp_path: Path) -> None:
     with EvaluationFolder(tmp_path) as folder:
         folder.begin(SETTINGS)
-        with folder.appending("t", "sampled") as lines:
-            lines.writelines(one.to_line() for one in reversed(BY_HAND))
+        with folder.appending("t", "sampled") as keep:
+            for one in reversed(BY_HAND):
+                keep(one)
         results = read_results(folder)
         for _ in range(2):  # the second time in place of the first
             write_results(folder, results, "a model", {"vllm": "1"})
@@ -288,8 +291,8 @@ def test_another_environment_or_argument_is_another_evaluation(tmp_path: Path) -
 def test_one_problem_has_no_standard_error_but_valid_json(tmp_path: Path) -> None:
     with EvaluationFolder(tmp_path) as folder:
         folder.begin({**SETTINGS, "tasks": {"t": {"problems": 1, "greedy": {}}}})
-        with folder.appending("t", "greedy") as lines:
-            lines.write(record("a", [True], ["1"], [2]).to_line())
+        with folder.appending("t", "greedy") as keep:
+            keep(record("a", [True], ["1"], [2]))
         results = read_results(folder)
         assert math.isnan(results[0].figures["eval/t/accuracy_se"])
         write_results(folder, results, "m", {})
