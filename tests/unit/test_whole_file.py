@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opd_ray.errors import WriteError
 from opd_ray.whole_file import whole_file, write_whole
 
 
@@ -48,6 +50,33 @@ def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
         interrupted()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Beyond what is buffered and within it, where the last write comes as the file is closed.
+    for nbytes in (200_000, 200):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            with pytest.raises(WriteError, match=r"a\.txt: cannot be written: File too large"):
+                write_whole(path, b"x" * nbytes)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.read_text() == "old"
+        assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_error_of_the_block_itself_is_not_one_of_writing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.txt"):
+        (tmp_path / "gone").read_bytes()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(WriteError, match=r"b\.txt: cannot be written: Not a directory"):
+        write_whole(tmp_path / "a" / "b.txt", "x")
 
 
 def test_it_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
