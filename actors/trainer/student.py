@@ -195,14 +195,15 @@ def save_student(
             shutil.rmtree(draft, ignore_errors=True)  # a full disk has better use for its room
             raise
     made = json.loads((draft / "config.json").read_text(encoding="utf-8"))
-    for file in draft.iterdir():
-        if not file.name.endswith((".safetensors", ".safetensors.index.json")):
-            file.unlink()
+    with writing(target):
+        for file in draft.iterdir():
+            if not file.name.endswith((".safetensors", ".safetensors.index.json")):
+                file.unlink()
     files.saved_as(made).write(draft)
     # safetensors lets nobody else read what it writes, whatever the umask says.
-    for file in draft.glob("*.safetensors"):
-        shutil.copymode(draft / "config.json", file)
     with writing(target):
+        for file in draft.glob("*.safetensors"):
+            shutil.copymode(draft / "config.json", file)
         if target.exists():
             shutil.rmtree(target)
         os.replace(draft, target)

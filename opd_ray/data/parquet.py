@@ -112,7 +112,8 @@ class _ArrowFile:
     def close(self) -> None:
         """Take its name away."""
         self._file.close()
-        os.unlink(self._name)
+        with making_room():
+            os.unlink(self._name)
 
 
 def _reading(path: Path) -> AbstractContextManager[None]:

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opd_ray.borders import writing
 from opd_ray.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -19,5 +20,6 @@ def write_figure(figure: Figure, path: Path) -> None:
         WriteError: it cannot be written; a plot that is there stays.
     """
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
+    with writing(path):
+        figure.savefig(drawn, format="png", dpi=120)
     write_whole(path, drawn.getvalue())

@@ -17,25 +17,33 @@ from zipfile import ZipFile
 import numpy as np
 import ray
 
+from opd_ray.borders import writing
 from opd_ray.types import Rollout, TopK
+from opd_ray.whole_file import whole_file
 
 _FOLDER = "rollouts_ahead"
 _TOPK = ("topk_ids", "topk_logprobs")
 
 
 def write_rollouts(folder: Path, rollouts: Sequence[Rollout]) -> None:
-    """Write rollouts below ``folder``; their top-Ks are fetched one after another."""
+    """Write rollouts below ``folder``; their top-Ks are fetched one after another.
+
+    Raises:
+        WriteError: they cannot be written.
+    """
     target = folder / _FOLDER
-    target.mkdir()
-    with (target / "rollouts.jsonl").open("w", encoding="utf-8") as lines:
+    with whole_file(target / "rollouts.jsonl") as lines:
         for rollout in rollouts:
             plain = {name: part for name, part in _parts(rollout) if isinstance(part, str | int)}
-            lines.write(json.dumps(plain | {"figures": dict(rollout.figures)}) + "\n")
+            lines.write(f"{json.dumps(plain | {'figures': dict(rollout.figures)})}\n".encode())
     # Not by numpy's savez, which wants all arrays at once: the top-Ks are not held together here.
-    with ZipFile(target / "arrays.npz", "w") as archive:
+    with whole_file(target / "arrays.npz") as whole, ZipFile(whole, "w") as archive:
         for number, rollout in enumerate(rollouts):
             for name, array in _arrays(rollout):
-                with archive.open(f"{number}.{name}.npy", "w", force_zip64=True) as file:
+                with (
+                    writing(target / "arrays.npz"),
+                    archive.open(f"{number}.{name}.npy", "w", force_zip64=True) as file,
+                ):
                     np.lib.format.write_array(file, array, allow_pickle=False)
 
 

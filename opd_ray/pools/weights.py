@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from actors.weights.registry import TRANSPORTS
+from opd_ray.borders import writing
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
@@ -77,7 +78,8 @@ class TeacherWeights:
             RunError: no replica of one of them is left.
         """
         for name in self._following:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            with writing(Path(folder)):
+                Path(folder).mkdir(parents=True, exist_ok=True)
             self._save(name, _file(folder, name))
 
     def load(self, folder: str) -> None:

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from opd_ray.borders import border
+from opd_ray.borders import border, writing
 from opd_ray.deepplanning.shopping.case import ANSWERS, CART, ShoppingCase
 from opd_ray.environments.environment import Message
 from opd_ray.errors import OutputFolderError
@@ -52,11 +52,12 @@ def _new_folder(results: Path, name: str, level: int, case: str) -> Path:
     """A folder that is made here and by no other rollout at the same time."""
     for run in count(1):
         folder = results / f"database_{name}-{run}_level{level}_1" / case
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
         return folder
     raise AssertionError("unreachable")
 
