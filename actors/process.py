@@ -55,6 +55,8 @@ def vllm_environment(threads: int) -> dict[str, str]:
         # pinned, several engines would sit on the same core.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
+        # All workers of an engine are on its node: nobody else need reach them.
+        "GLOO_SOCKET_IFNAME": "lo",
         # Many images forbid byte code on disk. vLLM's import then compiles thousands of files at
         # every start, which takes longer than all the rest of it.
         "PYTHONDONTWRITEBYTECODE": "",

@@ -5,11 +5,9 @@ from __future__ import annotations
 import glob
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.trainer.batch import MicroBatch
+from actors.trainer.meeting import meet
 from actors.trainer.student import (
     HeadFunction,
     check_student,
@@ -36,10 +35,6 @@ CHECKPOINT_TAG = "state"
 # What the student's folder holds beside its weights: a checkpoint outlives that folder.
 STUDENT_FILES = "student"
 _LAYOUT_FILE = "layout.json"
-# Between two collectives of one step lies at most the slowest rank's forward and backward pass.
-_TIMEOUT = timedelta(minutes=30)
-
-
 # What a run may set anew when it goes on; the learning rate is set at every step.
 _OPTIMIZER_KEYS = ("weight_decay", "betas", "eps")
 
@@ -71,7 +66,7 @@ class Engine:
         master: tuple[str, int],
         device: torch.device,
     ) -> None:
-        _join(rank, settings.ranks, master, device)
+        meet(rank, settings.ranks, master, device)
         import deepspeed
 
         self._rank = rank
@@ -217,27 +212,6 @@ class Engine:
 
         with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().clone() if self._rank == 0 else parameter.new_empty(0)
-
-
-def _join(rank: int, world_size: int, master: tuple[str, int], device: torch.device) -> None:
-    """Meet all ranks, through DeepSpeed; over NCCL on GPUs, over gloo on CPUs.
-
-    A Ray actor sees its own GPU only, so the local rank is always 0.
-    """
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": master[0],
-        "MASTER_PORT": str(master[1]),
-        "DS_ACCELERATOR": device.type,
-    }
-    import deepspeed
-
-    # DeepSpeed compiles this op for 40 s at first use, and has one use for it: sharded inference.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT)
 
 
 @contextmanager

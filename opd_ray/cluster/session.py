@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from opd_ray.borders import border
 from opd_ray.cluster.local_ray import local_ray_problems, token_for_this_run
@@ -18,6 +19,7 @@ from opd_ray.config.schema import ClusterSettings
 from opd_ray.errors import PlacementError
 from opd_ray.signals import unheard_below
 
+LOOPBACK = "127.0.0.1"
 _AUTH_MODE = "RAY_AUTH_MODE"
 # How often, about once a second, Ray asks an address that is there but does not take us.
 _TRIES = "RAY_gcs_server_port_wait_time_s"
@@ -64,7 +66,7 @@ class RaySession:
             "this is Ray's own answer to its start: see the keys of the section cluster and the "
             "environment's RAY_ variables"
         )
-        with border("Ray cannot be started here", remedy, PlacementError):
+        with border("Ray cannot be started here", remedy, PlacementError), _loopback():
             try:
                 self._init_here()
             except Exception as error:
@@ -79,6 +81,7 @@ class RaySession:
         self._init(
             # An address in the environment would turn this into joining.
             address="local",
+            _node_ip_address=LOOPBACK,
             num_cpus=self._settings.num_cpus,
             object_store_memory=self._settings.object_store_bytes,
             include_dashboard=False,
@@ -106,6 +109,21 @@ def use_token() -> None:
         return
     os.environ[_AUTH_MODE] = "token"
     ray._raylet.Config.initialize("")  # Ray has read the variable when it was imported
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """A Ray that is started inside listens at the loopback address alone.
+
+    On Linux it takes another address for that one, as machines of a cluster must reach each other;
+    not on systems on which it has no clusters.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

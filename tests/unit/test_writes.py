@@ -19,7 +19,7 @@ CHANGING = {
 }
 # Where what is raised is dealt with in another way, and how.
 ELSEWHERE = {
-    "opd_ray/whole_file.py": "its writes have a border; a draft that cannot be removed is told as such",
+    "opd_ray/whole_file.py": "what is written has a border; a draft is removed outside of it",
     "opd_ray/output/checkpoint.py": "a checkpoint's writes have a border around all of them",
     "opd_ray/output/folder.py": "what cannot be made is said of the key that names the folder",
 }
@@ -30,10 +30,9 @@ def unguarded(source: str) -> Iterator[tuple[int, str]]:
 
     def visit(node: ast.AST, guarded: bool) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.With):
-            contexts = [item.context_expr for item in node.items]
-            for context in contexts:
-                yield from visit(context, guarded)
-            guarded = guarded or any(named(context) in BORDERS for context in contexts)
+            for item in node.items:
+                yield from visit(item.context_expr, guarded)
+                guarded = guarded or named(item.context_expr) in BORDERS
             for child in node.body:
                 yield from visit(child, guarded)
             return
@@ -66,6 +65,8 @@ def opens_to_write(call: ast.Call) -> bool:
         ("path.write_text('x')", [(1, "write_text")]),
         ("with writing(path):\n    path.write_text('x')", []),
         ("with border('a', 'b'), other():\n    shutil.rmtree(path)", []),
+        ("with writing(path), path.open('w') as file:\n    pass", []),
+        ("with path.open('w') as file, writing(path):\n    pass", [(1, "open")]),
         ("with other():\n    open('a', 'w')", [(2, "open")]),
         ("with path.open('ab') as file:\n    pass", [(1, "open")]),
         ("path.open('rb'); open(path, encoding='utf-8')", []),

@@ -7,9 +7,10 @@ import email.utils
 import json
 import os
 import random
-import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -108,7 +109,7 @@ class HttpClient:
                     if reply.status not in RETRIED:
                         return reply
                     trouble = reply.complaint
-                    pause = _asked_pause(response.headers.get("Retry-After", ""))
+                    pause = _asked_pause(response.headers)
             except TimeoutError:
                 settings = self._settings
                 trouble = f"no answer within {settings.key}.timeout_s = {settings.timeout_s:g} s"
@@ -149,10 +150,21 @@ def _key(settings: TeacherSettings) -> str | None:
     return key
 
 
-def _asked_pause(retry_after: str) -> float:
-    """Seconds that a Retry-After header (a number or a date) asks for; 0 where it says neither."""
+def _asked_pause(headers: Mapping[str, str]) -> float:
+    """Seconds that a Retry-After header (a number or a date) asks for; 0 where it says neither.
+
+    A date counts from the server's own: its clock may go otherwise than ours, and ours may jump.
+    """
+    asked = headers.get("Retry-After", "")
     with suppress(ValueError):
-        return max(0.0, float(retry_after))
+        return max(0.0, float(asked))
     with suppress(ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+        now = _moment(headers["Date"]) if "Date" in headers else datetime.now(UTC)
+        return max(0.0, (_moment(asked) - now).total_seconds())
     return 0.0
+
+
+def _moment(date: str) -> datetime:
+    """A date of a header; one that names no zone is in UTC."""
+    found = email.utils.parsedate_to_datetime(date)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
