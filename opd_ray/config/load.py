@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from opd_ray.borders import border
 from opd_ray.config.files import Layer, layers
@@ -35,6 +36,10 @@ from opd_ray.config.words import from_command_line
 from opd_ray.errors import ConfigError
 
 COMMAND_LINE = "command line"
+# Of variables that hold what nobody else may read: OPENAI_API_KEY, HF_TOKEN; not TOKENIZER.
+_KEY_VARIABLE = re.compile(
+    r"(?:^|_)(?:key|apikey|token|secret|password|passwd|credentials?)(?:_|$)", re.IGNORECASE
+)
 _BEFORE_REFERENCE = re.compile(r"(\\*)\$\{")
 
 
@@ -153,4 +158,17 @@ def _pair(what: str) -> str:
     raise ConfigError(f"${{opd:{what}}}: only demo_pair, demo_tools_pair and smollm2 are known")
 
 
+def _variable(name: str, *default: str | None) -> str | None:
+    """What ``${oc.env:NAME}`` and ``${oc.env:NAME,default}`` stand for."""
+    if _KEY_VARIABLE.search(name):
+        raise ConfigError(
+            f"${{oc.env:{name}}}: by its name a key, and a run writes all values into its folder; "
+            "give the variable's name to what needs it (teacher.api_key_env, or an argument of an "
+            "environment of your own, which reads the variable itself)"
+        )
+    value: str | None = oc.env(name, *default)
+    return value
+
+
 OmegaConf.register_resolver("opd", _pair, replace=True)
+OmegaConf.register_resolver("oc.env", _variable, replace=True)

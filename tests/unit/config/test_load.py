@@ -279,6 +279,27 @@ def test_interpolations(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["HF_TOKEN", "openai_api_key", "KEY", "MY_SECRET_2", "X_PASSWORD"])
+def test_variables_that_hold_keys_are_refused(
+    write: Write, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "canary")
+    path = write("run", MINIMAL)
+    for value in (f"${{oc.env:{name}}}", f"a ${{oc.env:{name},other}}"):
+        said = refusal(path, f"environment.arguments={{x: '{value}'}}")
+        assert f"environment.arguments.x: ${{oc.env:{name}}}: by its name a key" in said
+        assert "canary" not in said
+
+
+@pytest.mark.parametrize("name", ["TOKENIZER_FOLDER", "MONKEY", "KEYS", "HOME_OF_MODELS"])
+def test_variables_that_only_sound_like_keys_are_taken(
+    write: Write, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "/x")
+    path = write("run", MINIMAL)
+    assert load_config(str(path), [f"student.path=${{oc.env:{name}}}"]).student.path == "/x"
+
+
 def test_yaml_of_a_config_gives_the_same_config(write: Write) -> None:
     path = write(
         "run",
