@@ -130,7 +130,7 @@ class HttpClient:
         text = self._clean(content.decode("utf-8", errors="replace"))
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested without end
             return text
 
     def _clean(self, text: str) -> str:

@@ -104,9 +104,11 @@ async def probe(
             f"which this server tells of its {named} likeliest tokens alone: use another rule, "
             f"{key}.kind=vllm, or {key}.named_tokens of the whole vocabulary"
         )
-    length = entry.get("max_model_len", 0)
-    if not length:
+    length = entry.get("max_model_len")
+    if length is None:
         problems.append("GET /models does not say max_model_len: use a server that does (vLLM)")
+    elif not isinstance(length, int) or length < 2:
+        problems.append(f"GET /models says max_model_len = {length!r:.80}: it must be a length")
     if problems:
         raise _refusal(settings, *problems)
     # One token is generated with every prompt.

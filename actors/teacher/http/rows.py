@@ -14,6 +14,7 @@ from opd_ray.types import ScoreRequest
 
 # Probability that rows beyond the student's tokens may have together: the distribution counts them.
 PADDING_MASS = 1e-3
+_MOST_IDS = 1 << 31  # ids are int32 here
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ def _entries(who: str, body: Any, request: ScoreRequest) -> list[Any]:
         raise TeacherError(f"{who}: prompt_logprobs has {got}; expected one for {tokens} tokens")
     read = choice.get("prompt_token_ids")
     sent = np.concatenate((request.prompt_ids, request.response_ids)).tolist()
+    if read is not None and not isinstance(read, list):
+        raise TeacherError(f"{who}: prompt_token_ids is {str(read)[:80]}; expected a list of ids")
     if read is not None and read != sent:
         raise TeacherError(
             f"{who}: the server read {len(read)} tokens beginning with {read[:5]}; sent were "
@@ -146,10 +149,12 @@ def _tokens(where: str, entry: Any, named: int) -> tuple[list[int], list[float]]
     try:
         ids = [int(key) for key in entry]
         values = [float(token["logprob"]) for token in entry.values()]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         raise TeacherError(
             f"{where}: the server's entry is {str(entry)[:80]}; expected token ids with a logprob"
         ) from None
+    if bad_ids := [token for token in ids if not 0 <= token < _MOST_IDS]:
+        raise TeacherError(f"{where}: the server names token {bad_ids[0]}, which is no token id")
     if not named <= len(ids) <= named + 1:
         raise TeacherError(f"{where}: the server names {len(ids)} tokens; asked were {named}")
     if not np.isfinite(values).all():
