@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,5 +74,5 @@ def test_bytes_that_are_no_lines_stay_as_they_are(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
-    with pytest.raises(WriteError, match=f"b: cannot be written: {os.strerror(errno.ENOTDIR)}"):
+    with pytest.raises(WriteError, match=r"b: cannot be written: .*; a file stands where a folder"):
         AppendedFile(tmp_path / "a" / "b", lines=True)
