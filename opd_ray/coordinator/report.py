@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -119,8 +120,8 @@ def print_report(
 
     ``notes`` are what is wrong with the figures of the table.
     """
-    file = io.StringIO()
-    for console in (Console(file=file, width=120), _Terminal()):
+
+    def print_on(console: Console) -> None:
         console.print(table)
         for note in notes:
             console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
@@ -134,7 +135,15 @@ def print_report(
             console.print(response)
         for name, place in {**outputs, "this report": path}.items():
             console.print(f"{name}: {place}", markup=False, highlight=False, soft_wrap=True)
-    write_whole(path, file.getvalue())
+
+    file = io.StringIO()
+    print_on(Console(file=file, width=120))
+    try:
+        write_whole(path, file.getvalue())
+    finally:
+        # Also where the report's disk is full; that of the terminal's log may be as well.
+        with suppress(OSError):
+            print_on(_Terminal())
 
 
 def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
