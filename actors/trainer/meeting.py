@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,14 +51,14 @@ def meet(rank: int, world_size: int, master: tuple[str, int], device: torch.devi
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT)
 
 
-def _store(rank: int, world_size: int, master: tuple[str, int]) -> dist.TCPStore:
+def _store(rank: int, world_size: int, master: tuple[str, int]) -> Any:
     """The store of rank 0. Left to itself it would listen at every address of the machine."""
     host, port = master
     listening = None
     if rank == 0:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server(master, family=family).detach()
-    return dist.TCPStore(
+    return dist.TCPStore(  # type: ignore[attr-defined]
         host,
         port,
         world_size,

@@ -28,6 +28,10 @@ _GUESSES = {f"{_TAG}{name}" for name in ("int", "float", "bool", "timestamp", "v
 # Hours and minutes, and a leading zero: numbers to the base 60 and 8, which nobody means.
 _ODD_NUMBER = re.compile(r"[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?|[-+]?0\d[\d_]*")
 _INFINITIES = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+# Far above what any section needs. YAML's C library ends the process at a hundred thousand levels,
+# and what reads the values later on gives up at a thousand.
+_MOST_NESTED = 50
+_NESTING = ("[", "{", "- ", "? ")
 REFERENCE = "${"  # begins a reference to another key's value
 
 
@@ -42,6 +46,7 @@ def read_document(text: str, hint: Any, place: str) -> Any:
         tabs = "indent with spaces, not with tabs" if "\n\t" in text else ""
         remedy = tabs or "correct it, or quote what is meant as text"
         with border(place, remedy, ConfigError):
+            _refuse_depth(text, place)
             node = loader.get_single_node()
         if node is None:
             return None
@@ -76,6 +81,29 @@ def from_command_line(text: str, hint: Any, place: str) -> Any:
     if _cut_short(text):
         raise ConfigError(f"{place}: ' #' begins a comment in YAML: put the text into quotes")
     return value
+
+
+def _refuse_depth(text: str, place: str) -> None:
+    """Refuse a document that is nested without end, before it is made into values.
+
+    Raises:
+        ConfigError: it is; names the line.
+    """
+    if sum(text.count(begins) for begins in _NESTING) < _MOST_NESTED:
+        return
+    loader, depth = get_yaml_loader()(text), 0
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_NESTED:
+                raise ConfigError(
+                    f"{place}: line {event.start_mark.line + 1}: nested more than {_MOST_NESTED} "
+                    "levels deep"
+                )
+    finally:
+        loader.dispose()
 
 
 def _keep_words(node: yaml.Node, hint: Any, above: tuple[yaml.Node, ...]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from opd_ray.borders import border
 from opd_ray.errors import OutputFolderError
 from opd_ray.output.folder import LockedFolder
 from opd_ray.output.resume import flat
+from opd_ray.typed_json import check, made_of
 from opd_ray.whole_file import write_whole
 
 _NONE = "(none)"  # of an environment's key that is not there
@@ -39,9 +40,9 @@ class EvaluationFolder(LockedFolder):
         if not self._settings_path.is_file():
             return {}
         with self._reading(self._settings_path):
-            settings = json.loads(self._settings_path.read_text(encoding="utf-8"))
-            flat(settings)
-            return settings
+            settings: dict[str, Any] = json.loads(self._settings_path.read_text(encoding="utf-8"))
+            _check_settings(settings)
+        return settings
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Add the settings of what is to be asked to those of what was.
@@ -71,12 +72,19 @@ class EvaluationFolder(LockedFolder):
         """The records of one way of asking a task, by problem id.
 
         A last line that a kill cut off does not count.
+
+        Raises:
+            OutputFolderError: one of them cannot be read, or has not as many responses as asked.
         """
         path = self._records_path(task, mode)
         if not path.is_file():
             return {}
         with self._reading(path):
             found = [ProblemRecord.from_line(line) for line in whole_lines(path)]
+            settings = self.settings.get("tasks", {}).get(task, {})
+            asked = settings.get(mode, {}).get("samples", 1)
+            if wrong := [one.id for one in found if mode in settings and len(one.correct) != asked]:
+                raise ValueError(f"problem {wrong[0]!r:.80} has not {asked} responses")
             return {record.id: record for record in found}
 
     @contextmanager
@@ -94,6 +102,32 @@ class EvaluationFolder(LockedFolder):
 
     def _records_path(self, task: str, mode: str) -> Path:
         return self.path / task / f"{mode}.jsonl"
+
+
+def _check_settings(settings: Any) -> None:
+    """Refuse what is no tree of settings.
+
+    Raises:
+        ValueError: names what is wrong.
+    """
+    check(settings, dict[str, Any], "settings")
+    tasks = settings.get("tasks", {})
+    check(tasks, dict[str, dict[str, Any]], "tasks")
+    for name, task in tasks.items():
+        _check_count(task.get("problems"), f"tasks.{name}.problems")
+        check(task.get("environments", {}), dict[str, dict[str, Any]], f"tasks.{name}.environments")
+        check(task.get("greedy", {}), dict[str, Any], f"tasks.{name}.greedy")
+        sampled = task.get("sampled", {})
+        check(sampled, dict[str, int | float], f"tasks.{name}.sampled")
+        if sampled and not {"samples", "temperature", "top_p"} <= sampled.keys():
+            raise ValueError(f"tasks.{name}.sampled lacks samples, temperature or top_p")
+        _check_count(sampled.get("samples", 1), f"tasks.{name}.sampled.samples")
+
+
+def _check_count(value: Any, name: str) -> None:
+    check(value, int, name)
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected at least 1")
 
 
 def _of_environments(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
@@ -142,5 +176,13 @@ class ProblemRecord:
 
     @classmethod
     def from_line(cls, line: str) -> ProblemRecord:
-        """The record that :meth:`to_line` wrote."""
-        return cls(**json.loads(line))
+        """The record that :meth:`to_line` wrote.
+
+        Raises:
+            ValueError: it is none.
+        """
+        record = made_of(cls, json.loads(line))
+        counts = {len(record.responses), len(record.correct), len(record.tokens)}
+        if counts != {len(record.extracted)} or counts != {len(record.finish_reasons)}:
+            raise ValueError(f"problem {record.id!r:.80} has lists of different lengths")
+        return record

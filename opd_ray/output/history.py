@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from opd_ray.appended_file import AppendedFile, whole_lines
 from opd_ray.borders import border
 from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.errors import OutputFolderError
+from opd_ray.typed_json import check, made_of
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,21 @@ class History:
     def prompts(self) -> PromptsIdentity | None:
         """The prompts of the last part; None where there is none."""
         known = [row["prompts"] for row in self._rows() if "prompts" in row]
-        return PromptsIdentity(**known[-1]) if known else None
+        with self._reading():
+            return made_of(PromptsIdentity, known[-1]) if known else None
 
     def _rows(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        with border(str(self.path), "delete it: a run can go on without it", OutputFolderError):
-            return [json.loads(line) for line in whole_lines(self.path)]
+        with self._reading():
+            rows = [json.loads(line) for line in whole_lines(self.path)]
+            check(rows, list[dict[str, Any]], "a line")
+            check([row.get("finished") for row in rows], list[int | None], "finished")
+        return rows
+
+    def _reading(self) -> AbstractContextManager[None]:
+        remedy = "delete it: a run can go on without it"
+        return border(str(self.path), remedy, OutputFolderError)
 
     def _add(self, row: dict[str, Any]) -> None:
         with closing(AppendedFile(self.path, lines=True)) as file:

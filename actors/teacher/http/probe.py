@@ -107,12 +107,12 @@ async def probe(
     length = entry.get("max_model_len")
     if length is None:
         problems.append("GET /models does not say max_model_len: use a server that does (vLLM)")
-    elif not isinstance(length, int) or length < 2:
+    elif type(length) is not int or length < 2:
         problems.append(f"GET /models says max_model_len = {length!r:.80}: it must be a length")
     if problems:
         raise _refusal(settings, *problems)
     # One token is generated with every prompt.
-    return Served(model, length - 1)
+    return Served(model, int(length or 0) - 1)
 
 
 def scoring_body(model: str, tokens: list[int], named: int) -> dict[str, Any]:

@@ -260,7 +260,7 @@ def test_the_history_says_which_step_ran_with_what(load: Load, tmp_path: Path) -
     assert [row.get("from_step") for row in rows] == [0, 4, None]
     assert rows[1]["changed"] == ["tip.rho: 0.5 -> 0.25"]
     assert rows[1]["config"] == {"tip": {"rho": 0.25}}
-    history.path.write_text("{")
+    history.path.write_text("{\n")
     with pytest.raises(OpdError, match=r"history\.jsonl: .*delete it"):
         _ = history.finished
 
