@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from fuzzing import SCALARS, TEXTS, damaged, examples
 from hypothesis import given
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from opd_ray.config.keys import all_keys
 from opd_ray.config.load import load_config, to_values, to_yaml
 from opd_ray.config.schema import Config
-from opd_ray.errors import OpdError
+from opd_ray.errors import ConfigError, OpdError
 from opd_ray.preflight.config import config_problems
 from opd_ray.preflight.unused import unused_options
 
@@ -90,9 +90,22 @@ def test_any_bytes_as_a_file(tmp_path: Path, content: bytes) -> None:
     settle(str(path), [])
 
 
-def test_a_config_by_hand_that_nests_too_deep(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"run: {'[' * 300_000}{']' * 300_000}\n",  # ends Python where YAML's C library reads it
+        f"run:\n  {'- ' * 300_000}1\n",
+        f"run: {'{a: ' * 300_000}1{'}' * 300_000}\n",
+    ],
+)
+def test_a_file_that_nests_without_end_is_refused_by_its_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(f"run: {'[' * 5000}{']' * 5000}\n")
-    settle(str(path), [])
-    path.write_text(json.dumps({"run": {"seed": 10**5000}}))
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.yaml: line [12]: nested more than 50 levels deep"):
+        load_config(str(path))
+
+
+def test_numbers_that_are_too_long_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"run: {{seed: {'1' * 5000}}}\n")
     settle(str(path), [])
