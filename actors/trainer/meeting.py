@@ -41,7 +41,7 @@ def meet(rank: int, world_size: int, master: tuple[str, int], device: torch.devi
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(
         backend,
-        store=_store(rank, world_size, master),
+        store=store(rank, world_size, master),
         rank=rank,
         world_size=world_size,
         timeout=_TIMEOUT,
@@ -51,7 +51,7 @@ def meet(rank: int, world_size: int, master: tuple[str, int], device: torch.devi
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT)
 
 
-def _store(rank: int, world_size: int, master: tuple[str, int]) -> Any:
+def store(rank: int, world_size: int, master: tuple[str, int]) -> Any:
     """The store of rank 0. Left to itself it would listen at every address of the machine."""
     host, port = master
     listening = None

@@ -43,11 +43,13 @@ def test_a_killed_actor_ends_the_run_and_is_named(
 
 
 def test_ctrl_c_writes_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> None:
+    """Of what it ran, nothing could be reached from another machine."""
     output = tmp_path / "run"
     run = start(output, _MANY)
     try:
         wait_for_step(run, output, 2)
         everyone = family(run)
+        assert _open_to_others(everyone) == []
         # As a terminal does it: the whole process group hears it.
         os.killpg(run.pid, signal.SIGINT)
         code, text = finish(run, output, timeout_s=60)
@@ -58,6 +60,19 @@ def test_ctrl_c_writes_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> Non
     assert newest is not None, text
     assert newest[1].step >= 2
     _assert_gone(everyone)
+
+
+def _open_to_others(processes: list[psutil.Process]) -> list[str]:
+    """The addresses at which processes listen that are no loopback addresses."""
+    return [
+        f"{one.laddr.ip}:{one.laddr.port} {process.name()}"
+        for process in processes
+        for one in process.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+        and one.laddr.ip not in ("127.0.0.1", "::1")
+        # IPv4 on a socket of IPv6
+        and one.laddr.ip != "::ffff:127.0.0.1"
+    ]
 
 
 def _assert_gone(processes: list[psutil.Process]) -> None:

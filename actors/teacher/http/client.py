@@ -109,7 +109,7 @@ class HttpClient:
                     if reply.status not in RETRIED:
                         return reply
                     trouble = reply.complaint
-                    pause = _asked_pause(response.headers)
+                    pause = asked_pause(response.headers)
             except TimeoutError:
                 settings = self._settings
                 trouble = f"no answer within {settings.key}.timeout_s = {settings.timeout_s:g} s"
@@ -150,7 +150,7 @@ def _key(settings: TeacherSettings) -> str | None:
     return key
 
 
-def _asked_pause(headers: Mapping[str, str]) -> float:
+def asked_pause(headers: Mapping[str, str]) -> float:
     """Seconds that a Retry-After header (a number or a date) asks for; 0 where it says neither.
 
     A date counts from the server's own: its clock may go otherwise than ours, and ours may jump.

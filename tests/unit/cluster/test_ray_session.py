@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import ray_constants, services
 from ray.exceptions import AuthenticationError
 
 from opd_ray.cluster import local_ray
@@ -190,6 +191,22 @@ def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     assert f"cluster.address = '127.0.0.1:{port}': no Ray answers" in refusal(f"127.0.0.1:{port}")
+
+
+def test_a_ray_that_is_started_here_takes_the_loopback_address(in_place_of_ray: Any) -> None:
+    in_place_of_ray()
+    found: list[str] = []
+
+    def init(**options: Any) -> None:
+        # As Ray makes of its argument; it would take this machine's own address otherwise.
+        found.append(services.resolve_ip_for_localhost(options["_node_ip_address"]))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", init)
+        with RaySession(ClusterSettings()):
+            pass
+    assert found == ["127.0.0.1"]
+    assert ray_constants.ENABLE_RAY_CLUSTER  # for one that is joined
 
 
 def test_what_ray_raises_at_its_start_is_one_message(in_place_of_ray: Any) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from opd_ray.coordinator.metrics import StageClock
-from opd_ray.errors import RunError
+from opd_ray.errors import RunError, WriteError
 from opd_ray.output.sinks import JsonlSink, Metrics, TensorBoardSink, WandbSink, read_jsonl
 from opd_ray.seeds import derive_seed
 
@@ -105,6 +107,46 @@ def test_tensorboard_shows_no_step_twice(tmp_path: Path) -> None:
         sink.close()
     seen = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
     assert [(event.step, event.value) for event in seen] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+def test_files_of_events_are_in_order_whatever_the_clock_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # It jumps back by a day; then it stands still.
+    for resume_step, now in ((0, 1_000_086_400), (1, 1_000_000_000), (2, 1_000_000_000)):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        sink = TensorBoardSink(tmp_path, resume_step)
+        for step in range(resume_step + 1, 4):
+            sink.write(step, {"a": float(resume_step)})
+        sink.close()
+    names = sorted(path.name.split(".")[3] for path in tmp_path.iterdir())
+    assert names == ["1000086400", "1000086401", "1000086402"]
+    seen = EventAccumulator(str(tmp_path)).Reload().Scalars("a")
+    assert [(event.step, event.value) for event in seen] == [(1, 0), (2, 1), (3, 2)]
+
+
+def test_a_full_disk_leaves_whole_rows_and_no_thread_behind(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows, events = JsonlSink(tmp_path / "metrics.jsonl", 0), TensorBoardSink(tmp_path / "tb", 0)
+    threads = threading.active_count()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for sink in (rows, events):
+        sink.write(1, {"a": 1.0})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+        try:
+            with pytest.raises(WriteError, match="cannot be written: File too large"):
+                sink.write(2, {f"name {n}": 2.0 for n in range(50)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sink.write(3, {"a": 3.0})  # there is room again
+        sink.close()
+    assert [row["step"] for row in read_jsonl(tmp_path / "metrics.jsonl")] == [1, 3]
+    found = EventAccumulator(str(tmp_path / "tb")).Reload()
+    assert [(event.step, event.value) for event in found.Scalars("a")] == [(1, 1), (3, 3)]
+    assert threading.active_count() == threads
 
 
 def test_the_clock_splits_a_step_into_stages_and_idle_time() -> None:

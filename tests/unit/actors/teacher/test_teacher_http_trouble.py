@@ -14,10 +14,13 @@ import pytest
 from fake_server import KEY, FakeServer, V
 from http_teachers import Make, requests, settings
 
+from actors.teacher.http.client import asked_pause
 from actors.teacher.http.teacher import HttpTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
 from opd_ray.types import TopK
+
+_AT_0, _AT_7 = (f"Tue, 31 Dec 2080 00:00:0{second} GMT" for second in (0, 7))
 
 
 def busy(status: int, times: int, **headers: str) -> Callable[[int], Any]:
@@ -48,6 +51,28 @@ def test_a_server_that_asks_to_wait_for_an_hour_ends_it(fake: FakeServer, teache
     fake.trouble = busy(429, 9, **{"Retry-After": "3600"})
     with pytest.raises(TeacherError, match="HTTP 429: later; it asks to wait 3600 s"):
         made.score(requests(1))
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, 0.0),
+        ({"Retry-After": "7.5"}, 7.5),
+        ({"Retry-After": "-1"}, 0.0),
+        ({"Retry-After": "nan"}, 0.0),
+        ({"Retry-After": "soon"}, 0.0),
+        # Years from now by any clock but the server's own.
+        ({"Retry-After": _AT_7, "Date": _AT_0}, 7.0),
+        ({"Retry-After": _AT_0, "Date": _AT_7}, 0.0),
+        ({"Retry-After": _AT_7.replace("GMT", "-0000"), "Date": _AT_0}, 7.0),
+        ({"Retry-After": _AT_7, "Date": "now"}, 0.0),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
+    ],
+)
+def test_a_pause_until_a_date_counts_by_the_servers_clock(
+    headers: dict[str, str], seconds: float
+) -> None:
+    assert asked_pause(headers) == seconds
 
 
 def test_errors_until_the_limit(fake: FakeServer, teacher: Make) -> None:
