@@ -20,7 +20,8 @@ CHANGING = {
 # Where what is raised is dealt with in another way, and how.
 ELSEWHERE = {
     "opd_ray/whole_file.py": "what is written has a border; a draft is removed outside of it",
-    "opd_ray/output/checkpoint.py": "a checkpoint's writes have a border around all of them",
+    "opd_ray/output/checkpoint.py": "a checkpoint has a border around all of it",
+    "opd_ray/checksums.py": "its files are those of a checkpoint",
     "opd_ray/output/folder.py": "what cannot be made is said of the key that names the folder",
 }
 
