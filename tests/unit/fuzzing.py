@@ -2,7 +2,7 @@
 
 Few examples by default, the same ones every time. With many, drawn at random:
 
-    OPD_RAY_FUZZ=2000 python -m pytest tests/unit/fuzz tests/unit/data/test_any_rows.py
+    OPD_RAY_FUZZ=2000 bash launch/test.sh unit -k "fuzz or any_rows" --timeout 0
 """
 
 from __future__ import annotations

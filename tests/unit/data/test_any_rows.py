@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -58,14 +59,7 @@ def settle(kind: DataKind, path: Path) -> None:
     assert PLACE.search(message) or "no chat template is in use" in message, message
 
 
-few = settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
-@few
+@examples(60)
 @given(st.lists(ROWS, min_size=1, max_size=3))
 def test_any_json_rows(tmp_path: Path, rows: list[Any]) -> None:
     path = tmp_path / "rows.jsonl"
@@ -73,7 +67,7 @@ def test_any_json_rows(tmp_path: Path, rows: list[Any]) -> None:
     settle(DataKind.jsonl, path)
 
 
-@few
+@examples(60)
 @given(st.binary(max_size=60), st.integers(0, len(GOOD)), st.integers(0, len(GOOD)))
 def test_any_bytes_as_lines(tmp_path: Path, piece: bytes, start: int, end: int) -> None:
     path = tmp_path / "rows.jsonl"
@@ -82,7 +76,7 @@ def test_any_bytes_as_lines(tmp_path: Path, piece: bytes, start: int, end: int) 
         settle(DataKind.jsonl, path)
 
 
-@few
+@examples(60)
 @given(st.lists(VALUES, min_size=1, max_size=3), st.lists(SCALARS, min_size=1, max_size=3))
 def test_any_columns_of_parquet(tmp_path: Path, prompts: list[Any], answers: list[Any]) -> None:
     path = tmp_path / "rows.parquet"
@@ -103,7 +97,7 @@ def parquet_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
-@few
+@examples(60)
 @given(st.data())
 def test_any_damage_to_a_parquet_file(
     tmp_path: Path, parquet_bytes: bytes, data: st.DataObject
