@@ -121,9 +121,11 @@ class WandbSink:
                 kept = json.loads(known.read_text(encoding="utf-8"))
                 run_id = kept["id"] if kept["project"] == project else None
         again: dict[str, Any] = {"id": run_id, "resume": "allow"} if run_id else {}
-        self._run = wandb.init(project=project, dir=str(folder), config=config, **again)
-        if run_id:
-            self._run.config.update(config, allow_val_change=True)
+        remedy = "log in (wandb login), set WANDB_MODE=offline, or leave the key out"
+        with border(f"run.wandb_project = {project!r}", remedy, RunError):
+            self._run = wandb.init(project=project, dir=str(folder), config=config, **again)
+            if run_id:
+                self._run.config.update(config, allow_val_change=True)
         write_whole(known, json.dumps({"project": project, "id": self._run.id}))
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -97,6 +97,24 @@ def test_a_run_that_goes_on_goes_on_in_the_same_wandb_run(
     assert begin("other", 0) == "None"  # from the beginning: a run of its own
 
 
+def test_a_wandb_that_takes_no_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    known = tmp_path / "wandb.json"
+    known.write_text("[]")
+    with pytest.raises(RunError, match=r"wandb\.json: .*; delete it: a new run then begins"):
+        WandbSink("p", tmp_path, {}, 5, known)
+
+    def refuse(**options: Any) -> Any:
+        raise ConnectionError("no way")
+
+    wandb.init = refuse  # type: ignore[method-assign]
+    with pytest.raises(RunError, match=r"run\.wandb_project = 'p': .* no way; log in"):
+        WandbSink("p", tmp_path, {}, 0, known)
+
+
 def test_tensorboard_shows_no_step_twice(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
