@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ _SOCKET = "/ray/session_2000-01-01_00-00-00_000000_{pid}/sockets/plasma_store"
 _LONGEST_PATH = 107
 # Ray itself refuses a larger object store that does not fit /dev/shm.
 _SLOW_STORE = 10_000_000_000
+# A rollout engine has about 100 open, Ray's own processes 65 and some for every actor.
+_LEAST_OPEN_FILES = 256
 _TEMPORARY = ("RAY_TMPDIR", "TMPDIR")
 
 
@@ -37,7 +40,19 @@ def local_ray_problems(settings: ClusterSettings) -> Iterator[str]:
             f"{named}: too long by {longest - _LONGEST_PATH} bytes for the paths of Ray's sockets; "
             "set RAY_TMPDIR to a shorter path, e.g. RAY_TMPDIR=/tmp"
         )
+    yield from _open_files_problems()
     yield from _store_problems(settings.object_store_bytes)
+
+
+def _open_files_problems() -> Iterator[str]:
+    """Ray raises the limit as far as it may, to the hard one."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if most != resource.RLIM_INFINITY and most < _LEAST_OPEN_FILES:
+        yield (
+            f"ulimit -Hn is {most}: each of Ray's processes needs up to {_LEAST_OPEN_FILES} open "
+            "files and sockets, more with many actors; raise it to 65536 (docker: --ulimit "
+            "nofile=65536; systemd: LimitNOFILE=65536)"
+        )
 
 
 def _store_problems(nbytes: int | None) -> Iterator[str]:

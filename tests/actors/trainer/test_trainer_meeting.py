@@ -21,7 +21,7 @@ def free_port(host: str) -> int:
 def test_the_store_listens_at_its_own_address_alone(host: str) -> None:
     port = free_port(host)
     made: list[TCPStore] = []
-    other = threading.Thread(target=lambda: made.append(store(1, 2, (host, port))))
+    other = threading.Thread(target=lambda: made.append(store(1, 2, (host, port))), daemon=True)
     other.start()
     made.append(store(0, 2, (host, port)))
     other.join(30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,6 +266,18 @@ def test_the_longest_folder_is_that_of_the_longest_socket(
     assert ("too long by" in "".join(found)) == (over > 0)
     if over:
         assert f"too long by {over} bytes" in found[0]
+
+
+@pytest.mark.parametrize(("hard", "refused"), [(255, True), (256, False), (-1, False)])
+def test_a_limit_on_open_files_that_no_ray_can_work_with(
+    monkeypatch: pytest.MonkeyPatch, hard: int, refused: bool
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, hard))  # -1: there is none
+    problems = list(local_ray_problems(ClusterSettings()))
+    assert len(problems) == refused
+    if refused:
+        assert problems[0].startswith("ulimit -Hn is 255: each of Ray's processes needs up to 256")
+        assert "--ulimit nofile=65536" in problems[0]
 
 
 def test_an_object_store_that_no_memory_holds() -> None:
