@@ -21,6 +21,8 @@ _LONGEST_PATH = 107
 _SLOW_STORE = 10_000_000_000
 # A rollout engine has about 100 open, Ray's own processes 65 and some for every actor.
 _LEAST_OPEN_FILES = 256
+# Below it Ray takes to files in its temporary folder.
+LEAST_SHARED_MEMORY = 1 << 30
 _TEMPORARY = ("RAY_TMPDIR", "TMPDIR")
 
 
@@ -52,6 +54,19 @@ def _open_files_problems() -> Iterator[str]:
             f"ulimit -Hn is {most}: each of Ray's processes needs up to {_LEAST_OPEN_FILES} open "
             "files and sockets, more with many actors; raise it to 65536 (docker: --ulimit "
             "nofile=65536; systemd: LimitNOFILE=65536)"
+        )
+
+
+def local_ray_notes(settings: ClusterSettings) -> Iterator[str]:
+    """What makes a Ray that is started here slow."""
+    if settings.address is not None or not os.path.isdir("/dev/shm"):
+        return
+    disk = os.statvfs("/dev/shm")
+    free = disk.f_bavail * disk.f_frsize
+    if free < LEAST_SHARED_MEMORY:
+        yield (
+            f"/dev/shm has {gigabytes(free)} free: Ray keeps what actors hand each other in files, "
+            "and steps are slower; give it more (docker: --shm-size=4g)"
         )
 
 

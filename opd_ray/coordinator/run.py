@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from opd_ray.cluster.local_ray import local_ray_notes
 from opd_ray.config.choices import LrSchedule
 from opd_ray.config.load import to_values, to_yaml
 from opd_ray.config.schema import Config
@@ -132,6 +133,7 @@ def _steer(
             *prompt_notes(prompts, tasks),
             *part.notes,
             *_lag_notes(config),
+            *local_ray_notes(config.cluster),
             *_resume_notes(part, checkpoints),
         ]:
             progress.say(note)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from opd_ray.cluster.local_ray import LEAST_SHARED_MEMORY
 from opd_ray.cluster.nodes import Node, available_memory, gigabytes
 from opd_ray.config.schema import Config
 from opd_ray.preflight.findings import Finding, failed, noted, passed
@@ -26,7 +27,6 @@ TESTED = {
 # Whose PyPI builds are for CUDA and break every import of transformers beside a CPU torch.
 NOT_BESIDE_CPU_TORCH = ("torchvision", "torchaudio", "torchcodec")
 LEAST_DISK = 2 << 30
-LEAST_SHARED_MEMORY = 1 << 30
 
 
 def machine_findings(node: Node) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from ray._private import ray_constants, services
 from ray.exceptions import AuthenticationError
 
 from opd_ray.cluster import local_ray
-from opd_ray.cluster.local_ray import local_ray_problems, token_for_this_run
+from opd_ray.cluster.local_ray import local_ray_notes, local_ray_problems, token_for_this_run
 from opd_ray.cluster.ray_address import token_source
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import ClusterSettings
@@ -278,6 +278,18 @@ def test_a_limit_on_open_files_that_no_ray_can_work_with(
     if refused:
         assert problems[0].startswith("ulimit -Hn is 255: each of Ray's processes needs up to 256")
         assert "--ulimit nofile=65536" in problems[0]
+
+
+def test_little_shared_memory_is_noted_where_ray_starts_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stat = os.statvfs_result((1, 1, 100, 100, 67_108_864, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: stat)
+    (note,) = local_ray_notes(ClusterSettings())
+    assert note.startswith("/dev/shm has 67.11 MB free: Ray keeps what actors hand each other in f")
+    assert list(local_ray_notes(ClusterSettings(address="auto"))) == []
+    stat = os.statvfs_result((1, 1, 100, 100, 2 << 30, 0, 0, 0, 0, 255))
+    assert list(local_ray_notes(ClusterSettings())) == []
 
 
 def test_an_object_store_that_no_memory_holds() -> None:

@@ -126,6 +126,16 @@ def test_no_context_length(fake: FakeServer) -> None:
     assert "GET /models does not say max_model_len" in refused(fake)
 
 
+SCORED = {"choices": [{"prompt_logprobs": [None, {str(token): {} for token in range(9)}]}]}
+
+
+@pytest.mark.parametrize("length", ["64", 64.5, True, -3, 1, [64]])
+def test_a_context_length_that_is_none(fake: FakeServer, length: Any) -> None:
+    fake.models = [{"id": "tiny", "max_model_len": length}]
+    fake.trouble = lambda number: (200, {}, SCORED)  # the fake server compares with it
+    assert f"GET /models says max_model_len = {length!r}: it must be a length" in refused(fake)
+
+
 def test_a_rule_that_needs_every_value_of_the_student(fake: FakeServer) -> None:
     said = refused(fake, own_topk=4)
     assert "tip.rule needs the teacher's log-probability of every token" in said
