@@ -23,6 +23,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError, is_known
+from opd_ray.pools.full_store import full_store
 from opd_ray.pools.streams import StreamReader
 
 # How long after a task's error the watch looks for a dead process, which is then the real cause:
@@ -273,6 +274,8 @@ def _death(lifeline: ray.ObjectRef, owner: str) -> ActorFailure:
 
 def _short(error: RayError) -> str:
     """The part of a Ray error that says what happened, without Ray's general advice."""
+    if full := full_store(error):
+        return full
     if isinstance(error, RayTaskError):
         # What an actor raised for the user to read needs none of the actor's frames.
         return str(error.cause if is_known(error) else error).strip()

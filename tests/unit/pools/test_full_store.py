@@ -1,0 +1,49 @@
+"""An object store that is full is named with what to do, not with the traceback of an actor."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
+
+from opd_ray.errors import ActorFailure
+from opd_ray.pools.watch import ActorWatch
+
+
+def told(error: RayError) -> str:
+    """What a wait for an answer says that is this error."""
+    watch = ActorWatch(1.0, "cluster.stall_timeout_s")
+    answer: Future[Any] = Future()
+    answer.set_exception(error)
+
+    class Ref:
+        def future(self) -> Future[Any]:
+            return answer
+
+    with pytest.raises(ActorFailure) as raised:
+        watch.get(Ref(), "rollout-0")  # type: ignore[arg-type]
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("kind", [ObjectStoreFullError, OutOfDiskError])
+@pytest.mark.parametrize("in_a_task", [False, True])
+def test_a_full_store_is_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, kind: type[RayError], in_a_task: bool
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/scratch")
+    error = kind("Local disk is full\nThe object cannot be created.")
+    if in_a_task:
+        error = RayTaskError("score", "a long\ntraceback", error).as_instanceof_cause()
+    said = told(error)
+    assert said.startswith("rollout-0 failed: Ray's object store is full, and what it spills to")
+    assert "make room in /scratch/ray" in said
+    assert "cluster.object_store_bytes" in said
+    assert "traceback" not in said
+    assert "\n" not in said
+
+
+def test_other_errors_are_told_as_they_are() -> None:
+    error = RayTaskError("score", "a traceback", ValueError("bad")).as_instanceof_cause()
+    assert "a traceback" in told(error)
