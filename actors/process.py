@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import threading
+from pathlib import Path
 
 import ray
 
@@ -125,3 +126,17 @@ def trainer_environment(trainer: TrainerSettings) -> dict[str, str]:
 def peak_memory_bytes() -> int:
     """Most main memory that this process ever held, bytes (Linux counts it in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def free_memory_bytes() -> int:
+    """Main memory that can be taken now, on this machine and within its container's limit."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    group = Path("/sys/fs/cgroup")
+    limit = group / "memory.max"
+    if not limit.is_file() or limit.read_text().strip() == "max":
+        return free
+    statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    # The kernel takes files that nobody reads out of memory when it is asked for.
+    used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
+    return max(0, min(free, int(limit.read_text()) - used))

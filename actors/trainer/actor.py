@@ -13,10 +13,11 @@ import ray
 from actors.process import LIFELINE_GROUP, Lifeline
 from actors.weights.chunks import pack
 from actors.weights.registry import TRANSPORTS
+from opd_ray.checksums import FileSum
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
 
 
-@ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1})
+@ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1, "writing": 1})
 class TrainerActor(Lifeline):
     """One rank; :class:`actors.trainer.trainer.Trainer` does the work.
 
@@ -65,6 +66,11 @@ class TrainerActor(Lifeline):
         References among ``args`` arrive as what they refer to.
         """
         return attrgetter(method)(self._trainer)(*args)
+
+    @ray.method(concurrency_group="writing")
+    def write_snapshot(self, folder: str) -> dict[str, FileSum]:
+        """See :meth:`actors.trainer.engine.Engine.write_snapshot`; beside everything else."""
+        return self._trainer.engine.write_snapshot(folder)
 
     @ray.method(concurrency_group="rank")
     def weights(self) -> list[ray.ObjectRef]:

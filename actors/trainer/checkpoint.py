@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -29,6 +30,7 @@ from opd_ray.errors import RunError
 
 BUFFER = "buffer"
 LAYOUT_FILE = "layout.json"
+RANK_FILES = "rank_"  # how their names begin
 _FORMAT = 2  # 1 was DeepSpeed's own
 _STEPS = "steps"  # in a file's metadata
 # A larger tensor is a file alone.
@@ -110,16 +112,24 @@ def write_entries(
         RunError: they cannot be written; names the folder.
     """
     sums = {}
-    remedy = "free space there or choose another run.output_dir; older checkpoints are untouched"
-    with border(f"a checkpoint cannot be written into {folder}", remedy, RunError):
+    with checkpoint_border(folder):
         for number, group in enumerate(_groups(entries)):
-            name = f"rank_{rank:05d}_{number:05d}.safetensors"
+            name = f"{RANK_FILES}{rank:05d}_{number:05d}.safetensors"
             with SummedFile(folder / name) as file:
                 file.write(_header(group, steps))
                 for entry in group:
                     file.write(_bytes(entry.tensor))
             sums[name] = file.sum
     return sums
+
+
+def checkpoint_border(folder: Path) -> AbstractContextManager[None]:
+    """A with block that writes into a checkpoint; what fails there names the folder."""
+    return border(
+        f"a checkpoint cannot be written into {folder}",
+        "free space there or choose another run.output_dir; older checkpoints are as they were",
+        RunError,
+    )
 
 
 def write_layout(
@@ -172,25 +182,47 @@ class TrainerCheckpoint:
             }
         self.steps: dict[str, int] = dict.fromkeys(self.shapes, 0)
         self._pieces: dict[Path, list[_Piece]] = {}
-        for file in sorted(folder.glob("rank_*.safetensors")):
+        for file in sorted(folder.glob(f"{RANK_FILES}*.safetensors")):
             self._pieces[file] = self._read_index(file)
         self._check_coverage()
 
     def read(
-        self, wanted: Callable[[str, str, int, int], bool]
+        self, wanted: Callable[[str, str, int, int], tuple[int, int] | None]
     ) -> Iterator[tuple[str, str, int, Tensor]]:
-        """Tensors as (kind, name, start, values), one after another; one file is open at a time.
+        """Values as (kind, name, start, values), one after another; one file is open at a time.
 
         Args:
-            wanted: of kind, name, start and length, whether to read a tensor at all.
+            wanted: of kind, name, start and length, from where to where in the flattened parameter
+                to read; None: nothing. Buffers are read whole.
         """
         for file, pieces in self._pieces.items():
-            chosen = [p for p in pieces if wanted(p.kind, p.name, p.start, p.length)]
+            parts = [(p, wanted(p.kind, p.name, p.start, p.length)) for p in pieces]
+            chosen = [(piece, part) for piece, part in parts if part is not None]
             if not chosen:
                 continue
             with self._border(file), safe_open(file, "pt") as content:
-                for piece in chosen:
-                    yield piece.kind, piece.name, piece.start, content.get_tensor(piece.key)
+                for piece, (first, last) in chosen:
+                    if piece.kind == BUFFER:
+                        values = content.get_tensor(piece.key)
+                    else:
+                        found = content.get_slice(piece.key)
+                        values = found[first - piece.start : last - piece.start]
+                    yield piece.kind, piece.name, first, values
+
+    def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Every weight whole and rounded to ``dtype``, and every buffer as it is, by name."""
+        whole = {name: torch.empty(prod(s), dtype=dtype) for name, s in self.shapes.items()}
+        buffers = {}
+
+        def wanted(kind: str, name: str, start: int, length: int) -> tuple[int, int] | None:
+            return (start, start + length) if kind in (MASTER, BUFFER) else None
+
+        for kind, name, start, values in self.read(wanted):
+            if kind == BUFFER:
+                buffers[name] = values
+            else:
+                whole[name][start : start + len(values)] = values
+        return buffers | {name: flat.view(self.shapes[name]) for name, flat in whole.items()}
 
     def _read_index(self, file: Path) -> list[_Piece]:
         pieces = []
@@ -224,7 +256,7 @@ class TrainerCheckpoint:
                         f"ends at {end}, not at {prod(shape)}; use an older checkpoint"
                     )
 
-    def _border(self, file: Path) -> Any:
+    def _border(self, file: Path) -> AbstractContextManager[None]:
         return border(str(file), "use an older checkpoint", CheckpointMismatch)
 
 
@@ -235,7 +267,9 @@ WHO_READS = {
 }
 
 
-def load(checkpoint: TrainerCheckpoint, partition: Partition, buffers: Mapping[str, Tensor]) -> None:
+def load(
+    checkpoint: TrainerCheckpoint, partition: Partition, buffers: Mapping[str, Tensor]
+) -> None:
     """Put a checkpoint into an engine (a collective).
 
     Args:
@@ -255,11 +289,11 @@ def load(checkpoint: TrainerCheckpoint, partition: Partition, buffers: Mapping[s
             )
     partition.begin_loading(checkpoint.steps)
 
-    def wanted(kind: str, name: str, start: int, length: int) -> bool:
+    def wanted(kind: str, name: str, start: int, length: int) -> tuple[int, int] | None:
         if kind == BUFFER:
-            return name in buffers
+            return (0, length) if name in buffers else None
         known = kind == MASTER or checkpoint.steps[name] > 0
-        return known and partition.overlaps(name, start, length)
+        return partition.overlap(name, start, length) if known else None
 
     for kind, name, start, values in checkpoint.read(wanted):
         if kind == BUFFER:
@@ -270,10 +304,10 @@ def load(checkpoint: TrainerCheckpoint, partition: Partition, buffers: Mapping[s
 
 
 def _groups(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Entries in order, so many as go into one file; one group at least."""
+    """So many as go into one file; one group at least. Wide types first: so all are aligned."""
     group: list[Entry] = []
     size = 0
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: -entry.tensor.element_size()):
         if group and size + entry.nbytes > _FILE_BYTES:
             yield group
             group, size = [], 0

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import glob
-import json
 import math
-import tempfile
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.process import free_memory_bytes
 from actors.trainer.batch import MicroBatch
+from actors.trainer.checkpoint import (
+    RANK_FILES,
+    CheckpointMismatch,
+    Entry,
+    Snapshot,
+    TrainerCheckpoint,
+    checkpoint_border,
+    entries_of,
+    load,
+    write_entries,
+    write_layout,
+)
+from actors.trainer.fragments import Partition
 from actors.trainer.meeting import meet
 from actors.trainer.student import (
     HeadFunction,
@@ -27,20 +39,12 @@ from actors.trainer.student import (
     student_files,
 )
 from actors.weights.chunks import named_weights, stored_weights
+from opd_ray.checksums import FileSum, files_below, first_difference, sum_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
-from opd_ray.errors import RunError
 
-CHECKPOINT_TAG = "state"
 # What the student's folder holds beside its weights: a checkpoint outlives that folder.
 STUDENT_FILES = "student"
-_LAYOUT_FILE = "layout.json"
-# What a run may set anew when it goes on; the learning rate is set at every step.
-_OPTIMIZER_KEYS = ("weight_decay", "betas", "eps")
-
-
-class CheckpointMismatch(RunError):
-    """A DeepSpeed checkpoint that this engine cannot continue from."""
 
 
 class Engine:
@@ -97,6 +101,14 @@ class Engine:
             config=config,
             dist_init_required=False,
         )
+        self._partition = Partition(
+            self._engine,
+            self.student.model,
+            zero_stage=self._zero_stage,
+            rank=rank,
+            ranks=settings.ranks,
+        )
+        self._snapshot: tuple[Snapshot, Mapping[str, int]] | None = None
         check_student(self._engine, device, self.student.model.config.vocab_size, dtype)
 
     def all_ranks(self, yes: bool) -> bool:
@@ -159,35 +171,51 @@ class Engine:
         """
         return stored_weights(self.student.model, self._whole)
 
-    def save(self, folder: str) -> None:
-        """Write weights, master weights and optimizer of every rank below ``folder``."""
-        self._engine.save_checkpoint(folder, tag=CHECKPOINT_TAG, save_latest=False)
-        if self._files is not None:
-            self._files.write(Path(folder, STUDENT_FILES))
-            Path(folder, _LAYOUT_FILE).write_text(json.dumps(self._layout), encoding="utf-8")
+    def save(self, folder: str) -> dict[str, FileSum]:
+        """Write this rank's part of weights and optimizer into ``folder``, from where they are.
 
-    def load(self, folder: str) -> None:
-        """Read what :meth:`save` wrote, into an engine that has not stepped yet.
+        Returns:
+            the sums of what it wrote, and on rank 0 of all that others wrote there before.
 
         Raises:
-            CheckpointMismatch: there is none, or it is of another layout of ranks and shards.
+            RunError: it cannot be written.
         """
-        layout = read_layout(Path(folder))
-        if layout != self._layout:
+        return self._write(folder, self._entries(), self._partition.steps())
+
+    def snapshot(self) -> None:
+        """Copy this rank's part into host memory, for :meth:`write_snapshot`."""
+        self._snapshot = Snapshot(self._entries()), self._partition.steps()
+
+    def room_for_snapshot(self) -> tuple[str, int, int]:
+        """The machine's name, bytes that a snapshot takes, and bytes that it has free now."""
+        needed = sum(entry.nbytes for entry in self._entries())
+        return socket.gethostname(), needed, free_memory_bytes()
+
+    def write_snapshot(self, folder: str) -> dict[str, FileSum]:
+        """As :meth:`save`, of the last snapshot; may run beside a training step."""
+        (copy, steps), self._snapshot = self._snapshot, None
+        return self._write(folder, copy.entries, steps)
+
+    def load(self, folder: str) -> None:
+        """Read what the ranks of any engine wrote, whatever their number, stage and format.
+
+        The optimizer's settings (decay, betas, clipping) stay those of this engine.
+
+        Raises:
+            CheckpointMismatch: there is no such checkpoint, it is not whole, or of another model.
+        """
+        load(TrainerCheckpoint(Path(folder)), self._partition, self._buffers())
+
+    def check_files(self, folder: str, sums: Mapping[str, FileSum]) -> None:
+        """Refuse files that are not what was written; not a collective.
+
+        Raises:
+            CheckpointMismatch: names the first of them.
+        """
+        if difference := first_difference(Path(folder), sums):
             raise CheckpointMismatch(
-                f"the trainer's checkpoint in {folder} has {_settings(layout)}, this run has "
-                f"{_settings(self._layout)}: resume with the former"
+                f"the trainer's checkpoint in {folder} is not whole: {difference}; use an older one"
             )
-        optimizer = self._engine.optimizer
-        chosen = [{key: group[key] for key in _OPTIMIZER_KEYS} for group in optimizer.param_groups]
-        clip = getattr(optimizer, "clip_grad", None)
-        with plain_name(folder) as name:
-            self._engine.load_checkpoint(name, tag=CHECKPOINT_TAG)
-        # DeepSpeed brings back the settings of the checkpoint too; those of this run count.
-        for group, settings in zip(self._engine.optimizer.param_groups, chosen, strict=True):
-            group.update(settings)
-        if clip is not None:
-            self._engine.optimizer.clip_grad = clip
 
     def export(self, folder: str) -> None:
         """Write the student as a Hugging Face folder: see :func:`save_student`."""
@@ -204,6 +232,27 @@ class Engine:
         if self._files is not None:
             save_student(model, self._files, state, folder)
         dist.barrier()
+
+    def _entries(self) -> list[Entry]:
+        return entries_of(self._partition, self._buffers() if self._rank == 0 else {})
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Those that belong to a checkpoint, by name."""
+        names = saved_names(self.student.model)
+        return {name: b for name, b in self.student.model.named_buffers() if name in names}
+
+    def _write(
+        self, folder: str, entries: Sequence[Entry], steps: Mapping[str, int]
+    ) -> dict[str, FileSum]:
+        target = Path(folder)
+        sums = write_entries(target, self._rank, entries, steps)
+        if self._files is None:
+            return sums
+        with checkpoint_border(target):
+            self._files.write(target / STUDENT_FILES)
+            sums |= write_layout(target, self._partition.shapes, self._layout)
+            others = (n for n in files_below(target) if not n.startswith(RANK_FILES))
+            return sums | {name: sum_of(target / name, sync=True) for name in others}
 
     def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
         if self._zero_stage < 3:
@@ -231,35 +280,6 @@ def _divided(optimizer: Any, divisor: float) -> Iterator[None]:
         yield
     finally:
         optimizer.loss_scale = 1.0
-
-
-def read_layout(folder: Path) -> dict[str, int | str]:
-    """Ranks, ZeRO stage and number format of what :meth:`Engine.save` wrote.
-
-    Raises:
-        CheckpointMismatch: there is no trainer's checkpoint in ``folder``.
-    """
-    file = folder / _LAYOUT_FILE
-    if not file.is_file():
-        raise CheckpointMismatch(f"{folder} holds no checkpoint of a trainer")
-    layout: dict[str, int | str] = json.loads(file.read_text(encoding="utf-8"))
-    return layout
-
-
-@contextmanager
-def plain_name(folder: str | Path) -> Iterator[str]:
-    """A name of ``folder`` for DeepSpeed, which takes ``[1]`` in a checkpoint's for a pattern."""
-    if glob.escape(str(folder)) == str(folder):
-        yield str(folder)
-        return
-    with tempfile.TemporaryDirectory() as links:
-        link = Path(links, "checkpoint")
-        link.symlink_to(Path(folder).absolute())
-        yield str(link)
-
-
-def _settings(layout: dict[str, int | str]) -> str:
-    return ", ".join(f"trainer.{key}={value}" for key, value in layout.items())
 
 
 _SMALLEST_BUCKET = 1 << 20

@@ -6,16 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from actors.trainer.engine import (
-    CHECKPOINT_TAG,
-    STUDENT_FILES,
-    CheckpointMismatch,
-    plain_name,
-    read_layout,
-)
+from actors.trainer.checkpoint import CheckpointMismatch, TrainerCheckpoint
+from actors.trainer.engine import STUDENT_FILES
 from actors.trainer.student import (
     load_student_config,
     save_student,
@@ -26,9 +20,6 @@ from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
 from opd_ray.errors import InputError
 from opd_ray.models.folder import model_folder
-
-# Student holds the causal language model under this name.
-_PREFIX = "model."
 
 
 def export_checkpoint(
@@ -64,10 +55,7 @@ def export_checkpoint(
             f"{student.path!r}): name a folder with its config.json and tokenizer, --base FOLDER"
         )
     files = student_files(student)
-    weights = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in read_weights(folder).items()
-    }
+    weights = TrainerCheckpoint(folder).weights(dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             load_student_config(student), dtype=dtype, trust_remote_code=student.trust_remote_code
@@ -91,24 +79,3 @@ def _is_gone(path: str) -> bool:
         return model_folder(path) is None
     except InputError:
         return True
-
-
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Every weight of the student by the model's own names.
-
-    From ZeRO-3 these are the float32 master weights, else what the trainer computes with.
-
-    Raises:
-        CheckpointMismatch: there is no trainer's checkpoint in ``folder``.
-    """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    if read_layout(folder)["zero_stage"] == 3:
-        with plain_name(folder) as name:
-            state = get_fp32_state_dict_from_zero_checkpoint(name, tag=CHECKPOINT_TAG)
-    else:
-        # Below stage 3 rank 0 holds the module whole. DeepSpeed's own way to master weights cannot
-        # read what its optimizer for bfloat16 (stage 1) writes.
-        file = folder / CHECKPOINT_TAG / "mp_rank_00_model_states.pt"
-        state = torch.load(file, map_location="cpu", weights_only=False)["module"]
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}

@@ -102,7 +102,7 @@ class Partition:
 
     @torch.no_grad()
     def fill(self, name: str, kind: str, start: int, values: Tensor) -> None:
-        """Take over what is held here of a stretch of a parameter.
+        """Take over values of a stretch of a parameter that is held here.
 
         Args:
             name: of the parameter.
@@ -111,10 +111,8 @@ class Partition:
             values: ``[length]`` float32.
         """
         held = self.held[name]
-        first, last = max(start, held.start), min(start + len(values), held.start + held.length)
         whole = held.owner if kind == MASTER else self._base.state[held.owner][kind]
-        part = values[first - start : last - start]
-        _write(whole.detach(), held.offset + first - held.start, part)
+        _write(whole.detach(), held.offset + start - held.start, values)
 
     @torch.no_grad()
     def end_loading(self) -> None:
@@ -127,12 +125,13 @@ class Partition:
                 self._optimizer._unflatten_partitioned_parameters(number)
             self._optimizer.checkpoint_event_epilogue()
 
-    def overlaps(self, name: str, start: int, length: int) -> bool:
-        """Whether any of this stretch of a parameter is held here."""
+    def overlap(self, name: str, start: int, length: int) -> tuple[int, int] | None:
+        """From where to where this stretch of a parameter is held here; None: nowhere."""
         held = self.held.get(name)
         if held is None:
-            return False
-        return max(start, held.start) < min(start + length, held.start + held.length)
+            return None
+        first, last = max(start, held.start), min(start + length, held.start + held.length)
+        return (first, last) if first < last else None
 
     def __iter__(self) -> Iterator[tuple[Fragment, str, Tensor]]:
         """What this rank writes, tensor by tensor."""

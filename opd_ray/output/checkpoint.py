@@ -1,10 +1,13 @@
 """Checkpoints of a run: written beside, renamed into place, the newest whole one found again.
 
-Layout of ``checkpoints/step_00000050/``: ``trainer/`` (DeepSpeed's files of every rank,
-``teachers/`` that follow the student, with ``run.lag`` ``rollouts_ahead/`` of the next step),
-``config.yaml``, ``run.json`` (a :class:`RunState`) and ``manifest.json`` (every file's size,
-written last: a checkpoint without it, or whose files do not match it, is not whole and is passed
-over).
+Layout of ``checkpoints/step_00000050/``: ``trainer/`` (files of every trainer rank, ``teachers/``
+that follow the student, with ``run.lag`` ``rollouts_ahead/`` of the next step), ``config.yaml``,
+``run.json`` (a :class:`RunState`) and ``manifest.json`` (size and CRC-32 of every file, written
+last). A checkpoint without it, or whose files do not match it, is not whole and is passed over.
+
+When one is looked for, sizes are compared, and the sums of the files of the run itself. Those below
+``trainer/``, which are large, are summed by the trainer ranks before they read them. Nothing that
+is read here is a pickle.
 """
 
 from __future__ import annotations
@@ -13,17 +16,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from opd_ray.checksums import FileSum, files_below, first_difference, sum_of
 from opd_ray.errors import OpdError
 from opd_ray.whole_file import write_whole
 
 MANIFEST = "manifest.json"
+TRAINER = "trainer"
 _NAME = re.compile(r"step_(\d{8})$")
-_FORMAT = 1
+_DRAFTS = "step_*.tmp"
+_FORMAT = 2
+_FORMER_FORMAT = 1  # with DeepSpeed's own files, which are pickles
 
 
 class CheckpointError(OpdError, ValueError):
@@ -46,6 +53,59 @@ class RunState:
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A checkpoint that is being written, beside its place."""
+
+    store: CheckpointStore
+    folder: Path
+    final: Path
+
+    @property
+    def trainer(self) -> str:
+        """The folder of what trainers and teachers write."""
+        return str(self.folder / TRAINER)
+
+    def complete(self, sums: Mapping[str, FileSum]) -> Path:
+        """Put it into its place; returns that.
+
+        A crash at any moment leaves the older checkpoints as they were, and no half-written one.
+
+        Args:
+            sums: of files below ``trainer``, as far as they are known; others are read for it.
+
+        Raises:
+            CheckpointError: one of them is not here as it was written.
+        """
+        found = {}
+        for name in files_below(self.folder):
+            known = sums.get(name.removeprefix(f"{TRAINER}/")) if name != MANIFEST else None
+            found[name] = known or sum_of(self.folder / name, sync=True)
+        for name, written in sums.items():
+            path = self.folder / TRAINER / name
+            size = path.stat().st_size if path.is_file() else "none (missing)"
+            if size != written.size:
+                raise CheckpointError(
+                    f"{path} was written with {written.size} bytes, here it has {size}: "
+                    "run.output_dir must be a folder that all machines of the run share"
+                )
+        for folder in [path for path in self.folder.rglob("*") if path.is_dir()]:
+            _sync_folder(folder)
+        manifest = {name: asdict(one) for name, one in found.items()}
+        write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=1))
+        _sync_folder(self.folder)
+        if self.final.exists():
+            shutil.rmtree(self.final)
+        os.replace(self.folder, self.final)
+        _sync_folder(self.final.parent)
+        self.store.forget_old()
+        return self.final
+
+    def discard(self) -> None:
+        """Leave nothing of it, as far as nobody writes into it any more."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
 class CheckpointStore:
     """The checkpoints folder of one run."""
 
@@ -53,27 +113,27 @@ class CheckpointStore:
     keep: int  # how many of the newest stay
     config_yaml: str = ""  # the run's configuration, written into every checkpoint
 
-    def save(self, state: RunState, write_trainer: Callable[[str], None]) -> Path:
-        """Write one checkpoint; ``write_trainer`` fills the folder it is given. Returns its path.
-
-        A crash at any moment leaves the older checkpoints as they were, and no half-written one.
-        """
+    def begin(self, state: RunState) -> Draft:
+        """Begin a checkpoint; drafts that were never completed go."""
         final = self.folder / f"step_{state.step:08d}"
+        for left in self.folder.glob(_DRAFTS):
+            shutil.rmtree(left)
         draft = self.folder / f"{final.name}.tmp"
-        if draft.exists():
-            shutil.rmtree(draft)
-        (draft / "trainer").mkdir(parents=True)
-        write_trainer(str(draft / "trainer"))
-        (draft / "config.yaml").write_text(self.config_yaml, encoding="utf-8")
+        (draft / TRAINER).mkdir(parents=True)
+        write_whole(draft / "config.yaml", self.config_yaml)
         write_whole(draft / "run.json", json.dumps(asdict(state), indent=1))
-        write_whole(draft / MANIFEST, json.dumps(_sizes(draft), indent=1))
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(draft, final)
-        _sync_folder(self.folder)
+        return Draft(self, draft, final)
+
+    def save(self, state: RunState, write_trainer: Callable[[str], None]) -> Path:
+        """Write one checkpoint; ``write_trainer`` fills the folder it is given. Returns its path."""
+        draft = self.begin(state)
+        write_trainer(draft.trainer)
+        return draft.complete({})
+
+    def forget_old(self) -> None:
+        """Remove all but the newest."""
         for old in self._all()[: -self.keep]:
             shutil.rmtree(old)
-        return final
 
     def newest(self) -> tuple[Path, RunState] | None:
         """The newest whole checkpoint, or None; broken ones are passed over."""
@@ -121,36 +181,63 @@ def read_state(folder: Path) -> RunState:
     """The run's state in a checkpoint, after checking that every file is there in full.
 
     Raises:
-        CheckpointError: names the file that is missing or cut short, or the unknown format.
+        CheckpointError: names the file that is missing, cut short or changed, or the format.
     """
-    manifest = _read_json(folder / MANIFEST)
-    found = _sizes(folder)
-    for name, size in manifest.items():
-        if found.get(name) != size:
-            raise CheckpointError(
-                f"checkpoint {folder} is not whole: {name} should have {size} bytes, "
-                f"has {found.get(name, 'none (missing)')}; use an older checkpoint"
-            )
-    fields = _read_json(folder / "run.json")
-    if fields.get("format") != _FORMAT:
+    state = _read_json(folder / "run.json")
+    # First: a manifest of an older format is of another form too.
+    if (found := state.get("format")) != _FORMAT:
+        advice = "; opd-ray 0.1.0 goes on from it" if found == _FORMER_FORMAT else ""
         raise CheckpointError(
-            f"checkpoint {folder} has format {fields.get('format')}, this version reads {_FORMAT}"
+            f"checkpoint {folder} has format {found}, this version reads {_FORMAT}{advice}"
         )
-    return RunState(**fields)
+    sums = _read_manifest(folder)
+    own = {name: one for name, one in sums.items() if not name.startswith(f"{TRAINER}/")}
+    if problem := _wrong_size(folder, sums) or first_difference(folder, own):
+        raise CheckpointError(f"checkpoint {folder} is not whole: {problem}; use an older one")
+    if state.keys() != {one.name for one in fields(RunState)}:
+        raise CheckpointError(f"checkpoint {folder}: run.json has other keys than a run writes")
+    return RunState(**state)
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(folder)): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
-    }
+def _wrong_size(folder: Path, sums: Mapping[str, FileSum]) -> str | None:
+    """The first file that is missing, too many, or of another size."""
+    here = set(files_below(folder)) - {MANIFEST}
+    for name in sorted(sums.keys() | here):
+        if name not in sums:
+            return f"{name} is not one of its files"
+        size = (folder / name).stat().st_size if name in here else None
+        if size != sums[name].size:
+            has = "is missing" if size is None else f"has {size}"
+            return f"{name} should have {sums[name].size} bytes, {has}"
+    return None
+
+
+def sums_of_trainer(folder: Path) -> dict[str, FileSum]:
+    """What the manifest of a checkpoint says of its folder ``trainer``, by name in that.
+
+    Nothing where that folder is in no checkpoint.
+    """
+    if not (folder.parent / MANIFEST).is_file():
+        return {}
+    sums = _read_manifest(folder.parent)
+    inside = f"{folder.name}/"
+    return {n.removeprefix(inside): one for n, one in sums.items() if n.startswith(inside)}
+
+
+def _read_manifest(folder: Path) -> dict[str, FileSum]:
+    manifest = _read_json(folder / MANIFEST)
+    sums = {}
+    for name, one in manifest.items():
+        if not isinstance(one, dict) or one.keys() != {"size", "crc32"}:
+            raise CheckpointError(f"checkpoint file {folder / MANIFEST}: no sum of {name}")
+        sums[name] = FileSum(**one)
+    return sums
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint file {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"checkpoint file {path} does not hold an object")
@@ -158,7 +245,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename durable."""
+    """Make what was written or renamed in it durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain
 from operator import add
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 
 from opd_ray.batching.micro_batches import plan_micro_batches, width_of
+from opd_ray.checksums import FileSum
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
+from opd_ray.output.checkpoint import sums_of_trainer
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import RolloutScores, StepAccount, TrainItem
 
@@ -98,21 +102,57 @@ class TrainerGroup:
         """Give every rank a teacher's output head, which makes distributions of hidden states."""
         self._call_all("set_teacher_head", head, teacher)
 
-    def save(self, folder: str) -> None:
-        """Write DeepSpeed's checkpoint of every rank below ``folder``."""
-        self._call_all("engine.save", folder)
+    def save(self, folder: str) -> dict[str, FileSum]:
+        """Write weights and optimizer of every rank into ``folder``; the sums of all files there."""
+        found: dict[str, FileSum] = {}
+        for sums in self._call_all("engine.save", folder):
+            found |= sums
+        return found
+
+    def begin_save(self, folder: str) -> list[tuple[ray.ObjectRef, str]]:
+        """Write a copy of what the ranks hold now, while they go on.
+
+        Returns:
+            a reference to what each rank's :meth:`save` would give, and who gives it.
+        """
+        self._call_all("engine.snapshot")
+        return [
+            (handle.write_snapshot.remote(folder), f"{name} (writing a checkpoint)")
+            for name, handle in self.ranks
+        ]
+
+    def have_room_to_copy(self) -> bool:
+        """Whether such copies take at most half of the memory that is free on each machine."""
+        needed: Counter[str] = Counter()
+        free: dict[str, int] = {}
+        for machine, copy, available in self._call_all("engine.room_for_snapshot"):
+            needed[machine] += copy
+            free[machine] = min(available, free.get(machine, available))
+        return all(needed[machine] <= free[machine] // 2 for machine in free)
 
     def load(self, folder: str) -> None:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote, by any number of ranks.
+
+        In a checkpoint every file is read once before anything changes, to see whether it is what
+        was written; the ranks share this work.
+        """
+        sums = sums_of_trainer(Path(folder))
+        if sums:
+            shares = _shares_of_files(sums, len(self.ranks))
+            refs = [
+                handle.call.remote("engine.check_files", folder, share)
+                for (_, handle), share in zip(self.ranks, shares, strict=True)
+            ]
+            self._gather(refs, "looking a checkpoint over")
         self._call_all("engine.load", folder)
 
     def export(self, folder: str) -> None:
         """Write the student as a plain Hugging Face folder."""
         self._call_all("engine.export", folder)
 
-    def _call_all(self, method: str, *args: Any) -> None:
+    def _call_all(self, method: str, *args: Any) -> list[Any]:
         refs = [handle.call.remote(method, *args) for _, handle in self.ranks]
-        self._gather(refs, method)
+        return self._gather(refs, method)
 
     def _gather(self, refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
         owners = [f"{name} ({what})" for name, _ in self.ranks]
@@ -136,3 +176,14 @@ class TrainerGroup:
 
 def _weight_of(items: Sequence[TrainItem]) -> float:
     return float(sum(item.weights.sum(dtype=np.float64) for item in items))
+
+
+def _shares_of_files(sums: Mapping[str, FileSum], ranks: int) -> list[dict[str, FileSum]]:
+    """Files for each rank, of about as many bytes: the largest first, to whom has least."""
+    shares: list[dict[str, FileSum]] = [{} for _ in range(ranks)]
+    loads = [0] * ranks
+    for name, found in sorted(sums.items(), key=lambda item: -item[1].size):
+        least = loads.index(min(loads))
+        shares[least][name] = found
+        loads[least] += found.size
+    return shares
