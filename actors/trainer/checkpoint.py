@@ -174,7 +174,7 @@ class TrainerCheckpoint:
         if found != _FORMAT:
             raise CheckpointMismatch(
                 f"{folder} holds a trainer's checkpoint of format {found}, this version reads "
-                f"{_FORMAT}{WHO_READS.get(found, '')}"
+                f"{_FORMAT}"
             )
         with self._border(file):
             self.shapes: dict[str, list[int]] = {
@@ -258,13 +258,6 @@ class TrainerCheckpoint:
 
     def _border(self, file: Path) -> AbstractContextManager[None]:
         return border(str(file), "use an older checkpoint", CheckpointMismatch)
-
-
-# Who reads a checkpoint of an older format.
-WHO_READS = {
-    1: ", as format 1 holds pickles of DeepSpeed's: go on with opd-ray 0.1.0, which reads them, or "
-    "start over with run.resume=never"
-}
 
 
 def load(

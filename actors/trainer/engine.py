@@ -245,6 +245,8 @@ class Engine:
         self, folder: str, entries: Sequence[Entry], steps: Mapping[str, int]
     ) -> dict[str, FileSum]:
         target = Path(folder)
+        with checkpoint_border(target):
+            target.mkdir(parents=True, exist_ok=True)
         sums = write_entries(target, self._rank, entries, steps)
         if self._files is None:
             return sums

@@ -175,10 +175,13 @@ def trainer_memory(
         of_heads = sum(head.embedding_parameters for head in heads)
         model["teacher head"] = of_heads * ELEMENT_BYTES[config.teacher.dtype]
     state = {"gradients": gradients, "optimizer": optimizer}
+    # Where nobody has decided, a copy is made only if there is room for it.
+    copied = count * (MASTER_BYTES + MOMENT_BYTES) // ranks
+    host = {"copy for a checkpoint": copied} if config.run.checkpoint_beside else {}
     if settings.offload_optimizer:
         # DeepSpeed keeps a second copy of the gradients for the optimizer.
-        return _placed(model, on_gpu, state | {"gradients": 2 * gradients})
-    return _placed(model | state, on_gpu)
+        return _placed(model, on_gpu, host | state | {"gradients": 2 * gradients})
+    return _placed(model | state, on_gpu, host)
 
 
 def longest_text(config: Config) -> int:
@@ -189,7 +192,7 @@ def longest_text(config: Config) -> int:
 
 def checkpoint_bytes(config: Config, student: ModelShape) -> int:
     """Disk for the checkpoints that are kept, one more being written, and the exported model."""
-    state = student.parameters * (FP32_BYTES + MASTER_BYTES + MOMENT_BYTES)
+    state = student.parameters * (MASTER_BYTES + MOMENT_BYTES)
     exported = student.parameters * ELEMENT_BYTES[config.trainer.dtype]
     return (config.run.keep_checkpoints + 1) * state + exported * config.run.export_at_end
 

@@ -53,6 +53,9 @@ class RunSettings:
     resume: str = field(default="auto", metadata=PATH | FREE)
     # A checkpoint every so many steps (0: only at the end and when it is stopped).
     checkpoint_every: int = field(default=50, metadata=at_least(0) | FREE)
+    # Copy what a checkpoint holds and write it beside the next step; false: the run waits until it
+    # is written; null: beside where the copies take at most half of the memory that is free.
+    checkpoint_beside: bool | None = field(default=None, metadata=FREE)
     # How many of the newest checkpoints stay on disk.
     keep_checkpoints: int = field(default=2, metadata=at_least(1) | FREE)
     # Train on rollouts that are scored while the last ones of the step are being written. The step
@@ -159,7 +162,7 @@ class LossSettings:
 @dataclass
 class TrainerSettings:
     # Data-parallel trainer processes.
-    ranks: int = field(default=1, metadata=at_least(1) | FIXED)
+    ranks: int = field(default=1, metadata=at_least(1) | TOLD)
     # Ray CPUs each rank reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_rank: float = field(default=0.0, metadata=at_least(0) | FREE)
     # GPUs each rank reserves (0 or 1); 0 trains on the CPU.
@@ -167,11 +170,11 @@ class TrainerSettings:
     # CPU threads of a rank's matrix products; 0 shares a node's cores with its other ranks.
     threads: int = field(default=0, metadata=at_least(0) | FREE)
     # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
-    zero_stage: int = field(default=0, metadata=FIXED)
+    zero_stage: int = field(default=0, metadata=TOLD)
     # Keep optimizer state and master weights in host memory (needs a GPU and ZeRO 1-3).
-    offload_optimizer: bool = field(default=False, metadata=FIXED)
+    offload_optimizer: bool = field(default=False, metadata=TOLD)
     # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
-    dtype: Dtype = field(default=Dtype.float32, metadata=FIXED)
+    dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)
     # Most tokens the trunk reads in one micro-batch, a prompt once for all its samples in there; a
     # longer rollout goes alone.
     micro_batch_tokens: int = field(default=8192, metadata=at_least(1) | FREE)

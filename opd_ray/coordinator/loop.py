@@ -6,10 +6,9 @@ tokens x hidden size goes from the actor that made it straight to the one that n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.metrics import StageClock, StepSnapshot, lag_metrics, step_metrics
 from opd_ray.coordinator.no_calls import check_calls
 from opd_ray.coordinator.nothing import nothing_learned
+from opd_ray.coordinator.saving import Checkpoints, Saving
 from opd_ray.coordinator.session import Session
 from opd_ray.coordinator.tail import GAIN, overlap_gain, tail_metrics
 from opd_ray.coordinator.waves import WaveTraining, by_rollout
@@ -45,12 +45,6 @@ class Evaluates(Protocol):
     def run(self) -> dict[str, float]: ...
 
 
-class Checkpoints(Protocol):
-    """Where checkpoints go (:class:`opd_ray.output.checkpoint.CheckpointStore`)."""
-
-    def save(self, state: RunState, write_trainer: Callable[[str], None]) -> object: ...
-
-
 @dataclass
 class Coordinator:
     """Runs the steps of one training run."""
@@ -69,6 +63,8 @@ class Coordinator:
 
     def __post_init__(self) -> None:
         self.batches = RolloutBatches(self.config, self.session, self.prompts)
+        beside = self.config.run.checkpoint_beside
+        self.saving = Saving(self.session, self.checkpoints, beside)
 
     def run(self, done: int, *, evaluated: bool = False) -> None:
         """Train from step ``done`` to the last one, evaluating, logging and saving on the way.
@@ -92,11 +88,12 @@ class Coordinator:
                 if self._evaluation_due(done):
                     self._evaluate(done)
                 if done == total or self._checkpoint_due(done):
-                    self._save(done)
+                    self._save(done, last=done == total)
                     saved = done
         except Interrupted:
             if done > saved:
-                self._save(done)
+                self._save(done, last=True)
+            self.saving.finish()
             raise
 
     def step(self, step: int) -> None:
@@ -146,6 +143,7 @@ class Coordinator:
             values["train/waves"] = early.count
         if run.lag:
             values |= lag_metrics(account, age)
+        values |= self.saving.take_figures()
         self.metrics.write(step + 1, values)
         self.progress.step(step + 1, values)
         if why := nothing_learned(account, selection, scores, self.config.tip):
@@ -272,7 +270,7 @@ class Coordinator:
         every = self.config.run.checkpoint_every
         return bool(every) and done % every == 0
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, *, last: bool) -> None:
         run = self.config.run
         state = RunState(
             done,
@@ -282,9 +280,5 @@ class Coordinator:
             batches=self.prompts.taken(done, self.config.rollout.prompts_per_step),
             prompts=asdict(self.prompts.identity),
         )
-
-        def write(folder: str) -> None:
-            self.session.save(folder)
-            self.batches.save(Path(folder))
-
-        self.checkpoints.save(state, write)
+        self.saving.save(state, self.batches.save, last=last)
+        self.metrics.write(done, self.saving.take_figures())

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray import ObjectRef
 from transformers import PreTrainedTokenizerBase
 
+from opd_ray.checksums import FileSum
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import Config
@@ -43,10 +45,23 @@ class Session:
         self._teacher_weights = TeacherWeights(watch, settings, self.trainers)
         self.sync = WeightSync(self.config, self.trainers, rollouts, self._teacher_weights)
 
-    def save(self, folder: str) -> None:
-        """Write what trainers hold, and teachers that follow the student, below ``folder``."""
-        self.trainers.save(folder)
+    def save(self, folder: str) -> dict[str, FileSum]:
+        """Write what trainers hold, and teachers that follow the student, into ``folder``.
+
+        Returns:
+            the sums of all files there.
+        """
         self._teacher_weights.save(str(Path(folder) / "teachers"))
+        return self.trainers.save(folder)
+
+    def begin_save(self, folder: str) -> list[tuple[ObjectRef, str]]:
+        """As :meth:`save`, but what trainers hold is copied now and written beside what comes next.
+
+        Returns:
+            references to the sums of the files of every rank, and who gives them.
+        """
+        self._teacher_weights.save(str(Path(folder) / "teachers"))
+        return self.trainers.begin_save(folder)
 
     def load(self, folder: str) -> None:
         """Read what :meth:`save` wrote."""

@@ -125,7 +125,7 @@ class CheckpointStore:
         return Draft(self, draft, final)
 
     def save(self, state: RunState, write_trainer: Callable[[str], None]) -> Path:
-        """Write one checkpoint; ``write_trainer`` fills the folder it is given. Returns its path."""
+        """Write one checkpoint, whose trainer folder ``write_trainer`` fills; returns its path."""
         draft = self.begin(state)
         write_trainer(draft.trainer)
         return draft.complete({})
@@ -197,6 +197,19 @@ def read_state(folder: Path) -> RunState:
     if state.keys() != {one.name for one in fields(RunState)}:
         raise CheckpointError(f"checkpoint {folder}: run.json has other keys than a run writes")
     return RunState(**state)
+
+
+def _wrong_size(folder: Path, sums: Mapping[str, FileSum]) -> str | None:
+    """The first file that is missing, too many, or of another size."""
+    here = set(files_below(folder)) - {MANIFEST}
+    for name in sorted(sums.keys() | here):
+        if name not in sums:
+            return f"{name} is not one of its files"
+        size = (folder / name).stat().st_size if name in here else None
+        if size != sums[name].size:
+            has = "is missing" if size is None else f"has {size}"
+            return f"{name} should have {sums[name].size} bytes, {has}"
+    return None
 
 
 def _wrong_size(folder: Path, sums: Mapping[str, FileSum]) -> str | None:

@@ -103,7 +103,7 @@ class TrainerGroup:
         self._call_all("set_teacher_head", head, teacher)
 
     def save(self, folder: str) -> dict[str, FileSum]:
-        """Write weights and optimizer of every rank into ``folder``; the sums of all files there."""
+        """Write weights and optimizer of every rank into ``folder``; the sums of all files."""
         found: dict[str, FileSum] = {}
         for sums in self._call_all("engine.save", folder):
             found |= sums

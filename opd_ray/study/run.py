@@ -7,9 +7,9 @@ sampling seeds that follow from its seed and step: arms of one seed differ in th
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -124,6 +124,8 @@ class _Runner:
         # Every arm has the teacher do the same work, and reports its overlap with the same rules.
         topk = max(own_topk(cell.config) for cell in cells)
         with open_session(config, self.pairing, topk, longest) as session:
+            # Fewer ranks would leave files of an attempt with more.
+            shutil.rmtree(self.folder.start, ignore_errors=True)
             session.save(str(self.folder.start))
             for number, cell in enumerate(waiting):
                 if session.launcher.watch.stop_requested:
@@ -197,8 +199,8 @@ class _KnownStart:
 class _NoCheckpoints:
     """A cell that is cut short begins anew, so its checkpoints would serve nobody."""
 
-    def save(self, state: RunState, write_trainer: Callable[[str], None]) -> None:
-        pass
+    def begin(self, state: RunState) -> None:
+        """Keep none."""
 
 
 def _begin(output: OutputFolder, config: Config) -> None:
