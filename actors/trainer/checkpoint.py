@@ -329,4 +329,4 @@ def _header(entries: Sequence[Entry], steps: Mapping[str, int]) -> bytes:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(flat.view(torch.uint8).numpy().data)

@@ -193,7 +193,10 @@ class Engine:
 
     def write_snapshot(self, folder: str) -> dict[str, FileSum]:
         """As :meth:`save`, of the last snapshot; may run beside a training step."""
-        (copy, steps), self._snapshot = self._snapshot, None
+        taken, self._snapshot = self._snapshot, None
+        if taken is None:
+            raise RuntimeError("write_snapshot() without a snapshot()")
+        copy, steps = taken
         return self._write(folder, copy.entries, steps)
 
     def load(self, folder: str) -> None:

@@ -281,4 +281,5 @@ class Coordinator:
             prompts=asdict(self.prompts.identity),
         )
         self.saving.save(state, self.batches.save, last=last)
-        self.metrics.write(done, self.saving.take_figures())
+        if figures := self.saving.take_figures():
+            self.metrics.write(done, figures)

@@ -86,9 +86,10 @@ class Saving:
         Raises:
             RunError: it cannot be written; what there was of it is gone.
         """
-        self.session.scorer.watch.wait_until(
-            lambda: self._under_way is None, "a checkpoint that is being written"
-        )
+        if self._under_way is not None:
+            self.session.scorer.watch.wait_until(
+                lambda: self._under_way is None, "a checkpoint that is being written"
+            )
 
     def abandon(self) -> None:
         """Let go of the checkpoint under way, if there is one: whoever writes it is gone."""

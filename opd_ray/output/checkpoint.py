@@ -45,10 +45,9 @@ class RunState:
     seed: int
     total_steps: int  # the schedule's length
     filter_state: dict[str, Any]
-    # [steps, prompts of each] of the parts of the run, in order: which prompts were used. Both are
-    # None where they were not kept yet.
-    batches: list[list[int]] | None = None
-    prompts: dict[str, Any] | None = None  # count and fingerprint, see PromptsIdentity
+    # [steps, prompts of each] of the parts of the run, in order: which prompts were used.
+    batches: list[list[int]]
+    prompts: dict[str, Any]  # count and fingerprint, see PromptsIdentity
     format: int = _FORMAT
 
 
@@ -76,10 +75,11 @@ class Draft:
         Raises:
             CheckpointError: one of them is not here as it was written.
         """
-        found = {}
-        for name in files_below(self.folder):
-            known = sums.get(name.removeprefix(f"{TRAINER}/")) if name != MANIFEST else None
-            found[name] = known or sum_of(self.folder / name, sync=True)
+        known = {f"{TRAINER}/{name}": one for name, one in sums.items()}
+        found = {
+            name: known.get(name) or sum_of(self.folder / name, sync=True)
+            for name in files_below(self.folder)
+        }
         for name, written in sums.items():
             path = self.folder / TRAINER / name
             size = path.stat().st_size if path.is_file() else "none (missing)"
@@ -197,19 +197,6 @@ def read_state(folder: Path) -> RunState:
     if state.keys() != {one.name for one in fields(RunState)}:
         raise CheckpointError(f"checkpoint {folder}: run.json has other keys than a run writes")
     return RunState(**state)
-
-
-def _wrong_size(folder: Path, sums: Mapping[str, FileSum]) -> str | None:
-    """The first file that is missing, too many, or of another size."""
-    here = set(files_below(folder)) - {MANIFEST}
-    for name in sorted(sums.keys() | here):
-        if name not in sums:
-            return f"{name} is not one of its files"
-        size = (folder / name).stat().st_size if name in here else None
-        if size != sums[name].size:
-            has = "is missing" if size is None else f"has {size}"
-            return f"{name} should have {sums[name].size} bytes, {has}"
-    return None
 
 
 def _wrong_size(folder: Path, sums: Mapping[str, FileSum]) -> str | None:

@@ -53,17 +53,13 @@ class Start:
         return self.checkpoint / "config.yaml"
 
     @property
-    def prompts(self) -> PromptsIdentity | None:
-        """The prompts that the run has had so far; None where that was not kept yet."""
-        return PromptsIdentity(**self.state.prompts) if self.state.prompts else None
+    def prompts(self) -> PromptsIdentity:
+        """The prompts that the run has had so far."""
+        return PromptsIdentity(**self.state.prompts)
 
     def batches(self) -> list[tuple[int, int]]:
         """(steps, prompts of each) of the parts of the run up to here."""
-        if self.state.batches is not None:
-            return [(steps, prompts) for steps, prompts in self.state.batches]
-        # Written before checkpoints kept it, when no part could be told from another.
-        size = read_yaml(self.config_file).get("rollout", {}).get("prompts_per_step")
-        return [(self.state.step, int(size or Config().rollout.prompts_per_step))]
+        return [(steps, prompts) for steps, prompts in self.state.batches]
 
 
 def find_start(config: Config, checkpoints: CheckpointStore) -> Start | None:

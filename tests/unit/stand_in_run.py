@@ -13,6 +13,7 @@ import numpy as np
 from fake_replicas import pool_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher, Trainer
 
+from opd_ray.checksums import FileSum, sum_of
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.coordinator.loop import Checkpoints, Coordinator
@@ -102,7 +103,8 @@ class StandInRun:
             sync=WeightSync(config, trainers, rollouts, teacher_weights),
             teachers=teachers,
             trainers=trainers,
-            save=lambda folder: (Path(folder) / "weights").touch(),
+            save=self._write_weights,
+            begin_save=lambda folder: [(self._write_weights(folder), "trainer-0")],
             scorer=RolloutScorer(watch, rollouts, teachers),
             launcher=SimpleNamespace(peak_memory=lambda: {"trainer-0": 7}),
             vocab_size=VOCAB_SIZE,
@@ -113,7 +115,7 @@ class StandInRun:
             PromptFeed(rows, config.data, tokenizer),
             TipFilter(config.tip),
             SimpleNamespace(run=self._evaluate),
-            checkpoints or SimpleNamespace(save=self._save),
+            checkpoints or SimpleNamespace(begin=self.saved.append),
             Metrics([SimpleNamespace(write=self._write, close=lambda: None)]),
             Progress(config.run.steps, 0, self.printed, every=1),
         )
@@ -157,8 +159,11 @@ class StandInRun:
         self.evaluated.append([engine.version for engine in self.engines])
         return {"eval/accuracy": len(self.evaluated) / 4}
 
-    def _save(self, state: Any, write_trainer: Any) -> None:
-        self.saved.append(state)
+    @staticmethod
+    def _write_weights(folder: str) -> dict[str, FileSum]:
+        path = Path(folder) / "weights"
+        path.touch()
+        return {"weights": sum_of(path)}
 
 
 def configuration(**sections: Any) -> Config:

@@ -1,4 +1,4 @@
-"""Checkpoints continue as if nothing had happened; exports are the same model elsewhere."""
+"""Checkpoints continue as if nothing had happened, on any ranks; exports are the same model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from trainer_data import ROWS, VOCAB, ragged_items, share_out, teacher_head, tot
 from trainer_ranks import Ranks, shared_ranks
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from actors.trainer.engine import CheckpointMismatch
+from actors.trainer.checkpoint import CheckpointMismatch
 from actors.trainer.export import export_checkpoint
+from opd_ray.checksums import sum_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
 
@@ -79,7 +80,8 @@ def written(ranks, folder, tmp_path_factory):
         ranks.start(folder, settings(stage, dtype), vocab_size=VOCAB, head=teacher_head())
         step(ranks, 0)
         step(ranks, 1)
-        ranks.call("engine.save", str(target))
+        sums = ranks.call("engine.save", str(target))
+        assert sums[0] | sums[1] == {name: sum_of(target / name) for name in contents(target)}
         ranks.call("engine.export", str(target.with_suffix(".export")))
         found[stage, dtype] = target, ranks.weights(), step(ranks, 2), ranks.weights()
     return found
@@ -109,6 +111,149 @@ def test_the_next_step_in_new_processes_is_bit_for_bit_the_same(
         assert (found.loss_sum, found.grad_norm) == (wanted.loss_sum, wanted.grad_norm)
     for name, weight in fresh_ranks.weights().items():
         np.testing.assert_array_equal(weight, weights[name])
+
+
+def whole_state(folder):
+    """Every parameter's float32 weight and moments, put together the plain way; and its steps."""
+    layout = json.loads((folder / "layout.json").read_text())
+    found = {}
+    for file in folder.glob("rank_*.safetensors"):
+        with safe_open(file, "np") as content:
+            steps = json.loads(content.metadata()["steps"])
+            for key in content.keys():  # noqa: SIM118
+                kind, start, name = key.split(":", 2)
+                shape = layout["parameters"][name]
+                filled = found.setdefault((kind, name), np.full(int(np.prod(shape)), np.nan, "f4"))
+                values = content.get_tensor(key)
+                part = filled[int(start) : int(start) + len(values)]
+                assert np.isnan(part).all(), "written twice"
+                part[:] = values
+                found["steps", name] = steps[name]
+    return found
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for key, values in one.items():
+        np.testing.assert_array_equal(values, other[key], err_msg=str(key))
+
+
+# Each layout is read by others, so that every one writes and reads.
+@pytest.mark.parametrize(
+    ("writer", "reader"), [(n, (n + 3) % len(LAYOUTS)) for n in range(len(LAYOUTS))]
+)
+def test_one_rank_takes_over_what_two_of_another_layout_wrote(
+    writer, reader, written, folder, tmp_path
+):
+    """Nothing is lost: what it writes then is to the bit what it read."""
+    target, *_ = written[LAYOUTS[writer]]
+    stage, dtype = LAYOUTS[reader]
+    alone = shared_ranks(1)
+    alone.start(folder, settings(stage, dtype), vocab_size=VOCAB)
+    alone.call("engine.load", str(target))
+    alone.call("engine.save", str(tmp_path / "again"))
+    before = whole_state(target)
+    assert_same(before, whole_state(tmp_path / "again"))
+    kinds = {kind for kind, _ in before}
+    assert kinds == {"master", "exp_avg", "exp_avg_sq", "steps"}
+    assert {steps for (kind, _), steps in before.items() if kind == "steps"} == {2}
+    assert not any(np.isnan(values).any() for values in before.values())
+    # The engine computes with the rounding of the float32 weights.
+    for name, weight in alone.weights().items():
+        if ("master", name) in before:  # a tied head is there once
+            master = torch.tensor(before["master", name])
+            wanted = master.bfloat16().float() if dtype is Dtype.bfloat16 else master
+            np.testing.assert_array_equal(weight.reshape(-1), wanted.numpy())
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_ranks_take_over_what_one_wrote(stage, ranks, folder, tmp_path):
+    alone = shared_ranks(1)
+    alone.start(folder, settings(1, Dtype.bfloat16), vocab_size=VOCAB, head=teacher_head())
+    step(alone, 0)
+    alone.call("engine.save", str(tmp_path / "one"))
+    ranks.start(folder, settings(stage, Dtype.float32), vocab_size=VOCAB)
+    ranks.call("engine.load", str(tmp_path / "one"))
+    ranks.call("engine.save", str(tmp_path / "two"))
+    assert_same(whole_state(tmp_path / "one"), whole_state(tmp_path / "two"))
+
+
+def test_two_ranks_of_stage_3_then_one_of_stage_0_then_three_of_stage_2(ranks, folder, tmp_path):
+    """Losses, gradients and weights are those of a run that nothing broke."""
+    places = [(ranks, 3), (shared_ranks(1), 0), (shared_ranks(3), 2)]
+
+    def losses(stats):
+        return sum(s.loss_sum for s in stats), stats[0].grad_norm
+
+    ranks.start(folder, settings(3, Dtype.float32), vocab_size=VOCAB, head=teacher_head())
+    unbroken = [losses(step(ranks, number)) for number in range(6)]
+    wanted = ranks.weights()
+    found = []
+    for turn, (group, stage) in enumerate(places):
+        group.start(folder, settings(stage, Dtype.float32), vocab_size=VOCAB, head=teacher_head())
+        if turn:
+            group.call("engine.load", str(tmp_path / str(turn - 1)))
+        found += [losses(step(group, 2 * turn + number)) for number in range(2)]
+        group.call("engine.save", str(tmp_path / str(turn)))
+    np.testing.assert_allclose(found, unbroken, rtol=1e-4)
+    for name, weight in places[-1][0].weights().items():
+        np.testing.assert_allclose(weight, wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    # It matters: an optimizer without its state goes elsewhere at learning rates like this.
+    assert max(abs(wanted[n] - w).max() for n, w in first_steps_alone(ranks, folder)) > 1e-3
+
+
+def first_steps_alone(ranks, folder):
+    ranks.start(folder, settings(3, Dtype.float32), vocab_size=VOCAB, head=teacher_head())
+    for number in range(4, 6):
+        step(ranks, number)
+    return ranks.weights().items()
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype"), [(0, Dtype.float32), (1, Dtype.bfloat16), (3, Dtype.bfloat16)]
+)
+def test_an_engine_that_has_stepped_goes_back_to_what_it_loads(
+    stage, dtype, ranks, folder, tmp_path
+):
+    """Also to a state from before the first step."""
+    ranks.start(folder, settings(stage, dtype), vocab_size=VOCAB, head=teacher_head())
+    ranks.call("engine.save", str(tmp_path / "start"))
+    first = [step(ranks, 0), step(ranks, 1), ranks.weights()]
+    ranks.call("engine.load", str(tmp_path / "start"))
+    second = [step(ranks, 0), step(ranks, 1), ranks.weights()]
+    for one, other in zip(first[:2], second[:2], strict=True):
+        assert [s.grad_norm for s in one] == [s.grad_norm for s in other]
+    assert_same(first[2], second[2])
+
+
+def test_a_snapshot_is_written_as_it_was_when_it_was_taken(ranks, folder, tmp_path):
+    ranks.start(folder, settings(2, Dtype.bfloat16), vocab_size=VOCAB, head=teacher_head())
+    step(ranks, 0)
+    ranks.call("engine.save", str(tmp_path / "at_once"))
+    ranks.call("engine.snapshot")
+    machine, needed, free = ranks.call("engine.room_for_snapshot")[0]
+    step(ranks, 1)
+    sums = ranks.call("engine.write_snapshot", str(tmp_path / "later"))
+    at_once, later = (contents(tmp_path / name) for name in ("at_once", "later"))
+    assert at_once == later
+    assert sums[0].keys() | sums[1].keys() == later.keys()
+    own = [len(data) for name, data in later.items() if name.startswith("rank_00000")]
+    assert 0 < needed < sum(own) < 1 << 30 < free
+    assert machine
+
+
+def test_a_files_of_a_checkpoint_that_has_changed_is_named(ranks, written):
+    target, *_ = written[1, Dtype.float32]
+    sums = {name: sum_of(target / name) for name in contents(target)}
+    ranks.call("engine.check_files", str(target), sums)
+    name = "rank_00001_00000.safetensors"
+    content = bytearray((target / name).read_bytes())
+    content[-1] ^= 1
+    (target / name).write_bytes(content)
+    with pytest.raises(CheckpointMismatch, match=f"not whole: {name} has the right size, but not"):
+        ranks.call("engine.check_files", str(target), sums)
+    content[-1] ^= 1
+    (target / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 3])
@@ -176,7 +321,7 @@ def test_a_checkpoint_is_exported_after_its_base_is_gone(written, folder, tmp_pa
     export_checkpoint(target, gone, chosen, tmp_path / "export")
     wanted = contents(target.with_suffix(".export"))
     assert contents(tmp_path / "export") == wanted
-    # Checkpoints of older versions kept nothing of it.
+    # Where nothing is kept of it.
     old = tmp_path / "old"
     shutil.copytree(target, old, ignore=shutil.ignore_patterns("student"))
     with pytest.raises(CheckpointMismatch, match=r"gone'\): name a folder .* --base FOLDER"):
@@ -217,22 +362,41 @@ def test_a_missing_checkpoint_is_named(fresh_ranks, folder, tmp_path):
         fresh_ranks.call("engine.load", str(tmp_path))
 
 
-def test_a_checkpoint_of_another_layout_is_refused_before_anything_is_read(
-    written, fresh_ranks, folder
-):
-    target, *_ = written[1, Dtype.float32]
-    fresh_ranks.start(folder, settings(3, Dtype.float32), vocab_size=VOCAB)
+@pytest.mark.parametrize("damage", ["no file of rank 1", "DeepSpeed's own", "cut", "no JSON"])
+def test_what_is_no_whole_checkpoint_is_refused(damage, written, fresh_ranks, folder, tmp_path):
+    target = tmp_path / "broken"
+    shutil.copytree(written[1, Dtype.float32][0], target)
+    file = target / "rank_00001_00000.safetensors"
+    if damage == "no file of rank 1":
+        file.unlink()
+        expected = r"broken is not whole: .* ends at \d+, not at \d+; use an older checkpoint"
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+        expected = r"rank_00001_00000.safetensors: .*; use an older checkpoint"
+    elif damage == "no JSON":
+        (target / "layout.json").write_text("{")
+        expected = r"layout.json: .*; use an older checkpoint"
+    else:
+        (target / "layout.json").write_text('{"ranks": 2, "zero_stage": 1, "dtype": "float32"}')
+        expected = "holds a trainer's checkpoint of format 1, this version reads 2"
+    fresh_ranks.start(folder, settings(1, Dtype.float32), vocab_size=VOCAB)
+    before = fresh_ranks.weights()
+    with pytest.raises(CheckpointMismatch, match=expected):
+        fresh_ranks.call("engine.load", str(target))
+    assert_same(before, fresh_ranks.weights())
+
+
+def test_a_checkpoint_of_another_model_changes_nothing(written, fresh_ranks, tmp_path):
+    other = make_tiny_qwen3(tmp_path / "other", vocab=ROWS, layers=1)
+    fresh_ranks.start(other, settings(2, Dtype.float32), vocab_size=VOCAB)
+    before = fresh_ranks.weights()
+    target, *_ = written[3, Dtype.float32]
     with pytest.raises(
         CheckpointMismatch,
-        match=r"has trainer\.ranks=2, trainer\.zero_stage=1, trainer\.dtype=float32, this run has "
-        r"trainer\.ranks=2, trainer\.zero_stage=3",
+        match=r"weights of another model: model\.layers\.1\.\S+ has shape \[.*\] there, none in",
     ):
         fresh_ranks.call("engine.load", str(target))
-    layout = json.loads((target / "layout.json").read_text())
-    (target / "layout.json").write_text(json.dumps(layout | {"ranks": 4}))
-    fresh_ranks.start(folder, settings(1, Dtype.float32), vocab_size=VOCAB)
-    with pytest.raises(CheckpointMismatch, match=r"has trainer\.ranks=4.*this run has .*ranks=2"):
-        fresh_ranks.call("engine.load", str(target))
+    assert_same(before, fresh_ranks.weights())
 
 
 @pytest.mark.parametrize("tied", [True, False])

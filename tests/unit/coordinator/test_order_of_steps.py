@@ -37,8 +37,8 @@ class Recorded(Coordinator):
     def _evaluate(self, step: int) -> None:
         self.log(f"evaluate {step}")
 
-    def _save(self, done: int) -> None:
-        self.log(f"save {done}")
+    def _save(self, done: int, *, last: bool) -> None:
+        self.log(f"save {done}{' as the last' if last else ''}")
 
 
 def test_a_whole_run() -> None:
@@ -49,7 +49,7 @@ def test_a_whole_run() -> None:
         "evaluate 0",
         *("step 0", "step 1", "evaluate 2"),
         *("step 2", "save 3"),
-        *("step 3", "evaluate 4", "save 4"),
+        *("step 3", "evaluate 4", "save 4 as the last"),
     ]
 
 
@@ -58,7 +58,7 @@ def test_an_evaluation_that_was_cut_short_is_made_when_the_run_goes_on(cut: int)
     first = Recorded(f"evaluate {cut}", every=2)
     with pytest.raises(Interrupted):
         first.run(0)
-    assert first.said[-1] == f"save {cut}"
+    assert first.said[-1] == f"save {cut} as the last"
     second = Recorded(every=2)
     second.run(cut)
     assert second.said[:2] == [f"push {cut}", f"evaluate {cut}"]
@@ -70,7 +70,7 @@ def test_an_evaluation_that_was_cut_short_is_made_when_the_run_goes_on(cut: int)
 def test_going_on_between_two_evaluations_makes_none() -> None:
     run = Recorded(every=2)
     run.run(3)
-    assert run.said == ["push 3", "step 3", "evaluate 4", "save 4"]
+    assert run.said == ["push 3", "step 3", "evaluate 4", "save 4 as the last"]
 
 
 def account(gap_mean: float) -> StepAccount:

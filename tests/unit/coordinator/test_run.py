@@ -26,10 +26,12 @@ from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipFilter, TipSettings, TokenScores
 from opd_ray.types import Divergence
 
+PROMPTS = {"count": 3, "fingerprint": "00ff"}
+
 
 def state(step: int, seed: int = 7, tip: TipFilter | None = None) -> RunState:
     tip = tip or TipFilter(TipSettings())
-    return RunState(step, seed, total_steps=10, filter_state=tip.state_dict())
+    return RunState(step, seed, 10, tip.state_dict(), [[step, 2]], PROMPTS)
 
 
 def save(folder: Path, *states: RunState) -> list[Path]:
@@ -165,7 +167,7 @@ def test_another_length_of_the_run_is_said_to_change_the_schedule(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], schedule: str, old: int, note: str | None
 ) -> None:
     tip = TipFilter(TipSettings())
-    before = RunState(2, seed=7, total_steps=old, filter_state=tip.state_dict())
+    before = RunState(2, 7, old, tip.state_dict(), [[2, 2]], PROMPTS)
     (place,) = save(tmp_path, before)
     trainer = TrainerSettings(
         learning_rate=1.0, lr_schedule=LrSchedule(schedule), warmup_steps=0, min_lr_ratio=0.0

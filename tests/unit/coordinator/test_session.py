@@ -31,8 +31,13 @@ class Recorded:
     def __init__(self, *args: Any) -> None:
         self.args = args
 
-    def save(self, folder: str) -> None:
+    def save(self, folder: str) -> dict[str, str]:
         self.calls.append((type(self).__name__, "save", folder))
+        return {"rank_0": "its sum"}
+
+    def begin_save(self, folder: str) -> list[tuple[str, str]]:
+        self.calls.append((type(self).__name__, "begin_save", folder))
+        return [("reference", "trainer-0")]
 
     def load(self, folder: str) -> None:
         self.calls.append((type(self).__name__, "load", folder))
@@ -74,14 +79,26 @@ def test_every_part_is_given_the_parts_it_works_with(made: SimpleNamespace) -> N
     assert found == {"teacher": ("a", "the teacher's pool"), "coder": ("b", "the coder's pool")}
 
 
-@pytest.mark.parametrize("method", ["save", "load"])
-def test_a_checkpoint_is_the_trainers_and_the_teachers_that_follow(
+@pytest.mark.parametrize("method", ["save", "begin_save"])
+def test_a_checkpoint_is_the_teachers_that_follow_and_then_the_trainers(
     made: SimpleNamespace, method: str
 ) -> None:
-    getattr(made.session, method)("step_3")
+    """In this order: rank 0 sums all files that are there by then."""
+    found = getattr(made.session, method)("step_3")
+    assert (
+        found == {"save": {"rank_0": "its sum"}, "begin_save": [("reference", "trainer-0")]}[method]
+    )
     assert made.calls == [
+        ("TeacherWeights", "save", "step_3/teachers"),
         ("TrainerGroup", method, "step_3"),
-        ("TeacherWeights", method, "step_3/teachers"),
+    ]
+
+
+def test_the_trainers_look_a_checkpoint_over_before_teachers_load(made: SimpleNamespace) -> None:
+    made.session.load("step_3")
+    assert made.calls == [
+        ("TrainerGroup", "load", "step_3"),
+        ("TeacherWeights", "load", "step_3/teachers"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
 
 
 def _state(step: int) -> RunState:
-    return RunState(step=step, seed=7, total_steps=10, filter_state={"step": step})
+    return RunState(step, 7, 10, {"step": step}, [[step, 2]], {"count": 2, "fingerprint": "ff"})
 
 
 def _write(text: str):
@@ -92,7 +93,7 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    state = RunState(step=1, seed=0, total_steps=1, filter_state={}, format=99)
+    state = replace(_state(1), format=99)
     folder = CheckpointStore(tmp_path, keep=1).save(state, _write("w"))
     with pytest.raises(CheckpointError, match="format 99"):
         read_state(folder)

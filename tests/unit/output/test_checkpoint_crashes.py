@@ -26,7 +26,7 @@ class Crash(BaseException):
 
 
 def state(step: int) -> RunState:
-    return RunState(step=step, seed=7, total_steps=10, filter_state={"step": step})
+    return RunState(step, 7, 10, {"step": step}, [[step, 2]], {"count": 2, "fingerprint": "ff"})
 
 
 def write(folder: str) -> None:

@@ -81,7 +81,11 @@ def test_every_key_says_what_another_value_means() -> None:
         ("run.seed", "fixed"),
         ("student.path", "fixed"),
         ("trainer.learning_rate", "told"),
-        ("trainer.ranks", "fixed"),
+        ("trainer.ranks", "told"),
+        ("trainer.zero_stage", "told"),
+        ("trainer.dtype", "told"),
+        ("trainer.offload_optimizer", "told"),
+        ("run.checkpoint_beside", "free"),
         ("trainer.threads", "free"),
         ("rollout.actors", "free"),
         ("rollout.prompts_per_step", "told"),
@@ -131,7 +135,7 @@ def test_what_has_changed_is_named_with_both_values(load: Load) -> None:
     ("override", "said"),
     [
         ("student.path=other", "student.path: 'models/s' -> 'other'"),
-        ("trainer.zero_stage=2", "trainer.zero_stage: 0 -> 2"),
+        ("tip.normalise_over=stream", "tip.normalise_over: 'batch' -> 'stream'"),
         ("teachers.judge.follow_decay=0.5", "teachers.judge.follow_decay: (none) -> 0.5"),
         ("data.seed=3", "data.seed: null -> 3"),
     ],
@@ -146,6 +150,15 @@ def test_another_run_is_refused_with_key_values_and_remedy(
     assert said in str(caught.value)
     assert "put back what it was, or choose another run.output_dir" in str(caught.value)
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_goes_on_with_other_trainer_ranks_and_says_so(load: Load) -> None:
+    ranks = ("trainer.ranks=3", "trainer.zero_stage=2", "trainer.dtype=bfloat16")
+    assert accepted(load(*ranks), started(load()), PROMPTS) == [
+        "trainer.dtype: 'float32' -> 'bfloat16'",
+        "trainer.ranks: 1 -> 3",
+        "trainer.zero_stage: 0 -> 2",
+    ]
 
 
 def test_two_ways_to_write_a_folder_are_no_change(load: Load, tmp_path: Path) -> None:
@@ -167,31 +180,6 @@ def test_prompts_are_compared_as_they_are_not_as_they_are_named(load: Load) -> N
     with pytest.raises(OutputFolderError, match="or what the chat template makes of it"):
         accepted(load(), start, PromptsIdentity(64, "bb"))
     assert accepted(moved, start, None)  # as opd-ray doctor asks
-
-
-def test_a_checkpoint_that_did_not_keep_its_prompts_goes_on_with_the_same_settings(
-    load: Load,
-) -> None:
-    start = started(load(), batches=None, prompts=None)
-    assert accepted(load(), start, PROMPTS) == []
-    assert start.batches() == [(4, 12)]
-    with pytest.raises(OutputFolderError, match=r"data\.path: 'a\.jsonl' -> 'b\.jsonl'"):
-        accepted(load("data.path=b.jsonl"), start, PROMPTS)
-
-
-def test_a_checkpoint_of_before_it_kept_anything_is_read(load: Load) -> None:
-    start = started(load())
-    file = start.checkpoint / "run.json"
-    old = json.loads(file.read_text())
-    del old["batches"], old["prompts"]
-    file.write_text(json.dumps(old))
-    manifest = start.checkpoint / "manifest.json"
-    sizes = json.loads(manifest.read_text())
-    sizes["run.json"] = file.stat().st_size
-    manifest.write_text(json.dumps(sizes))
-    found = find_start(load(), CheckpointStore(Path("out/checkpoints"), 2))
-    assert found is not None
-    assert (found.state.step, found.prompts, found.batches()) == (4, None, [(4, 12)])
 
 
 def test_keys_of_other_versions_are_no_obstacle(load: Load) -> None:

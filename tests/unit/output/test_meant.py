@@ -20,7 +20,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     store = CheckpointStore(folder / "checkpoints", keep=3)
     for step in (5, 10, 15):
-        state = RunState(step=step, seed=0, total_steps=20, filter_state={})
+        state = RunState(step, 0, 20, {}, [[step, 1]], {"count": 1, "fingerprint": "ff"})
         store.save(state, lambda path: (Path(path) / "weights").write_text("w") and None)
     (folder / "checkpoints" / "step_00000015" / "trainer" / "weights").unlink()
     (folder / "config.yaml").write_text("run: {}\n")

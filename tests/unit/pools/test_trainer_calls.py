@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import create_autospec
+from unittest.mock import call, create_autospec
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from actors.trainer.actor import TrainerActor
 from actors.trainer.engine import Engine
 from actors.trainer.trainer import Trainer
 from actors.weights.nccl import NcclSender
+from opd_ray.checksums import FileSum, sum_of
 from opd_ray.config.choices import SyncBackend
 from opd_ray.config.schema import SyncSettings, TrainerSettings
+from opd_ray.output.checkpoint import CheckpointStore, RunState
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.types import TrainItem
 
@@ -58,7 +61,7 @@ def rank(number: int, backend: SyncBackend = SyncBackend.ray) -> Any:
 
 def group_of(*actors: Any) -> TrainerGroup:
     watch: Any = StandInWatch(None)  # type: ignore[arg-type]
-    methods = ("call", "weights", "call_transport")
+    methods = ("call", "weights", "call_transport", "write_snapshot")
     handles = [
         SimpleNamespace(**{name: Remote(getattr(actor, name)) for name in methods})
         for actor in actors
@@ -67,12 +70,71 @@ def group_of(*actors: Any) -> TrainerGroup:
     return TrainerGroup(watch, named, TrainerSettings())
 
 
-@pytest.mark.parametrize("method", ["save", "load", "export"])
+@pytest.mark.parametrize("method", ["load", "export"])
 def test_the_files_are_the_engines(method: str) -> None:
     actors = [rank(0), rank(1)]
     getattr(group_of(*actors), method)("folder")
     for actor in actors:
         getattr(actor._trainer.engine, method).assert_called_once_with("folder")
+
+
+SUMS = [{"rank_0": FileSum(3, 1), "layout": FileSum(4, 2)}, {"rank_1": FileSum(5, 6)}]
+
+
+def test_the_ranks_write_at_once_and_their_sums_are_put_together() -> None:
+    actors = [rank(0), rank(1)]
+    for actor, sums in zip(actors, SUMS, strict=True):
+        actor._trainer.engine.save.return_value = sums
+    assert group_of(*actors).save("folder") == SUMS[0] | SUMS[1]
+    for actor in actors:
+        actor._trainer.engine.save.assert_called_once_with("folder")
+
+
+def test_all_ranks_have_copied_before_one_begins_to_write() -> None:
+    actors = [rank(0), rank(1)]
+    order: list[str] = []
+    for actor, sums in zip(actors, SUMS, strict=True):
+        engine = actor._trainer.engine
+        engine.snapshot.side_effect = lambda: order.append("copy")
+        engine.write_snapshot.side_effect = lambda folder, of=sums: order.append(folder) or of
+    found: Any = group_of(*actors).begin_save("folder")
+    assert order == ["copy", "copy", "folder", "folder"]
+    owners = [f"trainer-{number} (writing a checkpoint)" for number in range(2)]
+    assert found == list(zip(SUMS, owners, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("rooms", "enough"),
+    [
+        ([("a", 10, 40), ("a", 10, 40)], True),
+        ([("a", 10, 40), ("a", 11, 40)], False),  # the two of one machine together
+        ([("a", 10, 40), ("b", 20, 40)], True),
+        ([("a", 10, 40), ("b", 21, 40)], False),
+        ([("a", 10, 40), ("a", 10, 39)], False),  # less by the time the second has looked
+    ],
+)
+def test_copies_may_take_half_of_each_machines_free_memory(
+    rooms: list[tuple[str, int, int]], enough: bool
+) -> None:
+    actors = [rank(0), rank(1)]
+    for actor, room in zip(actors, rooms, strict=True):
+        actor._trainer.engine.room_for_snapshot.return_value = room
+    assert group_of(*actors).have_room_to_copy() is enough
+
+
+def test_the_ranks_share_looking_a_checkpoint_over(tmp_path: Path) -> None:
+    def write(folder: str) -> None:
+        for name, size in {"a": 9, "b": 5, "c": 3, "d": 1}.items():
+            (Path(folder) / name).write_bytes(b"1" * size)
+
+    checkpoint = CheckpointStore(tmp_path, 1).save(RunState(1, 0, 1, {}, [], {}), write)
+    trainer = str(checkpoint / "trainer")
+    actors = [rank(0), rank(1)]
+    group_of(*actors).load(trainer)
+    for actor, names in zip(actors, ("a", "bcd"), strict=True):
+        sums = {name: sum_of(Path(trainer, name)) for name in names}
+        engine = actor._trainer.engine
+        assert engine.method_calls == [call.check_files(trainer, sums), call.load(trainer)]
 
 
 def test_steps_scores_and_heads_are_the_trainers() -> None:

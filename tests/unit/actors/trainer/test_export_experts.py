@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_models import make_tiny_qwen3
 
-from actors.trainer.engine import CHECKPOINT_TAG
+from actors.trainer.checkpoint import Entry, write_entries, write_layout
 from actors.trainer.export import export_checkpoint
 from actors.trainer.student import Student, save_student, saved_names, student_files
 from actors.weights.chunks import named_weights
@@ -21,12 +20,12 @@ from opd_ray.models.weights import load_causal_lm
 
 
 def written_by_a_trainer(student: Student, folder: Path) -> Path:
-    """A checkpoint as rank 0 writes it below ZeRO stage 3."""
-    (folder / CHECKPOINT_TAG).mkdir(parents=True)
-    layout = {"ranks": 1, "zero_stage": 1, "dtype": "float32"}
-    (folder / "layout.json").write_text(json.dumps(layout))
-    state = {"module": student.state_dict()}
-    torch.save(state, folder / CHECKPOINT_TAG / "mp_rank_00_model_states.pt")
+    """A checkpoint as a single rank writes it that has not stepped yet."""
+    folder.mkdir(parents=True)
+    named = dict(student.model.named_parameters())
+    entries = [Entry(f"master:0:{name}", weight.flatten()) for name, weight in named.items()]
+    write_entries(folder, 0, entries, dict.fromkeys(named, 0))
+    write_layout(folder, {name: weight.shape for name, weight in named.items()}, {})
     return folder
 
 
