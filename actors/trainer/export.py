@@ -18,8 +18,6 @@ from actors.trainer.student import (
 )
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
-from opd_ray.errors import InputError
-from opd_ray.models.folder import model_folder
 
 
 def export_checkpoint(
@@ -37,25 +35,17 @@ def export_checkpoint(
         trainer: likewise.
         out: where to.
         base: the model folder that config and tokenizer are copied from. None: what the checkpoint
-            kept of it; one that kept nothing asks ``student.path``.
+            kept of it.
 
     Raises:
-        CheckpointMismatch: there is no trainer's checkpoint in ``folder``, it is of another model
-            than ``base``, or nobody has the model's config.
+        CheckpointMismatch: there is no trainer's checkpoint in ``folder``, or it is of another
+            model than ``base``.
     """
     dtype = torch.bfloat16 if trainer.dtype == Dtype.bfloat16 else torch.float32
-    kept = folder / STUDENT_FILES
-    if base is None and kept.is_dir():
-        base = kept
-    if base is not None:
-        student = replace(student, path=str(base))
-    elif _is_gone(student.path):
-        raise CheckpointMismatch(
-            f"the student that this checkpoint was trained from is gone (student.path = "
-            f"{student.path!r}): name a folder with its config.json and tokenizer, --base FOLDER"
-        )
+    checkpoint = TrainerCheckpoint(folder)
+    student = replace(student, path=str(base or folder / STUDENT_FILES))
     files = student_files(student)
-    weights = TrainerCheckpoint(folder).weights(dtype)
+    weights = checkpoint.weights(dtype)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             load_student_config(student), dtype=dtype, trust_remote_code=student.trust_remote_code
@@ -72,10 +62,3 @@ def export_checkpoint(
         )
     names = saved_names(model)
     save_student(model, files, {n: t for n, t in weights.items() if n in names}, str(out))
-
-
-def _is_gone(path: str) -> bool:
-    try:
-        return model_folder(path) is None
-    except InputError:
-        return True
