@@ -183,8 +183,8 @@ class Measured:
 class NoCheckpoints:
     """A cell that is cut short begins anew."""
 
-    def save(self, state: RunState, write_trainer: object) -> None:
-        pass
+    def begin(self, state: RunState) -> None:
+        """Keep none."""
 
 
 def table(folder: Path, arms: list[str], seeds: list[int], steps: int) -> str:

@@ -170,7 +170,7 @@ def _run(session: Session, config: Config, mode: str, stages: Sequence[Stages]) 
     scale, steps = launcher.scale, config.run.steps
     recorder = Recorder()
     prompts: Any = Prompts(prompt_tokens(launcher.profile, scale))
-    checkpoints: Any = SimpleNamespace(save=lambda state, write_trainer: None)
+    checkpoints: Any = SimpleNamespace(begin=lambda state: None)
     evaluator: Any = SimpleNamespace(run=lambda: {})
     coordinator = Coordinator(
         config,

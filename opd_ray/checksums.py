@@ -38,7 +38,10 @@ class SummedFile:
 
     def write(self, content: bytes | memoryview) -> None:
         """Add bytes."""
-        view = memoryview(content).cast("B")
+        view = memoryview(content)
+        if not view.nbytes:
+            return  # which cannot be cast
+        view = view.cast("B")
         for start in range(0, len(view), _PIECE_BYTES):
             piece = view[start : start + _PIECE_BYTES]
             self._file.write(piece)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -123,13 +123,16 @@ def write_entries(
     return sums
 
 
-def checkpoint_border(folder: Path) -> AbstractContextManager[None]:
-    """A with block that writes into a checkpoint; what fails there names the folder."""
-    return border(
-        f"a checkpoint cannot be written into {folder}",
-        "free space there or choose another run.output_dir; older checkpoints are as they were",
-        RunError,
-    )
+@contextmanager
+def checkpoint_border(folder: Path) -> Iterator[None]:
+    """A with block that writes into a checkpoint; what the system refuses names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"a checkpoint cannot be written into {folder}: {error.strerror or error}; make room "
+            "there or choose another run.output_dir; older checkpoints are as they were"
+        ) from error
 
 
 def write_layout(

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         CheckpointError: there is no whole checkpoint.
         OutputFolderError: ``--out`` holds something already.
     """
-    from opd_ray.output.checkpoint import read_state
+    from opd_ray.output.checkpoint import check_trainer, read_state
     from opd_ray.output.meant import meant_checkpoint
 
     checkpoint, out = meant_checkpoint(args.checkpoint), args.out
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
         raise OutputFolderError(f"--out = {str(out)!r}: not empty; choose a new folder")
     if checkpoint != args.checkpoint:
         print(f"--checkpoint {args.checkpoint}: taking {checkpoint}")
+    check_trainer(checkpoint)
     config = load_config(str(checkpoint / "config.yaml"))
     from actors.trainer.export import export_checkpoint
 

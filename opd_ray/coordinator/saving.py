@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from ray import ObjectRef
 
 from opd_ray.checksums import FileSum
 from opd_ray.coordinator.session import Session
+from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import Draft, RunState
 
 BLOCKED = "seconds/checkpoint"  # of the run
@@ -61,10 +63,11 @@ class Saving:
         """
         began = time.perf_counter()
         self.finish()
-        draft = self.checkpoints.begin(state)
+        with _named("no checkpoint can be begun"):
+            draft = self.checkpoints.begin(state)
         if draft is None:
             return
-        try:
+        with self._or_nothing(draft):
             write_more(Path(draft.trainer))
             if not last and self._goes_beside():
                 asked = self.session.begin_save(draft.trainer)
@@ -74,10 +77,6 @@ class Saving:
                     self.session.scorer.watch.when_ready(ref, call)
             else:
                 self._complete(draft, self.session.save(draft.trainer), began)
-        except BaseException:
-            self._under_way = None
-            draft.discard()
-            raise
         self._figures[BLOCKED] = time.perf_counter() - began
 
     def finish(self) -> None:
@@ -111,16 +110,40 @@ class Saving:
         """A rank has written its part; comes inside some wait."""
         if of is not self._under_way:
             return  # abandoned
-        try:
+        with self._or_nothing(of.draft):
             of.sums |= self.session.scorer.watch.get(ref, owner)
             of.waiting -= 1
             if not of.waiting:
                 self._complete(of.draft, of.sums, of.began)
                 self._under_way = None
+
+    @contextmanager
+    def _or_nothing(self, draft: Draft) -> Iterator[None]:
+        """A with block that works on a draft; if it fails, nothing is left of that."""
+        try:
+            with _named(f"the checkpoint {draft.final} cannot be written"):
+                yield
         except BaseException:
-            self.abandon()
+            self._under_way = None
+            draft.discard()
             raise
 
     def _complete(self, draft: Draft, sums: dict[str, FileSum], began: float) -> None:
         draft.complete(sums)
         self._figures[WRITTEN] = time.perf_counter() - began
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """A with block that writes; what the system refuses says which file, and that nothing is lost.
+
+    Args:
+        what: did not come about.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{what}: {error}; make room there or choose another run.output_dir; older checkpoints "
+            "are as they were"
+        ) from error

@@ -212,6 +212,17 @@ def _wrong_size(folder: Path, sums: Mapping[str, FileSum]) -> str | None:
     return None
 
 
+def check_trainer(checkpoint: Path) -> None:
+    """Read everything below ``trainer`` once, to see whether it is what was written.
+
+    Raises:
+        CheckpointError: names the file that is not.
+    """
+    folder = checkpoint / TRAINER
+    if problem := first_difference(folder, sums_of_trainer(folder)):
+        raise CheckpointError(f"checkpoint {checkpoint} is not whole: {problem}; use an older one")
+
+
 def sums_of_trainer(folder: Path) -> dict[str, FileSum]:
     """What the manifest of a checkpoint says of its folder ``trainer``, by name in that.
 

@@ -13,7 +13,7 @@ from stand_ins import Response
 from opd_ray.checksums import FileSum, sum_of
 from opd_ray.config.schema import RunSettings
 from opd_ray.coordinator.saving import Saving
-from opd_ray.errors import ActorFailure
+from opd_ray.errors import ActorFailure, RunError
 from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
 
 
@@ -164,9 +164,18 @@ def test_what_else_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
         raise OSError(28, "no space left")
 
     run = parts(tmp_path)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(
+        RunError, match="step_00000003 cannot be written: .*no space left; make room there"
+    ):
         run.saving.save(state(3), fail, last=False)
     assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run = parts(tmp_path / "file" / "checkpoints")
+    with pytest.raises(RunError, match="no checkpoint can be begun: .*file/checkpoints.*; make"):
+        run.saving.save(state(3), nothing, last=False)
 
 
 def test_what_is_abandoned_never_comes_into_its_place(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from opd_ray.checksums import first_difference
 from opd_ray.output.checkpoint import (
     CheckpointError,
     CheckpointStore,
     RunState,
+    check_trainer,
     read_state,
     sums_of_trainer,
 )
@@ -35,11 +35,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def read(checkpoint: Path) -> RunState:
-    """As a run does: what is found first, then what the trainer ranks look over."""
+    """What is looked at when it is found, and then what is when it is loaded or exported."""
     state = read_state(checkpoint)
-    trainer = checkpoint / "trainer"
-    if problem := first_difference(trainer, sums_of_trainer(trainer)):
-        raise CheckpointError(problem)
+    check_trainer(checkpoint)
     return state
 
 

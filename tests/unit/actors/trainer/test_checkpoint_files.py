@@ -189,7 +189,7 @@ def test_a_disk_that_is_full_is_told_with_the_folder(
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(
         RunError,
-        match=f"a checkpoint cannot be written into {tmp_path}: .*No space left on device; free "
-        "space there or choose another run.output_dir; older checkpoints are as they were",
+        match=f"a checkpoint cannot be written into {tmp_path}: No space left on device; make room "
+        "there or choose another run.output_dir; older checkpoints are as they were",
     ):
         write_entries(tmp_path, 0, [B], {})
