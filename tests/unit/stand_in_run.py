@@ -163,7 +163,7 @@ class StandInRun:
     def _write_weights(folder: str) -> dict[str, FileSum]:
         path = Path(folder) / "weights"
         path.touch()
-        return {"weights": sum_of(path)}
+        return _OwnReference(weights=sum_of(path))
 
 
 def configuration(**sections: Any) -> Config:
@@ -189,6 +189,13 @@ class _Letters:
 
     def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, Any]:
         return {"input_ids": [list(text.encode()) for text in texts]}
+
+
+class _OwnReference(dict[Any, Any]):
+    """A value that the stand-in of the watch takes for its reference, too."""
+
+    def __missing__(self, key: object) -> None:
+        return None
 
 
 def ids(text: str) -> np.ndarray:
