@@ -249,15 +249,13 @@ class TrainerCheckpoint:
         for name, shape in self.shapes.items():
             for kind in KINDS if self.steps[name] else (MASTER,):
                 end = 0
-                for start, length in sorted(stretches.get((name, kind), [])):
+                for start, length in [*sorted(stretches.get((name, kind), [])), (prod(shape), 0)]:
                     if start != end:
-                        break
+                        raise CheckpointMismatch(
+                            f"the trainer's checkpoint in {self.folder} is not whole: of {kind} of "
+                            f"{name} {start} follows on {end}; use an older checkpoint"
+                        )
                     end += length
-                if end != prod(shape):
-                    raise CheckpointMismatch(
-                        f"the trainer's checkpoint in {self.folder} is not whole: {kind} of {name} "
-                        f"ends at {end}, not at {prod(shape)}; use an older checkpoint"
-                    )
 
     def _border(self, file: Path) -> AbstractContextManager[None]:
         return border(str(file), "use an older checkpoint", CheckpointMismatch)

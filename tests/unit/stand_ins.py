@@ -247,6 +247,7 @@ class Trainer:
             "accumulate": self._accumulate,
             "train_step": self._train_step,
             "score": self._score,
+            "engine.room_for_snapshot": lambda: ("machine", 1, 2),
         }
         return methods[method](*args)
 

@@ -273,6 +273,7 @@ def test_a_run_that_is_over_says_so_and_starts_nothing(
     said = capsys.readouterr().err
     assert "has taken its 4 steps already; to go on raise run.steps" in said
     assert "without effect, as no step is left: trainer.learning_rate: 1e-06 -> 0.5" in said
-    with pytest.raises(OutputFolderError, match="trainer.ranks: 1 -> 2"):
-        train(ranks=2)
+    other = StudentSettings(path="other")
+    with pytest.raises(OutputFolderError, match=r"student\.path: .* -> 'other'"):
+        run.train(replace(config, student=other))
     assert folder.config.read_bytes() == before

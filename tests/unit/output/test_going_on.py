@@ -233,7 +233,7 @@ def test_checkpoints_of_which_none_can_be_read_are_no_reason_to_begin_again(load
     later = started(load(), step=2)
     assert find_start(load(), store) == later
     [reason] = store.broken(after=2)
-    assert "step_00000004 is not whole: run.json" in reason
+    assert "step_00000004/run.json cannot be read" in reason
 
 
 def test_the_history_says_which_step_ran_with_what(load: Load, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ SHAPES = {"a.weight": [2, 3], "b:ias": [4]}
 
 
 def entry(kind: str, name: str, start: int, *values: float) -> Entry:
-    return Entry(f"{kind}:{start}:{name}", torch.tensor(values))
+    return Entry(f"{kind}:{start}:{name}", torch.tensor(values, dtype=torch.float32))
 
 
 def written(folder: Path, *ranks: list[Entry], steps: int = 0) -> Path:
@@ -58,7 +58,9 @@ def test_the_files_are_read_by_others(tmp_path: Path) -> None:
     with safe_open(folder / "rank_00001_00000.safetensors", "pt") as content:
         assert content.metadata() == {"steps": '{"a.weight": 0, "b:ias": 0}'}
         assert content.get_tensor("master:0:b:ias").tolist() == [7, 8, 9, 1.0009765625]
-    assert (folder / "rank_00000_00000.safetensors").read_bytes()[:8] == (200).to_bytes(8, "little")
+    header = int.from_bytes((folder / "rank_00000_00000.safetensors").read_bytes()[:8], "little")
+    assert header > 100
+    assert header % 8 == 0, "the widest numbers would not be aligned"
 
 
 def test_weights_come_whole_and_rounded_and_buffers_as_they_are(tmp_path: Path) -> None:
@@ -113,16 +115,16 @@ A = [entry("master", "a.weight", 0, *range(6))]
 @pytest.mark.parametrize(
     ("entries", "steps", "said"),
     [
-        ([B], 0, "master of a.weight ends at 0, not at 6"),
-        ([*A[:0], entry("master", "a.weight", 0, 1, 2), B], 0, "a.weight ends at 2, not at 6"),
+        ([B], 0, "of master of a.weight 6 follows on 0"),
+        ([entry("master", "a.weight", 0, 1, 2), B], 0, "a.weight 6 follows on 2"),
         (
             [entry("master", "a.weight", 0, 1, 2), entry("master", "a.weight", 3, 1, 2, 3), B],
             0,
-            "a.weight ends at 2, not at 6",
+            "a.weight 3 follows on 2",
         ),
-        ([*A, entry("master", "a.weight", 5, 1, 2), B], 0, "a.weight ends at 6|not at 6"),
-        ([*A, entry("master", "a.weight", 6, 1), B], 0, "a.weight ends at 7, not at 6"),
-        ([*A, B], 3, "exp_avg of a.weight ends at 0, not at 6"),
+        ([*A, entry("master", "a.weight", 5, 1, 2), B], 0, "a.weight 5 follows on 6"),
+        ([*A, entry("master", "a.weight", 6, 1), B], 0, "a.weight 6 follows on 7"),
+        ([*A, B], 3, "exp_avg of a.weight 6 follows on 0"),
     ],
 )
 def test_a_parameter_that_is_not_there_once_is_refused(
