@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from opd_ray.tip.ragged import order_code, rollout_starts, sorted_codes, values_of_codes
+from opd_ray.tip.ragged import order_code, order_statistics, rollout_starts
 from opd_ray.tip.running_quantiles import RunningQuantiles
 
 
@@ -102,21 +102,18 @@ def rollout_quantiles(
     values_M: np.ndarray, lengths_R: np.ndarray, quantiles: tuple[float, ...]
 ) -> list[np.ndarray]:
     """Each q-quantile of each rollout, linear between neighbours, [R] float64; 0 if empty."""
-    sorted_M = values_of_codes(sorted_codes(order_code(values_M), lengths_R)).astype(np.float64)
-    starts_R = rollout_starts(lengths_R)
     last_R = np.maximum(lengths_R - 1, 0)
     results = []
     for q in quantiles:
         place_R = q * last_R
         below_R = np.floor(place_R).astype(np.int64)
-        above_R = np.minimum(below_R + 1, last_R)
-        # An empty rollout at the end starts behind the last token.
-        low_R, high_R = (
-            sorted_M[np.minimum(starts_R + index_R, len(sorted_M) - 1)]
-            for index_R in (below_R, above_R)
-        )
-        quantile_R = low_R + (high_R - low_R) * (place_R - below_R)
-        results.append(np.where(lengths_R > 0, quantile_R, 0.0))
+        quantile_R = order_statistics(values_M, lengths_R, below_R).astype(np.float64)
+        between_R = place_R - below_R
+        if between_R.any():  # not of the extremes
+            above_R = np.minimum(below_R + 1, last_R)
+            high_R = order_statistics(values_M, lengths_R, above_R)
+            quantile_R += (high_R - quantile_R) * between_R
+        results.append(quantile_R)
     return results
 
 

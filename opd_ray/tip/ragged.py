@@ -20,9 +20,14 @@ def positions(lengths_R: np.ndarray) -> np.ndarray:
 
 def count_per_rollout(flags_N: np.ndarray, lengths_R: np.ndarray) -> np.ndarray:
     """How many flags are set in each rollout, [R] int64."""
-    set_before = np.concatenate(([0], np.cumsum(flags_N, dtype=np.int64)))
-    starts_R = rollout_starts(lengths_R)
-    return set_before[starts_R + lengths_R] - set_before[starts_R]
+    counts_R = np.zeros(len(lengths_R), dtype=np.int64)
+    filled = np.flatnonzero(
+        lengths_R
+    )  # numpy's reduceat takes an empty stretch for its first value
+    if len(filled):
+        starts = rollout_starts(lengths_R)[filled]
+        counts_R[filled] = np.add.reduceat(flags_N, starts, dtype=np.int64)
+    return counts_R
 
 
 def run_lengths(values_N: np.ndarray, lengths_R: np.ndarray) -> np.ndarray:
@@ -33,6 +38,36 @@ def run_lengths(values_N: np.ndarray, lengths_R: np.ndarray) -> np.ndarray:
     np.not_equal(values_N[1:], values_N[:-1], out=begins_N[1:])
     begins_N[rollout_starts(lengths_R)[lengths_R > 0]] = True
     return np.diff(np.flatnonzero(begins_N), append=len(values_N))
+
+
+# Rollouts that are longer on average are sorted one by one, each only as far as is needed. Of
+# shorter ones a call each takes longer than to sort all at once.
+_LONG = 100
+
+
+def order_statistics(
+    values_N: np.ndarray, lengths_R: np.ndarray, places_R: np.ndarray
+) -> np.ndarray:
+    """The value at a place in the ascending order of each rollout, [R] float32; 0 if empty.
+
+    Args:
+        values_N: float32, none of them NaN.
+        lengths_R: tokens of each rollout.
+        places_R: from 0, below the rollout's length.
+    """
+    found_R = np.zeros(len(lengths_R), dtype=np.float32)
+    filled = np.flatnonzero(lengths_R)
+    starts, lengths, places = rollout_starts(lengths_R)[filled], lengths_R[filled], places_R[filled]
+    if len(values_N) < _LONG * len(filled):
+        sorted_N = values_of_codes(sorted_codes(order_code(values_N), lengths))
+        found_R[filled] = sorted_N[starts + places]
+        return found_R
+    of_each = zip(starts.tolist(), lengths.tolist(), places.tolist(), strict=True)
+    found_R[filled] = [
+        np.partition(values_N[start : start + length], place)[place]
+        for start, length, place in of_each
+    ]
+    return found_R
 
 
 def order_code(values_N: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from opd_ray.tip.ragged import count_per_rollout, order_code, rollout_starts, sorted_codes
+from opd_ray.tip.ragged import count_per_rollout, order_statistics, rollout_starts
 from opd_ray.tip.scores import TokenScores
 
 
@@ -66,17 +66,18 @@ def keep_greatest(scores_M: np.ndarray, lengths_R: np.ndarray, counts_R: np.ndar
     """
     if len(scores_M) == 0:
         return np.zeros(0, dtype=np.bool_)
-    codes_M = order_code(scores_M)
-    sorted_M = sorted_codes(codes_M, lengths_R)
-    starts_R = rollout_starts(lengths_R)
-    # The least code that is kept in each rollout; of a rollout that keeps nothing, any will do.
-    last_R = np.minimum(starts_R + lengths_R - np.maximum(counts_R, 1), len(sorted_M) - 1)
-    least_M = np.repeat(sorted_M[np.maximum(last_R, 0)], lengths_R)
-    keep_M = codes_M > least_M
-    tied_M = codes_M == least_M
-    # What the greater ones leave of the count goes to the ties, in order of position.
+    scores_M = scores_M.astype(np.float32, copy=False)
+    # The least score that is kept in each rollout; of a rollout that keeps nothing, any will do.
+    places_R = np.maximum(lengths_R - np.maximum(counts_R, 1), 0)
+    least_M = np.repeat(order_statistics(scores_M, lengths_R, places_R), lengths_R)
+    keep_M = scores_M >= least_M
+    if np.count_nonzero(keep_M) == counts_R.sum():
+        return keep_M
+    # There are ties at an edge: what the greater ones leave of the count goes to the earlier ones.
+    keep_M = scores_M > least_M
+    tied_M = scores_M == least_M
     room_R = counts_R - count_per_rollout(keep_M, lengths_R)
     ties_M = np.cumsum(tied_M, dtype=np.int64)
-    ties_before_R = np.concatenate(([0], ties_M))[starts_R]
+    ties_before_R = np.concatenate(([0], ties_M))[rollout_starts(lengths_R)]
     keep_M |= tied_M & (ties_M <= np.repeat(room_R + ties_before_R, lengths_R))
     return keep_M & np.repeat(counts_R > 0, lengths_R)
