@@ -54,6 +54,7 @@ def batch_scores(
         return np.concatenate(whole)
 
     mask_N = np.concatenate([rollout.response_mask for rollout in rollouts])
+    written_N = mask_N != 0
     found_N: dict[str, Any] = {}
     for name, own in (
         ("entropy", [rollout.entropy for rollout in rollouts]),
@@ -64,7 +65,7 @@ def batch_scores(
         columns = [score.columns.get(name) for score in scores]
         values_M = joined(name, columns, written, "tokens that the student wrote")
         if values_M is not None:
-            found_N[f"{name}_N"] = _spread(values_M, mask_N != 0)
+            found_N[f"{name}_N"] = _spread(values_M, written_N)
     if any(rollout.turns is not None for rollout in rollouts):
         turns = [
             np.zeros(length, dtype=np.int16) if rollout.turns is None else rollout.turns
@@ -107,6 +108,8 @@ def with_exact_scores(scores: TokenScores, exact: Sequence[RolloutScores]) -> To
 
 def _spread(values_M: np.ndarray, mask_N: np.ndarray) -> np.ndarray:
     """Values of the tokens that the student wrote, with 0 at all others: [N] float32."""
+    if len(values_M) == len(mask_N):
+        return values_M
     values_N = np.zeros(len(mask_N), dtype=np.float32)
     values_N[mask_N] = values_M
     return values_N

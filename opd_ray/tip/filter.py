@@ -86,10 +86,9 @@ class TipFilter:
         settings = self.settings
         rho = settings.rho_at(step)
         tokens, inputs, weights_M = self._choice(scores, seeds_R, step)
-        weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
+        weights_N = _of_all(scores, weights_M)
         if len(weights_M) == 0:
             return Selection(weights_N, rho, kept_fraction=0.0)
-        weights_N[scores.response_mask_N] = weights_M
         kept_M = weights_M > 0
         selection = Selection(
             weights_N,
@@ -116,9 +115,7 @@ class TipFilter:
             self._running.knows(name) for name in inputs.normalised_names()
         ):
             return None
-        weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
-        weights_N[scores.response_mask_N] = weights_M
-        return weights_N
+        return _of_all(scores, weights_M)
 
     @property
     def decides_by_rollout(self) -> bool:
@@ -233,6 +230,15 @@ class TipFilter:
                 other_M = _chosen(rule, scores_M, tokens, seeds_R, groups, counts)
             overlaps[name] = jaccard(kept_M, other_M)
         return overlaps
+
+
+def _of_all(scores: TokenScores, weights_M: np.ndarray) -> np.ndarray:
+    """The weights of the tokens that the student wrote, and 0 for all others, [N] float32."""
+    if len(weights_M) == len(scores.response_mask_N):
+        return weights_M
+    weights_N = np.zeros(len(scores.response_mask_N), dtype=np.float32)
+    weights_N[scores.response_mask_N] = weights_M
+    return weights_N
 
 
 def _chosen(

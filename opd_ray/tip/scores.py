@@ -122,16 +122,13 @@ class TokenScores:
         values_N = np.asarray(values_N, dtype=np.float32)
         _check_shape(name, values_N, self.lengths_R)
         low, high = score.low, log(self.vocab_size) if score.high is None else score.high
-        mask_N = self.response_mask_N
-        least = values_N.min(where=mask_N, initial=np.inf)
-        greatest = values_N.max(where=mask_N, initial=-np.inf)
-        if not mask_N.any() or (
-            low <= least and greatest <= high and np.isfinite(least + greatest)
-        ):
+        # Of all tokens: numpy is four times as fast without a mask. Most batches need no more.
+        least, greatest = values_N.min(initial=np.inf), values_N.max(initial=-np.inf)
+        if low <= least and greatest <= high and np.isfinite((least, greatest)).all():
             return values_N
         wrong_N = ~np.isfinite(values_N)
         wrong_N |= (values_N < low - _ROUNDING) | (values_N > high + _ROUNDING)
-        wrong_N &= mask_N
+        wrong_N &= self.response_mask_N
         if wrong_N.any():
             index = int(np.argmax(wrong_N))
             rollout = int(np.searchsorted(np.cumsum(self.lengths_R), index, side="right"))
