@@ -88,7 +88,7 @@ class TokenScores:
     union_forward_kl_N: Annotated[_Column, Score("nats", 0.0, inf, _OWN_TOPK)] = None
     # The student's, of the sampled token, as the rollout engine has it.
     rollout_logprob_N: Annotated[_Column, Score("nats", -inf, 0.0, _ROLLOUT)] = None
-    # Within the rollout; worked out where it is not given.
+    # Within the rollout; worked out whenever it is asked for where it is not given.
     position_N: Annotated[_Column, Score("tokens", 0.0, inf, "always there")] = None
     # Number of the student's turn, int16, which never falls within a rollout. None: a turn each.
     turns_N: np.ndarray | None = None
@@ -105,11 +105,10 @@ class TokenScores:
             if not np.all((mask_N == 0) | (mask_N == 1)):
                 raise ValueError("response_mask must hold 0 and 1 only")
             mask_N = mask_N.astype(np.bool_)
-        position_N = positions(lengths_R) if self.position_N is None else self.position_N
-        _check_shape("position", position_N, lengths_R)
+        if self.position_N is not None:
+            _check_shape("position", self.position_N, lengths_R)
         object.__setattr__(self, "lengths_R", lengths_R)
         object.__setattr__(self, "response_mask_N", mask_N)
-        object.__setattr__(self, "position_N", position_N)
         if self.turns_N is not None:
             object.__setattr__(self, "turns_N", self._checked_turns(np.asarray(self.turns_N)))
         for name, score in SCORES.items():
@@ -172,15 +171,17 @@ class TokenScores:
             return self
         chosen_M = np.flatnonzero(mask_N)
         tokens = copy(self)  # not made anew: all has been checked
+        object.__setattr__(tokens, "position_N", self.get("position", "student_tokens"))
         object.__setattr__(tokens, "lengths_R", count_per_rollout(mask_N, self.lengths_R))
-        for name, values in vars(self).items():
+        for name, values in vars(tokens).items():
             if name.endswith("_N") and values is not None:
                 object.__setattr__(tokens, name, values[chosen_M])
         return tokens
 
     def has(self, name: str) -> bool:
         """Whether the batch has the score ``name``; False too if there is no such score."""
-        return name in SCORES and getattr(self, f"{name}_N") is not None
+        known = name in SCORES and getattr(self, f"{name}_N") is not None
+        return known or name == "position"
 
     def get(self, name: str, wanted_by: str) -> np.ndarray:
         """The score ``name``, [N].
@@ -190,8 +191,8 @@ class TokenScores:
         """
         if not self.has(name):
             raise MissingScoreError(name, wanted_by)
-        values_N: np.ndarray = getattr(self, f"{name}_N")
-        return values_N
+        values_N: np.ndarray | None = getattr(self, f"{name}_N")
+        return positions(self.lengths_R) if values_N is None else values_N
 
 
 # Every score by its name, that of the field without the letter of its axis.

@@ -16,7 +16,7 @@ def scores(mask=(1, 1, 1, 1, 1), **fields):
 
 
 def test_positions_start_anew_in_each_rollout():
-    assert scores().position_N.tolist() == [0, 1, 0, 1, 2]
+    assert scores().get("position", "a test").tolist() == [0, 1, 0, 1, 2]
 
 
 def test_values_are_float32_and_rounding_is_taken_back():
@@ -68,7 +68,7 @@ def test_tool_tokens_may_hold_anything_and_are_left_out():
     tokens = batch.student_tokens()
     assert tokens.entropy_N.tolist() == [0.5, 1.0, 1.5]
     assert tokens.lengths_R.tolist() == [1, 0, 2]
-    assert tokens.position_N.tolist() == [0, 1, 2]
+    assert tokens.get("position", "a test").tolist() == [0, 1, 2]
 
 
 def test_missing_score_names_its_source():
