@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from tip_batches import SEEDS, batch, kept, one_rollout
 
-from opd_ray.tip import TipFilter, TipSettings
+from opd_ray.tip import TipFilter, TipSettings, quadrants
 from opd_ray.tip.quadrants import quadrant_report
 
 
-def test_quadrants_by_hand():
+@pytest.mark.parametrize("stretch", [2, 100])
+def test_quadrants_by_hand(stretch, monkeypatch):
+    monkeypatch.setattr(quadrants, "_STRETCH", stretch)
     h_hat = np.array([0.9, 0.9, 0.1, 0.1, 0.1], dtype=np.float32)
     d_hat = np.array([0.8, 0.2, 0.8, 0.2, 0.5], dtype=np.float32)
     report = quadrant_report(
@@ -31,6 +33,8 @@ def test_quadrants_by_hand():
     assert q["Q4"].mean_divergence == pytest.approx(3.5)
     assert q["Q4"].mean_loss == pytest.approx(35.0)
     assert (report.h_cut, report.divergence_cut) == (0.5, 0.5)
+    assert report.index_M.tolist() == [0, 1, 2, 3, 3]
+    assert report.index_M.dtype == np.uint8
 
 
 def test_quadrants_cut_at_the_median_of_the_batch():
@@ -40,17 +44,17 @@ def test_quadrants_cut_at_the_median_of_the_batch():
     d = scores.reverse_kl_N[scores.response_mask_N]
     chosen = selection.weights_N[scores.response_mask_N] > 0
     high_h, high_d = h > np.median(h), d > np.median(d)
-    quadrants = selection.quadrants.quadrants
+    found = selection.quadrants.quadrants
     for name, inside in (
         ("Q1", high_h & high_d),
         ("Q2", high_h & ~high_d),
         ("Q3", ~high_h & high_d),
         ("Q4", ~high_h & ~high_d),
     ):
-        assert quadrants[name].share == pytest.approx(inside.mean())
-        assert quadrants[name].kept_share == pytest.approx(chosen[inside].mean())
-        assert quadrants[name].mean_h == pytest.approx(h[inside].mean() / math.log(16), rel=1e-5)
-        assert quadrants[name].mean_loss == pytest.approx(d[inside].mean(), rel=1e-5)
+        assert found[name].share == pytest.approx(inside.mean())
+        assert found[name].kept_share == pytest.approx(chosen[inside].mean())
+        assert found[name].mean_h == pytest.approx(h[inside].mean() / math.log(16), rel=1e-5)
+        assert found[name].mean_loss == pytest.approx(d[inside].mean(), rel=1e-5)
     assert selection.quadrants.h_cut == pytest.approx(
         (np.median(h) - h.min()) / np.ptp(h), rel=1e-4
     )
