@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -106,11 +107,13 @@ class _Costs:
 
     def cut(self, cap: int) -> list[tuple[int, int]]:
         """Groups, each as long as ``cap`` tokens allow."""
+        # The most tokens in use that such a row takes.
+        room = bisect_right(range(cap + 1), cap, key=self.width) - 1
         edges = [0]
-        for stop in range(1, len(self.lengths)):
-            if self.of(edges[-1], stop + 1) > cap:
-                edges.append(stop)
-        return list(pairwise([*edges, len(self.lengths)]))
+        while (start := edges[-1]) < len(self.lengths):
+            until = self._until[start + 1] + room - self.lengths[start]
+            edges.append(max(start + 1, bisect_right(self._until, until) - 1))
+        return list(pairwise(edges))
 
     def smallest_cap(self, groups: int, cap: int) -> int:
         """The smallest cap, at most ``cap``, with which no more than ``groups`` are needed."""

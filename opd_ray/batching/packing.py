@@ -138,5 +138,8 @@ def _branches(shared_ahead: Sequence[int], depth: int) -> list[int]:
 def _common(one: np.ndarray, other: np.ndarray) -> int:
     """Tokens that two texts begin with alike."""
     length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
+    if not length:
+        return 0
+    different = one[:length] != other[:length]
+    first = int(different.argmax())
+    return first if different[first] else length

@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opd_ray.batching.micro_batches import plan_micro_batches, recurring_width, width_of
+from opd_ray.batching.micro_batches import (
+    _Costs,
+    plan_micro_batches,
+    recurring_width,
+    width_of,
+)
 from opd_ray.batching.packing import exact_width, pack
 from opd_ray.config.schema import TrainerSettings
 
@@ -62,6 +67,24 @@ def test_every_plan_keeps_its_promises(lengths, prompts, ranks, budget, width):
     dearest = max((cost for rank_costs in costs for cost in rank_costs), default=0)
     assert max(totals) - min(totals) <= dearest
     assert plan == plan_micro_batches(texts, ranks, budget, width)
+
+
+@given(
+    texts=st.lists(st.tuples(st.integers(1, 300), st.integers(0, 300)), min_size=1, max_size=40),
+    cap=st.integers(1, 1000),
+    width=st.sampled_from([exact_width, recurring_width]),
+)
+def test_groups_are_as_long_as_the_cap_allows(texts, cap, width):
+    lengths = [length for length, _ in texts]
+    shared = [0, *(min(common, length) for length, common in texts[1:])]
+    groups = []
+    start = 0
+    for stop in range(1, len(texts) + 1):
+        more = sum(lengths[start : stop + 1]) - sum(shared[start + 1 : stop + 1])
+        if stop == len(texts) or width(more) > cap:
+            groups.append((start, stop))
+            start = stop
+    assert _Costs(lengths, shared, width).cut(cap) == groups
 
 
 def test_hand_computed():

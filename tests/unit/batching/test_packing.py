@@ -99,6 +99,11 @@ def test_the_order_is_that_of_the_ids_not_of_their_bytes():
     assert (order, shared) == ([1, 2, 0], [0, 0, 0])
 
 
+def test_a_text_that_begins_otherwise_shares_nothing_and_an_empty_one_neither():
+    texts = [np.full(20, 7), np.full(30, 7), np.append([6], np.full(20, 7)), np.array([], int)]
+    assert by_beginning(texts) == ([3, 2, 0, 1], [0, 0, 0, 20])
+
+
 @pytest.mark.parametrize("texts", [[], [np.array([1]), np.array([], np.int32)]])
 def test_nothing_to_pack_is_refused(texts):
     with pytest.raises(ValueError, match="only texts with tokens can be packed"):
