@@ -82,9 +82,8 @@ def step_metrics(
     for name in ("entropy", "reverse_kl", "forward_kl"):
         if student.has(name):
             values |= _spread(f"scores/{name}", student.get(name, "the step's metrics"))
-    if student.has("entropy"):
-        h_N = student.get("entropy", "the step's metrics") / math.log(student.vocab_size)
-        values |= _spread("scores/h", h_N)
+    for name in [name for name in values if name.startswith("scores/entropy_")]:
+        values[name.replace("entropy", "h")] = values[name] / math.log(student.vocab_size)
     # At a loss temperature other than 1 the trainer has nothing to compare with vLLM.
     # To weights of an earlier step it has no gap either.
     if not math.isnan(account.gap_mean) and not snapshot.weights_age:
