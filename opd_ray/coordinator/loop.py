@@ -16,7 +16,7 @@ import numpy as np
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.batches import RolloutBatches
 from opd_ray.coordinator.learning_rate import learning_rate
-from opd_ray.coordinator.metrics import StageClock, StepSnapshot, lag_metrics, step_metrics
+from opd_ray.coordinator.metrics import SHOWN, StageClock, StepSnapshot, lag_metrics, step_metrics
 from opd_ray.coordinator.no_calls import check_calls
 from opd_ray.coordinator.nothing import nothing_learned
 from opd_ray.coordinator.saving import Checkpoints, Saving
@@ -192,10 +192,10 @@ class Coordinator:
 
         ``exact``: what it has said of the step's rollouts; those that are missing are added.
         """
-        session = self.session
+        session, wanted = self.session, self.tip.reads.union(SHOWN)
         with clock.stage("filter"):
             streamed = batch_scores(
-                [s.rollout for s in scored], [s.scores for s in scored], session.vocab_size
+                [s.rollout for s in scored], [s.scores for s in scored], session.vocab_size, wanted
             )
         if not self.config.scores_exactly:
             return streamed
@@ -203,7 +203,7 @@ class Coordinator:
             look = partial(session.teachers.take, forget=False)
             missing = [s.whole() for s in scored if s.rollout.rollout_id not in exact]
             exact |= {one.rollout_id: one for one in session.trainers.score(missing, look)}
-        return with_exact_scores(streamed, [exact[s.rollout.rollout_id] for s in scored])
+        return with_exact_scores(streamed, [exact[s.rollout.rollout_id] for s in scored], wanted)
 
     def _select(self, scored: Sequence[ScoredRollout], scores: TokenScores, step: int) -> Selection:
         """The tokens to be trained on, each with its weight."""

@@ -16,6 +16,8 @@ from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.tip import Selection, TokenScores
 from opd_ray.types import StepAccount
 
+# Scores of which every step tells mean and quantiles.
+SHOWN = ("entropy", "reverse_kl", "forward_kl")
 _QUANTILES = (0.1, 0.5, 0.9, 0.99)
 
 
@@ -79,7 +81,7 @@ def step_metrics(
         ),
         **{f"tip/{name}": value for name, value in selection.as_metrics().items()},
     }
-    for name in ("entropy", "reverse_kl", "forward_kl"):
+    for name in SHOWN:
         if student.has(name):
             values |= _spread(f"scores/{name}", student.get(name, "the step's metrics"))
     for name in [name for name in values if name.startswith("scores/entropy_")]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,22 @@ from opd_ray.types import Rollout, RolloutScores
 
 
 def batch_scores(
-    rollouts: Sequence[Rollout], scores: Sequence[RolloutScores], vocab_size: int
+    rollouts: Sequence[Rollout],
+    scores: Sequence[RolloutScores],
+    vocab_size: int,
+    wanted: Container[str] = SCORES,
 ) -> TokenScores:
     """The streamed scores of a batch, in the order of ``rollouts``.
 
     A teacher's columns have a value for each token that the student wrote; the others hold 0. A
     score that not every kind of teacher knows, as its entropy, is left out where it is there for
     some rollouts only. A rollout in which the student wrote nothing needs no column.
+
+    Args:
+        rollouts: at least one.
+        scores: what their teachers said, rollout by rollout.
+        vocab_size: the student's.
+        wanted: names of the scores that somebody reads; the others are left out.
 
     Raises:
         ValueError: the two do not name the same rollouts in the same order, an array does not have
@@ -60,8 +69,10 @@ def batch_scores(
         ("entropy", [rollout.entropy for rollout in rollouts]),
         ("rollout_logprob", [rollout.logprob for rollout in rollouts]),
     ):
-        found_N[f"{name}_N"] = joined(name, own, lengths, "response tokens")
-    for name in dict.fromkeys(name for score in scores for name in score.columns):
+        if name in wanted:
+            found_N[f"{name}_N"] = joined(name, own, lengths, "response tokens")
+    told = dict.fromkeys(name for score in scores for name in score.columns)
+    for name in [name for name in told if name in wanted]:
         columns = [score.columns.get(name) for score in scores]
         values_M = joined(name, columns, written, "tokens that the student wrote")
         if values_M is not None:
@@ -77,12 +88,14 @@ def batch_scores(
     )
 
 
-def with_exact_scores(scores: TokenScores, exact: Sequence[RolloutScores]) -> TokenScores:
+def with_exact_scores(
+    scores: TokenScores, exact: Sequence[RolloutScores], wanted: Container[str] = SCORES
+) -> TokenScores:
     """``scores`` with those that the trainer works out over the full vocabulary in their place.
 
     ``exact`` holds, for each rollout in order, the rows of response_mask 1; of one without any it
     may hold no column. The rest (teacher mass, union of top-Ks, what vLLM said of the sampled
-    token) stays as it is.
+    token) stays as it is. ``wanted`` is as of :func:`batch_scores`.
 
     Raises:
         ValueError: a rollout's number of rows is another.
@@ -100,7 +113,8 @@ def with_exact_scores(scores: TokenScores, exact: Sequence[RolloutScores]) -> To
                 )
     written = [item.columns for item, count in zip(exact, counts_R, strict=True) if count]
     changes: dict[str, Any] = {}
-    for name in SCORES.keys() & (written[0].keys() if written else ()):
+    told = SCORES.keys() & (written[0].keys() if written else ())
+    for name in [name for name in told if name in wanted]:
         values_M = np.concatenate([columns[name] for columns in written])
         changes[f"{name}_N"] = _spread(values_M, mask_N)
     return replace(scores, **changes)

@@ -17,7 +17,7 @@ from opd_ray.tip.registry import find_rule, rule_names
 from opd_ray.tip.rule import Keeps, Rule, RuleInputs
 from opd_ray.tip.running_quantiles import RunningQuantiles
 from opd_ray.tip.sampling import race_keys, uniforms
-from opd_ray.tip.scores import TokenScores
+from opd_ray.tip.scores import SCORES, TokenScores
 from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, share_counts, share_groups
 from opd_ray.tip.settings import TipSettings
 from opd_ray.user_code import users_code
@@ -116,6 +116,16 @@ class TipFilter:
         ):
             return None
         return _of_all(scores, weights_M)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Names of the scores that are looked at where a batch has them."""
+        settings = self.settings
+        if ":" in self.rule.name:  # a rule of the user's may look at any
+            return frozenset(SCORES)
+        rules = rule_names() if settings.overlap else [self.rule.name]
+        needs = {settings.score_named(need) for name in rules for need in find_rule(name).needs}
+        return frozenset({*needs, "entropy", settings.divergence.value, self._loss_score})
 
     @property
     def decides_by_rollout(self) -> bool:

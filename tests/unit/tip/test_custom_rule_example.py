@@ -7,6 +7,7 @@ import pytest
 
 from opd_ray.errors import ConfigError
 from opd_ray.tip import MissingScoreError, RuleInputs, TipFilter, TipSettings, TokenScores
+from opd_ray.tip.scores import SCORES
 
 FOLDER = Path(__file__).parents[3] / "examples" / "custom_rule"
 RULE = "surprise:surprise"
@@ -44,6 +45,10 @@ def test_the_example_fades_with_the_position():
         0,
         0,
     ]
+
+
+def test_a_rule_of_ones_own_may_look_at_every_score():
+    assert TipFilter(TipSettings(rule=RULE, overlap=False)).reads == set(SCORES)
 
 
 def test_its_missing_score_is_named():

@@ -203,3 +203,12 @@ def test_a_score_at_the_threshold_is_kept():
         TipSettings(rule="divergence_topk", selection="threshold", threshold=0.5)
     )
     assert soft_weights(tip_filter, [0.25, 0.5, 1]).tolist() == [0, 1, 1]
+
+
+def test_scores_that_are_looked_at():
+    shown = {"entropy", "reverse_kl"}
+    assert TipFilter(TipSettings(rule="random", overlap=False)).reads == shown
+    settings = TipSettings(rule="product", divergence="jsd", overlap=False)
+    assert TipFilter(settings, loss_score="forward_kl").reads == {"entropy", "jsd", "forward_kl"}
+    others = {"forward_kl", "jsd", "teacher_mass", "union_forward_kl"}
+    assert TipFilter(TipSettings()).reads == shown | others

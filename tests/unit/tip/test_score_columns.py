@@ -106,6 +106,18 @@ def test_every_score_of_the_table_arrives_under_its_name() -> None:
         np.testing.assert_allclose(found, values, rtol=1e-5, err_msg=name)
 
 
+def test_scores_that_nobody_wants_are_left_out() -> None:
+    batch = batch_scores([ROLLOUT], [judged()], V, {"entropy", "jsd", "forward_kl"})
+    assert {name for name in SCORES if batch.has(name)} == {
+        *("entropy", "jsd", "forward_kl", "position")
+    }
+    exact = RolloutScores(
+        "r", {name: np.full(M, 0.5, np.float32) for name in ("jsd", "reverse_kl")}
+    )
+    batch = with_exact_scores(batch, [exact], {"jsd"})
+    assert not batch.has("reverse_kl")
+
+
 def test_a_students_top_k_that_is_none_is_refused_before_the_teacher_is_asked() -> None:
     class IsNotAsked(KnowsAll):
         def score(self, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
