@@ -99,6 +99,7 @@ class Coordinator:
     def step(self, step: int) -> None:
         """One turn of the loop."""
         session, run, clock = self.session, self.config.run, StageClock()
+        self.last_step = None  # as large as what comes
         exact: dict[str, RolloutScores] = {}
         session.scorer.watch.heed_stop("the next step")
         pools = session.teachers.pools
@@ -112,6 +113,7 @@ class Coordinator:
             self.batches.begin_ahead(step + 1)
         self._check_calls(batch)
         scores = self._scores(batch.rollouts, exact, clock)
+        batch.forget_scores()
         with clock.stage("filter"):
             selection = self._select(batch.rollouts, scores, step)
             weights = by_rollout(batch.rollouts, selection.weights_N)

@@ -59,6 +59,11 @@ class ScoredBatch:
         """From the last rollout written to the last one scored."""
         return float(self.scored_R.max() - self.written_R.max())
 
+    def forget_scores(self) -> None:
+        """Let go of what the teachers said of each rollout, once that is joined."""
+        for one in self.rollouts:
+            one.scores.columns.clear()
+
 
 class BatchUnderWay:
     """A batch that is being written and scored: it fills whenever the watch waits for anything."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from stand_ins import Response
 from opd_ray.config.choices import LrSchedule, Scoring
 from opd_ray.config.schema import RunSettings, SyncSettings, TrainerSettings
 from opd_ray.coordinator.loop import SyncGapError
-from opd_ray.tip import TipSettings
+from opd_ray.tip import Selection, TipSettings
+from opd_ray.types import RolloutScores
 
 NAN = math.nan  # what stands at tokens of a tool is never read
 RESPONSES = {
@@ -235,3 +237,31 @@ def test_a_step_whose_rollouts_are_all_left_out_says_so(scoring: Scoring) -> Non
         run.printed.getvalue()
     )
     assert run.versions == [[], []]
+
+
+def test_a_step_does_not_hold_what_it_no_longer_needs() -> None:
+    run = StandInRun(RESPONSES)
+    coordinator = run._coordinator
+    select, held = coordinator.tip.select, []
+
+    def looked(*args: Any) -> Selection:
+        held.append((coordinator.last_step, [one.columns for one in said]))
+        return select(*args)
+
+    said: list[RolloutScores] = []
+    for teacher in run.replicas:
+        scores = teacher._scores
+        teacher._scores = lambda key, scores=scores: said.append(scores(key)) or said[-1]
+    coordinator.tip.select = looked
+    for step in range(2):
+        run.step(step)
+        assert coordinator.last_step is not None
+        assert coordinator.last_step.scores.has("reverse_kl")
+    assert held == [(None, [{}] * 4), (None, [{}] * 8)]
+
+
+def test_scores_that_only_the_figures_show_are_joined_too() -> None:
+    run = StandInRun(RESPONSES, tip=TipSettings(rule="random", overlap=False))
+    run.step(0)
+    shown = {name for name in run.rows[0][1] if name.startswith("scores/") and "_mean" in name}
+    assert shown == {f"scores/{name}_mean" for name in ("entropy", "h", "reverse_kl", "forward_kl")}
