@@ -16,7 +16,7 @@ from opd_ray.tip.ragged import count_per_rollout
 from opd_ray.tip.registry import find_rule, rule_names
 from opd_ray.tip.rule import Keeps, Rule, RuleInputs
 from opd_ray.tip.running_quantiles import RunningQuantiles
-from opd_ray.tip.sampling import race_keys, uniforms
+from opd_ray.tip.sampling import drawn_keys
 from opd_ray.tip.scores import SCORES, TokenScores
 from opd_ray.tip.select import SelectBy, ShareOf, keep_greatest, share_counts, share_groups
 from opd_ray.tip.settings import TipSettings
@@ -269,14 +269,13 @@ def _chosen(
         counts = np.minimum(counts, count_per_rollout(allowed_M, groups))
     if rule.keeps == Keeps.sampled:
         # Salted by name, so that two rules do not agree by drawing the same numbers.
-        uniforms_M = uniforms(
+        scores_M = drawn_keys(
+            scores_M if all_allowed else np.where(allowed_M, scores_M, np.float32(0)),
             seeds_R,
             tokens.lengths_R,
             tokens.get("position", wanted_by=rule.name),
             salt=crc32(rule.name.encode()),
         )
-        weights_M = scores_M if all_allowed else np.where(allowed_M, scores_M, np.float32(0))
-        scores_M = race_keys(weights_M, uniforms_M)
     elif rule.keeps == Keeps.bottom:
         scores_M = -scores_M
     if not all_allowed:

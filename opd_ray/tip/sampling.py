@@ -14,6 +14,8 @@ import numpy as np
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+# Rollouts that draw at a time: numbers on the way to a key take 50 bytes a token.
+_TOGETHER = 64
 
 
 def uniforms(
@@ -32,6 +34,24 @@ def uniforms(
     uniforms_M += 0.5
     uniforms_M *= 2.0**-53
     return uniforms_M
+
+
+def drawn_keys(
+    weights_M: np.ndarray,
+    seeds_R: np.ndarray,
+    lengths_R: np.ndarray,
+    positions_M: np.ndarray,
+    salt: int,
+) -> np.ndarray:
+    """:func:`race_keys` with the :func:`uniforms` of each token, [M] float32."""
+    keys_M = np.empty(len(weights_M), dtype=np.float32)
+    edges = [0, *np.cumsum(lengths_R).tolist()]
+    for first in range(0, len(lengths_R), _TOGETHER):
+        those = slice(first, first + _TOGETHER)
+        tokens = slice(edges[first], edges[min(first + _TOGETHER, len(lengths_R))])
+        uniforms_n = uniforms(seeds_R[those], lengths_R[those], positions_M[tokens], salt)
+        keys_M[tokens] = race_keys(weights_M[tokens], uniforms_n)
+    return keys_M
 
 
 def race_keys(weights_M: np.ndarray, uniforms_M: np.ndarray) -> np.ndarray:

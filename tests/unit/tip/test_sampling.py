@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from opd_ray.tip import TipFilter, TipSettings, TokenScores
+from opd_ray.tip import TipFilter, TipSettings, TokenScores, sampling
 from opd_ray.tip.sampling import race_keys, uniforms
 
 WEIGHTS = np.array([0.05, 0.1, 0.2, 0.3, 0.35])
@@ -153,3 +153,18 @@ def test_uniforms_are_uniform_and_uncorrelated():
 def test_negative_weights_are_refused():
     with pytest.raises(ValueError, match=r"must not be negative.*-1"):
         race_keys(np.array([1.0, -1.0]), np.array([0.5, 0.5]))
+
+
+@pytest.mark.parametrize("together", [1, 2, 64])
+def test_keys_are_the_same_however_many_rollouts_draw_together(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_TOGETHER", together)
+    lengths, seeds = np.array([2, 0, 3, 1]), np.array([5, 6, 7, 5])
+    positions, weights = np.array([0, 3, 1, 2, 9, 0]), np.arange(6, dtype=np.float32)
+    found = sampling.drawn_keys(weights, seeds, lengths, positions, salt=3)
+    draws = [
+        uniforms(np.array([seed]), np.array([1]), np.array([position]), salt=3)
+        for seed, position in zip([5, 5, 7, 7, 7, 5], positions, strict=True)
+    ]
+    assert found.tolist() == race_keys(weights, np.concatenate(draws)).tolist()
