@@ -19,6 +19,7 @@ from opd_ray.errors import ActorDied, ActorFailure, ConfigError
 from opd_ray.pools import watch as subject
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer
+from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import RolloutRequest, Sampling
@@ -117,6 +118,66 @@ def test_an_event_costs_the_same_however_many_actors_there_are() -> None:
     assert cost_of_an_event(1000) < 1.5 * cost_of_an_event(10)
 
 
+def run_of(actors: int) -> tuple[Any, RolloutPool, TeacherPool]:
+    """A loop, half of the actors as engines and half as teachers."""
+    watch: Any = Loop()
+    engines = [(f"rollout-{number}", Engine()) for number in range(actors // 2)]
+    replicas = [FakeReplica(f"teacher {number}") for number in range(actors // 2)]
+    pool, _, _ = pool_of(replicas, 8, watch=watch)
+    return watch, RolloutPool(watch, engines, max_in_flight=1), pool
+
+
+def test_a_rollout_that_is_only_written_costs_the_same() -> None:
+    def cost(actors: int) -> float:
+        watch, pool, _ = run_of(actors)
+        requests = [
+            RolloutRequest(f"r{n}", "p", 0, np.zeros(2, np.int32), n) for n in range(actors)
+        ]
+        found: list[Any] = []
+        pool.start(requests, Sampling(), found.extend, record=False)
+        taken = instructions(lambda: watch.wait_until(lambda: not pool.busy, "rollouts"))
+        assert len(found) == actors
+        return taken / actors
+
+    assert cost(1000) < 1.2 * cost(10)
+
+
+def test_a_teachers_batch_costs_the_same() -> None:
+    """Sent out, come back and settled, while all other replicas are at work."""
+
+    def cost(actors: int) -> float:
+        watch, _, pool = run_of(2 * actors)
+        delivered: list[Any] = []
+        pool.deliver = delivered.append
+        for number in range(actors):
+            pool.submit(rollout(f"r{number}", tokens=8))
+
+        def all_of_them() -> None:
+            while watch.events:
+                watch.turn("scores")
+
+        taken = instructions(all_of_them)
+        assert len(delivered) == actors
+        return taken / actors
+
+    assert cost(1000) < 1.2 * cost(10)
+
+
+@pytest.mark.parametrize("others", [10, 1000])
+def test_taking_what_is_scored_costs_what_is_taken(others: int) -> None:
+    watch, rollouts, pool = run_of(others)
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    prompt = np.zeros(2, np.int32)
+    requests = [RolloutRequest(f"r{n}", "p", 0, prompt, n) for n in range(others)]
+    batch = scorer.start(requests, Sampling(), {})
+    assert batch.wait_for_tokens(8)
+    taken: list[Any] = []
+    cost = instructions(lambda: taken.extend(batch.take_scored()))
+    assert len(taken) == 2
+    assert cost < 200
+    assert not batch.take_scored()
+
+
 class Ref(Future[Any]):
     """A reference that is ready when the test says so."""
 
@@ -143,6 +204,7 @@ class Handle:
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> ActorWatch:
     monkeypatch.setattr(subject.ray, "get", lambda ref: ref.result())
+    monkeypatch.setattr(subject.ray, "kill", lambda handle: None)
     return ActorWatch(10.0, "a key")
 
 
@@ -157,6 +219,18 @@ def test_an_event_costs_the_same_however_much_is_pending(watch: ActorWatch) -> N
         taken = instructions(lambda: watch.wait_until(lambda: bool(found), "news"))
         assert found == ["there"]
         return taken
+
+    assert cost(10) == cost(1000)
+
+
+def test_an_event_costs_the_same_however_many_actors_are_watched(watch: ActorWatch) -> None:
+    def cost(actors: int) -> int:
+        watch.shutdown()
+        for number in range(actors):
+            watch.add(f"actor-{number}", Handle())
+        ref: Any = Ref()
+        ref.set_result("there")
+        return instructions(lambda: watch.get(ref, "actor-0"))
 
     assert cost(10) == cost(1000)
 
