@@ -291,6 +291,13 @@ class RolloutScores:
 
 
 @dataclass(frozen=True)
+class TopKLost:
+    """In place of scores: the student's top-K is gone, as the process that recorded it is."""
+
+    rollout_id: str
+
+
+@dataclass(frozen=True)
 class TrainItem:
     """One rollout's share of a step: the whole text for the trunk, kept rows for the loss."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import queue
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,10 @@ from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 if TYPE_CHECKING:
     from actors.rollout.engine import RolloutEngine
+
+
+# How often an engine that writes shows that it does, seconds.
+_SIGN_SECONDS = 10.0
 
 
 # The engine is only ever touched by the one thread of its group; the inbox stays open meanwhile.
@@ -57,6 +63,8 @@ class RolloutActor(Lifeline):
         # items can reach zero before the consumer has borrowed them, so they are held here.
         self._topk_refs: list[ray.ObjectRef] = []
         self._inbox: queue.SimpleQueue[tuple[Sequence[RolloutRequest], bool]] = queue.SimpleQueue()
+        limit = rollout.answer_timeout_s
+        self._sign_after_s = math.inf if limit is None else min(_SIGN_SECONDS, limit / 4)
 
     @ray.method(concurrency_group="engine")
     def ready(self) -> None:
@@ -67,6 +75,8 @@ class RolloutActor(Lifeline):
         self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool, more: bool
     ) -> Iterator[list[Rollout]]:
         """Stream the rollouts of one batch, those of a step together, the moment they end.
+
+        While none ends for long, an item without rollouts now and then says that the engine writes.
 
         ``topk`` of each is a reference to its TopK in the object store of this node, good until
         the next batch begins. The stream ends when every response is written and no more requests
@@ -86,6 +96,7 @@ class RolloutActor(Lifeline):
             raise RuntimeError("the last stream of this rollout actor did not come to its end")
         self._topk_refs.clear()
         self._engine.add(requests, sampling, record)
+        said = time.monotonic()
         while True:
             while more and not (self._engine.has_unfinished() and self._inbox.empty()):
                 requests, more = self._inbox.get()
@@ -93,7 +104,9 @@ class RolloutActor(Lifeline):
             if not self._engine.has_unfinished():
                 break
             finished = self._engine.step()
-            if finished:
+            now = time.monotonic()
+            if finished or now - said > self._sign_after_s:
+                said = now
                 yield [self._with_topk_by_reference(rollout) for rollout in finished]
         if not self._inbox.empty():
             raise RuntimeError("requests were added to a batch after its last ones")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import ray
 import torch
+from ray.exceptions import ObjectLostError
 
 from actors.process import LIFELINE_GROUP, Lifeline, peak_memory_bytes
 from actors.teacher.protocol import FollowingTeacher, TeacherError
@@ -25,6 +27,8 @@ from opd_ray.types import (
     Signal,
     SignalReceipt,
     TeacherInfo,
+    TopK,
+    TopKLost,
 )
 
 
@@ -62,17 +66,23 @@ class TeacherActor(Lifeline):
         self._server = TeacherServer(self._teacher, self._settings, self._support)
         return self._server.info()
 
-    def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:
-        """Scores of each request, in order; ``student_topk`` may be a reference to a TopK."""
-        refs = [r.student_topk for r in requests if isinstance(r.student_topk, ray.ObjectRef)]
-        found = dict(zip(refs, ray.get(refs), strict=True))
-        whole = [
-            replace(r, student_topk=found[r.student_topk])
-            if isinstance(r.student_topk, ray.ObjectRef)
-            else r
-            for r in requests
-        ]
-        return self._server.score(whole)
+    def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores | TopKLost]:
+        """Scores of each request, in order; ``student_topk`` may be a reference to a TopK.
+
+        A request whose TopK died with the actor that recorded it is not scored.
+        """
+        topks: list[object] = [request.student_topk for request in requests]
+        found = _fetched([topk for topk in topks if isinstance(topk, ray.ObjectRef)])
+        whole: dict[str, ScoreRequest] = {}
+        for request in requests:
+            topk: object = request.student_topk
+            if not isinstance(topk, ray.ObjectRef):
+                whole[request.rollout_id] = request
+            elif topk in found:
+                whole[request.rollout_id] = replace(request, student_topk=found[topk])
+        scores = self._server.score(list(whole.values())) if whole else []
+        by_id = {one.rollout_id: one for one in scores}
+        return [by_id.get(r.rollout_id) or TopKLost(r.rollout_id) for r in requests]
 
     @ray.method(concurrency_group="signals", num_returns=2)
     def take(
@@ -117,3 +127,17 @@ class TeacherActor(Lifeline):
     def peak_memory(self) -> int:
         """Most main memory this process ever held, bytes."""
         return peak_memory_bytes()
+
+
+def _fetched(refs: Sequence[ray.ObjectRef]) -> dict[ray.ObjectRef, TopK]:
+    """What can be had, by reference; the rest is lost, with the processes that owned it."""
+    try:
+        return dict(zip(refs, ray.get(list(refs)), strict=True))
+    except ObjectLostError:
+        # Ray takes a second to find an owner dead: of all at once, not of one after the other.
+        ray.wait(list(refs), num_returns=len(refs))
+    found = {}
+    for ref in refs:
+        with suppress(ObjectLostError):
+            found[ref] = ray.get(ref)
+    return found

@@ -27,11 +27,18 @@ class Nccl(WeightTransport):
     vllm_backend = "nccl"
 
     def __post_init__(self) -> None:
-        workers = self.settings.tensor_parallel_size
-        self.trainers.call_transport("open", self.rollouts.handles, workers)
+        self._open()
 
     def push(self, version: int) -> None:
+        if self.rollouts.handles != self._handles:  # one died, or was started again
+            self._open()
         self.trainers.call_transport("send", version)
+
+    def _open(self) -> None:
+        """Have rank 0 and the workers of all engines meet."""
+        self._handles = self.rollouts.handles
+        workers = self.settings.tensor_parallel_size
+        self.trainers.call_transport("open", self._handles, workers)
 
     @classmethod
     def trainer_end(cls, weights: NamedWeights, rank: int) -> NcclSender:
@@ -46,7 +53,9 @@ class NcclSender:
     rank: int  # of this trainer process. Rank 0 sends; the others only take part in weights
 
     def open(self, handles: Sequence[Any], tensor_parallel_size: int) -> None:
-        """Meet the workers of all engines; call on all ranks, once, before :meth:`send`.
+        """Meet the workers of all engines; call on all ranks, before :meth:`send`.
+
+        Again when there are other engines: they make a group anew.
 
         Args:
             handles: of the rollout actors.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import ray
 
@@ -16,11 +17,15 @@ class ObjectStore(WeightTransport):
 
     vllm_backend = "opd_ray"
     vllm_engine = ("actors.weights.ray_engine", "ChunkWeightTransferEngine")
+    brings_to_one = True
 
     def push(self, version: int) -> Sequence[ray.ObjectRef]:
         chunks = self.trainers.weights()
         self.rollouts.call_transport("load", version, *chunks)
         return chunks
+
+    def bring(self, handle: Any, version: int, chunks: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
+        return cast(ray.ObjectRef, handle.call_transport.remote("load", version, *chunks))
 
     @classmethod
     def engine_end(cls, engine: UpdatedEngine) -> ChunkReceiver:

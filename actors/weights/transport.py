@@ -70,6 +70,8 @@ class WeightTransport(ABC):
     vllm_backend: ClassVar[str]
     # ... and, where vLLM does not bring it along, its module and class.
     vllm_engine: ClassVar[tuple[str, str] | None] = None
+    # Whether it has :meth:`bring`, for actors that were started again after a push.
+    brings_to_one: ClassVar[bool] = False
 
     @abstractmethod
     def push(self, version: int) -> Sequence[ray.ObjectRef] | None:
@@ -78,6 +80,14 @@ class WeightTransport(ABC):
         Returns:
             References to chunks of these weights, if there are any on the way.
         """
+
+    def bring(self, handle: Any, version: int, chunks: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
+        """Have one rollout actor take in weights that all others have, in chunks.
+
+        Returns:
+            A reference that is ready once it has them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} brings weights to all actors at once")
 
     @classmethod
     def trainer_end(cls, weights: NamedWeights, rank: int) -> Any:

@@ -178,6 +178,10 @@ def trainer_memory(
     # Where nobody has decided, a copy is made only if there is room for it.
     copied = count * (MASTER_BYTES + MOMENT_BYTES) // ranks
     host = {"copy for a checkpoint": copied} if config.run.checkpoint_beside else {}
+    if config.run.lag:
+        # Those that were sent last stay in the object store beside rank 0; each rank counts its
+        # share.
+        host["weights last sent"] = count * width // ranks
     if settings.offload_optimizer:
         # DeepSpeed keeps a second copy of the gradients for the optimizer.
         return _placed(model, on_gpu, host | state | {"gradients": 2 * gradients})

@@ -123,7 +123,8 @@ class TeacherSet:
             share = weight / total
             for place, other in enumerate(found):
                 # A member has no process of its own: these say nothing about it.
-                if _same(other.settings, member, "replicas", "max_restarts", "store_bytes"):
+                ignored = ("replicas", "max_restarts", "answer_timeout_s", "store_bytes")
+                if _same(other.settings, member, *ignored):
                     found[place] = replace(other, weight=other.weight + share)
                     break
             else:

@@ -106,6 +106,12 @@ class StudentSettings:
 class RolloutSettings:
     # Rollout actors, each with its own vLLM engine.
     actors: int = field(default=1, metadata=at_least(1) | FREE)
+    # How often each actor is started again when its process dies or hangs; the others write on.
+    max_restarts: int = field(default=3, metadata=at_least(0) | FREE)
+    # Seconds without a sign of life from an actor that has something to do, after which it counts
+    # as hanging: it is ended and started again. It gives one after every forward pass, every 10 s
+    # at most. null: only cluster.stall_timeout_s holds.
+    answer_timeout_s: float | None = field(default=600.0, metadata=ABOVE_ZERO | FREE)
     # Ray CPUs each actor reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_actor: float = field(default=0.0, metadata=at_least(0) | FREE)
     # GPUs each actor reserves (as many as tensor_parallel_size); 0 runs vLLM on the CPU.

@@ -171,8 +171,13 @@ class TeacherSettings:
     )
     # Copies of the teacher; rollouts go to the least loaded.
     replicas: int = field(default=1, metadata=at_least(1) | FREE)
-    # How often each replica is started again when its process dies; the others go on meanwhile.
+    # How often each replica is started again when its process dies or hangs; the others go on
+    # meanwhile.
     max_restarts: int = field(default=1, metadata=at_least(0) | FREE)
+    # Seconds that a replica may take for a batch, after which it counts as hanging: it is ended and
+    # started again. Kind http has its own limits, timeout_s and max_retries, and does without.
+    # null: only cluster.stall_timeout_s holds.
+    answer_timeout_s: float | None = field(default=900.0, metadata=ABOVE_ZERO | FREE)
     # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_replica: float = field(default=0.0, metadata=at_least(0) | FREE)
     # GPUs each replica reserves; 0 runs on the CPU.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,13 +46,24 @@ class RolloutBatches:
         gone by now could not be written again.
         """
         if self._ahead is not None:
-            self._ahead.result(interruptible=False)
+            self._ahead.wait(interruptible=False)
 
     def save(self, folder: Path) -> None:
-        """Write what was begun ahead, if anything was, below ``folder``."""
-        if self._ahead is not None:
-            scored = self._ahead.result(interruptible=False).rollouts
-            write_rollouts(folder, [one.rollout for one in scored])
+        """Write what was begun ahead, if anything was, below ``folder``.
+
+        Not where a rollout actor has died and taken top-Ks along: a run that goes on from there
+        then writes the step's rollouts anew.
+        """
+        if self._ahead is None:
+            return
+        self._ahead.wait(interruptible=False)
+        if not write_rollouts(folder, self._ahead.rollouts()):
+            print(
+                "opd-ray: this checkpoint does without the rollouts of the next step, of which a "
+                "rollout actor that died has written some; a run that goes on from it writes them "
+                "anew",
+                file=sys.stderr,
+            )
 
     def load(self, folder: Path, step: int) -> bool:
         """Go on with what :meth:`save` wrote before ``step``; it is scored again.

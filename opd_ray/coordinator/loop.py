@@ -141,6 +141,8 @@ class Coordinator:
             batch.teacher_alone_seconds,
         )
         values |= self._tail(batch, weights, values["seconds/train"])
+        restarts, rewritten = session.scorer.rollouts.take_counts()
+        values |= {"rollout/restarts": restarts, "rollout/rewritten": rewritten}
         if run.overlap:
             values["train/waves"] = early.count
         if run.lag:

@@ -263,6 +263,8 @@ def _add_teacher_rows(table: Table, steps: Sequence[dict[str, float]]) -> None:
         table.add_row("signal a step, exact scores", "", f"{seen / 2**20:,.2f} MiB", "")
     if retries := sum(row["teacher/retries"] for row in rows):
         table.add_row("asked again, a teacher died", "", f"{retries:,.0f}", "")
+    if rewritten := sum(row.get("rollout/rewritten", 0.0) for row in rows):
+        table.add_row("written again, an actor died", "", f"{rewritten:,.0f}", "")
     if retries := sum(row["teacher/request_retries"] for row in rows):
         table.add_row("sent again to the server", "", f"{retries:,.0f}", "")
 

@@ -8,6 +8,7 @@ The weights that wrote them are gone when the run goes on, so they are kept as t
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import ray
+from ray.exceptions import ObjectLostError
 
 from opd_ray.borders import writing
 from opd_ray.types import Rollout, TopK
@@ -25,13 +27,25 @@ _FOLDER = "rollouts_ahead"
 _TOPK = ("topk_ids", "topk_logprobs")
 
 
-def write_rollouts(folder: Path, rollouts: Sequence[Rollout]) -> None:
+def write_rollouts(folder: Path, rollouts: Sequence[Rollout]) -> bool:
     """Write rollouts below ``folder``; their top-Ks are fetched one after another.
+
+    Returns:
+        False where one of these is lost, with the actor that recorded it: then nothing is written.
 
     Raises:
         WriteError: they cannot be written.
     """
     target = folder / _FOLDER
+    try:
+        _write(target, rollouts)
+    except ObjectLostError:
+        shutil.rmtree(target)
+        return False
+    return True
+
+
+def _write(target: Path, rollouts: Sequence[Rollout]) -> None:
     with whole_file(target / "rollouts.jsonl") as lines:
         for rollout in rollouts:
             plain = {name: part for name, part in _parts(rollout) if isinstance(part, str | int)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from typing import Any, cast
 
@@ -23,7 +22,8 @@ from opd_ray.cluster.placement import PlacedActor, Placement, Role
 from opd_ray.config.choices import TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
-from opd_ray.errors import ActorDied, PlacementError
+from opd_ray.errors import PlacementError
+from opd_ray.pools.members import Recovery
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.trainers import TrainerGroup
@@ -70,6 +70,7 @@ class ActorLauncher:
         }
         self._actors: dict[Role, list[tuple[str, Any]]] = {role: [] for role in _ALL}
         self._teacher_pools: dict[str, TeacherPool] = {}
+        self._rollout_pool: RolloutPool | None = None
         # The first plan entry of the rollouts, which the teacher takes over to write answers.
         self._first_rollout = next(actor for actor in placed if actor.role == "rollout")
         for actor in placed:
@@ -104,23 +105,51 @@ class ActorLauncher:
         return dict(zip(of, infos, strict=True))
 
     def rollout_pool(self) -> RolloutPool:
-        """The rollout actors as one."""
+        """The rollout actors as one; now the death of one is survived."""
+        return self._writing_pool(lambda name: self._rollout(self._placed[name]))
+
+    def _writing_pool(self, start: Callable[[str], Any]) -> RolloutPool:
         config = self.config
+        allowed = config.rollout.max_restarts
+        recovery = Recovery(
+            what="rollout actor",
+            key="rollout",
+            start=start,
+            max_restarts=allowed,
+            no_more=f"rollout.max_restarts = {allowed} allows no further start",
+            remedy=self._remedy,
+            start_timeout_s=config.cluster.start_timeout_s,
+            answer_timeout_s=config.rollout.answer_timeout_s,
+        )
         max_in_flight = config.environment_set.concurrent(config.rollout.max_num_seqs)
-        return RolloutPool(self.watch, self._actors["rollout"], max_in_flight)
+        pool = RolloutPool(self.watch, self._actors["rollout"], max_in_flight, recovery)
+        self._rollout_pool = pool
+        return pool
 
     def teacher_pools(self) -> dict[str, TeacherPool]:
         """The replicas of every teacher as one, by its name; now the death of one is survived."""
         for name, teacher in self._teachers.items():
+            settings = teacher.settings
             max_restarts, no_more = teacher.restarts
-            self._teacher_pools[name] = TeacherPool(
-                [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
-                batch_budget(teacher.settings, self.config.student.context_length),
-                self.watch,
-                lambda name: self._teacher(self._placed[name]),
+            recovery = Recovery(
+                what="teacher replica",
+                key=settings.key,
+                start=lambda name: self._teacher(self._placed[name]),
                 max_restarts=max_restarts,
                 no_more=no_more,
-                after_writing=teacher.settings.when is TeacherTiming.after_writing,
+                remedy=self._remedy,
+                start_timeout_s=self.config.cluster.start_timeout_s,
+                # Who asks a server waits for it as long as its own keys say.
+                answer_timeout_s=(
+                    None if settings.traits.asks_server else settings.answer_timeout_s
+                ),
+            )
+            self._teacher_pools[name] = TeacherPool(
+                [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
+                batch_budget(settings, self.config.student.context_length),
+                self.watch,
+                recovery,
+                after_writing=settings.when is TeacherTiming.after_writing,
             )
         return self._teacher_pools
 
@@ -129,27 +158,34 @@ class ActorLauncher:
         return TrainerGroup(self.watch, self._actors["trainer"], self.config.trainer)
 
     def peak_memory(self) -> dict[str, int]:
-        """Peak memory by actor, bytes; teacher replicas that died are left out."""
-        named = [*self._actors["trainer"], *self._actors["rollout"]]
-        for pool in self._teacher_pools.values():
-            named += pool.living()
-        peaks: dict[str, int] = {}
-        for ref, name in [(handle.peak_memory.remote(), name) for name, handle in named]:
-            # The pool hears of a teacher's death by itself.
-            with suppress(ActorDied):
-                peaks[name] = self.watch.get(ref, name)
+        """Peak memory by actor, bytes; those that died are left out."""
+        asked = [(handle.peak_memory.remote(), name) for name, handle in self._actors["trainer"]]
+        peaks = {name: self.watch.get(ref, name) for ref, name in asked}
+        for pool in (self._rollout_pool, *self._teacher_pools.values()):
+            if pool is not None:
+                peaks |= pool.peak_memory()
         return peaks
 
     def teacher_as_rollout_pool(self) -> RolloutPool:
         """A rollout engine with the teacher's weights in place of the rollout actors, which end."""
-        for name, _ in self._actors["rollout"]:
-            self.watch.remove(name)
+        assert self._rollout_pool is not None, "a run has had its rollouts written"
+        self._rollout_pool.end()
         name = "teacher writing answers"
-        handle = self._rollout(self._first_rollout, self.config.teacher.path)
+
+        def start(_: str) -> Any:
+            return self._rollout(self._first_rollout, self.config.teacher.path)
+
+        handle = start(name)
         self.watch.add(name, handle)
         self._actors["rollout"] = [(name, handle)]
         self.watch.get(handle.ready.remote(), name)
-        return self.rollout_pool()
+        return self._writing_pool(start)
+
+    @property
+    def _remedy(self) -> str:
+        """What to do when none of a kind is left."""
+        saved = " from the last checkpoint" if "trainer" in self.roles else ""
+        return f"run the same command to go on{saved}"
 
     def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
         config = self.config

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,61 +12,125 @@ from typing import Any
 import ray
 
 from opd_ray.config.schema import RolloutSettings
+from opd_ray.errors import ActorDied, RunError
+from opd_ray.pools.members import Members, Recovery
 from opd_ray.pools.watch import ActorWatch
+from opd_ray.pools.writers import Writer
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
+Deliver = Callable[[list[Rollout]], object]
+# Of rollouts that an actor wrote which has died since, those that have to be written again.
+Lost = Callable[[Sequence[str]], Sequence[str]]
+# Has an actor, (name, handle), take in the weights that the others write with. The next argument is
+# called once they are on their way to it, the last one once it has them, or with False if they do
+# not come. Returns whether they can come before the next push.
+CatchUp = Callable[[str, Any, Callable[[], object], Callable[[bool], object]], bool]
 
-@dataclass
+
+@dataclass(frozen=True)
+class _Batch:
+    """What is being written, or was last."""
+
+    requests: dict[str, RolloutRequest]  # by rollout id, in their order
+    sampling: Sampling
+    record: bool
+    deliver: Deliver
+    lost: Lost
+
+    def in_order(self, rollout_ids: Iterable[str]) -> list[RolloutRequest]:
+        """These of its requests."""
+        wanted = set(rollout_ids)
+        return [request for key, request in self.requests.items() if key in wanted]
+
+
 class RolloutPool:
     """Feeds a batch of requests to several rollout actors and delivers what their streams bring.
 
     An actor never has more than ``max_in_flight`` unfinished requests: what its engine could not
     run yet waits here, and goes to whichever actor has room first. Requests of one prompt lie side
     by side, so an engine's prefix cache serves its samples.
+
+    When an actor dies or hangs, its requests come first again, and go to those that have room.
+    Another is started in its place, as often as allowed; it writes once it has the weights that the
+    others have. What the dead one's stream may still bring is ignored: nothing is delivered twice.
+
+    Args:
+        watch: of the actors; their deaths end no wait from now on.
+        actors: (name, Ray actor handle) pairs; they have loaded.
+        max_in_flight: requests an engine runs at once (rollout.max_num_seqs).
+        recovery: of actors that die or hang.
+
+    Attributes:
+        max_in_flight: see above.
+        catch_up: how an actor that is started again gets its weights; None: those that it loads are
+            those of the others.
     """
 
-    watch: ActorWatch
-    actors: Sequence[tuple[str, Any]]  # (name, Ray actor handle) pairs
-    max_in_flight: int  # requests an engine runs at once (rollout.max_num_seqs)
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        watch: ActorWatch,
+        actors: Sequence[tuple[str, Any]],
+        max_in_flight: int,
+        recovery: Recovery,
+    ) -> None:
+        self.watch = watch
+        self.max_in_flight = max_in_flight
+        self.catch_up: CatchUp | None = None
+        self._writers = Members(Writer, watch, recovery, self._lose, self._came_up)
+        for name, handle in actors:
+            self._writers.join(name, handle)
+        self._batch = _Batch({}, Sampling(), False, lambda rollouts: None, lambda ids: ids)
         self._waiting: deque[RolloutRequest] = deque()
-        self._in_flight: dict[int, int] = {}  # requests by actor, of those whose stream is open
-        self._open: set[int] = set()  # those that have not heard that no more requests come
+        self._outstanding = 0  # requests of the batch that wait or are being written
+        self._streams = 0  # that are open
+        self._left_over = False  # whether any of them is written again after its batch
+        self._updating = False  # whether new weights are on their way to all
+        self._restarts = self._rewritten = 0
 
     @property
     def busy(self) -> bool:
         """Whether a batch is being written."""
-        return bool(self._in_flight)
+        return bool(self._outstanding or self._streams)
+
+    @property
+    def handles(self) -> list[Any]:
+        """Ray's, of the actors that have loaded."""
+        return [handle for _, handle in self.living()]
+
+    def living(self) -> list[tuple[str, Any]]:
+        """(name, handle) of the actors that have loaded, as far as is known."""
+        return [(writer.name, writer.handle) for writer in self._writers.all() if writer.up]
 
     def start(
         self,
         requests: Sequence[RolloutRequest],
         sampling: Sampling,
-        deliver: Callable[[list[Rollout]], object],
+        deliver: Deliver,
         *,
         record: bool,
+        lost: Lost = lambda ids: (),
     ) -> None:
-        """Begin a batch; ``deliver`` gets the rollouts as they end, while the watch waits."""
+        """Begin a batch; ``deliver`` gets the rollouts as they end, while the watch waits.
+
+        Args:
+            requests: one a rollout.
+            sampling: of all.
+            deliver: gets every rollout once, unless it is written again.
+            record: see :meth:`actors.rollout.engine.RolloutEngine.add`.
+            lost: is asked when an actor has died which rollouts of its are to be written again.
+        """
+        if self._left_over:
+            self._finish()
         if self.busy:
             raise RuntimeError("the rollouts of the last batch have not all been collected")
+        self._left_over = False
+        by_id = {request.rollout_id: request for request in requests}
+        self._batch = _Batch(by_id, sampling, record, deliver, lost)
         self._waiting = deque(requests)
-        self._open = set()
-        share = -(-len(requests) // len(self.actors))
-        for index, (_, handle) in enumerate(self.actors):
-            first = self._take(min(share, self.max_in_flight))
-            if not first:
-                break
-            self._in_flight[index] = len(first)
-            more = bool(self._waiting)
-            if more:
-                self._open.add(index)
-            stream = handle.generate.remote(first, sampling, record, more)
-            self.watch.read(
-                stream, partial(self._arrived, index, deliver), partial(self._ended, index)
-            )
-        if not self._waiting:
-            self._close_all()
+        self._outstanding = len(requests)
+        for writer in self._writers.all():
+            writer.written.clear()
+        self._share_out()
 
     def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
         """The responses one by one, as they end (no scores, no teacher)."""
@@ -78,50 +143,200 @@ class RolloutPool:
                 lambda: bool(found) or not self.busy, "rollouts", interruptible=True
             )
 
-    def _arrived(
-        self, index: int, deliver: Callable[[list[Rollout]], object], ref: ray.ObjectRef
-    ) -> None:
-        """Deliver an item of an actor's stream; the actor is given as many requests that wait."""
-        name, handle = self.actors[index]
-        rollouts: list[Rollout] = self.watch.get(ref, name)
-        self._in_flight[index] -= len(rollouts)
-        refill = self._take(self.max_in_flight - self._in_flight[index])
-        if refill:
-            self._in_flight[index] += len(refill)
-            handle.add.remote(refill, True)
-        if not self._waiting:
-            self._close_all()
-        deliver(rollouts)
+    def write_again(self, rollout_ids: Iterable[str]) -> None:
+        """Have rollouts of the batch written once more, whose data died with an actor."""
+        again = self._batch.in_order(rollout_ids)
+        self._put_back(again, len(again))
+        self._share_out()
 
-    def _ended(self, index: int) -> None:
+    @contextmanager
+    def updating(self) -> Iterator[None]:
+        """New weights come to all actors that are up; meanwhile nothing is given out.
+
+        Those that come up in the meantime catch up afterwards.
+        """
+        self._finish()
+        self._updating = True
+        taking = [writer for writer in self._writers.all() if writer.up]
+        try:
+            yield
+        finally:
+            self._updating = False
+        for writer in taking:
+            writer.current = True
+        self._share_out()
+
+    def call_transport(self, method: str, *args: Any) -> list[Any]:
+        """Call every actor's end of the weight transport; references in ``args`` are resolved.
+
+        The answers of those that live. One that dies meanwhile is replaced.
+        """
+        up = [writer for writer in self._writers.all() if writer.up]
+        found = self._writers.ask(up, lambda one: one.call_transport.remote(method, *args))
+        return [answer for _, answer in found]
+
+    def peak_memory(self) -> dict[str, int]:
+        """Of every actor, by name, bytes."""
+        return self._writers.peak_memory()
+
+    def take_counts(self) -> tuple[int, int]:
+        """Actors started again, and rollouts that had to be written again, since the last call."""
+        counts = self._restarts, self._rewritten
+        self._restarts = self._rewritten = 0
+        return counts
+
+    def end(self) -> None:
+        """End every actor, those that are coming up too."""
+        for writer in list(self._writers.all()):
+            self._writers.bury(writer)
+
+    def _finish(self) -> None:
+        """Wait for what is written again after its batch: some of it nobody else waits for."""
+        self.watch.wait_until(lambda: not self.busy, "rollouts that are written again")
+
+    def _arrived(self, writer: Writer, ref: ray.ObjectRef) -> None:
+        """Deliver an item of an actor's stream; the actor is given as many requests that wait."""
+        if writer.dead:
+            return
+        try:
+            rollouts: list[Rollout] = self.watch.get(ref, writer.name)
+        except ActorDied as death:
+            self._lose(writer, death)
+            return
+        writer.heard = True
+        if not rollouts:
+            return  # a sign of life
+        for rollout in rollouts:
+            del writer.unfinished[rollout.rollout_id]
+            writer.written.append(rollout.rollout_id)
+        self._outstanding -= len(rollouts)
+        if not writer.unfinished:
+            self._writers.answered(writer)
+        if writer.can_take:
+            self._give(writer, self.max_in_flight)
+        if not self._outstanding:
+            self._close_all()
+        self._batch.deliver(rollouts)
+
+    def _ended(self, writer: Writer) -> None:
         """
         Raises:
             RuntimeError: an actor's stream ended with requests unanswered.
         """
-        if missing := self._in_flight.pop(index):
-            name = self.actors[index][0]
-            raise RuntimeError(f"{name} ended its stream with {missing} requests unanswered")
+        if writer.dead:
+            return
+        self._streams -= 1
+        writer.streaming = writer.closed = False
+        if missing := len(writer.unfinished):
+            raise RuntimeError(f"{writer.name} ended its stream with {missing} requests unanswered")
+        self._share_out()
 
-    def call_transport(self, method: str, *args: Any) -> list[Any]:
-        """Call every actor's end of the weight transport; references in ``args`` are resolved."""
-        refs = [
-            (handle.call_transport.remote(method, *args), f"{name} (weight transport, {method})")
-            for name, handle in self.actors
-        ]
-        return self.watch.get_all(refs)
+    def _lose(self, writer: Writer, death: ActorDied) -> None:
+        """Have a dead actor's requests written by others, and start another in its place."""
+        if not self._writers.bury(writer):
+            return
+        self._streams -= writer.streaming
+        back = self._brought_back(writer)
+        self._put_back(back, len(back) - len(writer.unfinished))
+        follows = f"{len(back)} rollouts are written again"
+        self._restarts += self._writers.replace(writer, death, follows)
+        self._share_out()
 
-    @property
-    def handles(self) -> list[Any]:
-        """The actors' Ray handles."""
-        return [handle for _, handle in self.actors]
+    def _brought_back(self, writer: Writer) -> list[RolloutRequest]:
+        """What has to be written again because this actor died, in the order of the batch."""
+        lost = self._batch.lost(writer.written) if writer.written else ()
+        return self._batch.in_order([*writer.unfinished, *lost])
 
-    def _take(self, count: int) -> list[RolloutRequest]:
-        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
+    def _put_back(self, requests: Sequence[RolloutRequest], finished: int) -> None:
+        """Have requests wait once more, before all others; so many of them had been finished."""
+        self._left_over |= bool(finished) and not self._outstanding
+        self._outstanding += finished
+        self._waiting.extendleft(reversed(requests))
+        self._rewritten += len(requests)
+
+    def _share_out(self) -> None:
+        """Give what waits to all that can write, in equal shares, as far as they have room.
+
+        Raises:
+            RunError: nobody can write, nor will before the next push of weights.
+        """
+        if self._updating or not self._waiting:
+            return
+        self._catch_up_all()
+        able = [writer for writer in self._writers.all() if writer.can_take]
+        if able:
+            share = -(-len(self._waiting) // len(able))
+            for writer in able:
+                self._give(writer, share)
+        elif not any(w.current or w.catching_up or not w.up for w in self._writers.all()):
+            raise RunError(
+                "no rollout actor is left with the weights of the others, and this sync.backend "
+                "brings them to actors that were started again only when it brings new ones to "
+                "all; use sync.backend=ray, or run the same command to go on from the last "
+                "checkpoint"
+            )
+
+    def _give(self, writer: Writer, most: int) -> None:
+        room = self.max_in_flight - len(writer.unfinished)
+        given = [self._waiting.popleft() for _ in range(min(most, room, len(self._waiting)))]
+        if not given:
+            return
+        if not writer.unfinished:
+            self._writers.expect(writer)
+        writer.unfinished |= {request.rollout_id: request for request in given}
+        if writer.streaming:
+            writer.handle.add.remote(given, True)
+            return
+        writer.streaming = True
+        self._streams += 1
+        batch = self._batch
+        stream = writer.handle.generate.remote(given, batch.sampling, batch.record, True)
+        self.watch.read(stream, partial(self._arrived, writer), partial(self._ended, writer))
 
     def _close_all(self) -> None:
-        """Tell every actor that has not heard so that no more requests come."""
-        while self._open:
-            self.actors[self._open.pop()][1].add.remote([], False)
+        """Tell every actor that has a stream open that no more requests come.
+
+        Not before all rollouts are there: until then one that dies may bring requests back.
+        """
+        for writer in self._writers.all():
+            if writer.streaming and not writer.closed:
+                writer.closed = True
+                writer.handle.add.remote([], False)
+
+    def _came_up(self, writer: Writer) -> None:
+        writer.current = self.catch_up is None
+        self._share_out()
+
+    def _catch_up_all(self) -> None:
+        """Bring the weights to those that were started again.
+
+        Only now that something waits to be written: the trainers' weights are then still those that
+        all others have, and who has nothing to write gets the next ones with all.
+        """
+        if self.catch_up is None:
+            return
+        for writer in self._writers.all():
+            if writer.up and not writer.current and not writer.catching_up:
+                writer.catching_up = self.catch_up(
+                    writer.name,
+                    writer.handle,
+                    partial(self._is_loading, writer),
+                    partial(self._caught_up, writer),
+                )
+
+    def _is_loading(self, writer: Writer) -> None:
+        writer.loading = True
+        self._writers.expect(writer)
+
+    def _caught_up(self, writer: Writer, done: bool) -> None:
+        if writer.dead:
+            return
+        if writer.loading:
+            self._writers.answered(writer)
+        writer.catching_up = writer.loading = False
+        if done:
+            writer.current = True
+            self._share_out()
 
 
 def run_sampling(rollout: RolloutSettings) -> Sampling:

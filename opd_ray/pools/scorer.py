@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -66,7 +66,13 @@ class ScoredBatch:
 
 
 class BatchUnderWay:
-    """A batch that is being written and scored: it fills whenever the watch waits for anything."""
+    """A batch that is being written and scored: it fills whenever the watch waits for anything.
+
+    A rollout whose top-K died with the actor that wrote it, before a teacher had read it, is
+    written and scored anew, as if it had never been there. One that has been handed out already
+    (:meth:`result`, :meth:`take_scored`) has to come out the same, as it does unless two tokens
+    were likely within rounding error: its signal alone is made anew.
+    """
 
     def __init__(
         self,
@@ -86,13 +92,18 @@ class BatchUnderWay:
         self._scored: dict[str, float] = {}
         self._untaken: list[str] = []  # scored, and not taken by take_scored
         self._untaken_tokens = 0
+        self._handed_out: set[str] = set()
         self._done = False
+
+    def __contains__(self, rollout_id: str) -> bool:
+        """Whether this batch asks for a rollout."""
+        return rollout_id in self._requests
 
     @property
     def done(self) -> bool:
         """Whether everything is written and scored, and the engines are at rest or at other work.
 
-        What was seen to be done stays so, whatever is written next.
+        What was seen to be done stays so, whatever is written next, unless data of it is lost.
         """
         if not self._done:
             whole = len(self._scores) == len(self._requests)
@@ -100,6 +111,20 @@ class BatchUnderWay:
         return self._done
 
     def result(self, *, interruptible: bool = True) -> ScoredBatch:
+        """Waits until it is done, and hands all of it out.
+
+        Raises:
+            As :meth:`wait`.
+        """
+        self.wait(interruptible=interruptible)
+        self._handed_out.update(self._requests)
+        return ScoredBatch(
+            [ScoredRollout(self._rollouts[key], self._scores[key]) for key in self._requests],
+            np.array([self._written[key] for key in self._requests]),
+            np.array([self._scored[key] for key in self._requests]),
+        )
+
+    def wait(self, *, interruptible: bool = True) -> None:
         """Waits until it is done.
 
         Raises:
@@ -110,11 +135,10 @@ class BatchUnderWay:
             self._scorer.watch.wait_until(
                 lambda: self.done, "rollouts and the teacher's scores", interruptible=interruptible
             )
-        return ScoredBatch(
-            [ScoredRollout(self._rollouts[key], self._scores[key]) for key in self._requests],
-            np.array([self._written[key] for key in self._requests]),
-            np.array([self._scored[key] for key in self._requests]),
-        )
+
+    def rollouts(self) -> list[Rollout]:
+        """Those of a batch that is done, in the order of its requests."""
+        return [self._rollouts[key] for key in self._requests]
 
     def wait_for_tokens(self, tokens: int) -> bool:
         """Wait until rollouts of so many tokens are scored and not taken, or all is done.
@@ -123,7 +147,7 @@ class BatchUnderWay:
             True: there are as many.
 
         Raises:
-            As :meth:`result`.
+            As :meth:`wait`.
         """
         self._scorer.watch.wait_until(
             lambda: self.done or self._untaken_tokens >= tokens,
@@ -135,6 +159,7 @@ class BatchUnderWay:
     def take_scored(self) -> list[ScoredRollout]:
         """The rollouts that have been scored since the last call, in the order of their scores."""
         taken = [ScoredRollout(self._rollouts[key], self._scores[key]) for key in self._untaken]
+        self._handed_out.update(self._untaken)
         self._untaken, self._untaken_tokens = [], 0
         return taken
 
@@ -145,16 +170,63 @@ class BatchUnderWay:
             request = self._requests[rollout.rollout_id]
             if self._drops(request, rollout):
                 rollout = rollout.dropped()
+            if rollout.rollout_id in self._handed_out:
+                self._again(rollout, request)
+                continue
             self._rollouts[rollout.rollout_id] = rollout
             self._written[rollout.rollout_id] = now
             if not rollout.written_tokens:
                 self.scored(RolloutScores(rollout.rollout_id, {}))
                 continue
-            self._scorer.teachers.pool_for(rollout, request.source).submit(
-                rollout, _teacher_prompt(rollout, request, self._teacher_prompts)
-            )
+            self._submit(rollout, request)
         if len(self._rollouts) == len(self._requests):
             self._scorer.teachers.writing(False)
+
+    def not_read(self, rollout_ids: Sequence[str]) -> list[str]:
+        """The actor that wrote these rollouts has died: those that no teacher has been sent.
+
+        They are to be written again.
+        """
+        lost = self._scorer.teachers.lose(rollout_ids)
+        self._forget(lost)
+        return lost
+
+    def lost(self, rollout_ids: Sequence[str]) -> None:
+        """A teacher found the top-Ks of these rollouts lost: have them written again."""
+        self._forget(rollout_ids)
+        self._scorer.rollouts.write_again(rollout_ids)
+
+    def _forget(self, rollout_ids: Sequence[str]) -> None:
+        """As if these had not been written, unless somebody has them already."""
+        forgotten = [key for key in rollout_ids if key not in self._handed_out]
+        for key in forgotten:
+            if self._scores.pop(key, None):
+                self._untaken.remove(key)
+                self._untaken_tokens -= self._rollouts[key].text_tokens
+            del self._rollouts[key]
+            self._done = False
+        self._scorer.teachers.drop(forgotten)
+
+    def _again(self, rollout: Rollout, request: RolloutRequest) -> None:
+        """A rollout that somebody has already was written again, for the sake of its top-K.
+
+        Raises:
+            RunError: it came out differently.
+        """
+        before = self._rollouts[rollout.rollout_id]
+        if not np.array_equal(before.response_ids, rollout.response_ids):
+            raise RunError(
+                f"rollout {rollout.rollout_id!r}: the rollout actor that wrote it and the teacher "
+                "that read it died while it was trained on, and written again it came out "
+                "differently; run the same command to go on from the last checkpoint"
+            )
+        if rollout.rollout_id in self._scorer.teachers:  # else it has been given up since
+            self._submit(replace(before, topk=rollout.topk), request)
+
+    def _submit(self, rollout: Rollout, request: RolloutRequest) -> None:
+        self._scorer.teachers.pool_for(rollout, request.source).submit(
+            rollout, _teacher_prompt(rollout, request, self._teacher_prompts)
+        )
 
     def scored(self, scores: RolloutScores) -> None:
         """A rollout has been scored."""
@@ -175,6 +247,21 @@ class RolloutScorer:
     rollouts: RolloutPool
     teachers: TeacherRouter
     _batch: BatchUnderWay | None = field(default=None, init=False)  # the last one
+
+    def lost(self, rollout_ids: Sequence[str]) -> None:
+        """A teacher found the top-Ks of these rollouts lost.
+
+        Raises:
+            RunError: they are not of the last batch, so the weights that wrote them may be gone.
+        """
+        batch = self._batch
+        if batch is None or not all(key in batch for key in rollout_ids):
+            raise RunError(
+                f"rollout {rollout_ids[0]!r}: the rollout actor that wrote it and the teacher that "
+                "read it died while it was trained on, and the next ones are being written "
+                "already; run the same command to go on from the last checkpoint"
+            )
+        batch.lost(rollout_ids)
 
     def start(
         self,
@@ -197,7 +284,7 @@ class RolloutScorer:
                 its row's, and the row has a teacher's prompt.
         """
         batch = self._open(requests, teacher_prompts, drops)
-        self.rollouts.start(requests, sampling, batch.written, record=True)
+        self.rollouts.start(requests, sampling, batch.written, record=True, lost=batch.not_read)
         return batch
 
     def start_written(
@@ -222,7 +309,7 @@ class RolloutScorer:
             raise RuntimeError("the last batch is not written and scored yet")
         batch = self._batch = BatchUnderWay(self, requests, teacher_prompts, drops)
         for pool in self.teachers.pools.values():
-            pool.deliver = batch.scored
+            pool.deliver, pool.lost = batch.scored, self.lost
         self.teachers.writing(True)
         return batch
 

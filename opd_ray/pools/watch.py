@@ -11,16 +11,18 @@ with in the coordinator's thread, inside whatever wait that thread is in.
 
 from __future__ import annotations
 
+import heapq
 import queue
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError, is_known
 from opd_ray.pools.full_store import full_store
@@ -59,6 +61,9 @@ class ActorWatch:
         # The answers to the event that is being dealt with: Ray need not bring them again.
         self._answers: dict[ray.ObjectRef, Future[Any]] = {}
         self._reader = StreamReader()
+        # (when, number, what): calls to come, the next one first.
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._timer_numbers = count()
         self.stop_requested = False
 
     def set_stall_timeout(self, seconds: float, key: str) -> None:
@@ -134,6 +139,15 @@ class ActorWatch:
         """Have ``call()`` come inside some wait, after all that has happened before."""
         self._events.put(call)
 
+    def later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Have ``call()`` come inside some wait after so many seconds, at the earliest.
+
+        What has happened before it is due is dealt with first. It counts as no event: a wait in
+        which nothing else happens is a stall.
+        """
+        due = time.monotonic() + seconds
+        heapq.heappush(self._timers, (due, next(self._timer_numbers), call))
+
     def wait_until(
         self, done: Callable[[], bool], what: str, *, interruptible: bool = False
     ) -> None:
@@ -157,17 +171,25 @@ class ActorWatch:
                 raise death
             if done():
                 return
+            if self._timers and self._timers[0][0] <= time.monotonic():
+                self._events.put(_Timer(heapq.heappop(self._timers)[2]))
             try:
                 event = self._events.get(timeout=_SLICE_SECONDS)
             except queue.Empty:
                 if time.monotonic() > deadline:
-                    raise StallError(
-                        f"nothing happened for {self._stall_timeout_s:.0f} s while waiting for "
-                        f"{what} ({self._stall_timeout_key} sets this limit)"
-                    ) from None
+                    raise self._stalled(what) from None
                 continue
             event()
-            deadline = time.monotonic() + self._stall_timeout_s
+            if not isinstance(event, _Timer):
+                deadline = time.monotonic() + self._stall_timeout_s
+            elif time.monotonic() > deadline:
+                raise self._stalled(what)
+
+    def _stalled(self, what: str) -> StallError:
+        return StallError(
+            f"nothing happened for {self._stall_timeout_s:.0f} s while waiting for {what} "
+            f"({self._stall_timeout_key} sets this limit)"
+        )
 
     def heed_stop(self, what: str) -> None:
         """Go on, unless a stop was requested; ``what`` comes next, for the message.
@@ -239,7 +261,9 @@ class ActorWatch:
             return answer.result()
         except RayError as error:
             # An actor's method that raised such an error itself is alive: that is a RayTaskError.
-            gone = isinstance(error, RayActorError) and not isinstance(error, RayTaskError)
+            # What a lost node has kept for it is lost like the actor.
+            lost = isinstance(error, RayActorError | ObjectLostError)
+            gone = lost and not isinstance(error, RayTaskError)
             if gone and owner in self._handed_over:
                 raise ActorDied(owner, _short(error)) from error
             if isinstance(error, PeerFailure):  # all are alive, and one of them knows the cause
@@ -258,6 +282,16 @@ class ActorWatch:
                     self._ended.put((name, lifeline))  # a later wait must not miss it
                     return _death(lifeline, name)
         return None
+
+
+class _Timer:
+    """What was to come later."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def __call__(self) -> None:
+        self._call()
 
 
 def _nothing() -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import ObjectLostError
 
 from actors.weights.registry import TRANSPORTS
 from opd_ray.borders import writing
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import ActorDied, RunError
+from opd_ray.errors import ActorDied, ActorFailure, RunError
 from opd_ray.output.checkpoint import CheckpointError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
@@ -25,7 +26,12 @@ from opd_ray.pools.watch import ActorWatch
 
 @dataclass
 class WeightSync:
-    """Brings new weights by the transport that ``sync.backend`` names."""
+    """Brings new weights by the transport that ``sync.backend`` names.
+
+    A rollout actor that was started again gets those of the last push before it writes. While
+    rollouts are written, the trainers still hold them; where a run lags they may not, and the
+    chunks of the last push stay in the object store until the next one.
+    """
 
     config: Config
     trainers: TrainerGroup  # make them
@@ -35,15 +41,78 @@ class WeightSync:
     def __post_init__(self) -> None:
         transport = TRANSPORTS[self.config.sync.backend]
         self._transport = transport(self.trainers, self.rollouts, self.config.rollout)
+        self._version = 0  # of the last push
+        self._kept: Sequence[ray.ObjectRef] | None = None  # the chunks of the last push
 
     def push(self, version: int, *, stepped: bool = False) -> None:
         """Put the trainers' current weights into every rollout engine, under this version.
 
         ``stepped``: an optimizer step has just made them, so teachers that follow take them in.
         """
-        chunks = self._transport.push(version)
+        self._version, self._kept = version, None
+        self.rollouts.catch_up = self._catch_up
+        with self.rollouts.updating():
+            chunks = self._transport.push(version)
+        if self.config.run.lag:
+            self._kept = chunks
         if stepped and self.teacher_weights:
             self.teacher_weights.follow(self.trainers.weights() if chunks is None else chunks)
+
+    def _catch_up(
+        self, name: str, handle: Any, sent: Callable[[], object], done: Callable[[bool], object]
+    ) -> bool:
+        """Bring the weights of the last push to one rollout actor.
+
+        Args:
+            name: of the actor.
+            handle: Ray's.
+            sent: called once they are on their way to it: now it has to answer.
+            done: called once it has them; with False where there are newer ones by then, or the
+                trainers died.
+
+        Returns:
+            Whether the transport can do that.
+        """
+        if not self._transport.brings_to_one:
+            return False
+        version, watch = self._version, self.rollouts.watch
+
+        def bring(chunks: Sequence[ray.ObjectRef]) -> None:
+            sent()
+            watch.when_ready(self._transport.bring(handle, version, chunks), loaded)
+
+        def gathered(ref: ray.ObjectRef) -> None:
+            try:
+                chunks = watch.get(ref, owner)
+            except ActorDied:
+                done(False)
+                return
+            if self._version == version:
+                bring(chunks)
+            else:
+                done(False)
+
+        def loaded(ref: ray.ObjectRef) -> None:
+            try:
+                watch.get(ref, name)
+            except ActorDied:
+                return  # the pool hears of it by itself
+            except ActorFailure as failure:
+                if not isinstance(failure.__cause__, ObjectLostError):
+                    raise
+                done(False)  # the trainer that had put them there is gone
+                return
+            done(self._version == version)
+
+        if self._kept is not None:
+            bring(self._kept)
+            return True
+        owner = self.trainers.ranks[0][0]
+        # A collective: every rank is asked. They answer in the order in which they are asked, so
+        # no optimizer step can come before.
+        answers = [rank.weights.remote() for _, rank in self.trainers.ranks]
+        watch.when_ready(answers[0], gathered)
+        return True
 
 
 @dataclass

@@ -104,6 +104,8 @@ def _teacher(teacher: TeacherSettings, own: Collection[str] | None) -> Iterator[
     if not traits.asks_server:
         asking = ("named_tokens", "concurrency", "timeout_s", "max_retries")
         yield from _set(key, teacher, asking, kind, own)
+    else:
+        yield from _set(key, teacher, ("answer_timeout_s",), kind, own)
     if not traits.asks_cluster:
         yield from _set(key, teacher, ("actor_namespace",), kind, own)
     if not traits.vllm_engine:

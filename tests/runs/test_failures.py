@@ -1,6 +1,6 @@
-"""A dead rollout actor or trainer ends a run with its cause; Ctrl-C leaves a checkpoint.
+"""A dead trainer, or the last rollout actor, ends a run with its cause; Ctrl-C leaves a checkpoint.
 
-Teachers that die are in test_teacher_deaths_run.py.
+Teachers that die are in test_teacher_deaths_run.py, rollout actors in test_rollout_deaths_run.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def test_a_killed_actor_ends_the_run_and_is_named(
     tmp_path: Path, actor_class: str, name: str
 ) -> None:
     output = tmp_path / "run"
-    run = start(output, _MANY)
+    run = start(output, _MANY, "rollout.max_restarts=0")
     try:
         wait_for_step(run, output, 2)
         everyone = family(run)

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from opd_ray.errors import ActorDied
+from opd_ray.pools.members import Recovery
+from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
-from opd_ray.types import Rollout, RolloutScores, SignalReceipt
+from opd_ray.types import Rollout, RolloutScores, SignalReceipt, TopKLost
 
 
 class Remote:
@@ -65,10 +67,14 @@ class FakeReplica:
         if method == "loaded":
             return None
         ids = self.batches[number]
-        self.held.update(ids)
+        lost = [key for key in ids if is_lost(self.topks.get(key))]
+        self.held.update(key for key in ids if key not in lost)
         zero = np.zeros(1, np.float32)
         return [
-            RolloutScores(key, {"reverse_kl": zero}, retries=self.retries_a_rollout) for key in ids
+            TopKLost(key)
+            if key in lost
+            else RolloutScores(key, {"reverse_kl": zero}, retries=self.retries_a_rollout)
+            for key in ids
         ]
 
     def _take(self, keep, forget):
@@ -104,6 +110,7 @@ class FakeWatch:
         self._make = make
         self.pending: list[tuple[Any, Callable[[Any], object]]] = []
         self.soonest: deque[Callable[[], object]] = deque()
+        self.timers: list[tuple[float, Callable[[], object]]] = []  # (seconds, call)
         self.started: list[Any] = []
         self.buried: list[str] = []
         self.stillborn = 0  # so many of the next ones die while they load
@@ -119,6 +126,15 @@ class FakeWatch:
 
     def soon(self, call) -> None:
         self.soonest.append(call)
+
+    def later(self, seconds: float, call) -> None:
+        self.timers.append((seconds, call))
+
+    def let_time_pass(self) -> None:
+        """Every timer that runs now is due."""
+        due, self.timers = self.timers, []
+        for _, call in due:
+            call()
 
     def wait_until(self, done, what: str, *, interruptible: bool = False) -> None:
         while not done():
@@ -162,8 +178,13 @@ class FakeWatch:
 
 
 def is_ready(ref) -> bool:
-    """Whether a reference of a fake replica is ready."""
-    return ref[1] != "lifeline" or ref[0].dead
+    """Whether a reference is ready: all are, but the lifelines of the living."""
+    return not isinstance(ref, tuple) or ref[1] != "lifeline" or ref[0].dead
+
+
+def is_lost(topk: Any) -> bool:
+    """Whether a top-K has an owner, and that is dead."""
+    return bool(getattr(getattr(topk, "owner", None), "dead", False))
 
 
 class Clock:
@@ -179,6 +200,7 @@ def pool_of(
     max_restarts: int = 0,
     watch: FakeWatch | None = None,
     after_writing: bool = False,
+    answer_timeout_s: float | None = None,
 ) -> tuple[TeacherPool, FakeWatch, Clock]:
     watch, clock = watch or FakeWatch(), Clock()
     watch.watch(replicas)
@@ -186,13 +208,43 @@ def pool_of(
         [(r.name, r) for r in replicas],
         batch_tokens,
         watch,
-        watch.start,
-        max_restarts=max_restarts,
-        no_more=f"teacher.max_restarts = {max_restarts} allows no further start",
+        recovery("teacher replica", "teacher", watch.start, max_restarts, answer_timeout_s),
         after_writing=after_writing,
         clock=clock,
     )
     return pool, watch, clock
+
+
+def recovery(
+    what: str,
+    key: str,
+    start: Callable[[str], Any],
+    max_restarts: int = 0,
+    answer_timeout_s: float | None = None,
+) -> Recovery:
+    return Recovery(
+        what,
+        key,
+        start,
+        max_restarts,
+        no_more=f"{key}.max_restarts = {max_restarts} allows no further start",
+        remedy="start anew",
+        start_timeout_s=600.0,
+        answer_timeout_s=answer_timeout_s,
+    )
+
+
+def writers_of(
+    watch: Any,
+    engines: Sequence[tuple[str, Any]],
+    max_in_flight: int,
+    max_restarts: int = 0,
+    answer_timeout_s: float | None = None,
+) -> RolloutPool:
+    """A pool of engines, (name, engine) pairs, that their watch starts again."""
+    watch.current |= dict(engines)
+    care = recovery("rollout actor", "rollout", watch.start, max_restarts, answer_timeout_s)
+    return RolloutPool(watch, engines, max_in_flight, care)
 
 
 def make_pool(count: int, batch_tokens: int = 100):

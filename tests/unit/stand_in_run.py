@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from fake_replicas import pool_of
+from fake_replicas import pool_of, writers_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher, Trainer
 
 from opd_ray.checksums import FileSum, sum_of
@@ -22,7 +23,6 @@ from opd_ray.data.prompts import PromptFeed
 from opd_ray.data.rows import PromptRow
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
@@ -65,7 +65,8 @@ class StandInRun:
         self.config = configuration(**sections)
         self.script = Script(responses)
         self.watch: Any = StandInWatch(draw)
-        self.engines = [Engine(self.script, draw) for _ in range(2)]
+        self.watch._make = partial(self._started_again, draw)
+        self.engines = [Engine(self.script, draw, f"rollout-{number}") for number in range(2)]
         self.trainers = [Trainer(self.script, gap) for _ in range(self.config.trainer.ranks)]
         replicas = {"first": ("first-0", "first-1"), "second": ("second-0",)}
         self.teachers = {
@@ -84,8 +85,10 @@ class StandInRun:
         config, watch = self.config, self.watch
         ranks = [(f"trainer-{number}", one) for number, one in enumerate(self.trainers)]
         trainers = TrainerGroup(watch, ranks, config.trainer)
-        engines = [(f"rollout-{number}", one) for number, one in enumerate(self.engines)]
-        rollouts = RolloutPool(watch, engines, config.rollout.max_num_seqs)
+        engines = [(one.name, one) for one in self.engines]
+        rollouts = writers_of(
+            watch, engines, config.rollout.max_num_seqs, config.rollout.max_restarts
+        )
         pools = {
             teacher: pool_of(replicas, batch_tokens=10, watch=watch)[0]
             for teacher, replicas in self.teachers.items()
@@ -119,6 +122,12 @@ class StandInRun:
             Metrics([SimpleNamespace(write=self._write, close=lambda: None)]),
             Progress(config.run.steps, 0, self.printed, every=1),
         )
+
+    def _started_again(self, draw: Random, name: str) -> Engine | Teacher:
+        """In place of an actor that died."""
+        if name.startswith("rollout"):
+            return Engine(self.script, draw, name)
+        return Teacher(name, self.script)
 
     def step(self, step: int) -> None:
         self._coordinator.step(step)

@@ -7,7 +7,7 @@ with several orders finds whatever depends on the order in which work arrives.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from random import Random
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from fake_replicas import FakeReplica, FakeWatch, Remote, is_ready
 
+from opd_ray.errors import ActorDied
 from opd_ray.pools.watch import Interrupted
 from opd_ray.types import (
     Rollout,
@@ -24,6 +25,7 @@ from opd_ray.types import (
     Sampling,
     StepAccount,
     TopK,
+    TopKLost,
     TrainItem,
 )
 
@@ -74,6 +76,13 @@ class Script:
         return self._responses[self.name(rollout_id)]
 
 
+@dataclass(frozen=True)
+class OwnedTopK(TopK):
+    """A top-K that dies with the engine that recorded it."""
+
+    owner: Any = None
+
+
 def top_k(size: int, first: int) -> TopK:
     """Of a response of so many tokens, its ids from ``first`` on: those ids alone."""
     ids = np.arange(first, first + size, dtype=np.int32)[:, None]
@@ -110,12 +119,14 @@ class StandInWatch(FakeWatch):
     def _ready(self) -> list[Any]:
         """The events that may come next."""
         refs = [partial(self.arrive, ref) for ref, _ in self.pending if is_ready(ref)]
-        streams = [partial(self._next, one) for one in self.streams if one[0].ready]
+        streams = [partial(self._next, one) for one in self.streams if one[0].has_item]
         soonest = [lambda: self.soonest.popleft()()] if self.soonest else []
         return [*refs, *streams, *soonest]
 
     def get(self, ref: Any, owner: str) -> Any:
-        fake = isinstance(ref, tuple) and isinstance(ref[0], FakeReplica)
+        if isinstance(ref, Exception):
+            raise ref
+        fake = isinstance(ref, tuple) and isinstance(ref[0], FakeReplica | Engine)
         return super().get(ref, owner) if fake else ref
 
     def get_all(self, refs: Iterable[tuple[Any, str]]) -> list[Any]:
@@ -138,9 +149,15 @@ class StandInWatch(FakeWatch):
 
 
 class Engine:
-    """A rollout actor and its own stream: responses one by one, in any order."""
+    """A rollout actor and its own stream: responses one by one, in any order.
 
-    def __init__(self, script: Script, order: Random) -> None:
+    A dead one's stream ends with an error; its top-Ks are gone.
+    """
+
+    def __init__(self, script: Script, order: Random, name: str = "rollout-0") -> None:
+        self.name = name
+        self.dead = False
+        self.ready = Remote(lambda: (self, "loaded", 0))
         self.given: list[RolloutRequest] = []
         self.samplings: list[Sampling] = []
         self.weights: list[tuple[int, tuple[Any, ...]]] = []  # (version, chunks)
@@ -151,25 +168,40 @@ class Engine:
         self._order = order
         self._open: list[RolloutRequest] = []
         self._more = False
+        self._error_told = False
 
     @property
     def version(self) -> int:
         return self.weights[-1][0] if self.weights else 0
 
     @property
-    def ready(self) -> bool:
-        return bool(self._open) or not self._more
+    def has_item(self) -> bool:
+        return self.dead or bool(self._open) or not self._more
 
-    def __next__(self) -> list[Rollout]:
+    def die(self) -> None:
+        self.dead = True
+
+    def value(self, ref: Any) -> None:
+        """What a reference brings, of loading, a call of its transport or its lifeline."""
+        if self.dead:
+            raise ActorDied(self.name, "killed")
+
+    def __next__(self) -> Any:
+        if self.dead:
+            if self._error_told:
+                raise StopIteration
+            self._error_told = True
+            return ActorDied(self.name, "killed")
         if not self._open:
             raise StopIteration
         request = self._open.pop(self._order.randrange(len(self._open)))
-        return [self._script.write(request, self.version)]
+        rollout = self._script.write(request, self.version)
+        owned = OwnedTopK(rollout.topk.ids, rollout.topk.logprobs, self)
+        return [replace(rollout, topk=owned)]
 
     def _generate(
         self, requests: list[RolloutRequest], sampling: Sampling, record: bool, more: bool
     ) -> Engine:
-        assert record
         self.samplings.append(sampling)
         self._add(requests, more)
         return self
@@ -179,9 +211,11 @@ class Engine:
         self._open += requests
         self._more = more
 
-    def _call_transport(self, method: str, version: int, *chunks: Any) -> None:
+    def _call_transport(self, method: str, version: int, *chunks: Any) -> Any:
         assert method == "load"
+        assert not self._open, "new weights came while requests are unfinished"
         self.weights.append((version, chunks))
+        return self, "transport", len(self.weights)
 
 
 class Teacher(FakeReplica):
@@ -196,7 +230,9 @@ class Teacher(FakeReplica):
 
     def value(self, ref: Any) -> Any:
         found = super().value(ref)
-        return [self._scores(one.rollout_id) for one in found] if ref[1] == "score" else found
+        if ref[1] != "score":
+            return found
+        return [one if isinstance(one, TopKLost) else self._scores(one.rollout_id) for one in found]
 
     def _scores(self, rollout_id: str) -> RolloutScores:
         reverse_kl = np.array(self._script.response(rollout_id).reverse_kl, np.float32)

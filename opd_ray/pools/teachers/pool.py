@@ -14,11 +14,12 @@ import numpy as np
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.errors import ActorDied
+from opd_ray.pools.members import Recovery
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.teachers.queue import Batch, Task, TaskQueue
 from opd_ray.pools.teachers.replicas import Replica, Replicas
 from opd_ray.pools.watch import ActorWatch
-from opd_ray.types import Rollout, RolloutScores, SignalReceipt
+from opd_ray.types import Rollout, RolloutScores, SignalReceipt, TopKLost
 
 
 class TeacherPool:
@@ -34,38 +35,40 @@ class TeacherPool:
 
     When a replica's process dies, its rollouts are asked again elsewhere: those in its batches, and
     those whose scores are known but whose signals died with it. Every rollout's scores are
-    delivered once. Another replica comes up in its place meanwhile, as often as allowed.
+    delivered once. Another replica comes up in its place meanwhile, as often as allowed. One that
+    owes an answer for too long is treated the same.
+
+    A rollout whose top-K is lost, because the process that wrote it died, can be scored by no
+    replica: it is to be submitted anew.
 
     Args:
         replicas: (name, actor handle) pairs.
         batch_tokens: prompt and response tokens of one batch; a longer rollout goes alone.
         watch: of the replicas' actors; their deaths end no wait from now on.
-        start: creates the actor of that name anew, at its place.
-        max_restarts: how often each replica may be started again.
-        no_more: why none is started again after that, for the message.
+        recovery: of replicas that die or hang.
         after_writing: send nothing out while rollouts are written, see :meth:`writing`.
         clock: seconds, for the account.
 
     Attributes:
         deliver: gets every rollout's scores, while the watch waits for whatever it may be.
+        lost: gets the ids of rollouts whose top-K a replica found lost, likewise.
     """
 
     IN_FLIGHT = 2
     deliver: Callable[[RolloutScores], object]
+    lost: Callable[[list[str]], object]
 
     def __init__(
         self,
         replicas: Sequence[tuple[str, Any]],
         batch_tokens: int,
         watch: ActorWatch,
-        start: Callable[[str], Any],
+        recovery: Recovery,
         *,
-        max_restarts: int,
-        no_more: str,
         after_writing: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._replicas = Replicas(replicas, watch, start, max_restarts, no_more, self._arrived)
+        self._replicas = Replicas(replicas, watch, recovery, self._lose, self._pump_soon)
         self._batch_tokens = batch_tokens
         self._watch = watch
         self._clock = clock
@@ -84,6 +87,9 @@ class TeacherPool:
     def submit(self, rollout: Rollout, teacher_prompt_ids: np.ndarray | None = None) -> None:
         """Queue a finished rollout; it is sent out while the watch waits.
 
+        One whose top-K was lost may be submitted once more; scores that were delivered before are
+        not delivered again.
+
         Args:
             rollout: with the student's top-K, or a reference to it.
             teacher_prompt_ids: [P] int32, where the teacher's prompt differs from the student's.
@@ -92,9 +98,13 @@ class TeacherPool:
             TeacherError: the rollout is already here, or there is nothing of it to score
                 (:meth:`Task.of`).
         """
-        if rollout.rollout_id in self._tasks:
+        known = self._tasks.get(rollout.rollout_id)
+        if known is not None and not known.lost:
             raise TeacherError(f"rollout {rollout.rollout_id!r} was submitted twice")
         task = Task.of(rollout, teacher_prompt_ids, self._clock())
+        if known is not None:  # somebody may be waiting for it
+            known.request, known.since, known.lost = task.request, task.since, False
+            task = known
         self._tasks[rollout.rollout_id] = task
         self._queue.append(task)
         self._stats.queued(self._queue.tokens)
@@ -169,7 +179,7 @@ class TeacherPool:
         by_replica: dict[Replica, list[str]] = {}
         for rollout_id in wanted:
             task = self._tasks[rollout_id]
-            if task.holder is None and rollout_id not in queued:
+            if task.holder is None and rollout_id not in queued and not task.lost:
                 task.dropped = True
                 continue
             del self._tasks[rollout_id]
@@ -178,9 +188,25 @@ class TeacherPool:
         for replica, ids in by_replica.items():
             replica.handle.forget.remote(ids)
 
+    def lose(self, rollout_ids: Iterable[str]) -> list[str]:
+        """The top-Ks of these rollouts are gone, as the process that wrote them is.
+
+        Returns:
+            Those that have not been sent out; they are to be submitted once more, or dropped. Of
+            others :attr:`lost` tells, if no replica has read them in time.
+        """
+        queued = self._queue.remove(rollout_ids)
+        for rollout_id in queued:
+            self._tasks[rollout_id].lost = True
+        return list(queued)
+
     def living(self) -> list[tuple[str, Any]]:
         """(name, actor handle) of the replicas that can score, as far as is known."""
         return [(replica.name, replica.handle) for replica in self._replicas]
+
+    def peak_memory(self) -> dict[str, int]:
+        """Of every replica, by name, bytes."""
+        return self._replicas.peak_memory()
 
     def open_account(self) -> None:
         """Let :meth:`stats` count from now on."""
@@ -198,25 +224,21 @@ class TeacherPool:
             self._watch.soon(self.pump)
 
     def _arrived(self, ref: Any) -> None:
-        """A batch came back, or a replica died or came up.
+        """A batch came back, or its replica died.
 
         Raises:
             TeacherError: the replica answered for other rollouts than it was asked.
             ActorFailure: a replica raised, or the last one died and may not be started again.
         """
         batch = self._batches.get(ref)
-        replica = batch.replica if batch else self._replicas.behind(ref)
-        if replica is None:
+        if batch is None:
             return  # a death has made it void since it was ready
         try:
-            value = self._watch.get(ref, replica.name)
+            value = self._watch.get(ref, batch.replica.name)
         except ActorDied as death:
-            self._lose(replica, death)
+            self._lose(batch.replica, death)
             return
-        if batch:
-            self._settle(ref, value)
-        else:
-            self._replicas.loaded(ref)
+        self._settle(ref, value)
         self._pump_soon()
 
     def _send(self, replica: Replica, budget: int) -> None:
@@ -229,10 +251,11 @@ class TeacherPool:
         self._stats.sent(tokens)
         self._replicas.change_load(replica, 1, tokens)
         ref = replica.handle.score.remote([task.request for task in tasks])
+        self._replicas.expect(replica)
         self._batches[ref] = Batch(replica, tasks, tokens)
         self._watch.when_ready(ref, self._arrived)
 
-    def _settle(self, ref: Any, scores: list[RolloutScores]) -> None:
+    def _settle(self, ref: Any, scores: list[RolloutScores | TopKLost]) -> None:
         """Account for a batch that came back; scores that were not delivered before are now."""
         batch = self._batches[ref]
         replica = batch.replica
@@ -242,22 +265,31 @@ class TeacherPool:
                 f"{replica.name} answered for {[s.rollout_id for s in scores]}; asked were {asked}"
             )
         self._close(ref)
-        retries = sum(score.retries for score in scores)
-        self._stats.scored(replica.name, batch.tokens, retries)
-        unwanted = [task.rollout_id for task in batch.tasks if task.dropped]
+        answered = list(zip(batch.tasks, scores, strict=True))
+        scored = [(task, found) for task, found in answered if isinstance(found, RolloutScores)]
+        retries = sum(score.retries for _, score in scored)
+        self._stats.scored(replica.name, sum(task.tokens for task, _ in scored), retries)
+        unwanted = [task.rollout_id for task, _ in scored if task.dropped]
         if unwanted:
             replica.handle.forget.remote(unwanted)
-        for task, score in zip(batch.tasks, scores, strict=True):
+        lost: list[str] = []
+        for task, found in answered:
             if task.dropped:
                 del self._tasks[task.rollout_id]
-                continue
-            task.holder = replica
-            if not task.delivered:
-                task.delivered = True
-                self.deliver(score)
+            elif isinstance(found, TopKLost):
+                task.lost = True
+                lost.append(task.rollout_id)
+            else:
+                task.holder = replica
+                if not task.delivered:
+                    task.delivered = True
+                    self.deliver(found)
+        if lost:
+            self.lost(lost)
 
     def _close(self, ref: Any) -> Batch:
         batch = self._batches.pop(ref)
+        self._replicas.answered(batch.replica)
         self._replicas.change_load(batch.replica, -1, -batch.tokens)
         if not self._batches:
             self._stats.idle()
@@ -265,7 +297,7 @@ class TeacherPool:
 
     def _lose(self, replica: Replica, death: ActorDied) -> None:
         """Ask a dead replica's rollouts elsewhere, and start another in its place."""
-        if not self._replicas.remove(replica, death):
+        if not self._replicas.bury(replica):
             return
         lost: list[Task] = []
         for ref in [ref for ref, batch in self._batches.items() if batch.replica is replica]:
@@ -279,7 +311,8 @@ class TeacherPool:
         self._queue.put_back(again)
         self._stats.queued(self._queue.tokens)
         self._stats.retried_rollouts += len(again)
-        self._stats.restarts += self._replicas.replace(replica, death)
+        follows = "its rollouts are asked again"
+        self._stats.restarts += self._replicas.replace(replica, death, follows)
         self._pump_soon()
 
     def _await_held(self, rollout_ids: Iterable[str]) -> None:
@@ -307,10 +340,10 @@ class TeacherPool:
                 holder = self._tasks[rollout_id].holder
                 assert holder is not None
                 by_replica.setdefault((number, holder), {})[rollout_id] = rows
-        asked = [
-            (number, replica, keep, *replica.handle.take.remote(keep, forget))
-            for (number, replica), keep in by_replica.items()
-        ]
+        asked = []
+        for (number, replica), keep in by_replica.items():
+            asked.append((number, replica, keep, *replica.handle.take.remote(keep, forget)))
+            self._replicas.expect(replica)
         for number, replica, keep, signals, receipt_ref in asked:
             # Until the receipt is here, the rows might die with the replica.
             try:
@@ -318,6 +351,7 @@ class TeacherPool:
             except ActorDied as death:
                 self._lose(replica, death)
                 continue
+            self._replicas.answered(replica)
             self._stats.handed_out(receipt, kept=forget)
             yield number, keep, replica, signals
 

@@ -23,6 +23,7 @@ class Task:
     holder: Replica | None = None  # None: queued or being scored
     delivered: bool = False  # its scores went to the caller
     dropped: bool = False  # given up while being scored
+    lost: bool = False  # its top-K is gone: to be submitted once more, or dropped
 
     @classmethod
     def of(cls, rollout: Rollout, teacher_prompt_ids: np.ndarray | None, now: float) -> Task:

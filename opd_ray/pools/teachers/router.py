@@ -29,20 +29,29 @@ class TeacherRouter:
         """Where a finished rollout should go.
 
         Args:
-            rollout: new to all pools.
+            rollout: new to all pools, or submitted to one whose top-K of it was lost.
             source: of its prompt.
 
         Raises:
-            TeacherError: no route from this source, or a pool has the rollout.
+            TeacherError: no route from this source, or another pool has the rollout.
         """
         name = self.routes.get(source) if self.routes else next(iter(self.pools))
         if name is None:
             raise TeacherError(
                 f"rollout {rollout.rollout_id!r}: its source {source!r} has no teacher in routes"
             )
-        if any(rollout.rollout_id in pool for pool in self.pools.values()):
+        pool = self.pools[name]
+        if any(rollout.rollout_id in one for one in self.pools.values() if one is not pool):
             raise TeacherError(f"rollout {rollout.rollout_id!r} was submitted twice")
-        return self.pools[name]
+        return pool
+
+    def __contains__(self, rollout_id: str) -> bool:
+        """Whether a pool is responsible for a rollout."""
+        return any(rollout_id in pool for pool in self.pools.values())
+
+    def lose(self, rollout_ids: Collection[str]) -> list[str]:
+        """The top-Ks of these rollouts are gone; see :meth:`TeacherPool.lose`."""
+        return [key for pool in self.pools.values() for key in pool.lose(rollout_ids)]
 
     def writing(self, going_on: bool) -> None:
         """Tell every pool whether rollouts are being written."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import unruly
 from chat_tokenizer import END, call, chat_tokenizer
 
+from actors.environment.host import EnvironmentActor
 from actors.environment.processes import EnvironmentProcesses
 from opd_ray.config.environment import EnvironmentSettings
 from opd_ray.environments.environment import Responds, ToolResult
@@ -227,3 +231,21 @@ def test_a_student_reads_that_its_environment_is_gone(runner, shared) -> None:
     assert episode.ending == "tool_limit"
     assert episode.figures == {}
     assert (episode.account.calls, episode.account.failed) == (4, 1)
+
+
+def test_processes_end_with_the_rollout_actor_that_started_them() -> None:
+    @ray.remote(num_cpus=0)
+    class RolloutActor:
+        def start(self) -> tuple[int, int]:
+            child = EnvironmentActor.remote("unruly:Unruly", {}, "environment.path", ())
+            pid = child.__ray_call__.remote(lambda _: os.getpid())
+            self.child = child
+            return os.getpid(), ray.get(pid)
+
+    actor = RolloutActor.remote()
+    own, childs = ray.get(actor.start.remote())
+    os.kill(own, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(childs) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(childs)

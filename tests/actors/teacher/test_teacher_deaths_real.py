@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,7 @@ from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorFailure
+from opd_ray.pools.members import Recovery
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.watch import ActorWatch, StallError
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
@@ -88,14 +90,17 @@ class Run:
             [self.refs[rollout.rollout_id]] = ray.get(item)
         self.made = made
         self.watch.get_all((handle.ready.remote(), name) for name, handle in handles.items())
-        self.pool = TeacherPool(
-            list(handles.items()),
-            BATCH_TOKENS,
-            self.watch,
-            lambda name: self._start(settings),
+        care = Recovery(
+            what="teacher replica",
+            key="teacher",
+            start=lambda name: self._start(settings),
             max_restarts=settings.max_restarts,
             no_more="none may be started again",
+            remedy="start anew",
+            start_timeout_s=60.0,
+            answer_timeout_s=settings.answer_timeout_s,
         )
+        self.pool = TeacherPool(list(handles.items()), BATCH_TOKENS, self.watch, care)
         self.scores: dict[str, RolloutScores] = {}
 
     @staticmethod
@@ -217,5 +222,47 @@ def test_a_lone_replica_killed_is_started_again_and_then_no_more(
         np.testing.assert_array_equal(part[made[0].rollout_id].ids, expected.ids)
         with pytest.raises(ActorFailure, match="teacher-0 failed: [\\s\\S]*no teacher replica"):
             run.pool.take([{made[1].rollout_id: np.array([0], np.int32)}])
+    finally:
+        run.watch.shutdown()
+
+
+def test_a_replica_that_hangs_is_ended_and_its_rollouts_are_scored(
+    settings, made, undisturbed
+) -> None:
+    limited = replace(settings, answer_timeout_s=4.0)
+    run = Run(limited, made, replicas=2)
+    try:
+        run.submit()
+        run.drive(until=4)
+        hung = run.ask(lambda actor: os.getpid())[0]
+        os.kill(hung, signal.SIGSTOP)
+        run.drive(until=COUNT)
+        run.watch.wait_until(lambda: len(run.pool.living()) == 2, "the new replica")
+        assert run.pool.stats().restarts == 1
+        assert_same(run, run.take(), undisturbed)
+        assert not os.path.exists(f"/proc/{hung}")
+    finally:
+        run.watch.shutdown()
+
+
+def test_a_top_k_that_died_with_its_writer_is_told_soon(settings, made) -> None:
+    run = Run(settings, made, replicas=1)
+    try:
+        lost: list[str] = []
+        run.pool.lost = lost.extend
+        run.pool.deliver = lambda found: run.scores.update({found.rollout_id: found})
+        ray.kill(run.writer)
+        begin = time.monotonic()
+        run.submit()
+        run.watch.wait_until(lambda: len(lost) + len(run.scores) == COUNT, "the losses")
+        assert time.monotonic() - begin < 30
+        assert len(lost) > COUNT / 2  # some may have been read before it was gone
+        assert {*lost, *run.scores} == {rollout.rollout_id for rollout in made}
+        # Written and submitted anew, they are scored.
+        for rollout in made:
+            if rollout.rollout_id in lost:
+                run.pool.submit(rollout)
+        run.drive(until=COUNT)
+        run.pool.drop(run.scores)
     finally:
         run.watch.shutdown()

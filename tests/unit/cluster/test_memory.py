@@ -49,6 +49,17 @@ def test_trainer_memory_by_hand() -> None:
     assert trainer_memory(none, SHAPE).host["optimizer"] == 12 * count // 4
 
 
+def test_with_lag_the_weights_sent_last_stay_in_main_memory() -> None:
+    plain = make_config({"ranks": 2})
+    lagged = replace(plain, run=replace(plain.run, lag=1))
+    assert "weights last sent" not in trainer_memory(plain, SHAPE).host
+    assert trainer_memory(lagged, SHAPE).host["weights last sent"] == 4 * SHAPE.parameters // 2
+    on_gpus = replace(lagged, trainer=replace(lagged.trainer, gpus_per_rank=1))
+    found = trainer_memory(on_gpus, SHAPE)
+    assert found.host["weights last sent"] == 4 * SHAPE.parameters // 2
+    assert "weights last sent" not in found.device
+
+
 def test_a_text_longer_than_the_micro_batch_goes_alone() -> None:
     long = make_config({"micro_batch_tokens": 10}, {"max_new_tokens": 1000})
     short = make_config({"micro_batch_tokens": 2048 + 1000}, {"max_new_tokens": 1000})

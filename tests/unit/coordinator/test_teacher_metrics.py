@@ -161,7 +161,7 @@ class Rollouts:
         self._rollouts = list(rollouts)
         self._watch = watch
 
-    def start(self, requests, sampling, deliver, *, record):
+    def start(self, requests, sampling, deliver, *, record, lost):
         self.busy = True
         for one in self._rollouts:
             self._watch.when_ready((one, "rollout", 0), lambda ref: deliver([ref[0]]))

@@ -12,12 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import FakeReplica, FakeWatch, Remote, is_ready, pool_of, rollout
-from ray.exceptions import RayActorError, RayTaskError
+from fake_replicas import (
+    FakeReplica,
+    FakeWatch,
+    Remote,
+    is_ready,
+    pool_of,
+    rollout,
+    writers_of,
+)
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from opd_ray.errors import ActorDied, ActorFailure, ConfigError
 from opd_ray.pools import watch as subject
-from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
@@ -27,6 +34,8 @@ from opd_ray.types import RolloutRequest, Sampling
 
 class Engine:
     """A rollout actor whose stream always has its next rollout ready."""
+
+    dead = False
 
     def __init__(self) -> None:
         self._open: list[RolloutRequest] = []
@@ -103,9 +112,9 @@ def cost_of_an_event(actors: int) -> float:
     watch: Any = Loop()
     half = actors // 2
     engines = [(f"rollout-{number}", Engine()) for number in range(half)]
-    rollouts = RolloutPool(watch, engines, max_in_flight=1)
+    rollouts = writers_of(watch, engines, max_in_flight=1, answer_timeout_s=600.0)
     replicas = [FakeReplica(f"teacher {number}") for number in range(half)]
-    pool, _, _ = pool_of(replicas, 8, watch=watch)
+    pool, _, _ = pool_of(replicas, 8, watch=watch, answer_timeout_s=900.0)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompt = np.zeros(2, np.int32)
     requests = [RolloutRequest(f"r{n}", f"r{n}", 0, prompt, n) for n in range(2 * half)]
@@ -339,6 +348,64 @@ def test_who_is_handed_over_tells_of_its_death(watch: ActorWatch) -> None:
     watch.when_ready(watch.hand_over("first"), dead)
     handle.die()
     watch.wait_until(lambda: bool(deaths), "its end")
+
+
+def test_what_is_to_come_later_comes_when_it_is_due(
+    watch: ActorWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(subject.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(subject, "_SLICE_SECONDS", 0.001)
+    came: list[str] = []
+    watch.later(7.0, lambda: came.append("second"))
+    watch.later(3.0, lambda: came.append("first"))
+
+    def turns(count: int) -> None:
+        left = iter(range(count))
+        watch.wait_until(lambda: next(left, None) is None, "turns")
+
+    turns(3)
+    assert came == []
+    now[0] = 103.0
+    turns(3)
+    assert came == ["first"]
+    now[0] = 107.0
+    turns(3)
+    assert came == ["first", "second"]
+
+
+def test_what_happened_before_it_was_due_is_dealt_with_first(watch: ActorWatch) -> None:
+    came: list[str] = []
+    watch.later(0.0, lambda: came.append("later"))
+    for number in range(3):
+        watch.soon(partial(came.append, f"event {number}"))
+    watch.wait_until(lambda: len(came) == 4, "all of them")
+    assert came == ["event 0", "event 1", "event 2", "later"]
+
+
+def test_timers_are_no_sign_that_anything_happens(
+    watch: ActorWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(subject.time, "monotonic", lambda: now[0])
+
+    def again() -> None:
+        now[0] += 1.0
+        watch.later(0.0, again)
+
+    again()
+    with pytest.raises(subject.StallError, match="nothing happened for 10 s"):
+        watch.wait_until(lambda: now[0] > 1000, "news")
+
+
+def test_what_a_lost_node_kept_for_an_actor_is_its_death(watch: ActorWatch) -> None:
+    handle = Handle()
+    watch.add("first", handle)
+    watch.hand_over("first")
+    ref: Any = Ref()
+    ref.set_exception(ObjectLostError("00ff", None, ""))
+    with pytest.raises(ActorDied):
+        watch.get(ref, "first")
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def test_the_teacher_writes_with_the_real_tokens_only(
     launcher = make_launcher()
     asked: list[str] = []
     monkeypatch.setattr(launcher.watch, "get", lambda ref, owner: asked.append(owner))
+    launcher.rollout_pool()
     launcher.teacher_as_rollout_pool()
     students = recorders["RolloutActor"].of("student")
     assert [student.path for student in students] == ["student", "student", "teacher"]
@@ -203,18 +204,21 @@ def test_every_teacher_has_a_pool_of_its_own_replicas(
     launcher = make_launcher()
     assert launcher.teacher_pools() == {"teacher": 1, "coder": 2}
     actors = launcher._actors["teacher"]
-    for (replicas, budget, watch, start), named in (made[0], made[1]):
+    for (replicas, budget, watch, recovery), _ in (made[0], made[1]):
         assert budget == CONFIG.teacher.batch_tokens
         assert watch is launcher.watch
-        assert named["max_restarts"] == CONFIG.teacher.max_restarts
+        assert recovery.max_restarts == CONFIG.teacher.max_restarts
+        assert recovery.start_timeout_s == CONFIG.cluster.start_timeout_s
+        assert recovery.answer_timeout_s == CONFIG.teacher.answer_timeout_s
         before = len(recorders["TeacherActor"].started)
-        start(replicas[0][0])  # anew at its own place, with its own settings
+        recovery.start(replicas[0][0])  # anew at its own place, with its own settings
         again = recorders["TeacherActor"].of("settings")[before:]
         assert [settings.name for settings in again] == [
             "teacher" if replicas == actors[:1] else "coder"
         ]
     assert [replicas for (replicas, *_), _ in made] == [actors[:1], actors[1:]]
-    assert made[1][1]["no_more"].startswith("teachers.coder.max_restarts = 1")
+    assert made[1][0][3].no_more.startswith("teachers.coder.max_restarts = 1")
+    assert made[1][0][3].key == "teachers.coder"
 
 
 def test_the_pools_of_rollouts_and_ranks_have_the_runs_actors_and_limits(
@@ -222,7 +226,7 @@ def test_the_pools_of_rollouts_and_ranks_have_the_runs_actors_and_limits(
 ) -> None:
     launcher = make_launcher()
     rollouts, trainers = launcher.rollout_pool(), launcher.trainer_group()
-    assert rollouts.handles == [handle for _, handle in launcher._actors["rollout"]]
+    assert rollouts.living() == launcher._actors["rollout"]
     assert rollouts.max_in_flight == CONFIG.rollout.max_num_seqs
     assert trainers.ranks == launcher._actors["trainer"]
     assert trainers.settings == launcher.config.trainer
@@ -230,22 +234,24 @@ def test_the_pools_of_rollouts_and_ranks_have_the_runs_actors_and_limits(
 
 def test_peak_memory_is_by_actor_and_leaves_the_dead_out(recorders: dict[str, Recorder]) -> None:
     launcher = with_handles(make_launcher())
-    teachers = launcher._actors["teacher"]
-    launcher._teacher_pools = {  # type: ignore[assignment]
-        name: SimpleNamespace(living=lambda pair=pair: [pair])
-        for name, pair in zip(("teacher", "coder"), teachers, strict=True)
-    }
-    dead = teachers[1][0]
+    launcher.rollout_pool()
+    launcher.teacher_pools()
+    dead = [launcher._actors["rollout"][0][0], launcher._actors["teacher"][1][0]]
+    ended: list[str] = []
 
     def get(ref: Any, owner: str) -> int:
         assert ref == (owner, "peak_memory")
-        if owner == dead:
+        if owner in dead:
             raise ActorDied(owner, "killed")
         return len(owner)
 
     launcher.watch.get = get  # type: ignore[method-assign]
-    living = [name for actors in launcher._actors.values() for name, _ in actors if name != dead]
-    assert launcher.peak_memory() == {name: len(name) for name in living}
+    launcher.watch.remove = ended.append  # type: ignore[method-assign]
+    launcher.watch.add = lambda name, handle: None  # type: ignore[method-assign]
+    launcher.watch.hand_over = lambda name: Reference()  # type: ignore[method-assign]
+    everyone = [name for actors in launcher._actors.values() for name, _ in actors]
+    assert launcher.peak_memory() == {name: len(name) for name in everyone if name not in dead}
+    assert ended == dead
 
 
 def test_an_ensemble_is_started_with_its_members(recorders: dict[str, Recorder]) -> None:

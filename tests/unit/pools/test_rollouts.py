@@ -2,47 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_replicas import FakeWatch, Remote, writers_of
 
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 
-class _Method:
-    def __init__(self, call: Any) -> None:
-        self.remote = call
-
-
 class _Actor:
-    """Records what it was given; its stream brings what it is told to."""
+    """Records what it was given; its stream brings what it is told to, the oldest first."""
+
+    dead = False
 
     def __init__(self, *brings: int) -> None:
-        self._brings = brings
+        self._brings = list(brings)
         self.given: list[RolloutRequest] = []
+        self._written = 0
         self.closed = False
-        self.generate = _Method(self._generate)
-        self.add = _Method(self._add)
+        self.generate = Remote(self._generate)
+        self.add = Remote(self._add)
 
     def _generate(
         self, requests: list[RolloutRequest], sampling: Sampling, record: bool, more: bool
-    ) -> Iterator[list[Rollout]]:
+    ) -> _Actor:
         self._add(requests, more)
-        return (_rollouts(count) for count in self._brings)
+        return self
 
     def _add(self, requests: list[RolloutRequest], more: bool) -> None:
         assert not self.closed, "requests came after the end was announced"
         self.given += requests
         self.closed = not more
 
+    def __next__(self) -> list[Rollout]:
+        if not self._brings:
+            raise StopIteration
+        first, self._written = self._written, self._written + self._brings.pop(0)
+        return [_rollout(request.rollout_id) for request in self.given[first : self._written]]
 
-class _Watch:
+
+class _Watch(FakeWatch):
     """Reads streams when the test says so."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.streams: list[tuple[Any, Any, Any]] = []
 
     def read(self, stream: Any, call: Any, ended: Any) -> None:
@@ -66,15 +71,15 @@ def _requests(count: int) -> list[RolloutRequest]:
     return [RolloutRequest(f"r{i}", f"p{i // 2}", i % 2, prompt, i) for i in range(count)]
 
 
-def _rollouts(count: int) -> list[Rollout]:
+def _rollout(name: str) -> Rollout:
     empty = np.zeros(0)
-    return [Rollout("r", "p", 0, empty, empty, empty, empty, empty, "stop", 0)] * count
+    return Rollout(name, "p", 0, empty, empty, empty, empty, empty, "stop", 0)
 
 
 def _pool(actors: list[_Actor], max_in_flight: int) -> tuple[RolloutPool, _Watch]:
+    watch = _Watch()
     named = [(f"rollout {i}", actor) for i, actor in enumerate(actors)]
-    watch: Any = _Watch()
-    return RolloutPool(watch, named, max_in_flight), watch
+    return writers_of(watch, named, max_in_flight), watch
 
 
 def _start(pool: RolloutPool, count: int) -> list[Rollout]:
@@ -89,12 +94,11 @@ def test_a_small_batch_is_split_evenly_at_once() -> None:
     pool, _ = _pool(actors, max_in_flight=8)
     _start(pool, 8)
     assert [len(actor.given) for actor in actors] == [4, 4]
-    assert all(actor.closed for actor in actors)
     assert [r.rollout_id for r in actors[0].given + actors[1].given] == [f"r{i}" for i in range(8)]
 
 
 def test_what_does_not_fit_goes_to_whoever_finishes_first() -> None:
-    actors = [_Actor(2), _Actor(1, 1, 1, 1, 1)]
+    actors = [_Actor(2, 1), _Actor(1, 1, 1, 1, 1, 1, 1)]
     pool, watch = _pool(actors, max_in_flight=2)
     found = _start(pool, 10)
     assert [len(actor.given) for actor in actors] == [2, 2]
@@ -104,7 +108,24 @@ def test_what_does_not_fit_goes_to_whoever_finishes_first() -> None:
     assert [len(actor.given) for actor in actors] == [2, 7]
     watch.next_of(0)
     assert [len(actor.given) for actor in actors] == [3, 7]
-    assert all(actor.closed for actor in actors)
+
+
+def test_streams_stay_open_until_all_is_written() -> None:
+    """One that dies before may bring requests back."""
+    actors = [_Actor(2), _Actor(1, 1)]
+    pool, watch = _pool(actors, max_in_flight=4)
+    found = _start(pool, 4)
+    watch.next_of(0)
+    watch.next_of(1)
+    assert [actor.closed for actor in actors] == [False, False]
+    watch.next_of(1)
+    assert [actor.closed for actor in actors] == [True, True]
+    assert len(found) == 4
+    assert pool.busy
+    watch.next_of(0)
+    assert pool.busy
+    watch.next_of(1)
+    assert not pool.busy
 
 
 def test_fewer_requests_than_actors_leave_some_idle() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import pool_of
+from fake_replicas import pool_of, recovery, writers_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher
 
 from opd_ray.errors import RunError
@@ -32,7 +32,7 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
     engines = [(f"rollout-{number}", Engine(script, draw)) for number in range(3)]
     teachers = [Teacher(name, script) for name in ("teacher-0", "teacher-1")]
     pool, _, _ = pool_of(teachers, batch_tokens=12, watch=watch)
-    rollouts = RolloutPool(watch, engines, 2)
+    rollouts = writers_of(watch, engines, 2)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
     requests = [
@@ -57,7 +57,7 @@ def test_a_teacher_that_waits_for_the_writers_gets_all_at_once(order: int) -> No
     watch: Any = StandInWatch(draw)
     teacher = Teacher("teacher-0", script)
     pool, _, _ = pool_of([teacher], batch_tokens=1000, watch=watch, after_writing=True)
-    rollouts = RolloutPool(watch, [("rollout-0", Engine(script, draw))], 2)
+    rollouts = writers_of(watch, [("rollout-0", Engine(script, draw))], 2)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
     for step in range(2):
@@ -81,7 +81,7 @@ def test_a_rollout_in_which_the_student_wrote_nothing_is_not_sent(
     draw, script = Random(order), Script(responses)
     watch: Any = StandInWatch(draw)
     teacher = Teacher("teacher-0", script)
-    rollouts = RolloutPool(watch, [("rollout-0", Engine(script, draw))], 2)
+    rollouts = writers_of(watch, [("rollout-0", Engine(script, draw))], 2)
     pool, _, _ = pool_of([teacher], batch_tokens=12, watch=watch)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
@@ -129,10 +129,13 @@ def scored(rollout: Rollout, request: RolloutRequest, **options: Any) -> tuple[A
     pool, _, _ = pool_of([teacher], batch_tokens=12, watch=watch)
 
     class Pool(RolloutPool):
-        def start(self, requests: Any, sampling: Any, deliver: Any, *, record: bool) -> None:
-            super().start(requests, sampling, lambda _: deliver([rollout]), record=record)
+        def start(self, requests: Any, sampling: Any, deliver: Any, **others: Any) -> None:
+            super().start(requests, sampling, lambda _: deliver([rollout]), **others)
 
-    rollouts = Pool(watch, [("rollout-0", Engine(script, draw))], 2)
+    engine = Engine(script, draw)
+    watch.current["rollout-0"] = engine
+    care = recovery("rollout actor", "rollout", watch.start)
+    rollouts = Pool(watch, [("rollout-0", engine)], 2, care)
     scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
     (one,) = scorer.start([request], Sampling(), **options).result().rollouts
     return one, teacher

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_replicas import Remote, pool_of
+from fake_replicas import Remote, pool_of, writers_of
 from stand_ins import Script, StandInWatch, Teacher
 
 from actors.weights.nccl import Nccl, NcclSender
 from actors.weights.object_store import ObjectStore
 from actors.weights.registry import TRANSPORTS
 from opd_ray.config.choices import SyncBackend
-from opd_ray.config.schema import Config, RolloutSettings, SyncSettings, TrainerSettings
+from opd_ray.config.schema import (
+    Config,
+    RolloutSettings,
+    RunSettings,
+    SyncSettings,
+    TrainerSettings,
+)
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
-from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.weights import TeacherWeights, WeightSync
 
 CHUNKS = ("first chunk", "second chunk")
-
-
-class Watch(StandInWatch):
-    """An answer that is an exception is raised, as the death of an actor is."""
-
-    def get_all(self, refs: Iterable[tuple[Any, str]]) -> list[Any]:
-        answers = super().get_all(refs)
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return answers
 
 
 class Bench:
@@ -42,13 +35,14 @@ class Bench:
     One of two teachers follows the student, unless ``decay`` is None.
     """
 
-    def __init__(self, backend: SyncBackend, decay: float | None = 0.9) -> None:
+    def __init__(self, backend: SyncBackend, decay: float | None = 0.9, lag: int = 0) -> None:
         script = Script({})
-        watch: Any = Watch(Random(0))
+        watch: Any = StandInWatch(Random(0))
+        self.watch = watch
         self.calls: list[tuple[Any, ...]] = []  # (actor, method, arguments ...)
         self.dead: set[str] = set()
         self.engines = [self._actor(f"rollout-{number}") for number in range(3)]
-        rollouts = RolloutPool(watch, self.engines, 1)
+        self.rollouts = rollouts = writers_of(watch, self.engines, 1)
         ranks = [self._actor(f"trainer-{number}") for number in range(2)]
         trainers = TrainerGroup(watch, ranks, TrainerSettings())
         self.own, self.other = ([Teacher(f"{n}-{i}", script) for i in range(2)] for n in "ab")
@@ -60,7 +54,9 @@ class Bench:
             for name, replicas, follow_decay in (("a", self.own, decay), ("b", self.other, None))
         }
         config = Config(
-            sync=SyncSettings(backend=backend), rollout=RolloutSettings(tensor_parallel_size=2)
+            run=RunSettings(lag=lag),
+            sync=SyncSettings(backend=backend),
+            rollout=RolloutSettings(tensor_parallel_size=2),
         )
         self.sync = WeightSync(
             config, trainers, rollouts, TeacherWeights(watch, teachers, trainers)
@@ -75,7 +71,9 @@ class Bench:
             self.calls.append((name, method, *args))
             return ActorDied(name, "killed") if name in self.dead else None
 
-        return name, SimpleNamespace(weights=Remote(weights), call_transport=Remote(call_transport))
+        return name, SimpleNamespace(
+            dead=False, weights=Remote(weights), call_transport=Remote(call_transport)
+        )
 
 
 GATHERED = [("trainer-0", "weights"), ("trainer-1", "weights")]
@@ -127,15 +125,21 @@ def test_where_no_teacher_follows_none_is_asked(backend: SyncBackend) -> None:
     assert [teacher.followed for teacher in (*bench.own, *bench.other)] == [[]] * 4
 
 
-@pytest.mark.parametrize(
-    ("backend", "name"), [(SyncBackend.ray, "rollout-2"), (SyncBackend.nccl, "trainer-1")]
-)
-def test_a_push_that_one_actor_misses_fails(backend: SyncBackend, name: str) -> None:
-    bench = Bench(backend)
-    bench.dead.add(name)
-    with pytest.raises(ActorDied, match=name):
+def test_a_push_that_one_rank_misses_fails() -> None:
+    bench = Bench(SyncBackend.nccl)
+    bench.dead.add("trainer-1")
+    with pytest.raises(ActorDied, match="trainer-1"):
         bench.sync.push(1, stepped=True)
     assert [teacher.followed for teacher in bench.own] == [[], []]
+
+
+def test_an_engine_that_dies_in_a_push_keeps_the_weights_from_nobody_else() -> None:
+    bench = Bench(SyncBackend.ray)
+    bench.dead.add("rollout-1")
+    bench.sync.push(1, stepped=True)
+    assert [call[0] for call in bench.calls[2:]] == ["rollout-0", "rollout-1", "rollout-2"]
+    assert [name for name, _ in bench.rollouts.living()] == ["rollout-0", "rollout-2"]
+    assert [teacher.followed for teacher in bench.own] == [[CHUNKS], [CHUNKS]]
 
 
 class UpdatedEngine:
@@ -184,3 +188,92 @@ def test_by_nccl_the_trainers_end_sends_and_vllms_own_calls_receive() -> None:
     engine = UpdatedEngine()
     assert isinstance(Nccl.trainer_end(lambda: iter(()), 1), NcclSender)
     assert Nccl.engine_end(engine) is engine
+
+
+class Joining:
+    """A push, then an actor that came up after it, which asks for the weights."""
+
+    def __init__(self, backend: SyncBackend = SyncBackend.ray, lag: int = 0) -> None:
+        self.bench = Bench(backend, decay=None, lag=lag)
+        watch = self.bench.watch  # events come when a test says so, not while others wait
+        watch.get_all = lambda refs: [watch.get(ref, owner) for ref, owner in refs]
+        self.bench.sync.push(3)
+        self.bench.calls.clear()
+        name, self.handle = self.bench._actor("rollout-9")
+        self.told: list[bool] = []
+        self.sent = 0
+        catch_up = self.bench.rollouts.catch_up
+        assert catch_up is not None
+        self.possible = catch_up(name, self.handle, self._sent, self.told.append)
+
+    def _sent(self) -> None:
+        self.sent += 1
+
+    def turn(self) -> None:
+        self.bench.watch.turn("weights")
+
+
+JOINED = ("rollout-9", "load", 3, *CHUNKS)
+
+
+def test_an_actor_that_came_up_late_gets_what_the_trainers_still_hold() -> None:
+    joining = Joining()
+    assert joining.possible
+    assert joining.bench.calls == GATHERED
+    assert joining.sent == 0
+    joining.turn()
+    assert joining.bench.calls == [*GATHERED, JOINED]
+    assert joining.sent == 1
+    assert joining.told == []
+    joining.turn()
+    assert joining.told == [True]
+
+
+def test_with_lag_it_gets_the_chunks_of_the_last_push() -> None:
+    joining = Joining(lag=1)
+    assert joining.bench.calls == [JOINED]
+    joining.turn()
+    assert joining.told == [True]
+
+
+def test_without_lag_no_weights_stay_in_the_object_store() -> None:
+    assert Joining().bench.sync._kept is None
+    assert Joining(lag=1).bench.sync._kept == list(CHUNKS)
+
+
+def test_weights_that_are_older_than_a_push_are_not_brought() -> None:
+    joining = Joining()
+    joining.bench.sync.push(4)
+    joining.bench.calls.clear()
+    joining.turn()
+    assert joining.bench.calls == []
+    assert joining.told == [False]
+
+
+def test_weights_that_arrive_after_a_push_are_not_those_of_the_others() -> None:
+    joining = Joining(lag=1)
+    joining.bench.sync.push(4)
+    joining.turn()
+    assert joining.told == [False]
+
+
+def test_an_actor_that_dies_meanwhile_is_the_pools_concern() -> None:
+    joining = Joining()
+    joining.bench.dead.add("rollout-9")
+    joining.turn()
+    joining.turn()
+    assert joining.told == []
+
+
+def test_by_nccl_nobody_joins_between_two_pushes_and_a_new_group_is_made_then() -> None:
+    joining = Joining(SyncBackend.nccl)
+    assert not joining.possible
+    bench = joining.bench
+    handles = [handle for _, handle in bench.engines]
+    bench.sync.push(4)
+    assert [call[1] for call in bench.calls] == ["send", "send"]
+    bench.calls.clear()
+    bench.rollouts._lose(next(bench.rollouts._writers.all()), ActorDied("rollout-0", "killed"))
+    bench.sync.push(5)
+    met = [(f"trainer-{rank}", "open", handles[1:], 2) for rank in range(2)]
+    assert bench.calls == [*met, ("trainer-0", "send", 5), ("trainer-1", "send", 5)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_replicas import FakeWatch, Remote
+from fake_replicas import FakeWatch, Remote, recovery
 
 from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
@@ -96,9 +96,8 @@ def test_a_thousand_rollouts(deaths: bool) -> None:
     rng = np.random.default_rng(1)
     watch: Any = FakeWatch([Process("a"), Process("b")], make=Process)
     processes = watch.current
-    pool = TeacherPool(
-        list(processes.items()), 100, watch, watch.start, max_restarts=1000, no_more=""
-    )
+    care = recovery("teacher replica", "teacher", watch.start, max_restarts=1000)
+    pool = TeacherPool(list(processes.items()), 100, watch, care)
     peaks = []
     for step in range(1000 // STEP):
         made = [rollout(f"{step}/{i}", int(rng.integers(3, 60))) for i in range(STEP)]
