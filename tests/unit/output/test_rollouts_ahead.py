@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ray.exceptions import OwnerDiedError
 
 from opd_ray.output.rollouts_ahead import read_rollouts, write_rollouts
 from opd_ray.types import Rollout, TopK
@@ -87,3 +88,21 @@ def test_in_a_run_each_top_k_goes_into_the_object_store_as_it_is_read(
 
 def test_a_checkpoint_without_any_holds_none(tmp_path: Path) -> None:
     assert read_rollouts(tmp_path) == []
+
+
+def test_where_a_top_k_is_lost_with_its_actor_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ref:
+        pass
+
+    def get(ref: Ref) -> TopK:
+        raise OwnerDiedError("00ff", None, "")
+
+    monkeypatch.setattr("ray.ObjectRef", Ref)
+    monkeypatch.setattr("ray.get", get)
+    whole = acting()
+    assert write_rollouts(tmp_path, [whole, replace(whole, topk=Ref())]) is False
+    assert [*tmp_path.iterdir()] == []
+    assert write_rollouts(tmp_path, [whole]) is True
+    assert [found.rollout_id for found in read_rollouts(tmp_path)] == [whole.rollout_id]
