@@ -1,4 +1,7 @@
-"""Rollout actors killed in the middle of a step, and in a push: the run goes on, all count once."""
+"""A rollout actor killed in the middle of a step, one stopped in a push: the run goes on.
+
+Each rollout counts once.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ _OVERRIDES = (
     "rollout.actors=2",
     "rollout.cpus_per_actor=0.3",
     "rollout.max_num_seqs=4",
+    "rollout.answer_timeout_s=15",
 )
 
 
@@ -71,11 +75,11 @@ def trained(
     return steps
 
 
-def kill(pool: RolloutPool, name: str) -> None:
-    """SIGKILL to the process of an actor, beside whatever it writes."""
+def send(pool: RolloutPool, name: str, what: signal.Signals) -> None:
+    """A signal to the process of an actor, beside whatever it writes."""
     handle = dict(pool.living())[name]
     call = handle.__ray_call__.options(concurrency_group="inbox")
-    os.kill(ray.get(call.remote(lambda actor: os.getpid())), signal.SIGKILL)
+    os.kill(ray.get(call.remote(lambda actor: os.getpid())), what)
 
 
 def at_call(number: int, function: Callable, event: Callable[[], None]) -> Callable:
@@ -90,7 +94,7 @@ def at_call(number: int, function: Callable, event: Callable[[], None]) -> Calla
     return called
 
 
-def test_killed_rollout_actors_change_nothing(
+def test_rollout_actors_that_die_and_hang_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = load_config("demo", [*_OVERRIDES, f"run.output_dir={tmp_path}"])
@@ -103,10 +107,10 @@ def test_killed_rollout_actors_change_nothing(
         session.trainers.load(str(start))
         pool = session.scorer.rollouts
         first = next(w for w in pool._writers.all() if w.name == "rollout-0")
-        written = at_call(1, pool._arrived, lambda: kill(pool, "rollout-0"))
+        written = at_call(1, pool._arrived, lambda: send(pool, "rollout-0", signal.SIGKILL))
         monkeypatch.setattr(pool, "_arrived", written)
-        # The second push is that after the first step.
-        transport = at_call(1, pool.call_transport, lambda: kill(pool, "rollout-1"))
+        # The second push is that after the first step: no answer comes to that.
+        transport = at_call(1, pool.call_transport, lambda: send(pool, "rollout-1", signal.SIGSTOP))
         monkeypatch.setattr(pool, "call_transport", transport)
         disturbed = trained(session, tmp_path / "disturbed", monkeypatch)
         assert first.dead
@@ -139,3 +143,6 @@ def test_killed_rollout_actors_change_nothing(
     told = capsys.readouterr().err
     assert "rollout-0 died (" in told
     assert "starting it again (1 of rollout.max_restarts = 3)" in told
+    assert "rollout-1 hangs (it has answered nothing for longer than rollout.answer_timeout_s" in (
+        told
+    )
