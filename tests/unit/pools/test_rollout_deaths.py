@@ -504,6 +504,22 @@ def test_a_death_during_a_push_keeps_the_weights_from_nobody_else() -> None:
     assert bench.watch.buried == ["rollout-1"]
 
 
+def test_a_death_that_is_heard_of_during_a_push_counts_once() -> None:
+    bench = Bench(engines=2, max_restarts=5)
+    first = bench.engines[0]
+    get = bench.watch.get
+
+    def wait(ref: Any, name: str) -> Any:
+        if isinstance(ref, tuple) and ref[:2] == (first, "transport"):
+            first.die()
+            bench.hear_of(first)  # comes first, while the answer is waited for
+        return get(ref, name)
+
+    bench.watch.get = wait
+    bench.pool.call_transport("load", 5, "chunk")
+    assert bench.pool.take_counts() == (1, 0)
+
+
 def test_nothing_is_given_out_while_new_weights_come() -> None:
     bench = Bench(engines=1, max_in_flight=8)
     Weights(bench.pool)
