@@ -196,8 +196,10 @@ class Engine:
             raise StopIteration
         request = self._open.pop(self._order.randrange(len(self._open)))
         rollout = self._script.write(request, self.version)
-        owned = OwnedTopK(rollout.topk.ids, rollout.topk.logprobs, self)
-        return [replace(rollout, topk=owned)]
+        if isinstance(rollout.topk, TopK):  # else a reference to one that the test keeps
+            owned = OwnedTopK(rollout.topk.ids, rollout.topk.logprobs, self)
+            rollout = replace(rollout, topk=owned)
+        return [rollout]
 
     def _generate(
         self, requests: list[RolloutRequest], sampling: Sampling, record: bool, more: bool

@@ -127,13 +127,13 @@ def test_an_event_costs_the_same_however_many_actors_there_are() -> None:
     assert cost_of_an_event(1000) < 1.5 * cost_of_an_event(10)
 
 
-def run_of(actors: int) -> tuple[Any, RolloutPool, TeacherPool]:
+def run_of(actors: int) -> tuple[Any, Any, TeacherPool]:
     """A loop, half of the actors as engines and half as teachers."""
     watch: Any = Loop()
     engines = [(f"rollout-{number}", Engine()) for number in range(actors // 2)]
     replicas = [FakeReplica(f"teacher {number}") for number in range(actors // 2)]
     pool, _, _ = pool_of(replicas, 8, watch=watch)
-    return watch, RolloutPool(watch, engines, max_in_flight=1), pool
+    return watch, writers_of(watch, engines, max_in_flight=1), pool
 
 
 def test_a_rollout_that_is_only_written_costs_the_same() -> None:
