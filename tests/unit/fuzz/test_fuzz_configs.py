@@ -74,7 +74,7 @@ def test_any_values_of_keys(tmp_path: Path, values: Any) -> None:
     settle(str(path), [])
 
 
-@examples(30)
+@examples(15)
 @given(
     st.lists(st.tuples(st.sampled_from(KEYS) | TEXTS, WORDS | TEXTS | SCALARS.map(str)), max_size=2)
 )
