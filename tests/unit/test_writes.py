@@ -41,7 +41,8 @@ def unguarded(source: str) -> Iterator[tuple[int, str]]:
             guarded = False  # it runs where it is called
         if isinstance(node, ast.Call) and not guarded:
             name = named(node)
-            if name in CHANGING or (name == "open" and opens_to_write(node)):
+            silent = any(key.arg == "ignore_errors" for key in node.keywords)
+            if (name in CHANGING and not silent) or (name == "open" and opens_to_write(node)):
                 yield node.lineno, name
         for child in ast.iter_child_nodes(node):
             yield from visit(child, guarded)
@@ -68,6 +69,7 @@ def opens_to_write(call: ast.Call) -> bool:
         ("with border('a', 'b'), other():\n    shutil.rmtree(path)", []),
         ("with writing(path), path.open('w') as file:\n    pass", []),
         ("with path.open('w') as file, writing(path):\n    pass", [(1, "open")]),
+        ("shutil.rmtree(path, ignore_errors=True)", []),
         ("with other():\n    open('a', 'w')", [(2, "open")]),
         ("with path.open('ab') as file:\n    pass", [(1, "open")]),
         ("path.open('rb'); open(path, encoding='utf-8')", []),
