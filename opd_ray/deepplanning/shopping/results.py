@@ -12,10 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from opd_ray.borders import border, writing
+from opd_ray.borders import writing
 from opd_ray.deepplanning.shopping.case import ANSWERS, CART, ShoppingCase
 from opd_ray.environments.environment import Message
-from opd_ray.errors import OutputFolderError
 from opd_ray.whole_file import write_whole
 
 
@@ -37,14 +36,13 @@ def write_results(
         The folder of the case.
 
     Raises:
-        OutputFolderError: it cannot be written.
+        WriteError: it cannot be written.
     """
-    with border(str(results), "name a folder that can be written", OutputFolderError):
-        folder = _new_folder(results, name, level, case.folder.name)
-        if cart is not None:
-            _write(folder / CART, cart, indent=4)
-        _write(folder / ANSWERS, case.answers, indent=4)
-        _write(folder / "messages.json", _record(messages), indent=2)
+    folder = _new_folder(results, name, level, case.folder.name)
+    if cart is not None:
+        _write(folder / CART, cart, indent=4)
+    _write(folder / ANSWERS, case.answers, indent=4)
+    _write(folder / "messages.json", _record(messages), indent=2)
     return folder
 
 

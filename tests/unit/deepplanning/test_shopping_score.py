@@ -18,7 +18,7 @@ from opd_ray.deepplanning.shopping.score import (
     score_cart,
     total_statistics,
 )
-from opd_ray.errors import OutputFolderError
+from opd_ray.errors import WriteError
 
 SAID = {"role": "assistant", "content": "Done."}
 CALLED = {
@@ -192,5 +192,5 @@ def test_rollouts_of_one_case_are_runs(tmp_path: Path) -> None:
 def test_results_that_cannot_be_written(tmp_path: Path) -> None:
     case = read_case(write_case(tmp_path / "case_1"))
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(OutputFolderError, match="out: .*name a folder that can be written"):
+    with pytest.raises(WriteError, match="out/.*; a file stands where a folder"):
         write_results(tmp_path / "out", "me", 1, case, CART, [])
