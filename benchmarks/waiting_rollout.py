@@ -72,9 +72,14 @@ class WaitingRollout(WaitingActor):
 
     @ray.method(concurrency_group="engine", num_returns="streaming")
     def generate(
-        self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool, more: bool
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: Sampling,
+        record: bool,
+        more: bool,
+        batch: int,
     ) -> Iterator[list[Rollout]]:
-        """As the rollout actor's, when each response ends by the profile."""
+        """As the rollout actor's, when each response ends by the profile; none is given up."""
         self._topk_refs.clear()
         self._take(requests, sampling)
         begin = now = time.monotonic()
@@ -103,7 +108,7 @@ class WaitingRollout(WaitingActor):
         self._diary.busy.append((begin, now))
 
     @ray.method(concurrency_group="inbox")
-    def add(self, requests: Sequence[RolloutRequest], more: bool) -> None:
+    def add(self, requests: Sequence[RolloutRequest], more: bool, batch: int) -> None:
         """As the rollout actor's."""
         self._inbox.put((requests, more))
 

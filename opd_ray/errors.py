@@ -6,6 +6,8 @@ without a run) or RuntimeError (a run that failed). Plain Python errors are faul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 BAD_INPUT = 2
 RUN_FAILED = 1
 INTERRUPTED = 130
@@ -52,8 +54,35 @@ class ActorDied(ActorFailure):
     """The process of an actor is gone whose supervisor may put another in its place."""
 
 
+class ActorLost(ActorFailure):
+    """An actor is gone, or of no use any more, without whose answers the run cannot go on.
+
+    Args:
+        name: of the actor.
+        owner: what of it failed, for the message.
+        cause: why.
+    """
+
+    def __init__(self, name: str, owner: str, cause: str) -> None:
+        super().__init__(owner, cause)
+        self.name = name
+
+
 class PeerFailure(RunError):
     """A process gave up because another one in the same collective call did, which knows why."""
+
+
+class ConnectionLost(PeerFailure):
+    """A process of a collective call no longer reaches the others; most likely one has died."""
+
+
+class Unanswered(RunError):
+    """Calls took longer than they may; ``owners`` has not answered them."""
+
+    def __init__(self, owners: Sequence[str], what: str) -> None:
+        super().__init__(f"{', '.join(owners)}: {what}")
+        self.owners = owners
+        self.what = what
 
 
 def is_known(error: BaseException) -> bool:

@@ -62,7 +62,10 @@ class RolloutActor(Lifeline):
         # References to the top-Ks of the running batch: Ray's count of references inside streamed
         # items can reach zero before the consumer has borrowed them, so they are held here.
         self._topk_refs: list[ray.ObjectRef] = []
-        self._inbox: queue.SimpleQueue[tuple[Sequence[RolloutRequest], bool]] = queue.SimpleQueue()
+        # (number of the batch, its further requests, whether more come)
+        self._inbox: queue.SimpleQueue[tuple[int, Sequence[RolloutRequest], bool]]
+        self._inbox = queue.SimpleQueue()
+        self._given_up = -1  # the last batch that was
         limit = rollout.answer_timeout_s
         self._sign_after_s = math.inf if limit is None else min(_SIGN_SECONDS, limit / 4)
 
@@ -72,7 +75,12 @@ class RolloutActor(Lifeline):
 
     @ray.method(concurrency_group="engine", num_returns="streaming")
     def generate(
-        self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool, more: bool
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: Sampling,
+        record: bool,
+        more: bool,
+        batch: int = 0,
     ) -> Iterator[list[Rollout]]:
         """Stream the rollouts of one batch, those of a step together, the moment they end.
 
@@ -80,13 +88,14 @@ class RolloutActor(Lifeline):
 
         ``topk`` of each is a reference to its TopK in the object store of this node, good until
         the next batch begins. The stream ends when every response is written and no more requests
-        are announced.
+        are announced, or when the batch is given up.
 
         Args:
             requests: the first ones.
             sampling: for all of the batch.
             record: see :meth:`actors.rollout.engine.RolloutEngine.add`.
             more: further requests come through :meth:`add`.
+            batch: its number; later batches have higher ones.
 
         Raises:
             RuntimeError: the last stream failed, or requests came after the last ones.
@@ -97,10 +106,13 @@ class RolloutActor(Lifeline):
         self._topk_refs.clear()
         self._engine.add(requests, sampling, record)
         said = time.monotonic()
-        while True:
-            while more and not (self._engine.has_unfinished() and self._inbox.empty()):
-                requests, more = self._inbox.get()
-                self._engine.add(requests, sampling, record)
+        while batch > self._given_up:
+            if more and not (self._engine.has_unfinished() and self._inbox.empty()):
+                of, requests, going_on = self._inbox.get()
+                if of == batch > self._given_up:  # else left by a batch that was given up
+                    more = going_on
+                    self._engine.add(requests, sampling, record)
+                continue
             if not self._engine.has_unfinished():
                 break
             finished = self._engine.step()
@@ -108,16 +120,29 @@ class RolloutActor(Lifeline):
             if finished or now - said > self._sign_after_s:
                 said = now
                 yield [self._with_topk_by_reference(rollout) for rollout in finished]
-        if not self._inbox.empty():
-            raise RuntimeError("requests were added to a batch after its last ones")
+        if batch <= self._given_up:
+            self._engine.abort()
+            return
+        while not self._inbox.empty():
+            if self._inbox.get()[0] == batch:
+                raise RuntimeError("requests were added to a batch after its last ones")
 
     @ray.method(concurrency_group="inbox")
-    def add(self, requests: Sequence[RolloutRequest], more: bool) -> None:
-        """Hand further requests to the running stream; ``more`` False: these were the last.
+    def add(self, requests: Sequence[RolloutRequest], more: bool, batch: int = 0) -> None:
+        """Hand further requests to a batch's stream; ``more`` False: these were the last.
 
         It may overtake the call that opens the stream. Errors in them come out of the stream.
         """
-        self._inbox.put((requests, more))
+        self._inbox.put((batch, requests, more))
+
+    @ray.method(concurrency_group="inbox")
+    def abort(self, batch: int = 0) -> None:
+        """Give a batch up, wherever it is: its stream ends soon, with what it has brought.
+
+        It may overtake the call that opens the stream, and come after its end.
+        """
+        self._given_up = batch
+        self._inbox.put((batch, (), False))  # wakes a stream that waits for requests
 
     @ray.method(concurrency_group="engine")
     def call_transport(self, method: str, *args: Any) -> Any:

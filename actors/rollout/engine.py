@@ -156,8 +156,8 @@ class RolloutEngine:
 
         if not self._weights_complete:
             raise RuntimeError(
-                "the last weight update failed, so this engine's weights are incomplete; "
-                "start it anew"
+                "the last weight update failed, so this engine's weights are incomplete until "
+                "another one is whole"
             )
         ids_in_use = set(self._requests)
         longest = self.context_length - 1
@@ -197,12 +197,21 @@ class RolloutEngine:
             scores = dict(zip(recorded, first_worker, strict=True))
         return [self._rollout_of(output, scores.get(output.request_id)) for output in finished]
 
+    def abort(self) -> None:
+        """Give up all requests that are unfinished."""
+        if not self._requests:
+            return
+        self._engine.abort_request([*self._requests])
+        recorded = [key for key, (_, record) in self._requests.items() if record]
+        self._engine.collective_rpc("forget_scores", args=(recorded,))
+        self._requests.clear()
+
     def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Connect the workers to the trainer, for transports of vLLM's own."""
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        """First of three calls of an update.
+        """First of three calls of an update; what one that broke off has brought is forgotten.
 
         Raises:
             RuntimeError: requests are unfinished.
@@ -212,6 +221,8 @@ class RolloutEngine:
                 f"new weights came while {len(self._requests)} requests are unfinished; "
                 "collect their rollouts first"
             )
+        if not self._weights_complete:
+            self._engine.collective_rpc("drop_weight_update")
         self._weights_complete = False
         self._engine.collective_rpc("start_weight_update")
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class _UnderWay:
     episode: Episode
     turns: list[Rollout] = field(default_factory=list)
     finishing: bool = False
+    given_up: bool = False
 
     def next_turn(self) -> RolloutRequest:
         """The turn that the student is to write now."""
@@ -113,7 +114,11 @@ class EpisodeEngine:
         self._tokenizer, self._end_ids = tokenizer, tuple(end_ids)
         self._concurrent = concurrent
         self._processes: dict[str, EnvironmentProcesses] = {}
-        self._under_way: dict[str, _UnderWay] = {}
+        self._under_way: dict[str, _UnderWay] = {}  # by rollout id
+        # Those that wait for their environment, each by a key of its own: a rollout that was given
+        # up may be asked for again.
+        self._calls: dict[str, _UnderWay] = {}
+        self._call_count = 0
         self._runner = EnvironmentRunner(
             environments.default.threads, environments.default.call_timeout_s
         )
@@ -141,7 +146,7 @@ class EpisodeEngine:
             self._under_way[request.rollout_id] = under_way
             row = {**request.episode.row, "rollout_seed": request.seed}
             begin = partial(under_way.episode.begin, row, request.prompt_ids.tolist())
-            self._runner.start(request.rollout_id, begin)
+            self._start(under_way, begin)
 
     def step(self) -> list[Rollout]:
         """One forward pass for all turns that are being written; the rollouts that ended.
@@ -160,8 +165,29 @@ class EpisodeEngine:
                 continue
             under_way.turns.append(written)
             ids, reason = written.response_ids.tolist(), written.finish_reason
-            self._runner.start(rollout_id, partial(under_way.episode.take, ids, reason))
+            self._start(under_way, partial(under_way.episode.take, ids, reason))
         return ended
+
+    def abort(self) -> None:
+        """Give up all that is under way; environments are closed, after the calls they are in."""
+        self._engine.abort()
+        in_calls = {call.request.rollout_id for call in self._calls.values() if not call.given_up}
+        for rollout_id, under_way in self._under_way.items():
+            under_way.given_up = True
+            if rollout_id not in in_calls:
+                self._leave(under_way)
+        self._under_way.clear()
+
+    def _start(self, under_way: _UnderWay, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Have work done in a rollout's environment; its end shows in :meth:`_go_on`."""
+        self._call_count += 1
+        key = f"{self._call_count} of {under_way.request.rollout_id}"
+        self._calls[key] = under_way
+        self._runner.start(key, work)
+
+    def _leave(self, under_way: _UnderWay) -> None:
+        under_way.finishing = True
+        self._start(under_way, under_way.episode.leave)
 
     def _begun(
         self, request: RolloutRequest, start: EpisodeStart, sampling: Sampling, record: bool
@@ -210,18 +236,21 @@ class EpisodeEngine:
         wait = not self._engine.has_unfinished()
         while self._under_way:
             try:
-                rollout_id, outcome = self._runner.ended.get(timeout=_WAIT_SECONDS if wait else 0)
+                key, outcome = self._runner.ended.get(timeout=_WAIT_SECONDS if wait else 0)
             except queue.Empty:
                 break
             wait = False
-            under_way = self._under_way[rollout_id]
+            under_way = self._calls.pop(key)
             if isinstance(outcome, BaseException):
                 raise outcome
-            if under_way.finishing:
-                ended.append(self._under_way.pop(rollout_id).rollout())
+            if under_way.given_up:
+                if not under_way.finishing:
+                    self._leave(under_way)
+            elif under_way.finishing:
+                ended.append(self._under_way.pop(under_way.request.rollout_id).rollout())
             elif under_way.episode.ending is not None:
                 under_way.finishing = True
-                self._runner.start(rollout_id, under_way.episode.finish)
+                self._start(under_way, under_way.episode.finish)
             else:
                 longest = under_way.episode.room
                 sampling = replace(under_way.sampling, max_tokens=longest)

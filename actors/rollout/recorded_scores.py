@@ -50,13 +50,17 @@ class ScoreArena:
     def take(self, rows: Sequence[int]) -> RecordedScores:
         """What the given rows hold, in that order; the rows are free afterwards."""
         index_m = torch.tensor(rows, dtype=torch.long, device=self.entropy_S.device)
-        self._free.extend(rows)
+        self.give_back(rows)
         return RecordedScores(
             entropy_m=self.entropy_S[index_m].cpu().numpy(),
             logprob_m=self.logprob_S[index_m].cpu().numpy(),
             topk_ids_mK=self.topk_ids_SK[index_m].cpu().numpy(),
             topk_logprobs_mK=self.topk_logprobs_SK[index_m].cpu().numpy(),
         )
+
+    def give_back(self, rows: Sequence[int]) -> None:
+        """Nobody wants to know what these rows hold."""
+        self._free.extend(rows)
 
     def _double(self) -> None:
         rows = len(self.entropy_S)

@@ -145,6 +145,14 @@ class ScoreRecorder(LogitsProcessor):
         self._note_sampled_tokens()
         return [self.arena.take(self._recordings.pop(key).rows) for key in keys]
 
+    @torch.inference_mode()
+    def forget(self, keys: Sequence[str]) -> None:
+        """Forget requests that were given up, whether anything was recorded of them or not."""
+        self._note_sampled_tokens()
+        for key in keys:
+            if recording := self._recordings.pop(key, None):
+                self.arena.give_back(recording.rows)
+
     def _note_sampled_tokens(self) -> None:
         """Write the log-probabilities of the tokens drawn from the last step's logits."""
         if self._last_step is None:

@@ -101,6 +101,10 @@ class TeacherActor(Lifeline):
         """Free signals that nobody will ask for."""
         self._server.signals.forget(rollout_ids)
 
+    def forget_all(self) -> None:
+        """Free every signal; in turn with the scoring: what was asked for before is free then."""
+        self._server.signals.forget_all()
+
     @ray.method(concurrency_group="signals")
     def output_head(self) -> tuple[HeadPart, ...]:
         """The output layer, in one part, or one a member of an ensemble."""
@@ -117,6 +121,10 @@ class TeacherActor(Lifeline):
     def load(self, path: str) -> None:
         """Read what :meth:`save` wrote."""
         self._following().load(path)
+
+    def begin_anew(self) -> None:
+        """Have a teacher that follows the student as it was when it was made."""
+        self._following().begin_anew()
 
     def _following(self) -> FollowingTeacher:
         if not isinstance(self._teacher, FollowingTeacher):

@@ -130,3 +130,7 @@ class FollowingTeacher(Protocol):
     def load(self, path: str) -> None:
         """Go on from what :meth:`save` wrote."""
         ...
+
+    def begin_anew(self) -> None:
+        """Have the weights again that it was made with."""
+        ...

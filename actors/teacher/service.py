@@ -201,6 +201,12 @@ class SignalStore:
             for rollout_id in ids:
                 self.nbytes -= self._held.pop(rollout_id).signal.nbytes
 
+    def forget_all(self) -> None:
+        """Free every signal."""
+        with self._lock:
+            self._held.clear()
+            self.nbytes = 0
+
     def _require(self, rollout_ids: Iterable[str]) -> None:
         missing = [key for key in rollout_ids if key not in self._held]
         if missing:

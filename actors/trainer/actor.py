@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -15,6 +17,25 @@ from actors.weights.chunks import pack
 from actors.weights.registry import TRANSPORTS
 from opd_ray.checksums import FileSum
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
+from opd_ray.errors import ConnectionLost, is_known
+
+
+@contextmanager
+def _collective() -> Iterator[None]:
+    """A call of all ranks inside says so where it no longer reaches the others.
+
+    Raises:
+        ConnectionLost: their connection broke, most likely as one of them died.
+    """
+    from torch.distributed import DistError
+
+    try:
+        yield
+    except RuntimeError as error:
+        # Gloo raises nothing more particular; its messages begin with the place in its source.
+        if is_known(error) or not (isinstance(error, DistError) or "/gloo/" in str(error)):
+            raise
+        raise ConnectionLost(f"no connection to the other ranks: {error}") from error
 
 
 @ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1, "writing": 1})
@@ -55,7 +76,8 @@ class TrainerActor(Lifeline):
     @ray.method(concurrency_group="rank")
     def setup(self, master_address: str, master_port: int) -> None:
         """Returns once all ranks have met and the engine is up."""
-        self._trainer = self._make_trainer(master=(master_address, master_port))
+        with _collective():
+            self._trainer = self._make_trainer(master=(master_address, master_port))
         transport = TRANSPORTS[self._sync.backend]
         self._transport_end = transport.trainer_end(self._trainer.engine.weights, self._rank)
 
@@ -65,7 +87,8 @@ class TrainerActor(Lifeline):
 
         References among ``args`` arrive as what they refer to.
         """
-        return attrgetter(method)(self._trainer)(*args)
+        with _collective():
+            return attrgetter(method)(self._trainer)(*args)
 
     @ray.method(concurrency_group="writing")
     def write_snapshot(self, folder: str) -> dict[str, FileSum]:
@@ -75,16 +98,18 @@ class TrainerActor(Lifeline):
     @ray.method(concurrency_group="rank")
     def weights(self) -> list[ray.ObjectRef]:
         """References to the chunks of the weights from rank 0, none from the others."""
-        weights = self._trainer.engine.weights()
-        if self._rank == 0:
-            return [ray.put(chunk) for chunk in pack(weights, self._sync.chunk_bytes)]
-        deque(weights, maxlen=0)  # a collective
-        return []
+        with _collective():
+            weights = self._trainer.engine.weights()
+            if self._rank == 0:
+                return [ray.put(chunk) for chunk in pack(weights, self._sync.chunk_bytes)]
+            deque(weights, maxlen=0)
+            return []
 
     @ray.method(concurrency_group="rank")
     def call_transport(self, method: str, *args: Any) -> Any:
         """Call this rank's end of the weight transport."""
-        return getattr(self._transport_end, method)(*args)
+        with _collective():
+            return getattr(self._transport_end, method)(*args)
 
     def peak_memory(self) -> int:
         """High-water mark of this rank's memory, bytes."""

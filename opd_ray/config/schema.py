@@ -194,6 +194,12 @@ class TrainerSettings:
     warmup_steps: int = field(default=0, metadata=at_least(0) | TOLD)
     # Learning rate at the end, as a share of the peak.
     min_lr_ratio: float = field(default=0.0, metadata=SHARE | TOLD)
+    # How often all ranks may be started again in a run, after one died or hung; the run then goes
+    # back to its last checkpoint. 0: the run ends.
+    max_restarts: int = field(default=3, metadata=at_least(0) | FREE)
+    # Seconds that a rank may take for one call (a step, a checkpoint) before it counts as hung and
+    # is killed; well above the longest, and below cluster.stall_timeout_s.
+    answer_timeout_s: float = field(default=1500.0, metadata=ABOVE_ZERO | FREE)
     # AdamW's weight decay; of all weights, norms and biases too.
     weight_decay: float = field(default=0.1, metadata=at_least(0) | TOLD)
     # AdamW's first decay rate.

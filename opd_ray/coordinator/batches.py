@@ -65,6 +65,10 @@ class RolloutBatches:
                 file=sys.stderr,
             )
 
+    def forget(self) -> None:
+        """Leave what was begun ahead: nobody writes or scores it any more."""
+        self._ahead = None
+
     def load(self, folder: Path, step: int) -> bool:
         """Go on with what :meth:`save` wrote before ``step``; it is scored again.
 

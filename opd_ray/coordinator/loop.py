@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,6 +59,8 @@ class Coordinator:
     metrics: Metrics
     progress: Progress
     last_step: StepSnapshot | None = None
+    done: int = 0  # steps taken
+    restarts: int = 0  # of all trainer ranks
     idle_steps: int = 0  # that learned nothing
     calls_checked: bool = False  # whether the first step's rollouts called their tools
 
@@ -77,14 +80,14 @@ class Coordinator:
             Interrupted: a stop was asked for; the last finished step has been saved.
         """
         total = self.config.run.steps
-        saved = done
+        saved = self.done = done
         try:
             self.session.sync.push(done)
             if self._evaluation_due(done) and not evaluated:
                 self._evaluate(done)
             while done < total:
                 self.step(done)
-                done += 1
+                self.done = done = done + 1
                 if self._evaluation_due(done):
                     self._evaluate(done)
                 if done == total or self._checkpoint_due(done):
@@ -95,6 +98,21 @@ class Coordinator:
                 self._save(done, last=True)
             self.saving.finish()
             raise
+
+    def go_back(self, step: int, filter_state: dict[str, Any], ahead: Path | None) -> None:
+        """Have all as it was after ``step``, when the filter had this state; :meth:`run` goes on.
+
+        Args:
+            step: taken by the weights that the trainers have.
+            filter_state: :meth:`TipFilter.state_dict`.
+            ahead: the folder in which the rollouts of the step that comes next are, if any.
+        """
+        self.tip.load_state_dict(filter_state)
+        self.batches.forget()
+        if ahead is not None:
+            self.batches.load(ahead, step)
+        self.metrics.back_to(step)
+        self.progress.back_to(step)
 
     def step(self, step: int) -> None:
         """One turn of the loop."""
@@ -148,6 +166,7 @@ class Coordinator:
         if run.lag:
             values |= lag_metrics(account, age)
         values |= self.saving.take_figures()
+        values["train/restarts"] = self.restarts
         self.metrics.write(step + 1, values)
         self.progress.step(step + 1, values)
         if why := nothing_learned(account, selection, scores, self.config.tip):

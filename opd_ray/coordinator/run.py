@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from opd_ray.cluster.local_ray import local_ray_notes
 from opd_ray.config.choices import LrSchedule
@@ -15,6 +17,7 @@ from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.metrics import StepSnapshot
 from opd_ray.coordinator.nothing import steps_note, teacher_notes
+from opd_ray.coordinator.recovery import Point, Recovery
 from opd_ray.coordinator.report import (
     closing_table,
     marked_response,
@@ -32,7 +35,15 @@ from opd_ray.output.checkpoint import CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.progress import Progress
 from opd_ray.output.resume import Start, find_start, told
-from opd_ray.output.sinks import JsonlSink, Metrics, Sink, TensorBoardSink, WandbSink, read_jsonl
+from opd_ray.output.sinks import (
+    JsonlSink,
+    Metrics,
+    Sink,
+    TensorBoardSink,
+    WandbSink,
+    has_evaluation,
+    read_jsonl,
+)
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
@@ -118,6 +129,7 @@ def _steer(
     """The part of a run in which its actors live; returns the exit code."""
     config, start, done = session.config, part.start, part.done
     tip = TipFilter(config.tip, loss_score=config.loss.divergence.value)
+    beginning = tip.state_dict()
     if start is not None:
         session.load(str(start.checkpoint / "trainer"))
         tip.load_state_dict(start.state.filter_state)
@@ -156,20 +168,39 @@ def _steer(
                     "the checkpoint's rollouts of the next step are of other prompts, samples or "
                     "lag; they are written anew"
                 )
-            rows = read_jsonl(output.metrics)
-            evaluated = any(row["step"] == done and "seconds/eval" in row for row in rows)
-            try:
-                coordinator.run(done, evaluated=evaluated)
+
+            evaluated = partial(has_evaluation, output.metrics)
+
+            def finish() -> dict[str, int]:
                 if config.run.export_at_end:
                     session.trainers.export(str(output.export))
+                return session.launcher.peak_memory()
+
+            newest = partial(_newest, part, checkpoints, beginning)
+            recovery = Recovery(coordinator, newest, evaluated)
+            try:
+                peaks = recovery.run(done, evaluated=evaluated(done), then=finish)
+                session.launcher.end_trainers()  # whatever befalls them now
                 progress.close()
-                _report(session, coordinator.last_step, tasks, output, progress)
+                _report(session, coordinator.last_step, tasks, output, progress, peaks)
                 output.history.finish(config.run.steps)
             except Interrupted:
-                newest = checkpoints.newest()
-                progress.say(f"stopped; checkpoint: {newest[0] if newest else 'none'}")
+                last = checkpoints.newest()
+                progress.say(f"stopped; checkpoint: {last[0] if last else 'none'}")
                 return INTERRUPTED
     return 0
+
+
+def _newest(part: Part, checkpoints: CheckpointStore, beginning: dict[str, Any]) -> Point:
+    """The newest checkpoint of this part of a run; without any, where it began."""
+    found = checkpoints.newest()
+    if found is not None and found[1].step > part.done:
+        folder, state = found
+    elif part.start is not None:
+        folder, state = part.start.checkpoint, part.start.state
+    else:
+        return Point(0, beginning, None, "its beginning")
+    return Point(state.step, state.filter_state, folder / "trainer", f"checkpoint {folder.name}")
 
 
 def _lag_notes(config: Config) -> Iterator[str]:
@@ -210,10 +241,10 @@ def _report(
     tasks: list[HeldOutTask],
     output: OutputFolder,
     progress: Progress,
+    peaks: Mapping[str, int],
 ) -> None:
     """Measure the teacher where that is asked for, draw, and print the closing table."""
     config, launcher = session.config, session.launcher
-    peaks = launcher.peak_memory()
     teacher: dict[str, float] = {}
     if config.eval.teacher_accuracy:
         pool = launcher.teacher_as_rollout_pool()

@@ -68,6 +68,22 @@ class Session:
         self.trainers.load(folder)
         self._teacher_weights.load(str(Path(folder) / "teachers"))
 
+    def restart_trainers(self) -> None:
+        """Start all trainer ranks anew, as they began; what is under way anywhere is given up.
+
+        Raises:
+            ActorLost: one of the new ranks died, or did not come up in time.
+            Interrupted: a stop was requested.
+        """
+        self.scorer.abandon()
+        self.trainers.replace_by(self.launcher.restart_trainers())
+        self._teacher_weights.share_heads()
+        self.sync.meet()
+
+    def begin_anew(self) -> None:
+        """Have what :meth:`load` reads as it was before any step, in trainers that begin anew."""
+        self._teacher_weights.begin_anew()
+
 
 @contextmanager
 def open_session(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +164,18 @@ class Episode:
         except _Hangs:
             # Most likely in a tool that was given up: there is nothing more to be had of it.
             self.account.timeout += not self.account.timeout
+        finally:
+            self._busy.close()
+
+    async def leave(self) -> None:
+        """Close the environment of a rollout that is given up: nobody asks for its figures.
+
+        Raises:
+            UserCodeError: it raised.
+        """
+        try:
+            with suppress(_Hangs):
+                await self._own("close", self.environment.close)
         finally:
             self._busy.close()
 

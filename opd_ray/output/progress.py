@@ -48,6 +48,11 @@ class Progress:
             figures = "  ".join(f"{name} {value}" for name, value in line.items())
             self.say(f"step {step}/{self._total}  {figures}  {values['seconds/step']:.2f} s")
 
+    def back_to(self, step: int) -> None:
+        """The steps after this one are taken again."""
+        self._bar.n = step
+        self._bar.refresh()
+
     def evaluation(self, step: int, values: dict[str, float]) -> None:
         """The figures of an evaluation; says nothing where none are asked for."""
         shown = "  ".join(

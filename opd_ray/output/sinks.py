@@ -25,6 +25,8 @@ class Sink(Protocol):
 
     def write(self, step: int, values: dict[str, float]) -> None: ...
 
+    def back_to(self, step: int) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -35,22 +37,30 @@ class JsonlSink:
     """
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        if path.exists():
-            with border(str(path), "mend or delete it: a run can go on without it", RunError):
-                kept = [
-                    f"{line}\n"
-                    for line in whole_lines(path)
-                    if json.loads(line)["step"] <= resume_step
-                ]
-            write_whole(path, "".join(kept))
-        self._file = AppendedFile(path, lines=True)
+        self._path = path
+        self._open(resume_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._file.write(f"{json.dumps({'step': step, **row})}\n".encode())
 
+    def back_to(self, step: int) -> None:
+        """Drop the rows of all steps after this one: they are written again."""
+        self._file.close()
+        self._open(step)
+
     def close(self) -> None:
         self._file.close()
+
+    def _open(self, step: int) -> None:
+        path = self._path
+        if path.exists():
+            with border(str(path), "mend or delete it: a run can go on without it", RunError):
+                kept = [
+                    f"{line}\n" for line in whole_lines(path) if json.loads(line)["step"] <= step
+                ]
+            write_whole(path, "".join(kept))
+        self._file = AppendedFile(path, lines=True)
 
 
 class TensorBoardSink:
@@ -68,8 +78,7 @@ class TensorBoardSink:
         self._file = AppendedFile(folder / _event_file(folder), lines=False)
         self._writer = RecordWriter(self._file)
         self._add(file_version="brain.Event:2")
-        begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(step=resume_step + 1, session_log=begun)
+        self.back_to(resume_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         scalars = [
@@ -77,6 +86,11 @@ class TensorBoardSink:
             for name, value in values.items()
         ]
         self._add(step=step, summary=self._summary.Summary(value=scalars))
+
+    def back_to(self, step: int) -> None:
+        """Hide the rows of all steps after this one: they are written again."""
+        begun = self._event.SessionLog(status=self._event.SessionLog.START)
+        self._add(step=step + 1, session_log=begun)
 
     def close(self) -> None:
         self._file.close()
@@ -131,6 +145,9 @@ class WandbSink:
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
 
+    def back_to(self, step: int) -> None:
+        """Nothing: what W&B has stays, and it leaves out what it is told of earlier steps."""
+
     def close(self) -> None:
         self._run.finish()
 
@@ -145,6 +162,11 @@ class Metrics:
         """Write the values of one step (numbers only; names are ``group/name``)."""
         for sink in self.sinks:
             sink.write(step, values)
+
+    def back_to(self, step: int) -> None:
+        """Go back: what was written of steps after this one is replaced by what is written now."""
+        for sink in self.sinks:
+            sink.back_to(step)
 
     def close(self) -> None:
         """Flush and close every sink."""
@@ -167,3 +189,8 @@ def read_jsonl(path: Path) -> list[dict[str, float]]:
             values = {name: math.nan if value is None else value for name, value in row.items()}
             rows.setdefault(row["step"], {}).update(values)
         return [rows[step] for step in sorted(rows)]
+
+
+def has_evaluation(path: Path, step: int) -> bool:
+    """Whether a metrics file has the figures of an evaluation at this step."""
+    return any(row["step"] == step and "seconds/eval" in row for row in read_jsonl(path))

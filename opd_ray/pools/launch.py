@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -26,8 +27,8 @@ from opd_ray.errors import PlacementError
 from opd_ray.pools.members import Recovery
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
-from opd_ray.pools.trainers import TrainerGroup
-from opd_ray.pools.watch import ActorWatch
+from opd_ray.pools.trainers import TrainerGroup, answer_limit, answers_of_ranks
+from opd_ray.pools.watch import ActorWatch, AnswerLimit
 from opd_ray.types import TeacherInfo
 
 _ALL: tuple[Role, ...] = ("trainer", "rollout", "teacher")
@@ -63,7 +64,7 @@ class ActorLauncher:
                 f"cluster.start_timeout_s = {config.cluster.start_timeout_s:.0f} s; is another job "
                 "using it?"
             )
-        makers: dict[Role, Callable[[PlacedActor], Any]] = {
+        self._makers: dict[Role, Callable[[PlacedActor], Any]] = {
             "rollout": self._rollout,
             "teacher": self._teacher,
             "trainer": self._trainer,
@@ -74,9 +75,7 @@ class ActorLauncher:
         # The first plan entry of the rollouts, which the teacher takes over to write answers.
         self._first_rollout = next(actor for actor in placed if actor.role == "rollout")
         for actor in placed:
-            handle = makers[actor.role](actor)
-            self.watch.add(actor.name, handle)
-            self._actors[actor.role].append((actor.name, handle))
+            self._start(actor)
 
     def __enter__(self) -> ActorLauncher:
         return self
@@ -157,10 +156,50 @@ class ActorLauncher:
         """The trainer ranks as one."""
         return TrainerGroup(self.watch, self._actors["trainer"], self.config.trainer)
 
+    @property
+    def trainer_names(self) -> list[str]:
+        """Of all ranks, also of those that are gone."""
+        return [name for name, placed in self._placed.items() if placed.role == "trainer"]
+
+    def end_trainers(self) -> None:
+        """End all trainer ranks, whatever they do."""
+        trainers = self._actors["trainer"]
+        # All at once, not when they notice: a collective may wait for a dead rank for half an hour.
+        for name, _ in trainers:
+            self.watch.remove(name)
+        trainers.clear()
+
+    def restart_trainers(self) -> list[tuple[str, Any]]:
+        """End all trainer ranks and start them at their places; the new ones, once they are up.
+
+        Raises:
+            ActorLost: one died again, or is not up within ``cluster.start_timeout_s``.
+            ActorFailure: one could not start.
+            Interrupted: a stop was requested.
+        """
+        self.end_trainers()
+        for name in self.trainer_names:
+            self._start(self._placed[name])
+        started, cluster = self._actors["trainer"], self.config.cluster
+        limit = AnswerLimit(cluster.start_timeout_s, "cluster.start_timeout_s")
+        answers = partial(
+            answers_of_ranks, self.watch, limit=limit, what="its start", interruptible=True
+        )
+        # A model may load for longer than a step stands still.
+        longest = max(cluster.start_timeout_s, cluster.stall_timeout_s)
+        self.watch.set_stall_timeout(longest, "cluster.start_timeout_s")
+        [(address, port)] = answers(started[:1], refs=[started[0][1].address.remote()])
+        answers(started, refs=[handle.setup.remote(address, port) for _, handle in started])
+        self.watch.set_stall_timeout(cluster.stall_timeout_s, "cluster.stall_timeout_s")
+        return started
+
     def peak_memory(self) -> dict[str, int]:
-        """Peak memory by actor, bytes; those that died are left out."""
-        asked = [(handle.peak_memory.remote(), name) for name, handle in self._actors["trainer"]]
-        peaks = {name: self.watch.get(ref, name) for ref, name in asked}
+        """Peak memory by actor, bytes; those that died are left out, but no trainer."""
+        trainers = self._actors["trainer"]
+        asked = [handle.peak_memory.remote() for _, handle in trainers]
+        limit = answer_limit(self.config.trainer)
+        found = answers_of_ranks(self.watch, trainers, asked, "peak memory", limit)
+        peaks = {name: peak for (name, _), peak in zip(trainers, found, strict=True)}
         for pool in (self._rollout_pool, *self._teacher_pools.values()):
             if pool is not None:
                 peaks |= pool.peak_memory()
@@ -186,6 +225,11 @@ class ActorLauncher:
         """What to do when none of a kind is left."""
         saved = " from the last checkpoint" if "trainer" in self.roles else ""
         return f"run the same command to go on{saved}"
+
+    def _start(self, placed: PlacedActor) -> None:
+        handle = self._makers[placed.role](placed)
+        self.watch.add(placed.name, handle)
+        self._actors[placed.role].append((placed.name, handle))
 
     def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
         config = self.config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ CatchUp = Callable[[str, Any, Callable[[], object], Callable[[bool], object]], b
 class _Batch:
     """What is being written, or was last."""
 
+    number: int  # no other has it; 0: none yet
     requests: dict[str, RolloutRequest]  # by rollout id, in their order
     sampling: Sampling
     record: bool
@@ -79,7 +80,7 @@ class RolloutPool:
         self._writers = Members(Writer, watch, recovery, self._lose, self._came_up)
         for name, handle in actors:
             self._writers.join(name, handle)
-        self._batch = _Batch({}, Sampling(), False, lambda rollouts: None, lambda ids: ids)
+        self._batch = _Batch(0, {}, Sampling(), False, lambda rollouts: None, lambda ids: ids)
         self._waiting: deque[RolloutRequest] = deque()
         self._outstanding = 0  # requests of the batch that wait or are being written
         self._streams = 0  # that are open
@@ -125,12 +126,7 @@ class RolloutPool:
             raise RuntimeError("the rollouts of the last batch have not all been collected")
         self._left_over = False
         by_id = {request.rollout_id: request for request in requests}
-        self._batch = _Batch(by_id, sampling, record, deliver, lost)
-        self._waiting = deque(requests)
-        self._outstanding = len(requests)
-        for writer in self._writers.all():
-            writer.written.clear()
-        self._share_out()
+        self._begin(_Batch(self._batch.number + 1, by_id, sampling, record, deliver, lost))
 
     def write(self, requests: Sequence[RolloutRequest], sampling: Sampling) -> Iterator[Rollout]:
         """The responses one by one, as they end (no scores, no teacher)."""
@@ -142,6 +138,19 @@ class RolloutPool:
             self.watch.wait_until(
                 lambda: bool(found) or not self.busy, "rollouts", interruptible=True
             )
+
+    def abandon(self) -> None:
+        """Give up the batch that is being written, if one is: nothing more of it is delivered."""
+        for writer in self._writers.all():
+            if writer.streaming:
+                writer.handle.abort.remote(self._batch.number)
+            if writer.unfinished:
+                self._writers.answered(writer)
+            writer.unfinished.clear()
+            writer.streaming = writer.closed = False
+        self._streams = 0
+        self._left_over = False
+        self._begin(replace(self._batch, number=self._batch.number + 1, requests={}))
 
     def write_again(self, rollout_ids: Iterable[str]) -> None:
         """Have rollouts of the batch written once more, whose data died with an actor."""
@@ -190,13 +199,21 @@ class RolloutPool:
         for writer in list(self._writers.all()):
             self._writers.bury(writer)
 
+    def _begin(self, batch: _Batch) -> None:
+        self._batch = batch
+        self._waiting = deque(batch.requests.values())
+        self._outstanding = len(batch.requests)
+        for writer in self._writers.all():
+            writer.written.clear()
+        self._share_out()
+
     def _finish(self) -> None:
         """Wait for what is written again after its batch: some of it nobody else waits for."""
         self.watch.wait_until(lambda: not self.busy, "rollouts that are written again")
 
-    def _arrived(self, writer: Writer, ref: ray.ObjectRef) -> None:
+    def _arrived(self, number: int, writer: Writer, ref: ray.ObjectRef) -> None:
         """Deliver an item of an actor's stream; the actor is given as many requests that wait."""
-        if writer.dead:
+        if writer.dead or number != self._batch.number:
             return
         try:
             rollouts: list[Rollout] = self.watch.get(ref, writer.name)
@@ -218,12 +235,12 @@ class RolloutPool:
             self._close_all()
         self._batch.deliver(rollouts)
 
-    def _ended(self, writer: Writer) -> None:
+    def _ended(self, number: int, writer: Writer) -> None:
         """
         Raises:
             RuntimeError: an actor's stream ended with requests unanswered.
         """
-        if writer.dead:
+        if writer.dead or number != self._batch.number:
             return
         self._streams -= 1
         writer.streaming = writer.closed = False
@@ -284,14 +301,15 @@ class RolloutPool:
         if not writer.unfinished:
             self._writers.expect(writer)
         writer.unfinished |= {request.rollout_id: request for request in given}
+        batch, number = self._batch, self._batch.number
         if writer.streaming:
-            writer.handle.add.remote(given, True)
+            writer.handle.add.remote(given, True, number)
             return
         writer.streaming = True
         self._streams += 1
-        batch = self._batch
-        stream = writer.handle.generate.remote(given, batch.sampling, batch.record, True)
-        self.watch.read(stream, partial(self._arrived, writer), partial(self._ended, writer))
+        stream = writer.handle.generate.remote(given, batch.sampling, batch.record, True, number)
+        arrived = partial(self._arrived, number, writer)
+        self.watch.read(stream, arrived, partial(self._ended, number, writer))
 
     def _close_all(self) -> None:
         """Tell every actor that has a stream open that no more requests come.
@@ -301,7 +319,7 @@ class RolloutPool:
         for writer in self._writers.all():
             if writer.streaming and not writer.closed:
                 writer.closed = True
-                writer.handle.add.remote([], False)
+                writer.handle.add.remote([], False, self._batch.number)
 
     def _came_up(self, writer: Writer) -> None:
         writer.current = self.catch_up is None

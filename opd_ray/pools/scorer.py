@@ -299,6 +299,12 @@ class RolloutScorer:
         batch.written(rollouts)
         return batch
 
+    def abandon(self) -> None:
+        """Give up what is being written and scored, and all that teachers hold."""
+        self._batch = None
+        self.rollouts.abandon()
+        self.teachers.abandon()
+
     def _open(
         self,
         requests: Sequence[RolloutRequest],

@@ -18,8 +18,9 @@ from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 from opd_ray.checksums import FileSum
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
+from opd_ray.errors import ActorLost, Unanswered
 from opd_ray.output.checkpoint import sums_of_trainer
-from opd_ray.pools.watch import ActorWatch
+from opd_ray.pools.watch import ActorWatch, AnswerLimit
 from opd_ray.types import RolloutScores, StepAccount, TrainItem
 
 # Of the rows by rollout id that each rank wants, references to their signals for each rank; a
@@ -29,7 +30,13 @@ SignalSource = Callable[[Sequence[Mapping[str, np.ndarray]]], Sequence[Sequence[
 
 @dataclass
 class TrainerGroup:
-    """All trainer ranks. Every method is a collective: all ranks are called, all must answer."""
+    """All trainer ranks. Every method is a collective: all ranks are called, all must answer.
+
+    Raises:
+        ActorLost: where ranks are called: one of them died, or does not answer in time. None of
+            them is of any use then: see :meth:`replace_by`. So are they where one no longer reaches
+            the others: the cause of an ActorFailure is a ConnectionLost.
+    """
 
     watch: ActorWatch
     ranks: Sequence[tuple[str, Any]]  # (name, Ray actor handle) pairs
@@ -102,6 +109,11 @@ class TrainerGroup:
         """Give every rank a teacher's output head, which makes distributions of hidden states."""
         self._call_all("set_teacher_head", head, teacher)
 
+    def replace_by(self, ranks: Sequence[tuple[str, Any]]) -> None:
+        """Go on with new ranks; what these have accumulated is gone."""
+        self.ranks = ranks
+        self._wave_weight = 0.0
+
     def save(self, folder: str) -> dict[str, FileSum]:
         """Write weights and optimizer of every rank into ``folder``; the sums of all files."""
         found: dict[str, FileSum] = {}
@@ -155,8 +167,7 @@ class TrainerGroup:
         return self._gather(refs, method)
 
     def _gather(self, refs: Sequence[ray.ObjectRef], what: str) -> list[Any]:
-        owners = [f"{name} ({what})" for name, _ in self.ranks]
-        return self.watch.get_all(zip(refs, owners, strict=True))
+        return answers_of_ranks(self.watch, self.ranks, refs, what, answer_limit(self.settings))
 
     def _shares(
         self, items: Sequence[TrainItem], signals: SignalSource
@@ -172,6 +183,36 @@ class TrainerGroup:
         wanted = [{items[i].rollout_id: items[i].rows for i in chain(*rank)} for rank in plan]
         handles = [handle for _, handle in self.ranks]
         return list(zip(handles, micro_batches, signals(wanted), strict=True))
+
+
+def answer_limit(settings: TrainerSettings) -> AnswerLimit:
+    """How long a rank may take for one call."""
+    return AnswerLimit(settings.answer_timeout_s, "trainer.answer_timeout_s")
+
+
+def answers_of_ranks(
+    watch: ActorWatch,
+    ranks: Sequence[tuple[str, Any]],
+    refs: Sequence[ray.ObjectRef],
+    what: str,
+    limit: AnswerLimit,
+    *,
+    interruptible: bool = False,
+) -> list[Any]:
+    """What (name, handle) ``ranks`` answer to a call, which ``what`` names, in their order.
+
+    Raises:
+        ActorLost: a rank died, or does not answer within ``limit``.
+        ActorFailure: a rank raised, or no longer reaches the others.
+        StallError, Interrupted: see :meth:`ActorWatch.wait_until`.
+    """
+    owners = [f"{name} ({what})" for name, _ in ranks]
+    try:
+        return watch.get_all(
+            zip(refs, owners, strict=True), interruptible=interruptible, limit=limit
+        )
+    except Unanswered as late:
+        raise ActorLost(ranks[0][0], ", ".join(late.owners), late.what) from late
 
 
 def _weight_of(items: Sequence[TrainItem]) -> float:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Any
@@ -24,13 +25,24 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from opd_ray.errors import ActorDied, ActorFailure, PeerFailure, RunError, is_known
+from opd_ray.errors import (
+    ActorDied,
+    ActorFailure,
+    ActorLost,
+    PeerFailure,
+    RunError,
+    Unanswered,
+    is_known,
+)
 from opd_ray.pools.full_store import full_store
 from opd_ray.pools.streams import StreamReader
 
 # How long after a task's error the watch looks for a dead process, which is then the real cause:
 # the peers of a dead trainer rank fail with "connection closed", often before Ray tells of it.
 _ROOT_CAUSE_SECONDS = 3.0
+# The same where what an actor was to read is lost: whoever had it has died, perhaps with its node,
+# of which Ray tells much later.
+_LOST_OBJECT_SECONDS = 60.0
 # How often a wait looks whether a stop was requested, or nothing has happened for too long.
 _SLICE_SECONDS = 0.5
 
@@ -41,6 +53,14 @@ class StallError(RunError):
 
 class Interrupted(RunError):
     """The user asked the run to stop."""
+
+
+@dataclass(frozen=True)
+class AnswerLimit:
+    """How long actors may take to answer."""
+
+    seconds: float
+    key: str  # of the configuration, that sets it
 
 
 class ActorWatch:
@@ -149,7 +169,12 @@ class ActorWatch:
         heapq.heappush(self._timers, (due, next(self._timer_numbers), call))
 
     def wait_until(
-        self, done: Callable[[], bool], what: str, *, interruptible: bool = False
+        self,
+        done: Callable[[], bool],
+        what: str,
+        *,
+        interruptible: bool = False,
+        late: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         """Deal with events, one after another, until ``done()``.
 
@@ -157,13 +182,17 @@ class ActorWatch:
             done: looked at before every event.
             what: that is waited for, for messages.
             interruptible: whether a stop that was requested ends this wait.
+            late: is told every now and then, when nothing happens, how long this wait has taken; it
+                may raise something to end it.
 
         Raises:
-            ActorFailure: a process of the run died; or what dealing with an event raises.
+            ActorLost: a process of the run died.
+            ActorFailure: or what else dealing with an event raises.
             StallError: nothing happened for as long as the stall timeout.
             Interrupted: a stop was requested and this wait may be left.
         """
-        deadline = time.monotonic() + self._stall_timeout_s
+        begin = time.monotonic()
+        deadline = begin + self._stall_timeout_s
         while True:
             if interruptible:
                 self.heed_stop(what)
@@ -176,6 +205,8 @@ class ActorWatch:
             try:
                 event = self._events.get(timeout=_SLICE_SECONDS)
             except queue.Empty:
+                # Only here: who was asleep itself for long first hears what has been answered.
+                late(time.monotonic() - begin)
                 if time.monotonic() > deadline:
                     raise self._stalled(what) from None
                 continue
@@ -211,11 +242,19 @@ class ActorWatch:
         return self.get_all([(ref, owner)], interruptible=interruptible)[0]
 
     def get_all(
-        self, refs: Iterable[tuple[ray.ObjectRef, str]], *, interruptible: bool = False
+        self,
+        refs: Iterable[tuple[ray.ObjectRef, str]],
+        *,
+        interruptible: bool = False,
+        limit: AnswerLimit | None = None,
     ) -> list[Any]:
         """The values of (reference, owner) pairs, in order; the first failure ends the wait.
 
         A PeerFailure does not: the call that caused it fails too, and its error says more.
+
+        Raises:
+            Unanswered: some have no value within the limit.
+            ActorDied, ActorFailure, StallError, Interrupted: see :meth:`get`.
         """
         pairs = list(refs)
         if len(pairs) == 1 and (answer := self._answers.get(pairs[0][0])):
@@ -235,11 +274,18 @@ class ActorWatch:
                 complaints.append(failure)
                 values[ref] = None
 
+        def late(seconds: float) -> None:
+            if limit and seconds > limit.seconds:
+                missing = [owner for ref, owner in owners.items() if ref not in values]
+                raise Unanswered(missing, f"no answer for {limit.seconds:g} s ({limit.key})")
+
         for ref in owners:
             self.when_ready(ref, arrived)
         what = ", ".join(dict.fromkeys(owners.values()))
         try:
-            self.wait_until(lambda: len(values) == len(owners), what, interruptible=interruptible)
+            self.wait_until(
+                lambda: len(values) == len(owners), what, interruptible=interruptible, late=late
+            )
         finally:
             owners.clear()
         if complaints:
@@ -269,10 +315,12 @@ class ActorWatch:
             if isinstance(error, PeerFailure):  # all are alive, and one of them knows the cause
                 raise ActorFailure(owner, _short(error)) from error
             # A dead process if there is one, else the error itself.
-            death = self._next_death(_ROOT_CAUSE_SECONDS if self._lifelines else 0.0)
+            lost = isinstance(error, ObjectLostError)
+            seconds = _LOST_OBJECT_SECONDS if lost else _ROOT_CAUSE_SECONDS
+            death = self._next_death(seconds if self._lifelines else 0.0)
             raise (death or ActorFailure(owner, _short(error))) from error
 
-    def _next_death(self, timeout_s: float) -> ActorFailure | None:
+    def _next_death(self, timeout_s: float) -> ActorLost | None:
         """The death of an actor that ends any wait, if one died or does so within ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         with suppress(queue.Empty):
@@ -298,12 +346,12 @@ def _nothing() -> None:
     """An event that is only to be noticed."""
 
 
-def _death(lifeline: ray.ObjectRef, owner: str) -> ActorFailure:
+def _death(lifeline: ray.ObjectRef, name: str) -> ActorLost:
     try:
         ray.get(lifeline)
     except RayError as error:
-        return ActorFailure(owner, _short(error))
-    return ActorFailure(owner, "its lifeline ended although the process lives")
+        return ActorLost(name, name, _short(error))
+    return ActorLost(name, name, "its lifeline ended although the process lives")
 
 
 def _short(error: RayError) -> str:

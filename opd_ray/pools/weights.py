@@ -39,6 +39,10 @@ class WeightSync:
     teacher_weights: TeacherWeights  # of the teachers that follow the student
 
     def __post_init__(self) -> None:
+        self.meet()
+
+    def meet(self) -> None:
+        """Connect the ends of the transport, anew where trainers have started again."""
         transport = TRANSPORTS[self.config.sync.backend]
         self._transport = transport(self.trainers, self.rollouts, self.config.rollout)
         self._version = 0  # of the last push
@@ -75,13 +79,16 @@ class WeightSync:
         """
         if not self._transport.brings_to_one:
             return False
-        version, watch = self._version, self.rollouts.watch
+        version, transport, watch = self._version, self._transport, self.rollouts.watch
 
         def bring(chunks: Sequence[ray.ObjectRef]) -> None:
             sent()
-            watch.when_ready(self._transport.bring(handle, version, chunks), loaded)
+            watch.when_ready(transport.bring(handle, version, chunks), loaded)
 
         def gathered(ref: ray.ObjectRef) -> None:
+            if self._transport is not transport:
+                done(False)  # these trainers were replaced
+                return
             try:
                 chunks = watch.get(ref, owner)
             except ActorDied:
@@ -93,6 +100,9 @@ class WeightSync:
                 done(False)
 
         def loaded(ref: ray.ObjectRef) -> None:
+            if self._transport is not transport:
+                done(False)
+                return
             try:
                 watch.get(ref, name)
             except ActorDied:
@@ -128,12 +138,16 @@ class TeacherWeights:
         self._pools = {name: pool for name, (_, pool) in teachers.items()}
         self._following = [n for n, (s, _) in teachers.items() if s.follow_decay is not None]
         self._hidden = any(s.signal is SignalChoice.hidden for s, _ in teachers.values())
-        for name, pool in self._pools.items():
-            self._share_head(name, pool.living()[0][1])
+        self.share_heads()
 
     def __bool__(self) -> bool:
         """Whether any teacher follows."""
         return bool(self._following)
+
+    def share_heads(self) -> None:
+        """Hand every teacher's output head to the trainers, where their signals need it."""
+        for name, pool in self._pools.items() if self._hidden else ():
+            self._share_head(name, self._living(name, pool))
 
     def follow(self, chunks: Sequence[ray.ObjectRef]) -> None:
         """Let them take in the student's weights after an optimizer step."""
@@ -164,6 +178,16 @@ class TeacherWeights:
                     "the student: resume with the configuration it was written with"
                 )
             self._share_head(name, self._ask_all(name, "load", _file(folder, name))[0])
+
+    def begin_anew(self) -> None:
+        """Have every follower as it was before the first step."""
+        for name in self._following:
+            self._share_head(name, self._ask_all(name, "begin_anew")[0])
+
+    def _living(self, name: str, pool: TeacherPool) -> Any:
+        """The handle of a replica; waits for one that is being started again."""
+        self.watch.wait_until(lambda: bool(pool.living()), f"a replica of teacher {name!r}")
+        return pool.living()[0][1]
 
     def _ask_all(self, name: str, method: str, *arguments: Any) -> list[Any]:
         """Ask every replica; the handles of those that did it, at least one."""

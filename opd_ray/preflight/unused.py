@@ -194,6 +194,13 @@ def _trainer(config: Config) -> Iterator[str]:
     trainer, steps = config.trainer, config.run.steps
     if trainer.lr_schedule is LrSchedule.constant:
         yield from _set("trainer", trainer, ("min_lr_ratio",), "trainer.lr_schedule is constant")
+    if trainer.answer_timeout_s >= config.cluster.stall_timeout_s:
+        yield from _set(
+            "trainer",
+            trainer,
+            ("answer_timeout_s",),
+            f"cluster.stall_timeout_s = {config.cluster.stall_timeout_s:g} ends the run before",
+        )
     if trainer.learning_rate == 0 and steps:
         yield "trainer.learning_rate = 0: the student learns nothing"
     elif trainer.warmup_steps > steps > 0:

@@ -12,11 +12,13 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.nothing import steps_note
+from opd_ray.coordinator.recovery import Point, Recovery
 from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
@@ -24,7 +26,7 @@ from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.progress import Progress
-from opd_ray.output.sinks import JsonlSink, Metrics, read_jsonl
+from opd_ray.output.sinks import JsonlSink, Metrics, has_evaluation, read_jsonl
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.pairing import Pairing
@@ -148,18 +150,22 @@ class _Runner:
         evaluator = Evaluator(
             settled, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
         )
+        tip = TipFilter(settled.tip, loss_score=settled.loss.divergence.value)
+        beginning = Point(0, tip.state_dict(), self.folder.start, "the cell's beginning")
+        evaluated = partial(has_evaluation, self.folder.metrics(cell.arm, cell.seed))
         coordinator = Coordinator(
             settled,
             session,
             prompts,
-            TipFilter(settled.tip, loss_score=settled.loss.divergence.value),
+            tip,
             _KnownStart(evaluator, self.folder.step_0(cell.seed)),
             _NoCheckpoints(),
             metrics,
             progress,
         )
         with closing(metrics), closing(progress):
-            coordinator.run(0)
+            recovery = Recovery(coordinator, lambda: beginning, evaluated)
+            recovery.run(0, evaluated=False, then=lambda: None)
             if note := steps_note(read_jsonl(self.folder.metrics(cell.arm, cell.seed))):
                 progress.say(note)
         self.folder.finish(cell, time.perf_counter() - begin)

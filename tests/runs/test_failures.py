@@ -1,6 +1,7 @@
-"""A dead trainer, or the last rollout actor, ends a run with its cause; Ctrl-C leaves a checkpoint.
+"""An actor that dies and may not be replaced ends a run with its cause; Ctrl-C leaves a checkpoint.
 
-Teachers that die are in test_teacher_deaths_run.py, rollout actors in test_rollout_deaths_run.py.
+Those that are replaced are in test_rollout_deaths_run.py, test_teacher_deaths_run.py and
+test_trainer_deaths_run.py.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def test_a_killed_actor_ends_the_run_and_is_named(
     tmp_path: Path, actor_class: str, name: str
 ) -> None:
     output = tmp_path / "run"
-    run = start(output, _MANY, "rollout.max_restarts=0")
+    run = start(output, _MANY, "rollout.max_restarts=0", "trainer.max_restarts=0")
     try:
         wait_for_step(run, output, 2)
         everyone = family(run)

@@ -43,6 +43,7 @@ class FakeReplica:
         self.score = Remote(self._score)
         self.take = Remote(self._take)
         self.forget = Remote(self._forget)
+        self.forget_all = Remote(lambda: self.held.clear())
         self.ready = Remote(lambda: (self, "loaded", 0))
 
     def die(self) -> None:

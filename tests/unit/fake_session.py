@@ -53,7 +53,7 @@ class Session:
         self.scorer = self.teachers = None
         self.events: list[str] = []
         self.trainers = SimpleNamespace(export=lambda path: self.events.append(f"export {path}"))
-        self.launcher: Any = SimpleNamespace(peak_memory=dict)
+        self.launcher: Any = SimpleNamespace(peak_memory=dict, end_trainers=lambda: None)
         self._then = then
         self.made: Coordinator
         self.exit_code: int

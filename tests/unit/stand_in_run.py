@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -14,10 +14,10 @@ import numpy as np
 from fake_replicas import pool_of, writers_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher, Trainer
 
-from opd_ray.checksums import FileSum, sum_of
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.coordinator.loop import Checkpoints, Coordinator
+from opd_ray.coordinator.session import Session
 from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.data.rows import PromptRow
@@ -67,7 +67,10 @@ class StandInRun:
         self.watch: Any = StandInWatch(draw)
         self.watch._make = partial(self._started_again, draw)
         self.engines = [Engine(self.script, draw, f"rollout-{number}") for number in range(2)]
-        self.trainers = [Trainer(self.script, gap) for _ in range(self.config.trainer.ranks)]
+        self._gap = gap
+        self.before_call: Callable[[str], None] = lambda method: None  # of any rank
+        self.ended: list[Trainer] = []  # those whose places others have taken
+        self.trainers = self._new_trainers()
         replicas = {"first": ("first-0", "first-1"), "second": ("second-0",)}
         self.teachers = {
             teacher: [Teacher(name, self.script) for name in names]
@@ -83,8 +86,7 @@ class StandInRun:
 
     def _put_together(self, checkpoints: Checkpoints | None) -> Coordinator:
         config, watch = self.config, self.watch
-        ranks = [(f"trainer-{number}", one) for number, one in enumerate(self.trainers)]
-        trainers = TrainerGroup(watch, ranks, config.trainer)
+        trainers = TrainerGroup(watch, self._ranks(), config.trainer)
         engines = [(one.name, one) for one in self.engines]
         rollouts = writers_of(
             watch, engines, config.rollout.max_num_seqs, config.rollout.max_restarts
@@ -106,12 +108,18 @@ class StandInRun:
             sync=WeightSync(config, trainers, rollouts, teacher_weights),
             teachers=teachers,
             trainers=trainers,
-            save=self._write_weights,
-            begin_save=lambda folder: [(self._write_weights(folder), "trainer-0")],
+            _teacher_weights=teacher_weights,
             scorer=RolloutScorer(watch, rollouts, teachers),
-            launcher=SimpleNamespace(peak_memory=lambda: {"trainer-0": 7}),
+            launcher=SimpleNamespace(
+                watch=watch,
+                peak_memory=lambda: {"trainer-0": 7},
+                trainer_names=[name for name, _ in self._ranks()],
+                restart_trainers=self._restart_trainers,
+            ),
             vocab_size=VOCAB_SIZE,
         )
+        for method in ("save", "begin_save", "load", "restart_trainers", "begin_anew"):
+            setattr(session, method, partial(getattr(Session, method), session))
         return Coordinator(
             config,
             session,
@@ -119,7 +127,7 @@ class StandInRun:
             TipFilter(config.tip),
             SimpleNamespace(run=self._evaluate),
             checkpoints or SimpleNamespace(begin=self.saved.append),
-            Metrics([SimpleNamespace(write=self._write, close=lambda: None)]),
+            Metrics([SimpleNamespace(write=self._write, back_to=self._back_to)]),  # type: ignore[list-item]
             Progress(config.run.steps, 0, self.printed, every=1),
         )
 
@@ -160,6 +168,23 @@ class StandInRun:
         """The versions of the weights that each engine was given."""
         return [[version for version, _ in engine.weights] for engine in self.engines]
 
+    def _new_trainers(self) -> list[Trainer]:
+        ranks = range(self.config.trainer.ranks)
+        return [Trainer(self.script, self._gap, lambda m: self.before_call(m)) for _ in ranks]
+
+    def _ranks(self) -> list[tuple[str, Any]]:
+        return [(f"trainer-{number}", one) for number, one in enumerate(self.trainers)]
+
+    def _restart_trainers(self) -> list[tuple[str, Any]]:
+        self.ended += self.trainers
+        self.watch.death = None
+        self.trainers = self._new_trainers()
+        self.watch.wait_until(lambda: True, "the new ranks")
+        return self._ranks()
+
+    def _back_to(self, step: int) -> None:
+        self.rows = [row for row in self.rows if row[0] <= step]
+
     def _write(self, step: int, values: dict[str, float]) -> None:
         self.rows.append((step, values))
         self.watch.stop_requested = step == self.stop_after
@@ -167,12 +192,6 @@ class StandInRun:
     def _evaluate(self) -> dict[str, float]:
         self.evaluated.append([engine.version for engine in self.engines])
         return {"eval/accuracy": len(self.evaluated) / 4}
-
-    @staticmethod
-    def _write_weights(folder: str) -> dict[str, FileSum]:
-        path = Path(folder) / "weights"
-        path.touch()
-        return _OwnReference(weights=sum_of(path))
 
 
 def configuration(**sections: Any) -> Config:
@@ -198,13 +217,6 @@ class _Letters:
 
     def __call__(self, texts: Sequence[str], add_special_tokens: bool) -> dict[str, Any]:
         return {"input_ids": [list(text.encode()) for text in texts]}
-
-
-class _OwnReference(dict[Any, Any]):
-    """A value that the stand-in of the watch takes for its reference, too."""
-
-    def __missing__(self, key: object) -> None:
-        return None
 
 
 def ids(text: str) -> np.ndarray:

@@ -6,17 +6,20 @@ with several orders finds whatever depends on the order in which work arrives.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 from fake_replicas import FakeReplica, FakeWatch, Remote, is_ready
 
-from opd_ray.errors import ActorDied
+from opd_ray.checksums import FileSum, sum_of
+from opd_ray.errors import ActorDied, ActorLost
 from opd_ray.pools.watch import Interrupted
 from opd_ray.types import (
     Rollout,
@@ -90,15 +93,22 @@ def top_k(size: int, first: int) -> TopK:
 
 
 class StandInWatch(FakeWatch):
-    """Waits for nothing: any of what is ready may come, in any order."""
+    """Waits for nothing: any of what is ready may come, in any order.
+
+    An answer that is an exception is raised, as the death of an actor is; ``death`` ends every
+    wait, as the end of a lifeline does.
+    """
 
     def __init__(self, order: Random | None) -> None:
         super().__init__()
         self.stop_requested = False
-        self.streams: list[tuple[Engine, Any, Any]] = []
+        self.streams: list[tuple[Stream, Any, Any]] = []
+        self.death: ActorLost | None = None
+        self.waits = 0
+        self.before_wait: Callable[[int], None] = lambda number: None
         self._order = order
 
-    def read(self, stream: Engine, call: Any, ended: Any) -> None:
+    def read(self, stream: Stream, call: Any, ended: Any) -> None:
         self.streams.append((stream, call, ended))
 
     def heed_stop(self, what: str) -> None:
@@ -106,10 +116,12 @@ class StandInWatch(FakeWatch):
             raise Interrupted
 
     def wait_until(self, done: Any, what: str, *, interruptible: bool = False) -> None:
+        self._note_wait()
         while not done():
             if interruptible:
                 self.heed_stop(what)
             self.turn(what)
+            self._note_wait()
 
     def turn(self, what: str) -> None:
         ready = self._ready()
@@ -129,15 +141,25 @@ class StandInWatch(FakeWatch):
         fake = isinstance(ref, tuple) and isinstance(ref[0], FakeReplica | Engine)
         return super().get(ref, owner) if fake else ref
 
-    def get_all(self, refs: Iterable[tuple[Any, str]]) -> list[Any]:
+    def get_all(self, refs: Iterable[tuple[Any, str]], **_: Any) -> list[Any]:
         """As everywhere, events may come while the run waits."""
+        self._note_wait()
         found = [self.get(ref, owner) for ref, owner in refs]
+        for answer in found:
+            if isinstance(answer, Exception):
+                raise answer
         for _ in range(self._order.randrange(3) if self._order else 0):
             if self._ready():
                 self.turn("values")
         return found
 
-    def _next(self, one: tuple[Engine, Any, Any]) -> None:
+    def _note_wait(self) -> None:
+        self.waits += 1
+        self.before_wait(self.waits)
+        if self.death is not None:
+            raise self.death
+
+    def _next(self, one: tuple[Stream, Any, Any]) -> None:
         stream, call, ended = one
         try:
             item = next(stream)
@@ -148,10 +170,38 @@ class StandInWatch(FakeWatch):
             call(item)
 
 
-class Engine:
-    """A rollout actor and its own stream: responses one by one, in any order.
+class Stream:
+    """What an engine writes of one batch: responses one by one, in any order.
 
-    A dead one's stream ends with an error; its top-Ks are gone.
+    That of a dead one ends with an error.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.open: list[RolloutRequest] = []
+        self.more = False
+        self.engine = engine
+        self.given_up = False
+        self._error_told = False
+
+    @property
+    def has_item(self) -> bool:
+        return self.engine.dead or bool(self.open) or not self.more
+
+    def __next__(self) -> Any:
+        if self.engine.dead:
+            if self._error_told:
+                raise StopIteration
+            self._error_told = True
+            return ActorDied(self.engine.name, "killed")
+        if not self.open:
+            raise StopIteration
+        return [self.engine.write(self.open)]
+
+
+class Engine:
+    """A rollout actor; what it has sent before a batch is given up arrives after that.
+
+    The top-Ks of a dead one are gone.
     """
 
     def __init__(self, script: Script, order: Random, name: str = "rollout-0") -> None:
@@ -163,20 +213,15 @@ class Engine:
         self.weights: list[tuple[int, tuple[Any, ...]]] = []  # (version, chunks)
         self.generate = Remote(self._generate)
         self.add = Remote(self._add)
+        self.abort = Remote(self._abort)
         self.call_transport = Remote(self._call_transport)
         self._script = script
         self._order = order
-        self._open: list[RolloutRequest] = []
-        self._more = False
-        self._error_told = False
+        self._streams: dict[int, Stream] = {}  # by the number of the batch
 
     @property
     def version(self) -> int:
         return self.weights[-1][0] if self.weights else 0
-
-    @property
-    def has_item(self) -> bool:
-        return self.dead or bool(self._open) or not self._more
 
     def die(self) -> None:
         self.dead = True
@@ -186,36 +231,42 @@ class Engine:
         if self.dead:
             raise ActorDied(self.name, "killed")
 
-    def __next__(self) -> Any:
-        if self.dead:
-            if self._error_told:
-                raise StopIteration
-            self._error_told = True
-            return ActorDied(self.name, "killed")
-        if not self._open:
-            raise StopIteration
-        request = self._open.pop(self._order.randrange(len(self._open)))
+    def write(self, requests: list[RolloutRequest]) -> Rollout:
+        """The response to one of them, which is taken out."""
+        request = requests.pop(self._order.randrange(len(requests)))
         rollout = self._script.write(request, self.version)
         if isinstance(rollout.topk, TopK):  # else a reference to one that the test keeps
             owned = OwnedTopK(rollout.topk.ids, rollout.topk.logprobs, self)
             rollout = replace(rollout, topk=owned)
-        return [rollout]
+        return rollout
 
     def _generate(
-        self, requests: list[RolloutRequest], sampling: Sampling, record: bool, more: bool
-    ) -> Engine:
+        self,
+        requests: list[RolloutRequest],
+        sampling: Sampling,
+        record: bool,
+        more: bool,
+        batch: int,
+    ) -> Stream:
         self.samplings.append(sampling)
-        self._add(requests, more)
-        return self
+        self._streams[batch] = Stream(self)
+        self._add(requests, more, batch)
+        return self._streams[batch]
 
-    def _add(self, requests: list[RolloutRequest], more: bool) -> None:
+    def _add(self, requests: list[RolloutRequest], more: bool, batch: int) -> None:
         self.given += requests
-        self._open += requests
-        self._more = more
+        self._streams[batch].open += requests
+        self._streams[batch].more = more
+
+    def _abort(self, batch: int) -> None:
+        stream = self._streams[batch]
+        del stream.open[1:]
+        stream.more, stream.given_up = False, True
 
     def _call_transport(self, method: str, version: int, *chunks: Any) -> Any:
         assert method == "load"
-        assert not self._open, "new weights came while requests are unfinished"
+        unfinished = any(one.open and not one.given_up for one in self._streams.values())
+        assert not unfinished, "new weights came while requests are unfinished"
         self.weights.append((version, chunks))
         return self, "transport", len(self.weights)
 
@@ -228,6 +279,9 @@ class Teacher(FakeReplica):
         self.dropped: list[str] = []
         self.followed: list[tuple[Any, ...]] = []  # chunks of the student's weights
         self.follow = Remote(lambda *chunks: self.followed.append(chunks))
+        self.save = Remote(self._save)
+        self.load = Remote(self._load)
+        self.begin_anew = Remote(lambda: self.followed.clear())
         self._script = script
 
     def value(self, ref: Any) -> Any:
@@ -235,6 +289,12 @@ class Teacher(FakeReplica):
         if ref[1] != "score":
             return found
         return [one if isinstance(one, TopKLost) else self._scores(one.rollout_id) for one in found]
+
+    def _save(self, path: str) -> None:
+        Path(path).write_text(json.dumps(self.followed))
+
+    def _load(self, path: str) -> None:
+        self.followed[:] = [tuple(chunks) for chunks in json.loads(Path(path).read_text())]
 
     def _scores(self, rollout_id: str) -> RolloutScores:
         reverse_kl = np.array(self._script.response(rollout_id).reverse_kl, np.float32)
@@ -270,22 +330,38 @@ class Trainer:
     Args:
         script: what an exact pass finds.
         gap: how far it and the engines are apart, nats a token.
+        before_call: is told the method of every call.
     """
 
-    def __init__(self, script: Script, gap: float = 0.0) -> None:
+    def __init__(
+        self,
+        script: Script,
+        gap: float = 0.0,
+        before_call: Callable[[str], None] = lambda method: None,
+    ) -> None:
+        self.taken = 0  # steps that have made its weights
         self.steps: list[TrainStep] = []
         self._waves: list[list[TrainItem]] = []
         self.call = Remote(self._call)
-        self.weights = Remote(lambda: [f"weights after {len(self.steps)} steps"])
+        self.weights = Remote(lambda: self._call("weights"))
+        self.write_snapshot = Remote(lambda folder: self._call("engine.save", folder))
         self._script = script
         self._gap = gap
+        self._before_call = before_call
 
     def _call(self, method: str, *args: Any) -> Any:
+        self._before_call(method)
         methods: dict[str, Any] = {
             "accumulate": self._accumulate,
             "train_step": self._train_step,
             "score": self._score,
+            "weights": lambda: [f"weights after {self.taken} steps"],
             "engine.room_for_snapshot": lambda: ("machine", 1, 2),
+            "engine.snapshot": lambda: None,
+            "engine.check_files": lambda folder, sums: None,
+            "engine.save": self._save,
+            "engine.load": self._load,
+            "engine.export": lambda folder: None,
         }
         return methods[method](*args)
 
@@ -304,6 +380,7 @@ class Trainer:
         waves, self._waves = self._waves, []
         items = [*chain(*waves), *_items(micro_batches, found)]
         self.steps.append(TrainStep(items, waves, total_weight, learning_rate))
+        self.taken += 1
         kept = sum(len(item.rows) for item in items)
         weight = float(sum(item.weights.sum() for item in items))
         return StepAccount(
@@ -319,6 +396,15 @@ class Trainer:
             skipped=not total_weight,
             seconds=0.0,
         )
+
+    def _save(self, folder: str) -> dict[str, FileSum]:
+        file = Path(folder, "weights")
+        file.write_text(str(self.taken))
+        return {file.name: sum_of(file)}
+
+    def _load(self, folder: str) -> None:
+        assert not self.steps, "only an engine that has not stepped yet can load"
+        self.taken = int(Path(folder, "weights").read_text())
 
     def _score(
         self, micro_batches: list[list[TrainItem]], *found: dict[str, list[int]]

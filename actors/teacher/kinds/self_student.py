@@ -43,12 +43,7 @@ class Follower(HfTeacher):
         self._average = {name: p.data for name, p in self._parameters.items()}
         if self._decay is not None and settings.dtype is not Dtype.float32:
             # From the file again: what the teacher computes with is rounded already.
-            whole = load_causal_lm(
-                str(settings.path),
-                dtype=torch.float32,
-                trust_remote_code=settings.trust_remote_code,
-            )
-            self._average = {name: p.data.to(self._device) for name, p in whole.named_parameters()}
+            self._average = {n: p.to(self._device) for n, p in self._from_file().items()}
 
     @torch.no_grad()
     def follow(self, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -99,6 +94,22 @@ class Follower(HfTeacher):
         for name, average in self._average.items():
             average.copy_(saved[name])
         self._compute_with_average()
+
+    @torch.no_grad()
+    def begin_anew(self) -> None:
+        """Have the student's own weights again, from its folder."""
+        for name, tensor in self._from_file().items():
+            self._average[name].copy_(tensor)
+        self._compute_with_average()
+
+    def _from_file(self) -> dict[str, torch.Tensor]:
+        """The student's parameters in float32, by name."""
+        whole = load_causal_lm(
+            str(self._settings.path),
+            dtype=torch.float32,
+            trust_remote_code=self._settings.trust_remote_code,
+        )
+        return {name: parameter.data for name, parameter in whole.named_parameters()}
 
     def _compute_with_average(self) -> None:
         for name, parameter in self._parameters.items():

@@ -200,6 +200,21 @@ class TeacherPool:
             self._tasks[rollout_id].lost = True
         return list(queued)
 
+    def abandon(self) -> None:
+        """Give up every rollout that is here: nothing more is delivered, and all is forgotten.
+
+        The same rollouts may be submitted again at once: a replica forgets after the batches that
+        it is scoring now, and before those that come.
+        """
+        for ref in [*self._batches]:
+            self._close(ref)
+        self._queue = TaskQueue()
+        self._tasks.clear()
+        self._waits = False
+        self._stats.queued(0)
+        for replica in self._replicas:
+            replica.handle.forget_all.remote()
+
     def living(self) -> list[tuple[str, Any]]:
         """(name, actor handle) of the replicas that can score, as far as is known."""
         return [(replica.name, replica.handle) for replica in self._replicas]

@@ -82,6 +82,11 @@ class TeacherRouter:
         for pool, own in self._by_pool(rollout_ids).items():
             pool.drop(own)
 
+    def abandon(self) -> None:
+        """Give up all rollouts, see :meth:`TeacherPool.abandon`."""
+        for pool in self.pools.values():
+            pool.abandon()
+
     def _by_pool(self, rollout_ids: Collection[str]) -> dict[TeacherPool, list[str]]:
         found: dict[TeacherPool, list[str]] = {}
         for rollout_id in rollout_ids:

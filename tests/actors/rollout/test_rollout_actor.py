@@ -102,21 +102,40 @@ def test_weights_come_by_reference_and_wait_for_the_stream(actor, folder):
         assert_scores_match(model, rollout)
 
 
+def test_a_batch_that_is_given_up_lets_new_weights_in(actor, folder):
+    model = load(folder)
+    change_all_weights(model, seed=4)
+    refs = [ray.put(chunk) for chunk in pack(named_weights(model), chunk_bytes=1 << 16)]
+    stream = actor.generate.remote(tiny_requests(), SAMPLING, True, True, 7)
+    ray.get(next(stream))
+    ray.get(actor.abort.remote(7))
+    ray.get(actor.call_transport.remote("load", 8, *refs), timeout=60)
+    collect(stream)
+    again = actor.generate.remote(tiny_requests()[:4], SAMPLING, True, True, 8)
+    actor.add.remote(tiny_requests()[4:], False, 8)
+    rollouts, _ = collect(again)
+    assert sorted(r.rollout_id for r in rollouts) == sorted(r.rollout_id for r in tiny_requests())
+    for rollout in rollouts:
+        assert rollout.weights_version == 8
+        assert_scores_match(model, rollout)
+
+
 def test_errors_come_out_of_the_stream(actor):
     long = replace(tiny_requests(1, 1)[0], prompt_ids=np.ones(CONTEXT_LENGTH, np.int32))
     with pytest.raises(ValueError, match="prompt 'p0' has 128 tokens"):
-        collect(actor.generate.remote([long], SAMPLING, True, False))
+        collect(actor.generate.remote([long], SAMPLING, True, False, 9))
     # The engine took nothing on, so the actor goes on.
-    rollouts, _ = collect(actor.generate.remote(tiny_requests(1, 1), SAMPLING, True, False))
+    rollouts, _ = collect(actor.generate.remote(tiny_requests(1, 1), SAMPLING, True, False, 10))
     assert len(rollouts) == 1
 
 
 def test_an_error_half_way_ends_the_stream(actor):
     """Last: the actor is of no use afterwards, and says so."""
-    stream = actor.generate.remote(tiny_requests(), SAMPLING, True, True)
+    stream = actor.generate.remote(tiny_requests(), SAMPLING, True, True, 11)
     ray.get(next(stream))
-    ray.get(actor.add.remote([replace(tiny_requests()[0], prompt_ids=np.ones(0, np.int32))], True))
+    bad = replace(tiny_requests()[0], prompt_ids=np.ones(0, np.int32))
+    ray.get(actor.add.remote([bad], True, 11))
     with pytest.raises(ValueError, match="prompt 'p0' has 0 tokens"):
         collect(stream)
     with pytest.raises(RuntimeError, match="did not come to its end"):
-        collect(actor.generate.remote(tiny_requests(), SAMPLING, True, False))
+        collect(actor.generate.remote(tiny_requests(), SAMPLING, True, False, 12))

@@ -277,6 +277,20 @@ def test_recorded_rows_are_given_back(host, rollouts):
     assert host.rows_in_use("tied") == 0
 
 
+def test_requests_that_are_given_up_leave_nothing_behind(host, rollouts):
+    """Some of them are being written, others wait; the same ones come again."""
+    host.call("tied", "add", tiny_requests(), SAMPLING, True)
+    for _ in range(3):
+        host.call("tied", "step")
+    assert host.rows_in_use("tied") > 0
+    host.call("tied", "abort")
+    assert not host.call("tied", "has_unfinished")
+    assert host.rows_in_use("tied") == 0
+    host.call("tied", "abort")  # nothing is left
+    assert responses(generate(host, "tied", tiny_requests())) == responses(rollouts)
+    assert host.rows_in_use("tied") == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -347,6 +361,25 @@ def test_new_weights_replace_every_old_one(host, folders, name, folder):
             assert_scores_match(model, rollout)
 
 
+@pytest.mark.parametrize(("name", "folder"), [("tied", True), ("untied", False), ("mixture",) * 2])
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_an_update_that_broke_off_is_mended_by_the_next(host, folders, name, folder, share):
+    """Whatever part of it has come: none, layers half and whole, or all but its end."""
+    model, other = load(folders[folder]), load(folders[folder])
+    change_all_weights(model, seed=7)
+    change_all_weights(other, seed=8)
+    broken = list(pack(stored_weights(model), chunk_bytes=1 << 12))
+    host.call(name, "start_weight_update")
+    for chunk in broken[: int(share * len(broken))]:
+        host.call(name, "receive_weights", {"chunk": chunk})
+    with pytest.raises(RuntimeError, match="weights are incomplete until another one is whole"):
+        generate(host, name, tiny_requests())
+    host.load_weights(name, 5, list(pack(stored_weights(other), chunk_bytes=1 << 14)))
+    for rollout in generate(host, name, tiny_requests()):
+        assert rollout.weights_version == 5
+        assert_scores_match(other, rollout)
+
+
 def test_new_weights_wait_until_all_responses_are_written(host, folders):
     chunks = list(pack(named_weights(load(folders[False])), 1 << 20))
     host.call("untied", "add", tiny_requests(), SAMPLING, True)
@@ -368,3 +401,7 @@ def test_an_update_without_the_tied_head_is_refused(host, folders):
         host.load_weights("cramped", 1, list(pack(weights.items(), 1 << 20)))
     with pytest.raises(RuntimeError, match="weights are incomplete"):
         generate(host, "cramped", tiny_requests())
+    model = load(folders[True])
+    host.load_weights("cramped", 2, list(pack(named_weights(model), 1 << 20)))
+    for rollout in generate(host, "cramped", tiny_requests()):
+        assert_scores_match(model, rollout)

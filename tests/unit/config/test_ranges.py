@@ -24,8 +24,8 @@ AT_LEAST = {
     run.steps run.checkpoint_every rollout.cpus_per_actor rollout.gpus_per_actor rollout.threads
     rollout.temperature rollout.top_k teacher.cpus_per_replica teacher.gpus_per_replica
     teacher.threads teacher.max_retries teacher.max_restarts trainer.cpus_per_rank trainer.threads
-    trainer.learning_rate trainer.warmup_steps trainer.weight_decay trainer.max_grad_norm eval.every
-    eval.kl_prompts""",
+    trainer.learning_rate trainer.warmup_steps trainer.weight_decay trainer.max_grad_norm
+    trainer.max_restarts eval.every eval.kl_prompts""",
     1: """
     run.keep_checkpoints cluster.num_cpus student.context_length
     rollout.actors rollout.tensor_parallel_size rollout.prompts_per_step rollout.samples_per_prompt
@@ -37,7 +37,7 @@ AT_LEAST = {
 }
 ABOVE = """
     cluster.start_timeout_s cluster.stall_timeout_s teacher.timeout_s loss.temperature
-    trainer.adam_eps sync.max_gap"""
+    trainer.adam_eps trainer.answer_timeout_s sync.max_gap"""
 FROM_ZERO_TO_ONE = {
     "run.lag": "must be 0 or 1",
     "trainer.gpus_per_rank": "must lie in [0, 1]",

@@ -124,7 +124,11 @@ def test_a_stop_while_the_student_is_measured_does_not_wait_for_the_answers(tmp_
 
     def measure() -> dict[str, float]:
         if run.rows and run.rows[-1][0] == 2:
-            asked = [RolloutRequest("kl/a/0", "a", 0, ids("why"), seed=0)]
+            asked = [
+                RolloutRequest(f"kl/{key}/{sample}", key, sample, ids("why"), seed=0)
+                for key in "ab"
+                for sample in (0, 1)
+            ]
             pool.start(asked, run_sampling(run.config.rollout), lambda written: None, record=True)
             raise Interrupted
         return {}

@@ -51,8 +51,10 @@ def test_the_teacher_is_asked_as_the_student_is_and_stands_beside_it(
     prompts = [Prompt("p", ids, ids), Prompt("q", ids, ids)]
     held_out = HeldOutTask(EvalTask(name="sums", samples=2), Task(), prompts, ["4", "5"])
     teacher = Teacher()
+    ended: list[str] = []
     launcher = SimpleNamespace(
         peak_memory=lambda: {"trainer-0": 1 << 30},
+        end_trainers=lambda: ended.append("trainers"),
         teacher_as_rollout_pool=lambda: teacher,
     )
     config = config_of(eval=EvalSettings(teacher_accuracy=True))
@@ -68,6 +70,7 @@ def test_the_teacher_is_asked_as_the_student_is_and_stands_beside_it(
     assert "eval task 'sums': 1 of its 2 problems are also among the" in capsys.readouterr().err
     assert session.exit_code == 0
     assert session.events == [f"export {tmp_path / 'export'}"]
+    assert ended == ["trainers"]  # none is needed for the report, nor could end it
     # Once greedily, then twice each, with the seeds that these names have in this run.
     asked = [(request.prompt_id, request.sample, request.seed) for request in teacher.asked]
     names = [("p", 0), ("q", 0), ("p", 0), ("p", 1), ("q", 0), ("q", 1)]

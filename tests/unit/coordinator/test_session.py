@@ -156,3 +156,27 @@ def test_a_stop_before_the_models_are_there_is_a_ctrl_c(monkeypatch: pytest.Monk
     ):
         raise AssertionError("not to be reached")
     assert ended == ["actors"]
+
+
+def test_new_trainers_are_given_what_the_old_ones_had_from_others(made: SimpleNamespace) -> None:
+    session, calls = made.session, []
+
+    def called(what: str, answer: object = None) -> Any:
+        return lambda *args: calls.append((what, *args)) or answer
+
+    session.scorer.abandon = called("what is under way is given up")
+    session.launcher.restart_trainers = called("all ranks start again", "the new ranks")
+    made.trainers.replace_by = called("the group has")
+    session._teacher_weights.share_heads = called("heads are shared")
+    session.sync.meet = called("the transport's ends meet")
+    session._teacher_weights.begin_anew = called("followers begin anew")
+    session.restart_trainers()
+    assert calls == [
+        ("what is under way is given up",),
+        ("all ranks start again",),
+        ("the group has", "the new ranks"),
+        ("heads are shared",),
+        ("the transport's ends meet",),
+    ]
+    session.begin_anew()
+    assert calls[5:] == [("followers begin anew",)]

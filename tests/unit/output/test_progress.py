@@ -32,6 +32,24 @@ def test_lines_in_a_log() -> None:
     )
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_goes_back_with_the_run() -> None:
+    screen = Terminal()
+    progress = Progress(total=8, done=0, stream=screen)
+    for step in (1, 2, 3):
+        progress.step(step, VALUES)
+    progress.back_to(2)
+    progress.step(3, VALUES)
+    progress.close()
+    assert "| 2/8 [" in screen.getvalue()
+    assert "| 3/8 [" in screen.getvalue().splitlines()[-1].split("\r")[-1]
+    Progress(total=8, done=3, stream=io.StringIO()).back_to(2)  # without a bar: nothing to do
+
+
 def test_turns_and_calls_of_rollouts_that_act() -> None:
     log = io.StringIO()
     progress = Progress(total=10, done=9, stream=log)

@@ -16,7 +16,14 @@ import pytest
 
 from opd_ray.coordinator.metrics import StageClock
 from opd_ray.errors import RunError, WriteError
-from opd_ray.output.sinks import JsonlSink, Metrics, TensorBoardSink, WandbSink, read_jsonl
+from opd_ray.output.sinks import (
+    JsonlSink,
+    Metrics,
+    TensorBoardSink,
+    WandbSink,
+    has_evaluation,
+    read_jsonl,
+)
 from opd_ray.seeds import derive_seed
 
 
@@ -37,6 +44,35 @@ def test_rows_of_one_step_are_merged_and_a_resumed_run_rewrites_its_own(tmp_path
         {"step": 2, "train/loss": 2.0},
         {"step": 3, "train/loss": 30.0},
     ]
+
+
+def test_a_run_that_goes_back_replaces_what_it_wrote(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path, board = tmp_path / "metrics.jsonl", tmp_path / "tensorboard"
+    metrics = Metrics([JsonlSink(path, 0), TensorBoardSink(board, 0)])
+    for step in (1, 2, 3, 4):
+        metrics.write(step, {"train/loss": float(step)})
+    metrics.write(2, {"eval/kl": 0.5, "seconds/eval": 1.0})
+    metrics.write(4, {"eval/kl": 0.25, "seconds/eval": 1.0})
+    assert has_evaluation(path, 4)
+    metrics.back_to(2)
+    assert has_evaluation(path, 2)
+    assert not has_evaluation(path, 4)
+    for step in (3, 4):
+        metrics.write(step, {"train/loss": 10.0 * step})
+    metrics.close()
+    assert read_jsonl(path) == [
+        {"step": 1, "train/loss": 1.0},
+        {"step": 2, "train/loss": 2.0, "eval/kl": 0.5, "seconds/eval": 1.0},
+        {"step": 3, "train/loss": 30.0},
+        {"step": 4, "train/loss": 40.0},
+    ]
+    assert len(path.read_text().splitlines()) == 5
+    seen = EventAccumulator(str(board)).Reload()
+    losses = [(event.step, event.value) for event in seen.Scalars("train/loss")]
+    assert losses == [(1, 1), (2, 2), (3, 30), (4, 40)]
+    assert [(event.step, event.value) for event in seen.Scalars("eval/kl")] == [(2, 0.5)]
 
 
 def test_a_file_of_metrics_that_is_none_is_named(tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ from fake_replicas import (
     rollout,
     writers_of,
 )
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OwnerDiedError, RayActorError, RayTaskError
 
-from opd_ray.errors import ActorDied, ActorFailure, ConfigError
+from opd_ray.errors import ActorDied, ActorFailure, ActorLost, ConfigError, Unanswered
 from opd_ray.pools import watch as subject
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.pools.watch import ActorWatch
+from opd_ray.pools.watch import ActorWatch, AnswerLimit
 from opd_ray.types import RolloutRequest, Sampling
 
 
@@ -40,7 +40,7 @@ class Engine:
     def __init__(self) -> None:
         self._open: list[RolloutRequest] = []
         self.generate = Remote(self._generate)
-        self.add = Remote(lambda requests, more: self._open.extend(requests))
+        self.add = Remote(lambda requests, *_: self._open.extend(requests))
 
     def _generate(self, requests: list[RolloutRequest], *_: object) -> Engine:
         self._open.extend(requests)
@@ -309,8 +309,57 @@ def test_a_death_ends_every_wait_though_events_keep_coming(watch: ActorWatch) ->
     watch.wait_until(lambda: count > 10, "news")
     first.die()
     for _ in range(2):
-        with pytest.raises(ActorFailure, match="first failed: its process is gone"):
+        with pytest.raises(ActorLost, match="first failed: its process is gone") as raised:
             watch.wait_until(lambda: False, "news")
+        assert raised.value.name == "first"
+
+
+def test_who_does_not_answer_in_time_is_named(
+    watch: ActorWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "_SLICE_SECONDS", 0.01)
+    refs: Any = [Ref() for _ in range(3)]
+    refs[1].set_result("there")
+    pairs = [(ref, f"rank {number}") for number, ref in enumerate(refs)]
+    with pytest.raises(Unanswered) as raised:
+        watch.get_all(pairs, limit=AnswerLimit(0.05, "a.key"))
+    assert str(raised.value) == "rank 0, rank 2: no answer for 0.05 s (a.key)"
+    refs[0].set_result("late")
+    refs[2].set_result("late")
+    assert watch.get_all(pairs, limit=AnswerLimit(0.05, "a.key")) == ["late", "there", "late"]
+
+
+def test_a_run_that_slept_itself_holds_it_against_nobody(
+    watch: ActorWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its process was stopped for longer than the limit: the answers are there since."""
+    now = iter([0.0, *[100.0] * 9])
+    monkeypatch.setattr(subject.time, "monotonic", lambda: next(now))
+    ref: Any = Ref()
+    watch.soon(lambda: ref.set_result("there"))
+    assert watch.get_all([(ref, "rank 0")], limit=AnswerLimit(5.0, "a.key")) == ["there"]
+
+
+@pytest.mark.parametrize(("error", "seconds"), [(ValueError, 3.0), (OwnerDiedError, 60.0)])
+def test_what_a_loss_may_have_caused_waits_longer_for_the_news_of_it(
+    watch: ActorWatch, monkeypatch: pytest.MonkeyPatch, error: type[Exception], seconds: float
+) -> None:
+    watch.add("first", Handle())
+    waited: list[float] = []
+    death = ActorLost("first", "first", "its node is gone")
+
+    def next_death(timeout_s: float) -> ActorLost | None:
+        waited.append(timeout_s)
+        return death if timeout_s else None
+
+    monkeypatch.setattr(watch, "_next_death", next_death)
+    cause = error("7f", "here", "load") if error is OwnerDiedError else error("a bug")
+    failed: Any = Ref()
+    failed.set_exception(RayTaskError("load", "a trace", cause).as_instanceof_cause())
+    with pytest.raises(ActorLost) as raised:
+        watch.get(failed, "rollout-0")
+    assert raised.value is death
+    assert max(waited) == seconds
 
 
 def test_who_waits_for_a_replica_hears_that_it_died_also_after_it_was_taken_out(

@@ -27,7 +27,7 @@ from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
 from opd_ray.pools import launch as subject
 from opd_ray.pools.launch import ActorLauncher
-from opd_ray.pools.watch import ActorWatch, Interrupted
+from opd_ray.pools.watch import ActorWatch, AnswerLimit, Interrupted
 
 CONFIG = Config(
     student=StudentSettings(path="student"),
@@ -43,6 +43,9 @@ TOKENS = 22
 
 class Reference:
     """Never ready."""
+
+    def __init__(self, *_: object) -> None:
+        pass
 
     def future(self) -> Future[None]:
         return Future()
@@ -66,7 +69,7 @@ class Recorder:
         bound.apply_defaults()
         self.started.append(bound.arguments)
         method = SimpleNamespace(remote=Reference)
-        return SimpleNamespace(lifeline=method, ready=method)
+        return SimpleNamespace(lifeline=method, ready=method, address=method, setup=method)
 
     def of(self, name: str) -> list[Any]:
         """One argument of every actor started, in order."""
@@ -249,6 +252,9 @@ def test_peak_memory_is_by_actor_and_leaves_the_dead_out(recorders: dict[str, Re
     launcher.watch.remove = ended.append  # type: ignore[method-assign]
     launcher.watch.add = lambda name, handle: None  # type: ignore[method-assign]
     launcher.watch.hand_over = lambda name: Reference()  # type: ignore[method-assign]
+    trainers = launcher._actors["trainer"]
+    launcher.watch.get_all = lambda pairs, **_: [len(ref[0]) for ref, owner in pairs]  # type: ignore[method-assign]
+    assert len(trainers) == 2
     everyone = [name for actors in launcher._actors.values() for name, _ in actors]
     assert launcher.peak_memory() == {name: len(name) for name in everyone if name not in dead}
     assert ended == dead
@@ -288,3 +294,47 @@ def test_a_stop_does_not_wait_until_all_models_are_loaded(
     monkeypatch.setattr(ActorWatch, "when_ready", when_ready)
     with pytest.raises(Interrupted, match="stopped while waiting for"):
         launcher.ready()
+
+
+def test_trainers_are_ended_all_at_once_and_start_at_their_places(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[Any] = []
+    monkeypatch.setattr("ray.kill", killed.append)
+    launcher = make_launcher()
+    group = launcher.trainer_group()
+    old = [handle for _, handle in group.ranks]
+    waited: list[tuple[list[str], AnswerLimit, int]] = []
+
+    def get_all(pairs: Any, *, limit: AnswerLimit, interruptible: bool) -> list[Any]:
+        assert interruptible
+        owners = [owner for _, owner in pairs]
+        waited.append((owners, limit, len(killed)))
+        return [("10.0.0.1", 7)] * len(owners)
+
+    launcher.watch.get_all = get_all  # type: ignore[method-assign]
+    stalls: list[float] = []
+    launcher.watch.set_stall_timeout = lambda seconds, key: stalls.append(seconds)  # type: ignore[method-assign]
+    launcher.config = replace(CONFIG, cluster=replace(CONFIG.cluster, stall_timeout_s=5.0))
+    group.replace_by(launcher.restart_trainers())
+    assert stalls == [CONFIG.cluster.start_timeout_s, 5.0]
+    assert killed == old
+    new = [handle for _, handle in group.ranks]
+    assert [name for name, _ in group.ranks] == launcher.trainer_names == ["trainer-0", "trainer-1"]
+    assert not {id(handle) for handle in new} & {id(handle) for handle in old}
+    trainers = recorders["TrainerActor"]
+    assert trainers.of("rank") == [0, 1, 0, 1]
+    bundles = [
+        options["scheduling_strategy"].placement_group_bundle_index
+        for options in trainers.options_given
+    ]
+    assert bundles[:2] == bundles[2:]
+    # None is waited for before all old ones are ended.
+    limit = AnswerLimit(CONFIG.cluster.start_timeout_s, "cluster.start_timeout_s")
+    assert waited == [
+        (["trainer-0 (its start)"], limit, 2),
+        (["trainer-0 (its start)", "trainer-1 (its start)"], limit, 2),
+    ]
+    launcher.end_trainers()
+    assert killed == [*old, *new]
+    assert launcher._actors["trainer"] == []

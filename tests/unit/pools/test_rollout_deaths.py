@@ -56,7 +56,7 @@ class Bench:
 
     def item_of(self, engine: Engine) -> None:
         """The next item of its stream, or the end."""
-        one = next(one for one in self.watch.streams if one[0] is engine)
+        one = next(one for one in self.watch.streams if one[0].engine is engine)
         self.watch._next(one)
 
     def hear_of(self, engine: Engine, kind: str = "lifeline") -> None:
@@ -264,7 +264,8 @@ def test_rollouts_whose_data_died_with_their_actor_are_written_again() -> None:
         return ["a0"]  # a teacher has read the other
 
     bench.start(6, lost)
-    while len(first._open) > 1:
+    (written,) = [one for one, _, _ in bench.watch.streams if one.engine is first]
+    while len(written.open) > 1:
         bench.item_of(first)
     before = set(bench.found)
     first.die()
@@ -333,7 +334,7 @@ def test_an_engine_that_gives_no_sign_of_life_is_ended_and_replaced(
     hanging(bench, 1)  # the second look at which the first has nothing new
     assert bench.watch.buried == ["rollout-0"]
     assert bench.watch.started[0].name == "rollout-0"
-    bench.watch.streams = [one for one in bench.watch.streams if one[0] is not first]
+    bench.watch.streams = [one for one in bench.watch.streams if one[0].engine is not first]
     bench.go_on()
     assert sorted(bench.found) == NAMES[:4]
     assert capsys.readouterr().err == (

@@ -18,29 +18,47 @@ class _Actor:
     dead = False
 
     def __init__(self, *brings: int) -> None:
-        self._brings = list(brings)
+        self.brings = brings
         self.given: list[RolloutRequest] = []
-        self._written = 0
         self.closed = False
+        self.aborted: list[int] = []
+        self.abort = Remote(self.aborted.append)
         self.generate = Remote(self._generate)
         self.add = Remote(self._add)
 
     def _generate(
-        self, requests: list[RolloutRequest], sampling: Sampling, record: bool, more: bool
-    ) -> _Actor:
-        self._add(requests, more)
-        return self
+        self,
+        requests: list[RolloutRequest],
+        sampling: Sampling,
+        record: bool,
+        more: bool,
+        batch: int,
+    ) -> _Stream:
+        self.closed = False
+        stream = _Stream(self)
+        self._add(requests, more, batch)
+        return stream
 
-    def _add(self, requests: list[RolloutRequest], more: bool) -> None:
+    def _add(self, requests: list[RolloutRequest], more: bool, batch: int) -> None:
         assert not self.closed, "requests came after the end was announced"
         self.given += requests
         self.closed = not more
+
+
+class _Stream:
+    """What an actor brings of one batch."""
+
+    dead = False
+
+    def __init__(self, actor: _Actor) -> None:
+        self._brings, self._given = list(actor.brings), actor.given
+        self._written = len(actor.given)
 
     def __next__(self) -> list[Rollout]:
         if not self._brings:
             raise StopIteration
         first, self._written = self._written, self._written + self._brings.pop(0)
-        return [_rollout(request.rollout_id) for request in self.given[first : self._written]]
+        return [_rollout(request.rollout_id) for request in self._given[first : self._written]]
 
 
 class _Watch(FakeWatch):
@@ -142,6 +160,39 @@ def test_a_stream_that_ends_early_is_an_error() -> None:
     watch.next_of(0)
     with pytest.raises(RuntimeError, match="rollout 0 ended its stream with 1 requests unanswered"):
         watch.next_of(0)
+
+
+def test_a_batch_that_is_given_up_delivers_nothing_more() -> None:
+    actors = [_Actor(1, 1, 1), _Actor(1, 1), _Actor()]
+    pool, watch = _pool(actors, max_in_flight=1)
+    found = _start(pool, 2)  # the third actor has nothing to do
+    watch.next_of(0)
+    assert len(found) == 1
+    pool.abandon()
+    assert [actor.aborted for actor in actors] == [[1], [1], []]
+    assert not pool.busy
+    for number in (0, 1):
+        watch.next_of(number)  # what was on the way, and the end of the stream
+    again = _start(pool, 2)
+    watch.next_of(0)
+    watch.next_of(1)
+    assert (len(found), len(again)) == (1, 0)
+    watch.next_of(2)
+    assert len(again) == 1
+    assert [len(actor.given) for actor in actors] == [2, 2, 0]
+    watch.streams[1][2]()  # the end of a stream that was given up ends no other
+    assert pool.busy
+
+
+def test_requests_that_wait_are_given_up_too() -> None:
+    actors = [_Actor(1, 1, 1)]
+    pool, watch = _pool(actors, max_in_flight=1)
+    _start(pool, 3)
+    pool.abandon()
+    watch.next_of(0)
+    assert len(actors[0].given) == 1
+    pool.abandon()  # nothing is left
+    assert actors[0].aborted == [1]
 
 
 def test_a_second_batch_waits_for_the_first() -> None:

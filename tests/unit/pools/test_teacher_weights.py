@@ -22,7 +22,7 @@ class Replica:
         self.name = name
         self.dead = False
         self.asked: list[str] = []
-        for method in ("follow", "save", "load", "output_head"):
+        for method in ("follow", "save", "load", "begin_anew", "output_head"):
             setattr(self, method, Remote(lambda *_, method=method: self._ask(method)))
 
     def _ask(self, method: str) -> Replica:
@@ -31,6 +31,9 @@ class Replica:
 
 
 class ActorWatch:
+    def wait_until(self, done: Any, what: str) -> None:
+        assert done(), f"a real run would wait for {what}"
+
     def get(self, ref: Replica, owner: str) -> None:
         assert ref.name == owner
         if ref.dead:
@@ -125,3 +128,14 @@ def test_none_left_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(RunError, match="teacher 'own', which follows .*: every replica died"):
             act()
+
+
+def test_new_trainers_get_the_heads_and_followers_begin_anew() -> None:
+    parts = Parts()
+    assert parts.heads == ["own-0"]
+    parts.teacher_weights.share_heads()
+    assert parts.heads == ["own-0", "own-0"]
+    parts.replicas[0].dead = True
+    parts.teacher_weights.begin_anew()
+    assert [replica.asked.count("begin_anew") for replica in parts.replicas] == [1, 1]
+    assert parts.heads == ["own-0", "own-0", "own-1"]

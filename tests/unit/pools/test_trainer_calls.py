@@ -17,11 +17,12 @@ from stand_ins import StandInWatch
 
 from actors.trainer.actor import TrainerActor
 from actors.trainer.engine import Engine
-from actors.trainer.trainer import Trainer
+from actors.trainer.trainer import Trainer, TrainerError
 from actors.weights.nccl import NcclSender
 from opd_ray.checksums import FileSum, sum_of
 from opd_ray.config.choices import SyncBackend
 from opd_ray.config.schema import SyncSettings, TrainerSettings
+from opd_ray.errors import ConnectionLost
 from opd_ray.output.checkpoint import CheckpointStore, RunState
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.types import TrainItem
@@ -179,3 +180,33 @@ def test_the_transports_end_has_this_ranks_weights() -> None:
     group_of(*actors).call_transport("send", 7)
     for actor in actors:
         actor._transport_end.send.assert_called_once_with(7)
+
+
+GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]"
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError(GLOO), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted on rank 1"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (TrainerError(f"a gradient is not finite; {GLOO}"), False),
+    ],
+)
+def test_a_rank_says_when_it_no_longer_reaches_the_others(error: Exception, lost: bool) -> None:
+    actor = rank(1, SyncBackend.nccl)
+    actor._trainer.train_step.side_effect = error
+    actor._trainer.engine.weights = create_autospec(lambda: None, side_effect=error)
+    actor._transport_end.send = create_autospec(lambda version: None, side_effect=error)
+    actor._make_trainer = create_autospec(lambda master: None, side_effect=error)
+    for called in (
+        lambda: actor.call("train_step", [], 1.0, 0.5),
+        actor.weights,
+        lambda: actor.call_transport("send", 1),
+        lambda: actor.setup("here", 1),
+    ):
+        with pytest.raises(type(error) if not lost else ConnectionLost) as raised:
+            called()
+        assert lost or raised.value is error

@@ -14,7 +14,9 @@ from opd_ray.batching.micro_batches import recurring_width
 from opd_ray.batching.packing import exact_width
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
+from opd_ray.errors import ActorLost, Unanswered
 from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.watch import AnswerLimit
 from opd_ray.types import StepAccount, TrainItem
 
 STATS = StepAccount(
@@ -56,7 +58,7 @@ class Rank:
 class Answers:
     """Stands for the watch: every reference is its value."""
 
-    def get_all(self, refs: Any) -> list[Any]:
+    def get_all(self, refs: Any, **_: Any) -> list[Any]:
         return [value for value, _ in refs]
 
 
@@ -190,3 +192,33 @@ def test_an_unknown_gap_stays_unknown():
     unknown = replace(STATS, gap_sum=math.nan, gap_max=math.nan)
     several, _ = group(unknown, unknown)
     assert math.isnan(several.step(ITEMS, 0.1, lambda wanted: [[] for _ in wanted]).gap_mean)
+
+
+class Late:
+    """A watch in which one rank does not answer; it was asked with a limit."""
+
+    def get_all(self, refs: Any, *, limit: AnswerLimit, interruptible: bool) -> list[Any]:
+        assert limit == AnswerLimit(40.0, "trainer.answer_timeout_s")
+        owners = [owner for _, owner in refs]
+        raise Unanswered(owners[1:], "no answer for 40 s (trainer.answer_timeout_s)")
+
+
+def test_ranks_that_do_not_answer_are_lost():
+    watch: Any = Late()
+    named = [(f"trainer-{number}", Rank(STATS)) for number in range(2)]
+    several = TrainerGroup(watch, named, TrainerSettings(answer_timeout_s=40.0))
+    with pytest.raises(ActorLost) as raised:
+        several.step(ITEMS, 0.1, lambda wanted: [[] for _ in wanted])
+    assert str(raised.value) == (
+        "trainer-1 (a training step) failed: no answer for 40 s (trainer.answer_timeout_s)"
+    )
+    assert raised.value.name in ("trainer-0", "trainer-1")
+
+
+def test_new_ranks_know_nothing_of_the_waves_of_the_old():
+    several, _ = group(STATS, STATS)
+    several.accumulate(ITEMS[:1], lambda wanted: [[] for _ in wanted])
+    ranks = [Rank(STATS), Rank(STATS)]
+    several.replace_by([(f"trainer-{number}", rank) for number, rank in enumerate(ranks)])
+    several.step(ITEMS[2:], 0.1, lambda wanted: [[] for _ in wanted])
+    assert [rank.calls[0][1] for rank in ranks] == [3.0, 3.0]

@@ -196,7 +196,7 @@ class Joining:
     def __init__(self, backend: SyncBackend = SyncBackend.ray, lag: int = 0) -> None:
         self.bench = Bench(backend, decay=None, lag=lag)
         watch = self.bench.watch  # events come when a test says so, not while others wait
-        watch.get_all = lambda refs: [watch.get(ref, owner) for ref, owner in refs]
+        watch.get_all = lambda refs, **_: [watch.get(ref, owner) for ref, owner in refs]
         self.bench.sync.push(3)
         self.bench.calls.clear()
         name, self.handle = self.bench._actor("rollout-9")

@@ -67,6 +67,11 @@ def test_a_recipe_sets_nothing_in_vain(recipe: str) -> None:
             "teacher.max_restarts = 3 has no effect: one that follows the student is not started "
             "again",
         ),
+        (
+            ["trainer.answer_timeout_s=60", "cluster.stall_timeout_s=60"],
+            "trainer.answer_timeout_s = 60.0 has no effect: cluster.stall_timeout_s = 60 ends the "
+            "run before",
+        ),
         (["loss.beta=0.3"], "loss.beta = 0.3 has no effect: loss.divergence is reverse_kl"),
         (
             ["loss.temperature=2", "sync.max_gap=1"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,19 +18,27 @@ from opd_ray.types import EpisodeStart, Rollout, RolloutRequest, Sampling, TopK
 from opd_ray.user_code import UserCodeError
 
 TOKENIZER = chat_tokenizer()
+GATE = threading.Event()  # a call waits for it
 END_ID = TOKENIZER.convert_tokens_to_ids(END)
 
 
 class World:
     """Adds one at every look; ``fails`` names a method that raises."""
 
+    open = 0  # of all that were reset, those that were not closed
+
     def __init__(self, fails: str = "") -> None:
-        self._fails, self._count = fails, 0
+        self._fails, self._count, self._is_open = fails, 0, False
 
     def reset(self, **row: Any) -> None:
         self._count = 0
         if self._fails == "reset":
             raise LookupError("no such world")
+        World.open += 1
+        self._is_open = True
+
+    def close(self) -> None:
+        World.open -= self._is_open
 
     def look(self, at: str) -> str:
         """Looks.
@@ -37,6 +46,8 @@ class World:
         Args:
             at: where.
         """
+        if at == "gate":
+            GATE.wait(5)
         self._count += 1
         return f"{at}{self._count}"
 
@@ -54,6 +65,7 @@ class ScriptedEngine:
         self._waiting: list[RolloutRequest] = []
         self.asked: list[RolloutRequest] = []
         self.longest: list[int] = []
+        self.hold = False  # whether it writes nothing
 
     def add(self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool) -> None:
         self.asked += requests
@@ -63,7 +75,12 @@ class ScriptedEngine:
     def has_unfinished(self) -> bool:
         return bool(self._waiting)
 
+    def abort(self) -> None:
+        self._waiting.clear()
+
     def step(self) -> list[Rollout]:
+        if self.hold:
+            return []
         request = self._waiting.pop()
         text, reason = self._texts[request.rollout_id.partition("#")[0]].pop(0)
         ids = TOKENIZER(text)["input_ids"]
@@ -176,3 +193,30 @@ def test_a_source_without_an_environment_is_a_fault_of_the_run() -> None:
     engine = EpisodeEngine(inner, none, TOKENIZER, [END_ID], 8)
     with pytest.raises(ValueError, match="source 's' have no environment"):
         engine.add([request("a")], Sampling(), True)
+
+
+@pytest.mark.parametrize("looks_at", ["x", "gate"])
+def test_what_is_given_up_comes_again_as_if_it_had_not_been_asked_for(looks_at: str) -> None:
+    """Given up while it is written, or while it waits for a call that comes back later."""
+    World.open = 0
+    turns = [(call("look", at=looks_at) + END, "stop"), ("done" + END, "stop")]
+    engine, inner = engine_of({"a": turns})
+    inner.hold = looks_at == "x"
+    GATE.clear()
+    engine.add([request("a")], Sampling(max_tokens=1000), True)
+    while not inner.asked:
+        assert engine.step() == []
+    engine.abort()
+    assert not engine.has_unfinished()
+    inner._texts["a"], inner.hold = list(turns), False
+    GATE.set()
+    (rollout,) = run(engine, [request("a")]).values()
+    assert rollout.figures["calls"] == 1
+    assert rollout.figures["environment/looks"] == 1
+    assert [one.rollout_id for one in inner.asked[-2:]] == ["a#0", "a#1"]
+    # The world of the one that was given up is closed with the next ones.
+    engine.add([request("a")], Sampling(max_tokens=1000), True)
+    inner._texts["a"] = [("done" + END, "stop")]
+    while engine.has_unfinished():
+        engine.step()
+    assert World.open == 0

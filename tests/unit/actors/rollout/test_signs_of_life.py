@@ -43,6 +43,7 @@ def stream(steps: int, sign_after_s: float, monkeypatch: pytest.MonkeyPatch) -> 
     actor._topk_refs = []
     actor._inbox = subject.queue.SimpleQueue()
     actor._sign_after_s = sign_after_s
+    actor._given_up = -1
     items: Iterator[list[Any]] = actor.generate([], None, True, False)
     return items
 

@@ -134,3 +134,18 @@ def test_a_model_that_is_not_held_as_its_files_cannot_follow(monkeypatch) -> Non
         TeacherError, match=r"teacher\.follow_decay = 0\.5: .* cannot follow; set it"
     ):
         Follower(settings(follow_decay=0.5))
+
+
+@pytest.mark.parametrize("dtype", [Dtype.float32, Dtype.bfloat16])
+def test_a_follower_begins_anew(dtype: Dtype) -> None:
+    teacher = Follower(settings(follow_decay=0.5, dtype=dtype))
+    (before,) = teacher.score([request()])
+    average = {name: tensor.clone() for name, tensor in teacher._average.items()}
+    teacher.follow(sent(moved(0.01)))
+    (after,) = teacher.score([request()])
+    assert not np.array_equal(before.logprob, after.logprob)
+    teacher.begin_anew()
+    (anew,) = teacher.score([request()])
+    np.testing.assert_array_equal(anew.logprob, before.logprob)
+    for name, tensor in average.items():
+        assert torch.equal(teacher._average[name], tensor), name

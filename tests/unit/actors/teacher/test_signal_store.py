@@ -77,3 +77,15 @@ def test_a_thousand_rollouts_leave_the_store_flat():
             store.forget(held[4:])
             held.clear()
             assert store.nbytes == 0
+
+
+def test_all_can_be_forgotten_at_once():
+    store = SignalStore(1 << 20)
+    store.put("a", topk(5))
+    store.put("b", topk(3))
+    store.forget_all()
+    assert store.nbytes == 0
+    with pytest.raises(TeacherError, match="no signal is held for rollout 'b'"):
+        store.take({"b": np.array([0])})
+    store.put("a", topk(2))
+    assert store.nbytes == topk(2).nbytes

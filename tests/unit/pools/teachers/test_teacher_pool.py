@@ -10,7 +10,9 @@ from fake_replicas import (
     FakeReplica,
     answer_all,
     collect,
+    make_kept_pool,
     make_pool,
+    pending,
     pool_of,
     rollout,
     sent,
@@ -317,3 +319,40 @@ def test_a_thousand_rollouts_leave_nothing_behind():
         assert not any(replica.held for replica in replicas)
     assert not pool._tasks
     assert sum(len(batch) for r in replicas for batch in r.batches) == 1000
+
+
+def test_what_is_given_up_is_forgotten_everywhere_and_may_come_again():
+    pool, [first, second], _ = make_pool(2, batch_tokens=10)
+    for name in "abcdef":
+        pool.submit(rollout(name))
+    pool.pump()
+    collect(pool, sent(pool)[0])  # one is held, the others are being scored or wait
+    assert first.held == {"a"}
+    pool.abandon()
+    assert not any(name in pool for name in "abcdef")
+    assert first.held == second.held == set()
+    late = sent(pool)
+    for name in "ab":
+        pool.submit(rollout(name))
+    pool.pump()
+    # What was under way when it was given up is delivered to nobody, and is no load any more.
+    assert [score for ref in late for score in collect(pool, ref)] == []
+    found = [score.rollout_id for ref in sent(pool) for score in collect(pool, ref)]
+    assert sorted(found) == ["a", "b"]
+    pool.take([{"a": np.arange(5), "b": np.arange(5)}])
+    assert first.held == second.held == set()
+
+
+def test_what_is_given_up_is_not_asked_again_where_its_replica_dies():
+    pool, [first, second], watch = make_kept_pool(2, batch_tokens=10)
+    for name in "abcd":
+        pool.submit(rollout(name))
+    pool.pump()
+    asked = [list(first.batches), list(second.batches)]
+    pool.abandon()
+    first.die()
+    while any(ref[0] is first for ref in pending(pool)):
+        watch.arrive(next(ref for ref in pending(pool) if ref[0] is first))
+    (successor,) = watch.started
+    pool.pump()
+    assert [first.batches, second.batches, successor.batches] == [*asked, []]
