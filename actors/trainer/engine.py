@@ -222,6 +222,7 @@ class Engine:
 
     def export(self, folder: str) -> None:
         """Write the student as a Hugging Face folder: see :func:`save_student`."""
+        self._partition.settle()
         model = self.student.model
         names = saved_names(model)
         state = {

@@ -76,6 +76,16 @@ class Partition:
         moments = self._base.state.get(fragment.owner)
         return fragment.of(moments[kind]) if moments else None
 
+    def settle(self) -> None:
+        """Let go of weights that ZeRO-3 has asked for ahead and nobody has come for (a collective).
+
+        A forward pass without a backward pass leaves them; while they are under way no parameter
+        can be gathered by itself.
+        """
+        if self._stage == 3:
+            self._optimizer.checkpoint_event_prologue()
+            self._optimizer.checkpoint_event_epilogue()
+
     @torch.no_grad()
     def begin_loading(self, steps: Mapping[str, int]) -> None:
         """Make room for what :meth:`fill` brings.

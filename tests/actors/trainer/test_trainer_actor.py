@@ -21,7 +21,10 @@ from transformers import AutoModelForCausalLM
 from actors.process import trainer_environment
 from actors.trainer.actor import TrainerActor
 from actors.weights.chunks import unpack
+from opd_ray.checksums import files_below
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
+from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import HeadPart
 
 
@@ -91,6 +94,32 @@ def test_a_step_by_reference_between_two_gathers_of_all_weights(ranks, folder, t
     exported = AutoModelForCausalLM.from_pretrained(target).state_dict()
     for name, weight in after.items():
         assert torch.equal(exported[name], weight)
+
+
+def test_a_checkpoint_is_written_beside_a_step_as_it_was_before(ranks, tmp_path):
+    items, signals = ragged_items(8, seed=1)
+    ray.get(
+        [handle.call.remote("set_teacher_head", (HeadPart(teacher_head()),)) for handle in ranks]
+    )
+    watch = ActorWatch(60, "run.stall_timeout_s")
+    group = TrainerGroup(watch, [(f"trainer-{n}", one) for n, one in enumerate(ranks)], None)
+    before = weights(ranks)
+    assert group.have_room_to_copy()
+    asked = group.begin_save(str(tmp_path))
+    ray.get(
+        [
+            handle.call.remote("train_step", plan, total_weight(items), 1e-2, signals)
+            for handle, plan in zip(ranks, share_out(items, 2, 2), strict=True)
+        ]
+    )
+    of_rank_0, of_rank_1 = watch.get_all(asked)
+    assert list(of_rank_1) == ["rank_00001_00000.safetensors"]
+    assert (of_rank_0 | of_rank_1).keys() == set(files_below(tmp_path))
+    after = weights(ranks)
+    assert not torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+    group.load(str(tmp_path))
+    for name, weight in weights(ranks).items():
+        assert torch.equal(weight, before[name])
 
 
 def test_scores_come_back_by_rollout(ranks):
