@@ -15,6 +15,7 @@ from opd_ray.config.schema import RunSettings
 from opd_ray.coordinator.saving import Saving
 from opd_ray.errors import ActorFailure, RunError
 from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
+from opd_ray.pools.watch import Interrupted
 
 
 class Watch:
@@ -209,3 +210,12 @@ def test_a_run_says_what_its_checkpoints_cost(tmp_path: Path, beside: bool) -> N
     blocked = [step for step, row in run.rows if "seconds/checkpoint" in row]
     assert blocked == [1, 2, 3, 4]
     assert sum("checkpoint/written_seconds" in row for _, row in run.rows) == 4
+
+
+def test_a_stop_waits_for_the_checkpoint_under_way(tmp_path: Path) -> None:
+    settings = RunSettings(steps=5, checkpoint_every=2, checkpoint_beside=True)
+    run = StandInRun(RESPONSES, run=settings, checkpoints=CheckpointStore(tmp_path, keep=9))
+    run.stop_after = 2
+    with pytest.raises(Interrupted):
+        run.go(0)
+    assert names(tmp_path) == ["step_00000002"]

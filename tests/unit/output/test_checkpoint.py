@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from opd_ray.checksums import FileSum
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState, read_state
 
 
@@ -86,6 +87,23 @@ def test_a_crash_while_writing_leaves_the_older_checkpoint(tmp_path: Path) -> No
     found = store.newest()
     assert found is not None
     assert found[1].step == 2
+
+
+@pytest.mark.parametrize(("size", "here"), [(5, "7"), (None, r"none \(missing\)")])
+def test_what_a_rank_wrote_into_another_folder_is_named(
+    tmp_path: Path, size: int | None, here: str
+) -> None:
+    """Machines that share no output folder."""
+    draft = CheckpointStore(tmp_path, keep=1).begin(_state(2))
+    if size is not None:
+        _write("weights")(draft.trainer)
+    with pytest.raises(
+        CheckpointError,
+        match=rf"rank_0\.bin was written with 5 bytes, here it has {here}: run\.output_dir must be a "
+        "folder that all machines",
+    ):
+        draft.complete({"rank_0.bin": FileSum(5, 1)})
+    assert not (tmp_path / "step_00000002").exists()
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ def entry(kind: str, name: str, start: int, *values: float) -> Entry:
     return Entry(f"{kind}:{start}:{name}", torch.tensor(values, dtype=torch.float32))
 
 
+B = entry("master", "b:ias", 0, 7, 8, 9, 10)
+A = [entry("master", "a.weight", 0, *range(6))]
+
+
 def written(folder: Path, *ranks: list[Entry], steps: int = 0) -> Path:
     folder.mkdir(exist_ok=True)
     for rank, entries in enumerate(ranks):
@@ -85,6 +89,16 @@ def test_the_sums_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert [len(found) for found in keys] == [3, 1, 1]
 
 
+def test_wide_numbers_lie_where_they_can_be_read_in_place(tmp_path: Path) -> None:
+    flags = Entry("buffer:0:flags", torch.tensor([1, 2, 3], dtype=torch.uint8))
+    counts = Entry("buffer:0:counts", torch.tensor([4, 5]))  # 64 bits
+    write_entries(tmp_path, 0, [flags, B, counts], {})
+    content = (tmp_path / "rank_00000_00000.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    starts = {key: one["data_offsets"][0] for key, one in header.items() if key[0] != "_"}
+    assert starts == {"buffer:0:counts": 0, "master:0:b:ias": 16, "buffer:0:flags": 32}
+
+
 def test_a_rank_that_owns_nothing_writes_an_empty_file(tmp_path: Path) -> None:
     assert list(write_entries(tmp_path, 0, [], {})) == ["rank_00000_00000.safetensors"]
     assert load_file(tmp_path / "rank_00000_00000.safetensors") == {}
@@ -106,10 +120,6 @@ def test_a_part_of_a_tensor_is_read(tmp_path: Path) -> None:
         ("master", "a.weight", 5, 1),
         ("master", "b:ias", 0, 4),
     ]
-
-
-B = entry("master", "b:ias", 0, 7, 8, 9, 10)
-A = [entry("master", "a.weight", 0, *range(6))]
 
 
 @pytest.mark.parametrize(
