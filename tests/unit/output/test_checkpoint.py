@@ -99,8 +99,8 @@ def test_what_a_rank_wrote_into_another_folder_is_named(
         _write("weights")(draft.trainer)
     with pytest.raises(
         CheckpointError,
-        match=rf"rank_0\.bin was written with 5 bytes, here it has {here}: run\.output_dir must be a "
-        "folder that all machines",
+        match=rf"rank_0\.bin was written with 5 bytes, here it has {here}: run\.output_dir must be "
+        "a folder that all machines",
     ):
         draft.complete({"rank_0.bin": FileSum(5, 1)})
     assert not (tmp_path / "step_00000002").exists()
