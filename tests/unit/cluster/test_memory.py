@@ -9,6 +9,7 @@ from planned import GB, SHAPE, machine, make_config
 
 from opd_ray.cluster.memory import (
     PROCESS_BYTES,
+    checkpoint_bytes,
     rollout_memory,
     teacher_memory,
     trainer_memory,
@@ -85,6 +86,21 @@ def test_checkpointing_saves_activations_and_offload_moves_the_optimizer() -> No
     assert "optimizer" not in cut.device
     assert cut.host["optimizer"] == whole.device["optimizer"]
     assert cut.host["gradients"] == 2 * whole.device["gradients"]
+
+
+def test_a_checkpoint_has_twelve_bytes_a_parameter_on_disk_and_in_its_copy() -> None:
+    """A float32 weight and two moments; the copies are the ranks' together."""
+    config = make_config({"ranks": 2, "zero_stage": 3})
+    config.run.keep_checkpoints, config.run.export_at_end = 2, False
+    assert checkpoint_bytes(config, SHAPE) == 3 * 12 * SHAPE.parameters
+    config.run.export_at_end = True
+    assert checkpoint_bytes(config, SHAPE) == (3 * 12 + 4) * SHAPE.parameters
+    for beside, copied in ((None, None), (False, None), (True, 6 * SHAPE.parameters)):
+        config.run.checkpoint_beside = beside
+        assert trainer_memory(config, SHAPE).host.get("copy for a checkpoint") == copied
+    on_gpu = make_config({"ranks": 2, "gpus_per_rank": 1})
+    on_gpu.run.checkpoint_beside = True
+    assert trainer_memory(on_gpu, SHAPE).host["copy for a checkpoint"] == 6 * SHAPE.parameters
 
 
 def test_rollout_and_teacher_memory() -> None:
