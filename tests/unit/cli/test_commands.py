@@ -14,6 +14,7 @@ import pytest
 from opd_ray.cli import main
 from opd_ray.config.load import load_config
 from opd_ray.errors import ConfigError, RunError
+from opd_ray.output.checkpoint import CheckpointStore, RunState
 
 MINIMAL = "student: {path: s}\nteacher: {path: t}\n"
 
@@ -245,3 +246,20 @@ def test_version_and_module_entry() -> None:
         [sys.executable, "-m", "opd_ray", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("opd-ray 0.")
+
+
+def test_a_checkpoint_with_a_changed_file_is_not_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = RunState(3, 7, 10, {}, [[3, 2]], {"count": 2, "fingerprint": "ff"})
+
+    def write(folder: str) -> None:
+        (Path(folder) / "rank").write_bytes(b"weights")
+
+    place = CheckpointStore(tmp_path, 1).save(state, write)
+    (place / "trainer" / "rank").write_bytes(b"weightz")
+    out = tmp_path / "out"
+    assert main(["export", "--checkpoint", str(place), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "step_00000003 is not whole: rank has the right size, but not the bytes" in said
+    assert not out.exists()
