@@ -1,4 +1,4 @@
-"""DeepSpeed around the student: what differs between ZeRO stages stays in this file."""
+"""DeepSpeed around the student; what differs between ZeRO stages is here and in fragments.py."""
 
 from __future__ import annotations
 
