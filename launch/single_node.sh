@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
 # Train on this machine:
-#     bash launch/single_node.sh CONFIG [key=value ...]      CONFIG: a packaged name or a .yaml file
+#     bash launch/single_node.sh [--retries N] CONFIG [key=value ...]    CONFIG: a packaged name or a .yaml file
 #
+# --retries N: a run that dies is started again, until N starts in a row after the first have left no
+# new checkpoint. Not after bad input or Ctrl-C.
 # Joins the Ray cluster that $RAY_ADDRESS names, or one started here with "ray start"; otherwise the
 # run starts a Ray of its own and ends it afterwards. An explicit cluster.address=... decides alone.
 set -euo pipefail
+retries=()
+if [[ "${1:-}" == --retries ]]; then
+    retries=(--retries "${2:-}")
+    shift "$(($# < 2 ? $# : 2))"
+fi
 if (($# == 0)) || [[ "$1" == -h || "$1" == --help ]]; then
-    sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 fi
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -35,4 +42,4 @@ if [[ -n "$address" ]]; then
     echo "joining the Ray cluster at $address" >&2
     set -- "$@" "cluster.address=$address"
 fi
-exec "$env/bin/opd-ray" train --config "$config" "$@"
+exec "$env/bin/opd-ray" train "${retries[@]}" --config "$config" "$@"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 BAD_INPUT = 2
 RUN_FAILED = 1
 INTERRUPTED = 130
+READER_LEFT = 141  # nobody reads the output any more
 
 
 class OpdError(Exception):

@@ -5,22 +5,38 @@ Whoever starts a program with SIGHUP ignored, as ``nohup`` does, keeps it ignore
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+# The process id of a parent that passes on the signals that it hears, for its child to know.
+PASSED_ON_BY = "OPD_RAY_SIGNALS_PASSED_ON_BY"
+# A terminal, or Ray that stops a job, tells such a parent and its child: the child hears it twice.
+_TWICE_SECONDS = 1.0
+
 
 @contextmanager
 def on_stop(ask: Callable[[], None]) -> Iterator[None]:
-    """Call ``ask``, in the main thread, at each of these signals during the block."""
+    """Call ``ask``, in the main thread, at each of these signals during the block.
+
+    One that comes from both a parent that passes it on and whoever told the parent counts once.
+    """
+    twice = _TWICE_SECONDS if os.environ.get(PASSED_ON_BY) == str(os.getppid()) else 0.0
+    heard = -math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
         if number == signal.SIGHUP:
             _leave_closed_terminal()
-        ask()
+        now = time.monotonic()
+        if now - heard >= twice:
+            heard = now
+            ask()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -27,13 +27,12 @@ from opd_ray.cli import (
     train,
 )
 from opd_ray.cli.surroundings import (
-    READER_LEFT,
     check_arguments,
     check_packages,
     print_in_any_encoding,
     reader_left,
 )
-from opd_ray.errors import exit_code, is_known
+from opd_ray.errors import READER_LEFT, exit_code, is_known
 from opd_ray.signals import stop_as_interrupt
 
 TRACEBACK_VARIABLE = "OPD_RAY_TRACEBACK"

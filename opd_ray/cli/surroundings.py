@@ -13,7 +13,6 @@ from opd_ray.errors import ConfigError
 from opd_ray.signals import lead_nowhere
 
 # Exit code of a command whose output nobody reads any more, as a shell gives it for SIGPIPE.
-READER_LEFT = 141
 # Packages beside opd_ray in its distribution, with names that others use too.
 _OWN = ("actors", "configs")
 # Packages that are imported after the command line has been read.

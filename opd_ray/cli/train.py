@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
+from opd_ray.cluster.retries import Retries, keep_running, start_count
+from opd_ray.cluster.supervisor import Supervisor
 from opd_ray.config.load import load_config, to_yaml
 
 
@@ -38,6 +41,14 @@ def add_commands(commands: Commands) -> None:
             action="store_true",
             help="print the resolved configuration as YAML and exit",
         )
+        parser.add_argument(
+            "--retries",
+            type=start_count,
+            default=0,
+            metavar="N",
+            help="when the run dies, start it again, until N starts in a row after the first have "
+            "left no new checkpoint; not after bad input or Ctrl-C (default: %(default)s)",
+        )
 
 
 def run_training(args: argparse.Namespace) -> int:
@@ -46,6 +57,20 @@ def run_training(args: argparse.Namespace) -> int:
     if args.print_config:
         print(to_yaml(config), end="")
         return 0
+    if args.retries:
+        return _keep_running(args, config.run.output_dir)
     from opd_ray.coordinator.run import train
 
     return train(config)
+
+
+def _keep_running(args: argparse.Namespace, output_dir: str) -> int:
+    """The same command without ``--retries``, in a process of its own, as often as it takes."""
+    this_program = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    command = [sys.executable, *this_program[1:], "train", "--config", args.config]
+    if args.traceback:
+        command.append("--traceback")
+    with Supervisor() as supervisor:
+        return keep_running(
+            [*command, *args.overrides], output_dir, Retries(args.retries), supervisor
+        )

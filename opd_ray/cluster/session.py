@@ -15,6 +15,7 @@ from opd_ray.borders import border
 from opd_ray.cluster.local_ray import local_ray_problems, token_for_this_run
 from opd_ray.cluster.nodes import Cluster, from_ray_nodes
 from opd_ray.cluster.ray_address import check_answer, named_address, not_joined, token_source
+from opd_ray.cluster.ray_guard import RayGuard, gcs_seconds
 from opd_ray.config.schema import ClusterSettings
 from opd_ray.errors import PlacementError
 from opd_ray.signals import unheard_below
@@ -27,6 +28,8 @@ _TRIES = "RAY_gcs_server_port_wait_time_s"
 
 class RaySession:
     """Use as a context manager; leaving it disconnects, and ends a Ray that was started here.
+
+    A Ray that dies in between ends the program.
 
     Raises:
         PlacementError: no Ray answers at ``cluster.address``, or it refuses this user or this
@@ -46,6 +49,7 @@ class RaySession:
             else:
                 undo.callback(ray.shutdown)
                 self._join(named_address(self._settings.address))
+            undo.enter_context(_guard(started_here=self._settings.address is None))
             self._undo = undo.pop_all()
         return self
 
@@ -98,6 +102,12 @@ class RaySession:
 
     def __exit__(self, *raised: object) -> None:
         self._undo.close()
+
+
+def _guard(*, started_here: bool) -> RayGuard:
+    """Of the Ray that this process is connected to."""
+    node = ray._private.worker.global_worker.node
+    return RayGuard(node.gcs_address, node.raylet_socket_name, gcs_seconds(started_here))
 
 
 def use_token() -> None:

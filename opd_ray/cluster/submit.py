@@ -19,20 +19,33 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
+from aiohttp import ClientError
+
 from opd_ray.borders import border, writing
 from opd_ray.cluster.ray_address import TOKEN_REMEDY, token_source
+from opd_ray.cluster.retries import Retries, start_count
 from opd_ray.cluster.submit_files import stage
-from opd_ray.errors import INTERRUPTED, OpdError, RunError, exit_code
+from opd_ray.errors import INTERRUPTED, RUN_FAILED, OpdError, RunError, exit_code
 
 # How Ray stops the job: as Ctrl-C would, with time to write a checkpoint before it is killed.
 STOP_ENVIRONMENT = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "180"}
 NO_AGENT = "No available agent"  # a head node answers some seconds before it can run a job
 AGENT_SECONDS = 60.0
 POLL_SECONDS = 0.5
+# A job server that does not answer is asked for so long; the job may go on meanwhile.
+LOST_SECONDS = 60.0
+# A log that says nothing for so long is opened again: its connection may be dead without a word.
+SILENT_SECONDS = 600.0
+# Of jobs that their own process cannot start again, as the node is gone that it ran on.
+_DIED = ("JOB_SUPERVISOR_ACTOR_DIED", "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE")
 
 ABOUT = f"""\
 Follows the job's log and ends with its exit code. Ctrl-C stops the job, waits until it has stopped
 and exits with {INTERRUPTED}; a second Ctrl-C leaves at once.
+
+--retries N: the job starts a run that dies again, whether or not this command is still there, until N
+starts in a row after the first have left no new checkpoint; not after bad input or Ctrl-C. A job
+that is lost itself, with the node it ran on, is submitted again up to N times.
 
 What travels with the job: the code of opd-ray, its packaged configs, a CONFIG file of your own with
 all that it inherits, and modules of your own (a rule, a teacher, a task) that you name:
@@ -42,6 +55,10 @@ What the cluster must have: the dependencies of opd-ray on every node (the same 
 see requirements/ and setup.py), and every folder that the config names (models, data,
 run.output_dir) under the same absolute path on every node that uses it.
 """
+
+
+class JobLost(RunError):
+    """A job ended with its node, or the cluster knows nothing of it any more."""
 
 
 def run_job(client: Any, entrypoint: str, working_dir: Path, out: TextIO = sys.stdout) -> int:
@@ -58,7 +75,8 @@ def run_job(client: Any, entrypoint: str, working_dir: Path, out: TextIO = sys.s
         else; 130 after Ctrl-C, once the job has stopped.
 
     Raises:
-        RunError: the cluster does not accept the job.
+        JobLost: the job's own process, which would know why it ended, is gone.
+        RunError: the cluster does not accept the job, or does not answer any more.
     """
     job = f"opd-ray-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
     log = _Log(client, job, out)
@@ -84,8 +102,10 @@ def run_job(client: Any, entrypoint: str, working_dir: Path, out: TextIO = sys.s
     if interrupted and info.status == "STOPPED":
         return INTERRUPTED
     if info.driver_exit_code is None:
+        if info.error_type in _DIED:
+            raise JobLost(f"{job} is lost: {info.message}")
         print(info.message, file=sys.stderr)
-        return 1
+        return RUN_FAILED
     return int(info.driver_exit_code)
 
 
@@ -114,26 +134,54 @@ class _Log:
         self._job = job
         self._out = out
         self._shown = 0  # characters
+        self._broken = False  # and said so
 
     def follow(self) -> None:
-        """Show what the job prints until it has ended; a dropped connection is opened again."""
+        """Show what the job prints until it has ended; a dropped connection is opened again.
+
+        Raises:
+            JobLost: the cluster does not know the job.
+            RunError: the cluster does not answer any more.
+        """
+        answered = time.monotonic()
         while True:
             asyncio.run(self._tail())
-            if self._client.get_job_status(self._job).is_terminal():
-                return
+            try:
+                if self._client.get_job_status(self._job).is_terminal():
+                    return
+                answered = time.monotonic()
+            except (OSError, RuntimeError) as error:
+                if "does not exist" in str(error):
+                    raise JobLost(
+                        f"the cluster knows nothing of {self._job} any more: its head node has "
+                        "been started anew"
+                    ) from error
+                if time.monotonic() - answered > LOST_SECONDS:
+                    raise RunError(
+                        f"the job server has not answered for {LOST_SECONDS:.0f} s ({error}); "
+                        f"{self._job} may be at work all the same: `ray job logs {self._job}` "
+                        "shows it when the server is back"
+                    ) from error
             time.sleep(POLL_SECONDS)
 
     async def _tail(self) -> None:
         seen = 0
+        log = self._client.tail_job_logs(self._job)
         try:
-            async for text in self._client.tail_job_logs(self._job):
+            while True:
+                text = await asyncio.wait_for(anext(log), SILENT_SECONDS)
                 new = text[max(0, self._shown - seen) :]
                 seen += len(text)
                 self._shown = max(self._shown, seen)
                 self._out.write(new)
                 self._out.flush()
-        except RuntimeError as error:  # what the client raises when the connection breaks
-            print(f"lost the job's log ({error}); trying again", file=sys.stderr)
+        except (StopAsyncIteration, TimeoutError):
+            return
+        # What the client raises, on its own account or not, when the connection breaks.
+        except (OSError, RuntimeError, ClientError) as error:
+            if not self._broken:
+                print(f"lost the job's log ({error}); trying again", file=sys.stderr)
+            self._broken = seen == 0  # until it is there again
 
 
 def connect(address: str) -> Any:
@@ -176,6 +224,19 @@ def _past_proxies(address: str) -> None:
             os.environ[variable] = f"{known},{host}" if known else host
 
 
+def _stay(client: Any, entrypoint: str, working_dir: Path, retries: Retries) -> int:
+    """:func:`run_job`, once more when the job itself is lost."""
+    while True:
+        try:
+            return run_job(client, entrypoint, working_dir)
+        except JobLost as error:
+            pause = retries.pause(RUN_FAILED, got_further=False)
+            if pause is None:
+                raise
+            print(f"{error}; it is submitted again in {pause:g} s", file=sys.stderr)
+            time.sleep(pause)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command: stage, submit, follow; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -204,6 +265,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--python", default="python", help="the interpreter on the cluster (default: %(default)s)"
     )
+    parser.add_argument(
+        "--retries", type=start_count, default=0, metavar="N", help="see below (default: none)"
+    )
     args = parser.parse_intermixed_args(argv)
     with ExitStack() as stack:
         try:
@@ -213,10 +277,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = stage(
                 Path(folder), args.config, args.overrides, args.py_modules, args.working_dir
             )
+            if args.retries:
+                command[1:1] = ["--retries", str(args.retries)]
             client = connect(args.address)
             # exec: Ray signals the shell too, which would end before the run has saved itself.
             entrypoint = shlex.join(["exec", args.python, "-m", "opd_ray", *command])
-            return run_job(client, entrypoint, Path(folder))
+            return _stay(client, entrypoint, Path(folder), Retries(args.retries))
+        except KeyboardInterrupt:
+            return INTERRUPTED
         except OpdError as error:
             print(f"submit.sh: {error}", file=sys.stderr)
             return exit_code(error)

@@ -11,7 +11,7 @@ import pytest
 
 import opd_ray
 from opd_ray.cli import surroundings
-from opd_ray.errors import ConfigError
+from opd_ray.errors import READER_LEFT, ConfigError
 
 HOME = Path(opd_ray.__file__).parents[1]
 PRINT_CONFIG = "opd_ray", "train", "--config", "demo", "--print-config"
@@ -53,7 +53,7 @@ def test_a_reader_that_leaves_ends_a_command_without_a_word(tmp_path: Path) -> N
     printed = command(*PRINT_CONFIG, folder=tmp_path, stdout=writing)
     os.close(writing)
     # What is short stays in Python's buffer until the command is over, and it did its work.
-    assert (printed.returncode, printed.stderr) in ((0, b""), (surroundings.READER_LEFT, b""))
+    assert (printed.returncode, printed.stderr) in ((0, b""), (READER_LEFT, b""))
 
 
 def test_a_command_that_notices_that_its_reader_left_gives_the_code_of_a_shell(

@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import ray
 from ray._private import ray_constants, services
 from ray.exceptions import AuthenticationError
 
-from opd_ray.cluster import local_ray
+from opd_ray.cluster import local_ray, session
 from opd_ray.cluster.local_ray import local_ray_notes, local_ray_problems, token_for_this_run
 from opd_ray.cluster.ray_address import token_source
 from opd_ray.cluster.session import RaySession
@@ -69,6 +70,7 @@ def in_place_of_ray(monkeypatch: pytest.MonkeyPatch) -> Any:
         stand_in = StandIn(raised)
         monkeypatch.setattr(ray, "init", stand_in.init)
         monkeypatch.setattr(ray, "shutdown", stand_in.shutdown)
+        monkeypatch.setattr(session, "_guard", lambda started_here: nullcontext())
         return stand_in
 
     return put
