@@ -43,7 +43,7 @@ ABOUT = f"""\
 Follows the job's log and ends with its exit code. Ctrl-C stops the job, waits until it has stopped
 and exits with {INTERRUPTED}; a second Ctrl-C leaves at once.
 
---retries N: the job starts a run that dies again, whether or not this command is still there, until N
+--retries N: the job starts a run that dies again, even after this command has been left, until N
 starts in a row after the first have left no new checkpoint; not after bad input or Ctrl-C. A job
 that is lost itself, with the node it ran on, is submitted again up to N times.
 
