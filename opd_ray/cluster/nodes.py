@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +50,21 @@ def this_machine(num_cpus: int | None = None) -> Cluster:
 
 
 def from_ray_nodes(nodes: Sequence[Mapping[str, Any]]) -> Cluster:
-    """The living nodes of a running cluster, as ``ray.nodes()`` lists them."""
+    """The living nodes of a running cluster, as ``ray.nodes()`` lists them.
+
+    Each has its address for a name; further ones at the same address are numbered from 2.
+    """
     found = []
+    at = Counter[str]()
     for node in nodes:
         if node["Alive"]:
             has = node["Resources"]
             memory = int(has.get("memory", 0) + has.get("object_store_memory", 0))
             gpus = int(has.get("GPU", 0))
-            found.append(Node(node["NodeManagerAddress"], has.get("CPU", 0.0), memory, gpus))
+            address = node["NodeManagerAddress"]
+            at[address] += 1
+            name = address if at[address] == 1 else f"{address} ({at[address]})"
+            found.append(Node(name, has.get("CPU", 0.0), memory, gpus))
     return Cluster(tuple(found))
 
 

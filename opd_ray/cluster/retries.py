@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opd_ray.cluster.supervisor import Supervisor
-from opd_ray.errors import BAD_INPUT, INTERRUPTED, READER_LEFT
+from opd_ray.errors import BAD_INPUT, INTERRUPTED, READER_LEFT, RUN_FAILED
 from opd_ray.output.checkpoint import MANIFEST, CheckpointStore
 
 # Ended for good: done, stopped by the user, or nobody is there to read what it says.
@@ -72,9 +72,11 @@ def keep_running(
         before, newest = newest, _newest(checkpoints)
         pause = retries.pause(code, got_further=newest not in (None, before))
         if pause is None:
-            if code not in _FOR_GOOD and retries.starts > 1:
-                _say(f"given up: the run {ending(code)}{_in_vain(retries)}")
-            return code if code >= 0 else 128 - code
+            if code in _FOR_GOOD or retries.starts == 1:
+                return _exit_code(code)
+            _say(f"given up: the run {ending(code)}{_in_vain(retries)}")
+            # What was accepted once is no bad input: whoever started this may try it later.
+            return RUN_FAILED if code == BAD_INPUT else _exit_code(code)
         _say(f"the run {ending(code)}{_in_vain(retries)}; it is started again in {pause:g} s")
         supervisor.pause(pause)
         if supervisor.stopped:
@@ -93,6 +95,11 @@ def ending(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was killed by {signal.Signals(-code).name}"
+
+
+def _exit_code(code: int) -> int:
+    """As a shell gives it."""
+    return code if code >= 0 else 128 - code
 
 
 def _in_vain(retries: Retries) -> str:

@@ -209,3 +209,14 @@ def test_ray_nodes_become_a_cluster() -> None:
         {"NodeManagerAddress": "10.0.0.2", "Alive": False, "Resources": {"CPU": 4.0}},
     ]
     assert from_ray_nodes(nodes) == Cluster((Node("10.0.0.1", 4.0, 8, 2),))
+
+
+def test_nodes_at_one_address_are_told_apart() -> None:
+    node = {"NodeManagerAddress": "10.0.0.1", "Alive": True, "Resources": {"CPU": 1.0}}
+    cluster = from_ray_nodes([node, {**node, "Alive": False}, node, node])
+    names = [node.name for node in cluster.nodes]
+    assert names == ["10.0.0.1", "10.0.0.1 (2)", "10.0.0.1 (3)"]
+    # Each has room for an actor.
+    config = make_config({"cpus_per_rank": 1}, {"cpus_per_actor": 1}, {"cpus_per_replica": 1})
+    placed = plan_placement(config, cluster).actors
+    assert sorted(actor.node for actor in placed) == names

@@ -127,6 +127,20 @@ def test_one_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     )
 
 
+def test_a_run_that_was_accepted_once_does_not_end_as_bad_input(tmp_path: Path) -> None:
+    run = keep(tmp_path, "sys.exit(1 if start == 1 else 2)", limit=1)
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert len(starts(tmp_path)) == 2
+    assert "given up: the run ended with exit code 2 without a new checkpoint" in said
+
+
+def test_bad_input_is_left_as_it_is_said(tmp_path: Path) -> None:
+    run = keep(tmp_path, "sys.exit(2)")
+    _, said = run.communicate(timeout=30)
+    assert (run.returncode, said, len(starts(tmp_path))) == (2, "", 1)
+
+
 def test_what_a_killed_run_leaves_behind_is_ended_before_the_next_start(tmp_path: Path) -> None:
     # A process in a session of its own, whose parent is gone, as Ray's are.
     code = (
