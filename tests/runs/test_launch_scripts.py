@@ -92,6 +92,13 @@ def test_single_node_leaves_an_explicit_address_alone(environment: dict[str, str
     assert lines == ["opd-ray train --config demo cluster.address=h:1 run.seed=1"]
 
 
+def test_single_node_passes_retries_on(environment: dict[str, str]) -> None:
+    _, lines = run("single_node.sh", "--retries", "3", "demo", "run.seed=1", env=environment)
+    assert lines == ["opd-ray train --retries 3 --config demo run.seed=1"]
+    for arguments in (["--retries"], ["--retries", "3"]):
+        assert run("single_node.sh", *arguments, env=environment) == (2, [])
+
+
 def test_single_node_wants_a_config(environment: dict[str, str]) -> None:
     code, lines = run("single_node.sh", env=environment)
     assert (code, lines) == (2, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -16,7 +17,9 @@ from launching import SMALL
 from local_head import Head, local_head
 from omegaconf import OmegaConf
 
-from opd_ray.cluster.submit import connect, run_job
+from opd_ray.cluster import submit as submit_module
+from opd_ray.cluster.retries import Retries
+from opd_ray.cluster.submit import JobLost, _stay, connect, run_job
 from opd_ray.cluster.submit_files import JOB_CONFIG, stage
 from opd_ray.config.load import load_config
 from opd_ray.errors import ConfigError, RunError
@@ -28,7 +31,9 @@ RULE = ROOT / "examples" / "custom_rule" / "surprise.py"
 DRIVER = """
 import sys
 from pathlib import Path
-from opd_ray.cluster.submit import connect, run_job
+from opd_ray.cluster import submit as submit_module
+from opd_ray.cluster.retries import Retries
+from opd_ray.cluster.submit import JobLost, _stay, connect, run_job
 raise SystemExit(run_job(connect(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
 """
 
@@ -267,3 +272,100 @@ def test_a_job_that_the_cluster_refuses_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match="runtime_env is not allowed"):
         run_job(Refusing(), "true", tmp_path)
+
+
+class Losing(Unsteady):
+    """A cluster that takes every job and, of the first ``lost`` of them, loses the node."""
+
+    def __init__(self, lost: int, how: str) -> None:
+        super().__init__()
+        self.lost, self.how, self.entrypoints = lost, how, list[str]()
+
+    def submit_job(self, *, entrypoint: str, **_: object) -> None:
+        self.entrypoints.append(entrypoint)
+        self.opened = 1  # its log does not break
+
+    @property
+    def _is_lost(self) -> bool:
+        return len(self.entrypoints) <= self.lost
+
+    def get_job_status(self, job: str):  # type: ignore[no-untyped-def]
+        if self._is_lost and self.how == "forgotten":
+            raise RuntimeError(f"Request failed with status code 404: Job {job} does not exist.")
+        if self._is_lost and self.how == "silent":
+            raise ConnectionError("refused")
+        return super().get_job_status(job)
+
+    def get_job_info(self, job: str):  # type: ignore[no-untyped-def]
+        lost = self._is_lost
+
+        class Info:
+            status = "FAILED" if lost else "SUCCEEDED"
+            driver_exit_code = None if lost else 0
+            error_type = self.how
+            message = "Job supervisor actor died"
+
+        return Info
+
+
+@pytest.mark.parametrize("how", ["JOB_SUPERVISOR_ACTOR_DIED", "forgotten"])
+def test_a_lost_job_is_submitted_again(
+    tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = Losing(2, how)
+    assert _stay(client, "true", tmp_path, Retries(2, first_pause=0.01)) == 0
+    assert client.entrypoints == ["true"] * 3
+    said = capsys.readouterr().err
+    assert said.count("it is submitted again in 0.01 s") == 1
+    assert said.count("it is submitted again in 0.02 s") == 1
+    client = Losing(3, how)
+    with pytest.raises(JobLost):
+        _stay(client, "true", tmp_path, Retries(2, first_pause=0.01))
+    assert client.entrypoints == ["true"] * 3
+    with pytest.raises(JobLost):
+        run_job(Losing(1, how), "true", tmp_path, io.StringIO())
+
+
+def test_a_job_that_could_not_start_is_not_submitted_again(tmp_path: Path) -> None:
+    client = Losing(1, "RUNTIME_ENV_SETUP_FAILURE")
+    assert _stay(client, "true", tmp_path, Retries(2)) == 1
+    assert client.entrypoints == ["true"]
+
+
+def test_a_server_that_answers_no_more_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit_module, "LOST_SECONDS", 0.1)
+    monkeypatch.setattr(submit_module, "POLL_SECONDS", 0.01)
+    client = Losing(9, "silent")
+    with pytest.raises(RunError, match=r"has not answered for 0 s \(refused\); opd-ray-"):
+        _stay(client, "true", tmp_path, Retries(2))
+    assert client.entrypoints == ["true"]  # it may be at work all the same
+
+
+def test_a_log_that_says_nothing_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(Unsteady):
+        async def tail_job_logs(self, _: str):  # type: ignore[no-untyped-def]
+            self.opened += 1
+            yield "first\n"
+            if self.opened == 1:
+                await asyncio.sleep(60)
+            yield "second\n"
+
+    monkeypatch.setattr(submit_module, "SILENT_SECONDS", 0.05)
+    out = io.StringIO()
+    assert run_job(Silent(), "true", tmp_path, out) == 0
+    assert out.getvalue() == "first\nsecond\n"
+
+
+def test_retries_travel_with_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Losing(0, "")
+    monkeypatch.setattr(submit_module, "connect", lambda address: client)
+    arguments = ["--retries", "4", "h:1", "demo", f"run.output_dir={tmp_path}"]
+    assert submit_module.main(arguments) == 0
+    assert client.entrypoints == [
+        f"exec python -m opd_ray train --retries 4 --config demo run.output_dir={tmp_path} "
+        "cluster.address=auto"
+    ]
