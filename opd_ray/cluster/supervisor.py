@@ -17,7 +17,7 @@ from opd_ray.errors import INTERRUPTED
 from opd_ray.signals import PASSED_ON_BY, on_stop
 
 # What a dead run has started ends by itself: Ray with its parent, Ray's workers some seconds later.
-LEAVE_SECONDS = 10.0
+LEAVE_SECONDS = 3.0
 # For processes that have been killed to be gone.
 _KILLED_SECONDS = 10.0
 _LOOK_SECONDS = 0.1
