@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 # Notes its name and arguments; fails if its name and arguments contain the words in FAIL.
 COMMAND = """#!/usr/bin/env bash
+[[ "${1:-}" == - ]] && exit 1  # a script from standard input: no database of faults answers
 echo "${0##*/} $*"
 [[ -z "${FAIL:-}" || "${0##*/} $*" != *"$FAIL"* ]]
 """
