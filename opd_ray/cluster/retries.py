@@ -67,7 +67,7 @@ def keep_running(
         code, killed = supervisor.run([*command, *resume])
         if killed:
             _say(f"killed what the run had left behind: {', '.join(killed)}")
-        if supervisor.stopped:
+        if supervisor.asked_to_stop():
             return INTERRUPTED if code < 0 else code
         before, newest = newest, _newest(checkpoints)
         pause = retries.pause(code, got_further=newest not in (None, before))
@@ -79,7 +79,7 @@ def keep_running(
             return RUN_FAILED if code == BAD_INPUT else _exit_code(code)
         _say(f"the run {ending(code)}{_in_vain(retries)}; it is started again in {pause:g} s")
         supervisor.pause(pause)
-        if supervisor.stopped:
+        if supervisor.asked_to_stop():
             return INTERRUPTED
 
 

@@ -34,7 +34,7 @@ class Supervisor:
     """
 
     def __init__(self, leave_seconds: float = LEAVE_SECONDS) -> None:
-        self.stopped = False  # a stop was asked for
+        self._stopped = False
         self._leave_seconds = leave_seconds
         self._child: subprocess.Popen[bytes] | None = None
         self._undo = ExitStack()
@@ -47,6 +47,10 @@ class Supervisor:
 
     def __exit__(self, *raised: object) -> None:
         self._undo.close()
+
+    def asked_to_stop(self) -> bool:
+        """Whether a signal has asked for a stop."""
+        return self._stopped
 
     def run(self, command: Sequence[str]) -> tuple[int, list[str]]:
         """Run a command to its end.
@@ -65,7 +69,7 @@ class Supervisor:
         child = self._child = subprocess.Popen(
             command, env={**os.environ, PASSED_ON_BY: str(parent)}, preexec_fn=end_with_parent
         )
-        if self.stopped:  # while it was being started
+        if self._stopped:  # while it was being started
             child.terminate()
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)) and (
             ended.si_pid != child.pid
@@ -78,11 +82,11 @@ class Supervisor:
     def pause(self, seconds: float) -> None:
         """Wait, until a stop is asked for."""
         deadline = time.monotonic() + seconds
-        while not self.stopped and (left := deadline - time.monotonic()) > 0:
+        while not self._stopped and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, _LOOK_SECONDS))
 
     def _stop(self) -> None:
-        self.stopped = True
+        self._stopped = True
         if self._child is not None:
             self._child.terminate()
 

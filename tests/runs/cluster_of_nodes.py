@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest import mock
 
 # Ends with its standard input, so whatever becomes of the tests. It answers each line with one.
 _HOST = """
@@ -94,14 +95,22 @@ class Nodes:
 
 @contextmanager
 def cluster_of_nodes(*cpus: int) -> Iterator[Nodes]:
-    """A cluster of nodes with so many CPUs each."""
+    """A cluster of nodes with so many CPUs each; runs in processes of their own may join it.
+
+    Nobody has a token for it: who has one for another cluster must not show it here, as Ray's
+    processes would not show it back.
+    """
+    with mock.patch.dict(os.environ, RAY_AUTH_MODE="disabled"):
+        yield from _cluster(*cpus)
+
+
+def _cluster(*cpus: int) -> Iterator[Nodes]:
     for attempt in range(_TRIES):
         host = subprocess.Popen(
             [sys.executable, "-c", _HOST],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
             start_new_session=True,  # a Ctrl-C is for the tests, which end it
         )
         assert host.stdin is not None
