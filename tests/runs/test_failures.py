@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -65,15 +66,16 @@ def test_ctrl_c_writes_a_checkpoint_and_leaves_no_process(tmp_path: Path) -> Non
 
 def _open_to_others(processes: list[psutil.Process]) -> list[str]:
     """The addresses at which processes listen that are no loopback addresses."""
-    return [
-        f"{one.laddr.ip}:{one.laddr.port} {process.name()}"
-        for process in processes
-        for one in process.net_connections("tcp")
-        if one.status == psutil.CONN_LISTEN
-        and one.laddr.ip not in ("127.0.0.1", "::1")
-        # IPv4 on a socket of IPv6
-        and one.laddr.ip != "::ffff:127.0.0.1"
-    ]
+    loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")  # the last: IPv4 on a socket of IPv6
+    found: list[str] = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # a worker that had nothing to do
+            found += [
+                f"{one.laddr.ip}:{one.laddr.port} {process.name()}"
+                for one in process.net_connections("tcp")
+                if one.status == psutil.CONN_LISTEN and one.laddr.ip not in loopback
+            ]
+    return found
 
 
 def _assert_gone(processes: list[psutil.Process]) -> None:
