@@ -18,6 +18,7 @@ from opd_ray.errors import RunError
 from opd_ray.output.sinks import read_jsonl
 from opd_ray.study.cells import Cell
 from opd_ray.tip import TipSettings
+from opd_ray.typed_json import made_of
 from opd_ray.whole_file import write_whole
 
 
@@ -82,8 +83,8 @@ class StudyFolder:
         if not path.is_file():
             return None
         try:
-            result = CellResult(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            result = made_of(CellResult, json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
             raise StudyError(
                 f"{path} cannot be read ({error}): delete it to run the cell anew"
             ) from error

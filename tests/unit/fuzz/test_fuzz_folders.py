@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fuzzing import JSON, damaged, examples, only_ours
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.teacher.cache.files import AnswerFiles
@@ -181,6 +181,7 @@ RESULT = {
 
 @examples(30)
 @given(damaged(RESULT) | JSON)
+@example({**RESULT, "run": None})
 def test_any_result_of_a_cell(tmp_path: Path, result: Any) -> None:
     folder = StudyFolder(tmp_path)
     path = folder.cell(CELL.arm, CELL.seed) / "result.json"
