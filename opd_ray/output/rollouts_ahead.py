@@ -40,7 +40,8 @@ def write_rollouts(folder: Path, rollouts: Sequence[Rollout]) -> bool:
     try:
         _write(target, rollouts)
     except ObjectLostError:
-        shutil.rmtree(target)
+        with writing(target):
+            shutil.rmtree(target)
         return False
     return True
 
