@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import ObjectLostError
 
 from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 from opd_ray.checksums import FileSum
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.errors import ActorLost, Unanswered
+from opd_ray.errors import ActorFailure, ActorLost, Unanswered
 from opd_ray.output.checkpoint import sums_of_trainer
 from opd_ray.pools.watch import ActorWatch, AnswerLimit
 from opd_ray.types import RolloutScores, StepAccount, TrainItem
@@ -202,7 +203,8 @@ def answers_of_ranks(
     """What (name, handle) ``ranks`` answer to a call, which ``what`` names, in their order.
 
     Raises:
-        ActorLost: a rank died, or does not answer within ``limit``.
+        ActorLost: a rank died, does not answer within ``limit``, or was to read what is lost with
+            the node that held it: the others wait for it in vain.
         ActorFailure: a rank raised, or no longer reaches the others.
         StallError, Interrupted: see :meth:`ActorWatch.wait_until`.
     """
@@ -213,6 +215,10 @@ def answers_of_ranks(
         )
     except Unanswered as late:
         raise ActorLost(ranks[0][0], ", ".join(late.owners), late.what) from late
+    except ActorFailure as failure:
+        if isinstance(failure.__cause__, ObjectLostError):
+            raise ActorLost(ranks[0][0], failure.owner, failure.cause) from failure
+        raise
 
 
 def _weight_of(items: Sequence[TrainItem]) -> float:

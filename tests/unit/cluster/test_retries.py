@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import psutil
 import pytest
 
 from opd_ray.cluster.retries import Retries, ending
+from opd_ray.output.checkpoint import CheckpointStore, RunState
 
 # Keeps the command running that is given as text; PAUSE seconds before each new start.
 KEEP = """
@@ -36,7 +36,7 @@ with (output / "starts").open("a") as file:
     print(*sys.argv[2:], file=file)
 start = len((output / "starts").read_text().splitlines())
 def checkpoint(step):
-    state = RunState(step, 0, 9, {})
+    state = RunState(step, 0, 9, {}, [], {})
     CheckpointStore(output / "checkpoints", 2).save(state, lambda folder: None)
 """
 
@@ -101,13 +101,8 @@ def test_a_run_goes_on_from_its_checkpoints_until_it_is_done(tmp_path: Path) -> 
 
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path) -> None:
-    older = tmp_path / "checkpoints" / "step_00000007"
-    older.mkdir(parents=True)
-    (older / "run.json").write_text(
-        json.dumps({"step": 7, "seed": 0, "total_steps": 9, "filter_state": {}, "format": 1})
-    )
-    size = (older / "run.json").stat().st_size
-    (older / "manifest.json").write_text(json.dumps({"run.json": size}))
+    state = RunState(7, 0, 9, {}, [], {})
+    CheckpointStore(tmp_path / "checkpoints", 2).save(state, lambda folder: None)
     # As with run.resume=never, when the second start has come as far as its first checkpoint.
     code = "import shutil\nstart == 2 and (shutil.rmtree(output / 'checkpoints'), checkpoint(3))\n"
     run = keep(tmp_path, code + "sys.exit(start < 3)")

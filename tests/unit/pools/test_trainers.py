@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.exceptions import ObjectLostError
 
 from opd_ray.batching.micro_batches import recurring_width
 from opd_ray.batching.packing import exact_width
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.errors import ActorLost, Unanswered
+from opd_ray.errors import ActorFailure, ActorLost, Unanswered
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import AnswerLimit
 from opd_ray.types import StepAccount, TrainItem
@@ -213,6 +214,30 @@ def test_ranks_that_do_not_answer_are_lost():
         "trainer-1 (a training step) failed: no answer for 40 s (trainer.answer_timeout_s)"
     )
     assert raised.value.name in ("trainer-0", "trainer-1")
+
+
+class Failing:
+    """A watch whose actors raise."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+    def get_all(self, refs: Any, **options: Any) -> list[Any]:
+        raise ActorFailure("trainer-1 (a training step)", "no rows") from self.cause
+
+
+@pytest.mark.parametrize(
+    ("cause", "lost"),
+    [(ObjectLostError("a" * 56, None, ""), True), (ValueError("no rows"), False)],
+)
+def test_ranks_whose_rows_went_with_a_node_are_lost(cause: Exception, lost: bool):
+    watch: Any = Failing(cause)
+    named = [(f"trainer-{number}", Rank(STATS)) for number in range(2)]
+    with pytest.raises(ActorFailure, match="trainer-1 .* failed: no rows") as raised:
+        TrainerGroup(watch, named, TrainerSettings()).step(
+            ITEMS, 0.1, lambda wanted: [[] for _ in wanted]
+        )
+    assert isinstance(raised.value, ActorLost) == lost
 
 
 def test_new_ranks_know_nothing_of_the_waves_of_the_old():
