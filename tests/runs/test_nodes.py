@@ -46,7 +46,7 @@ def test_a_node_with_a_teacher_dies_and_one_that_joins_takes_its_place(tmp_path:
         finally:
             end(run)
     assert code == 130, text
-    assert "is started again" in text
+    assert "; starting it again (1 of teacher.max_restarts" in text
     steps = rows(output)
     assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
     assert steps[-1]["teacher/replicas"] == 2
