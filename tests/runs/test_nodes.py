@@ -37,10 +37,12 @@ def test_a_node_with_a_teacher_dies_and_one_that_joins_takes_its_place(tmp_path:
             nodes.kill(teachers[0])
             done = len(rows(output))
             wait_for_step(run, output, done + 3)  # with the one that is left
+            assert rows(output)[-1]["teacher/replicas"] == 1
             joined = nodes.start(1)
-            while nodes.where("TeacherActor") != [teachers[1], joined]:
+            while rows(output)[-1]["teacher/replicas"] != 2:
                 wait_for_step(run, output, len(rows(output)) + 1)
-            wait_for_step(run, output, len(rows(output)) + 2)
+            assert nodes.where("TeacherActor") == [teachers[1], joined]
+            wait_for_step(run, output, len(rows(output)) + 3)
             os.killpg(run.pid, signal.SIGINT)
             code, text = finish(run, output, timeout_s=60)
         finally:
@@ -49,8 +51,8 @@ def test_a_node_with_a_teacher_dies_and_one_that_joins_takes_its_place(tmp_path:
     assert "; starting it again (1 of teacher.max_restarts" in text
     steps = rows(output)
     assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
-    assert steps[-1]["teacher/replicas"] == 2
-    assert all(steps[-1][f"teacher/replica/teacher-{i}/tokens"] > 0 for i in (0, 1))
+    for name in ("teacher-0", "teacher-1"):
+        assert any(row[f"teacher/replica/{name}/tokens"] > 0 for row in steps[-3:])
     newest = CheckpointStore(output / "checkpoints", keep=2).newest()
     assert newest is not None
     assert newest[1].step == len(steps)
