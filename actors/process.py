@@ -34,6 +34,22 @@ KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+# For the processes of a run that is to give the same bits every time (run.deterministic).
+REPRODUCIBLE = {
+    # Intel's library of matrix products else rounds by where in memory an array begins.
+    "MKL_CBWR": "AUTO",
+    # No fewer threads than were asked for, whatever else the machine does.
+    "MKL_DYNAMIC": "FALSE",
+    "OMP_DYNAMIC": "FALSE",
+    # Sets of strings come in the same order, in code of the user's too.
+    "PYTHONHASHSEED": "0",
+    # What cuBLAS wants for products that round the same in every stream; nothing on CPUs.
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+# vLLM's kernels that round a text alike whatever else is in the batch. They are for GPUs alone:
+# its engines on CPUs do not come up with it.
+BATCH_INVARIANT = {"VLLM_BATCH_INVARIANT": "1"}
+
 
 def vllm_environment(threads: int) -> dict[str, str]:
     """Variables for the process of one engine, for Ray's ``runtime_env={"env_vars": ...}``.
@@ -81,6 +97,19 @@ def prepare_vllm(threads: int) -> None:
 
     # vLLM's CPU worker forbids this later on.
     torch.set_num_threads(threads or 1)
+
+
+def compute_reproducibly() -> None:
+    """Have torch use kernels that round the same every time, in this process.
+
+    Where there is none, the operation raises a RuntimeError that names it (on GPUs alone).
+    """
+    import torch
+
+    torch.use_deterministic_algorithms(True)
+    # Memory that nobody reads need not be the same.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
 
 
 # Every actor class with a lifeline declares this group, so that waiting blocks no other call.

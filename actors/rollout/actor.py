@@ -35,6 +35,8 @@ class RolloutActor(Lifeline):
     Args: as the engine's, and
 
         environments: of the run; None: every response is one turn.
+        deterministic: what a batch is written like depends on its requests alone, not on the clock
+            nor on what was written before.
     """
 
     def __init__(
@@ -44,9 +46,11 @@ class RolloutActor(Lifeline):
         sync: SyncSettings,
         vocab_size: int | None = None,
         environments: EnvironmentSet | None = None,
+        deterministic: bool = False,
     ) -> None:
         from actors.rollout.engine import RolloutEngine
 
+        self._deterministic = deterministic
         engine = RolloutEngine(student, rollout, sync, vocab_size)
         self._engine: RolloutEngine | EpisodeEngine = engine
         if environments is not None:
@@ -57,6 +61,7 @@ class RolloutActor(Lifeline):
                 model.tokenizer,
                 model.eos_ids,
                 environments.concurrent(rollout.max_num_seqs),
+                in_rounds=deterministic,
             )
         self._transport_end = TRANSPORTS[sync.backend].engine_end(engine)
         # References to the top-Ks of the running batch: Ray's count of references inside streamed
@@ -104,6 +109,8 @@ class RolloutActor(Lifeline):
         if self._engine.has_unfinished():
             raise RuntimeError("the last stream of this rollout actor did not come to its end")
         self._topk_refs.clear()
+        if self._deterministic:
+            self._engine.forget_prefixes()
         self._engine.add(requests, sampling, record)
         said = time.monotonic()
         while batch > self._given_up:

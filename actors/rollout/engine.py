@@ -187,6 +187,17 @@ class RolloutEngine:
             self._engine.add_request(request.rollout_id, prompt, params)
             self._requests[request.rollout_id] = (request, record)
 
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache: what comes next is computed as in a new engine.
+
+        Raises:
+            RuntimeError: requests are unfinished.
+        """
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError(
+                f"vLLM kept its prefix cache: {len(self._requests)} requests are unfinished"
+            )
+
     def step(self) -> list[Rollout]:
         """One forward pass for everything in the batch; the rollouts that it finished."""
         finished = [output for output in self._engine.step() if output.finished]

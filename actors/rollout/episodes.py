@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import queue
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -99,6 +101,8 @@ class EpisodeEngine:
         tokenizer: the student's.
         end_ids: of the tokens that end a turn.
         concurrent: rollouts that are under way at once, at most.
+        in_rounds: the next turns are written once the last ones and all calls are done, and new
+            rollouts begin then. So no turn's company depends on how long a call took.
     """
 
     def __init__(
@@ -108,6 +112,8 @@ class EpisodeEngine:
         tokenizer: PreTrainedTokenizerBase,
         end_ids: Sequence[int],
         concurrent: int,
+        *,
+        in_rounds: bool = False,
     ) -> None:
         self._engine = engine
         self._environments = RunEnvironments(environments)
@@ -119,13 +125,20 @@ class EpisodeEngine:
         # up may be asked for again.
         self._calls: dict[str, _UnderWay] = {}
         self._call_count = 0
+        self._in_rounds = in_rounds
+        self._to_begin: deque[tuple[RolloutRequest, Sampling, bool]] = deque()
+        self._answered: set[str] = set()  # rollouts, in this round
         self._runner = EnvironmentRunner(
             environments.default.threads, environments.default.call_timeout_s
         )
 
     def has_unfinished(self) -> bool:
         """Whether :meth:`step` has anything to do."""
-        return bool(self._under_way) or self._engine.has_unfinished()
+        return bool(self._under_way or self._to_begin) or self._engine.has_unfinished()
+
+    def forget_prefixes(self) -> None:
+        """See :meth:`actors.rollout.engine.RolloutEngine.forget_prefixes`."""
+        self._engine.forget_prefixes()
 
     def add(self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool) -> None:
         """Take on requests; see :meth:`actors.rollout.engine.RolloutEngine.add`.
@@ -137,16 +150,9 @@ class EpisodeEngine:
         """
         alone = [request for request in requests if request.episode is None]
         self._engine.add(alone, sampling, record)
-        for request in requests:
-            if request.episode is None:
-                continue
-            if request.rollout_id in self._under_way:
-                raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
-            under_way = self._begun(request, request.episode, sampling, record)
-            self._under_way[request.rollout_id] = under_way
-            row = {**request.episode.row, "rollout_seed": request.seed}
-            begin = partial(under_way.episode.begin, row, request.prompt_ids.tolist())
-            self._start(under_way, begin)
+        acting = [request for request in requests if request.episode is not None]
+        self._to_begin.extend((request, sampling, record) for request in acting)
+        self._begin()
 
     def step(self) -> list[Rollout]:
         """One forward pass for all turns that are being written; the rollouts that ended.
@@ -154,7 +160,7 @@ class EpisodeEngine:
         Raises:
             UserCodeError: an environment raised outside of its tools.
         """
-        ended = self._go_on()
+        ended = self._next_round() if self._in_rounds else self._go_on()
         if not self._engine.has_unfinished():
             return ended
         for written in self._engine.step():
@@ -177,9 +183,25 @@ class EpisodeEngine:
             if rollout_id not in in_calls:
                 self._leave(under_way)
         self._under_way.clear()
+        self._to_begin.clear()
+        self._answered.clear()
+
+    def _begin(self) -> None:
+        """Begin what waits; in rounds, as many as may be under way."""
+        most = self._concurrent if self._in_rounds else math.inf
+        while self._to_begin and len(self._under_way) < most:
+            request, sampling, record = self._to_begin.popleft()
+            if request.rollout_id in self._under_way:
+                raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
+            assert request.episode is not None
+            under_way = self._begun(request, request.episode, sampling, record)
+            self._under_way[request.rollout_id] = under_way
+            row = {**request.episode.row, "rollout_seed": request.seed}
+            begin = partial(under_way.episode.begin, row, request.prompt_ids.tolist())
+            self._start(under_way, begin)
 
     def _start(self, under_way: _UnderWay, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Have work done in a rollout's environment; its end shows in :meth:`_go_on`."""
+        """Have work done in a rollout's environment; its end shows in :meth:`_next_answer`."""
         self._call_count += 1
         key = f"{self._call_count} of {under_way.request.rollout_id}"
         self._calls[key] = under_way
@@ -233,29 +255,59 @@ class EpisodeEngine:
     def _go_on(self) -> list[Rollout]:
         """Give the engine the turns that can be written now; the rollouts that ended."""
         ended: list[Rollout] = []
-        wait = not self._engine.has_unfinished()
-        while self._under_way:
+        seconds = 0.0 if self._engine.has_unfinished() else _WAIT_SECONDS
+        while self._under_way and (answered := self._next_answer(seconds)):
+            seconds = 0.0
+            ended += self._after(answered)
+        return ended
+
+    def _next_round(self) -> list[Rollout]:
+        """As :meth:`_go_on`, of all rollouts in their order, once all are waiting for it."""
+        if self._engine.has_unfinished():
+            return []
+        while len(self._answered) < len(self._under_way):
+            answered = self._next_answer(_WAIT_SECONDS)
+            if answered is None:
+                return []
+            self._answered.add(answered.request.rollout_id)
+        self._answered.clear()
+        ended = [one for under_way in [*self._under_way.values()] for one in self._after(under_way)]
+        self._begin()
+        return ended
+
+    def _next_answer(self, seconds: float) -> _UnderWay | None:
+        """The next rollout whose environment is done; None: there is none within so long.
+
+        The environments of those that were given up are left.
+
+        Raises:
+            UserCodeError: an environment raised outside of its tools.
+        """
+        while True:
             try:
-                key, outcome = self._runner.ended.get(timeout=_WAIT_SECONDS if wait else 0)
+                key, outcome = self._runner.ended.get(timeout=seconds)
             except queue.Empty:
-                break
-            wait = False
+                return None
             under_way = self._calls.pop(key)
             if isinstance(outcome, BaseException):
                 raise outcome
-            if under_way.given_up:
-                if not under_way.finishing:
-                    self._leave(under_way)
-            elif under_way.finishing:
-                ended.append(self._under_way.pop(under_way.request.rollout_id).rollout())
-            elif under_way.episode.ending is not None:
-                under_way.finishing = True
-                self._start(under_way, under_way.episode.finish)
-            else:
-                longest = under_way.episode.room
-                sampling = replace(under_way.sampling, max_tokens=longest)
-                self._engine.add([under_way.next_turn()], sampling, under_way.record)
-        return ended
+            if not under_way.given_up:
+                return under_way
+            if not under_way.finishing:
+                self._leave(under_way)
+
+    def _after(self, under_way: _UnderWay) -> list[Rollout]:
+        """Go on with a rollout whose environment is done; it, if that was its end."""
+        if under_way.finishing:
+            return [self._under_way.pop(under_way.request.rollout_id).rollout()]
+        if under_way.episode.ending is not None:
+            under_way.finishing = True
+            self._start(under_way, under_way.episode.finish)
+            return []
+        longest = under_way.episode.room
+        sampling = replace(under_way.sampling, max_tokens=longest)
+        self._engine.add([under_way.next_turn()], sampling, under_way.record)
+        return []
 
 
 def _joined(parts: Sequence[TopK]) -> TopK:

@@ -12,7 +12,7 @@ import ray
 import torch
 from ray.exceptions import ObjectLostError
 
-from actors.process import LIFELINE_GROUP, Lifeline, peak_memory_bytes
+from actors.process import LIFELINE_GROUP, Lifeline, compute_reproducibly, peak_memory_bytes
 from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.service import TeacherServer
@@ -38,6 +38,7 @@ class TeacherActor(Lifeline):
     """One replica of a teacher; :class:`actors.teacher.service.TeacherServer` has the details.
 
     Args: as :func:`actors.teacher.registry.make_teacher`; ``settings.threads`` is at least 1.
+        ``deterministic``: torch rounds the same every time.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class TeacherActor(Lifeline):
         own_topk: int = 0,
         members: Sequence[Member] = (),
         support: Support = Support.teacher,
+        deterministic: bool = False,
     ) -> None:
+        self._deterministic = deterministic
         self._settings, self._support = settings, support
         self._make = partial(
             make_teacher,
@@ -62,6 +65,9 @@ class TeacherActor(Lifeline):
         """Load the teacher, before any other call; what it is."""
         # Not in the constructor: Ray answers an error there with a crash of the process.
         torch.set_num_threads(self._settings.threads)
+        # A vLLM engine has kernels of its own.
+        if self._deterministic and not self._settings.traits.vllm_engine:
+            compute_reproducibly()
         self._teacher = self._make()
         self._server = TeacherServer(self._teacher, self._settings, self._support)
         return self._server.info()
@@ -69,7 +75,8 @@ class TeacherActor(Lifeline):
     def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores | TopKLost]:
         """Scores of each request, in order; ``student_topk`` may be a reference to a TopK.
 
-        A request whose TopK died with the actor that recorded it is not scored.
+        A request whose TopK died with the actor that recorded it is not scored. If the others are
+        to round as they do beside it, it is read with them all the same.
         """
         topks: list[object] = [request.student_topk for request in requests]
         found = _fetched([topk for topk in topks if isinstance(topk, ray.ObjectRef)])
@@ -80,8 +87,19 @@ class TeacherActor(Lifeline):
                 whole[request.rollout_id] = request
             elif topk in found:
                 whole[request.rollout_id] = replace(request, student_topk=found[topk])
-        scores = self._server.score(list(whole.values())) if whole else []
+        read = list(whole.values())
+        lost = [request for request in requests if request.rollout_id not in whole]
+        if self._deterministic and whole and lost:
+            width = read[0].student_topk.ids.shape[1]
+            whole |= {request.rollout_id: _with_any_topk(request, width) for request in lost}
+            read = [whole[request.rollout_id] for request in requests]
+        scores = self._server.score(read) if read else []
         by_id = {one.rollout_id: one for one in scores}
+        if self._deterministic:
+            given_up = [
+                request.rollout_id for request in lost if by_id.pop(request.rollout_id, None)
+            ]
+            self._server.signals.forget(given_up)
         return [by_id.get(r.rollout_id) or TopKLost(r.rollout_id) for r in requests]
 
     @ray.method(concurrency_group="signals", num_returns=2)
@@ -135,6 +153,14 @@ class TeacherActor(Lifeline):
     def peak_memory(self) -> int:
         """Most main memory this process ever held, bytes."""
         return peak_memory_bytes()
+
+
+def _with_any_topk(request: ScoreRequest, width: int) -> ScoreRequest:
+    """A request with some top-K of that many tokens in the place of the one that is lost."""
+    shape = (len(request.asked), width)
+    ids = np.broadcast_to(np.arange(width, dtype=np.int32), shape)
+    logprobs = np.full(shape, -1.0 - np.log(width), dtype=np.float32)
+    return replace(request, student_topk=TopK(ids, logprobs))
 
 
 def _fetched(refs: Sequence[ray.ObjectRef]) -> dict[ray.ObjectRef, TopK]:

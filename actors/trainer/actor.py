@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from actors.process import LIFELINE_GROUP, Lifeline
+from actors.process import LIFELINE_GROUP, Lifeline, compute_reproducibly
 from actors.weights.chunks import pack
 from actors.weights.registry import TRANSPORTS
 from opd_ray.checksums import FileSum
@@ -45,7 +45,8 @@ class TrainerActor(Lifeline):
     Start it with :func:`actors.process.trainer_environment`. All methods of the engine
     run in one thread, because its current GPU is a property of the thread.
 
-    Args: as the trainer's, and ``sync`` for how weights leave it.
+    Args: as the trainer's, ``sync`` for how weights leave it, and ``deterministic``: torch rounds
+        the same every time.
     """
 
     def __init__(
@@ -58,9 +59,12 @@ class TrainerActor(Lifeline):
         rank: int,
         vocab_size: int,
         lagged: bool = False,
+        deterministic: bool = False,
     ) -> None:
         from actors.trainer.trainer import Trainer
 
+        if deterministic:
+            compute_reproducibly()
         self._make_trainer = partial(
             Trainer, student, trainer, loss, rank=rank, vocab_size=vocab_size, lagged=lagged
         )

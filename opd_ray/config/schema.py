@@ -64,6 +64,9 @@ class RunSettings:
     # Steps by which the weights that write the rollouts may be behind those that are trained: 0, or
     # 1 to write the next step's rollouts while this one is trained on.
     lag: int = field(default=0, metadata=ZERO_OR_ONE | TOLD)
+    # The same weights, bit by bit, from the same configuration on the same hardware, also after
+    # deaths and when the run goes on later: no batch of any engine depends on the clock. Slower.
+    deterministic: bool = field(default=False, metadata=TOLD)
     # Export the final student as a Hugging Face folder when the run ends.
     export_at_end: bool = field(default=True, metadata=FREE)
     # Weights & Biases project; null logs to JSONL and TensorBoard only.

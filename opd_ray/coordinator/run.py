@@ -46,6 +46,7 @@ from opd_ray.output.sinks import (
 )
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
+from opd_ray.preflight.deterministic import deterministic_notes
 from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.prompts import check_routing, prompt_notes
 from opd_ray.preflight.turns import check_turns
@@ -146,6 +147,7 @@ def _steer(
             *part.notes,
             *_lag_notes(config),
             *local_ray_notes(config.cluster),
+            *deterministic_notes(config),
             *_resume_notes(part, checkpoints),
         ]:
             progress.say(note)

@@ -40,7 +40,7 @@ class Session:
         pools = self.launcher.teacher_pools()
         self.teachers = TeacherRouter(pools, teachers.routes)
         self.trainers = self.launcher.trainer_group()
-        self.scorer = RolloutScorer(watch, rollouts, self.teachers)
+        self.scorer = RolloutScorer(watch, rollouts, self.teachers, self.config.run.deterministic)
         settings = {n: (teachers.working[n].settings, pool) for n, pool in pools.items()}
         self._teacher_weights = TeacherWeights(watch, settings, self.trainers)
         self.sync = WeightSync(self.config, self.trainers, rollouts, self._teacher_weights)

@@ -48,9 +48,9 @@ class WaveTraining:
         whole_round = self.trainer.ranks * self.trainer.micro_batch_tokens
         while True:
             with clock.stage("rollout_and_teacher"):
-                if not batch.wait_for_tokens(math.ceil(ROUND_SHARE * whole_round)):
-                    return
-            wave = batch.take_scored()
+                wave = batch.next_wave(math.ceil(ROUND_SHARE * whole_round))
+            if not wave:
+                return
             scores = self.scores(wave)
             with clock.stage("filter"):
                 weights_N = self.choose(wave, scores)

@@ -31,6 +31,8 @@ def figures(name: str, samples: int, records: Sequence[ProblemRecord]) -> dict[s
     tool calls, as means with standard errors over problems: ``environment/<name>@n``,
     ``tools/calls@n`` and so on, and the same with ``_se``.
     """
+    # In the order in which they were written sums would round otherwise each time.
+    records = sorted(records, key=lambda record: record.id)
     correct_QA = np.array([record.correct for record in records], dtype=np.bool_)
     lengths = np.array([record.tokens for record in records])
     ends = np.array([record.finish_reasons for record in records])

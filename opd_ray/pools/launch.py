@@ -11,7 +11,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.process import (
+    BATCH_INVARIANT,
     OPENMP_WAITING,
+    REPRODUCIBLE,
     teacher_environment,
     trainer_environment,
     vllm_environment,
@@ -121,7 +123,13 @@ class ActorLauncher:
             answer_timeout_s=config.rollout.answer_timeout_s,
         )
         max_in_flight = config.environment_set.concurrent(config.rollout.max_num_seqs)
-        pool = RolloutPool(self.watch, self._actors["rollout"], max_in_flight, recovery)
+        pool = RolloutPool(
+            self.watch,
+            self._actors["rollout"],
+            max_in_flight,
+            recovery,
+            fixed_shares=config.run.deterministic,
+        )
         self._rollout_pool = pool
         return pool
 
@@ -149,6 +157,7 @@ class ActorLauncher:
                 self.watch,
                 recovery,
                 after_writing=settings.when is TeacherTiming.after_writing,
+                fixed=self.config.run.deterministic,
             )
         return self._teacher_pools
 
@@ -234,7 +243,12 @@ class ActorLauncher:
     def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
         config = self.config
         student = replace(config.student, path=model_path or config.student.path)
-        actor = self._at(placed, RolloutActor, vllm_environment(config.rollout.threads))
+        actor = self._at(
+            placed,
+            RolloutActor,
+            vllm_environment(config.rollout.threads),
+            engine_gpus=config.rollout.gpus_per_actor,
+        )
         environments = config.environment_set
         return actor.remote(
             student,
@@ -242,17 +256,25 @@ class ActorLauncher:
             config.sync,
             self.vocab_size,
             environments if environments.any else None,
+            config.run.deterministic,
         )
 
     def _teacher(self, placed: PlacedActor) -> Any:
         teacher = self._teachers[placed.teacher]
-        actor = self._at(placed, TeacherActor, teacher_environment(teacher.settings))
+        settings = teacher.settings
+        actor = self._at(
+            placed,
+            TeacherActor,
+            teacher_environment(settings),
+            engine_gpus=settings.gpus_per_replica if settings.traits.vllm_engine else 0,
+        )
         return actor.remote(
-            teacher.settings,
+            settings,
             self.vocab_size,
             self.own_topk,
             members=teacher.members,
             support=self.config.support,
+            deterministic=self.config.run.deterministic,
         )
 
     def _trainer(self, placed: PlacedActor) -> Any:
@@ -266,10 +288,23 @@ class ActorLauncher:
             rank=placed.index,
             vocab_size=self.vocab_size,
             lagged=config.run.lag > 0,
+            deterministic=config.run.deterministic,
         )
 
-    def _at(self, placed: PlacedActor, actor_class: object, environment: dict[str, str]) -> Any:
-        """The actor class with its place in the cluster and its process's environment."""
+    def _at(
+        self,
+        placed: PlacedActor,
+        actor_class: object,
+        environment: dict[str, str],
+        *,
+        engine_gpus: float = 0,
+    ) -> Any:
+        """The actor class with its place in the cluster and its process's environment.
+
+        ``engine_gpus``: of its vLLM engine, if it has one.
+        """
+        if self.config.run.deterministic:
+            environment = environment | REPRODUCIBLE | (BATCH_INVARIANT if engine_gpus else {})
         return cast(Any, actor_class).options(
             **placed.options,
             scheduling_strategy=PlacementGroupSchedulingStrategy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +13,7 @@ import ray
 
 from opd_ray.config.schema import RolloutSettings
 from opd_ray.errors import ActorDied, RunError
+from opd_ray.pools.fixed_shares import FixedShares
 from opd_ray.pools.members import Members, Recovery
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.pools.writers import Writer
@@ -55,14 +56,21 @@ class RolloutPool:
     Another is started in its place, as often as allowed; it writes once it has the weights that the
     others have. What the dead one's stream may still bring is ignored: nothing is delivered twice.
 
+    With fixed shares (``run.deterministic``) a batch is cut into as many shares as there are
+    places, and a share is written as a whole, by itself, by whoever is free. What stands beside a
+    rollout in an engine then depends neither on who is done first nor on who dies: a share of which
+    anything is lost is written again from its first request to its last.
+
     Args:
         watch: of the actors; their deaths end no wait from now on.
         actors: (name, Ray actor handle) pairs; they have loaded.
         max_in_flight: requests an engine runs at once (rollout.max_num_seqs).
         recovery: of actors that die or hang.
+        fixed_shares: see above.
 
     Attributes:
         max_in_flight: see above.
+        shares: of a batch, where they are fixed.
         catch_up: how an actor that is started again gets its weights; None: those that it loads are
             those of the others.
     """
@@ -73,6 +81,8 @@ class RolloutPool:
         actors: Sequence[tuple[str, Any]],
         max_in_flight: int,
         recovery: Recovery,
+        *,
+        fixed_shares: bool = False,
     ) -> None:
         self.watch = watch
         self.max_in_flight = max_in_flight
@@ -82,6 +92,7 @@ class RolloutPool:
             self._writers.join(name, handle)
         self._batch = _Batch(0, {}, Sampling(), False, lambda rollouts: None, lambda ids: ids)
         self._waiting: deque[RolloutRequest] = deque()
+        self.shares = FixedShares(len(actors)) if fixed_shares else None
         self._outstanding = 0  # requests of the batch that wait or are being written
         self._streams = 0  # that are open
         self._left_over = False  # whether any of them is written again after its batch
@@ -201,7 +212,10 @@ class RolloutPool:
 
     def _begin(self, batch: _Batch) -> None:
         self._batch = batch
-        self._waiting = deque(batch.requests.values())
+        if self.shares is None:
+            self._waiting = deque(batch.requests.values())
+        else:
+            self.shares.cut(list(batch.requests.values()))
         self._outstanding = len(batch.requests)
         for writer in self._writers.all():
             writer.written.clear()
@@ -225,7 +239,9 @@ class RolloutPool:
             return  # a sign of life
         for rollout in rollouts:
             del writer.unfinished[rollout.rollout_id]
-            writer.written.append(rollout.rollout_id)
+        if self.shares is not None:
+            rollouts = self.shares.missing(rollouts)
+        writer.written += [rollout.rollout_id for rollout in rollouts]
         self._outstanding -= len(rollouts)
         if not writer.unfinished:
             self._writers.answered(writer)
@@ -233,7 +249,8 @@ class RolloutPool:
             self._give(writer, self.max_in_flight)
         if not self._outstanding:
             self._close_all()
-        self._batch.deliver(rollouts)
+        if rollouts:
+            self._batch.deliver(rollouts)
 
     def _ended(self, number: int, writer: Writer) -> None:
         """
@@ -253,22 +270,25 @@ class RolloutPool:
         if not self._writers.bury(writer):
             return
         self._streams -= writer.streaming
-        back = self._brought_back(writer)
-        self._put_back(back, len(back) - len(writer.unfinished))
+        unfinished: Collection[str] = writer.unfinished
+        if self.shares is not None:
+            unfinished = self.shares.missing_ids(unfinished)
+        lost = self._batch.lost(writer.written) if writer.written else ()
+        back = self._batch.in_order([*unfinished, *lost])
+        self._put_back(back, len(back) - len(unfinished))
         follows = f"{len(back)} rollouts are written again"
         self._restarts += self._writers.replace(writer, death, follows)
         self._share_out()
-
-    def _brought_back(self, writer: Writer) -> list[RolloutRequest]:
-        """What has to be written again because this actor died, in the order of the batch."""
-        lost = self._batch.lost(writer.written) if writer.written else ()
-        return self._batch.in_order([*writer.unfinished, *lost])
 
     def _put_back(self, requests: Sequence[RolloutRequest], finished: int) -> None:
         """Have requests wait once more, before all others; so many of them had been finished."""
         self._left_over |= bool(finished) and not self._outstanding
         self._outstanding += finished
-        self._waiting.extendleft(reversed(requests))
+        if self.shares is None:
+            self._waiting.extendleft(reversed(requests))
+        else:
+            beside = [one.unfinished for one in self._writers.all()]
+            self.shares.put_back([request.rollout_id for request in requests], beside)
         self._rewritten += len(requests)
 
     def _share_out(self) -> None:
@@ -277,11 +297,15 @@ class RolloutPool:
         Raises:
             RunError: nobody can write, nor will before the next push of weights.
         """
-        if self._updating or not self._waiting:
+        if self._updating or not (self._waiting or self.shares):
             return
         self._catch_up_all()
         able = [writer for writer in self._writers.all() if writer.can_take]
-        if able:
+        if able and self.shares is not None:
+            for writer in able:
+                if self.shares:
+                    self._open_stream(writer, self.shares.next(), more=False)
+        elif able:
             share = -(-len(self._waiting) // len(able))
             for writer in able:
                 self._give(writer, share)
@@ -298,16 +322,22 @@ class RolloutPool:
         given = [self._waiting.popleft() for _ in range(min(most, room, len(self._waiting)))]
         if not given:
             return
+        if not writer.streaming:
+            self._open_stream(writer, given, more=True)
+            return
         if not writer.unfinished:
             self._writers.expect(writer)
         writer.unfinished |= {request.rollout_id: request for request in given}
-        batch, number = self._batch, self._batch.number
-        if writer.streaming:
-            writer.handle.add.remote(given, True, number)
-            return
-        writer.streaming = True
+        writer.handle.add.remote(given, True, self._batch.number)
+
+    def _open_stream(self, writer: Writer, given: Sequence[RolloutRequest], *, more: bool) -> None:
+        """Have an actor that has no stream open begin one; ``more`` requests may come to it."""
+        self._writers.expect(writer)
+        writer.unfinished |= {request.rollout_id: request for request in given}
+        writer.streaming, writer.closed = True, not more
         self._streams += 1
-        stream = writer.handle.generate.remote(given, batch.sampling, batch.record, True, number)
+        batch, number = self._batch, self._batch.number
+        stream = writer.handle.generate.remote(given, batch.sampling, batch.record, more, number)
         arrived = partial(self._arrived, number, writer)
         self.watch.read(stream, arrived, partial(self._ended, number, writer))
 

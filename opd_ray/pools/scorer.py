@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -70,7 +71,7 @@ class BatchUnderWay:
 
     A rollout whose top-K died with the actor that wrote it, before a teacher had read it, is
     written and scored anew, as if it had never been there. One that has been handed out already
-    (:meth:`result`, :meth:`take_scored`) has to come out the same, as it does unless two tokens
+    (:meth:`result`, :meth:`next_wave`) has to come out the same, as it does unless two tokens
     were likely within rounding error: its signal alone is made anew.
     """
 
@@ -90,8 +91,9 @@ class BatchUnderWay:
         self._scores: dict[str, RolloutScores] = {}
         self._written: dict[str, float] = {}  # seconds from the begin
         self._scored: dict[str, float] = {}
-        self._untaken: list[str] = []  # scored, and not taken by take_scored
+        self._untaken: list[str] = []  # scored, and in no wave
         self._untaken_tokens = 0
+        self._in_order = deque(self._requests)  # those behind them, where waves are fixed
         self._handed_out: set[str] = set()
         self._done = False
 
@@ -140,28 +142,39 @@ class BatchUnderWay:
         """Those of a batch that is done, in the order of its requests."""
         return [self._rollouts[key] for key in self._requests]
 
-    def wait_for_tokens(self, tokens: int) -> bool:
-        """Wait until rollouts of so many tokens are scored and not taken, or all is done.
+    def next_wave(self, tokens: int) -> list[ScoredRollout]:
+        """Wait until rollouts of so many tokens are scored and in no wave, or all is done.
 
         Returns:
-            True: there are as many.
+            All of these, in the order of their scores; nothing when all is done. In a scorer with
+            fixed waves the first ones among the requests that have so many tokens, however many
+            more are scored; nothing when all is done and the rest has fewer.
 
         Raises:
             As :meth:`wait`.
         """
+        fixed = self._scorer.fixed_waves
         self._scorer.watch.wait_until(
             lambda: self.done or self._untaken_tokens >= tokens,
             "rollouts and the teacher's scores",
             interruptible=True,
         )
-        return not self.done
+        if self._untaken_tokens < tokens or (self.done and not fixed):
+            return []
+        count = self._count_of(tokens) if fixed else len(self._untaken)
+        taken, self._untaken = self._untaken[:count], self._untaken[count:]
+        self._handed_out.update(taken)
+        self._untaken_tokens -= sum(self._rollouts[key].text_tokens for key in taken)
+        return [ScoredRollout(self._rollouts[key], self._scores[key]) for key in taken]
 
-    def take_scored(self) -> list[ScoredRollout]:
-        """The rollouts that have been scored since the last call, in the order of their scores."""
-        taken = [ScoredRollout(self._rollouts[key], self._scores[key]) for key in self._untaken]
-        self._handed_out.update(self._untaken)
-        self._untaken, self._untaken_tokens = [], 0
-        return taken
+    def _count_of(self, tokens: int) -> int:
+        """How many of the first untaken ones have as many tokens."""
+        found = 0
+        for count, key in enumerate(self._untaken, start=1):
+            found += self._rollouts[key].text_tokens
+            if found >= tokens:
+                return count
+        return len(self._untaken)
 
     def written(self, rollouts: Sequence[Rollout]) -> None:
         """Rollouts have been written: a teacher is to score them."""
@@ -176,6 +189,7 @@ class BatchUnderWay:
             self._rollouts[rollout.rollout_id] = rollout
             self._written[rollout.rollout_id] = now
             if not rollout.written_tokens:
+                self._scorer.teachers.skip(rollout.rollout_id, request.source)
                 self.scored(RolloutScores(rollout.rollout_id, {}))
                 continue
             self._submit(rollout, request)
@@ -200,11 +214,15 @@ class BatchUnderWay:
         """As if these had not been written, unless somebody has them already."""
         forgotten = [key for key in rollout_ids if key not in self._handed_out]
         for key in forgotten:
-            if self._scores.pop(key, None):
+            if self._scores.pop(key, None) and key in self._untaken:
                 self._untaken.remove(key)
                 self._untaken_tokens -= self._rollouts[key].text_tokens
             del self._rollouts[key]
             self._done = False
+        if forgotten and self._scorer.fixed_waves:
+            self._in_order = deque(key for key in self._requests if key not in self._handed_out)
+            self._untaken, self._untaken_tokens = [], 0
+            self._advance()
         self._scorer.teachers.drop(forgotten)
 
     def _again(self, rollout: Rollout, request: RolloutRequest) -> None:
@@ -232,8 +250,19 @@ class BatchUnderWay:
         """A rollout has been scored."""
         self._scores[scores.rollout_id] = scores
         self._scored[scores.rollout_id] = time.perf_counter() - self._begin
-        self._untaken.append(scores.rollout_id)
-        self._untaken_tokens += self._rollouts[scores.rollout_id].text_tokens
+        if not self._scorer.fixed_waves:
+            self._may_be_taken(scores.rollout_id)
+            return
+        self._advance()
+
+    def _advance(self) -> None:
+        """Scored rollouts may be taken once all before them may."""
+        while self._in_order and self._in_order[0] in self._scores:
+            self._may_be_taken(self._in_order.popleft())
+
+    def _may_be_taken(self, rollout_id: str) -> None:
+        self._untaken.append(rollout_id)
+        self._untaken_tokens += self._rollouts[rollout_id].text_tokens
 
 
 @dataclass
@@ -246,6 +275,8 @@ class RolloutScorer:
     watch: ActorWatch
     rollouts: RolloutPool
     teachers: TeacherRouter
+    # Which rollouts are in a wave follows from their lengths alone (run.deterministic).
+    fixed_waves: bool = False
     _batch: BatchUnderWay | None = field(default=None, init=False)  # the last one
 
     def lost(self, rollout_ids: Sequence[str]) -> None:
@@ -316,6 +347,7 @@ class RolloutScorer:
         batch = self._batch = BatchUnderWay(self, requests, teacher_prompts, drops)
         for pool in self.teachers.pools.values():
             pool.deliver, pool.lost = batch.scored, self.lost
+        self.teachers.expect([(request.rollout_id, request.source) for request in requests])
         self.teachers.writing(True)
         return batch
 

@@ -201,6 +201,7 @@ def pool_of(
     max_restarts: int = 0,
     watch: FakeWatch | None = None,
     after_writing: bool = False,
+    fixed: bool = False,
     answer_timeout_s: float | None = None,
 ) -> tuple[TeacherPool, FakeWatch, Clock]:
     watch, clock = watch or FakeWatch(), Clock()
@@ -211,6 +212,7 @@ def pool_of(
         watch,
         recovery("teacher replica", "teacher", watch.start, max_restarts, answer_timeout_s),
         after_writing=after_writing,
+        fixed=fixed,
         clock=clock,
     )
     return pool, watch, clock
@@ -241,11 +243,12 @@ def writers_of(
     max_in_flight: int,
     max_restarts: int = 0,
     answer_timeout_s: float | None = None,
+    **options: Any,
 ) -> RolloutPool:
     """A pool of engines, (name, engine) pairs, that their watch starts again."""
     watch.current |= dict(engines)
     care = recovery("rollout actor", "rollout", watch.start, max_restarts, answer_timeout_s)
-    return RolloutPool(watch, engines, max_in_flight, care)
+    return RolloutPool(watch, engines, max_in_flight, care, **options)
 
 
 def make_pool(count: int, batch_tokens: int = 100):

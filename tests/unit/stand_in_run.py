@@ -48,6 +48,7 @@ class StandInRun:
         gap: how far trainers and engines are apart, nats a token.
         follow: let the teachers follow the student.
         checkpoints: where they go; None keeps their states in ``saved``.
+        batch_tokens: of a teacher's batch.
         sections: of the configuration, where they differ from :func:`configuration`.
     """
 
@@ -59,6 +60,7 @@ class StandInRun:
         gap: float = 0.0,
         follow: bool = False,
         checkpoints: Checkpoints | None = None,
+        batch_tokens: int = 10,
         **sections: Any,
     ) -> None:
         draw = Random(order)
@@ -81,18 +83,23 @@ class StandInRun:
         self.evaluated: list[list[int]] = []  # the engines' versions at every evaluation
         self.saved: list[Any] = []
         self.stop_after: int | None = None  # the step after which Ctrl-C comes
-        self._follow = follow
+        self._follow, self._batch_tokens = follow, batch_tokens
         self._coordinator = self._put_together(checkpoints)
 
     def _put_together(self, checkpoints: Checkpoints | None) -> Coordinator:
         config, watch = self.config, self.watch
         trainers = TrainerGroup(watch, self._ranks(), config.trainer)
         engines = [(one.name, one) for one in self.engines]
+        fixed = config.run.deterministic
         rollouts = writers_of(
-            watch, engines, config.rollout.max_num_seqs, config.rollout.max_restarts
+            watch,
+            engines,
+            config.rollout.max_num_seqs,
+            config.rollout.max_restarts,
+            fixed_shares=fixed,
         )
         pools = {
-            teacher: pool_of(replicas, batch_tokens=10, watch=watch)[0]
+            teacher: pool_of(replicas, self._batch_tokens, watch=watch, fixed=fixed)[0]
             for teacher, replicas in self.teachers.items()
         }
         teachers = TeacherRouter(pools, TEACHER_OF)
@@ -109,7 +116,7 @@ class StandInRun:
             teachers=teachers,
             trainers=trainers,
             _teacher_weights=teacher_weights,
-            scorer=RolloutScorer(watch, rollouts, teachers),
+            scorer=RolloutScorer(watch, rollouts, teachers, fixed_waves=fixed),
             launcher=SimpleNamespace(
                 watch=watch,
                 peak_memory=lambda: {"trainer-0": 7},

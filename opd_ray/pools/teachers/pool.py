@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,6 +17,7 @@ from actors.teacher.protocol import TeacherError
 from opd_ray.errors import ActorDied
 from opd_ray.pools.members import Recovery
 from opd_ray.pools.teachers.account import PoolStats
+from opd_ray.pools.teachers.fixed_batches import FixedBatches
 from opd_ray.pools.teachers.queue import Batch, Task, TaskQueue
 from opd_ray.pools.teachers.replicas import Replica, Replicas
 from opd_ray.pools.watch import ActorWatch
@@ -47,6 +49,7 @@ class TeacherPool:
         watch: of the replicas' actors; their deaths end no wait from now on.
         recovery: of replicas that die or hang.
         after_writing: send nothing out while rollouts are written, see :meth:`writing`.
+        fixed: batches follow from the rollouts that are announced and their order alone.
         clock: seconds, for the account.
 
     Attributes:
@@ -66,13 +69,18 @@ class TeacherPool:
         recovery: Recovery,
         *,
         after_writing: bool = False,
+        fixed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._replicas = Replicas(replicas, watch, recovery, self._lose, self._pump_soon)
-        self._batch_tokens = batch_tokens
         self._watch = watch
         self._clock = clock
-        self._queue = TaskQueue()
+        self._new_queue = (
+            partial(FixedBatches, batch_tokens, groups=self.IN_FLIGHT * len(replicas))
+            if fixed
+            else partial(TaskQueue, batch_tokens)
+        )
+        self._queue = self._new_queue()
         self._pumping = False  # whether a pump is to come
         self._after_writing = after_writing
         self._waits = False  # for the end of the writing
@@ -83,6 +91,15 @@ class TeacherPool:
     def __contains__(self, rollout_id: str) -> bool:
         """Whether this pool is responsible for a rollout."""
         return rollout_id in self._tasks
+
+    def expect(self, rollout_ids: Sequence[str]) -> None:
+        """Announce the rollouts that are to be submitted or skipped next, in their order."""
+        self._queue.expect(rollout_ids)
+
+    def skip(self, rollout_id: str) -> None:
+        """A rollout that was announced has nothing to score."""
+        self._queue.skip(rollout_id)
+        self._pump_soon()
 
     def submit(self, rollout: Rollout, teacher_prompt_ids: np.ndarray | None = None) -> None:
         """Queue a finished rollout; it is sent out while the watch waits.
@@ -123,13 +140,10 @@ class TeacherPool:
             replica = self._replicas.least_loaded()
             if replica is None or replica.batches == self.IN_FLIGHT:
                 return
-            if replica.batches == 0:
-                share = -(-self._queue.tokens // self._replicas.free())
-                self._send(replica, min(self._batch_tokens, share))
-            elif self._queue.tokens < self._batch_tokens:
+            tasks = self._queue.next_batch(busy=replica.batches > 0, free=self._replicas.free())
+            if not tasks:
                 return
-            else:
-                self._send(replica, self._batch_tokens)
+            self._send(replica, tasks)
 
     def take(
         self, shares: Sequence[Mapping[str, np.ndarray]], *, forget: bool = True
@@ -182,7 +196,7 @@ class TeacherPool:
             if task.holder is None and rollout_id not in queued and not task.lost:
                 task.dropped = True
                 continue
-            del self._tasks[rollout_id]
+            self._let_go(task)
             if task.holder is not None:
                 by_replica.setdefault(task.holder, []).append(rollout_id)
         for replica, ids in by_replica.items():
@@ -195,7 +209,7 @@ class TeacherPool:
             Those that have not been sent out; they are to be submitted once more, or dropped. Of
             others :attr:`lost` tells, if no replica has read them in time.
         """
-        queued = self._queue.remove(rollout_ids)
+        queued = self._queue.lose(rollout_ids)
         for rollout_id in queued:
             self._tasks[rollout_id].lost = True
         return list(queued)
@@ -208,8 +222,9 @@ class TeacherPool:
         """
         for ref in [*self._batches]:
             self._close(ref)
-        self._queue = TaskQueue()
-        self._tasks.clear()
+        self._queue = self._new_queue()
+        for task in [*self._tasks.values()]:
+            self._let_go(task)
         self._waits = False
         self._stats.queued(0)
         for replica in self._replicas:
@@ -256,10 +271,9 @@ class TeacherPool:
         self._settle(ref, value)
         self._pump_soon()
 
-    def _send(self, replica: Replica, budget: int) -> None:
-        """One batch, oldest rollouts first, at least one."""
+    def _send(self, replica: Replica, tasks: list[Task]) -> None:
+        """Have a replica score one batch."""
         now = self._clock()
-        tasks = self._queue.next_batch(budget)
         for task in tasks:
             self._stats.waited(now - task.since)
         tokens = sum(task.tokens for task in tasks)
@@ -284,18 +298,23 @@ class TeacherPool:
         scored = [(task, found) for task, found in answered if isinstance(found, RolloutScores)]
         retries = sum(score.retries for _, score in scored)
         self._stats.scored(replica.name, sum(task.tokens for task, _ in scored), retries)
-        unwanted = [task.rollout_id for task, _ in scored if task.dropped]
+        # In a fixed batch there may be some that another replica holds already.
+        unwanted = [
+            task.rollout_id
+            for task, _ in scored
+            if task.dropped or task.holder not in (None, replica)
+        ]
         if unwanted:
             replica.handle.forget.remote(unwanted)
         lost: list[str] = []
         for task, found in answered:
             if task.dropped:
-                del self._tasks[task.rollout_id]
+                self._let_go(task)
             elif isinstance(found, TopKLost):
                 task.lost = True
                 lost.append(task.rollout_id)
             else:
-                task.holder = replica
+                task.holder = task.holder or replica
                 if not task.delivered:
                     task.delivered = True
                     self.deliver(found)
@@ -321,7 +340,7 @@ class TeacherPool:
         for task in lost:
             task.holder, task.since = None, self._clock()
             if task.dropped:
-                del self._tasks[task.rollout_id]
+                self._let_go(task)
         again = [task for task in lost if not task.dropped]
         self._queue.put_back(again)
         self._stats.queued(self._queue.tokens)
@@ -372,10 +391,20 @@ class TeacherPool:
 
     def _forget_taken(self, rollout_id: str, holder: Replica) -> None:
         """Rows that its holder has given away and forgotten concern this pool no more."""
-        if self._tasks[rollout_id].holder is holder:
-            del self._tasks[rollout_id]
+        task = self._tasks[rollout_id]
+        if task.holder is holder:
+            self._let_go(task)
         else:  # the holder has died since, and it is being asked again
             self.drop([rollout_id])
+
+    def _let_go(self, task: Task) -> None:
+        """A rollout is of no concern any more, although its fixed batch may be read again."""
+        task.dropped = True
+        if self._tasks.get(task.rollout_id) is task:
+            del self._tasks[task.rollout_id]
+        if all(mate.dropped for mate in task.batch):
+            for mate in task.batch:
+                mate.batch = []  # nobody asks it again: no circle keeps the student's top-Ks
 
     def _require_scored(self, rollout_id: str) -> None:
         task = self._tasks.get(rollout_id)

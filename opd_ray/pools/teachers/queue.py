@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,7 +22,8 @@ class Task:
     since: float  # when it was queued, for the last time
     holder: Replica | None = None  # None: queued or being scored
     delivered: bool = False  # its scores went to the caller
-    dropped: bool = False  # given up while being scored
+    dropped: bool = False  # given up while being scored; in a fixed batch, no longer wanted
+    batch: list[Task] = field(default_factory=list)  # that it always is in, if batches are fixed
     lost: bool = False  # its top-K is gone: to be submitted once more, or dropped
 
     @classmethod
@@ -71,14 +72,25 @@ class Batch:
 
 
 class TaskQueue:
-    """First come, first served; what a dead replica leaves behind comes first."""
+    """First come, first served; what a dead replica leaves behind comes first.
 
-    def __init__(self) -> None:
+    Args:
+        batch_tokens: prompt and response tokens of one batch; a longer rollout goes alone.
+    """
+
+    def __init__(self, batch_tokens: int) -> None:
+        self._batch_tokens = batch_tokens
         self._tasks: deque[Task] = deque()
         self.tokens = 0
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def expect(self, rollout_ids: Sequence[str]) -> None:
+        """What comes next; it need not be known here."""
+
+    def skip(self, rollout_id: str) -> None:
+        """Of this rollout there is nothing to score."""
 
     def append(self, task: Task) -> None:
         """Queue a new task."""
@@ -90,8 +102,17 @@ class TaskQueue:
         self._tasks.extendleft(reversed(tasks))
         self.tokens += sum(task.tokens for task in tasks)
 
-    def next_batch(self, budget: int) -> list[Task]:
-        """The oldest tasks within ``budget`` tokens, at least one."""
+    def next_batch(self, *, busy: bool, free: int) -> list[Task]:
+        """The oldest tasks for a replica: at least one if it has no work, else a full batch.
+
+        Args:
+            busy: whether it has work.
+            free: replicas without work, which share what there is.
+        """
+        if busy and self.tokens < self._batch_tokens:
+            return []
+        share = self._batch_tokens if busy else -(-self.tokens // free)
+        budget = min(self._batch_tokens, share)
         batch: list[Task] = []
         used = 0
         while self._tasks and (not batch or used + self._tasks[0].tokens <= budget):
@@ -99,6 +120,10 @@ class TaskQueue:
             used += batch[-1].tokens
         self.tokens -= used
         return batch
+
+    def lose(self, rollout_ids: Iterable[str]) -> set[str]:
+        """Take out those of these rollouts that are queued; they come once more. Returns which."""
+        return self.remove(rollout_ids)
 
     def remove(self, rollout_ids: Iterable[str]) -> set[str]:
         """Take out those of these rollouts that are queued; returns which."""

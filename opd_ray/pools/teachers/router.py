@@ -53,6 +53,17 @@ class TeacherRouter:
         """The top-Ks of these rollouts are gone; see :meth:`TeacherPool.lose`."""
         return [key for pool in self.pools.values() for key in pool.lose(rollout_ids)]
 
+    def expect(self, rollouts: Sequence[tuple[str, str]]) -> None:
+        """Tell every pool which rollouts come next, in their order.
+
+        Args:
+            rollouts: their ids and the sources of their prompts; those without a route are refused
+                when they come.
+        """
+        only = None if self.routes else next(iter(self.pools))
+        for name, pool in self.pools.items():
+            pool.expect([key for key, source in rollouts if self.routes.get(source, only) == name])
+
     def writing(self, going_on: bool) -> None:
         """Tell every pool whether rollouts are being written."""
         for pool in self.pools.values():
@@ -86,6 +97,12 @@ class TeacherRouter:
         """Give up all rollouts, see :meth:`TeacherPool.abandon`."""
         for pool in self.pools.values():
             pool.abandon()
+
+    def skip(self, rollout_id: str, source: str) -> None:
+        """A rollout that was expected has nothing to score."""
+        name = self.routes.get(source) if self.routes else next(iter(self.pools))
+        if name is not None:
+            self.pools[name].skip(rollout_id)
 
     def _by_pool(self, rollout_ids: Collection[str]) -> dict[TeacherPool, list[str]]:
         found: dict[TeacherPool, list[str]] = {}

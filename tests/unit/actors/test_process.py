@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Iterator
 
-from actors.process import trainer_environment, vllm_environment
+import pytest
+import torch
+
+from actors.process import compute_reproducibly, trainer_environment, vllm_environment
 from opd_ray.config.schema import TrainerSettings
 
 
@@ -12,3 +15,20 @@ from opd_ray.config.schema import TrainerSettings
 def test_threads_that_no_plan_has_filled_in_are_one(threads: int, set_to: str) -> None:
     assert vllm_environment(threads)["OMP_NUM_THREADS"] == set_to
     assert trainer_environment(TrainerSettings(threads=threads))["OMP_NUM_THREADS"] == set_to
+
+
+@pytest.fixture
+def torch_as_it_was() -> Iterator[None]:
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+@pytest.mark.usefixtures("torch_as_it_was")
+def test_torch_is_told_to_round_the_same_every_time() -> None:
+    assert not torch.are_deterministic_algorithms_enabled()
+    compute_reproducibly()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory

@@ -70,7 +70,7 @@ def test_every_part_is_given_the_parts_it_works_with(made: SimpleNamespace) -> N
     session = made.session
     assert session.teachers.args == (made.pools, {"sums": "teacher", "code": "coder"})
     assert session.trainers is made.trainers
-    assert session.scorer.args == ("watch", "rollouts", session.teachers)
+    assert session.scorer.args == ("watch", "rollouts", session.teachers, False)
     config, trainers, rollouts, teacher_weights = session.sync.args
     assert (config, trainers, rollouts) == (CONFIG, made.trainers, "rollouts")
     watch, teachers, trainers = teacher_weights.args

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -351,3 +352,11 @@ def test_a_hub_model_is_told_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_protocol_of_a_task_is_met() -> None:
     assert get_task("test_records:_Task").name == "digit"
+
+
+def test_figures_do_not_round_by_the_order_in_which_problems_were_answered() -> None:
+    records = [
+        record(f"{n:02}", [n % 7 > k for k in range(7)], ["1"] * 7, [1] * 7) for n in range(40)
+    ]
+    one = figures("t", 7, records)
+    assert [figures("t", 7, Random(order).sample(records, 40)) for order in range(6)] == [one] * 6

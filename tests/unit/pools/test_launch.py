@@ -119,6 +119,31 @@ def test_teachers_are_told_whose_tokens_the_loss_names(
     assert recorders["TeacherActor"].of("support") == [Support.union] * 2
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_every_actor_is_told_to_compute_reproducibly(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch, deterministic: bool, gpus: int
+) -> None:
+    config = replace(CONFIG, run=replace(CONFIG.run, deterministic=deterministic))
+    node = Node("here", 8, 1 << 36, gpus=2, gpu_memory_bytes=1 << 36)
+    placement = plan_placement(
+        replace(config, rollout=replace(config.rollout, gpus_per_actor=gpus)), Cluster((node,))
+    )
+    settled = placement.settle(config)
+    settled = replace(settled, rollout=replace(settled.rollout, gpus_per_actor=gpus))
+    launcher = ActorLauncher(settled, placement, vocab_size=TOKENS)
+    for name, recorder in recorders.items():
+        assert recorder.of("deterministic") == [deterministic] * 2, name
+        for options in recorder.options_given:
+            variables = options["runtime_env"]["env_vars"]
+            assert variables.get("MKL_CBWR") == ("AUTO" if deterministic else None)
+            assert variables.get("PYTHONHASHSEED") == ("0" if deterministic else None)
+            # vLLM's engines on CPUs do not come up with it.
+            invariant = deterministic and gpus and name == "RolloutActor"
+            assert variables.get("VLLM_BATCH_INVARIANT") == ("1" if invariant else None)
+    assert (launcher.rollout_pool().shares is not None) is deterministic
+
+
 def test_every_actor_has_its_own_settings_and_number(recorders: dict[str, Recorder]) -> None:
     make_launcher()
     rollouts, trainers, teachers = (

@@ -94,10 +94,10 @@ def _rollout(name: str) -> Rollout:
     return Rollout(name, "p", 0, empty, empty, empty, empty, empty, "stop", 0)
 
 
-def _pool(actors: list[_Actor], max_in_flight: int) -> tuple[RolloutPool, _Watch]:
+def _pool(actors: list[_Actor], max_in_flight: int, **options: Any) -> tuple[RolloutPool, _Watch]:
     watch = _Watch()
     named = [(f"rollout {i}", actor) for i, actor in enumerate(actors)]
-    return writers_of(watch, named, max_in_flight), watch
+    return writers_of(watch, named, max_in_flight, **options), watch
 
 
 def _start(pool: RolloutPool, count: int) -> list[Rollout]:
@@ -144,6 +144,20 @@ def test_streams_stay_open_until_all_is_written() -> None:
     assert pool.busy
     watch.next_of(1)
     assert not pool.busy
+
+
+@pytest.mark.parametrize("faster", [0, 1])
+def test_a_fixed_share_is_given_at_once_and_nobody_gets_more(faster: int) -> None:
+    actors = [_Actor(1, 1, 1, 1), _Actor(1, 1, 1)]
+    pool, watch = _pool(actors, max_in_flight=2, fixed_shares=True)
+    found = _start(pool, 7)
+    assert all(actor.closed for actor in actors)
+    for number in (faster, faster, faster, 1 - faster, 1 - faster, 1 - faster):
+        watch.next_of(number)
+    watch.next_of(0)
+    assert len(found) == 7
+    ids = [[request.rollout_id for request in actor.given] for actor in actors]
+    assert ids == [["r0", "r1", "r2", "r3"], ["r4", "r5", "r6"]]
 
 
 def test_fewer_requests_than_actors_leave_some_idle() -> None:

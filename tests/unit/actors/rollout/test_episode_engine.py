@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -105,12 +106,15 @@ def request(name: str, source: str = "s", acts: bool = True) -> RolloutRequest:
     return RolloutRequest(name, name, 0, ids, 5, source, start if acts else None)
 
 
-def engine_of(texts: Any, **settings: Any) -> tuple[EpisodeEngine, ScriptedEngine]:
+def engine_of(
+    texts: Any, in_rounds: bool = False, concurrent: int = 8, **settings: Any
+) -> tuple[EpisodeEngine, ScriptedEngine]:
     inner = ScriptedEngine(texts)
     path = f"{__name__}:World"
     both = EnvironmentSet(replace(EnvironmentSettings(path=path), **settings), {})
     any_engine: Any = inner
-    return EpisodeEngine(any_engine, both, TOKENIZER, [END_ID], 8), inner
+    rounds = {"in_rounds": in_rounds}
+    return EpisodeEngine(any_engine, both, TOKENIZER, [END_ID], concurrent, **rounds), inner
 
 
 def run(engine: EpisodeEngine, requests: Sequence[RolloutRequest], **sampling: Any) -> Any:
@@ -220,3 +224,71 @@ def test_what_is_given_up_comes_again_as_if_it_had_not_been_asked_for(looks_at: 
     while engine.has_unfinished():
         engine.step()
     assert World.open == 0
+
+
+class Slow(World):
+    """A world in which looking at one thing takes long."""
+
+    def __init__(self, slow: str) -> None:
+        super().__init__()
+        self._slow = slow
+
+    def look(self, at: str) -> str:
+        """Looks.
+
+        Args:
+            at: where; the slow one takes longer than all others.
+        """
+        if at == self._slow:
+            time.sleep(0.05)
+        return super().look(at)
+
+
+class LastInFirstOut(ScriptedEngine):
+    """Says in its list of turns also when the response without an environment is written."""
+
+    def step(self) -> list[Rollout]:
+        ended = super().step()
+        if ended[0].rollout_id == "e":
+            self.asked.append(replace(request("e"), rollout_id="e is written"))
+        return ended
+
+
+def in_rounds(slow: str, concurrent: int, *, rounds: bool = True) -> list[str]:
+    """Which turns are asked of the engine, in their order, with one tool that is slow."""
+    look, done = (lambda name: (call("look", at=name) + END, "stop")), ("done" + END, "stop")
+    texts = {
+        "a": [look("a"), look("a"), done],
+        "b": [done],
+        "c": [look("c"), done],
+        "d": [look("d"), look("d"), done],
+        "e": [("plain", "stop")],
+    }
+    inner: Any = LastInFirstOut(texts)
+    settings = EnvironmentSettings(path=f"{__name__}:Slow", arguments={"slow": slow})
+    both = EnvironmentSet(settings, {})
+    engine = EpisodeEngine(inner, both, TOKENIZER, [END_ID], concurrent, in_rounds=rounds)
+    requests = [request(name, acts=name != "e") for name in "abcde"]
+    found = run(engine, requests)
+    assert found.keys() == set("abcde")
+    return [asked.rollout_id for asked in inner.asked]
+
+
+@pytest.mark.parametrize("slow", ["", "a", "c", "d"])
+def test_in_rounds_turns_are_written_together_however_long_calls_take(slow: str) -> None:
+    assert in_rounds(slow, 8) == [
+        *("e", "e is written"),
+        *("a#0", "b#0", "c#0", "d#0"),
+        *("a#1", "c#1", "d#1"),
+        *("a#2", "d#2"),
+    ]
+    # With two at once: b leaves and c begins while a#2 is written, a leaves and d begins while c#1
+    # is. Beginning and leaving take a round each.
+    assert in_rounds(slow, 2) == [
+        *("e", "e is written", "a#0", "b#0", "a#1", "a#2", "c#0", "c#1"),
+        *("d#0", "d#1", "d#2"),
+    ]
+
+
+def test_without_rounds_a_slow_call_changes_the_order() -> None:
+    assert in_rounds("a", 8, rounds=False) != in_rounds("d", 8, rounds=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,7 @@ def actor_of() -> tuple[Any, Engine]:
     actor = plain.__new__(plain)
     actor._engine = engine = Engine()
     actor._topk_refs, actor._inbox, actor._given_up = [], queue.SimpleQueue(), -1
+    actor._sign_after_s, actor._deterministic = math.inf, False
     return actor, engine
 
 

@@ -40,10 +40,10 @@ def stream(steps: int, sign_after_s: float, monkeypatch: pytest.MonkeyPatch) -> 
     plain = RolloutActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     actor = object.__new__(plain)
     actor._engine = Engine(steps, clock)
-    actor._topk_refs = []
+    actor._topk_refs, actor._deterministic = [], False
     actor._inbox = subject.queue.SimpleQueue()
     actor._sign_after_s = sign_after_s
-    actor._given_up = -1
+    actor._given_up, actor._deterministic = -1, False
     items: Iterator[list[Any]] = actor.generate([], None, True, False)
     return items
 

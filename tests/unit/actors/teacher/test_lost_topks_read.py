@@ -21,8 +21,10 @@ class Ref(str):
 TOPK = TopK(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32))
 
 
-def scored(names: list[str], lost: set[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
-    """The answers, and what the teacher itself was asked."""
+def scored(
+    names: list[str], lost: set[str], monkeypatch: pytest.MonkeyPatch, signals: Any = None
+) -> tuple[Any, Any]:
+    """The answers, and what the teacher itself was asked; with ``signals`` deterministically."""
 
     def get(refs: Any) -> Any:
         one = isinstance(refs, Ref)
@@ -42,7 +44,8 @@ def scored(names: list[str], lost: set[str], monkeypatch: pytest.MonkeyPatch) ->
 
     plain = TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     actor = object.__new__(plain)
-    actor._server = SimpleNamespace(score=score)
+    actor._server = SimpleNamespace(score=score, signals=signals)
+    actor._deterministic = signals is not None
     ids = np.zeros(1, np.int32)
     topks: Any = [Ref(name) for name in names]
     requests = [ScoreRequest(name, ids, ids, topk) for name, topk in zip(names, topks, strict=True)]
@@ -68,6 +71,7 @@ def test_a_top_k_that_is_no_reference_cannot_be_lost(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(subject.ray, "get", lambda refs: list(refs))
     plain = TeacherActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
     actor = object.__new__(plain)
+    actor._deterministic = False
     asked: list[ScoreRequest] = []
 
     def score(requests: list[ScoreRequest]) -> list[RolloutScores]:
@@ -79,3 +83,25 @@ def test_a_top_k_that_is_no_reference_cannot_be_lost(monkeypatch: pytest.MonkeyP
     request = ScoreRequest("a", ids, ids, TOPK)
     assert actor.score([request]) == [RolloutScores("a", {})]
     assert asked == [request]
+
+
+def test_in_a_deterministic_run_the_others_are_read_beside_what_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forgotten: list[str] = []
+    signals = SimpleNamespace(forget=forgotten.extend)
+    answers, asked = scored(["a", "b", "c"], {"b"}, monkeypatch, signals)
+    assert answers == [RolloutScores("a", {}), TopKLost("b"), RolloutScores("c", {})]
+    assert [request.rollout_id for request in asked] == ["a", "b", "c"]
+    assert asked[1].student_topk.ids.tolist() == [[0]]
+    # One token in e: the mass of a top-K may not be above 1.
+    assert asked[1].student_topk.logprobs.tolist() == [[-1.0]]
+    assert forgotten == ["b"]
+
+
+def test_in_a_deterministic_run_nothing_is_read_of_what_is_lost_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    signals = SimpleNamespace(forget=list)
+    answers, asked = scored(["a", "b"], {"a", "b"}, monkeypatch, signals)
+    assert (answers, asked) == ([TopKLost("a"), TopKLost("b")], [])

@@ -55,6 +55,28 @@ def test_each_source_has_its_teacher() -> None:
         router.take([{"a": ROWS}])
 
 
+def test_each_teacher_is_told_what_comes_to_it_and_what_does_not() -> None:
+    told: list[tuple[str, object]] = []
+    router, _ = make_router(code=1, sums=1)
+    for name, pool in router.pools.items():
+        pool.expect = lambda ids, name=name: told.append((name, ids))
+        pool.skip = lambda one, name=name: told.append((name, one))
+    router.expect([("a", "code"), ("b", "sums"), ("c", "code"), ("d", "nowhere")])
+    router.skip("c", "code")
+    router.skip("d", "nowhere")
+    assert told == [("code", ["a", "c"]), ("sums", ["b"]), ("code", "c")]
+
+
+def test_the_only_teacher_is_told_of_all() -> None:
+    told: list[object] = []
+    pool, _, _ = make_pool(1)
+    pool.expect, pool.skip = told.append, told.append
+    router = TeacherRouter({"teacher": pool}, {})
+    router.expect([("a", "code"), ("b", "")])
+    router.skip("b", "")
+    assert told == [["a", "b"], "b"]
+
+
 def test_a_look_leaves_everything_in_place() -> None:
     router, replicas = make_router(code=1, sums=1)
     submit(router, "a", "code")
