@@ -73,6 +73,7 @@ class Recovery:
             raise failure
         loss = failure
         if coordinator.session.launcher.watch.stop_requested:
+            coordinator.saving.abandon()
             coordinator.progress.say(
                 f"{_in_a_line(loss)}: as the run is to stop, no rank starts again, and steps after "
                 f"step {self.newest().step} are lost"

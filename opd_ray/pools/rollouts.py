@@ -155,8 +155,8 @@ class RolloutPool:
         for writer in self._writers.all():
             if writer.streaming:
                 writer.handle.abort.remote(self._batch.number)
-            if writer.unfinished:
-                self._writers.answered(writer)
+            # Answers of calls whose wait was left, as one to take in weights, are never counted.
+            writer.owes = int(writer.loading)
             writer.unfinished.clear()
             writer.streaming = writer.closed = False
         self._streams = 0

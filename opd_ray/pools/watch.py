@@ -308,14 +308,13 @@ class ActorWatch:
         except RayError as error:
             # An actor's method that raised such an error itself is alive: that is a RayTaskError.
             # What a lost node has kept for it is lost like the actor.
-            lost = isinstance(error, RayActorError | ObjectLostError)
-            gone = lost and not isinstance(error, RayTaskError)
-            if gone and owner in self._handed_over:
+            lost = isinstance(error, ObjectLostError)
+            gone = isinstance(error, RayActorError) or lost
+            if gone and not isinstance(error, RayTaskError) and owner in self._handed_over:
                 raise ActorDied(owner, _short(error)) from error
             if isinstance(error, PeerFailure):  # all are alive, and one of them knows the cause
                 raise ActorFailure(owner, _short(error)) from error
             # A dead process if there is one, else the error itself.
-            lost = isinstance(error, ObjectLostError)
             seconds = _LOST_OBJECT_SECONDS if lost else _ROOT_CAUSE_SECONDS
             death = self._next_death(seconds if self._lifelines else 0.0)
             raise (death or ActorFailure(owner, _short(error))) from error

@@ -228,6 +228,8 @@ class TeacherPool:
         self._waits = False
         self._stats.queued(0)
         for replica in self._replicas:
+            # Answers of calls whose wait was left are never counted.
+            replica.owes = 0
             replica.handle.forget_all.remote()
 
     def living(self) -> list[tuple[str, Any]]:

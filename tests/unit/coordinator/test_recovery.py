@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_replicas import Remote
 from stand_in_run import StandInRun
 from stand_ins import Response
 
@@ -42,6 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
         ),
     },
     "exact": {"scoring": Scoring.exact},
+    "beside": {"run": {"checkpoint_beside": True}},
     "followed": {"follow": True},
 }
 LOSS = ActorLost("trainer-1", "trainer-1", "its process is gone")
@@ -158,6 +161,7 @@ def dying(run: StandInRun, method: str, number: int) -> None:
         ("plain", "weights", 6),
         ("plain", "engine.save", 2),  # the second checkpoint
         ("lag", "engine.save", 2),
+        ("beside", "engine.save", 2),
     ],
 )
 def test_a_death_in_any_call_of_the_ranks(
@@ -345,3 +349,17 @@ def test_after_a_stop_no_rank_is_started_again(tmp_path: Path) -> None:
     newest = CheckpointStore(tmp_path, keep=9).newest()
     assert newest is not None
     assert newest[1].step == 2
+
+
+def test_a_checkpoint_that_dead_ranks_were_writing_is_not_waited_for(tmp_path: Path) -> None:
+    whole, run = run_of(tmp_path / "whole"), run_of(tmp_path / "run", **KINDS["beside"])
+    whole._coordinator.run(0)
+    never = SimpleNamespace(dead=False), "lifeline", 0
+    folders: list[str] = []
+    run.trainers[1].write_snapshot = Remote(lambda folder: folders.append(folder) or never)
+    dying(run, "train_step", 7)
+    assert go(run, tmp_path / "run") == "done"
+    # The first checkpoint was never whole, so the run began again.
+    assert folders == [str(tmp_path / "run" / "step_00000002.tmp" / "trainer")]
+    assert "go on from step 0 (its beginning), 3 steps are" in run.printed.getvalue()
+    assert_same_end(run, whole)

@@ -11,7 +11,7 @@ import pytest
 from fake_replicas import writers_of
 from stand_ins import Engine, Response, Script, StandInWatch
 
-from opd_ray.errors import ActorDied, ActorFailure, RunError
+from opd_ray.errors import ActorDied, ActorFailure, ActorLost, RunError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
@@ -572,3 +572,48 @@ def test_whoever_dies_whenever_every_rollout_comes_once(order: int) -> None:
                 draw.choice(list(bench.watch.current.values())).die()
             bench.watch.turn("rollouts")
         assert sorted(bench.found) == NAMES
+
+
+def test_who_has_been_given_nothing_since_a_batch_was_given_up_owes_no_answer() -> None:
+    bench = Bench(answer_timeout_s=40.0)
+    first, second = bench.engines
+    bench.start(4)
+    bench.item_of(first)
+    bench.pool.abandon()
+    for _ in range(4):
+        bench.watch.let_time_pass()
+    assert bench.watch.buried == []
+    bench.start(2)  # and from now on they owe one again
+    for _ in range(3):
+        bench.watch.let_time_pass()
+    assert sorted(bench.watch.buried) == [first.name, second.name]
+
+
+def test_who_was_asked_in_a_wait_that_was_left_owes_no_answer_either() -> None:
+    """As where a trainer dies while all take in its weights: none of them hangs."""
+    bench = Bench(answer_timeout_s=40.0)
+
+    def die(ref: Any, owner: str) -> None:
+        raise ActorLost("trainer-0", "trainer-0", "killed")
+
+    bench.watch.get = die
+    with pytest.raises(ActorLost):
+        bench.pool.call_transport("load", 1)
+    bench.pool.abandon()
+    for _ in range(4):
+        bench.watch.let_time_pass()
+    assert bench.watch.buried == []
+
+
+def test_what_an_actor_wrote_before_a_batch_was_given_up_is_not_written_again() -> None:
+    bench = Bench()
+    first, _ = bench.engines
+    asked: list[Any] = []
+    bench.start(4, lost=lambda ids: asked.append(ids) or ids)
+    bench.item_of(first)
+    bench.pool.abandon()
+    first.die()
+    bench.hear_of(first)
+    assert asked == []
+    assert not bench.pool.busy
+    assert len(bench.watch.started) == 1  # it is replaced all the same

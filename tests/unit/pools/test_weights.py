@@ -277,3 +277,16 @@ def test_by_nccl_nobody_joins_between_two_pushes_and_a_new_group_is_made_then() 
     bench.sync.push(5)
     met = [(f"trainer-{rank}", "open", handles[1:], 2) for rank in range(2)]
     assert bench.calls == [*met, ("trainer-0", "send", 5), ("trainer-1", "send", 5)]
+
+
+def test_what_trainers_that_were_replaced_had_on_the_way_is_not_brought() -> None:
+    joining = Joining()
+    joining.bench.sync.meet()
+    joining.turn()
+    assert joining.told == [False]
+    assert joining.sent == 0
+    with_lag = Joining(lag=1)  # its chunks are on the way at once
+    assert with_lag.sent == 1
+    with_lag.bench.sync.meet()
+    with_lag.turn()
+    assert with_lag.told == [False]

@@ -356,3 +356,19 @@ def test_what_is_given_up_is_not_asked_again_where_its_replica_dies():
     (successor,) = watch.started
     pool.pump()
     assert [first.batches, second.batches, successor.batches] == [*asked, []]
+
+
+def test_who_was_asked_in_a_wait_that_was_left_owes_no_answer():
+    """As where a trainer dies while replicas hand out rows: none of them hangs."""
+    pool, _, watch = make_kept_pool(1)
+    pool.submit(rollout("a"))
+    pool.pump()
+    collect(pool, sent(pool)[0])
+    get, watch.get = watch.get, None
+    with pytest.raises(TypeError):
+        pool.take([{"a": np.arange(2)}])
+    watch.get = get
+    (replica,) = pool._replicas
+    assert replica.owes == 1
+    pool.abandon()
+    assert replica.owes == 0
