@@ -521,6 +521,17 @@ def test_a_death_that_is_heard_of_during_a_push_counts_once() -> None:
     assert bench.pool.take_counts() == (1, 0)
 
 
+def test_new_weights_wait_for_what_is_written_again_with_the_old() -> None:
+    bench = Bench(engines=1, max_in_flight=1)
+    bench.start(2)
+    bench.go_on()
+    bench.pool.write_again(["a0", "a1"])
+    with bench.pool.updating():
+        assert not bench.pool.busy
+        bench.pool.call_transport("load", 5, "chunk")
+    assert sorted(bench.found) == ["a0", "a0", "a1", "a1"]
+
+
 def test_nothing_is_given_out_while_new_weights_come() -> None:
     bench = Bench(engines=1, max_in_flight=8)
     Weights(bench.pool)
