@@ -388,6 +388,18 @@ def test_a_successor_that_does_not_come_up_in_time_is_ended() -> None:
         hanging(bench, 1)
 
 
+def test_a_successor_that_came_up_in_time_is_left_alone() -> None:
+    bench = Bench(engines=1, max_in_flight=8, max_restarts=1)
+    bench.start(1)
+    bench.engines[0].die()
+    bench.hear_of(bench.engines[0])
+    bench.hear_of(bench.watch.started[0], "loaded")
+    hanging(bench, 1)
+    assert bench.watch.buried == ["rollout-0"]
+    bench.go_on()
+    assert bench.found == ["a0"]
+
+
 class Weights:
     """Brings weights to those that were started again, when the test says so."""
 
