@@ -403,3 +403,14 @@ def test_a_replica_that_does_not_hand_out_rows_hangs_too() -> None:
     assert taken(pool, "a").keys() == {"a"}
     assert ended == ["teacher 0"]
     assert second.batches + watch.started[0].batches == [["a"]]
+
+
+def test_a_replica_that_came_up_too_late_is_given_nothing() -> None:
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=1)
+    first.die()
+    watch.arrive((first, "lifeline", 0))
+    [late] = watch.started
+    watch.let_time_pass()
+    assert watch.buried == ["teacher 0", "teacher 0"]
+    watch.arrive((late, "loaded", 0))
+    assert pool.living() == [("teacher 1", second)]
