@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from fake_replicas import (
@@ -414,3 +416,12 @@ def test_a_replica_that_came_up_too_late_is_given_nothing() -> None:
     assert watch.buried == ["teacher 0", "teacher 0"]
     watch.arrive((late, "loaded", 0))
     assert pool.living() == [("teacher 1", second)]
+
+
+def test_a_rollout_that_was_given_up_and_is_lost_is_not_forgotten_by_who_never_held_it() -> None:
+    pool, [first], _ = make_kept_pool(1)
+    pool.submit(rollout("a", topk=SimpleNamespace(owner=SimpleNamespace(dead=True))))
+    pool.pump()
+    pool.drop(["a"])
+    assert collect(pool, (first, "score", 0)) == []
+    assert "a" not in pool
