@@ -363,3 +363,17 @@ def test_a_checkpoint_that_dead_ranks_were_writing_is_not_waited_for(tmp_path: P
     assert folders == [str(tmp_path / "run" / "step_00000002.tmp" / "trainer")]
     assert "go on from step 0 (its beginning), 3 steps are" in run.printed.getvalue()
     assert_same_end(run, whole)
+
+
+def test_a_run_resumed_from_another_folder_goes_back_to_no_step_of_the_history_it_left(
+    tmp_path: Path,
+) -> None:
+    own, other = (run_of(tmp_path / name, tip=STREAM) for name in ("own", "other"))
+    own._coordinator.run(0)
+    other._coordinator.run(0)
+    place = tmp_path / "other" / "step_00000002"
+    start = Start(place, read_state(place))
+    store = CheckpointStore(tmp_path / "own", keep=9)
+    assert _newest(Part(own.config, start), store, {}).step == 5
+    store.set_aside_after(2)  # as a run does that goes on from step 2
+    assert _newest(Part(own.config, start), store, {}).trainer == place / "trainer"
