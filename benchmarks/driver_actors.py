@@ -177,6 +177,9 @@ class Loop:
         """As the watch's."""
         self._events.append(partial(self._next, stream, call, ended))
 
+    def later(self, seconds: float, call: Any) -> None:
+        """No time passes here."""
+
     def soon(self, call: Any) -> None:
         """As the watch's."""
         self._events.append(call)
@@ -194,7 +197,7 @@ class Loop:
         """A reference is its value, or a call that gives it."""
         return ref.value() if isinstance(ref, Answer) else ref
 
-    def get_all(self, refs: Iterable[tuple[Any, str]]) -> list[Any]:
+    def get_all(self, refs: Iterable[tuple[Any, str]], **_: Any) -> list[Any]:
         """As the watch's."""
         return [self.get(ref, name) for ref, name in refs]
 
@@ -227,7 +230,7 @@ class Engine:
         self._together = together
         self._open: deque[RolloutRequest] = deque()
         self.generate = Remote(self._generate)
-        self.add = Remote(lambda requests, more: self._open.extend(requests))
+        self.add = Remote(lambda requests, *_: self._open.extend(requests))
 
     def item(self) -> list[Rollout]:
         """The next rollouts, none at the end."""
@@ -292,7 +295,8 @@ class RayEngine(Lifeline):
     def __init__(self, tokens: int, vocab_size: int, topk: int) -> None:
         self._texts = Texts(tokens, vocab_size)
         self._topk = TopK(np.zeros((tokens, topk), np.int32), np.zeros((tokens, topk), np.float32))
-        self._inbox: queue.SimpleQueue[tuple[Sequence[RolloutRequest], bool]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Sequence[RolloutRequest], bool]]
+        self._inbox = queue.SimpleQueue()
         self._topk_refs: list[ray.ObjectRef] = []
 
     @ray.method(concurrency_group="engine")
@@ -301,7 +305,12 @@ class RayEngine(Lifeline):
 
     @ray.method(concurrency_group="engine", num_returns="streaming")
     def generate(
-        self, requests: Sequence[RolloutRequest], sampling: Sampling, record: bool, more: bool
+        self,
+        requests: Sequence[RolloutRequest],
+        sampling: Sampling,
+        record: bool,
+        more: bool,
+        batch: int,
     ) -> Iterator[list[Rollout]]:
         """As the rollout actor's."""
         self._topk_refs.clear()
@@ -318,7 +327,7 @@ class RayEngine(Lifeline):
             yield [self._texts.rollout(waiting.popleft(), topk)]
 
     @ray.method(concurrency_group="inbox")
-    def add(self, requests: Sequence[RolloutRequest], more: bool) -> None:
+    def add(self, requests: Sequence[RolloutRequest], more: bool, batch: int) -> None:
         """As the rollout actor's."""
         self._inbox.put((requests, more))
 

@@ -49,6 +49,7 @@ from opd_ray.coordinator.loop import Coordinator
 from opd_ray.data.prompts import Prompt
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
+from opd_ray.pools.members import Recovery
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import BatchUnderWay, RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
@@ -127,20 +128,24 @@ def put_together(actors: Actors, rollouts: int, tip: TipSettings) -> Coordinator
         tip=tip,
         trainer=TrainerSettings(ranks=RANKS, micro_batch_tokens=MICRO_BATCH_TOKENS),
     )
-    pool = TeacherPool(
-        actors.teachers,
-        BATCH_TOKENS,
-        watch,
-        lambda name: None,
+    care = Recovery(
+        what="actor",
+        key="a section",
+        start=lambda name: None,
         max_restarts=0,
-        no_more="none may be",
+        no_more="none may be started again",
+        remedy="",
+        start_timeout_s=600.0,
+        answer_timeout_s=600.0,
     )
+    pool = TeacherPool(actors.teachers, BATCH_TOKENS, watch, care)
+    engines = RolloutPool(watch, actors.engines, IN_FLIGHT, care)
     teachers = TeacherRouter({"teacher": pool}, {})
     session: Any = SimpleNamespace(
         sync=SimpleNamespace(push=lambda *_, **__: None),
         teachers=teachers,
         trainers=TrainerGroup(watch, actors.trainers, config.trainer),
-        scorer=RolloutScorer(watch, RolloutPool(watch, actors.engines, IN_FLIGHT), teachers),
+        scorer=RolloutScorer(watch, engines, teachers),
         launcher=SimpleNamespace(peak_memory=dict),
         vocab_size=VOCAB,
     )
