@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from tiny_models import make_tiny_qwen3
@@ -234,13 +235,13 @@ def test_a_replica_that_hangs_is_ended_and_its_rollouts_are_scored(
     try:
         run.submit()
         run.drive(until=4)
-        hung = run.ask(lambda actor: os.getpid())[0]
-        os.kill(hung, signal.SIGSTOP)
+        hung = psutil.Process(run.ask(lambda actor: os.getpid())[0])
+        hung.suspend()
         run.drive(until=COUNT)
         run.watch.wait_until(lambda: len(run.pool.living()) == 2, "the new replica")
         assert run.pool.stats().restarts == 1
         assert_same(run, run.take(), undisturbed)
-        assert not os.path.exists(f"/proc/{hung}")
+        hung.wait(30)  # Ray asks it to leave before it is killed
     finally:
         run.watch.shutdown()
 
