@@ -20,7 +20,14 @@ _RUN = (
     "teacher.replicas=2",
 )
 # What the clock decides in any run.
-_BY_THE_CLOCK = ("seconds/", "memory/", "tokens_per_second/", "idle_share", "teacher/", "checkpoint/")
+_BY_THE_CLOCK = (
+    "seconds/",
+    "memory/",
+    "tokens_per_second/",
+    "idle_share",
+    "teacher/",
+    "checkpoint/",
+)
 _TAILS = ("rollout/tail_half_seconds", "rollout/tail_tenth_seconds", "rollout/overlap_gain_seconds")
 
 
