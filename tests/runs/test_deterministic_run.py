@@ -1,4 +1,7 @@
-"""With run.deterministic two runs end with the same bits, although one is killed on its way."""
+"""With run.deterministic two runs end with the same bits, whoever of one is killed on its way.
+
+A short form of tests/soak/kill_campaign.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from in_process import run
-from launching import end, finish, start, wait_for_step
+from launching import actor_process, end, finish, start, wait_for_step
 
 _RUN = (
     "run.deterministic=true",
@@ -18,6 +21,7 @@ _RUN = (
     "rollout.prompts_per_step=16",
     "rollout.max_num_seqs=4",
     "teacher.replicas=2",
+    "trainer.ranks=2",
 )
 # What the clock decides in any run.
 _BY_THE_CLOCK = (
@@ -28,14 +32,20 @@ _BY_THE_CLOCK = (
     "teacher/",
     "checkpoint/",
 )
+_DEATHS = ("train/restarts", "rollout/restarts", "rollout/rewritten")
 _TAILS = ("rollout/tail_half_seconds", "rollout/tail_tenth_seconds", "rollout/overlap_gain_seconds")
 
 
 def killed_past_its_checkpoint(output: Path) -> None:
-    """A run that is killed after its fourth step, so that something must be forgotten."""
+    """A run whose actors are killed in its second step and its fifth, and then all of it."""
     process = start(output, *_RUN, "run.checkpoint_every=3")
     try:
+        wait_for_step(process, output, 1)
+        actor_process(process, "RolloutActor").kill()
+        actor_process(process, "TeacherActor").kill()
         wait_for_step(process, output, 4)
+        actor_process(process, "TrainerActor").kill()
+        wait_for_step(process, output, 5)
     finally:
         end(process)
 
@@ -47,7 +57,7 @@ def figures(output: Path) -> list[dict[str, float]]:
         {
             name: value
             for name, value in row.items()
-            if not name.startswith(_BY_THE_CLOCK) and name not in _TAILS
+            if not name.startswith(_BY_THE_CLOCK) and name not in (*_TAILS, *_DEATHS)
         }
         for row in rows
     ]

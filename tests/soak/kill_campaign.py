@@ -16,16 +16,18 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from marked_processes import MARK, ROLES, kill, kill_all, of_role, processes
+from marked_processes import MARK, ROLES, kill_all, of_role, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 16
@@ -43,7 +45,6 @@ SETTINGS = (
     "teacher.max_restarts=10",
     "trainer.max_restarts=10",
     "eval.every=8",
-    "eval.tasks=[]",
     "eval.kl_prompts=16",
     "eval.teacher_accuracy=false",
     "cluster.num_cpus=2",
@@ -68,7 +69,7 @@ class Outcome:
 
     number: int
     seconds: float
-    killed: list[tuple[float, str]] = field(default_factory=list)  # (seconds, role)
+    killed: list[str] = field(default_factory=list)  # roles, in their order
     faults: list[str] = field(default_factory=list)
 
 
@@ -102,9 +103,9 @@ def run(folder: Path, moments: Sequence[Kill], rng: random.Random, limit_s: floa
         waiting = list(moments)
         while started.poll() is None and time.monotonic() - begun < limit_s:
             now = time.monotonic() - begun
-            if waiting and now >= waiting[0].seconds:
-                _kill_now(mark, waiting.pop(0).roles, rng, now, outcome)
-            time.sleep(0.05)
+            if waiting and now >= waiting[0].seconds and _kill_now(mark, waiting[0], rng, outcome):
+                waiting.pop(0)
+            time.sleep(0.2)
         outcome.seconds = time.monotonic() - begun
     if started.poll() is None:
         outcome.faults.append(f"hangs: no end within {limit_s:.0f} s")
@@ -116,14 +117,17 @@ def run(folder: Path, moments: Sequence[Kill], rng: random.Random, limit_s: floa
     return outcome
 
 
-def _kill_now(
-    mark: str, roles: Sequence[str], rng: random.Random, now: float, outcome: Outcome
-) -> None:
-    """Who is not up at this moment is not killed."""
-    for role in roles:
-        if found := of_role(mark, role):
-            kill(rng.choice(found))
-            outcome.killed.append((round(now, 1), role))
+def _kill_now(mark: str, moment: Kill, rng: random.Random, outcome: Outcome) -> bool:
+    """Kill one process of each role, once all are up; False before that."""
+    found = [of_role(mark, role) for role in moment.roles]
+    if not all(found):
+        return False
+    victims = {rng.choice(up).pid: role for up, role in zip(found, moment.roles, strict=True)}
+    for pid, role in victims.items():
+        with suppress(ProcessLookupError):  # the death of the other has ended it already
+            os.kill(pid, signal.SIGKILL)
+            outcome.killed.append(role)
+    return True
 
 
 def _left(mark: str) -> list[str]:
@@ -158,7 +162,7 @@ def compare(folder: Path, wanted: str, outcome: Outcome) -> None:
 
 def costs(outcomes: Sequence[Outcome], undisturbed_s: float) -> dict[str, float]:
     """Seconds that a death of each role costs: least squares over all runs."""
-    counts = np.array([[sum(r == role for _, r in o.killed) for role in ROLES] for o in outcomes])
+    counts = np.array([[o.killed.count(role) for role in ROLES] for o in outcomes])
     extra = np.array([o.seconds - undisturbed_s for o in outcomes])
     found, *_ = np.linalg.lstsq(counts, extra, rcond=None)
     return {role: float(seconds) for role, seconds in zip(ROLES, found, strict=True)}
@@ -166,7 +170,7 @@ def costs(outcomes: Sequence[Outcome], undisturbed_s: float) -> dict[str, float]
 
 def table(outcomes: Sequence[Outcome], undisturbed_s: float) -> str:
     """The result, as Markdown."""
-    killed = Counter(role for outcome in outcomes for _, role in outcome.killed)
+    killed = Counter(role for outcome in outcomes for role in outcome.killed)
     seconds = costs(outcomes, undisturbed_s) if outcomes else {}
     whole = sum(not outcome.faults for outcome in outcomes)
     lines = [
@@ -181,11 +185,7 @@ def table(outcomes: Sequence[Outcome], undisturbed_s: float) -> str:
     faulty = [outcome for outcome in outcomes if outcome.faults]
     if faulty:
         lines += ["", "| run | killed | what fell short |", "|---|---|---|"]
-        lines += [
-            f"| {o.number} | {', '.join(f'{r} at {s} s' for s, r in o.killed)} "
-            f"| {'; '.join(o.faults)} |"
-            for o in faulty
-        ]
+        lines += [f"| {o.number} | {', '.join(o.killed)} | {'; '.join(o.faults)} |" for o in faulty]
     return "\n".join(lines) + "\n"
 
 

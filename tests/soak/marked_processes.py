@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import psutil
 
 from opd_ray.signals import PASSED_ON_BY
@@ -30,11 +27,6 @@ def processes(mark: str) -> list[psutil.Process]:
 def of_role(mark: str, role: str) -> list[psutil.Process]:
     """Those of a role, in the order of their ids."""
     return [process for process in processes(mark) if _plays(process, role)]
-
-
-def kill(process: psutil.Process) -> None:
-    """End it as a machine's failure would: it is not told."""
-    os.kill(process.pid, signal.SIGKILL)
 
 
 def kill_all(mark: str) -> None:
