@@ -49,7 +49,7 @@ from opd_ray.coordinator.loop import Coordinator
 from opd_ray.data.prompts import Prompt
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
-from opd_ray.pools.members import Recovery
+from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import BatchUnderWay, RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
@@ -128,7 +128,7 @@ def put_together(actors: Actors, rollouts: int, tip: TipSettings) -> Coordinator
         tip=tip,
         trainer=TrainerSettings(ranks=RANKS, micro_batch_tokens=MICRO_BATCH_TOKENS),
     )
-    care = Recovery(
+    policy = RestartPolicy(
         what="actor",
         key="a section",
         start=lambda name: None,
@@ -138,8 +138,8 @@ def put_together(actors: Actors, rollouts: int, tip: TipSettings) -> Coordinator
         start_timeout_s=600.0,
         answer_timeout_s=600.0,
     )
-    pool = TeacherPool(actors.teachers, BATCH_TOKENS, watch, care)
-    engines = RolloutPool(watch, actors.engines, IN_FLIGHT, care)
+    pool = TeacherPool(actors.teachers, BATCH_TOKENS, watch, policy)
+    engines = RolloutPool(watch, actors.engines, IN_FLIGHT, policy)
     teachers = TeacherRouter({"teacher": pool}, {})
     session: Any = SimpleNamespace(
         sync=SimpleNamespace(push=lambda *_, **__: None),

@@ -26,7 +26,7 @@ from opd_ray.config.choices import TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
 from opd_ray.errors import PlacementError
-from opd_ray.pools.members import Recovery
+from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.trainers import TrainerGroup, answer_limit, answers_of_ranks
@@ -112,7 +112,7 @@ class ActorLauncher:
     def _writing_pool(self, start: Callable[[str], Any]) -> RolloutPool:
         config = self.config
         allowed = config.rollout.max_restarts
-        recovery = Recovery(
+        policy = RestartPolicy(
             what="rollout actor",
             key="rollout",
             start=start,
@@ -127,7 +127,7 @@ class ActorLauncher:
             self.watch,
             self._actors["rollout"],
             max_in_flight,
-            recovery,
+            policy,
             fixed_shares=config.run.deterministic,
         )
         self._rollout_pool = pool
@@ -138,7 +138,7 @@ class ActorLauncher:
         for name, teacher in self._teachers.items():
             settings = teacher.settings
             max_restarts, no_more = teacher.restarts
-            recovery = Recovery(
+            policy = RestartPolicy(
                 what="teacher replica",
                 key=settings.key,
                 start=lambda name: self._teacher(self._placed[name]),
@@ -155,7 +155,7 @@ class ActorLauncher:
                 [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
                 batch_budget(settings, self.config.student.context_length),
                 self.watch,
-                recovery,
+                policy,
                 after_writing=settings.when is TeacherTiming.after_writing,
                 fixed=self.config.run.deterministic,
             )

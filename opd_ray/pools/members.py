@@ -26,7 +26,7 @@ class ActorHung(ActorDied):
 
 
 @dataclass(frozen=True)
-class Recovery:
+class RestartPolicy:
     """What becomes of actors that die or hang."""
 
     what: str  # they are, for messages
@@ -63,7 +63,7 @@ class Members(Generic[M]):
     Args:
         make: a member of a number, a name, a handle, and whether it is up.
         watch: in which they are watched.
-        recovery: of this kind.
+        policy: of this kind.
         lost: called when one has died or hangs, as often as that is noticed: :meth:`bury`.
         came_up: called when one that was started again has loaded.
     """
@@ -72,12 +72,12 @@ class Members(Generic[M]):
         self,
         make: Callable[[int, str, Any, bool], M],
         watch: ActorWatch,
-        recovery: Recovery,
+        policy: RestartPolicy,
         lost: Callable[[M, ActorDied], object],
         came_up: Callable[[M], object],
     ) -> None:
         self.watch = watch
-        self._make, self._recovery = make, recovery
+        self._make, self._policy = make, policy
         self._lost, self._came_up = lost, came_up
         self._restarts: Counter[str] = Counter()
         self._started = 0
@@ -152,30 +152,29 @@ class Members(Generic[M]):
         Raises:
             ActorFailure: it may not, and it was the last one.
         """
-        name, recovery = member.name, self._recovery
+        name, policy = member.name, self._policy
         verb = "hangs" if isinstance(death, ActorHung) else "died"
         told = f"{name} {verb} ({brief(death.cause)}); {what_follows}"
-        if self._restarts[name] < recovery.max_restarts:
+        if self._restarts[name] < policy.max_restarts:
             self._restarts[name] += 1
-            count, key = self._restarts[name], f"{recovery.key}.max_restarts"
-            _say(f"{told}; starting it again ({count} of {key} = {recovery.max_restarts})")
+            count, key = self._restarts[name], f"{policy.key}.max_restarts"
+            _say(f"{told}; starting it again ({count} of {key} = {policy.max_restarts})")
             self._start(name)
             return True
         if not self._alive:
             raise ActorFailure(
                 name,
-                f"{death.cause}; no {recovery.what} is left, and {recovery.no_more}; "
-                f"{recovery.remedy}",
+                f"{death.cause}; no {policy.what} is left, and {policy.no_more}; {policy.remedy}",
             ) from death
-        _say(f"{told}; it is not started again: {recovery.no_more}")
+        _say(f"{told}; it is not started again: {policy.no_more}")
         return False
 
     def _start(self, name: str) -> None:
-        handle = self._recovery.start(name)
+        handle = self._policy.start(name)
         self.watch.add(name, handle)
         member = self.join(name, handle, up=False)
         self.watch.when_ready(handle.ready.remote(), partial(self._loaded, member))
-        self.watch.later(self._recovery.start_timeout_s, partial(self._too_late, member))
+        self.watch.later(self._policy.start_timeout_s, partial(self._too_late, member))
 
     def _ended(self, member: M, lifeline: Any) -> None:
         if member.dead:
@@ -201,14 +200,14 @@ class Members(Generic[M]):
 
     def _too_late(self, member: M) -> None:
         if not member.dead and not member.up:
-            seconds = self._recovery.start_timeout_s
+            seconds = self._policy.start_timeout_s
             cause = f"it did not come up within cluster.start_timeout_s = {seconds:.0f} s"
             self._lost(member, ActorHung(member.name, cause))
 
     def _look_later(self, member: M) -> None:
-        if self._recovery.answer_timeout_s is not None:
+        if self._policy.answer_timeout_s is not None:
             member.looked_after = True
-            self.watch.later(self._recovery.answer_timeout_s / _LOOKS, partial(self._look, member))
+            self.watch.later(self._policy.answer_timeout_s / _LOOKS, partial(self._look, member))
 
     def _look(self, member: M) -> None:
         """Has anything come of it since the last look?"""
@@ -220,7 +219,7 @@ class Members(Generic[M]):
         if member.silent < _LOOKS:
             self._look_later(member)
             return
-        limit = f"{self._recovery.key}.answer_timeout_s = {self._recovery.answer_timeout_s:g} s"
+        limit = f"{self._policy.key}.answer_timeout_s = {self._policy.answer_timeout_s:g} s"
         cause = f"it has answered nothing for longer than {limit}"
         self._lost(member, ActorHung(member.name, cause))
 

@@ -14,7 +14,7 @@ import ray
 from opd_ray.config.schema import RolloutSettings
 from opd_ray.errors import ActorDied, RunError
 from opd_ray.pools.fixed_shares import FixedShares
-from opd_ray.pools.members import Members, Recovery
+from opd_ray.pools.members import Members, RestartPolicy
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.pools.writers import Writer
 from opd_ray.types import Rollout, RolloutRequest, Sampling
@@ -65,7 +65,7 @@ class RolloutPool:
         watch: of the actors; their deaths end no wait from now on.
         actors: (name, Ray actor handle) pairs; they have loaded.
         max_in_flight: requests an engine runs at once (rollout.max_num_seqs).
-        recovery: of actors that die or hang.
+        policy: of actors that die or hang.
         fixed_shares: see above.
 
     Attributes:
@@ -80,14 +80,14 @@ class RolloutPool:
         watch: ActorWatch,
         actors: Sequence[tuple[str, Any]],
         max_in_flight: int,
-        recovery: Recovery,
+        policy: RestartPolicy,
         *,
         fixed_shares: bool = False,
     ) -> None:
         self.watch = watch
         self.max_in_flight = max_in_flight
         self.catch_up: CatchUp | None = None
-        self._writers = Members(Writer, watch, recovery, self._lose, self._came_up)
+        self._writers = Members(Writer, watch, policy, self._lose, self._came_up)
         for name, handle in actors:
             self._writers.join(name, handle)
         self._batch = _Batch(0, {}, Sampling(), False, lambda rollouts: None, lambda ids: ids)

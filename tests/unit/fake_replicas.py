@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opd_ray.errors import ActorDied
-from opd_ray.pools.members import Recovery
+from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.types import Rollout, RolloutScores, SignalReceipt, TopKLost
@@ -224,8 +224,8 @@ def recovery(
     start: Callable[[str], Any],
     max_restarts: int = 0,
     answer_timeout_s: float | None = None,
-) -> Recovery:
-    return Recovery(
+) -> RestartPolicy:
+    return RestartPolicy(
         what,
         key,
         start,
@@ -247,8 +247,8 @@ def writers_of(
 ) -> RolloutPool:
     """A pool of engines, (name, engine) pairs, that their watch starts again."""
     watch.current |= dict(engines)
-    care = recovery("rollout actor", "rollout", watch.start, max_restarts, answer_timeout_s)
-    return RolloutPool(watch, engines, max_in_flight, care, **options)
+    policy = recovery("rollout actor", "rollout", watch.start, max_restarts, answer_timeout_s)
+    return RolloutPool(watch, engines, max_in_flight, policy, **options)
 
 
 def make_pool(count: int, batch_tokens: int = 100):

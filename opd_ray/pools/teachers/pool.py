@@ -15,7 +15,7 @@ import numpy as np
 
 from actors.teacher.protocol import TeacherError
 from opd_ray.errors import ActorDied
-from opd_ray.pools.members import Recovery
+from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.teachers.fixed_batches import FixedBatches
 from opd_ray.pools.teachers.queue import Batch, Task, TaskQueue
@@ -47,7 +47,7 @@ class TeacherPool:
         replicas: (name, actor handle) pairs.
         batch_tokens: prompt and response tokens of one batch; a longer rollout goes alone.
         watch: of the replicas' actors; their deaths end no wait from now on.
-        recovery: of replicas that die or hang.
+        policy: of replicas that die or hang.
         after_writing: send nothing out while rollouts are written, see :meth:`writing`.
         fixed: batches follow from the rollouts that are announced and their order alone.
         clock: seconds, for the account.
@@ -66,13 +66,13 @@ class TeacherPool:
         replicas: Sequence[tuple[str, Any]],
         batch_tokens: int,
         watch: ActorWatch,
-        recovery: Recovery,
+        policy: RestartPolicy,
         *,
         after_writing: bool = False,
         fixed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._replicas = Replicas(replicas, watch, recovery, self._lose, self._pump_soon)
+        self._replicas = Replicas(replicas, watch, policy, self._lose, self._pump_soon)
         self._watch = watch
         self._clock = clock
         self._new_queue = (

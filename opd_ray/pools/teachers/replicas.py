@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opd_ray.errors import ActorDied
-from opd_ray.pools.members import Member, Members, Recovery
+from opd_ray.pools.members import Member, Members, RestartPolicy
 from opd_ray.pools.watch import ActorWatch
 
 
@@ -31,7 +31,7 @@ class Replicas(Members[Replica]):
     Args:
         replicas: (name, actor handle) pairs.
         watch: in which they are watched.
-        recovery: of those that die.
+        policy: of those that die.
         lost: see :class:`opd_ray.pools.members.Members`.
         more: called when there is another one to score.
     """
@@ -40,11 +40,11 @@ class Replicas(Members[Replica]):
         self,
         replicas: Sequence[tuple[str, Any]],
         watch: ActorWatch,
-        recovery: Recovery,
+        policy: RestartPolicy,
         lost: Callable[[Replica, ActorDied], object],
         more: Callable[[], object],
     ) -> None:
-        super().__init__(Replica, watch, recovery, lost, self._admit)
+        super().__init__(Replica, watch, policy, lost, self._admit)
         self._more = more
         self._living: dict[int, Replica] = {}  # by number
         self._loads: list[tuple[int, int, int]] = []  # of the living, ascending

@@ -15,7 +15,7 @@ from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.service import TeacherServer
 from opd_ray.config.choices import Support
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.pools.members import Recovery
+from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import NO_TOKEN, Rollout, RolloutScores, ScoreRequest, TopK
@@ -88,8 +88,10 @@ class Bench:
         self._watch = ActorWatch(60, "the test's limit")
         for name, handle in replicas:
             self._watch.add(name, handle)
-        care = Recovery("replica", "teacher", lambda name: None, 0, "no more", "", 60.0, None)
-        self.pool = TeacherPool(replicas, BATCH_TOKENS, self._watch, care)
+        policy = RestartPolicy(
+            "replica", "teacher", lambda name: None, 0, "no more", "", 60.0, None
+        )
+        self.pool = TeacherPool(replicas, BATCH_TOKENS, self._watch, policy)
 
     def drive(self, count: int) -> dict[str, RolloutScores]:
         """Score what was submitted, so many rollouts."""

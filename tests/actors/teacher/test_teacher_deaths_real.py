@@ -20,7 +20,7 @@ from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.service import TeacherServer
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorFailure
-from opd_ray.pools.members import Recovery
+from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.watch import ActorWatch, StallError
 from opd_ray.types import Rollout, RolloutScores, ScoreRequest, Signal, TopK
@@ -91,7 +91,7 @@ class Run:
             [self.refs[rollout.rollout_id]] = ray.get(item)
         self.made = made
         self.watch.get_all((handle.ready.remote(), name) for name, handle in handles.items())
-        care = Recovery(
+        policy = RestartPolicy(
             what="teacher replica",
             key="teacher",
             start=lambda name: self._start(settings),
@@ -101,7 +101,7 @@ class Run:
             start_timeout_s=60.0,
             answer_timeout_s=settings.answer_timeout_s,
         )
-        self.pool = TeacherPool(list(handles.items()), BATCH_TOKENS, self.watch, care)
+        self.pool = TeacherPool(list(handles.items()), BATCH_TOKENS, self.watch, policy)
         self.scores: dict[str, RolloutScores] = {}
 
     @staticmethod
