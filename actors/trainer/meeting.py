@@ -39,15 +39,16 @@ def meet(rank: int, world_size: int, master: tuple[str, int], device: torch.devi
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     on_gpu = device.type == "cuda"
     backend = "nccl" if on_gpu else "gloo"
-    dist.init_process_group(
-        backend,
-        store=store(rank, world_size, master),
-        rank=rank,
-        world_size=world_size,
-        timeout=_TIMEOUT,
-        # As DeepSpeed would: a rank alone has nobody to meet.
-        device_id=torch.device("cuda", 0) if on_gpu and world_size > 1 else None,
-    )
+    if not dist.is_initialized():  # else this process has met the others for an earlier engine
+        dist.init_process_group(
+            backend,
+            store=store(rank, world_size, master),
+            rank=rank,
+            world_size=world_size,
+            timeout=_TIMEOUT,
+            # As DeepSpeed would: a rank alone has nobody to meet.
+            device_id=torch.device("cuda", 0) if on_gpu and world_size > 1 else None,
+        )
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, timeout=_TIMEOUT)
 
 

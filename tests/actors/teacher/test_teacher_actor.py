@@ -188,7 +188,7 @@ def test_signals_are_handed_out_while_a_batch_is_being_scored(folder, replicas):
     _, handle = replicas[0]
     requests = [ScoreRequest(r.rollout_id, r.prompt_ids, r.response_ids, r.topk) for r in made]
     ray.get(handle.score.remote(requests[:1]))
-    scoring = handle.score.remote(requests[1:] * 8)
+    scoring = handle.score.remote(requests[1:] * 40)
     ray.get(handle.take.remote({"r0": np.array([0])}))
     ready, _ = ray.wait([scoring], timeout=0)
     assert not ready

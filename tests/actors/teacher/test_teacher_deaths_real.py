@@ -233,10 +233,9 @@ def test_a_replica_that_hangs_is_ended_and_its_rollouts_are_scored(
     limited = replace(settings, answer_timeout_s=4.0)
     run = Run(limited, made, replicas=2)
     try:
-        run.submit()
-        run.drive(until=4)
         hung = psutil.Process(run.ask(lambda actor: os.getpid())[0])
         hung.suspend()
+        run.submit()
         run.drive(until=COUNT)
         run.watch.wait_until(lambda: len(run.pool.living()) == 2, "the new replica")
         assert run.pool.stats().restarts == 1

@@ -102,7 +102,8 @@ def test_a_checkpoint_is_written_beside_a_step_as_it_was_before(ranks, tmp_path)
         [handle.call.remote("set_teacher_head", (HeadPart(teacher_head()),)) for handle in ranks]
     )
     watch = ActorWatch(60, "run.stall_timeout_s")
-    group = TrainerGroup(watch, [(f"trainer-{n}", one) for n, one in enumerate(ranks)], None)
+    named = [(f"trainer-{n}", one) for n, one in enumerate(ranks)]
+    group = TrainerGroup(watch, named, TrainerSettings())
     before = weights(ranks)
     assert group.have_room_to_copy()
     asked = group.begin_save(str(tmp_path))

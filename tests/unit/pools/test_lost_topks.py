@@ -178,17 +178,19 @@ def test_a_rollout_that_is_trained_on_is_written_again_for_its_signal() -> None:
 
 def test_so_is_one_of_a_wave_while_the_batch_goes_on() -> None:
     bench = Bench(engines=1)
-    batch = bench.start(["a1"])
-    assert not batch.wait_for_tokens(100)
-    (before,) = batch.take_scored()
-    holder = bench.pool._tasks["a1"].holder
+    batch = bench.start(["a1", "b1"])
+    (before,) = batch.next_wave(1)
+    assert not batch.done
+    name = before.rollout.rollout_id
+    holder = bench.pool._tasks[name].holder
     assert holder is not None
     bench.engines[0].die()
     holder.handle.die()
-    ((signal,),) = bench.pool.take([{"a1": np.array([1], np.int32)}])
-    assert signal == {"a1": [1]}
-    assert batch.take_scored() == []
-    assert batch.result().rollouts == [before]
+    ((signal,),) = bench.pool.take([{name: np.array([0], np.int32)}])
+    assert signal == {name: [0]}
+    rest = batch.next_wave(1)
+    assert before not in rest
+    assert before in batch.result().rollouts
 
 
 def test_one_that_comes_out_differently_ends_the_run() -> None:
