@@ -17,7 +17,7 @@ from opd_ray.cluster.nodes import Cluster, from_ray_nodes
 from opd_ray.cluster.ray_address import check_answer, named_address, not_joined, token_source
 from opd_ray.cluster.ray_guard import RayGuard, gcs_seconds
 from opd_ray.config.schema import ClusterSettings
-from opd_ray.errors import PlacementError
+from opd_ray.errors import PlacementError, RunError
 from opd_ray.signals import unheard_below
 
 LOOPBACK = "127.0.0.1"
@@ -34,6 +34,7 @@ class RaySession:
     Raises:
         PlacementError: no Ray answers at ``cluster.address``, or it refuses this user or this
             version of Ray; or none can be started here.
+        RunError: Ray's own processes do not come up in time.
     """
 
     def __init__(self, settings: ClusterSettings) -> None:
@@ -71,15 +72,27 @@ class RaySession:
             "environment's RAY_ variables"
         )
         with border("Ray cannot be started here", remedy, PlacementError), _loopback():
-            try:
-                self._init_here()
-            except Exception as error:
-                # Ray gives its own processes 30 s and raises a plain Exception: too little on a
-                # machine that is busy for a moment.
-                if "timed out during startup" not in str(error):
-                    raise
-                ray.shutdown()
-                self._init_here()
+            if not self._came_up() and not self._came_up():
+                # No bad input: the same command may well do.
+                raise RunError(
+                    "Ray did not come up here within its own 30 s, and again: this machine is too "
+                    "busy, or one of Ray's processes was killed; give the same command again"
+                )
+
+    def _came_up(self) -> bool:
+        """Start Ray; False where it gave up waiting for its own processes.
+
+        It gives them 30 s and raises a plain Exception: too little on a machine that is busy for a
+        moment.
+        """
+        try:
+            self._init_here()
+        except Exception as error:
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            return False
+        return True
 
     def _init_here(self) -> None:
         self._init(

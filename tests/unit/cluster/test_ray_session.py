@@ -20,7 +20,7 @@ from opd_ray.cluster.local_ray import local_ray_notes, local_ray_problems, token
 from opd_ray.cluster.ray_address import token_source
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import ClusterSettings
-from opd_ray.errors import PlacementError
+from opd_ray.errors import PlacementError, RunError, exit_code
 
 # What Ray 2.60 raises at a head node of another version.
 VERSIONS = """Version mismatch: The cluster was started with:
@@ -220,6 +220,30 @@ def test_what_ray_raises_at_its_start_is_one_message(in_place_of_ray: Any) -> No
     )
     assert "RAY_ variables" in message
     assert stand_in.ended == 1
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_a_ray_that_is_slow_to_start_is_tried_again_and_is_no_bad_input(
+    in_place_of_ray: Any, slow: int
+) -> None:
+    in_place_of_ray()
+    tries: list[int] = []
+
+    def init(**options: Any) -> None:
+        tries.append(1)
+        if len(tries) <= slow:
+            raise Exception("The current node timed out during startup. This could happen because")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", init)
+        if slow == 1:
+            with RaySession(ClusterSettings()):
+                pass
+        else:
+            with pytest.raises(RunError, match="give the same command again") as raised:
+                RaySession(ClusterSettings()).__enter__()
+            assert exit_code(raised.value) == 1
+    assert len(tries) == 2
 
 
 def test_a_home_that_cannot_be_written_gets_a_token_for_the_run(
