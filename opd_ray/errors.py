@@ -43,12 +43,16 @@ class WriteError(RunError):
 
 
 class ActorFailure(RunError):
-    """A process of the run died or raised; names it and gives its last error."""
+    """A process of the run died or raised; names it and gives its last error.
 
-    def __init__(self, owner: str, cause: str) -> None:
+    ``never_ran``: it was given to a node that was dead already, so none of this is its own doing.
+    """
+
+    def __init__(self, owner: str, cause: str, *, never_ran: bool = False) -> None:
         super().__init__(f"{owner} failed: {cause}")
         self.owner = owner
         self.cause = cause
+        self.never_ran = never_ran
 
 
 class ActorDied(ActorFailure):
@@ -62,10 +66,11 @@ class ActorLost(ActorFailure):
         name: of the actor.
         owner: what of it failed, for the message.
         cause: why.
+        never_ran: see :class:`ActorFailure`.
     """
 
-    def __init__(self, name: str, owner: str, cause: str) -> None:
-        super().__init__(owner, cause)
+    def __init__(self, name: str, owner: str, cause: str, *, never_ran: bool = False) -> None:
+        super().__init__(owner, cause, never_ran=never_ran)
         self.name = name
 
 

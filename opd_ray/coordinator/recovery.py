@@ -80,7 +80,7 @@ class Recovery:
             )
             raise Interrupted(f"stopped; {loss}") from loss
         allowed = coordinator.config.trainer.max_restarts
-        if coordinator.restarts >= allowed:
+        if coordinator.restarts >= allowed and not loss.never_ran:
             raise ActorFailure(
                 loss.owner,
                 f"{loss.cause}; trainer.max_restarts = {allowed} allows no further start. The same "
@@ -93,7 +93,7 @@ class Recovery:
         coordinator, begin = self.coordinator, time.monotonic()
         session, say = coordinator.session, coordinator.progress.say
         point = self.newest()
-        coordinator.restarts += 1
+        coordinator.restarts += not loss.never_ran
         again = coordinator.done - point.step
         say(
             f"{_in_a_line(loss)}: all ranks start again and go on from step "

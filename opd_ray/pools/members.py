@@ -149,10 +149,17 @@ class Members(Generic[M]):
     def replace(self, member: M, death: ActorDied, what_follows: str) -> bool:
         """Start another in its place, if it may be started again; says what happened.
 
+        Returns:
+            whether this counts as a restart: not of one that never ran.
+
         Raises:
             ActorFailure: it may not, and it was the last one.
         """
         name, policy = member.name, self._policy
+        if death.never_ran:
+            _say(f"{name} was given to a node that is dead; starting it again elsewhere")
+            self._start(name)
+            return False
         verb = "hangs" if isinstance(death, ActorHung) else "died"
         told = f"{name} {verb} ({brief(death.cause)}); {what_follows}"
         if self._restarts[name] < policy.max_restarts:

@@ -23,7 +23,13 @@ from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
 from opd_ray.errors import (
     ActorDied,
@@ -311,7 +317,7 @@ class ActorWatch:
             lost = isinstance(error, ObjectLostError)
             gone = isinstance(error, RayActorError) or lost
             if gone and not isinstance(error, RayTaskError) and owner in self._handed_over:
-                raise ActorDied(owner, _short(error)) from error
+                raise ActorDied(owner, _short(error), never_ran=_never_ran(error)) from error
             if isinstance(error, PeerFailure):  # all are alive, and one of them knows the cause
                 raise ActorFailure(owner, _short(error)) from error
             # A dead process if there is one, else the error itself.
@@ -349,8 +355,17 @@ def _death(lifeline: ray.ObjectRef, name: str) -> ActorLost:
     try:
         ray.get(lifeline)
     except RayError as error:
-        return ActorLost(name, name, _short(error))
+        return ActorLost(name, name, _short(error), never_ran=_never_ran(error))
     return ActorLost(name, name, "its lifeline ended although the process lives")
+
+
+def _never_ran(error: RayError) -> bool:
+    """Whether an actor is gone because its node was, before it began there.
+
+    Ray learns of a node's death seconds late, and gives it actors until then. It has the fact
+    (``ActorDiedErrorContext.never_started``) but hands on no more than the words.
+    """
+    return isinstance(error, ActorDiedError) and "The actor never ran" in str(error)
 
 
 def _short(error: RayError) -> str:

@@ -207,6 +207,7 @@ class Engine:
     def __init__(self, script: Script, order: Random, name: str = "rollout-0") -> None:
         self.name = name
         self.dead = False
+        self.never_ran = False  # given to a node that was dead
         self.ready = Remote(lambda: (self, "loaded", 0))
         self.given: list[RolloutRequest] = []
         self.samplings: list[Sampling] = []
@@ -229,7 +230,7 @@ class Engine:
     def value(self, ref: Any) -> None:
         """What a reference brings, of loading, a call of its transport or its lifeline."""
         if self.dead:
-            raise ActorDied(self.name, "killed")
+            raise ActorDied(self.name, "killed", never_ran=self.never_ran)
 
     def write(self, requests: list[RolloutRequest]) -> Rollout:
         """The response to one of them, which is taken out."""

@@ -301,6 +301,20 @@ def test_ranks_are_started_as_often_as_allowed(tmp_path: Path, allowed: int) -> 
     assert len(run.ended) == 2 * allowed
 
 
+def test_ranks_that_were_given_to_a_dead_node_take_no_start_from_it(tmp_path: Path) -> None:
+    run = run_of(tmp_path, restarts=0)
+    never_ran = ActorLost("trainer-1", "trainer-1", "its node has died", never_ran=True)
+
+    def before_call(method: str) -> None:
+        if method == "train_step" and run.trainers[1].taken == 2 and len(run.ended) < 4:
+            run.watch.death = never_ran
+
+    run.before_call = before_call
+    assert go(run, tmp_path) == "done"
+    assert run._coordinator.restarts == 0
+    assert len(run.ended) == 4
+
+
 def test_the_loss_of_another_actor_ends_the_run(tmp_path: Path) -> None:
     run = run_of(tmp_path)
     other = ActorLost("rollout-0", "rollout-0", "its process is gone")

@@ -203,6 +203,24 @@ def test_a_successor_that_dies_while_it_comes_up_counts_too() -> None:
     assert bench.pool.take_counts() == (2, 4)
 
 
+def test_a_successor_that_was_given_to_a_dead_node_takes_no_start_from_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench = Bench(engines=1, max_in_flight=4)
+    bench.start(4)
+    bench.engines[0].die()
+    bench.hear_of(bench.engines[0])
+    for number in range(2):  # more often than rollout.max_restarts
+        successor = bench.watch.started[number]
+        successor.never_ran = True
+        successor.die()
+        bench.hear_of(successor)
+    bench.go_on()
+    assert sorted(bench.found) == NAMES[:4]
+    assert bench.pool.take_counts() == (1, 4)
+    assert capsys.readouterr().err.count("was given to a node that is dead") == 2
+
+
 def test_the_last_one_without_a_start_left_ends_the_run() -> None:
     bench = Bench(max_restarts=0)
     first, second = bench.engines
