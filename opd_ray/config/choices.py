@@ -59,6 +59,20 @@ class LrSchedule(StrEnum):
     cosine = "cosine"
 
 
+class LoraForm(StrEnum):
+    """What leaves the trainer of a student that is trained as an adapter."""
+
+    adapter = "adapter"
+    merged = "merged"
+
+
+class BaseFormat(StrEnum):
+    """Number format of the weights that an adapter leaves as they are."""
+
+    full = "full"
+    nf4 = "nf4"
+
+
 class SyncBackend(StrEnum):
     """How new weights reach the rollout engines."""
 

@@ -155,6 +155,8 @@ def _leaf_problems(schema: type, name: str, value: Any, key: str) -> Iterator[st
 
 def _unknown(root: type, owner: type, prefix: str, name: str) -> str:
     key = _join(prefix, name)
+    if why := getattr(owner, "refused_keys", {}).get(name):
+        return f"unknown key {key}: {why}"
     if "." in name and key in set(all_keys(root)):
         return f"{key}: dotted keys are for the command line, in a file nest it by indentation"
     shortened = [full for full in _hints(owner) if name == "".join(w[0] for w in full.split("_"))]

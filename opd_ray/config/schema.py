@@ -12,6 +12,7 @@ from typing import Any
 
 from opd_ray.config.choices import (
     Dtype,
+    LoraForm,
     LrSchedule,
     Scoring,
     SignalChoice,
@@ -20,6 +21,7 @@ from opd_ray.config.choices import (
 )
 from opd_ray.config.data import DataSettings
 from opd_ray.config.environment import EnvironmentSet, EnvironmentSettings
+from opd_ray.config.lora import LoraSettings
 from opd_ray.config.marks import PATH, read_as
 from opd_ray.config.ranges import (
     ABOVE_ZERO,
@@ -103,6 +105,8 @@ class StudentSettings:
     context_length: int = field(default=4096, metadata=at_least(1) | TOLD)
     # Run model code that comes with the checkpoint.
     trust_remote_code: bool = field(default=False, metadata=FREE)
+    # Train an adapter of a few ranks and leave the weights as they are; off by default.
+    lora: LoraSettings = field(default_factory=LoraSettings)
 
 
 @dataclass
@@ -234,6 +238,9 @@ class SyncSettings:
     chunk_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)
     # Mean |log-prob difference| between trainer and vLLM, nats, above which the run stops.
     max_gap: float = field(default=0.05, metadata=ABOVE_ZERO | TOLD)
+    # With student.lora, what the engines get: "adapter" alone, which vLLM adds to its own copy of
+    # the weights, or "merged" whole weights, which are more bytes and written with faster.
+    lora: LoraForm = field(default=LoraForm.adapter, metadata=FREE)
 
 
 @dataclass
@@ -329,6 +336,11 @@ class Config:
     def named_tasks(self) -> dict[str, EvalTask]:
         """The tasks of the evaluation, each by the key that it stands under."""
         return {f"eval.tasks[{number}]": task for number, task in enumerate(self.eval.tasks)}
+
+    @property
+    def serves_adapter(self) -> bool:
+        """Whether the rollout engines hold the student as an adapter over their own weights."""
+        return self.student.lora.on and self.sync.lora is LoraForm.adapter
 
     @property
     def scores_exactly(self) -> bool:

@@ -91,6 +91,18 @@ def trained_problems(described: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def lora_problems(described: Mapping[str, Any]) -> Iterator[str]:
+    """Why no vLLM engine adds an adapter to the model, with what to do."""
+    names = described.get("architectures") or []
+    names = [names] if isinstance(names, str) else names
+    known = [name for name in names if name in _registry()]
+    if known and not any(_takes_adapters(*_registry()[name]) for name in known):
+        yield (
+            f"architectures = {', '.join(known)}: the installed vLLM adds no adapters to such a "
+            "model; use sync.lora=merged"
+        )
+
+
 def _head_dim(text: Mapping[str, Any]) -> int | None:
     """Elements of an attention head; None where config.json alone does not tell."""
     if text.get("kv_lora_rank"):  # compressed attention has backends of its own
@@ -134,23 +146,49 @@ def _architecture_problems(described: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-@cache
 def vllm_architectures() -> frozenset[str]:
-    """Of the installed vLLM, from the source of its registry; empty where there is none."""
-    spec = find_spec("vllm")
-    folders = (spec.submodule_search_locations or []) if spec else []
-    files = [Path(folder) / "model_executor" / "models" / "registry.py" for folder in folders]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return frozenset()
-    found: set[str] = set()
-    for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+    """Of the installed vLLM; empty where there is none."""
+    return frozenset(_registry())
+
+
+@cache
+def _registry() -> Mapping[str, tuple[str, str]]:
+    """vLLM's modules and classes of models that write text, by architecture, from its source."""
+    found: dict[str, tuple[str, str]] = {}
+    for statement in _source("registry").body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
             (target,) = statement.targets
             if isinstance(target, ast.Name) and target.id in _GENERATING:
-                keys = statement.value.keys
-                found |= {str(key.value) for key in keys if isinstance(key, ast.Constant)}
-    return frozenset(found)
+                for key, value in zip(statement.value.keys, statement.value.values, strict=True):
+                    if isinstance(key, ast.Constant):
+                        found[str(key.value)] = ast.literal_eval(value)
+    return found
+
+
+@cache
+def _source(module: str) -> ast.Module:
+    """A module of vLLM's models, parsed; an empty one where there is none."""
+    spec = find_spec("vllm")
+    folders = (spec.submodule_search_locations or []) if spec else []
+    files = [Path(folder) / "model_executor" / "models" / f"{module}.py" for folder in folders]
+    file = next((file for file in files if file.is_file()), None)
+    return ast.parse(file.read_text(encoding="utf-8") if file else "")
+
+
+def _takes_adapters(module: str, name: str) -> bool:
+    """Whether a class of vLLM's models is a SupportsLoRA; one whose source is elsewhere counts."""
+    body = _source(module).body
+    made = next((one for one in body if isinstance(one, ast.ClassDef) and one.name == name), None)
+    imports = [one for one in body if isinstance(one, ast.ImportFrom) and one.module]
+    if made is None:
+        of = next((one for one in imports if any(a.name == name for a in one.names)), None)
+        if of is None or of.module is None:
+            return not body
+        relative = of.module.removeprefix("vllm.model_executor.models.")
+        within = of.level == 1 or relative != of.module
+        return within and _takes_adapters(relative, name)
+    bases = [base.id for base in made.bases if isinstance(base, ast.Name)]
+    return "SupportsLoRA" in bases or any(_takes_adapters(module, base) for base in bases)
 
 
 def _runs_by_transformers(name: str) -> bool:

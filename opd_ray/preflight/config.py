@@ -21,6 +21,7 @@ from opd_ray.output.checkpoint import MANIFEST, CheckpointError
 from opd_ray.output.meant import meant_checkpoint, model_advice
 from opd_ray.preflight.early import early_problems
 from opd_ray.preflight.environments import environment_problems, section_problems
+from opd_ray.preflight.lora import lora_problems
 from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, models_of_run
 from opd_ray.preflight.pairing import topks_in_use
 from opd_ray.preflight.routes import name_problems, teachers_problems
@@ -60,6 +61,7 @@ def config_problems(config: Config) -> list[str]:
         *_vocabulary_problems(config),
         *limit_problems(models_of_run(config)),
         *_trainer_problems(config),
+        *lora_problems(config),
         *data_problems(config),
         *eval_problems(config),
         *teacher_accuracy_problems(config),

@@ -17,9 +17,10 @@ from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.data.gold_answers import asked_problems
 from opd_ray.data.load import load_prompts
 from opd_ray.data.rows import MissingData
-from opd_ray.errors import OpdError
+from opd_ray.errors import ConfigError, OpdError
 from opd_ray.models.context import context_length
 from opd_ray.models.hub import check_reachable
+from opd_ray.models.lora_targets import linear_layers, targets
 from opd_ray.models.shape import (
     ModelShape,
     ModelShapeError,
@@ -34,6 +35,7 @@ from opd_ray.output.resume import find_start, told
 from opd_ray.preflight.config import config_problems
 from opd_ray.preflight.environments import making_problems
 from opd_ray.preflight.findings import Finding, Report, failed, noted, passed
+from opd_ray.preflight.lora import layer_problems
 from opd_ray.preflight.machine import disk_finding, machine_findings, package_findings
 from opd_ray.preflight.model_files import (
     ModelUse,
@@ -87,7 +89,8 @@ def examine(
     shapes = {path: shape for path in models.values() if (shape := _shape(path))}
     here = cluster is None and config.cluster.address is None
     weights = [_weights_finding(model, here) for model in models_once(models_of_run(config))]
-    report.add("models", [*_model_findings(config, models, shapes), *weights])
+    layers = _layer_findings(config)
+    report.add("models", [*_model_findings(config, models, shapes), *weights, *layers])
     known = {path: described_model(path) for path in models.values()}
     contexts = {path: context_length(config) for path, config in known.items() if config}
     report.add("data", _data_findings(config, contexts))
@@ -152,6 +155,22 @@ def _weights_finding(model: ModelUse, here: bool) -> Finding:
         return (noted if elsewhere else failed)(name, told_of(model, error))
     detail = f"{model.path}: {check.detail}"
     return passed(name, detail) if check.compared else noted(name, detail)
+
+
+def _layer_findings(config: Config) -> Iterator[Finding]:
+    """Of a student that is trained as an adapter: the layers that get it."""
+    if config.student.lora.on and config_json(config.student.path) is not None:
+        yield _tried("student.lora", partial(_adapted, config))
+
+
+def _adapted(config: Config) -> str:
+    if problems := [*layer_problems(config)]:
+        raise ConfigError("\n".join(problems))
+    student, lora = config.student, config.student.lora
+    layers = linear_layers(student.path, trust_remote_code=student.trust_remote_code)
+    named = {name: layers[name] for name in targets(layers, lora.target_modules)}
+    count = sum(lora.rank * (inputs + outputs) for inputs, outputs in named.values())
+    return f"rank {lora.rank} for {len(named)} linear layers: {count / 1e6:,.2f} M parameters"
 
 
 def _pair(config: Config) -> str:

@@ -9,6 +9,8 @@ from actors.teacher.protocol import TeacherError
 from opd_ray.config.choices import CacheMode, Support
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import ConfigError
+from opd_ray.preflight.lora import layer_problems
 from opd_ray.preflight.model_files import check_model_files, models_of_run
 from opd_ray.preflight.pairing import Pairing, check_pairings
 from opd_ray.tip import find_rule
@@ -28,6 +30,8 @@ def check_models(config: Config) -> Pairing:
         TeacherError: what a server lacks.
     """
     check_model_files(config, models_of_run(config))
+    if problems := [*layer_problems(config)]:
+        raise ConfigError("\n".join(problems))
     pairing = check_pairings(config)
     for settings in asked_servers(config):
         ask_server(config, settings, pairing.tokenizer, pairing.vocab_size)

@@ -23,6 +23,7 @@ def unused_options(config: Config) -> list[str]:
     """A line for each that is not at its default and does nothing; of a valid configuration."""
     return [
         *_cluster(config),
+        *_student(config),
         *_rollout(config),
         *_environment(config),
         *_teachers(config),
@@ -53,6 +54,16 @@ def _cluster(config: Config) -> Iterator[str]:
     if cluster.address is not None:
         because = f"the Ray at cluster.address = {cluster.address!r} runs already"
         yield from _set("cluster", cluster, ("num_cpus", "object_store_bytes"), because)
+
+
+def _student(config: Config) -> Iterator[str]:
+    lora = config.student.lora
+    if not lora.on:
+        because = "student.lora.rank is 0"
+        yield from _set("student.lora", lora, ("alpha", "base", "export"), because)
+        if lora.target_modules:
+            yield f"student.lora.target_modules = {lora.target_modules} has no effect: {because}"
+        yield from _set("sync", config.sync, ("lora",), because)
 
 
 def _rollout(config: Config) -> Iterator[str]:

@@ -1,0 +1,97 @@
+"""What a student that is trained as an adapter cannot be combined with, or cannot have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from opd_ray.config.choices import BaseFormat, LoraForm, SyncBackend
+from opd_ray.config.lora import SERVED_RANKS
+from opd_ray.config.ranges import range_problems
+from opd_ray.config.schema import Config
+from opd_ray.models.engine_limits import lora_problems as engine_problems
+from opd_ray.models.lora_targets import linear_layers, target_problems
+from opd_ray.models.shape import ModelShapeError, described_model
+
+_PLACE = "student.lora"
+
+
+def lora_problems(config: Config) -> Iterator[str]:
+    """Values and combinations of ``student.lora``, as far as the configuration tells."""
+    lora = config.student.lora
+    yield from range_problems(_PLACE, lora)
+    if not lora.on:
+        return
+    if config.serves_adapter:
+        yield from _served_problems(config)
+    if lora.base is BaseFormat.nf4:
+        yield from _four_bit_problems(config)
+
+
+def _served_problems(config: Config) -> Iterator[str]:
+    """Of an adapter that vLLM is to add to its own weights."""
+    lora = config.student.lora
+    if lora.rank not in SERVED_RANKS:
+        yield (
+            f"{_PLACE}.rank = {lora.rank}: vLLM serves adapters of rank "
+            f"{', '.join(map(str, SERVED_RANKS))}; use one of them, or sync.lora=merged"
+        )
+    if config.sync.backend is SyncBackend.nccl:
+        yield (
+            f"sync.backend = {config.sync.backend} with sync.lora = {config.sync.lora}: vLLM takes "
+            "adapters from files, not over NCCL; use sync.backend=ray, or sync.lora=merged"
+        )
+    try:
+        described = described_model(config.student.path)
+    except ModelShapeError:  # told where paths are checked
+        described = None
+    for text in engine_problems(described or {}):
+        yield f"student.path = {config.student.path!r} with {_PLACE}.rank = {lora.rank}: {text}"
+    for key, settings in config.teacher_set.models.items():
+        if settings.follow_decay is not None:
+            yield (
+                f"{key}.follow_decay = {settings.follow_decay:g} with sync.lora = "
+                f"{config.sync.lora}: a teacher that follows takes in whole weights; use "
+                f"sync.lora=merged, or leave {key}.follow_decay out"
+            )
+
+
+def _four_bit_problems(config: Config) -> Iterator[str]:
+    """Of frozen weights in four bits."""
+    place = f"{_PLACE}.base = {BaseFormat.nf4}"
+    trainer = config.trainer
+    if not trainer.gpus_per_rank:
+        yield (
+            f"{place} with trainer.gpus_per_rank = 0: four-bit weights are computed with on CUDA; "
+            f"give the trainers GPUs, or set {_PLACE}.base=full"
+        )
+    elif find_spec("bitsandbytes") is None:
+        yield (
+            f"{place}: bitsandbytes, which computes with four-bit weights, is not installed; "
+            f"pip install bitsandbytes, or set {_PLACE}.base=full"
+        )
+    if trainer.zero_stage == 3:
+        yield (
+            f"{place} with trainer.zero_stage = 3: packed four-bit weights are not sharded; use "
+            "trainer.zero_stage 0, 1 or 2"
+        )
+    if config.sync.lora is LoraForm.merged:
+        yield (
+            f"{place} with sync.lora = merged: an adapter added to four-bit weights is rounded "
+            "away; use sync.lora=adapter"
+        )
+    if config.student.lora.export is LoraForm.merged and config.run.export_at_end:
+        yield (
+            f"{place} with {_PLACE}.export = merged: an adapter added to four-bit weights is "
+            f"rounded away; use {_PLACE}.export=adapter"
+        )
+
+
+def layer_problems(config: Config) -> Iterator[str]:
+    """Target layers that the student lacks; the model is built without memory for its weights."""
+    lora, student = config.student.lora, config.student
+    if not lora.on:
+        return
+    layers = linear_layers(student.path, trust_remote_code=student.trust_remote_code)
+    for text in target_problems(layers, lora.target_modules):
+        yield f"{_PLACE}.target_modules = {lora.target_modules}: {text}"
