@@ -83,7 +83,10 @@ class TrainerActor(Lifeline):
         with _collective():
             self._trainer = self._make_trainer(master=(master_address, master_port))
         transport = TRANSPORTS[self._sync.backend]
-        self._transport_end = transport.trainer_end(self._trainer.engine.weights, self._rank)
+        weights = self._trainer.engine.weights
+        if transport.whole_on_every_rank:
+            weights = partial(weights, on_every_rank=True)
+        self._transport_end = transport.trainer_end(weights, self._rank, self._sync.chunk_bytes)
 
     @ray.method(concurrency_group="rank")
     def call(self, method: str, *args: Any) -> Any:

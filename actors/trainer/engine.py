@@ -6,6 +6,7 @@ import math
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,14 @@ class Engine:
             self._engine.step()
         return norm
 
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, *, on_every_rank: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Every weight whole, as a rollout engine reads them (see :func:`stored_weights`).
 
-        Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors.
+        Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors
+        unless they are to have them whole too.
         """
-        return stored_weights(self.student.model, self._whole)
+        whole = partial(self._whole, on_every_rank=on_every_rank)
+        return stored_weights(self.student.model, whole)
 
     def save(self, folder: str) -> dict[str, FileSum]:
         """Write this rank's part of weights and optimizer into ``folder``, from where they are.
@@ -260,13 +263,14 @@ class Engine:
             others = (n for n in files_below(target) if not n.startswith(RANK_FILES))
             return sums | {name: sum_of(target / name, sync=True) for name in others}
 
-    def _whole(self, parameter: torch.nn.Parameter) -> Tensor:
+    def _whole(self, parameter: torch.nn.Parameter, *, on_every_rank: bool = False) -> Tensor:
         if self._zero_stage < 3:
             return parameter.detach()
         import deepspeed
 
         with deepspeed.zero.GatheredParameters([parameter]):
-            return parameter.detach().clone() if self._rank == 0 else parameter.new_empty(0)
+            wanted = on_every_rank or self._rank == 0
+            return parameter.detach().clone() if wanted else parameter.new_empty(0)
 
 
 @contextmanager

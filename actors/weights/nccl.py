@@ -6,18 +6,14 @@ never been run on a GPU. The driver imports this file, so vLLM is imported in fu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
-import torch
 
 from actors.weights.transport import NamedWeights, WeightTransport
-
-if TYPE_CHECKING:
-    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+from actors.weights.vllm_client import RolloutSyncClient, weight_source
 
 
 @dataclass
@@ -29,7 +25,7 @@ class Nccl(WeightTransport):
     def __post_init__(self) -> None:
         self._open()
 
-    def push(self, version: int) -> None:
+    def deliver(self, version: int, chunks: Sequence[ray.ObjectRef] | None) -> None:
         if self.rollouts.handles != self._handles:  # one died, or was started again
             self._open()
         self.trainers.call_transport("send", version)
@@ -41,7 +37,7 @@ class Nccl(WeightTransport):
         self.trainers.call_transport("open", self._handles, workers)
 
     @classmethod
-    def trainer_end(cls, weights: NamedWeights, rank: int) -> NcclSender:
+    def trainer_end(cls, weights: NamedWeights, rank: int, chunk_bytes: int) -> NcclSender:
         return NcclSender(weights, rank)
 
 
@@ -67,7 +63,7 @@ class NcclSender:
         )
         from vllm.utils.network_utils import get_open_port
 
-        self._client = RolloutSyncClient(handles, tensor_parallel_size)
+        self._client = NcclSyncClient(handles, tensor_parallel_size=tensor_parallel_size)
         self._engine = NCCLTrainerWeightTransferEngine.trainer_init(
             NCCLTrainerInitInfo(
                 master_address=ray.util.get_node_ip_address(),
@@ -85,36 +81,15 @@ class NcclSender:
         self._engine.send_weights()
 
 
-def weight_source(weights: NamedWeights) -> WeightSource:
-    """What vLLM's engine sends: all of ``weights``. Its own source omits a tied head."""
-    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
-
-    class NamedWeightSource(WeightSource):
-        def metadata(self) -> list[ParamMeta]:
-            """Names, types and whole shapes; the first call iterates once, on every rank."""
-            return self._metadata
-
-        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-            return weights()
-
-        @cached_property
-        def _metadata(self) -> list[ParamMeta]:
-            return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self]
-
-    return NamedWeightSource()
-
-
 @dataclass
-class RolloutSyncClient:
-    """vLLM's ``VLLMWeightSyncClient`` for several independent engines in rollout actors.
+class NcclSyncClient(RolloutSyncClient):
+    """The way to engines whose workers are ranks of one group.
 
     vLLM's Ray client gives all its handles one rank offset, which suits the replicas of one engine;
     here every engine counts its workers from 0, so each gets an offset of its own.
     """
 
-    handles: Sequence[Any]  # of the rollout actors
-    tensor_parallel_size: int  # workers of each engine
-    version: int = 0
+    tensor_parallel_size: int = 1  # workers of each engine
 
     @property
     def world_size(self) -> int:
@@ -132,16 +107,3 @@ class RolloutSyncClient:
                 for handle, offset in zip(self.handles, offsets, strict=True)
             ]
         )
-
-    def start_weight_update(self) -> None:
-        self._call_all("start_weight_update")
-
-    def update_weights(self, update_info: Any) -> None:
-        self._call_all("receive_weights", update_info)
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """End the update under :attr:`version` (vLLM's trainer engine passes none)."""
-        self._call_all("finish_weight_update", self.version)
-
-    def _call_all(self, method: str, *args: Any) -> None:
-        ray.get([handle.call_transport.remote(method, *args) for handle in self.handles])

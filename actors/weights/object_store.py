@@ -19,10 +19,11 @@ class ObjectStore(WeightTransport):
     vllm_engine = ("actors.weights.ray_engine", "ChunkWeightTransferEngine")
     brings_to_one = True
 
-    def push(self, version: int) -> Sequence[ray.ObjectRef]:
-        chunks = self.trainers.weights()
-        self.rollouts.call_transport("load", version, *chunks)
-        return chunks
+    def collect(self) -> Sequence[ray.ObjectRef]:
+        return self.trainers.weights()
+
+    def deliver(self, version: int, chunks: Sequence[ray.ObjectRef] | None) -> None:
+        self.rollouts.call_transport("load", version, *(chunks or ()))
 
     def bring(self, handle: Any, version: int, chunks: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
         return cast(ray.ObjectRef, handle.call_transport.remote("load", version, *chunks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actors.weights.ipc import CudaIpc
 from actors.weights.nccl import Nccl
 from actors.weights.object_store import ObjectStore
 from actors.weights.transport import WeightTransport
@@ -10,6 +11,7 @@ from opd_ray.config.choices import SyncBackend
 TRANSPORTS: dict[SyncBackend, type[WeightTransport]] = {
     SyncBackend.ray: ObjectStore,
     SyncBackend.nccl: Nccl,
+    SyncBackend.ipc: CudaIpc,
 }
 
 

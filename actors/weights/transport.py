@@ -72,14 +72,22 @@ class WeightTransport(ABC):
     vllm_engine: ClassVar[tuple[str, str] | None] = None
     # Whether it has :meth:`bring`, for actors that were started again after a push.
     brings_to_one: ClassVar[bool] = False
+    # Whether the engines read the trainers' own memory while they take weights in.
+    from_trainers_memory: ClassVar[bool] = False
+    # Whether every rank, and not rank 0 alone, needs the weights whole.
+    whole_on_every_rank: ClassVar[bool] = False
 
-    @abstractmethod
-    def push(self, version: int) -> Sequence[ray.ObjectRef] | None:
-        """Put the trainers' weights into every rollout engine, under this version.
+    def collect(self) -> Sequence[ray.ObjectRef] | None:
+        """Take the weights from the trainers.
 
         Returns:
-            References to chunks of these weights, if there are any on the way.
+            References to chunks of them, if there are any on the way to the engines.
         """
+        return None
+
+    @abstractmethod
+    def deliver(self, version: int, chunks: Sequence[ray.ObjectRef] | None) -> None:
+        """Put what :meth:`collect` gave into every rollout engine, under this version."""
 
     def bring(self, handle: Any, version: int, chunks: Sequence[ray.ObjectRef]) -> ray.ObjectRef:
         """Have one rollout actor take in weights that all others have, in chunks.
@@ -90,8 +98,11 @@ class WeightTransport(ABC):
         raise NotImplementedError(f"{type(self).__name__} brings weights to all actors at once")
 
     @classmethod
-    def trainer_end(cls, weights: NamedWeights, rank: int) -> Any:
-        """What ``trainers.call_transport`` reaches on a rank; None: the driver calls no method."""
+    def trainer_end(cls, weights: NamedWeights, rank: int, chunk_bytes: int) -> Any:
+        """What ``trainers.call_transport`` reaches on a rank; None: the driver calls no method.
+
+        ``chunk_bytes`` may go in one piece.
+        """
         return None
 
     @classmethod

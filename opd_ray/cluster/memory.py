@@ -105,7 +105,7 @@ def teacher_memory(
     if settings.traits.vllm_engine:
         one_text = longest * teacher.kv_bytes_per_token(width) // split
         model["KV cache"] = one_text if settings.gpus_per_replica else settings.kv_cache_bytes
-        share = settings.gpu_memory_utilization
+        share = settings.gpu_memory_utilization * min(1.0, settings.gpus_per_replica or 1.0)
     else:
         share = min(1.0, settings.gpus_per_replica)
     return _placed(model, settings.gpus_per_replica > 0, {"signals": held}, share)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from opd_ray.cluster.memory import MemoryEstimate, judge_memory
 from opd_ray.cluster.nodes import Node, gigabytes
-from opd_ray.cluster.placement import PlacedActor, Placement
+from opd_ray.cluster.placed_actor import PlacedActor
+from opd_ray.cluster.placement import Placement
 from opd_ray.cluster.step_size import ELEMENT_BYTES, held_tokens, step_tokens
 from opd_ray.config.choices import Dtype, SignalChoice
 from opd_ray.config.schema import Config, RolloutSettings

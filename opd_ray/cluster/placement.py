@@ -6,7 +6,8 @@ of one node share its cores, and trainer ranks of one node divide all of them ag
 at the same time never have more threads than there are cores, on two cores as on two hundred. With
 ``run.lag`` trainers work while the next rollouts are written, and share the cores too. Where those
 that work at the same time have more threads than there are cores all the same, as the configuration
-says so or as each has one at least, a teacher waits for the end of the writing.
+says so or as each has one at least, a teacher waits for the end of the writing. Where roles take
+turns (``cluster.placement``), each has all cores when its turn comes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
+from opd_ray.cluster.bundles import bundled
+from opd_ray.cluster.fit import fit
 from opd_ray.cluster.memory import (
     MemoryEstimate,
     head_shapes,
@@ -23,61 +26,13 @@ from opd_ray.cluster.memory import (
     rollout_memory,
     trainer_memory,
 )
-from opd_ray.cluster.nodes import Cluster, Node, gigabytes
-from opd_ray.config.choices import TeacherTiming
+from opd_ray.cluster.nodes import Cluster, gigabytes
+from opd_ray.cluster.placed_actor import KEYS, ROLES, PlacedActor, Role
+from opd_ray.config.choices import PlacementChoice, TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import MAIN
 from opd_ray.errors import PlacementError
 from opd_ray.models.shape import ModelShape
-
-Role = Literal["trainer", "rollout", "teacher"]
-ROLES: tuple[Role, ...] = ("trainer", "rollout", "teacher")
-
-
-class _Keys(NamedTuple):
-    """The keys of a role's section: how many actors there are, and what each reserves."""
-
-    actors: str
-    cpus: str
-    gpus: str
-
-
-_KEYS: Mapping[Role, _Keys] = {
-    "trainer": _Keys("ranks", "cpus_per_rank", "gpus_per_rank"),
-    "rollout": _Keys("actors", "cpus_per_actor", "gpus_per_actor"),
-    "teacher": _Keys("replicas", "cpus_per_replica", "gpus_per_replica"),
-}
-_EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class PlacedActor:
-    """One actor; before the plan is made it has no node, and what is 0 may be filled in."""
-
-    role: Role
-    index: int
-    cpus: float  # 0: shares the cores that are there
-    gpus: float
-    threads: int  # 0: shares its node's cores
-    memory: MemoryEstimate | None  # None: the model's shape is not known here
-    teacher: str = MAIN  # which one, of a teacher
-    node: str = ""  # where the plan expects it; Ray may choose another node with the same room
-
-    @property
-    def name(self) -> str:
-        """E.g. "rollout-0", "teacher-0" or, of a teacher named coder, "teacher-coder-0"."""
-        kind = self.role if self.teacher == MAIN else f"{self.role}-{self.teacher}"
-        return f"{kind}-{self.index}"
-
-    @property
-    def bundle(self) -> dict[str, float]:
-        """Its resources in Ray's names."""
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
-
-    @property
-    def options(self) -> dict[str, float]:
-        """Keyword arguments for the Ray actor's ``options``."""
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus}
 
 
 @dataclass(frozen=True)
@@ -101,8 +56,11 @@ class Placement:
         for (role, teacher), actors in groups.items():
             filled: dict[str, Any] = {
                 "threads": min(actor.threads for actor in actors),
-                _KEYS[role].cpus: actors[0].cpus,
+                KEYS[role].cpus: actors[0].cpus,
             }
+            if role == "rollout" and config.rollout.gpus_per_actor:
+                share = min(actor.gpu_share for actor in actors)
+                filled["gpu_memory_utilization"] = config.rollout.gpu_memory_utilization * share
             if role == "teacher":
                 teachers[teacher] = filled | {"when": self._when(config, teacher)}
             else:
@@ -115,8 +73,9 @@ class Placement:
         settings = config.teacher_set.working[teacher].settings
         if settings.when is not None:
             return settings.when
-        traits = settings.traits
-        computes = not (traits.asks_server or traits.asks_cluster or settings.gpus_per_replica)
+        if config.cluster.placement is PlacementChoice.turns and not settings.traits.asks_others:
+            return TeacherTiming.after_writing
+        computes = not (settings.traits.asks_others or settings.gpus_per_replica)
         crowded = self._crowded_nodes(config)
         if computes and not config.run.overlap:
             for actor in self.actors:
@@ -129,7 +88,7 @@ class Placement:
         threads = Counter[str]()
         writers = set()
         for actor in self.actors:
-            if _overlaps(actor.role, config) and not actor.gpus:
+            if actor.role in _beside_writing(config) and not actor.gpus:
                 threads[actor.node] += actor.threads
                 if actor.role == "rollout":
                     writers.add(actor.node)
@@ -173,18 +132,23 @@ def plan_placement(
         count = sum(actor.role == role and not actor.gpus for actor in actors)
         if count > cluster.cpus:
             raise PlacementError(
-                f"{role}.{_KEYS[role].actors} = {count}: more than the {cluster.cpus:g} CPUs there "
-                f"are; use at most {int(cluster.cpus)}, or GPUs ({role}.{_KEYS[role].gpus})"
+                f"{role}.{KEYS[role].actors} = {count}: more than the {cluster.cpus:g} CPUs there "
+                f"are; use at most {int(cluster.cpus)}, or GPUs ({role}.{KEYS[role].gpus})"
             )
-    shared, nodes = _fit(actors, cluster)
-    together = Counter((nodes[actor.name], _overlaps(actor.role, config)) for actor in actors)
+    actors = bundled(actors, config.cluster)
+    shared, nodes = fit(actors, cluster)
+    at_once = _roles_at_once(config)
+    together = Counter((nodes[actor.bundle], at_once[actor.role]) for actor in actors)
     placed = []
     for actor in actors:
-        node = nodes[actor.name]
-        sharers = together[node, _overlaps(actor.role, config)]
+        node = nodes[actor.bundle]
+        sharers = together[node, at_once[actor.role]]
+        memory = actor.memory
+        if memory and actor.role != "teacher":  # of whom the estimate knows the share
+            memory = replace(memory, gpu_share=memory.gpu_share * actor.gpu_share)
         threads = actor.threads or max(1, node.cores // sharers)
         cpus = actor.cpus or shared
-        placed.append(replace(actor, node=node.name, cpus=cpus, threads=threads))
+        placed.append(replace(actor, node=node.name, cpus=cpus, threads=threads, memory=memory))
     return Placement(tuple(placed), cluster)
 
 
@@ -213,74 +177,24 @@ def _unplaced(
 def _of_section(
     role: Role, settings: Any, memory: MemoryEstimate | None, teacher: str = MAIN
 ) -> list[PlacedActor]:
-    number, cpus, gpus = (getattr(settings, key) for key in _KEYS[role])
+    number, cpus, gpus = (getattr(settings, key) for key in KEYS[role])
     return [
         PlacedActor(role, index, cpus, gpus, settings.threads, memory, teacher)
         for index in range(number)
     ]
 
 
-def _overlaps(role: Role, config: Config) -> bool:
-    """Whether it works while rollouts are written: of trainers only with lag."""
-    return role != "trainer" or config.run.lag > 0
+def _roles_at_once(config: Config) -> Mapping[Role, frozenset[Role]]:
+    """With whom each role works at the same time, itself among them."""
+    if config.cluster.placement is PlacementChoice.turns:
+        return {role: frozenset({role}) for role in ROLES}
+    writing = _beside_writing(config)
+    return {role: writing if role in writing else frozenset({role}) for role in ROLES}
 
 
-def _fit(actors: Sequence[PlacedActor], cluster: Cluster) -> tuple[float, dict[str, Node]]:
-    """CPUs of an actor that shares (1; 1/2, 1/3... where cores are few), and every actor's node."""
-    for sharers in range(1, len(actors) + 1):
-        shared = int(100 / sharers) / 100
-        nodes = _first_fit(actors, shared, cluster)
-        if nodes is not None:
-            return shared, nodes
-    raise PlacementError(_why_not(actors, cluster))
-
-
-def _first_fit(
-    actors: Sequence[PlacedActor], shared: float, cluster: Cluster
-) -> dict[str, Node] | None:
-    """A node for every actor by name, or None if there is no room with so many CPUs of a sharer."""
-    free = {node: [float(node.cpus), float(node.gpus)] for node in cluster.nodes}
-    nodes: dict[str, Node] = {}
-    for actor in sorted(actors, key=lambda actor: -actor.gpus):
-        cpus = actor.cpus or shared
-        for node, room in free.items():
-            if room[0] + _EPSILON >= cpus and room[1] + _EPSILON >= actor.gpus:
-                room[0] -= cpus
-                room[1] -= actor.gpus
-                nodes[actor.name] = node
-                break
-        else:
-            return None
-    return nodes
-
-
-def _why_not(actors: Sequence[PlacedActor], cluster: Cluster) -> str:
-    for what, name, there, hint in (
-        ("gpus", "GPUs", cluster.gpus, ""),
-        ("cpus", "CPUs", cluster.cpus, "; 0 shares the CPUs that are there"),
-    ):
-        asked = [(actor.role, getattr(actor, what)) for actor in actors]
-        total = sum(amount for _, amount in asked)
-        if total > there + _EPSILON:
-            counts = Counter((role, amount) for role, amount in asked if amount)
-            keys = {role: f"{role}.{getattr(_KEYS[role], what)}" for role, _ in counts}
-            sums = " + ".join(
-                f"{count} x {keys[role]} {amount:g}" for (role, amount), count in counts.items()
-            )
-            lower = ", ".join(keys.values())
-            fewer = ", ".join(f"{role}.{_KEYS[role].actors}" for role in keys)
-            return (
-                f"{sums} = {total:g} {name}, the cluster has {there:g}: lower {lower} "
-                f"or {fewer}{hint}"
-            )
-    largest = max(actors, key=lambda actor: (actor.gpus, actor.cpus))
-    role, own = largest.role, _KEYS[largest.role]
-    rooms = ", ".join(f"{node.name}: {node.cpus:g} CPUs {node.gpus} GPUs" for node in cluster.nodes)
-    return (
-        f"{role}.{own.gpus} = {largest.gpus:g} with {role}.{own.cpus} = {largest.cpus:g} finds "
-        f"no node with that much room beside the other actors ({rooms}): "
-        "an actor lies on one node, so lower these or add nodes"
-    )
+def _beside_writing(config: Config) -> frozenset[Role]:
+    """Who works while rollouts are written: trainers only with lag."""
+    return frozenset(role for role in ROLES if role != "trainer" or config.run.lag > 0)
 
 
 def _row(actor: PlacedActor) -> tuple[str, ...]:

@@ -78,3 +78,19 @@ class SyncBackend(StrEnum):
 
     ray = "ray"
     nccl = "nccl"
+    ipc = "ipc"
+
+
+class PlacementChoice(StrEnum):
+    """Which roles of a run are on the same GPUs."""
+
+    separate = "separate"
+    shared = "shared"
+    turns = "turns"
+
+
+class Beside(StrEnum):
+    """Whose GPUs teachers share."""
+
+    rollout = "rollout"
+    trainer = "trainer"

@@ -11,9 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from opd_ray.config.choices import (
+    Beside,
     Dtype,
     LoraForm,
     LrSchedule,
+    PlacementChoice,
     Scoring,
     SignalChoice,
     Support,
@@ -89,6 +91,13 @@ class ClusterSettings:
     num_cpus: int | None = field(default=None, metadata=at_least(1) | FREE)
     # Object store of a locally started Ray, bytes (Ray wants 75 MiB or more); null lets Ray choose.
     object_store_bytes: int | None = field(default=None, metadata=at_least(75 << 20) | FREE)
+    # "separate" gives every actor GPUs of its own. "shared" puts teachers beside rollout actors or
+    # trainer ranks, each with a share of one GPU. "turns" puts all roles on the same GPUs, one
+    # after another: who is not at work gives its memory back. See docs/placement.md.
+    placement: PlacementChoice = field(default=PlacementChoice.separate, metadata=FREE)
+    # With shared: whose GPUs the teachers share. Theirs is teacher.gpus_per_replica (above 0, below
+    # 1) of it, the other's what is left.
+    teacher_beside: Beside = field(default=Beside.rollout, metadata=FREE)
     # Print what the actors print; their logs are in Ray's session folder anyway.
     show_actor_logs: bool = field(default=False, metadata=FREE)
     # Seconds an actor may take to come up (imports, loading, compiling) before the run gives up.
@@ -147,7 +156,8 @@ class RolloutSettings:
     max_num_batched_tokens: int = field(default=2048, metadata=at_least(1) | FREE)
     # Bytes of KV cache of an engine on the CPU; one text of student.context_length must fit.
     kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)
-    # Share of a GPU's memory vLLM may take.
+    # Share of a GPU's memory vLLM may take; beside a teacher (cluster.placement=shared) this share
+    # of what the teacher leaves.
     gpu_memory_utilization: float = field(default=0.9, metadata=SHARE_ABOVE_ZERO | FREE)
     # Number format of the student inside vLLM.
     dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)
@@ -232,7 +242,8 @@ def effective_zero_stage(trainer: TrainerSettings) -> int:
 
 @dataclass
 class SyncSettings:
-    # Transport of new weights: the Ray object store (CPU, GPU, any node) or vLLM's NCCL (GPUs).
+    # Transport of new weights: the Ray object store (CPU, GPU, any node), vLLM's NCCL (from GPU to
+    # GPU) or vLLM's CUDA IPC (within each GPU: cluster.placement=turns).
     backend: SyncBackend = field(default=SyncBackend.ray, metadata=FREE)
     # Bytes of weights that travel in one piece.
     chunk_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)

@@ -63,6 +63,11 @@ class KindTraits:
     mixes_members: bool = False
 
     @property
+    def asks_others(self) -> bool:
+        """Computes nothing in this run's own processes."""
+        return self.asks_server or self.asks_cluster
+
+    @property
     def of_a_run(self) -> bool:
         """Is made of other models of its run: nothing to be served, or inherited from."""
         return self.students_files or self.mixes_members
@@ -180,7 +185,8 @@ class TeacherSettings:
     answer_timeout_s: float | None = field(default=900.0, metadata=ABOVE_ZERO | FREE)
     # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_replica: float = field(default=0.0, metadata=at_least(0) | FREE)
-    # GPUs each replica reserves; 0 runs on the CPU.
+    # GPUs each replica reserves; 0 runs on the CPU. With cluster.placement=shared the share of a
+    # GPU that it has beside another role.
     gpus_per_replica: float = field(default=0, metadata=at_least(0) | FREE)
     # CPU threads of a replica's matrix products; 0 shares a node's cores with its rollout actors.
     threads: int = field(default=0, metadata=at_least(0) | FREE)
@@ -205,7 +211,7 @@ class TeacherSettings:
     # Kind vllm: GPUs (or CPU processes) one replica is split over.
     tensor_parallel_size: int = field(default=1, metadata=at_least(1) | FREE)
     # Kind vllm: share of a GPU's memory that weights, activations and KV cache may take; logits of
-    # scored rows come on top.
+    # scored rows come on top. With a share of a GPU, this share of it.
     gpu_memory_utilization: float = field(default=0.8, metadata=SHARE_ABOVE_ZERO | FREE)
     # Bytes of signals a replica may hold until the filter says which rows are kept.
     store_bytes: int = field(default=1 << 33, metadata=at_least(1) | FREE)

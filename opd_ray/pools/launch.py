@@ -21,7 +21,9 @@ from actors.process import (
 from actors.rollout.actor import RolloutActor
 from actors.teacher.actor import TeacherActor
 from actors.trainer.actor import TrainerActor
-from opd_ray.cluster.placement import PlacedActor, Placement, Role
+from opd_ray.cluster.bundles import bundles_of
+from opd_ray.cluster.placed_actor import PlacedActor, Role
+from opd_ray.cluster.placement import Placement
 from opd_ray.config.choices import TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
@@ -57,12 +59,14 @@ class ActorLauncher:
         self.watch = ActorWatch(config.cluster.start_timeout_s, "cluster.start_timeout_s")
         placed = [actor for actor in placement.actors if actor.role in self.roles]
         self._placed = {actor.name: actor for actor in placed}
-        self._bundles = {actor.name: index for index, actor in enumerate(placed)}
-        self._group = placement_group([actor.bundle for actor in placed], strategy="PACK")
+        bundles = bundles_of(placed)
+        self._bundles = {a.name: index for index, one in enumerate(bundles) for a in one.actors}
+        reserved = [bundle.resources for bundle in bundles]
+        self._group = placement_group(reserved, strategy="PACK")
         if not self._group.wait(timeout_seconds=config.cluster.start_timeout_s):
             remove_placement_group(self._group)
             raise PlacementError(
-                f"the cluster did not free {[actor.bundle for actor in placed]} within "
+                f"the cluster did not free {reserved} within "
                 f"cluster.start_timeout_s = {config.cluster.start_timeout_s:.0f} s; is another job "
                 "using it?"
             )

@@ -56,7 +56,8 @@ class WeightSync:
         self._version, self._kept = version, None
         self.rollouts.catch_up = self._catch_up
         with self.rollouts.updating():
-            chunks = self._transport.push(version)
+            chunks = self._transport.collect()
+            self._transport.deliver(version, chunks)
         if self.config.run.lag:
             self._kept = chunks
         if stepped and self.teacher_weights:

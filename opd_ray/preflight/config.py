@@ -24,6 +24,7 @@ from opd_ray.preflight.environments import environment_problems, section_problem
 from opd_ray.preflight.lora import lora_problems
 from opd_ray.preflight.model_files import limit_problems, models_of_evaluation, models_of_run
 from opd_ray.preflight.pairing import topks_in_use
+from opd_ray.preflight.placement import placement_problems
 from opd_ray.preflight.routes import name_problems, teachers_problems
 from opd_ray.tasks import get_task
 from opd_ray.tasks.environment_task import EnvironmentTask
@@ -53,6 +54,7 @@ def config_problems(config: Config) -> list[str]:
         *_date_problems(config),
         *_run_problems(config),
         *early_problems(config),
+        *placement_problems(config),
         *_length_problems(config),
         *_rollout_problems(config),
         *environment_problems(config),

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from actors.teacher.kinds.custom_class import find_teacher_class
-from opd_ray.config.choices import CacheMode, Scoring, SignalChoice
+from opd_ray.config.choices import CacheMode, PlacementChoice, Scoring, SignalChoice
 from opd_ray.config.keys import shown
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TRAITS, TeacherKind, TeacherSettings
@@ -20,7 +20,7 @@ def teacher_problems(config: Config, teacher: TeacherSettings) -> Iterator[str]:
     """What one teacher of a run cannot have; its ranges are checked elsewhere."""
     yield from _kind_problems(teacher)
     yield from _own_key_problems(teacher)
-    yield from _gpu_problems(teacher)
+    yield from _gpu_problems(config, teacher)
     if teacher.kind == TeacherKind.class_ and teacher.class_path:
         # The user's class is looked up and held against its arguments; nothing of it is called.
         try:
@@ -62,7 +62,7 @@ def _own_key_problems(teacher: TeacherSettings) -> Iterator[str]:
                 )
 
 
-def _gpu_problems(teacher: TeacherSettings) -> Iterator[str]:
+def _gpu_problems(config: Config, teacher: TeacherSettings) -> Iterator[str]:
     key, traits = teacher.key, teacher.traits
     gpus, split = teacher.gpus_per_replica, teacher.tensor_parallel_size
     if gpus > traits.most_gpus:
@@ -70,7 +70,8 @@ def _gpu_problems(teacher: TeacherSettings) -> Iterator[str]:
             f"{key}.gpus_per_replica = {gpus:g} with {key}.kind = {teacher.kind!r}: "
             f"{traits.gpu_remedy.format(key=key)}"
         )
-    if traits.vllm_engine and gpus and gpus != split:
+    shares_one = config.cluster.placement is PlacementChoice.shared and gpus < 1 and split == 1
+    if traits.vllm_engine and gpus and gpus != split and not shares_one:
         yield (
             f"{key}.gpus_per_replica = {gpus:g} with {key}.tensor_parallel_size = {split}: make "
             "them equal"

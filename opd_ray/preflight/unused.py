@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from opd_ray.config.choices import LrSchedule, SignalChoice
+from opd_ray.config.choices import LrSchedule, PlacementChoice, SignalChoice
 from opd_ray.config.data import DataKind, DataSettings
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import MAIN, TeacherSettings
@@ -54,6 +54,9 @@ def _cluster(config: Config) -> Iterator[str]:
     if cluster.address is not None:
         because = f"the Ray at cluster.address = {cluster.address!r} runs already"
         yield from _set("cluster", cluster, ("num_cpus", "object_store_bytes"), because)
+    if cluster.placement is not PlacementChoice.shared:
+        because = f"cluster.placement is {cluster.placement}"
+        yield from _set("cluster", cluster, ("teacher_beside",), because)
 
 
 def _student(config: Config) -> Iterator[str]:

@@ -180,7 +180,8 @@ class VllmTeacher:
             "worker_extension_cls": "actors.teacher.kinds.vllm_worker.TeacherWorkerExtension",
         }
         if settings.gpus_per_replica:
-            args["gpu_memory_utilization"] = settings.gpu_memory_utilization
+            share = min(1.0, settings.gpus_per_replica)  # of a GPU that others are on too
+            args["gpu_memory_utilization"] = settings.gpu_memory_utilization * share
         else:
             args["kv_cache_memory_bytes"] = settings.kv_cache_bytes
             # The smallest its attention kernel likes: half-full blocks waste less of the cache.

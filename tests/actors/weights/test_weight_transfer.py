@@ -18,9 +18,10 @@ from vllm.distributed.weight_transfer import nccl_engine
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from actors.weights.chunks import converts_weights, named_weights, pack, stored_weights, unpack
-from actors.weights.nccl import Nccl, weight_source
+from actors.weights.nccl import Nccl
 from actors.weights.ray_engine import ChunkWeightTransferEngine
 from actors.weights.registry import register_vllm_engines
+from actors.weights.vllm_client import weight_source
 
 
 def some_tensors() -> list[tuple[str, torch.Tensor]]:
@@ -196,7 +197,8 @@ class NcclBench:
             SimpleNamespace(call_transport=SimpleNamespace(remote=partial(self._called, number)))
             for number in range(3)
         ]
-        self.ranks = [Nccl.trainer_end(partial(self._weights, rank), rank) for rank in range(2)]
+        weights = [partial(self._weights, rank) for rank in range(2)]
+        self.ranks = [Nccl.trainer_end(weights[rank], rank, 1 << 20) for rank in range(2)]
         self.open = lambda: [rank.open(handles, 2) for rank in self.ranks]
 
     def _weights(self, rank: int) -> Iterator[tuple[str, torch.Tensor]]:

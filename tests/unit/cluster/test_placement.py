@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from planned import SHAPE, machine, make_config
 
+from opd_ray.cluster.bundles import bundles_of
 from opd_ray.cluster.nodes import Cluster, Node, from_ray_nodes
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.choices import TeacherTiming
@@ -20,7 +21,7 @@ from opd_ray.errors import PlacementError
 def test_two_cores_hold_all_three_stages() -> None:
     plan = plan_placement(make_config(), machine(2))
     assert [actor.name for actor in plan.actors] == ["trainer-0", "rollout-0", "teacher-0"]
-    assert [actor.bundle for actor in plan.actors] == [{"CPU": 0.5}] * 3
+    assert [bundle.resources for bundle in bundles_of(plan.actors)] == [{"CPU": 0.5}] * 3
     # Rollout and teacher overlap and split the cores; the trainer works alone and has them all.
     assert [actor.threads for actor in plan.actors] == [2, 1, 1]
     assert plan.actors[0].options == {"num_cpus": 0.5, "num_gpus": 0}
@@ -176,7 +177,7 @@ def test_eight_gpus_on_two_nodes() -> None:
     assert used == {"n0": 4, "n1": 4}
     (rollout,) = (actor for actor in plan.actors if actor.role == "rollout")
     assert rollout == plan.actors[4]
-    assert rollout.bundle == {"CPU": 1.0, "GPU": 2}
+    assert bundles_of([rollout])[0].resources == {"CPU": 1.0, "GPU": 2}
 
 
 def test_fractions_of_a_gpu_share_one() -> None:

@@ -18,6 +18,7 @@ from stand_ins import StandInWatch
 from actors.trainer.actor import TrainerActor
 from actors.trainer.engine import Engine
 from actors.trainer.trainer import Trainer, TrainerError
+from actors.weights.ipc import IpcSender
 from actors.weights.nccl import NcclSender
 from opd_ray.checksums import FileSum, sum_of
 from opd_ray.config.choices import SyncBackend
@@ -180,6 +181,17 @@ def test_the_transports_end_has_this_ranks_weights() -> None:
     group_of(*actors).call_transport("send", 7)
     for actor in actors:
         actor._transport_end.send.assert_called_once_with(7)
+
+
+def test_where_gpus_share_their_memory_every_rank_has_the_weights_whole() -> None:
+    actor = rank(1, SyncBackend.ipc)
+    end = actor._transport_end
+    assert isinstance(end, IpcSender)
+    assert (end.rank, end.chunk_bytes) == (1, 16)
+    assert (end.weights.func, end.weights.keywords) == (
+        actor._trainer.engine.weights,
+        {"on_every_rank": True},
+    )
 
 
 GLOO = "[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.1]"

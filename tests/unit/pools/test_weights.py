@@ -10,6 +10,7 @@ import pytest
 from fake_replicas import Remote, pool_of, writers_of
 from stand_ins import Script, StandInWatch, Teacher
 
+from actors.weights.ipc import CudaIpc, IpcSender
 from actors.weights.nccl import Nccl, NcclSender
 from actors.weights.object_store import ObjectStore
 from actors.weights.registry import TRANSPORTS
@@ -98,6 +99,14 @@ def test_by_nccl_the_ranks_meet_the_engines_first_and_send_at_every_push() -> No
     assert bench.calls == met + sent
 
 
+def test_by_ipc_the_ranks_show_the_engines_that_there_are_at_every_push() -> None:
+    bench = Bench(SyncBackend.ipc)
+    handles = [handle for _, handle in bench.engines]
+    assert bench.calls == []
+    bench.sync.push(3)
+    assert bench.calls == [(f"trainer-{rank}", "send", 3, handles) for rank in range(2)]
+
+
 def test_teachers_that_follow_share_the_engines_chunks_or_have_them_gathered() -> None:
     store, nccl = Bench(SyncBackend.ray), Bench(SyncBackend.nccl)
     for bench in (store, nccl):
@@ -181,13 +190,23 @@ def test_a_busy_engine_receives_no_chunk() -> None:
 def test_every_backend_has_a_transport_and_a_receiver_in_vllm() -> None:
     assert set(TRANSPORTS) == set(SyncBackend)
     receivers = {name: transport.vllm_backend for name, transport in TRANSPORTS.items()}
-    assert receivers == {SyncBackend.ray: "opd_ray", SyncBackend.nccl: "nccl"}
+    assert receivers == {
+        SyncBackend.ray: "opd_ray",
+        SyncBackend.nccl: "nccl",
+        SyncBackend.ipc: "ipc",
+    }
 
 
 def test_by_nccl_the_trainers_end_sends_and_vllms_own_calls_receive() -> None:
     engine = UpdatedEngine()
-    assert isinstance(Nccl.trainer_end(lambda: iter(()), 1), NcclSender)
+    assert isinstance(Nccl.trainer_end(lambda: iter(()), 1, 64), NcclSender)
     assert Nccl.engine_end(engine) is engine
+
+
+def test_by_ipc_the_trainers_end_sends_and_vllms_own_calls_receive() -> None:
+    engine = UpdatedEngine()
+    assert isinstance(CudaIpc.trainer_end(lambda: iter(()), 1, 64), IpcSender)
+    assert CudaIpc.engine_end(engine) is engine
 
 
 class Joining:
