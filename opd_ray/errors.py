@@ -38,6 +38,10 @@ class RunError(OpdError, RuntimeError):
     """A run that started and could not go on; the message names what failed and its last error."""
 
 
+class DamagedCheckpoint(RunError):
+    """A checkpoint whose large files are not what was written; an older one may be whole."""
+
+
 class WriteError(RunError):
     """A file that could not be written: its disk is full, read-only or gone."""
 

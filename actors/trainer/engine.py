@@ -43,6 +43,7 @@ from actors.weights.chunks import named_weights, stored_weights
 from opd_ray.checksums import FileSum, files_below, first_difference, sum_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
+from opd_ray.errors import DamagedCheckpoint
 
 # What the student's folder holds beside its weights: a checkpoint outlives that folder.
 STUDENT_FILES = "student"
@@ -216,10 +217,10 @@ class Engine:
         """Refuse files that are not what was written; not a collective.
 
         Raises:
-            CheckpointMismatch: names the first of them.
+            DamagedCheckpoint: names the first of them.
         """
         if difference := first_difference(Path(folder), sums):
-            raise CheckpointMismatch(
+            raise DamagedCheckpoint(
                 f"the trainer's checkpoint in {folder} is not whole: {difference}; use an older one"
             )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from opd_ray.coordinator.loop import Coordinator
-from opd_ray.errors import ActorFailure, ActorLost, ConnectionLost
+from opd_ray.errors import ActorFailure, ActorLost, ConnectionLost, DamagedCheckpoint
 from opd_ray.pools.watch import Interrupted
 
 _Result = TypeVar("_Result")
@@ -37,6 +37,8 @@ class Recovery:
     coordinator: Coordinator
     newest: Callable[[], Point]  # of this run
     evaluated: Callable[[int], bool]  # whether the metrics have an evaluation at a step
+    # Told of a damaged checkpoint, and why: it is the newest no more. None: there are none.
+    pass_over: Callable[[Path, str], None] | None = None
 
     def run(self, done: int, *, evaluated: bool, then: Callable[[], _Result]) -> _Result:
         """All steps after ``done``, then what else needs the trainers.
@@ -104,13 +106,29 @@ class Recovery:
         )
         coordinator.saving.abandon()
         session.restart_trainers()
-        if point.trainer is None:
-            session.begin_anew()
-        else:
-            session.load(str(point.trainer))
+        point = self._load(point)
         coordinator.go_back(point.step, point.filter_state, point.trainer)
         say(f"all ranks are up again, after {time.monotonic() - begin:.1f} s")
         return point.step
+
+    def _load(self, point: Point) -> Point:
+        """Have the new trainers go on from there, or from before it if that is damaged."""
+        coordinator = self.coordinator
+        while True:
+            if point.trainer is None:
+                coordinator.session.begin_anew()
+                return point
+            try:
+                coordinator.session.load(str(point.trainer))
+                return point
+            except DamagedCheckpoint as damage:
+                if self.pass_over is None:
+                    raise
+                self.pass_over(point.trainer.parent, str(damage))
+                point = self.newest()
+                coordinator.progress.say(
+                    f"passed over: {damage}; the run goes on from step {point.step} ({point.name})"
+                )
 
 
 def _in_a_line(loss: ActorLost) -> str:

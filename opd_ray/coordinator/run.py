@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -29,9 +29,9 @@ from opd_ray.coordinator.session import Session, open_session
 from opd_ray.coordinator.tail import tail_note
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.environments.by_source import RunEnvironments
-from opd_ray.errors import INTERRUPTED
+from opd_ray.errors import INTERRUPTED, DamagedCheckpoint, RunError
 from opd_ray.evaluation.evaluator import Evaluator, accuracy
-from opd_ray.output.checkpoint import CheckpointStore, RunState
+from opd_ray.output.checkpoint import TRAINER, CheckpointError, CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.progress import Progress
 from opd_ray.output.resume import Start, find_start, told
@@ -80,7 +80,6 @@ def train(config: Config) -> int:
             if _is_over(config, output, start.state.step):
                 _say_it_is_over(config, output, changed)
                 return 0
-            prompts = prompts.going_on_after(start.batches())
         elif not output.holds_run:
             output.begin(config)
         with open_session(config, pairing, own_topk(config), longest) as session:
@@ -128,11 +127,12 @@ def _steer(
     part: Part,
 ) -> int:
     """The part of a run in which its actors live; returns the exit code."""
+    part = _load(session, prompts, output, checkpoints, part)
     config, start, done = session.config, part.start, part.done
     tip = TipFilter(config.tip, loss_score=config.loss.divergence.value)
     beginning = tip.state_dict()
     if start is not None:
-        session.load(str(start.checkpoint / "trainer"))
+        prompts = prompts.going_on_after(start.batches())
         tip.load_state_dict(start.state.filter_state)
     # From here on the folder is this part's: nothing can be refused any more.
     if config.run.resume == "never":
@@ -164,7 +164,7 @@ def _steer(
                 config, session, prompts, tip, evaluator, checkpoints, metrics, progress
             )
             if start is not None and not coordinator.batches.load(
-                start.checkpoint / "trainer", done
+                start.checkpoint / TRAINER, done
             ):
                 progress.say(
                     "the checkpoint's rollouts of the next step are of other prompts, samples or "
@@ -179,7 +179,7 @@ def _steer(
                 return session.launcher.peak_memory()
 
             newest = partial(_newest, part, checkpoints, beginning)
-            recovery = Recovery(coordinator, newest, evaluated)
+            recovery = Recovery(coordinator, newest, evaluated, checkpoints.pass_over)
             try:
                 peaks = recovery.run(done, evaluated=evaluated(done), then=finish)
                 session.launcher.end_trainers()  # whatever befalls them now
@@ -193,16 +193,57 @@ def _steer(
     return 0
 
 
+def _load(
+    session: Session,
+    prompts: PromptFeed,
+    output: OutputFolder,
+    checkpoints: CheckpointStore,
+    part: Part,
+) -> Part:
+    """Have the actors go on from the part's checkpoint, or an older one where that is damaged.
+
+    Returns:
+        the part with what they go on from.
+
+    Raises:
+        DamagedCheckpoint: that which ``run.resume`` names is.
+        CheckpointError, ConfigError, OutputFolderError: there is no older one to go on from.
+    """
+    while part.start is not None:
+        try:
+            session.load(str(part.start.checkpoint / TRAINER))
+            break
+        except DamagedCheckpoint as damage:
+            if part.config.run.resume != "auto":
+                raise
+            checkpoints.pass_over(part.start.checkpoint, str(damage))
+            start = find_start(part.config, checkpoints)
+            changed = told(output.accept(part.config, start, prompts.identity))
+            part = replace(part, start=start, changed=changed)
+    return part
+
+
 def _newest(part: Part, checkpoints: CheckpointStore, beginning: dict[str, Any]) -> Point:
-    """The newest checkpoint of this part of a run; without any, where it began."""
+    """The newest checkpoint of this part of a run; without any, where it began.
+
+    Raises:
+        RunError: it began at one that cannot be read any more.
+    """
     found = checkpoints.newest()
     if found is not None and found[1].step > part.done:
         folder, state = found
     elif part.start is not None:
-        folder, state = part.start.checkpoint, part.start.state
+        folder = part.start.checkpoint
+        try:
+            state = checkpoints.read(folder)
+        except CheckpointError as error:  # no bad input: it was read when the run went on from it
+            raise RunError(
+                f"{error}; none after it can be read either. The same command looks for an older "
+                "one"
+            ) from error
     else:
         return Point(0, beginning, None, "its beginning")
-    return Point(state.step, state.filter_state, folder / "trainer", f"checkpoint {folder.name}")
+    return Point(state.step, state.filter_state, folder / TRAINER, f"checkpoint {folder.name}")
 
 
 def _lag_notes(config: Config) -> Iterator[str]:

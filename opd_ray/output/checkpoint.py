@@ -6,8 +6,8 @@ that follow the student, with ``run.lag`` ``rollouts_ahead/`` of the next step),
 last). A checkpoint without it, or whose files do not match it, is not whole and is passed over.
 
 When one is looked for, sizes are compared, and the sums of the files of the run itself. Those below
-``trainer/``, which are large, are summed by the trainer ranks before they read them. Nothing that
-is read here is a pickle.
+``trainer/``, which are large, are summed by the trainer ranks before they read them; one that they
+refuse is passed over from then on. Nothing that is read here is a pickle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,7 @@ class Draft:
         if self.final.exists():
             shutil.rmtree(self.final)
         os.replace(self.folder, self.final)
+        self.store.was_written(self.final)
         _sync_folder(self.final.parent)
         self.store.forget_old()
         return self.final
@@ -112,6 +113,8 @@ class CheckpointStore:
     folder: Path  # made when the first one is written
     keep: int  # how many of the newest stay
     config_yaml: str = ""  # the run's configuration, written into every checkpoint
+    # Those whose large files are not what was written, and why; found by whoever has read them.
+    _damaged: dict[Path, str] = field(default_factory=dict)
 
     def begin(self, state: RunState) -> Draft:
         """Begin a checkpoint; drafts that were never completed go."""
@@ -135,11 +138,29 @@ class CheckpointStore:
         for old in self._all()[: -self.keep]:
             shutil.rmtree(old)
 
+    def pass_over(self, folder: Path, why: str) -> None:
+        """Go on from a checkpoint no more: its large files were read, and are damaged."""
+        self._damaged[folder] = why
+
+    def was_written(self, folder: Path) -> None:
+        """A checkpoint has been written, again where there was one."""
+        self._damaged.pop(folder, None)
+
+    def read(self, folder: Path) -> RunState:
+        """As :func:`read_state`, of a checkpoint of any run.
+
+        Raises:
+            CheckpointError: as there, or it is passed over.
+        """
+        if folder in self._damaged:
+            raise CheckpointError(self._damaged[folder])
+        return read_state(folder)
+
     def newest(self) -> tuple[Path, RunState] | None:
         """The newest whole checkpoint, or None; broken ones are passed over."""
         for folder in reversed(self._all()):
             try:
-                return folder, read_state(folder)
+                return folder, self.read(folder)
             except CheckpointError:
                 continue
         return None
@@ -149,7 +170,7 @@ class CheckpointStore:
         reasons = []
         for folder in self._all(after):
             try:
-                read_state(folder)
+                self.read(folder)
             except CheckpointError as error:
                 reasons.append(str(error))
         return reasons

@@ -19,7 +19,7 @@ from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 from opd_ray.checksums import FileSum
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.errors import ActorFailure, ActorLost, Unanswered
+from opd_ray.errors import ActorFailure, ActorLost, DamagedCheckpoint, Unanswered
 from opd_ray.output.checkpoint import sums_of_trainer
 from opd_ray.pools.watch import ActorWatch, AnswerLimit
 from opd_ray.types import RolloutScores, StepAccount, TrainItem
@@ -148,6 +148,9 @@ class TrainerGroup:
 
         In a checkpoint every file is read once before anything changes, to see whether it is what
         was written; the ranks share this work.
+
+        Raises:
+            DamagedCheckpoint: it is not; nothing has changed.
         """
         sums = sums_of_trainer(Path(folder))
         if sums:
@@ -156,7 +159,12 @@ class TrainerGroup:
                 handle.call.remote("engine.check_files", folder, share)
                 for (_, handle), share in zip(self.ranks, shares, strict=True)
             ]
-            self._gather(refs, "looking a checkpoint over")
+            try:
+                self._gather(refs, "looking a checkpoint over")
+            except ActorFailure as failure:
+                if isinstance(failure.__cause__, DamagedCheckpoint):
+                    raise DamagedCheckpoint(failure.cause) from failure
+                raise
         self._call_all("engine.load", folder)
 
     def export(self, folder: str) -> None:

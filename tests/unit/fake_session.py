@@ -13,6 +13,7 @@ from opd_ray.config.schema import Config, EvalSettings, RunSettings
 from opd_ray.coordinator import run
 from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.data.prompts import HeldOutTask, Prompt
+from opd_ray.errors import DamagedCheckpoint
 from opd_ray.models.pairs.demo import character_tokenizer
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.folder import OutputFolder
@@ -45,13 +46,17 @@ class Coordinator:
 
 
 class Session:
-    """Has no actors; ``made`` is the coordinator, ``events`` all that it was asked for besides."""
+    """Has no actors; ``made`` is the coordinator, ``events`` all that it was asked for besides.
+
+    ``damaged``: folders that :meth:`load` refuses.
+    """
 
     def __init__(self, config: Config, then: Callable[[], None]) -> None:
         self.config = config
         self.tokenizer = TOKENIZER
         self.scorer = self.teachers = None
         self.events: list[str] = []
+        self.damaged: Sequence[Path] = ()
         self.trainers = SimpleNamespace(export=lambda path: self.events.append(f"export {path}"))
         self.launcher: Any = SimpleNamespace(peak_memory=dict, end_trainers=lambda: None)
         self._then = then
@@ -60,11 +65,14 @@ class Session:
 
     def load(self, folder: str) -> None:
         self.events.append(f"load {folder}")
+        if Path(folder).parent in self.damaged:
+            raise DamagedCheckpoint(f"{folder} is not what was written")
 
     def coordinator(
         self, config: Config, session: Session, prompts: object, tip: TipFilter, *others: object
     ) -> Coordinator:
         assert (config, session) == (self.config, self)
+        self.prompts = prompts
         self.made = Coordinator(tip, self._then)
         return self.made
 
@@ -76,6 +84,11 @@ class Prompts:
 
     def __init__(self, repeated: int) -> None:
         self._repeated = repeated
+        self.earlier: Sequence[tuple[int, int]] = ()
+
+    def going_on_after(self, earlier: Sequence[tuple[int, int]]) -> Prompts:
+        self.earlier = earlier
+        return self
 
     identity = PromptsIdentity(3, "00ff")
 
@@ -102,10 +115,12 @@ def go(
     launcher: object = None,
     repeated: int = 0,
     changed: Sequence[str] = (),
+    damaged: Sequence[Path] = (),
 ) -> Session:
     """The part of a run with actors; one that is interrupted leaves out the report."""
     session: Any = Session(config, then)
     session.launcher = launcher or session.launcher
+    session.damaged = damaged
     prompts: Any = Prompts(repeated)
     with OutputFolder(folder) as output, pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "Coordinator", session.coordinator)

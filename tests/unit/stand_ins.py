@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from fake_replicas import FakeReplica, FakeWatch, Remote, is_ready
 
-from opd_ray.checksums import FileSum, sum_of
-from opd_ray.errors import ActorDied, ActorLost
+from opd_ray.checksums import FileSum, first_difference, sum_of
+from opd_ray.errors import ActorDied, ActorFailure, ActorLost, DamagedCheckpoint
 from opd_ray.pools.watch import Interrupted
 from opd_ray.types import (
     Rollout,
@@ -359,7 +359,7 @@ class Trainer:
             "weights": lambda: [f"weights after {self.taken} steps"],
             "engine.room_for_snapshot": lambda: ("machine", 1, 2),
             "engine.snapshot": lambda: None,
-            "engine.check_files": lambda folder, sums: None,
+            "engine.check_files": _check_files,
             "engine.save": self._save,
             "engine.load": self._load,
             "engine.export": lambda folder: None,
@@ -427,6 +427,15 @@ class Trainer:
             "top1_agree": np.ones(len(one), np.bool_),
         }
         return RolloutScores(item.rollout_id, columns)
+
+
+def _check_files(folder: str, sums: dict[str, FileSum]) -> ActorFailure | None:
+    """What a rank answers that has read files of a checkpoint."""
+    if difference := first_difference(Path(folder), sums):
+        failure = ActorFailure("trainer-0 (looking a checkpoint over)", difference)
+        failure.__cause__ = DamagedCheckpoint(difference)
+        return failure
+    return None
 
 
 def _items(

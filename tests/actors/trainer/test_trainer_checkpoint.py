@@ -20,6 +20,7 @@ from actors.trainer.export import export_checkpoint
 from opd_ray.checksums import sum_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
+from opd_ray.errors import DamagedCheckpoint
 
 LAYOUTS = [
     (0, Dtype.float32),
@@ -243,7 +244,7 @@ def test_a_files_of_a_checkpoint_that_has_changed_is_named(ranks, written):
     content = bytearray((target / name).read_bytes())
     content[-1] ^= 1
     (target / name).write_bytes(content)
-    with pytest.raises(CheckpointMismatch, match=f"not whole: {name} has the right size, but not"):
+    with pytest.raises(DamagedCheckpoint, match=f"not whole: {name} has the right size, but not"):
         ranks.call("engine.check_files", str(target), sums)
     content[-1] ^= 1
     (target / name).write_bytes(content)

@@ -18,7 +18,7 @@ from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, LossSettings, StudentSettings, TrainerSettings
 from opd_ray.coordinator import run
 from opd_ray.data.prompt_set import PromptsIdentity
-from opd_ray.errors import ConfigError, OutputFolderError
+from opd_ray.errors import ConfigError, DamagedCheckpoint, OutputFolderError
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.resume import Start, find_start
@@ -34,8 +34,9 @@ def state(step: int, seed: int = 7, tip: TipFilter | None = None) -> RunState:
     return RunState(step, seed, 10, tip.state_dict(), [[step, 2]], PROMPTS)
 
 
-def save(folder: Path, *states: RunState) -> list[Path]:
-    store = CheckpointStore(folder / "checkpoints", keep=9)
+def save(folder: Path, *states: RunState, config: Config | None = None) -> list[Path]:
+    written = to_yaml(config) if config else ""
+    store = CheckpointStore(folder / "checkpoints", keep=9, config_yaml=written)
     return [store.save(one, lambda trainer: None) for one in states]
 
 
@@ -116,6 +117,35 @@ def test_going_on_from_an_older_checkpoint_sets_the_later_ones_aside_first(
     assert "step_00000002 at step 2" in said
     assert said.count("a later checkpoint is set aside: ") == 2
     assert "stopped; checkpoint: " in said
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_gone_on_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = save(tmp_path, state(2), state(4), state(6), config=config_of())
+    start = Start(places[-1], state(6))
+    session = go(tmp_path, config_of(), start, damaged=places[1:])
+    assert session.events == [f"load {place / 'trainer'}" for place in reversed(places)]
+    assert session.made.ran == [(2, False)]
+    assert session.prompts.earlier == [(2, 2)]
+    assert session.made.batches.load.__self__.read == [(places[0] / "trainer", 2)]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "is not what was written" in line] == [
+        f"passed over: {place / 'trainer'} is not what was written" for place in places[1:]
+    ]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step_00000002", "step_00000004.left", "step_00000006.left"]
+
+
+def test_without_a_checkpoint_that_can_be_read_the_run_ends(tmp_path: Path) -> None:
+    places = save(tmp_path, state(2), state(4), config=config_of())
+    start = Start(places[-1], state(4))
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read \(.*0004/trainer is"):
+        go(tmp_path, config_of(), start, damaged=places)
+    config = config_of(str(places[-1]))
+    with pytest.raises(DamagedCheckpoint, match="step_00000004/trainer is not what was written"):
+        go(tmp_path, config, start, damaged=places)
+    assert sorted((tmp_path / "checkpoints").iterdir()) == places
 
 
 def test_going_on_from_the_newest_sets_nothing_aside(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from actors.weights.nccl import NcclSender
 from opd_ray.checksums import FileSum, sum_of
 from opd_ray.config.choices import SyncBackend
 from opd_ray.config.schema import SyncSettings, TrainerSettings
-from opd_ray.errors import ConnectionLost
+from opd_ray.errors import ActorFailure, ConnectionLost, DamagedCheckpoint
 from opd_ray.output.checkpoint import CheckpointStore, RunState
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.types import TrainItem
@@ -137,6 +137,22 @@ def test_the_ranks_share_looking_a_checkpoint_over(tmp_path: Path) -> None:
         sums = {name: sum_of(Path(trainer, name)) for name in names}
         engine = actor._trainer.engine
         assert engine.method_calls == [call.check_files(trainer, sums), call.load(trainer)]
+
+
+@pytest.mark.parametrize("cause", [DamagedCheckpoint("a is not whole"), None])
+def test_what_a_rank_finds_damaged_is_told_and_not_loaded(
+    tmp_path: Path, cause: Exception | None
+) -> None:
+    checkpoint = CheckpointStore(tmp_path, 1).save(RunState(1, 0, 1, {}, [], {}), lambda _: None)
+    actors = [rank(0), rank(1)]
+    failure = ActorFailure("trainer-1 (looking a checkpoint over)", "a is not whole")
+    failure.__cause__ = cause
+    actors[1]._trainer.engine.check_files.return_value = failure
+    (checkpoint / "manifest.json").write_text('{"trainer/a": {"size": 1, "crc32": 2}}')
+    with pytest.raises(DamagedCheckpoint if cause else ActorFailure, match="a is not whole"):
+        group_of(*actors).load(str(checkpoint / "trainer"))
+    for actor in actors:
+        actor._trainer.engine.load.assert_not_called()
 
 
 def test_steps_scores_and_heads_are_the_trainers() -> None:
