@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from opd_ray.borders import writing
+
 # Short enough that a piece is still in the processor's cache when its sum is taken.
 _PIECE_BYTES = 1 << 20
 
@@ -27,10 +29,16 @@ class FileSum:
 
 
 class SummedFile:
-    """A new file that is on disk, and its :class:`FileSum` known, when the ``with`` block ends."""
+    """A new file that is on disk, and its :class:`FileSum` known, when the ``with`` block ends.
+
+    Raises:
+        WriteError: it cannot be written, in any call.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("xb")
+        self._path = path
+        with writing(path):
+            self._file = path.open("xb")
         self._size = self._crc32 = 0
 
     def __enter__(self) -> Self:
@@ -44,12 +52,13 @@ class SummedFile:
         view = view.cast("B")
         for start in range(0, len(view), _PIECE_BYTES):
             piece = view[start : start + _PIECE_BYTES]
-            self._file.write(piece)
+            with writing(self._path):
+                self._file.write(piece)
             self._crc32 = zlib.crc32(piece, self._crc32)
         self._size += len(view)
 
     def __exit__(self, *raised: object) -> None:
-        with self._file:
+        with writing(self._path), self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
 

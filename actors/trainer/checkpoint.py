@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -109,30 +109,17 @@ def write_entries(
         the sums of the files by name.
 
     Raises:
-        RunError: they cannot be written; names the folder.
+        WriteError: they cannot be written.
     """
     sums = {}
-    with checkpoint_border(folder):
-        for number, group in enumerate(_groups(entries)):
-            name = f"{RANK_FILES}{rank:05d}_{number:05d}.safetensors"
-            with SummedFile(folder / name) as file:
-                file.write(_header(group, steps))
-                for entry in group:
-                    file.write(_bytes(entry.tensor))
-            sums[name] = file.sum
+    for number, group in enumerate(_groups(entries)):
+        name = f"{RANK_FILES}{rank:05d}_{number:05d}.safetensors"
+        with SummedFile(folder / name) as file:
+            file.write(_header(group, steps))
+            for entry in group:
+                file.write(_bytes(entry.tensor))
+        sums[name] = file.sum
     return sums
-
-
-@contextmanager
-def checkpoint_border(folder: Path) -> Iterator[None]:
-    """A with block that writes into a checkpoint; what the system refuses names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"a checkpoint cannot be written into {folder}: {error.strerror or error}; make room "
-            "there or choose another run.output_dir; older checkpoints are as they were"
-        ) from error
 
 
 def write_layout(

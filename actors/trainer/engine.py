@@ -18,11 +18,9 @@ from actors.process import free_memory_bytes
 from actors.trainer.batch import MicroBatch
 from actors.trainer.checkpoint import (
     RANK_FILES,
-    CheckpointMismatch,
     Entry,
     Snapshot,
     TrainerCheckpoint,
-    checkpoint_border,
     entries_of,
     load,
     write_entries,
@@ -40,6 +38,7 @@ from actors.trainer.student import (
     student_files,
 )
 from actors.weights.chunks import named_weights, stored_weights
+from opd_ray.borders import writing
 from opd_ray.checksums import FileSum, files_below, first_difference, sum_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
@@ -182,7 +181,7 @@ class Engine:
             the sums of what it wrote, and on rank 0 of all that others wrote there before.
 
         Raises:
-            RunError: it cannot be written.
+            WriteError: it cannot be written.
         """
         return self._write(folder, self._entries(), self._partition.steps())
 
@@ -253,14 +252,15 @@ class Engine:
         self, folder: str, entries: Sequence[Entry], steps: Mapping[str, int]
     ) -> dict[str, FileSum]:
         target = Path(folder)
-        with checkpoint_border(target):
+        with writing(target):
             target.mkdir(parents=True, exist_ok=True)
         sums = write_entries(target, self._rank, entries, steps)
         if self._files is None:
             return sums
-        with checkpoint_border(target):
+        with writing(target):
             self._files.write(target / STUDENT_FILES)
-            sums |= write_layout(target, self._partition.shapes, self._layout)
+        sums |= write_layout(target, self._partition.shapes, self._layout)
+        with writing(target):
             others = (n for n in files_below(target) if not n.startswith(RANK_FILES))
             return sums | {name: sum_of(target / name, sync=True) for name in others}
 

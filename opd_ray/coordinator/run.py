@@ -163,9 +163,7 @@ def _steer(
             coordinator = Coordinator(
                 config, session, prompts, tip, evaluator, checkpoints, metrics, progress
             )
-            if start is not None and not coordinator.batches.load(
-                start.checkpoint / TRAINER, done
-            ):
+            if start is not None and not coordinator.batches.load(start.checkpoint / TRAINER, done):
                 progress.say(
                     "the checkpoint's rollouts of the next step are of other prompts, samples or "
                     "lag; they are written anew"

@@ -14,7 +14,6 @@ from ray import ObjectRef
 
 from opd_ray.checksums import FileSum
 from opd_ray.coordinator.session import Session
-from opd_ray.errors import RunError
 from opd_ray.output.checkpoint import Draft, RunState
 
 BLOCKED = "seconds/checkpoint"  # of the run
@@ -59,12 +58,12 @@ class Saving:
             last: nothing comes next: it is in its place when this returns.
 
         Raises:
-            RunError: it cannot be written; what there was of it is gone.
+            WriteError: it cannot be written; what there was of it is gone.
+            ActorFailure: by a rank.
         """
         began = time.perf_counter()
         self.finish()
-        with _named("no checkpoint can be begun"):
-            draft = self.checkpoints.begin(state)
+        draft = self.checkpoints.begin(state)
         if draft is None:
             return
         with self._or_nothing(draft):
@@ -83,7 +82,7 @@ class Saving:
         """Wait until the checkpoint under way, if there is one, is in its place.
 
         Raises:
-            RunError: it cannot be written; what there was of it is gone.
+            WriteError, ActorFailure: as :meth:`save`.
         """
         if self._under_way is not None:
             self.session.scorer.watch.wait_until(
@@ -121,8 +120,7 @@ class Saving:
     def _or_nothing(self, draft: Draft) -> Iterator[None]:
         """A with block that works on a draft; if it fails, nothing is left of that."""
         try:
-            with _named(f"the checkpoint {draft.final} cannot be written"):
-                yield
+            yield
         except BaseException:
             self._under_way = None
             draft.discard()
@@ -131,19 +129,3 @@ class Saving:
     def _complete(self, draft: Draft, sums: dict[str, FileSum], began: float) -> None:
         draft.complete(sums)
         self._figures[WRITTEN] = time.perf_counter() - began
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """A with block that writes; what the system refuses says which file, and that nothing is lost.
-
-    Args:
-        what: did not come about.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"{what}: {error}; make room there or choose another run.output_dir; older checkpoints "
-            "are as they were"
-        ) from error

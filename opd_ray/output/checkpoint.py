@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from opd_ray.borders import writing
 from opd_ray.checksums import FileSum, files_below, first_difference, sum_of
 from opd_ray.errors import OpdError
 from opd_ray.whole_file import write_whole
@@ -74,7 +75,24 @@ class Draft:
 
         Raises:
             CheckpointError: one of them is not here as it was written.
+            WriteError: it cannot be put on disk.
         """
+        with writing(self.final):
+            manifest = {name: asdict(one) for name, one in self._on_disk(sums).items()}
+            for folder in [path for path in self.folder.rglob("*") if path.is_dir()]:
+                _sync_folder(folder)
+            write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=1))
+            _sync_folder(self.folder)
+            if self.final.exists():
+                shutil.rmtree(self.final)
+            os.replace(self.folder, self.final)
+            _sync_folder(self.final.parent)
+        self.store.was_written(self.final)
+        self.store.forget_old()
+        return self.final
+
+    def _on_disk(self, sums: Mapping[str, FileSum]) -> dict[str, FileSum]:
+        """The sums of all files; those that are not in ``sums`` are put on disk and read."""
         known = {f"{TRAINER}/{name}": one for name, one in sums.items()}
         found = {
             name: known.get(name) or sum_of(self.folder / name, sync=True)
@@ -88,18 +106,7 @@ class Draft:
                     f"{path} was written with {written.size} bytes, here it has {size}: "
                     "run.output_dir must be a folder that all machines of the run share"
                 )
-        for folder in [path for path in self.folder.rglob("*") if path.is_dir()]:
-            _sync_folder(folder)
-        manifest = {name: asdict(one) for name, one in found.items()}
-        write_whole(self.folder / MANIFEST, json.dumps(manifest, indent=1))
-        _sync_folder(self.folder)
-        if self.final.exists():
-            shutil.rmtree(self.final)
-        os.replace(self.folder, self.final)
-        self.store.was_written(self.final)
-        _sync_folder(self.final.parent)
-        self.store.forget_old()
-        return self.final
+        return found
 
     def discard(self) -> None:
         """Leave nothing of it, as far as nobody writes into it any more."""
@@ -117,12 +124,17 @@ class CheckpointStore:
     _damaged: dict[Path, str] = field(default_factory=dict)
 
     def begin(self, state: RunState) -> Draft:
-        """Begin a checkpoint; drafts that were never completed go."""
+        """Begin a checkpoint; drafts that were never completed go.
+
+        Raises:
+            WriteError: none can be begun.
+        """
         final = self.folder / f"step_{state.step:08d}"
-        for left in self.folder.glob(_DRAFTS):
-            shutil.rmtree(left)
         draft = self.folder / f"{final.name}.tmp"
-        (draft / TRAINER).mkdir(parents=True)
+        with writing(draft):
+            for left in self.folder.glob(_DRAFTS):
+                shutil.rmtree(left)
+            (draft / TRAINER).mkdir(parents=True)
         write_whole(draft / "config.yaml", self.config_yaml)
         write_whole(draft / "run.json", json.dumps(asdict(state), indent=1))
         return Draft(self, draft, final)
@@ -136,7 +148,8 @@ class CheckpointStore:
     def forget_old(self) -> None:
         """Remove all but the newest."""
         for old in self._all()[: -self.keep]:
-            shutil.rmtree(old)
+            with writing(old):
+                shutil.rmtree(old)
 
     def pass_over(self, folder: Path, why: str) -> None:
         """Go on from a checkpoint no more: its large files were read, and are damaged."""
@@ -185,9 +198,10 @@ class CheckpointStore:
         moved = []
         for folder in self._all(step):
             aside = folder.with_name(f"{folder.name}.left")
-            if aside.exists():
-                shutil.rmtree(aside)
-            moved.append(folder.rename(aside))
+            with writing(aside):
+                if aside.exists():
+                    shutil.rmtree(aside)
+                moved.append(folder.rename(aside))
         return moved
 
     def _all(self, after: int = -1) -> list[Path]:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 # A block of one of these turns what is raised into an error that names the file and a remedy.
-BORDERS = {"writing", "border", "making_room", "checkpoint_border"}
+BORDERS = {"writing", "border", "making_room"}
 # Methods and functions that change what is on a disk, whoever's they are.
 CHANGING = {
     *("write_text", "write_bytes", "mkdir", "makedirs", "rmtree", "copytree", "rename", "unlink"),
@@ -20,8 +20,6 @@ CHANGING = {
 # Where what is raised is dealt with in another way, and how.
 ELSEWHERE = {
     "opd_ray/whole_file.py": "what is written has a border; a draft is removed outside of it",
-    "opd_ray/output/checkpoint.py": "a checkpoint has a border around all of it",
-    "opd_ray/checksums.py": "its files are those of a checkpoint",
     "opd_ray/output/folder.py": "what cannot be made is said of the key that names the folder",
 }
 

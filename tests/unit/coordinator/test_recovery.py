@@ -283,7 +283,11 @@ def test_a_damaged_checkpoint_is_passed_over_and_written_again(tmp_path: Path) -
     newest = tmp_path / "run" / "step_00000004"
 
     def before_call(method: str) -> None:
-        if method == "train_step" and run.trainers[1].taken == 4 and not (run.ended or run.watch.death):
+        if (
+            method == "train_step"
+            and run.trainers[1].taken == 4
+            and not (run.ended or run.watch.death)
+        ):
             flip_a_bit(newest)
             run.watch.death = LOSS
 
@@ -311,7 +315,11 @@ def test_where_all_checkpoints_are_damaged(tmp_path: Path, first: str) -> None:
         run._coordinator.session.load(str(place / "trainer"))
 
     def before_call(method: str) -> None:
-        if method == "train_step" and run.trainers[1].taken == 4 and not (run.ended or run.watch.death):
+        if (
+            method == "train_step"
+            and run.trainers[1].taken == 4
+            and not (run.ended or run.watch.death)
+        ):
             flip_a_bit(tmp_path / "whole" / "step_00000002")
             for folder in (tmp_path / "run").iterdir():
                 flip_a_bit(folder)

@@ -140,7 +140,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_it_gone_on_from(
 def test_without_a_checkpoint_that_can_be_read_the_run_ends(tmp_path: Path) -> None:
     places = save(tmp_path, state(2), state(4), config=config_of())
     start = Start(places[-1], state(4))
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be read \(.*0004/trainer is"):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint in .* can be read \(.*0004/trainer is"
+    ):
         go(tmp_path, config_of(), start, damaged=places)
     config = config_of(str(places[-1]))
     with pytest.raises(DamagedCheckpoint, match="step_00000004/trainer is not what was written"):

@@ -13,7 +13,7 @@ from stand_ins import Response
 from opd_ray.checksums import FileSum, sum_of
 from opd_ray.config.schema import RunSettings
 from opd_ray.coordinator.saving import Saving
-from opd_ray.errors import ActorFailure, RunError
+from opd_ray.errors import ActorFailure, WriteError
 from opd_ray.output.checkpoint import CheckpointStore, RunState, read_state
 from opd_ray.pools.watch import Interrupted
 
@@ -162,20 +162,32 @@ def test_a_rank_that_cannot_write_ends_the_wait_and_leaves_the_older_ones(tmp_pa
 
 def test_what_else_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
+        raise WriteError(f"{folder} cannot be written")
+
+    run = parts(tmp_path)
+    with pytest.raises(WriteError, match="trainer cannot be written"):
+        run.saving.save(state(3), fail, last=False)
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_put_on_disk_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: object) -> None:
         raise OSError(28, "no space left")
 
     run = parts(tmp_path)
-    with pytest.raises(
-        RunError, match="step_00000003 cannot be written: .*no space left; make room there"
-    ):
-        run.saving.save(state(3), fail, last=False)
+    run.saving.save(state(3), lambda _: monkeypatch.setattr("os.fsync", full), last=False)
+    run.watch.arrive()
+    with pytest.raises(WriteError, match="step_00000003: cannot be written: No space .* make room"):
+        run.watch.arrive()
     assert names(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     run = parts(tmp_path / "file" / "checkpoints")
-    with pytest.raises(RunError, match="no checkpoint can be begun: .*file/checkpoints.*; make"):
+    with pytest.raises(WriteError, match="file/checkpoints/step_00000003.tmp: cannot be written: "):
         run.saving.save(state(3), nothing, last=False)
 
 

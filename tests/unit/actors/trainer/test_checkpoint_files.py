@@ -21,7 +21,7 @@ from actors.trainer.checkpoint import (
     write_layout,
 )
 from opd_ray.checksums import sum_of
-from opd_ray.errors import RunError
+from opd_ray.errors import WriteError
 
 SHAPES = {"a.weight": [2, 3], "b:ias": [4]}
 
@@ -200,8 +200,7 @@ def test_a_disk_that_is_full_is_told_with_the_folder(
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(
-        RunError,
-        match=f"a checkpoint cannot be written into {tmp_path}: No space left on device; make room "
-        "there or choose another run.output_dir; older checkpoints are as they were",
+        WriteError,
+        match=f"{tmp_path}/rank_00000_00000.safetensors: cannot be written: No space left on",
     ):
         write_entries(tmp_path, 0, [B], {})
