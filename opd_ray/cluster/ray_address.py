@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from opd_ray.borders import first_line
-from opd_ray.errors import PlacementError
+from opd_ray.errors import PlacementError, RunError
 
 TOKEN_FILE = Path(".ray/auth_token")  # below the home folder, where Ray keeps it
 TOKEN_REMEDY = (
@@ -66,8 +66,12 @@ def check_answer(address: str) -> None:
         raise _nobody_answers(address, str(error)) from error
 
 
-def not_joined(address: str, error: BaseException) -> PlacementError:
-    """Why Ray could not be joined, from what it raised."""
+def not_joined(address: str, error: BaseException) -> PlacementError | RunError:
+    """Why Ray could not be joined, from what it raised.
+
+    A RunError where somebody listens at an address that was given: it may be a Ray that is busy,
+    or not up yet.
+    """
     chain = list(_chain(error))
     said = "\n".join(f"{type(link).__name__}: {link}" for link in chain)
     if "Unauthenticated" in said or "AuthenticationError" in said:
@@ -82,7 +86,13 @@ def not_joined(address: str, error: BaseException) -> PlacementError:
             f"{_named(address)}: a Ray of another version runs there ({', '.join(versions[:2])}; "
             f"here: {', '.join(versions[2:])}); use one environment on every machine"
         )
-    return _nobody_answers(address, first_line(chain[-1]))
+    if address == "auto":
+        return _nobody_answers(address, first_line(chain[-1]))
+    return RunError(
+        f"{_named(address)}: somebody listens there, and no Ray answers ({first_line(chain[-1])}): "
+        "a head node (by default port 6379) that is busy or not up yet; give the same command "
+        "again. Or it is another port: write that of the head node"
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from opd_ray.borders import border
+from opd_ray.borders import first_line
 from opd_ray.cluster.local_ray import local_ray_problems, token_for_this_run
 from opd_ray.cluster.nodes import Cluster, from_ray_nodes
 from opd_ray.cluster.ray_address import check_answer, named_address, not_joined, token_source
@@ -24,6 +24,9 @@ LOOPBACK = "127.0.0.1"
 _AUTH_MODE = "RAY_AUTH_MODE"
 # How often, about once a second, Ray asks an address that is there but does not take us.
 _TRIES = "RAY_gcs_server_port_wait_time_s"
+# What Ray raises of values that it was given, in arguments or variables of the environment.
+_BAD_VALUES = (ValueError, TypeError, ImportError)
+_AGAIN = "give the same command again"
 
 
 class RaySession:
@@ -32,9 +35,9 @@ class RaySession:
     A Ray that dies in between ends the program.
 
     Raises:
-        PlacementError: no Ray answers at ``cluster.address``, or it refuses this user or this
-            version of Ray; or none can be started here.
-        RunError: Ray's own processes do not come up in time.
+        PlacementError: nobody listens at ``cluster.address``, or a Ray refuses this user or this
+            version of Ray; or Ray does not take a value that it is to start with here.
+        RunError: whatever else keeps Ray from coming up or from taking us: the same command may do.
     """
 
     def __init__(self, settings: ClusterSettings) -> None:
@@ -67,17 +70,25 @@ class RaySession:
     def _start(self) -> None:
         if problems := list(local_ray_problems(self._settings)):
             raise PlacementError("\n".join(problems))
-        remedy = (
-            "this is Ray's own answer to its start: see the keys of the section cluster and the "
-            "environment's RAY_ variables"
-        )
-        with border("Ray cannot be started here", remedy, PlacementError), _loopback():
-            if not self._came_up() and not self._came_up():
-                # No bad input: the same command may well do.
-                raise RunError(
-                    "Ray did not come up here within its own 30 s, and again: this machine is too "
-                    "busy, or one of Ray's processes was killed; give the same command again"
-                )
+        try:
+            with _loopback():
+                up = self._came_up() or self._came_up()
+        except _BAD_VALUES as error:
+            raise PlacementError(
+                f"Ray cannot be started here: {first_line(error)}; this is Ray's own answer to its "
+                "start: see the keys of the section cluster and the environment's RAY_ variables"
+            ) from error
+        # Whatever Ray raises, it has not come up.
+        except Exception as error:
+            raise RunError(
+                f"Ray did not come up here: {first_line(error)}; one of its processes was killed, "
+                f"or its disk or memory is full; {_AGAIN}"
+            ) from error
+        if not up:
+            raise RunError(
+                "Ray did not come up here within its own 30 s, and again: this machine is too "
+                f"busy, or one of Ray's processes was killed; {_AGAIN}"
+            )
 
     def _came_up(self) -> bool:
         """Start Ray; False where it gave up waiting for its own processes.

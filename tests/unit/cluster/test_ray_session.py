@@ -134,10 +134,9 @@ def test_a_user_without_a_token_or_with_a_mode_of_his_own_shows_none(
                 "Python: 3.11.7)"
             ],
         ),
-        (ConnectionError("Timed out"), ["no Ray answers there (ConnectionError: Timed out)"]),
     ],
 )
-def test_a_refused_token_another_version_and_no_answer_are_told_apart(
+def test_a_refused_token_and_another_version_are_told_apart(
     raised: Exception, words: list[str], listening: str, in_place_of_ray: Any
 ) -> None:
     stand_in = in_place_of_ray(raised)
@@ -145,6 +144,20 @@ def test_a_refused_token_another_version_and_no_answer_are_told_apart(
     assert message.startswith(f"cluster.address = '{listening}': ")
     assert all(word in message for word in words), message
     assert stand_in.ended == 1  # what was begun is put away
+
+
+def test_a_ray_that_does_not_answer_is_no_bad_input(listening: str, in_place_of_ray: Any) -> None:
+    stand_in = in_place_of_ray(ConnectionError("Timed out"))
+    with pytest.raises(RunError) as raised:
+        RaySession(ClusterSettings(address=listening)).__enter__()
+    assert exit_code(raised.value) == 1
+    assert str(raised.value).startswith(
+        f"cluster.address = '{listening}': somebody listens there, and no Ray answers "
+        "(ConnectionError: Timed out): a head node (by default port 6379) that is busy or not"
+    )
+    assert stand_in.ended == 1
+    in_place_of_ray(ConnectionError("Could not find any running Ray instance"))
+    assert "no Ray answers there (ConnectionError: Could not find" in refusal("auto")
 
 
 def test_a_wrong_token_is_named_by_where_it_lies(
@@ -212,7 +225,29 @@ def test_a_ray_that_is_started_here_takes_the_loopback_address(in_place_of_ray: 
     assert ray_constants.ENABLE_RAY_CLUSTER  # for one that is joined
 
 
-def test_what_ray_raises_at_its_start_is_one_message(in_place_of_ray: Any) -> None:
+@pytest.mark.parametrize(
+    "raised",
+    [
+        RuntimeError("Failed to start the GCS.\nTraceback"),
+        OSError(28, "No space left on device"),
+        Exception("Node died"),
+        ConnectionError("closed"),
+    ],
+)
+def test_what_befalls_ray_at_its_start_is_no_bad_input(
+    raised: Exception, in_place_of_ray: Any
+) -> None:
+    stand_in = in_place_of_ray(raised)
+    with pytest.raises(RunError, match=r"Ray did not come up here: .*; give the same") as found:
+        RaySession(ClusterSettings()).__enter__()
+    assert exit_code(found.value) == 1
+    assert str(raised).split("\n")[0].rstrip(".") in str(found.value)
+    assert "Traceback" not in str(found.value)
+    assert stand_in.ended == 1
+    assert ray_constants.ENABLE_RAY_CLUSTER
+
+
+def test_what_ray_raises_of_its_values_is_one_message(in_place_of_ray: Any) -> None:
     stand_in = in_place_of_ray(ModuleNotFoundError("No module named 'no'"))
     message = refusal(None)
     assert message.startswith(
