@@ -1,8 +1,8 @@
-"""How an actor's process is set up, watched and measured.
+"""How an actor's process is set up and measured.
 
 Environment variables, which are read when a process starts its thread pools and allocates for the
-first time; the lifeline by which the run notices its death; its peak memory. Torch is imported in
-functions only: an actor sets its threads before torch starts.
+first time; its peak memory. Torch is imported in functions only: an actor sets its threads before
+torch starts. Ray is not imported: trainers and teachers run without it, too.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import threading
 from pathlib import Path
-
-import ray
 
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
@@ -110,19 +107,6 @@ def compute_reproducibly() -> None:
     # Memory that nobody reads need not be the same.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-
-
-# Every actor class with a lifeline declares this group, so that waiting blocks no other call.
-LIFELINE_GROUP = {"lifeline": 1}
-
-
-class Lifeline:
-    """Base of the actors that :class:`opd_ray.pools.watch.ActorWatch` watches."""
-
-    @ray.method(concurrency_group="lifeline")
-    def lifeline(self) -> None:
-        """Block until the process ends."""
-        threading.Event().wait()
 
 
 def teacher_environment(settings: TeacherSettings) -> dict[str, str]:

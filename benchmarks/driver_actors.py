@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.process import LIFELINE_GROUP, Lifeline
+from actors.lifeline import LIFELINE_GROUP, Lifeline
 from opd_ray.types import (
     Rollout,
     RolloutRequest,

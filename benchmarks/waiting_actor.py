@@ -15,7 +15,8 @@ import numpy as np
 import ray
 from pipeline_profiles import Profile
 
-from actors.process import LIFELINE_GROUP, Lifeline, peak_memory_bytes
+from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.process import peak_memory_bytes
 
 VOCAB_SIZE = 50_000
 # Every waiting actor declares these groups, so that no work delays what it tells.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from actors.process import LIFELINE_GROUP, Lifeline, peak_memory_bytes
+from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.process import peak_memory_bytes
 from actors.rollout.episodes import EpisodeEngine
 from actors.weights.registry import TRANSPORTS
 from opd_ray.config.environment import EnvironmentSet

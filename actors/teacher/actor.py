@@ -12,7 +12,8 @@ import ray
 import torch
 from ray.exceptions import ObjectLostError
 
-from actors.process import LIFELINE_GROUP, Lifeline, compute_reproducibly, peak_memory_bytes
+from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.process import compute_reproducibly, peak_memory_bytes
 from actors.teacher.protocol import FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.service import TeacherServer

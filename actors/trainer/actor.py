@@ -12,7 +12,8 @@ from typing import Any
 
 import ray
 
-from actors.process import LIFELINE_GROUP, Lifeline, compute_reproducibly
+from actors.lifeline import LIFELINE_GROUP, Lifeline
+from actors.process import compute_reproducibly
 from actors.weights.chunks import pack
 from actors.weights.registry import TRANSPORTS
 from opd_ray.checksums import FileSum

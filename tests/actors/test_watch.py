@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from actors.process import LIFELINE_GROUP, Lifeline
+from actors.lifeline import LIFELINE_GROUP, Lifeline
 from opd_ray.errors import ActorDied, ActorFailure, PeerFailure
 from opd_ray.pools.watch import ActorWatch, Interrupted, StallError
 
