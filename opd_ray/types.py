@@ -155,6 +155,14 @@ def environment_figures(figures: Mapping[str, float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
+class Likeliest:
+    """The likeliest tokens of n rows, of both; the teacher's are those that it was heard of."""
+
+    student: TopK  # [n, k]
+    teacher: TopK  # [n, k], among the student's top-K and its own top-k; NO_TOKEN where fewer
+
+
+@dataclass(frozen=True)
 class TeacherInfo:
     """What a teacher says about itself; pairing checks and plans are made from this alone."""
 
@@ -182,6 +190,8 @@ class ScoreRequest:
     # [n] int32, ascending: the response positions that are asked about, those that the student
     # wrote itself. None: all m.
     rows: np.ndarray | None = None
+    # How many of the likeliest tokens of each row go back beside the scores; for a person to see.
+    likeliest: int = 0
 
     @property
     def asked(self) -> np.ndarray:
@@ -288,6 +298,7 @@ class RolloutScores:
     rollout_id: str
     columns: dict[str, np.ndarray]  # [n]
     retries: int = 0  # requests that the teacher had to send again, see TeacherAnswer
+    likeliest: Likeliest | None = None  # where the request asked for it
 
 
 @dataclass(frozen=True)

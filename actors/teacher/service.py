@@ -15,6 +15,7 @@ from actors.teacher.contract.answers import (
     checked_head,
 )
 from actors.teacher.contract.rows import ask
+from actors.teacher.likeliest import likeliest_tokens
 from actors.teacher.protocol import MixtureTeacher, Teacher, TeacherError
 from actors.teacher.support import asked_of_teacher, signal_of
 from opd_ray.config.choices import SignalChoice, Support
@@ -101,7 +102,8 @@ def _scores(request: ScoreRequest, answer: TeacherAnswer) -> RolloutScores:
     columns = streamed.columns() | {"teacher_logprob": answer.logprob}
     if answer.entropy is not None:
         columns["teacher_entropy"] = answer.entropy
-    return RolloutScores(request.rollout_id, columns, answer.retries)
+    shown = likeliest_tokens(request, answer) if request.likeliest else None
+    return RolloutScores(request.rollout_id, columns, answer.retries, shown)
 
 
 @dataclass(frozen=True)

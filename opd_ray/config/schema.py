@@ -290,6 +290,19 @@ class EvalSettings:
 
 
 @dataclass
+class ReportSettings:
+    # Steps that report.html shows from close by (tokens, and who worked when), spread evenly from
+    # the first to the last; 0 keeps none.
+    close_ups: int = field(default=12, metadata=at_least(0) | FREE)
+    # Rollouts of such a step whose tokens are kept.
+    rollouts: int = field(default=4, metadata=at_least(0) | FREE)
+    # Tokens of such a rollout that are kept; of a longer one the rest is left out.
+    tokens: int = field(default=4096, metadata=at_least(1) | FREE)
+    # Held-out problems of each task whose answers are kept at every evaluation.
+    problems: int = field(default=8, metadata=at_least(0) | FREE)
+
+
+@dataclass
 class StudyArm:
     # Name of the arm in folders, tables and plots.
     name: str = "???"
@@ -340,6 +353,7 @@ class Config:
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     sync: SyncSettings = field(default_factory=SyncSettings)
     eval: EvalSettings = field(default_factory=EvalSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
     # What opd-ray study runs; other commands do not read it.
     study: StudySettings = field(default_factory=StudySettings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class RolloutBatches:
     config: Config
     session: Session
     prompts: PromptFeed
+    # Which rollouts of a step a person will see token by token.
+    close_ups: Callable[[int, Sequence[RolloutRequest]], Collection[str]]
     _ahead: BatchUnderWay | None = None  # of the step that comes next
 
     @property
@@ -86,18 +89,24 @@ class RolloutBatches:
         if _ids(requests) != _ids(rollouts):
             return False
         self._ahead = self.session.scorer.start_written(
-            requests, rollouts, own_teacher_prompts(prompts), self._drops
+            requests,
+            rollouts,
+            own_teacher_prompts(prompts),
+            self._drops,
+            self.close_ups(step, requests),
         )
         self.finish_ahead()
         return True
 
     def _begin(self, step: int) -> BatchUnderWay:
         prompts = self._prompts(step)
+        requests = self._requests(step, prompts)
         return self.session.scorer.start(
-            self._requests(step, prompts),
+            requests,
             run_sampling(self.config.rollout),
             own_teacher_prompts(prompts),
             self._drops,
+            self.close_ups(step, requests),
         )
 
     def _prompts(self, step: int) -> list[Prompt]:

@@ -6,7 +6,7 @@ tokens x hidden size goes from the actor that made it straight to the one that n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.batches import RolloutBatches
+from opd_ray.coordinator.close_ups import CloseUps
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.metrics import SHOWN, StageClock, StepSnapshot, lag_metrics, step_metrics
 from opd_ray.coordinator.no_calls import check_calls
@@ -24,12 +25,15 @@ from opd_ray.coordinator.saving import Checkpoints, Saving
 from opd_ray.coordinator.session import Session
 from opd_ray.coordinator.tail import GAIN, overlap_gain, tail_metrics
 from opd_ray.coordinator.waves import WaveTraining, by_rollout
+from opd_ray.coordinator.who_worked import who_worked
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.errors import RunError
+from opd_ray.evaluation.evaluator import ShowAnswers
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
 from opd_ray.pools.scorer import BatchUnderWay, ScoredBatch, ScoredRollout
+from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.watch import Interrupted
 from opd_ray.seeds import derive_seed
 from opd_ray.tip import Selection, TipFilter, TokenScores, batch_scores, with_exact_scores
@@ -43,7 +47,7 @@ class SyncGapError(RunError):
 class Evaluates(Protocol):
     """Measures the student (:class:`opd_ray.evaluation.evaluator.Evaluator`)."""
 
-    def run(self) -> dict[str, float]: ...
+    def run(self, show: ShowAnswers | None = None) -> dict[str, float]: ...
 
 
 @dataclass
@@ -58,6 +62,8 @@ class Coordinator:
     checkpoints: Checkpoints
     metrics: Metrics
     progress: Progress
+    close_ups: CloseUps | None = None  # None: no step is kept for a person to see
+    evaluated: Callable[[], None] = lambda: None  # after every evaluation, its figures written
     last_step: StepSnapshot | None = None
     done: int = 0  # steps taken
     restarts: int = 0  # of all trainer ranks
@@ -65,7 +71,9 @@ class Coordinator:
     calls_checked: bool = False  # whether the first step's rollouts called their tools
 
     def __post_init__(self) -> None:
-        self.batches = RolloutBatches(self.config, self.session, self.prompts)
+        close_ups = self.close_ups
+        wanted = close_ups.wanted if close_ups else lambda step, requests: ()
+        self.batches = RolloutBatches(self.config, self.session, self.prompts, wanted)
         beside = self.config.run.checkpoint_beside
         self.saving = Saving(self.session, self.checkpoints, beside)
 
@@ -112,6 +120,8 @@ class Coordinator:
         if ahead is not None:
             self.batches.load(ahead, step)
         self.metrics.back_to(step)
+        if self.close_ups:
+            self.close_ups.rows.back_to(step)
         self.progress.back_to(step)
 
     def step(self, step: int) -> None:
@@ -150,12 +160,13 @@ class Coordinator:
         versions = [one.rollout.weights_version for one in batch.rollouts]
         age = step - min(versions) if ahead else 0
         self.last_step = StepSnapshot(batch.rollouts, scores, selection, age)
+        stats = {name: pool.stats() for name, pool in pools.items()}
         values = step_metrics(
             self.last_step,
             account,
             session.launcher.peak_memory(),
             clock.report(),
-            {name: pool.stats() for name, pool in pools.items()},
+            stats,
             batch.teacher_alone_seconds,
         )
         values |= self._tail(batch, weights, values["seconds/train"])
@@ -169,10 +180,22 @@ class Coordinator:
         values["train/restarts"] = self.restarts
         self.metrics.write(step + 1, values)
         self.progress.step(step + 1, values)
+        self._keep_close_up(step, batch, clock, stats)
         if why := nothing_learned(account, selection, scores, self.config.tip):
             self._say_idle(step, why)
         if not age:
             self._check_gap(account.gap_mean, f"step {step + 1}")
+
+    def _keep_close_up(
+        self, step: int, batch: ScoredBatch, clock: StageClock, stats: Mapping[str, PoolStats]
+    ) -> None:
+        """Of a few steps, what a person will see."""
+        session, close_ups, last = self.session, self.close_ups, self.last_step
+        written = session.scorer.rollouts.take_spans()
+        if close_ups is None or last is None or not close_ups.due(step):
+            return
+        worked = who_worked(session, batch, clock, written, stats.values())
+        close_ups.step(step, last, self.tip, self._seeds(last.scored, step), worked)
 
     def _train_early(
         self, batch: BatchUnderWay, step: int, exact: dict[str, RolloutScores], clock: StageClock
@@ -278,12 +301,14 @@ class Coordinator:
             )
 
     def _evaluate(self, step: int) -> None:
-        values = self.evaluator.run()
+        show = partial(self.close_ups.answers, step) if self.close_ups else None
+        values = self.evaluator.run(show)
         if self.config.run.lag and "eval/sync_gap" in values:
             # Steps cannot tell: their rollouts are of older weights.
             self._check_gap(values["eval/sync_gap"], f"evaluation at step {step}")
         self.metrics.write(step, values)
         self.progress.evaluation(step, values)
+        self.evaluated()
 
     def _evaluation_due(self, done: int) -> bool:
         every = self.config.eval.every

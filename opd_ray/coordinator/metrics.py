@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from opd_ray.coordinator.turn_metrics import rollout_metrics, turn_metrics
 from opd_ray.pools.scorer import ScoredRollout
+from opd_ray.pools.spans import Span
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.tip import Selection, TokenScores
 from opd_ray.types import StepAccount
@@ -19,6 +20,9 @@ from opd_ray.types import StepAccount
 # Scores of which every step tells mean and quantiles.
 SHOWN = ("entropy", "reverse_kl", "forward_kl")
 _QUANTILES = (0.1, 0.5, 0.9, 0.99)
+# Whose work a stage is, but for that of rollout actors and teachers.
+TRAINERS, FILTER, WEIGHTS = "trainers", "filter", "weights"
+_LANES = {"train": TRAINERS, "exact_scores": TRAINERS, "filter": FILTER, "sync": WEIGHTS}
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ class StageClock:
     """
 
     def __init__(self) -> None:
-        self._begin = time.perf_counter()
+        self.begin = self.end = time.perf_counter()
+        self._spans: list[Span] = []
         self._stages: dict[str, float] = {}
         self._idle_inside = 0.0
         self._running: str | None = None
@@ -143,15 +148,24 @@ class StageClock:
             yield
         finally:
             self._running = None
-            self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - begin
+            span = Span(name, begin, time.perf_counter())
+            self._spans.append(span)
+            self._stages[name] = self._stages.get(name, 0.0) + span.end - begin
 
     def worked(self, name: str, seconds: float) -> None:
         """Say how long the actors of a finished stage really worked."""
         self._idle_inside += max(0.0, self._stages[name] - seconds)
 
+    def spans(self) -> Iterator[Span]:
+        """When trainers, filter and weights were at work, by these names."""
+        for span in self._spans:
+            if span.who in _LANES:
+                yield replace(span, who=_LANES[span.who])
+
     def report(self) -> dict[str, float]:
         """``seconds/<stage>`` for every stage, ``seconds/step`` and ``seconds/idle``."""
-        step = time.perf_counter() - self._begin
+        self.end = time.perf_counter()
+        step = self.end - self.begin
         idle = max(0.0, step - sum(self._stages.values())) + self._idle_inside
         stages = {f"seconds/{name}": value for name, value in self._stages.items()}
         return {**stages, "seconds/step": step, "seconds/idle": idle}

@@ -13,6 +13,7 @@ from opd_ray.cluster.local_ray import local_ray_notes
 from opd_ray.config.choices import LrSchedule
 from opd_ray.config.load import to_values, to_yaml
 from opd_ray.config.schema import Config
+from opd_ray.coordinator.close_ups import CloseUps
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.metrics import StepSnapshot
@@ -29,7 +30,7 @@ from opd_ray.coordinator.session import Session, open_session
 from opd_ray.coordinator.tail import tail_note
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.environments.by_source import RunEnvironments
-from opd_ray.errors import INTERRUPTED, DamagedCheckpoint, RunError
+from opd_ray.errors import INTERRUPTED, DamagedCheckpoint, OpdError, RunError
 from opd_ray.evaluation.evaluator import Evaluator, accuracy
 from opd_ray.output.checkpoint import TRAINER, CheckpointError, CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder, kept_date
@@ -44,6 +45,7 @@ from opd_ray.output.sinks import (
     has_evaluation,
     read_jsonl,
 )
+from opd_ray.output.step_rows import StepRows
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.deterministic import deterministic_notes
@@ -156,12 +158,17 @@ def _steer(
                 progress.say(f"a later checkpoint is set aside: {later}")
         # What was measured with other values is measured again.
         kept = -1 if start is None and part.changed else done
-        with closing(_metrics(config, output, kept)) as metrics:
+        with (
+            closing(_metrics(config, output, kept)) as metrics,
+            closing(StepRows(output.close_ups, kept)) as rows,
+        ):
+            close_ups = CloseUps(config, rows, session.tokenizer)
+            close_ups.part(done, session.launcher.nodes)
             evaluator = Evaluator(
                 config, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
             )
             coordinator = Coordinator(
-                config, session, prompts, tip, evaluator, checkpoints, metrics, progress
+                config, session, prompts, tip, evaluator, checkpoints, metrics, progress, close_ups
             )
             if start is not None and not coordinator.batches.load(start.checkpoint / TRAINER, done):
                 progress.say(
@@ -182,12 +189,16 @@ def _steer(
                 peaks = recovery.run(done, evaluated=evaluated(done), then=finish)
                 session.launcher.end_trainers()  # whatever befalls them now
                 progress.close()
-                _report(session, coordinator.last_step, tasks, output, progress, peaks)
+                _report(session, coordinator.last_step, close_ups, tasks, output, progress, peaks)
                 output.history.finish(config.run.steps)
             except Interrupted:
                 last = checkpoints.newest()
                 progress.say(f"stopped; checkpoint: {last[0] if last else 'none'}")
+                output.history.stop(coordinator.done, "it was asked to stop", failed=False)
                 return INTERRUPTED
+            except OpdError as error:
+                output.history.stop(coordinator.done, str(error), failed=True)
+                raise
     return 0
 
 
@@ -279,6 +290,7 @@ def _metrics(config: Config, output: OutputFolder, done: int) -> Metrics:
 def _report(
     session: Session,
     last_step: StepSnapshot | None,
+    close_ups: CloseUps,
     tasks: list[HeldOutTask],
     output: OutputFolder,
     progress: Progress,
@@ -293,6 +305,7 @@ def _report(
             teacher |= accuracy(
                 pool, task, session.tokenizer, config.rollout.max_new_tokens, config.run.seed
             )
+        close_ups.teacher(config.run.steps, teacher)
     rows = read_jsonl(output.metrics)
     plot_curves(rows, output.plots / "curves.png")
     outputs = {"metrics": output.metrics, "plots": output.plots, "checkpoints": output.checkpoints}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from opd_ray.config.schema import Config
 from opd_ray.data.prompts import HeldOutTask, divergence_prompts, own_teacher_prompts
-from opd_ray.evaluation.ask import answers, eval_modes, sample_requests
+from opd_ray.evaluation.ask import EvalMode, answers, eval_modes, sample_requests
 from opd_ray.evaluation.figures import figures
+from opd_ray.evaluation.folder import ProblemRecord
 from opd_ray.pools.rollouts import RolloutPool, run_sampling
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
+
+# Is given the records of a task that was asked in one way.
+ShowAnswers = Callable[[EvalMode, Sequence[ProblemRecord]], None]
 
 
 @dataclass
@@ -41,15 +45,17 @@ class Evaluator:
         self._sampling = run_sampling(self.config.rollout)
         self._seed = self.config.run.seed
 
-    def run(self) -> dict[str, float]:
+    def run(self, show: ShowAnswers | None = None) -> dict[str, float]:
         """Every figure, by name: those of :func:`opd_ray.evaluation.figures.figures` a task, and
         ``eval/kl``, ``eval/top1`` and their like. The same prompts and seeds at every call, so that
-        figures of two calls compare."""
+        figures of two calls compare. ``show`` gets the records of every task."""
         begin = time.perf_counter()
         values: dict[str, float] = {}
         longest = self._sampling.max_tokens
         for task in self.tasks:
-            values |= accuracy(self.scorer.rollouts, task, self.tokenizer, longest, self._seed)
+            values |= accuracy(
+                self.scorer.rollouts, task, self.tokenizer, longest, self._seed, show
+            )
         if self._kl_prompts:
             values |= self._distance()
         values["seconds/eval"] = time.perf_counter() - begin
@@ -91,10 +97,13 @@ def accuracy(
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
     seed: int,
+    show: ShowAnswers | None = None,
 ) -> dict[str, float]:
     """One task's figures, greedy and sampled as its settings ask; see :func:`figures` for names."""
     values: dict[str, float] = {}
     for mode in eval_modes(held_out, max_new_tokens):
         records = list(answers(pool, mode, tokenizer, seed))
+        if show is not None:
+            show(mode, records)
         values |= figures(held_out.settings.name, mode.samples, records)
     return values

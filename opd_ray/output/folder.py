@@ -102,6 +102,8 @@ class OutputFolder(LockedFolder):
         self.plots = self.path / "plots"
         self.export = self.path / "export"
         self.report = self.path / "report.txt"
+        self.report_page = self.path / "report.html"
+        self.close_ups = self.path / "close_ups.jsonl"
         self.history = History(self.path / "history.jsonl")
         self.wandb = self.path / "wandb.json"
 
@@ -163,7 +165,14 @@ class OutputFolder(LockedFolder):
             with writing(path):
                 if path.exists():
                     shutil.rmtree(path)
-        for path in (self.metrics, self.report, self.history.path, self.wandb):
+        for path in (
+            self.metrics,
+            self.report,
+            self.report_page,
+            self.close_ups,
+            self.history.path,
+            self.wandb,
+        ):
             with writing(path):
                 path.unlink(missing_ok=True)
 

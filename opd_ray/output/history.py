@@ -51,20 +51,29 @@ class History:
         """The run is over after ``step``, its report and export are written."""
         self._add({"finished": step})
 
+    def stop(self, step: int, why: str, *, failed: bool) -> None:
+        """The run has ended after ``step``, before its last one: it was asked to, or failed."""
+        self._add({"stopped": step, "failed": failed, "why": why})
+
     @property
     def finished(self) -> int | None:
         """The step at which the last part of the run was finished; None if it was not."""
-        rows = self._rows()
+        rows = self.rows()
         return rows[-1].get("finished") if rows else None
 
     @property
     def prompts(self) -> PromptsIdentity | None:
         """The prompts of the last part; None where there is none."""
-        known = [row["prompts"] for row in self._rows() if "prompts" in row]
+        known = [row["prompts"] for row in self.rows() if "prompts" in row]
         with self._reading():
             return made_of(PromptsIdentity, known[-1]) if known else None
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
+        """All lines; none where there is no file.
+
+        Raises:
+            OutputFolderError: the file cannot be read.
+        """
         if not self.path.is_file():
             return []
         with self._reading():

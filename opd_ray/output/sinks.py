@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from opd_ray.appended_file import AppendedFile, whole_lines
 from opd_ray.borders import border
 from opd_ray.errors import RunError
+from opd_ray.output.step_rows import StepRows
 from opd_ray.whole_file import write_whole
 
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
@@ -31,36 +32,21 @@ class Sink(Protocol):
 
 
 class JsonlSink:
-    """One JSON object a line: ``{"step": 3, "loss": 0.41, ...}``; null is no finite number.
-
-    Rows of steps after ``resume_step`` are dropped first: a resumed run writes them again.
-    """
+    """One JSON object a line: ``{"step": 3, "loss": 0.41, ...}``; null is no finite number."""
 
     def __init__(self, path: Path, resume_step: int) -> None:
-        self._path = path
-        self._open(resume_step)
+        self._rows = StepRows(path, resume_step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         row = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(f"{json.dumps({'step': step, **row})}\n".encode())
+        self._rows.write(step, row)
 
     def back_to(self, step: int) -> None:
         """Drop the rows of all steps after this one: they are written again."""
-        self._file.close()
-        self._open(step)
+        self._rows.back_to(step)
 
     def close(self) -> None:
-        self._file.close()
-
-    def _open(self, step: int) -> None:
-        path = self._path
-        if path.exists():
-            with border(str(path), "mend or delete it: a run can go on without it", RunError):
-                kept = [
-                    f"{line}\n" for line in whole_lines(path) if json.loads(line)["step"] <= step
-                ]
-            write_whole(path, "".join(kept))
-        self._file = AppendedFile(path, lines=True)
+        self._rows.close()
 
 
 class TensorBoardSink:

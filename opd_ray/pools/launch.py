@@ -54,7 +54,7 @@ class ActorLauncher:
     roles: Sequence[Role] = _ALL  # which of the plan's actors to start
 
     def __post_init__(self, placement: Placement) -> None:
-        config = self.config
+        config, self.nodes = self.config, placement.cluster.nodes
         self._teachers = config.teacher_set.working if "teacher" in self.roles else {}
         self.watch = ActorWatch(config.cluster.start_timeout_s, "cluster.start_timeout_s")
         placed = [actor for actor in placement.actors if actor.role in self.roles]

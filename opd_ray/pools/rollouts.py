@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from opd_ray.config.schema import RolloutSettings
 from opd_ray.errors import ActorDied, RunError
 from opd_ray.pools.fixed_shares import FixedShares
 from opd_ray.pools.members import Members, RestartPolicy
+from opd_ray.pools.spans import MOST_SPANS, Span
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.pools.writers import Writer
 from opd_ray.types import Rollout, RolloutRequest, Sampling
@@ -98,6 +100,7 @@ class RolloutPool:
         self._left_over = False  # whether any of them is written again after its batch
         self._updating = False  # whether new weights are on their way to all
         self._restarts = self._rewritten = 0
+        self._spans: deque[Span] = deque(maxlen=MOST_SPANS)
 
     @property
     def busy(self) -> bool:
@@ -205,6 +208,15 @@ class RolloutPool:
         self._restarts = self._rewritten = 0
         return counts
 
+    def take_spans(self) -> list[Span]:
+        """When which actor had something to write since the last call, up to now."""
+        now, found = time.monotonic(), list(self._spans)
+        self._spans.clear()
+        for writer in self._writers.all():
+            if writer.unfinished:
+                found.append(Span(writer.name, writer.since, now))
+        return found
+
     def end(self) -> None:
         """End every actor, those that are coming up too."""
         for writer in list(self._writers.all()):
@@ -244,6 +256,7 @@ class RolloutPool:
         writer.written += [rollout.rollout_id for rollout in rollouts]
         self._outstanding -= len(rollouts)
         if not writer.unfinished:
+            self._spans.append(Span(writer.name, writer.since, time.monotonic()))
             self._writers.answered(writer)
         if writer.can_take:
             self._give(writer, self.max_in_flight)
@@ -269,6 +282,8 @@ class RolloutPool:
         """Have a dead actor's requests written by others, and start another in its place."""
         if not self._writers.bury(writer):
             return
+        if writer.unfinished:
+            self._spans.append(Span(writer.name, writer.since, time.monotonic()))
         self._streams -= writer.streaming
         unfinished: Collection[str] = writer.unfinished
         if self.shares is not None:
@@ -326,6 +341,7 @@ class RolloutPool:
             self._open_stream(writer, given, more=True)
             return
         if not writer.unfinished:
+            writer.since = time.monotonic()
             self._writers.expect(writer)
         writer.unfinished |= {request.rollout_id: request for request in given}
         writer.handle.add.remote(given, True, self._batch.number)
@@ -333,6 +349,7 @@ class RolloutPool:
     def _open_stream(self, writer: Writer, given: Sequence[RolloutRequest], *, more: bool) -> None:
         """Have an actor that has no stream open begin one; ``more`` requests may come to it."""
         self._writers.expect(writer)
+        writer.since = time.monotonic()
         writer.unfinished |= {request.rollout_id: request for request in given}
         writer.streaming, writer.closed = True, not more
         self._streams += 1

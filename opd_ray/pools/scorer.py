@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,8 @@ from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TrainItem
 
+# Of both, at every token of a rollout that is shown from close by.
+SHOWN_LIKELIEST = 5
 # Whether none of the tokens of a request's rollout is to be scored or trained on.
 Drops = Callable[[RolloutRequest, Rollout], bool]
 
@@ -54,6 +56,7 @@ class ScoredBatch:
     rollouts: list[ScoredRollout]
     written_R: np.ndarray  # [R] seconds from the batch's begin till each was written
     scored_R: np.ndarray  # [R] seconds from the batch's begin till each was scored
+    begin: float = 0.0  # of the batch, seconds of the monotonic clock
 
     @property
     def teacher_alone_seconds(self) -> float:
@@ -81,8 +84,10 @@ class BatchUnderWay:
         requests: Sequence[RolloutRequest],
         teacher_prompts: Mapping[str, np.ndarray],
         drops: Drops,
+        close_ups: Collection[str],
     ) -> None:
         self._scorer = scorer
+        self._close_ups = close_ups
         self._requests = {request.rollout_id: request for request in requests}
         self._teacher_prompts = teacher_prompts
         self._drops = drops
@@ -124,6 +129,7 @@ class BatchUnderWay:
             [ScoredRollout(self._rollouts[key], self._scores[key]) for key in self._requests],
             np.array([self._written[key] for key in self._requests]),
             np.array([self._scored[key] for key in self._requests]),
+            self._begin,
         )
 
     def wait(self, *, interruptible: bool = True) -> None:
@@ -243,7 +249,9 @@ class BatchUnderWay:
 
     def _submit(self, rollout: Rollout, request: RolloutRequest) -> None:
         self._scorer.teachers.pool_for(rollout, request.source).submit(
-            rollout, _teacher_prompt(rollout, request, self._teacher_prompts)
+            rollout,
+            _teacher_prompt(rollout, request, self._teacher_prompts),
+            SHOWN_LIKELIEST if rollout.rollout_id in self._close_ups else 0,
         )
 
     def scored(self, scores: RolloutScores) -> None:
@@ -300,6 +308,7 @@ class RolloutScorer:
         sampling: Sampling,
         teacher_prompts: Mapping[str, np.ndarray],
         drops: Drops = lambda request, rollout: False,
+        close_ups: Collection[str] = (),
     ) -> BatchUnderWay:
         """Begin to have every response written and scored; one batch at a time.
 
@@ -309,12 +318,13 @@ class RolloutScorer:
             teacher_prompts: the teacher's prompt by prompt id ([P] int32) where it is not the
                 student's.
             drops: whether none of a rollout's tokens is to be scored or trained on.
+            close_ups: rollouts whose scores come with their likeliest tokens.
 
         Raises:
             RunError: later, while the watch waits: an environment began with another prompt than
                 its row's, and the row has a teacher's prompt.
         """
-        batch = self._open(requests, teacher_prompts, drops)
+        batch = self._open(requests, teacher_prompts, drops, close_ups)
         self.rollouts.start(requests, sampling, batch.written, record=True, lost=batch.not_read)
         return batch
 
@@ -324,9 +334,10 @@ class RolloutScorer:
         rollouts: Sequence[Rollout],
         teacher_prompts: Mapping[str, np.ndarray],
         drops: Drops,
+        close_ups: Collection[str],
     ) -> BatchUnderWay:
         """As :meth:`start`, where all rollouts have been written before: they are scored."""
-        batch = self._open(requests, teacher_prompts, drops)
+        batch = self._open(requests, teacher_prompts, drops, close_ups)
         batch.written(rollouts)
         return batch
 
@@ -341,10 +352,11 @@ class RolloutScorer:
         requests: Sequence[RolloutRequest],
         teacher_prompts: Mapping[str, np.ndarray],
         drops: Drops,
+        close_ups: Collection[str],
     ) -> BatchUnderWay:
         if self._batch is not None and not self._batch.done:
             raise RuntimeError("the last batch is not written and scored yet")
-        batch = self._batch = BatchUnderWay(self, requests, teacher_prompts, drops)
+        batch = self._batch = BatchUnderWay(self, requests, teacher_prompts, drops, close_ups)
         for pool in self.teachers.pools.values():
             pool.deliver, pool.lost = batch.scored, self.lost
         self.teachers.expect([(request.rollout_id, request.source) for request in requests])

@@ -18,6 +18,7 @@ class Writer(Member):
     streaming: bool = False  # a stream of its rollouts is open
     closed: bool = False  # it has heard that no more requests come in this stream
     unfinished: dict[str, RolloutRequest] = field(default_factory=dict)  # by rollout id
+    since: float = 0.0  # when it was given the first of them, seconds
     # The rollouts of the batch that it wrote: it holds their top-Ks, which end with it.
     written: list[str] = field(default_factory=list)
 

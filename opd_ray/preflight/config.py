@@ -31,7 +31,7 @@ from opd_ray.tasks.environment_task import EnvironmentTask
 from opd_ray.tip import TipFilter
 
 # Sections whose numbers are checked alone; teachers, data and tasks are checked as they are used.
-_SECTIONS = ("run", "cluster", "student", "rollout", "loss", "trainer", "sync", "eval")
+_SECTIONS = ("run", "cluster", "student", "rollout", "loss", "trainer", "sync", "eval", "report")
 
 
 def check_config(config: Config) -> None:

@@ -22,7 +22,7 @@ from opd_ray.coordinator.recovery import Point, Recovery
 from opd_ray.coordinator.session import Session, open_session
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.errors import INTERRUPTED, OutputFolderError
-from opd_ray.evaluation.evaluator import Evaluator
+from opd_ray.evaluation.evaluator import Evaluator, ShowAnswers
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.progress import Progress
@@ -192,9 +192,9 @@ class _KnownStart:
     path: Path
     at_start: bool = True
 
-    def run(self) -> dict[str, float]:
+    def run(self, show: ShowAnswers | None = None) -> dict[str, float]:
         if not self.at_start:
-            return self.evaluator.run()
+            return self.evaluator.run(show)
         self.at_start = False
         if not self.path.is_file():
             write_whole(self.path, json.dumps(self.evaluator.run(), indent=1))

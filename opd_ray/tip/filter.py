@@ -117,6 +117,13 @@ class TipFilter:
             return None
         return _of_all(scores, weights_M)
 
+    def seen(self, scores: TokenScores) -> tuple[TokenScores, RuleInputs]:
+        """The tokens that the student wrote, and what rules see of them, as in the last
+        :meth:`select`."""
+        tokens = scores.student_tokens()
+        streaming = self.settings.normalise_over == NormaliseOver.stream
+        return tokens, RuleInputs(tokens, self.settings, self._running if streaming else None)
+
     @property
     def reads(self) -> frozenset[str]:
         """Names of the scores that are looked at where a batch has them."""
@@ -148,9 +155,8 @@ class TipFilter:
                 f"seeds_R has shape {np.shape(seeds_R)} for {len(scores.lengths_R)} rollouts; "
                 "give one seed for each"
             )
-        tokens = scores.student_tokens()
+        tokens, inputs = self.seen(scores)
         streaming = settings.normalise_over == NormaliseOver.stream
-        inputs = RuleInputs(tokens, settings, self._running if streaming else None)
         if len(tokens.response_mask_N) == 0:  # no teacher was asked, there are no scores of its
             return tokens, inputs, np.zeros(0, dtype=np.float32)
         for need in self.rule.needs:
@@ -263,10 +269,19 @@ def _chosen(
 
     Tokens of score -inf are never among them: where too few others are left, all those are.
     """
+    preferred_M = preferences(rule, scores_M, tokens, seeds_R)
+    allowed_M = scores_M > -np.inf
+    if not allowed_M.all():
+        counts = np.minimum(counts, count_per_rollout(allowed_M, groups))
+    return keep_greatest(preferred_M, groups, counts)
+
+
+def preferences(
+    rule: Rule, scores_M: np.ndarray, tokens: TokenScores, seeds_R: np.ndarray
+) -> np.ndarray:
+    """What ``rule`` keeps the greatest of, [M] float32; -inf of those that it leaves out."""
     allowed_M = scores_M > -np.inf
     all_allowed = bool(allowed_M.all())
-    if not all_allowed:
-        counts = np.minimum(counts, count_per_rollout(allowed_M, groups))
     if rule.keeps == Keeps.sampled:
         # Salted by name, so that two rules do not agree by drawing the same numbers.
         scores_M = drawn_keys(
@@ -280,7 +295,7 @@ def _chosen(
         scores_M = -scores_M
     if not all_allowed:
         scores_M = np.where(allowed_M, scores_M, -np.inf)
-    return keep_greatest(scores_M, groups, counts)
+    return scores_M
 
 
 def rule_scores(rule: Rule, inputs: RuleInputs, tokens: TokenScores) -> np.ndarray:

@@ -28,6 +28,7 @@ class Coordinator:
     """Remembers its filter and how it was run; ``then`` ends the run, or interrupts it."""
 
     last_step = None
+    done = 0
 
     def __init__(self, tip: TipFilter, then: Callable[[], None]) -> None:
         self.tip = tip
@@ -58,7 +59,7 @@ class Session:
         self.events: list[str] = []
         self.damaged: Sequence[Path] = ()
         self.trainers = SimpleNamespace(export=lambda path: self.events.append(f"export {path}"))
-        self.launcher: Any = SimpleNamespace(peak_memory=dict, end_trainers=lambda: None)
+        self.launcher: Any = SimpleNamespace(peak_memory=dict, end_trainers=lambda: None, nodes=())
         self._then = then
         self.made: Coordinator
         self.exit_code: int

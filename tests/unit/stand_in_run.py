@@ -196,7 +196,7 @@ class StandInRun:
         self.rows.append((step, values))
         self.watch.stop_requested = step == self.stop_after
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, show: object) -> dict[str, float]:
         self.evaluated.append([engine.version for engine in self.engines])
         return {"eval/accuracy": len(self.evaluated) / 4}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
+from opd_ray.pools.spans import MOST_SPANS, Span
 from opd_ray.types import SignalReceipt
 
 
@@ -31,6 +32,8 @@ class PoolStats:
     signal_rows: int = 0  # handed to the trainers to learn from
     signal_bytes: int = 0
     looked_at_bytes: int = 0  # of rows that trainers saw before the filter chose, for exact scores
+    # When each replica had a batch, that it may have begun later.
+    spans: deque[Span] = field(default_factory=lambda: deque(maxlen=MOST_SPANS))
 
     def opened_anew(self) -> PoolStats:
         """An account from zero; work that is under way counts from now on."""
@@ -75,6 +78,10 @@ class PoolStats:
         self.sent_tokens += tokens
         if self.busy_since is None:
             self.busy_since = self.clock()
+
+    def worked(self, replica: str, since: float) -> None:
+        """A batch that was sent then is no longer with its replica."""
+        self.spans.append(Span(replica, since, self.clock()))
 
     def scored(self, replica: str, tokens: int, request_retries: int) -> None:
         """One batch came back."""

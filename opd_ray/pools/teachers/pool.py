@@ -101,7 +101,12 @@ class TeacherPool:
         self._queue.skip(rollout_id)
         self._pump_soon()
 
-    def submit(self, rollout: Rollout, teacher_prompt_ids: np.ndarray | None = None) -> None:
+    def submit(
+        self,
+        rollout: Rollout,
+        teacher_prompt_ids: np.ndarray | None = None,
+        likeliest: int = 0,
+    ) -> None:
         """Queue a finished rollout; it is sent out while the watch waits.
 
         One whose top-K was lost may be submitted once more; scores that were delivered before are
@@ -110,6 +115,7 @@ class TeacherPool:
         Args:
             rollout: with the student's top-K, or a reference to it.
             teacher_prompt_ids: [P] int32, where the teacher's prompt differs from the student's.
+            likeliest: how many of the likeliest tokens come back beside its scores.
 
         Raises:
             TeacherError: the rollout is already here, or there is nothing of it to score
@@ -118,7 +124,7 @@ class TeacherPool:
         known = self._tasks.get(rollout.rollout_id)
         if known is not None and not known.lost:
             raise TeacherError(f"rollout {rollout.rollout_id!r} was submitted twice")
-        task = Task.of(rollout, teacher_prompt_ids, self._clock())
+        task = Task.of(rollout, teacher_prompt_ids, self._clock(), likeliest)
         if known is not None:  # somebody may be waiting for it
             known.request, known.since, known.lost = task.request, task.since, False
             task = known
@@ -283,7 +289,7 @@ class TeacherPool:
         self._replicas.change_load(replica, 1, tokens)
         ref = replica.handle.score.remote([task.request for task in tasks])
         self._replicas.expect(replica)
-        self._batches[ref] = Batch(replica, tasks, tokens)
+        self._batches[ref] = Batch(replica, tasks, tokens, now)
         self._watch.when_ready(ref, self._arrived)
 
     def _settle(self, ref: Any, scores: list[RolloutScores | TopKLost]) -> None:
@@ -325,6 +331,7 @@ class TeacherPool:
 
     def _close(self, ref: Any) -> Batch:
         batch = self._batches.pop(ref)
+        self._stats.worked(batch.replica.name, batch.sent)
         self._replicas.answered(batch.replica)
         self._replicas.change_load(batch.replica, -1, -batch.tokens)
         if not self._batches:

@@ -27,7 +27,13 @@ class Task:
     lost: bool = False  # its top-K is gone: to be submitted once more, or dropped
 
     @classmethod
-    def of(cls, rollout: Rollout, teacher_prompt_ids: np.ndarray | None, now: float) -> Task:
+    def of(
+        cls,
+        rollout: Rollout,
+        teacher_prompt_ids: np.ndarray | None,
+        now: float,
+        likeliest: int = 0,
+    ) -> Task:
         """A finished rollout, queued ``now``, with the teacher's own prompt ([P] int32) if any.
 
         The teacher is asked about the tokens that the student wrote, and reads none behind the last
@@ -54,6 +60,7 @@ class Task:
             response_ids=rollout.response_ids[:read],
             student_topk=rollout.topk,
             rows=None if len(rows) == read else rows,
+            likeliest=likeliest,
         )
         return cls(request, len(request.prompt_ids) + len(request.response_ids), now)
 
@@ -69,6 +76,7 @@ class Batch:
     replica: Replica
     tasks: list[Task]
     tokens: int
+    sent: float  # when it was sent to it
 
 
 class TaskQueue:

@@ -25,14 +25,15 @@ AT_LEAST = {
     rollout.temperature rollout.top_k teacher.cpus_per_replica teacher.gpus_per_replica
     teacher.threads teacher.max_retries teacher.max_restarts trainer.cpus_per_rank trainer.threads
     trainer.learning_rate trainer.warmup_steps trainer.weight_decay trainer.max_grad_norm
-    trainer.max_restarts eval.every eval.kl_prompts""",
+    trainer.max_restarts eval.every eval.kl_prompts report.close_ups report.rollouts
+    report.problems""",
     1: """
     run.keep_checkpoints cluster.num_cpus student.context_length
     rollout.actors rollout.tensor_parallel_size rollout.prompts_per_step rollout.samples_per_prompt
     rollout.max_new_tokens rollout.record_topk rollout.max_num_seqs rollout.max_num_batched_tokens
     rollout.kv_cache_bytes teacher.replicas teacher.topk teacher.batch_tokens teacher.kv_cache_bytes
     teacher.tensor_parallel_size teacher.store_bytes teacher.named_tokens teacher.concurrency
-    loss.chunk_rows trainer.ranks trainer.micro_batch_tokens sync.chunk_bytes""",
+    loss.chunk_rows trainer.ranks trainer.micro_batch_tokens sync.chunk_bytes report.tokens""",
     78643200: "cluster.object_store_bytes",  # the least that Ray takes
 }
 ABOVE = """

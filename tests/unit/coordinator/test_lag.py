@@ -122,7 +122,7 @@ def test_a_stop_while_the_student_is_measured_does_not_wait_for_the_answers(tmp_
     run = run_of(1, checkpoints=CheckpointStore(tmp_path, keep=9), eval=EvalSettings(every=2))
     pool = run._coordinator.session.scorer.rollouts
 
-    def measure() -> dict[str, float]:
+    def measure(show: object) -> dict[str, float]:
         if run.rows and run.rows[-1][0] == 2:
             asked = [
                 RolloutRequest(f"kl/{key}/{sample}", key, sample, ids("why"), seed=0)

@@ -213,7 +213,7 @@ def test_the_report_and_the_progress_say_both(
     task = SimpleNamespace(settings=EvalTask(name="sums"), prompts=[], notes=[])
     monkeypatch.setattr(training, "accuracy", lambda *args: {"eval/sums/accuracy": 0.25})
     launcher = SimpleNamespace(
-        peak_memory=dict, end_trainers=lambda: None, teacher_as_rollout_pool=lambda: None
+        nodes=(), peak_memory=dict, end_trainers=lambda: None, teacher_as_rollout_pool=lambda: None
     )
     step = {"train/loss": 0.0, "train/skipped": 1.0, "train/kept_tokens": 0, "rollout/tokens": 4}
     step |= {f"seconds/{name}": 1.0 for name in ("rollout_and_teacher", "train", "step", "idle")}

@@ -184,12 +184,12 @@ def test_a_death_while_the_student_is_measured_measures_it_again(tmp_path: Path)
     whole._coordinator.run(0)
     measure = run._coordinator.evaluator.run
 
-    def die() -> dict[str, float]:
+    def die(show: object) -> dict[str, float]:
         if len(run.evaluated) == 2:  # after four steps
             run.evaluated.append([])
             run.watch.death = LOSS
             run.watch.wait_until(lambda: False, "answers")
-        return measure()
+        return measure(show)
 
     run._coordinator.evaluator = type("", (), {"run": staticmethod(die)})()
     go(run, tmp_path / "run")

@@ -18,7 +18,7 @@ from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, LossSettings, StudentSettings, TrainerSettings
 from opd_ray.coordinator import run
 from opd_ray.data.prompt_set import PromptsIdentity
-from opd_ray.errors import ConfigError, DamagedCheckpoint, OutputFolderError
+from opd_ray.errors import ConfigError, DamagedCheckpoint, OutputFolderError, RunError
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.resume import Start, find_start
@@ -222,12 +222,26 @@ def test_what_has_changed_is_said_and_the_folder_tells_which_step_ran_with_what(
     go(tmp_path, config_of())
     go(tmp_path, config, Start(place, state(4)), changed=["tip.rho: 0.5 -> 0.25"])
     assert "changed: tip.rho: 0.5 -> 0.25\n" in capsys.readouterr().err
-    parts = [json.loads(line) for line in (tmp_path / "history.jsonl").open()]
+    rows = [json.loads(line) for line in (tmp_path / "history.jsonl").open()]
+    parts = [row for row in rows if "from_step" in row]
     assert [part["from_step"] for part in parts] == [0, 4]
     assert [part["changed"] for part in parts] == [[], ["tip.rho: 0.5 -> 0.25"]]
     assert [part["config"]["tip"]["rho"] for part in parts] == [0.5, 0.25]
     assert parts[0]["prompts"] == {"count": 3, "fingerprint": "00ff"}
     assert "rho: 0.25" in (tmp_path / "config.yaml").read_text()
+    ended = {"stopped": 0, "failed": False, "why": "it was asked to stop"}
+    assert [row for row in rows if "from_step" not in row] == [ended, ended]
+
+
+def test_the_folder_tells_why_a_run_failed(tmp_path: Path) -> None:
+    def fail() -> None:
+        raise RunError("trainer-0 ran out of memory")
+
+    with pytest.raises(RunError):
+        go(tmp_path, config_of(), then=fail)
+    last = (tmp_path / "history.jsonl").read_text().splitlines()[-1]
+    why = "trainer-0 ran out of memory"
+    assert json.loads(last) == {"stopped": 0, "failed": True, "why": why}
 
 
 def test_a_checkpoint_that_cannot_be_loaded_leaves_the_folder_as_it_was(

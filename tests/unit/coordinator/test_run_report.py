@@ -53,6 +53,7 @@ def test_the_teacher_is_asked_as_the_student_is_and_stands_beside_it(
     teacher = Teacher()
     ended: list[str] = []
     launcher = SimpleNamespace(
+        nodes=(),
         peak_memory=lambda: {"trainer-0": 1 << 30},
         end_trainers=lambda: ended.append("trainers"),
         teacher_as_rollout_pool=lambda: teacher,
