@@ -31,6 +31,10 @@ KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
 }
 
+# Many images forbid byte code on disk. Every start then compiles what has none: of vLLM, where it
+# was installed so, thousands of files, which takes longer than all the rest of its import.
+BYTE_CODE = {"PYTHONDONTWRITEBYTECODE": ""}
+
 # For the processes of a run that is to give the same bits every time (run.deterministic).
 REPRODUCIBLE = {
     # Intel's library of matrix products else rounds by where in memory an array begins.
@@ -71,9 +75,7 @@ def vllm_environment(threads: int) -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         # All workers of an engine are on its node: nobody else need reach them.
         "GLOO_SOCKET_IFNAME": "lo",
-        # Many images forbid byte code on disk. vLLM's import then compiles thousands of files at
-        # every start, which takes longer than all the rest of it.
-        "PYTHONDONTWRITEBYTECODE": "",
+        **BYTE_CODE,
         # vLLM and PyTorch warn at length on every start; set these to see it.
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
@@ -113,7 +115,7 @@ def teacher_environment(settings: TeacherSettings) -> dict[str, str]:
     """Variables for the process of one replica, for Ray's ``runtime_env={"env_vars": ...}``."""
     if settings.traits.vllm_engine:
         return vllm_environment(settings.threads)
-    threads = {"OMP_NUM_THREADS": str(settings.threads)}
+    threads = {"OMP_NUM_THREADS": str(settings.threads), **BYTE_CODE}
     return threads if settings.gpus_per_replica else threads | KEEP_FREED_MEMORY
 
 
@@ -130,6 +132,7 @@ def trainer_environment(trainer: TrainerSettings) -> dict[str, str]:
         "HF_HUB_DISABLE_PROGRESS_BARS": os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         # DeepSpeed calls collectives by names that torch renamed, hundreds of times a step.
         "PYTHONWARNINGS": "ignore::FutureWarning:torch.distributed.c10d_logger",
+        **BYTE_CODE,
     }
     if not trainer.gpus_per_rank:
         environment |= KEEP_FREED_MEMORY

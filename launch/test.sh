@@ -9,6 +9,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 env="$(bash "$here/setup_env.sh")" || exit 1
 cd "$here/.." || exit 1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # engines share the cores; more threads only contend
+export PYTHONDONTWRITEBYTECODE=                # else each of hundreds of processes compiles our code anew
 
 part=all
 case "${1:-}" in

@@ -113,6 +113,9 @@ class RaySession:
             num_cpus=self._settings.num_cpus,
             object_store_memory=self._settings.object_store_bytes,
             include_dashboard=False,
+            # Else Ray starts a process for every CPU, in which no actor of ours runs: they want
+            # environment variables of their own.
+            _system_config={"prestart_worker_first_driver": False},
         )
 
     def _init(self, **options: Any) -> None:

@@ -18,6 +18,7 @@ context = ray.init(
     include_dashboard=False,
     object_store_memory=1 << 28,
     log_to_driver=False,
+    _system_config={"prestart_worker_first_driver": False},
 )
 print("address", context.address_info["gcs_address"], flush=True)
 sys.stdin.read()

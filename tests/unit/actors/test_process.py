@@ -7,14 +7,29 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from actors.process import compute_reproducibly, trainer_environment, vllm_environment
+from actors.process import (
+    compute_reproducibly,
+    teacher_environment,
+    trainer_environment,
+    vllm_environment,
+)
 from opd_ray.config.schema import TrainerSettings
+from opd_ray.config.teacher import TeacherSettings
 
 
 @pytest.mark.parametrize(("threads", "set_to"), [(0, "1"), (3, "3")])
 def test_threads_that_no_plan_has_filled_in_are_one(threads: int, set_to: str) -> None:
     assert vllm_environment(threads)["OMP_NUM_THREADS"] == set_to
     assert trainer_environment(TrainerSettings(threads=threads))["OMP_NUM_THREADS"] == set_to
+
+
+def test_no_actor_compiles_our_code_at_every_start() -> None:
+    for environment in (
+        vllm_environment(1),
+        trainer_environment(TrainerSettings()),
+        teacher_environment(TeacherSettings()),
+    ):
+        assert environment["PYTHONDONTWRITEBYTECODE"] == ""  # Python takes it as not set
 
 
 @pytest.fixture

@@ -216,6 +216,7 @@ def test_a_ray_that_is_started_here_takes_the_loopback_address(in_place_of_ray: 
     def init(**options: Any) -> None:
         # As Ray makes of its argument; it would take this machine's own address otherwise.
         found.append(services.resolve_ip_for_localhost(options["_node_ip_address"]))
+        assert options["_system_config"] == {"prestart_worker_first_driver": False}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "init", init)
