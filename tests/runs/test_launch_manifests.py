@@ -57,7 +57,9 @@ def test_the_schema_finds_what_the_operator_would_refuse(keys: list[Any], value:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.skipif(
-    KUBERAY is None, reason="OPD_RAY_KUBERAY names no clone of github.com/ray-project/kuberay"
+    KUBERAY is None,
+    reason="compares with the operator's own files: set OPD_RAY_KUBERAY to a clone of "
+    "github.com/ray-project/kuberay",
 )
 def test_kuberays_own_definitions_accept_them(name: str) -> None:
     file = Path(str(KUBERAY), f"ray-operator/config/crd/bases/ray.io_{name}s.yaml")

@@ -16,6 +16,7 @@ from opd_ray.environments.adapters.openenv import OpenEnvSession
 from opd_ray.environments.environment import Environment, ToolResult
 from opd_ray.errors import ConfigError
 
+_INSTALL = "compares with the package itself: pip install openenv==0.10.0"
 ROW = {"prompt": [{"role": "user", "content": "Own."}], "riddle": "two", "rollout_seed": 7}
 
 
@@ -96,8 +97,8 @@ class StandIns:
 
 def of_package() -> Any:
     """The real classes."""
-    harness = pytest.importorskip("openenv.core.harness")
-    types = pytest.importorskip("openenv.core.env_server.mcp_types")
+    harness = pytest.importorskip("openenv.core.harness", reason=_INSTALL)
+    types = pytest.importorskip("openenv.core.env_server.mcp_types", reason=_INSTALL)
     return type("Real", (), {"Tool": types.Tool, **vars(harness)})
 
 
@@ -158,8 +159,8 @@ def test_a_factory_that_is_not_there() -> None:
 
 
 def test_results_read_as_in_openenvs_own_loop(session: Any) -> None:
-    harness = pytest.importorskip("openenv.core.harness")
-    llm = pytest.importorskip("openenv.core.llm_client")
+    harness = pytest.importorskip("openenv.core.harness", reason=_INSTALL)
+    llm = pytest.importorskip("openenv.core.llm_client", reason=_INSTALL)
     asked = [{"at": 0}, {"at": 2}, {"at": 5}]
 
     def step(messages: list[Any], tools: list[Any], sampling: dict[str, Any]) -> Any:

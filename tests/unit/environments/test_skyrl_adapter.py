@@ -13,6 +13,7 @@ import pytest
 from opd_ray.environments.adapters.skyrl import SkyRLText
 from opd_ray.environments.environment import Environment, Responds
 
+_INSTALL = "compares with the package itself: pip install skyrl-gym==0.4.0"
 ROW = {
     "prompt": [{"role": "user", "content": "1 + 1?"}],
     "reward_spec": {"ground_truth": "2"},
@@ -81,7 +82,7 @@ def test_closing_before_the_first_row() -> None:
 
 
 def test_an_environment_of_the_package() -> None:
-    pytest.importorskip("skyrl_gym")
+    pytest.importorskip("skyrl_gym", reason=_INSTALL)
     made = SkyRLText("gsm8k_multi_turn", max_turns=3)
     assert made.reset(ROW) == ROW["prompt"]
     (first,) = made.respond("I think so.") or []
@@ -98,7 +99,7 @@ def test_an_environment_of_the_package() -> None:
 
 
 def test_an_environment_of_the_package_by_its_path() -> None:
-    pytest.importorskip("skyrl_gym")
+    pytest.importorskip("skyrl_gym", reason=_INSTALL)
     made = SkyRLText("skyrl_gym.envs.gsm8k.env:GSM8kEnv")
     made.reset(ROW)
     assert made.respond("#### 2") is None
@@ -107,8 +108,8 @@ def test_an_environment_of_the_package_by_its_path() -> None:
 
 def test_one_that_calls_its_own_tools() -> None:
     """What a user of the package subclasses: a tool group, called by tags in the text."""
-    base = pytest.importorskip("skyrl_gym.envs.base_text_env")
-    core = pytest.importorskip("skyrl_gym.tools.core")
+    base = pytest.importorskip("skyrl_gym.envs.base_text_env", reason=_INSTALL)
+    core = pytest.importorskip("skyrl_gym.tools.core", reason=_INSTALL)
 
     class Sums(core.ToolGroup):
         def __init__(self) -> None:

@@ -24,7 +24,9 @@ class Reached(Exception):
 def test_tools_reset_and_prompt_are_those_of_trl(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trl = pytest.importorskip("trl", minversion="1.16")
+    trl = pytest.importorskip(
+        "trl", minversion="1.16", reason="compares with the package itself: pip install 'trl>=1.16'"
+    )
     from datasets import Dataset
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from transformers.utils import get_json_schema
