@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from acting import CHAT_TEMPLATE
-from in_process import run
 from launching import rows
+from shared_actors import shared_actors
+from started_ray import started_ray
 from tiny_models import EOS, character_tokenizer, make_tiny_qwen3
 
 ENDS = [EOS, 20, 40, 60, 80]
@@ -50,14 +51,18 @@ def config(tmp_path: Path) -> tuple[str, ...]:
     )
 
 
-def test_a_run_that_acts_and_one_that_goes_on(
-    config: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_acts_and_one_that_goes_on(config: tuple[str, ...], tmp_path: Path) -> None:
     # Rollout actors and the environments' own processes import the world.
     here = Path(__file__).parents[1]
-    monkeypatch.setenv("PYTHONPATH", f"{here.parent}:{here / 'actors'}")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    run(whole, *config, "run.steps=2", "run.checkpoint_every=1")
+    path = f"{here.parent}:{here / 'actors'}"
+    with (
+        started_ray(2, PYTHONPATH=path) as address,
+        shared_actors(tmp_path / "shared", address, *config, "run.steps=2") as actors,
+    ):
+        actors.run(whole, "run.checkpoint_every=1")
+        checkpoint = whole / "checkpoints" / "step_00000001"
+        actors.run(resumed, f"run.resume={checkpoint}")
     first, second = rows(whole)
     for row in (first, second):
         # The trainer reads tools' tokens where the engine read them, and predicts the student's.
@@ -69,8 +74,6 @@ def test_a_run_that_acts_and_one_that_goes_on(
         # A quarter of each turn, rounded down.
         assert 0.1 < row["turn/0/kept_share"] <= 0.25
         assert row["train/loss"] > 0.01
-    checkpoint = whole / "checkpoints" / "step_00000001"
-    run(resumed, *config, "run.steps=2", f"run.resume={checkpoint}")
     (again,) = rows(resumed)
     for name in ("rollout/tokens", "environment/looks", "turn/0/tokens"):
         assert again[name] == second[name]

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from in_process import run
 from launching import rows
+from shared_actors import shared_actors
 
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.tasks.chain_sum import ChainSumGenerator
 
 
 @pytest.fixture
-def data(tmp_path: Path, ray_address: str) -> tuple[str, ...]:
+def data(tmp_path: Path) -> tuple[str, ...]:
     """Three files of eight prompts, a step each; in the third the teacher sees the solution."""
     problems = ChainSumGenerator(3, 2, "train", 0).take(24)
     for name, part in zip("abc", (problems[:8], problems[8:16], problems[16:]), strict=True):
@@ -31,7 +32,6 @@ def data(tmp_path: Path, ray_address: str) -> tuple[str, ...]:
         ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return (
-        f"cluster.address={ray_address}",
         "data.kind=jsonl",
         f"data.path={tmp_path}/*.jsonl",
         "data.shuffle=false",
@@ -43,7 +43,10 @@ def data(tmp_path: Path, ray_address: str) -> tuple[str, ...]:
 
 
 def test_routes_and_a_teacher_that_follows(
-    data: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: tuple[str, ...],
+    ray_address: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Step 1 learns from the teacher; at step 2 the student's prompts go to the student itself.
 
@@ -56,8 +59,11 @@ def test_routes_and_a_teacher_that_follows(
         "teachers={own: {kind: self, follow_decay: 0.0}}",
         "routes={a.jsonl: teacher, b.jsonl: own, c.jsonl: own}",
     )
-    whole = tmp_path / "whole"
-    run(whole, *data, *routed, "run.checkpoint_every=1", "run.keep_checkpoints=3")
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    checkpoint = whole / "checkpoints" / "step_00000001"
+    with shared_actors(tmp_path / "shared", ray_address, *data, *routed) as actors:
+        actors.run(whole, "run.checkpoint_every=1", "run.keep_checkpoints=3")
+        actors.run(resumed, f"run.resume={checkpoint}")
     first, second, third = rows(whole)
     assert first["train/loss"] > 0.01
     assert abs(second["train/loss"]) < 1e-6
@@ -66,12 +72,8 @@ def test_routes_and_a_teacher_that_follows(
     assert second["teacher/own/tokens"] > second["rollout/tokens"]  # with the prompts
     assert {"memory/teacher-0_bytes", "memory/teacher-own-0_bytes"} <= first.keys()
 
-    # Resumed after the first step with new actors: they have the teacher that followed, not the one
-    # of the start.
-    resumed = tmp_path / "resumed"
-    checkpoint = whole / "checkpoints" / "step_00000001"
+    # Resumed after the first step: with the teacher that followed, not the one of the start.
     assert (checkpoint / "trainer" / "teachers" / "own.safetensors").is_file()
-    run(resumed, *data, *routed, f"run.resume={checkpoint}")
     again, last = rows(resumed)
     assert (again["step"], again["rollout/tokens"]) == (2, second["rollout/tokens"])
     assert abs(again["train/loss"]) < 1e-6
@@ -90,7 +92,7 @@ def test_routes_and_a_teacher_that_follows(
         f"other: {{path: {other}, accept_mismatch: [chat_template]}}}}",
     )
     capsys.readouterr()
-    run(mixed, *data, *ensemble)
+    run(mixed, *data, *ensemble, f"cluster.address={ray_address}")
     text = capsys.readouterr().err
     (taught,) = rows(mixed)
     assert taught["train/kept_tokens"] == first["train/kept_tokens"]
