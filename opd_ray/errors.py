@@ -71,11 +71,21 @@ class ActorLost(ActorFailure):
         owner: what of it failed, for the message.
         cause: why.
         never_ran: see :class:`ActorFailure`.
+        in_constructor: its class could not be made; nothing has befallen the process.
     """
 
-    def __init__(self, name: str, owner: str, cause: str, *, never_ran: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        owner: str,
+        cause: str,
+        *,
+        never_ran: bool = False,
+        in_constructor: bool = False,
+    ) -> None:
         super().__init__(owner, cause, never_ran=never_ran)
         self.name = name
+        self.in_constructor = in_constructor
 
 
 class PeerFailure(RunError):

@@ -27,7 +27,8 @@ from opd_ray.cluster.placement import Placement
 from opd_ray.config.choices import TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
-from opd_ray.errors import PlacementError
+from opd_ray.errors import RunError
+from opd_ray.pools.first_start import FirstStart
 from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
@@ -43,7 +44,7 @@ class ActorLauncher:
     """Starts actors at once; :meth:`ready` waits for them. Leaving the context ends them all.
 
     Raises:
-        PlacementError: the cluster does not free the reserved resources in time.
+        RunError: the cluster does not free the reserved resources in time.
     """
 
     config: Config  # settled by the placement (CPUs and threads filled in)
@@ -65,7 +66,8 @@ class ActorLauncher:
         self._group = placement_group(reserved, strategy="PACK")
         if not self._group.wait(timeout_seconds=config.cluster.start_timeout_s):
             remove_placement_group(self._group)
-            raise PlacementError(
+            # It has them, as the plan found: no bad input.
+            raise RunError(
                 f"the cluster did not free {reserved} within "
                 f"cluster.start_timeout_s = {config.cluster.start_timeout_s:.0f} s; is another job "
                 "using it?"
@@ -93,21 +95,16 @@ class ActorLauncher:
     def ready(self) -> dict[str, TeacherInfo]:
         """Wait until every actor has loaded its model; what every teacher says of itself, by name.
 
+        Those that die meanwhile are started again.
+
         Raises:
-            ActorFailure: an actor could not start.
+            ActorFailure: an actor could not start, or died once more often than it may.
             StallError: one takes longer than ``cluster.start_timeout_s``.
             Interrupted: a stop was requested; there is nothing to be saved yet.
         """
-        loading = [(handle.ready.remote(), name) for name, handle in self._actors["rollout"]]
-        teachers = [(handle.ready.remote(), name) for name, handle in self._actors["teacher"]]
-        if trainers := self._actors["trainer"]:
-            name, first = trainers[0]
-            address, port = self.watch.get(first.address.remote(), name, interruptible=True)
-            loading += [(handle.setup.remote(address, port), name) for name, handle in trainers]
-        infos = self.watch.get_all(teachers + loading, interruptible=True)[: len(teachers)]
+        loaded = FirstStart(self.watch, self._actors, self._allowed, self._start_again).wait()
         self.watch.set_stall_timeout(self.config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
-        of = [self._placed[name].teacher for name, _ in self._actors["teacher"]]
-        return dict(zip(of, infos, strict=True))
+        return {self._placed[name].teacher: loaded[name] for name, _ in self._actors["teacher"]}
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one; now the death of one is survived."""
@@ -190,9 +187,7 @@ class ActorLauncher:
             ActorFailure: one could not start.
             Interrupted: a stop was requested.
         """
-        self.end_trainers()
-        for name in self.trainer_names:
-            self._start(self._placed[name])
+        self._start_again(self.trainer_names[0])
         started, cluster = self._actors["trainer"], self.config.cluster
         limit = AnswerLimit(cluster.start_timeout_s, "cluster.start_timeout_s")
         answers = partial(
@@ -238,6 +233,30 @@ class ActorLauncher:
         """What to do when none of a kind is left."""
         saved = " from the last checkpoint" if "trainer" in self.roles else ""
         return f"run the same command to go on{saved}"
+
+    def _allowed(self, name: str) -> tuple[str, int]:
+        """Which key says how often an actor may be started again, and how often."""
+        placed, config = self._placed[name], self.config
+        if placed.role == "teacher":
+            settings = self._teachers[placed.teacher].settings
+            return f"{settings.key}.max_restarts", settings.max_restarts
+        if placed.role == "trainer":
+            return "trainer.max_restarts", config.trainer.max_restarts
+        return "rollout.max_restarts", config.rollout.max_restarts
+
+    def _start_again(self, name: str) -> None:
+        """Start one that died before anything was done; with a trainer rank all ranks."""
+        placed = self._placed[name]
+        if placed.role == "trainer":
+            self.end_trainers()
+            for rank in self.trainer_names:
+                self._start(self._placed[rank])
+            return
+        self.watch.remove(name)
+        self._start(placed)
+        actors = self._actors[placed.role]
+        place = next(number for number, (other, _) in enumerate(actors) if other == name)
+        actors[place] = actors.pop()
 
     def _start(self, placed: PlacedActor) -> None:
         handle = self._makers[placed.role](placed)

@@ -225,7 +225,8 @@ def answers_of_ranks(
         raise ActorLost(ranks[0][0], ", ".join(late.owners), late.what) from late
     except ActorFailure as failure:
         if isinstance(failure.__cause__, ObjectLostError):
-            raise ActorLost(ranks[0][0], failure.owner, failure.cause) from failure
+            cause = "what it was to read is lost with the node that held it"
+            raise ActorLost(ranks[0][0], failure.owner, cause) from failure
         raise
 
 

@@ -355,7 +355,13 @@ def _death(lifeline: ray.ObjectRef, name: str) -> ActorLost:
     try:
         ray.get(lifeline)
     except RayError as error:
-        return ActorLost(name, name, _short(error), never_ran=_never_ran(error))
+        return ActorLost(
+            name,
+            name,
+            _short(error),
+            never_ran=_never_ran(error),
+            in_constructor=isinstance(error, RayActorError) and error.actor_init_failed,
+        )
     return ActorLost(name, name, "its lifeline ended although the process lives")
 
 

@@ -5,10 +5,15 @@ A short form of tests/soak/kill_campaign.py.
 
 from __future__ import annotations
 
-import json
+import re
+import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
+import pytest
+from compared import differences, figures, steps
 from in_process import run
 from launching import actor_process, end, finish, start, wait_for_step
 
@@ -23,23 +28,18 @@ _RUN = (
     "teacher.replicas=2",
     "trainer.ranks=2",
 )
-# What the clock decides in any run.
-_BY_THE_CLOCK = (
-    "seconds/",
-    "memory/",
-    "tokens_per_second/",
-    "idle_share",
-    "teacher/",
-    "checkpoint/",
-)
-_DEATHS = ("train/restarts", "rollout/restarts", "rollout/rewritten")
-_TAILS = ("rollout/tail_half_seconds", "rollout/tail_tenth_seconds", "rollout/overlap_gain_seconds")
 
 
-def killed_past_its_checkpoint(output: Path) -> None:
-    """A run whose actors are killed in its second step and its fifth, and then all of it."""
+def killed_past_its_checkpoint(output: Path) -> str:
+    """A run whose actors are killed as they come up and in two steps, and that is killed then.
+
+    Returns:
+        what it printed.
+    """
     process = start(output, *_RUN, "run.checkpoint_every=3")
     try:
+        for actor in ("TrainerActor", "RolloutActor", "TeacherActor"):
+            when_there(process, actor).kill()
         wait_for_step(process, output, 1)
         actor_process(process, "RolloutActor").kill()
         actor_process(process, "TeacherActor").kill()
@@ -48,22 +48,21 @@ def killed_past_its_checkpoint(output: Path) -> None:
         wait_for_step(process, output, 5)
     finally:
         end(process)
+    return output.with_suffix(".log").read_text()
 
 
-def figures(output: Path) -> list[dict[str, float]]:
-    """All figures of all rows that do not measure time or memory."""
-    rows = map(json.loads, (output / "metrics.jsonl").read_text().splitlines())
-    kept = [
-        {
-            name: value
-            for name, value in row.items()
-            if not name.startswith(_BY_THE_CLOCK) and name not in (*_TAILS, *_DEATHS)
-        }
-        for row in rows
-    ]
-    return [row for row in kept if row.keys() != {"step"}]
+def when_there(run: subprocess.Popen[str], actor_class: str) -> psutil.Process:
+    """The process of an actor, as soon as there is one."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return actor_process(run, actor_class)
+        except LookupError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     ray_address: str, tmp_path: Path
 ) -> None:
@@ -72,14 +71,14 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     with ThreadPoolExecutor(1) as beside:
         killed = beside.submit(killed_past_its_checkpoint, broken)
         run(whole, *_RUN, f"cluster.address={ray_address}")
-        killed.result()
+        first = killed.result()
     code, text = finish(start(broken, *_RUN, "run.checkpoint_every=3"), broken)
     assert code == 0, text
     assert "at step 3" in text
+    for name, which in (("trainer", "all ranks"), ("rollout", "it"), ("teacher", "it")):
+        said = rf"{name}-\d died while it came up \(.*\); starting {which} again \(1 of {name}"
+        assert re.search(said, first), first
 
-    one, other = figures(whole), figures(broken)
-    assert [row["step"] for row in one if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
-    assert "scores/entropy_mean" in one[1]
-    assert one == other
-    files = [folder / "export" / "model.safetensors" for folder in (whole, broken)]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert steps(whole) == [1, 2, 3, 4, 5, 6]
+    assert "scores/entropy_mean" in figures(whole)[1]
+    assert differences(whole, broken) == []

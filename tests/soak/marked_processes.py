@@ -15,8 +15,8 @@ _TITLES = {
     "trainer": ("ray::TrainerActor",),
     "raylet": ("/raylet/raylet",),
     "driver": ("opd_ray train", "opd-ray train"),
+    "evaluation": ("opd_ray eval", "opd-ray eval"),
 }
-ROLES = tuple(_TITLES)
 
 
 def processes(mark: str) -> list[psutil.Process]:

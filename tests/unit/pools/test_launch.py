@@ -24,7 +24,7 @@ from opd_ray.config.schema import (
     TrainerSettings,
 )
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import ActorDied
+from opd_ray.errors import ActorDied, RunError
 from opd_ray.pools import launch as subject
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.pools.watch import ActorWatch, AnswerLimit, Interrupted
@@ -90,6 +90,18 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
 def make_launcher(own_topk: int = 0) -> ActorLauncher:
     placement = plan_placement(CONFIG, Cluster((Node("here", 8, 1 << 36),)))
     return ActorLauncher(placement.settle(CONFIG), placement, vocab_size=TOKENS, own_topk=own_topk)
+
+
+def test_a_cluster_that_others_use_is_no_bad_input(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[Any] = []
+    group = SimpleNamespace(wait=lambda timeout_seconds: False)
+    monkeypatch.setattr(subject, "placement_group", lambda bundles, strategy: group)
+    monkeypatch.setattr(subject, "remove_placement_group", removed.append)
+    with pytest.raises(RunError, match=r"did not free .* within cluster.start_timeout_s = 600 s"):
+        make_launcher()
+    assert removed == [group]
 
 
 def test_every_actor_is_told_how_many_real_tokens_there_are(recorders: dict[str, Recorder]) -> None:

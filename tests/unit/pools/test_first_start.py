@@ -1,0 +1,137 @@
+"""Actors that die while all come up for the first time; they are plain objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_replicas import Remote
+
+from opd_ray.errors import ActorFailure, ActorLost
+from opd_ray.pools.first_start import FirstStart
+
+ALLOWED = {"trainer": 2, "rollout": 1, "teacher": 1}
+
+
+class Cluster:
+    """Actors, and a watch in whose waits some of them die: ``deaths`` has one for every wait."""
+
+    def __init__(self, *deaths: ActorLost | None) -> None:
+        self.deaths = list(deaths)
+        self.starts: list[str] = []
+        roles = {"trainer": 2, "rollout": 2, "teacher": 1}
+        self.actors: Any = {
+            role: [(f"{role}-{n}", self.handle(f"{role}-{n}")) for n in range(count)]
+            for role, count in roles.items()
+        }
+        self.asked: list[Any] = []
+
+    def handle(self, name: str) -> SimpleNamespace:
+        self.starts.append(name)
+        number = self.starts.count(name)
+
+        def answer(method: str) -> Remote:
+            return Remote(lambda *args: self.asked.append((name, number, method)) or number)
+
+        address = Remote(lambda: ("here", 7000 + number))
+        return SimpleNamespace(ready=answer("ready"), setup=answer("setup"), address=address)
+
+    def again(self, name: str) -> None:
+        actors = self.actors[name.split("-")[0]]
+        for place, (other, _) in enumerate(actors):
+            if other == name or name.startswith("trainer"):
+                actors[place] = other, self.handle(other)
+
+    def get(self, ref: Any, owner: str, *, interruptible: bool) -> Any:
+        return self.get_all([(ref, owner)], interruptible=interruptible)[0]
+
+    def get_all(self, pairs: Iterable[tuple[Any, str]], *, interruptible: bool) -> list[Any]:
+        assert interruptible
+        if self.deaths and (death := self.deaths.pop(0)):
+            raise death
+        return [ref for ref, _ in pairs]
+
+    def wait(self) -> dict[str, Any]:
+        def allowed(name: str) -> tuple[str, int]:
+            role = name.split("-")[0]
+            return f"{role}.max_restarts", ALLOWED[role]
+
+        watch: Any = self
+        return FirstStart(watch, self.actors, allowed, self.again).wait()
+
+
+def lost(name: str, **others: bool) -> ActorLost:
+    return ActorLost(name, name, "its process is gone", **others)
+
+
+EVERYONE = ["trainer-0", "trainer-1", "rollout-0", "rollout-1", "teacher-0"]
+
+
+def test_all_are_asked_once_and_ranks_meet_at_the_first() -> None:
+    cluster = Cluster()
+    assert cluster.wait() == dict.fromkeys(EVERYONE, 1)
+    methods = {name: "setup" if name.startswith("trainer") else "ready" for name in EVERYONE}
+    assert sorted(cluster.asked) == sorted((name, 1, methods[name]) for name in EVERYONE)
+
+
+@pytest.mark.parametrize("name", ["rollout-1", "teacher-0"])
+def test_the_others_go_on_loading_while_one_is_started_again(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(None, lost(name))
+    assert cluster.wait() == dict.fromkeys(EVERYONE, 1) | {name: 2}
+    assert len(cluster.asked) == 6  # every other once
+    key = f"{name.split('-')[0]}.max_restarts"
+    assert capsys.readouterr().err == (
+        f"opd-ray: {name} died while it came up (its process is gone); starting it again "
+        f"(1 of {key} = 1)\n"
+    )
+
+
+@pytest.mark.parametrize("deaths", [[None], []])
+def test_with_a_rank_all_ranks_start_again(
+    deaths: list[None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once they have been asked to meet, or while the place to meet is asked for."""
+    cluster = Cluster(*deaths, lost("trainer-1"))
+    ranks = {"trainer-0": 2, "trainer-1": 2}
+    assert cluster.wait() == dict.fromkeys(EVERYONE, 1) | ranks
+    assert "starting all ranks again (1 of trainer.max_restarts = 2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("deaths", "said"),
+    [
+        (["rollout-0", "rollout-0"], "rollout.max_restarts = 1 allows no further start"),
+        # Ranks are counted together.
+        (["trainer-0", "trainer-1", "trainer-0"], "trainer.max_restarts = 2 allows no further"),
+    ],
+)
+def test_after_as_many_starts_as_allowed_the_run_ends(deaths: list[str], said: str) -> None:
+    # Before each death of a rank the place to meet has been asked for.
+    moments = [one for name in deaths for one in (None, lost(name))]
+    cluster = Cluster(*(moments if "trainer-0" in deaths else [None, *map(lost, deaths)]))
+    with pytest.raises(
+        ActorFailure, match=f"its process is gone; it died while it came up, .*{said}"
+    ):
+        cluster.wait()
+
+
+def test_every_rollout_actor_has_its_own_count() -> None:
+    cluster = Cluster(None, lost("rollout-0"), lost("rollout-1"))
+    assert cluster.wait() == dict.fromkeys(EVERYONE, 1) | {"rollout-0": 2, "rollout-1": 2}
+
+
+def test_one_that_never_ran_takes_no_start() -> None:
+    never: Callable[[], ActorLost] = lambda: lost("rollout-0", never_ran=True)  # noqa: E731
+    cluster = Cluster(None, never(), never(), lost("rollout-0"))
+    assert cluster.wait()["rollout-0"] == 4
+
+
+def test_what_a_constructor_raises_ends_the_run_at_once() -> None:
+    cluster = Cluster(None, lost("rollout-0", in_constructor=True))
+    with pytest.raises(ActorLost, match="rollout-0 failed: its process is gone"):
+        cluster.wait()
+    assert cluster.starts.count("rollout-0") == 1
