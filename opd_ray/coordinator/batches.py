@@ -51,22 +51,40 @@ class RolloutBatches:
         if self._ahead is not None:
             self._ahead.wait(interruptible=False)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, last: bool) -> bool:
         """Write what was begun ahead, if anything was, below ``folder``.
 
         Not where a rollout actor has died and taken top-Ks along: a run that goes on from there
-        then writes the step's rollouts anew.
+        then writes the step's rollouts anew, with newer weights.
+
+        Args:
+            folder: where to.
+            last: this is the run's last checkpoint, or that of its stop.
+
+        Returns:
+            False where a deterministic run does better without this checkpoint: one that goes on
+            from an older one ends with the same bits.
         """
         if self._ahead is None:
-            return
+            return True
         self._ahead.wait(interruptible=False)
-        if not write_rollouts(folder, self._ahead.rollouts()):
+        if write_rollouts(folder, self._ahead.rollouts()):
+            return True
+        lost = "the rollouts of the next step, of which a rollout actor that died has written some"
+        deterministic = self.config.run.deterministic
+        if deterministic and not last:
             print(
-                "opd-ray: this checkpoint does without the rollouts of the next step, of which a "
-                "rollout actor that died has written some; a run that goes on from it writes them "
-                "anew",
+                f"opd-ray: no checkpoint is written now, as it would be without {lost}, and a run "
+                "that goes on from it would end with other bits (run.deterministic = true)",
                 file=sys.stderr,
             )
+            return False
+        print(
+            f"opd-ray: this checkpoint does without {lost}; a run that goes on from it writes them "
+            f"anew{', and ends with other bits' if deterministic else ''}",
+            file=sys.stderr,
+        )
+        return True
 
     def forget(self) -> None:
         """Leave what was begun ahead: nobody writes or scores it any more."""

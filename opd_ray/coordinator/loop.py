@@ -328,6 +328,6 @@ class Coordinator:
             batches=self.prompts.taken(done, self.config.rollout.prompts_per_step),
             prompts=asdict(self.prompts.identity),
         )
-        self.saving.save(state, self.batches.save, last=last)
+        self.saving.save(state, partial(self.batches.save, last=last), last=last)
         if figures := self.saving.take_figures():
             self.metrics.write(done, figures)

@@ -47,14 +47,15 @@ class Saving:
     _under_way: _UnderWay | None = None
     _figures: dict[str, float] = field(default_factory=dict)
 
-    def save(self, state: RunState, write_more: Callable[[Path], None], *, last: bool) -> None:
+    def save(self, state: RunState, write_more: Callable[[Path], bool], *, last: bool) -> None:
         """Write a checkpoint, or copy what it holds and have it written beside what comes next.
 
         One that is still being written is waited for first.
 
         Args:
             state: the run's.
-            write_more: writes what else belongs to it into the folder it is given.
+            write_more: writes what else belongs to it into the folder it is given; False: that is
+                not there, and without it there is to be no checkpoint.
             last: nothing comes next: it is in its place when this returns.
 
         Raises:
@@ -67,7 +68,9 @@ class Saving:
         if draft is None:
             return
         with self._or_nothing(draft):
-            write_more(Path(draft.trainer))
+            if not write_more(Path(draft.trainer)):
+                draft.discard()
+                return
             if not last and self._goes_beside():
                 asked = self.session.begin_save(draft.trainer)
                 self._under_way = _UnderWay(draft, began, len(asked))

@@ -10,7 +10,8 @@ import pytest
 from stand_in_run import StandInRun, ids
 from stand_ins import Response
 
-from opd_ray.config.schema import EvalSettings, RolloutSettings, RunSettings
+from opd_ray.config.schema import Config, EvalSettings, RolloutSettings, RunSettings
+from opd_ray.coordinator import batches
 from opd_ray.coordinator.loop import SyncGapError
 from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.pools.rollouts import run_sampling
@@ -169,3 +170,36 @@ def test_a_checkpoint_without_lag_or_at_the_end_holds_none(tmp_path: Path) -> No
         held = folder / f"step_{step:08d}" / "trainer"
         assert [path.name for path in held.iterdir()] == ["weights"]
         assert run_of(1).read_ahead(held.parent, step)
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "last", "kept", "said"),
+    [
+        (False, False, True, "does without the rollouts of the next step"),
+        (True, False, False, "no checkpoint is written now"),
+        (True, True, True, "writes them anew, and ends with other bits"),
+    ],
+)
+def test_a_checkpoint_without_rollouts_ahead_is_none_of_a_deterministic_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    deterministic: bool,
+    last: bool,
+    kept: bool,
+    said: str,
+) -> None:
+    """Its last one is: steps that were taken are not to be lost."""
+    written: list[Path] = []
+    monkeypatch.setattr(batches, "write_rollouts", lambda folder, _: bool(written.append(folder)))
+    config = Config(run=RunSettings(lag=1, deterministic=deterministic))
+    ahead: Any = SimpleNamespace(wait=lambda interruptible: None, rollouts=list)
+    nobody: Any = None
+    batch = batches.RolloutBatches(config, nobody, nobody, nobody)
+    assert batch.save(tmp_path, last=last) is True
+    assert written == []
+    batch._ahead = ahead
+    assert batch.save(tmp_path, last=last) is kept
+    assert written == [tmp_path]
+    assert said in capsys.readouterr().err

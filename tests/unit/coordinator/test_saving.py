@@ -75,8 +75,9 @@ def state(step: int) -> RunState:
     return RunState(step, 7, 10, {}, [[step, 2]], {"count": 2, "fingerprint": "ff"})
 
 
-def nothing(folder: Path) -> None:
+def nothing(folder: Path) -> bool:
     """No more belongs to it."""
+    return True
 
 
 def parts(folder: Path, beside: bool | None = True, *, room: bool = True) -> Any:
@@ -94,9 +95,23 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def more(folder: Path) -> bool:
+    (folder / "more").touch()
+    return True
+
+
+def test_without_what_else_belongs_to_it_there_is_none(tmp_path: Path) -> None:
+    run = parts(tmp_path)
+    run.saving.save(state(3), lambda folder: not more(folder), last=False)
+    assert names(tmp_path) == []
+    assert run.saving.take_figures() == {}
+    run.saving.save(state(4), more, last=True)
+    assert names(tmp_path) == ["step_00000004"]
+
+
 def test_it_is_in_its_place_once_all_ranks_have_written(tmp_path: Path) -> None:
     run = parts(tmp_path)
-    run.saving.save(state(3), lambda folder: (folder / "more").touch(), last=False)
+    run.saving.save(state(3), more, last=False)
     assert names(tmp_path) == ["step_00000003.tmp"]
     assert run.saving.take_figures().keys() == {"seconds/checkpoint"}
     run.watch.arrive()
@@ -161,7 +176,7 @@ def test_a_rank_that_cannot_write_ends_the_wait_and_leaves_the_older_ones(tmp_pa
 
 
 def test_what_else_cannot_be_written_leaves_no_draft(tmp_path: Path) -> None:
-    def fail(folder: Path) -> None:
+    def fail(folder: Path) -> bool:
         raise WriteError(f"{folder} cannot be written")
 
     run = parts(tmp_path)
@@ -176,8 +191,12 @@ def test_what_cannot_be_put_on_disk_leaves_no_draft(
     def full(file: object) -> None:
         raise OSError(28, "no space left")
 
+    def fill(folder: Path) -> bool:
+        monkeypatch.setattr("os.fsync", full)
+        return True
+
     run = parts(tmp_path)
-    run.saving.save(state(3), lambda _: monkeypatch.setattr("os.fsync", full), last=False)
+    run.saving.save(state(3), fill, last=False)
     run.watch.arrive()
     with pytest.raises(WriteError, match="step_00000003: cannot be written: No space .* make room"):
         run.watch.arrive()
