@@ -1,0 +1,62 @@
+"""A few steps of the demo as a user starts it, with some of its roles on GPUs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from gpu_check.findings import Findings
+
+STEPS = 6
+KEYS = [
+    f"run.steps={STEPS}",
+    "run.checkpoint_every=0",
+    "run.export_at_end=false",
+    "eval.every=0",
+    "eval.tasks=[]",
+    "rollout.prompts_per_step=32",
+]
+_ROLLOUTS = ["rollout.gpus_per_actor=1", "rollout.gpu_memory_utilization=0.3"]
+_TRAINER = ["trainer.gpus_per_rank=1"]
+# What is on a GPU of its own; a CPU runs the same with none of these keys.
+ON_GPUS = {
+    "rollouts": _ROLLOUTS,
+    "teacher": [*_ROLLOUTS, "teacher.gpus_per_replica=1"],
+    "trainer": [*_ROLLOUTS, *_TRAINER],
+    "nccl": [*_ROLLOUTS, *_TRAINER, "sync.backend=nccl"],
+}
+SHOWN = ("seconds/step", "seconds/rollout", "seconds/train", "seconds/sync")
+# Of trainer and engine, nats: float32 on both sides.
+GAP_LIMIT = 1e-3
+
+
+def run(findings: Findings, device: str, argument: str) -> None:
+    """See above; ``argument``: which."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "run"
+        keys = [*KEYS, *(ON_GPUS[argument] if device == "cuda" else []), f"run.output_dir={output}"]
+        command = [sys.executable, "-m", "opd_ray", "demo", *keys]
+        print("opd-ray demo", *keys[:-1], flush=True)
+        done = subprocess.run(command, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"opd-ray demo ended with exit code {done.returncode}")
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    trained = [step for step in steps if "train/loss" in step]
+    findings.check("steps that are missing", float(STEPS - len(trained)), 0.0)
+    # From the second step on, the engine writes with weights that were sent to it.
+    gaps = [step["sync/gap_mean"] for step in trained[1:] if "sync/gap_mean" in step]
+    findings.check("gap of trainer and engine after a sync, nats", max(gaps), GAP_LIMIT)
+    findings.check(
+        "the last loss over the first", trained[-1]["train/loss"] / trained[0]["train/loss"], 1.0
+    )
+    for name in SHOWN:
+        values = [step[name] for step in trained[1:] if name in step]
+        if values:
+            findings.figure(f"{name}, least", min(values), "s")
+    for name in sorted({name for step in trained for name in step}):
+        if name.startswith("memory/"):
+            findings.figure(name, max(step.get(name, 0) for step in trained) / 1e9, "GB")
