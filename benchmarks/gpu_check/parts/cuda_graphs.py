@@ -11,13 +11,14 @@ import torch
 from actors.rollout.engine import RolloutEngine
 from gpu_check.findings import Findings
 from gpu_check.inputs import synchronize
+from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 PROMPTS, CONTEXT, NEW_TOKENS, TOP_K = 64, 128, 32, 8
 # Matrix products round by kernel and shape: a few tokens with close rivals may differ.
-DIFFERENT_TEXTS, LOGPROB_LIMIT = 0.1, 2e-2
+DIFFERENT_TEXTS, LOGPROB_LIMIT = 0.2, 5e-2
 
 
 def run(findings: Findings, device: str, argument: str) -> None:
@@ -47,6 +48,8 @@ def _write(findings: Findings, device: str, eager: bool) -> dict[str, Rollout]:
         StudentSettings(path=str(pair_folder() / "student"), context_length=CONTEXT),
         RolloutSettings(
             gpus_per_actor=int(on_gpu),
+            # What vLLM's attention on GPUs is made for.
+            dtype=Dtype.bfloat16 if on_gpu else Dtype.float32,
             enforce_eager=eager,
             record_topk=TOP_K,
             gpu_memory_utilization=0.3,

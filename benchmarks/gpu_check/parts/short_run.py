@@ -19,7 +19,14 @@ KEYS = [
     "eval.tasks=[]",
     "rollout.prompts_per_step=32",
 ]
-_ROLLOUTS = ["rollout.gpus_per_actor=1", "rollout.gpu_memory_utilization=0.3"]
+_ROLLOUTS = [
+    "rollout.gpus_per_actor=1",
+    "rollout.gpu_memory_utilization=0.3",
+    # What vLLM's attention on GPUs is made for; the trainer rounds as it does.
+    "rollout.dtype=bfloat16",
+    "trainer.dtype=bfloat16",
+    "sync.max_gap=0.1",
+]
 _TRAINER = ["trainer.gpus_per_rank=1"]
 # What is on a GPU of its own; a CPU runs the same with none of these keys.
 ON_GPUS = {
@@ -29,8 +36,8 @@ ON_GPUS = {
     "nccl": [*_ROLLOUTS, *_TRAINER, "sync.backend=nccl"],
 }
 SHOWN = ("seconds/step", "seconds/rollout", "seconds/train", "seconds/sync")
-# Of trainer and engine, nats: float32 on both sides.
-GAP_LIMIT = 1e-3
+# Of trainer and engine, nats: float32 on both sides, or bfloat16.
+GAP_LIMITS = {"cpu": 1e-3, "cuda": 5e-2}
 
 
 def run(findings: Findings, device: str, argument: str) -> None:
@@ -49,7 +56,7 @@ def run(findings: Findings, device: str, argument: str) -> None:
     findings.check("steps that are missing", float(STEPS - len(trained)), 0.0)
     # From the second step on, the engine writes with weights that were sent to it.
     gaps = [step["sync/gap_mean"] for step in trained[1:] if "sync/gap_mean" in step]
-    findings.check("gap of trainer and engine after a sync, nats", max(gaps), GAP_LIMIT)
+    findings.check("gap of trainer and engine after a sync, nats", max(gaps), GAP_LIMITS[device])
     findings.check(
         "the last loss over the first", trained[-1]["train/loss"] / trained[0]["train/loss"], 1.0
     )

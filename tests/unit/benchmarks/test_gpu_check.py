@@ -202,3 +202,34 @@ def test_pytorch_and_transformers_are_enough_for_the_first_parts():
 def _lives(process: int) -> bool:
     state = Path(f"/proc/{process}/stat")
     return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_the_page_has_every_part():
+    page = (ROOT / "docs" / "gpu.md").read_text()
+    named = [f"`{part.name}`" for part in (MACHINE, *PARTS)]
+    assert [name for name in named if name not in page] == ["`zero_1`", "`zero_2`"]
+
+
+def test_the_script_says_why_it_cannot_begin(tmp_path):
+    def begin(python: str, *arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["bash", str(ROOT / "launch" / "gpu_check.sh"), *arguments],
+            env={**os.environ, "PYTHON": python},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = begin("/no/such/python")
+    assert code == 2
+    assert "no /no/such/python found: activate an environment, or set PYTHON" in said
+    old = tmp_path / "python3.8"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.8.1\nexit 1\n')
+    old.chmod(0o755)
+    code, said = begin(str(old))
+    assert code == 2
+    assert "is Python 3.8.1, and opd-ray needs Python 3.11 or newer" in said
+    code, said = begin(sys.executable, "--help")
+    assert code == 0
+    assert "packed_attention" in said
