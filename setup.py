@@ -74,6 +74,7 @@ setup(
     packages=[*find_packages(include=["opd_ray", "opd_ray.*", "actors", "actors.*"]), "configs"],
     package_data={
         "configs": ["*.yaml", "**/*.yaml"],
+        "opd_ray.report": ["assets/*"],
         "opd_ray.models": ["shapes/**", "pairs/demo_pair/**", "pairs/demo_tools_pair/**"],
     },
     install_requires=CORE,

@@ -32,6 +32,8 @@ from opd_ray.output.step_rows import StepRows
 from opd_ray.tip import TipFilter
 from opd_ray.types import RolloutRequest
 
+# Scores that a person wants to see of a token, whatever the filter reads.
+PROBABILITIES = ("rollout_logprob", "teacher_logprob")
 # Of an answer of several turns.
 _MOST_MESSAGES = 40
 

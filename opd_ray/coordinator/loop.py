@@ -16,7 +16,7 @@ import numpy as np
 
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.batches import RolloutBatches
-from opd_ray.coordinator.close_ups import CloseUps
+from opd_ray.coordinator.close_ups import PROBABILITIES, CloseUps
 from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.metrics import SHOWN, StageClock, StepSnapshot, lag_metrics, step_metrics
 from opd_ray.coordinator.no_calls import check_calls
@@ -140,7 +140,7 @@ class Coordinator:
         if run.lag and step + 1 < run.steps:
             self.batches.begin_ahead(step + 1)
         self._check_calls(batch)
-        scores = self._scores(batch.rollouts, exact, clock)
+        scores = self._scores(batch.rollouts, exact, clock, step)
         batch.forget_scores()
         with clock.stage("filter"):
             selection = self._select(batch.rollouts, scores, step)
@@ -204,7 +204,7 @@ class Coordinator:
         session = self.session
         waves = WaveTraining(
             self.config.trainer,
-            lambda wave: self._scores(wave, exact, clock),
+            lambda wave: self._scores(wave, exact, clock, step),
             lambda wave, scores: self.tip.weights(scores, self._seeds(wave, step), step),
             lambda wave, weights: session.trainers.accumulate(
                 self._items(wave, weights), session.teachers.take
@@ -233,12 +233,15 @@ class Coordinator:
         scored: Sequence[ScoredRollout],
         exact: dict[str, RolloutScores],
         clock: StageClock,
+        step: int,
     ) -> TokenScores:
         """The filter's input: what streamed in, or what an exact pass in the trainers says.
 
         ``exact``: what it has said of the step's rollouts; those that are missing are added.
         """
         session, wanted = self.session, self.tip.reads.union(SHOWN)
+        if self.close_ups is not None and self.close_ups.due(step):
+            wanted = wanted.union(PROBABILITIES)
         with clock.stage("filter"):
             streamed = batch_scores(
                 [s.rollout for s in scored], [s.scores for s in scored], session.vocab_size, wanted

@@ -53,6 +53,7 @@ from opd_ray.preflight.models import check_models, own_topk
 from opd_ray.preflight.prompts import check_routing, prompt_notes
 from opd_ray.preflight.turns import check_turns
 from opd_ray.preflight.unused import unused_options
+from opd_ray.report.page import write_report
 from opd_ray.tip import TipFilter
 
 
@@ -168,7 +169,16 @@ def _steer(
                 config, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
             )
             coordinator = Coordinator(
-                config, session, prompts, tip, evaluator, checkpoints, metrics, progress, close_ups
+                config,
+                session,
+                prompts,
+                tip,
+                evaluator,
+                checkpoints,
+                metrics,
+                progress,
+                close_ups,
+                partial(write_report, output.path, output.report_page, locked=True),
             )
             if start is not None and not coordinator.batches.load(start.checkpoint / TRAINER, done):
                 progress.say(
@@ -191,10 +201,12 @@ def _steer(
                 progress.close()
                 _report(session, coordinator.last_step, close_ups, tasks, output, progress, peaks)
                 output.history.finish(config.run.steps)
+                write_report(output.path, output.report_page)
             except Interrupted:
                 last = checkpoints.newest()
                 progress.say(f"stopped; checkpoint: {last[0] if last else 'none'}")
                 output.history.stop(coordinator.done, "it was asked to stop", failed=False)
+                write_report(output.path, output.report_page)
                 return INTERRUPTED
             except OpdError as error:
                 output.history.stop(coordinator.done, str(error), failed=True)
@@ -308,7 +320,12 @@ def _report(
         close_ups.teacher(config.run.steps, teacher)
     rows = read_jsonl(output.metrics)
     plot_curves(rows, output.plots / "curves.png")
-    outputs = {"metrics": output.metrics, "plots": output.plots, "checkpoints": output.checkpoints}
+    outputs = {
+        "page": output.report_page,
+        "metrics": output.metrics,
+        "plots": output.plots,
+        "checkpoints": output.checkpoints,
+    }
     if config.run.export_at_end:
         outputs["exported student"] = output.export
     response = None

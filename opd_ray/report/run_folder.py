@@ -1,0 +1,140 @@
+"""A run's folder, read: configuration, figures, parts, versions, and steps from close by."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from opd_ray.borders import border
+from opd_ray.config.files import read_yaml
+from opd_ray.config.load import to_values
+from opd_ray.config.schema import Config
+from opd_ray.errors import InputError
+from opd_ray.output.close_ups import AnswersView, PartView, TeacherView, View, read_views
+from opd_ray.output.folder import LOCK_FILE, OutputFolder
+from opd_ray.output.resume import flat
+from opd_ray.output.sinks import read_jsonl
+
+State = Literal["finished", "running", "stopped", "failed", "unknown"]
+# Their other value says nothing of what was run.
+_UNTOLD = ("run.output_dir", "run.resume", "run.date")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What is in it; where a file is missing, nothing."""
+
+    path: Path
+    config: Mapping[str, Any]  # by full key, without the sections of study
+    rows: Sequence[Mapping[str, float]]  # of metrics.jsonl, one a step
+    history: Sequence[Mapping[str, Any]]
+    versions: Mapping[str, Any]
+    views: Sequence[tuple[int, View]]
+    locked: bool  # whether a process holds it
+
+    @classmethod
+    def read(cls, path: Path, *, locked: bool | None = None) -> RunFolder:
+        """Read the folder of a run, which may be going on.
+
+        Args:
+            path: of the folder.
+            locked: what is known of its lock; None: it is tried.
+
+        Raises:
+            InputError: it is no run's folder, or one of its files cannot be read.
+        """
+        output = OutputFolder(path)
+        if not output.config.is_file() or not output.metrics.is_file():
+            raise InputError(
+                f"{path}: not the folder of a run (it has no config.yaml and metrics.jsonl); give "
+                "the run.output_dir of one that has begun"
+            )
+        versions: dict[str, Any] = {}
+        if output.versions.is_file():
+            with border(str(output.versions), "delete it", InputError):
+                versions = json.loads(output.versions.read_text(encoding="utf-8"))
+        return cls(
+            path=path,
+            config=_told(flat(read_yaml(output.config))),
+            rows=read_jsonl(output.metrics),
+            history=output.history.rows(),
+            versions=versions,
+            views=read_views(output.close_ups),
+            locked=_is_locked(path / LOCK_FILE) if locked is None else locked,
+        )
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.resolve().name
+
+    @property
+    def steps(self) -> list[Mapping[str, float]]:
+        """The rows of steps that were taken."""
+        return [row for row in self.rows if "train/loss" in row]
+
+    @property
+    def evaluations(self) -> list[Mapping[str, float]]:
+        """The rows in which the student was measured."""
+        return [row for row in self.rows if any(name.startswith("eval/") for name in row)]
+
+    @property
+    def teacher(self) -> Mapping[str, float]:
+        """The teacher's own held-out figures, as far as they were measured."""
+        found = [view.figures for _, view in self.views if isinstance(view, TeacherView)]
+        return found[-1] if found else {}
+
+    @property
+    def nodes(self) -> list[dict[str, Any]]:
+        """The machines of the last part."""
+        found = [view.nodes for _, view in self.views if isinstance(view, PartView)]
+        return found[-1] if found else []
+
+    @property
+    def answers(self) -> list[tuple[int, AnswersView]]:
+        """To the held-out problems that are shown, with the steps taken by then."""
+        return [(step, view) for step, view in self.views if isinstance(view, AnswersView)]
+
+    @property
+    def ending(self) -> tuple[State, str]:
+        """How it ended, and what was said of it."""
+        last = self.history[-1] if self.history else {}
+        if last.get("finished") is not None:
+            return "finished", f"all {last['finished']} steps are taken"
+        if "stopped" in last:
+            state: State = "failed" if last.get("failed") else "stopped"
+            return state, f"after step {last['stopped']}: {last.get('why', '')}"
+        taken = int(self.steps[-1]["step"]) if self.steps else 0
+        if self.locked:
+            return "running", f"{taken} steps are taken"
+        return "unknown", f"it ended after step {taken} without a word: its process was killed"
+
+    def changed_keys(self) -> list[tuple[str, Any, Any]]:
+        """(key, value, default) of every key that is not at its default."""
+        defaults = _told(flat(to_values(Config())))
+        return [
+            (key, self.config.get(key), defaults.get(key))
+            for key in sorted({*self.config, *defaults})
+            if self.config.get(key) != defaults.get(key)
+        ]
+
+
+def _told(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in keys.items() if k not in _UNTOLD and not k.startswith("study.")}
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock of a folder."""
+    if not path.is_file():
+        return False
+    with border(str(path), "see to its permissions", InputError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return False
