@@ -94,6 +94,7 @@ class Engine:
             student,
             dtype,
             gradient_checkpointing=settings.gradient_checkpointing,
+            recomputed_layers=settings.recomputed_layers,
             zero3_config=config if self._zero_stage == 3 else None,
         )
         self._engine, *_ = deepspeed.initialize(
@@ -323,8 +324,11 @@ def engine_config(settings: TrainerSettings, *, hidden_size: int, on_gpu: bool) 
         # Vectors stay whole on every rank, matrices are sharded.
         "stage3_param_persistence_threshold": 10 * hidden_size,
     }
+    in_main_memory = {"device": "cpu", "pin_memory": on_gpu}
     if settings.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+        zero["offload_optimizer"] = in_main_memory
+    if settings.offload_parameters:
+        zero["offload_param"] = in_main_memory
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

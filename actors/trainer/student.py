@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.integrations import HfDeepSpeedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
 from opd_ray.batching.packing import Packing, Segment
@@ -121,6 +122,7 @@ def load_student(
     dtype: torch.dtype,
     *,
     gradient_checkpointing: bool,
+    recomputed_layers: int | None = None,
     zero3_config: dict[str, Any] | None,
 ) -> Student:
     """Load the student's weights.
@@ -128,12 +130,14 @@ def load_student(
     Args:
         settings: where they are.
         dtype: number format of the weights.
-        gradient_checkpointing: recompute each layer in the backward pass.
+        gradient_checkpointing: recompute layers in the backward pass.
+        recomputed_layers: how many of them, see :func:`recompute_layers`.
         zero3_config: DeepSpeed's configuration when the weights are to be sharded as they load,
             so that no rank ever holds the whole model on its device; None loads them whole.
 
     Raises:
-        ConfigError: dropout is on (the rollouts have none), or the head is not linear.
+        ConfigError: dropout is on (the rollouts have none), the head is not linear, or layers are
+            to be recomputed that cannot be told apart.
         WeightsError: the files lack weights of the model, or hold others.
     """
     trust, sharded = settings.trust_remote_code, zero3_config is not None
@@ -150,8 +154,30 @@ def load_student(
         model._weight_conversions = None
     _refuse_dropout(model)
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute_layers(model, recomputed_layers)
     return Student(model)
+
+
+def recompute_layers(model: PreTrainedModel, first: int | None) -> None:
+    """Keep only the input of the ``first`` layers for the backward pass; None: of all.
+
+    The others keep all they need. They are the last ones, whose memory is free again when the first
+    layer is recomputed: the peak is lower than with any other choice of as many.
+
+    Raises:
+        ConfigError: the model's layers are not transformers' own, which can be told apart.
+    """
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if first is None:
+        return
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ConfigError(
+            f"trainer.recomputed_layers = {first}: {type(model).__name__} has no layers that can be "
+            "recomputed one by one; set it to null"
+        )
+    for layer in layers[first:]:
+        layer.gradient_checkpointing = False
 
 
 def student_files(settings: StudentSettings) -> ModelFiles:

@@ -194,8 +194,11 @@ class TrainerSettings:
     threads: int = field(default=0, metadata=at_least(0) | FREE)
     # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
     zero_stage: int = field(default=0, metadata=TOLD)
-    # Keep optimizer state and master weights in host memory (needs a GPU and ZeRO 1-3).
+    # Keep optimizer state and master weights in main memory (ZeRO-Offload; needs a GPU and ZeRO 1-3).
     offload_optimizer: bool = field(default=False, metadata=TOLD)
+    # Keep the weights themselves in main memory, too, where they are fetched from layer by layer
+    # (needs a GPU and ZeRO 3).
+    offload_parameters: bool = field(default=False, metadata=TOLD)
     # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
     dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)
     # Most tokens the trunk reads in one micro-batch, a prompt once for all its samples in there; a
@@ -203,6 +206,9 @@ class TrainerSettings:
     micro_batch_tokens: int = field(default=8192, metadata=at_least(1) | FREE)
     # Recompute activations in the backward pass instead of keeping them.
     gradient_checkpointing: bool = field(default=False, metadata=FREE)
+    # Of how many layers, from the first on; the last ones keep theirs, which is faster where memory
+    # is left. null: of all.
+    recomputed_layers: int | None = field(default=None, metadata=at_least(1) | FREE)
     # Peak learning rate.
     learning_rate: float = field(default=1.0e-6, metadata=at_least(0) | TOLD)
     # Course after the warm-up.

@@ -14,6 +14,7 @@ from opd_ray.models.context import UNLIMITED, context_length
 from opd_ray.models.folder import adapter_in, model_folder
 
 KNOWN_TYPES = ("llama", "qwen2", "qwen3")
+FLOAT32_BYTES = 4
 # Tokens that a vLLM engine on the CPU reserves at once: the ``block_size`` that actors give it.
 KV_BLOCK_TOKENS = 32
 
@@ -132,15 +133,21 @@ class ModelShape:
         shares = min(split, self.kv_heads)
         return blocks * KV_BLOCK_TOKENS * self.kv_bytes_per_token(element_bytes) // shares
 
-    def layer_activation_elements(self) -> int:
-        """Elements one layer keeps for its backward pass, per token.
+    def layer_activation_bytes(self, element_bytes: int) -> int:
+        """Bytes that one layer keeps for its backward pass, per token.
 
-        Inputs of both norms and of the matrix products they feed, attention's query, key, value
-        (twice where they are normalised) and output; both MLP branches, activation and product.
+        Of a norm its input, in float32 whatever the format, and what it is scaled to; what leaves
+        the norms of the layer goes into matrix products, which keep it. Of attention query, key,
+        value and output; in float32 keys and values are repeated for every query head. Of the MLP
+        both branches, the activation and the product.
         """
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = (2 * query + 2 * key) + (query + key) * self.qk_norm
-        return 4 * self.hidden_size + attention + 4 * self.intermediate_size
+        scaled = FLOAT32_BYTES + element_bytes
+        norms = 2 * self.hidden_size * (scaled + element_bytes)
+        norms += (query + key) * scaled * self.qk_norm
+        repeated = 2 * (query - key) * (element_bytes == FLOAT32_BYTES)
+        attention = 2 * query + 2 * key + repeated
+        return norms + (attention + 4 * self.intermediate_size) * element_bytes
 
 
 def config_json(path: str) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TRAITS, model_path
 from opd_ray.errors import ConfigError
-from opd_ray.models.shape import ModelShapeError, config_json
+from opd_ray.models.shape import ModelShapeError, config_json, described_model
 from opd_ray.output.checkpoint import MANIFEST, CheckpointError
 from opd_ray.output.meant import meant_checkpoint, model_advice
 from opd_ray.preflight.early import early_problems
@@ -234,6 +234,31 @@ def _trainer_problems(config: Config) -> Iterator[str]:
             "trainer.offload_optimizer = true with trainer.zero_stage = 0: only sharded state is "
             "offloaded; use trainer.zero_stage 1, 2 or 3"
         )
+    if trainer.offload_parameters and not trainer.gpus_per_rank:
+        yield (
+            "trainer.offload_parameters = true with trainer.gpus_per_rank = 0: without a GPU the "
+            "weights are in main memory anyway; set it to false"
+        )
+    if trainer.offload_parameters and trainer.zero_stage != 3:
+        yield (
+            f"trainer.offload_parameters = true with trainer.zero_stage = {trainer.zero_stage}: "
+            "only sharded weights are offloaded; use trainer.zero_stage=3"
+        )
+    layers = _students_layers(config)
+    if layers is not None and (trainer.recomputed_layers or 0) > layers:
+        yield (
+            f"trainer.recomputed_layers = {trainer.recomputed_layers}: the student has {layers} "
+            "layers; use at most that, or null for all"
+        )
+
+
+def _students_layers(config: Config) -> int | None:
+    """How many it has, where its config.json is here and says so."""
+    try:
+        described = described_model(config.student.path)
+    except ModelShapeError:
+        return None  # told with its path
+    return (described or {}).get("num_hidden_layers")
 
 
 def data_problems(config: Config) -> Iterator[str]:

@@ -208,6 +208,9 @@ def _trainer(config: Config) -> Iterator[str]:
     trainer, steps = config.trainer, config.run.steps
     if trainer.lr_schedule is LrSchedule.constant:
         yield from _set("trainer", trainer, ("min_lr_ratio",), "trainer.lr_schedule is constant")
+    if not trainer.gradient_checkpointing:
+        because = "trainer.gradient_checkpointing is false"
+        yield from _set("trainer", trainer, ("recomputed_layers",), because)
     if trainer.answer_timeout_s >= config.cluster.stall_timeout_s:
         yield from _set(
             "trainer",
