@@ -173,8 +173,8 @@ def recompute_layers(model: PreTrainedModel, first: int | None) -> None:
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         raise ConfigError(
-            f"trainer.recomputed_layers = {first}: {type(model).__name__} has no layers that can be "
-            "recomputed one by one; set it to null"
+            f"trainer.recomputed_layers = {first}: {type(model).__name__} has no layers that can "
+            "be recomputed one by one; set it to null"
         )
     for layer in layers[first:]:
         layer.gradient_checkpointing = False

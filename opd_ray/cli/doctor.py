@@ -6,7 +6,7 @@ import argparse
 
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.cluster.nodes import Cluster, Node, this_machine
-from opd_ray.errors import RUN_FAILED
+from opd_ray.errors import RUN_FAILED, InputError
 
 
 def add_commands(commands: Commands) -> None:
@@ -19,9 +19,23 @@ def add_commands(commands: Commands) -> None:
         examples="""  opd-ray doctor --config demo
   opd-ray doctor --config my_run.yaml trainer.ranks=2
   opd-ray doctor --config my_run.yaml --cpus 64 --memory-gb 512 --gpus 8 --gpu-memory-gb 80
+  opd-ray doctor --budget --config tip_qwen3_8b_to_4b --gpus 1 --gpu-memory-gb 24
+  opd-ray doctor --budget --config tip_math student.path=S teacher.path=T --gpus 4 \\
+      --gpu-memory-gb 80
 """,
     )
     add_config_arguments(parser)
+    parser.add_argument(
+        "--budget",
+        action="store_true",
+        help="which placements of the config's pair fit the machine, with the keys to set, and the "
+        "largest pair for it",
+    )
+    parser.add_argument(
+        "--budget-table",
+        action="store_true",
+        help="the best placement on 1 to 8 GPUs of 24 to 141 GB, as a Markdown table",
+    )
     planned = parser.add_argument_group(
         "nodes to plan for", "instead of this machine or the config's cluster.address"
     )
@@ -37,12 +51,28 @@ def add_commands(commands: Commands) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; 0 only if none of them is a failure."""
+    if args.budget or args.budget_table:
+        return _print_budget(args)
     from opd_ray.preflight.doctor import examine
     from opd_ray.study.cells import study_cells
 
     report = examine(args.config, args.overrides, _planned_cluster(args), study_cells)
     print(report.render())
     return 0 if report.passed else RUN_FAILED
+
+
+def _print_budget(args: argparse.Namespace) -> int:
+    """What fits; it looks at sizes alone, so no finding can fail."""
+    from opd_ray.preflight.budget import budget, budget_table
+
+    if args.budget_table:
+        print(budget_table(args.config, args.overrides))
+        return 0
+    cluster = _planned_cluster(args) or this_machine()
+    if len(cluster.nodes) > 1:
+        raise InputError(f"--budget with --nodes {len(cluster.nodes)}: it plans one machine")
+    print(budget(args.config, args.overrides, cluster))
+    return 0
 
 
 def _planned_cluster(args: argparse.Namespace) -> Cluster | None:

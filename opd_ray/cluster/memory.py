@@ -6,12 +6,9 @@ Estimates, not limits: allocators, kernels and libraries add to them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import torch
-
-from opd_ray.batching.micro_batches import width_of
 from opd_ray.cluster.step_size import (
     ELEMENT_BYTES,
     FP32_BYTES,
@@ -19,24 +16,29 @@ from opd_ray.cluster.step_size import (
     signal_bytes_per_token,
     step_tokens,
 )
-from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.choices import Dtype, LoraForm, PlacementChoice
 from opd_ray.config.resolved_teachers import WorkingTeacher
-from opd_ray.config.schema import Config, effective_zero_stage
+from opd_ray.config.schema import Config
 from opd_ray.config.teacher import LOGITS_CHUNK_BYTES, TeacherSettings
-from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.models.shape import ModelShape
 
 # Resident size of a process that has imported torch, vLLM or DeepSpeed and Ray (measured: 0.63 GB).
 PROCESS_BYTES = 650 << 20
+CACHE = "KV cache"
 # Memory of its own that an environment's process takes beside what it loads (measured).
 ENVIRONMENT_BYTES = 75 << 20
+# CUDA's context and the kernels that libraries load, of every process on a GPU, asleep or not. From
+# what others report of such GPUs; nothing here has run on one.
+GPU_PROCESS_BYTES = 600 << 20
 # AdamW's two moments, and the float32 master copy that ZeRO and bfloat16 keep beside the weights.
 MOMENT_BYTES, MASTER_BYTES = 8, 4
-# Rows of the vocabulary alive at once in the sampler (logits, log-probabilities, entropy terms) and
-# in the loss (both distributions, their difference, the gradient).
-SAMPLER_COPIES, LOSS_COPIES = 3, 4
-# Parameters that ZeRO-3 holds gathered at once at most (DeepSpeed's stage3_max_live_parameters).
-LIVE_PARAMETERS = 10**9
+# Rows of the vocabulary alive at once in the sampler: logits, log-probabilities, entropy terms.
+SAMPLER_COPIES = 3
+# Versions of an adapter that a rollout engine holds while it takes in a new one.
+ADAPTER_VERSIONS = 2
+# Bytes of a response token of a rollout on disk, and of each of its recorded top-k: ids, mask,
+# entropy and log-probability.
+WRITTEN_BYTES, RECORDED_BYTES = 4 + 1 + 4 + 4, 4 + 4
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class MemoryEstimate:
     host: Mapping[str, int] = field(default_factory=dict)
     device: Mapping[str, int] = field(default_factory=dict)
     gpu_share: float = 1.0  # of a GPU's memory that the process may take
+    cache_token_bytes: int = 0  # of the KV cache, in each process of an engine; 0: there is none
 
     @property
     def host_bytes(self) -> int:
@@ -54,6 +57,17 @@ class MemoryEstimate:
     @property
     def device_bytes(self) -> int:
         return sum(self.device.values())
+
+    def cache_tokens(self, gpu_bytes: int | None) -> int | None:
+        """Tokens of one engine's KV cache, on GPUs of that size; None: no cache, or unknown."""
+        if not self.cache_token_bytes:
+            return None
+        room = self.host.get(CACHE, 0)
+        if self.device:
+            if gpu_bytes is None:
+                return None
+            room = int(self.gpu_share * gpu_bytes) - self.device_bytes + self.device[CACHE]
+        return max(0, room) // self.cache_token_bytes
 
 
 def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
@@ -70,11 +84,18 @@ def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
     read = max(settings.max_num_batched_tokens, 0 if on_gpu else config.student.context_length)
     model = {
         "weights": student.parameters * width // split,
-        "KV cache": longest // split if on_gpu else settings.kv_cache_bytes,
+        CACHE: longest // split if on_gpu else settings.kv_cache_bytes,
         "sampler": SAMPLER_COPIES * settings.max_num_seqs * student.vocab_size * FP32_BYTES,
         "activations": read * _live_elements(student) * width // split,
     }
-    placed = _placed(model, on_gpu, gpu_share=settings.gpu_memory_utilization)
+    if config.serves_adapter:
+        lora = config.student.lora
+        adapter = student.adapter_parameters(lora.rank, lora.target_modules)
+        model["adapters"] = ADAPTER_VERSIONS * adapter * width // split
+    placed = replace(
+        place(model, on_gpu, gpu_share=settings.gpu_memory_utilization),
+        cache_token_bytes=student.kv_bytes_per_token(width) // split,
+    )
     if not environments.own_processes:
         return placed
     processes = environments.concurrent(settings.max_num_seqs) * ENVIRONMENT_BYTES
@@ -104,11 +125,16 @@ def teacher_memory(
     }
     if settings.traits.vllm_engine:
         one_text = longest * teacher.kv_bytes_per_token(width) // split
-        model["KV cache"] = one_text if settings.gpus_per_replica else settings.kv_cache_bytes
+        model[CACHE] = one_text if settings.gpus_per_replica else settings.kv_cache_bytes
         share = settings.gpu_memory_utilization * min(1.0, settings.gpus_per_replica or 1.0)
     else:
         share = min(1.0, settings.gpus_per_replica)
-    return _placed(model, settings.gpus_per_replica > 0, {"signals": held}, share)
+    host = {"signals": held}
+    if sleeps_in_main_memory(config) and settings.gpus_per_replica:
+        host["asleep"] = model["weights"]
+    placed = place(model, settings.gpus_per_replica > 0, host, share)
+    token = teacher.kv_bytes_per_token(width) // split if CACHE in model else 0
+    return replace(placed, cache_token_bytes=token)
 
 
 def judge_memory(
@@ -133,72 +159,47 @@ def judge_memory(
     return replace(found[0], host=host, device=device)
 
 
-def head_shapes(config: Config, shapes: Mapping[str, ModelShape]) -> list[ModelShape]:
-    """The models whose output heads the trainers hold, as far as their shapes are known."""
-    if config.teacher.signal is not SignalChoice.hidden:
-        return []
-    paths = [model.path or "" for model in config.teacher_set.models.values()]
-    return [shapes[path] for path in paths if path in shapes]
-
-
-def trainer_memory(
-    config: Config, student: ModelShape, heads: Sequence[ModelShape] = ()
-) -> MemoryEstimate:
-    """One trainer rank under its ZeRO stage; ``heads``: see :func:`head_shapes`."""
-    settings = config.trainer
-    width, ranks = ELEMENT_BYTES[settings.dtype], settings.ranks
-    stage = effective_zero_stage(settings)
-    count = student.parameters
-    keeps_master = stage > 0 or settings.dtype is not Dtype.float32
-    optimizer = count * (MOMENT_BYTES + MASTER_BYTES * keeps_master) // (ranks if stage else 1)
-    # Summed over micro-batches in float32, whatever the format of the weights.
-    gradients = count * FP32_BYTES // (ranks if stage >= 2 else 1)
-    layer = student.layer_activation_elements()
-    if settings.gradient_checkpointing:
-        kept_per_token = student.layers * student.hidden_size + layer
-    else:
-        kept_per_token = student.layers * layer
-    on_gpu = settings.gpus_per_rank > 0
-    padded = width_of(on_gpu=on_gpu, bfloat16=settings.dtype is Dtype.bfloat16)
-    read = max(settings.micro_batch_tokens, padded(longest_text(config)))
-    most = step_tokens(config).response
-    rows = chunk_rows(most, student.vocab_size, torch.float32, config.loss.chunk_rows)
-    model = {
-        "weights": count * width // (ranks if stage >= 3 else 1),
-        "activations": read * kept_per_token * width,
-        "loss": LOSS_COPIES * rows * student.vocab_size * FP32_BYTES,
-        "gradient of the head": student.embedding_parameters * FP32_BYTES,
-    }
-    if stage >= 3 and ranks > 1:
-        model["gathered weights"] = min(count, LIVE_PARAMETERS) * width
-    if heads:
-        of_heads = sum(head.embedding_parameters for head in heads)
-        model["teacher head"] = of_heads * ELEMENT_BYTES[config.teacher.dtype]
-    state = {"gradients": gradients, "optimizer": optimizer}
-    # Where nobody has decided, a copy is made only if there is room for it.
-    copied = count * (MASTER_BYTES + MOMENT_BYTES) // ranks
-    host = {"copy for a checkpoint": copied} if config.run.checkpoint_beside else {}
-    if config.run.lag:
-        # Those that were sent last stay in the object store beside rank 0; each rank counts its
-        # share.
-        host["weights last sent"] = count * width // ranks
-    if settings.offload_optimizer:
-        # DeepSpeed keeps a second copy of the gradients for the optimizer.
-        return _placed(model, on_gpu, host | state | {"gradients": 2 * gradients})
-    return _placed(model | state, on_gpu, host)
-
-
 def longest_text(config: Config) -> int:
     """Most tokens that one prompt and its response can have."""
     text = config.data.max_prompt_tokens + config.rollout.max_new_tokens
     return min(text, config.student.context_length)
 
 
+def sleeps_in_main_memory(config: Config) -> bool:
+    """Whether what a process has on a GPU is in main memory while others have their turn.
+
+    Rollout engines drop theirs: their weights come anew from the trainers.
+    """
+    return config.cluster.placement is PlacementChoice.turns
+
+
+def trained_parameters(config: Config, student: ModelShape) -> int:
+    """The student's, or those of its adapter alone."""
+    lora = config.student.lora
+    return (
+        student.adapter_parameters(lora.rank, lora.target_modules)
+        if lora.on
+        else student.parameters
+    )
+
+
 def checkpoint_bytes(config: Config, student: ModelShape) -> int:
     """Disk for the checkpoints that are kept, one more being written, and the exported model."""
-    state = student.parameters * (MASTER_BYTES + MOMENT_BYTES)
-    exported = student.parameters * ELEMENT_BYTES[config.trainer.dtype]
-    return (config.run.keep_checkpoints + 1) * state + exported * config.run.export_at_end
+    run, trained = config.run, trained_parameters(config, student)
+    one = trained * (MASTER_BYTES + MOMENT_BYTES) + _ahead_bytes(config)
+    as_adapter = config.student.lora.on and config.student.lora.export is LoraForm.adapter
+    exported = trained if as_adapter else student.parameters
+    width = ELEMENT_BYTES[config.trainer.dtype]
+    return (run.keep_checkpoints + 1) * one + exported * width * run.export_at_end
+
+
+def _ahead_bytes(config: Config) -> int:
+    """Of the next step's rollouts, which a checkpoint holds with ``run.lag``."""
+    if not config.run.lag:
+        return 0
+    tokens = step_tokens(config)
+    recorded = config.rollout.record_topk * RECORDED_BYTES
+    return tokens.response * (WRITTEN_BYTES + recorded) + tokens.prompt * 4
 
 
 def _live_elements(shape: ModelShape) -> int:
@@ -208,13 +209,14 @@ def _live_elements(shape: ModelShape) -> int:
     )
 
 
-def _placed(
+def place(
     model: dict[str, int],
     on_gpu: bool,
     host: dict[str, int] | None = None,
     gpu_share: float = 1.0,
 ) -> MemoryEstimate:
+    """The parts of a model where they are: on the GPU, or with ``host`` in main memory."""
     own = {"process": PROCESS_BYTES, **(host or {})}
     if on_gpu:
-        return MemoryEstimate(own, model, gpu_share)
+        return MemoryEstimate(own, {"process": GPU_PROCESS_BYTES, **model}, gpu_share)
     return MemoryEstimate(own | model)

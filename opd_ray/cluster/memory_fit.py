@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from opd_ray.cluster.memory import MemoryEstimate, judge_memory
+from opd_ray.cluster.memory import (
+    CACHE,
+    GPU_PROCESS_BYTES,
+    MemoryEstimate,
+    judge_memory,
+    longest_text,
+    sleeps_in_main_memory,
+)
 from opd_ray.cluster.nodes import Node, gigabytes
 from opd_ray.cluster.placed_actor import PlacedActor
 from opd_ray.cluster.placement import Placement
@@ -36,13 +44,17 @@ def _node_problems(config: Config, node: Node, actors: Sequence[PlacedActor]) ->
         )
     if node.gpu_memory_bytes is None:
         return
+    processes = Counter(actor.bundle for actor, memory in known if memory.device)
+    in_turns = sleeps_in_main_memory(config)
     for actor, memory in known:
-        usable = int(memory.gpu_share * node.gpu_memory_bytes)
+        asleep = GPU_PROCESS_BYTES * (processes[actor.bundle] - 1) if in_turns else 0
+        usable = int(memory.gpu_share * node.gpu_memory_bytes) - asleep
         if memory.device_bytes > usable:
             share = f"{memory.gpu_share:.0%} of " if memory.gpu_share < 1 else ""
+            less = f" less {gigabytes(asleep)} of those asleep" if asleep else ""
             yield (
                 f"{actor.name}: needs about {gigabytes(memory.device_bytes)} a GPU and may take "
-                f"{gigabytes(usable)} ({share}{gigabytes(node.gpu_memory_bytes)})"
+                f"{gigabytes(usable)} ({share}{gigabytes(node.gpu_memory_bytes)}{less})"
                 f"{_advice(config, actor, memory.device)}"
             )
 
@@ -119,14 +131,20 @@ def _trainer_remedies(config: Config) -> dict[str, str]:
     sharded = "more trainer.ranks"
     if trainer.zero_stage < 3:
         sharded = f"trainer.zero_stage=3 over {sharded}"
-    state = sharded
+    state = weights = sharded
     if trainer.gpus_per_rank and not trainer.offload_optimizer:
         state += ", or trainer.offload_optimizer=true"
+    if trainer.gpus_per_rank and not trainer.offload_parameters:
+        weights = f"trainer.offload_parameters=true with trainer.zero_stage=3, or {sharded}"
+    if not config.student.lora.on:
+        state += ", or student.lora.rank=32"
     activations = "a lower trainer.micro_batch_tokens or rollout.max_new_tokens"
     if not trainer.gradient_checkpointing:
         activations = f"trainer.gradient_checkpointing=true, or {activations}"
+    elif trainer.recomputed_layers is not None:
+        activations = f"trainer.recomputed_layers=null, or {activations}"
     remedies = {
-        "weights": sharded,
+        "weights": weights,
         "optimizer": state,
         "gradients": state,
         "activations": activations,
@@ -143,7 +161,7 @@ def _rollout_remedies(rollout: RolloutSettings) -> dict[str, str]:
     in_float32 = rollout.dtype is Dtype.float32
     return {
         "weights": f"rollout.dtype=bfloat16, or {split}" if in_float32 else split,
-        "KV cache": split if rollout.gpus_per_actor else "a lower rollout.kv_cache_bytes",
+        CACHE: split if rollout.gpus_per_actor else "a lower rollout.kv_cache_bytes",
         "sampler": "a lower rollout.max_num_seqs",
         "activations": "a lower rollout.max_num_batched_tokens"
         + ("" if rollout.gpus_per_actor else " and student.context_length"),
@@ -160,36 +178,37 @@ def _teacher_remedies(teacher: TeacherSettings) -> dict[str, str]:
     exact = teacher.signal is SignalChoice.hidden
     return {
         "weights": weights,
-        "KV cache": split if teacher.gpus_per_replica else f"a lower {key}.kv_cache_bytes",
+        CACHE: split if teacher.gpus_per_replica else f"a lower {key}.kv_cache_bytes",
         "activations": f"a lower {key}.batch_tokens or rollout.max_new_tokens",
         "logits": f"a lower {key}.batch_tokens",
         "signals": f"{key}.signal=topk, or {fewer}" if exact else fewer,
     }
 
 
-def memory_table(plan: Placement) -> str:
+def memory_table(config: Config, plan: Placement) -> str:
     """One block a kind of process: bytes by purpose on each of its GPUs and in main memory.
 
     Empty where no model's shape is known. Processes whose estimates are equal share a block.
     """
+    longest = longest_text(config)
     gpu_bytes = {node.name: node.gpu_memory_bytes for node in plan.cluster.nodes}
     blocks: dict[str, list[str]] = {}
     for actor in plan.actors:
         if actor.memory is not None:
-            block = _block(actor.memory, gpu_bytes[actor.node])
+            block = _block(actor.memory, gpu_bytes[actor.node], longest)
             blocks.setdefault(block, []).append(actor.name)
     return "\n".join(f"{', '.join(names)}\n{block}" for block, names in blocks.items())
 
 
-def _block(memory: MemoryEstimate, gpu_bytes: int | None) -> str:
+def _block(memory: MemoryEstimate, gpu_bytes: int | None, longest: int) -> str:
     lines = []
     if memory.device:
         share = f" of {memory.gpu_share:.0%} of a GPU" if memory.gpu_share < 1 else ""
         lines.append(f"  each GPU {gigabytes(memory.device_bytes)}{share}: {_parts(memory.device)}")
-    if gpu_bytes and (one_text := memory.device.get("KV cache")):
-        room = int(memory.gpu_share * gpu_bytes) - memory.device_bytes + one_text
-        texts = max(0, room // one_text)
-        lines.append(f"  room in its KV cache for {texts} texts of the greatest length at once")
+    tokens = memory.cache_tokens(gpu_bytes)
+    if tokens is not None:
+        texts = tokens // longest
+        lines.append(f"  KV cache for {tokens:,} tokens: {texts:,} texts of the greatest length")
     lines.append(f"  main memory {gigabytes(memory.host_bytes)}: {_parts(memory.host)}")
     return "\n".join(lines)
 

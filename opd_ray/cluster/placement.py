@@ -19,15 +19,10 @@ from typing import Any
 
 from opd_ray.cluster.bundles import bundled
 from opd_ray.cluster.fit import fit
-from opd_ray.cluster.memory import (
-    MemoryEstimate,
-    head_shapes,
-    judge_memory,
-    rollout_memory,
-    trainer_memory,
-)
+from opd_ray.cluster.memory import MemoryEstimate, judge_memory, rollout_memory
 from opd_ray.cluster.nodes import Cluster, gigabytes
 from opd_ray.cluster.placed_actor import KEYS, ROLES, PlacedActor, Role
+from opd_ray.cluster.trainer_memory import head_shapes, trainer_memory
 from opd_ray.config.choices import PlacementChoice, TeacherTiming
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import MAIN

@@ -95,8 +95,12 @@ def step_flows(
         what = f"signal of kept tokens{_support_words(config)}"
         flows.append(Flow("teacher", "trainer", what, tokens.kept * signal))
     if student is not None:
-        weights = student.parameters * ELEMENT_BYTES[config.rollout.dtype]
-        flows.append(Flow("trainer", "rollout", "weights, to each actor", weights))
+        count, what = student.parameters, "weights"
+        if config.serves_adapter:
+            lora = config.student.lora
+            count, what = student.adapter_parameters(lora.rank, lora.target_modules), "adapter"
+        sent = count * ELEMENT_BYTES[config.rollout.dtype]
+        flows.append(Flow("trainer", "rollout", f"{what}, to each actor", sent))
     return flows
 
 

@@ -194,7 +194,8 @@ class TrainerSettings:
     threads: int = field(default=0, metadata=at_least(0) | FREE)
     # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
     zero_stage: int = field(default=0, metadata=TOLD)
-    # Keep optimizer state and master weights in main memory (ZeRO-Offload; needs a GPU and ZeRO 1-3).
+    # Keep optimizer state and master weights in main memory, and step there (ZeRO-Offload; needs a
+    # GPU and ZeRO 1-3).
     offload_optimizer: bool = field(default=False, metadata=TOLD)
     # Keep the weights themselves in main memory, too, where they are fetched from layer by layer
     # (needs a GPU and ZeRO 3).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -115,6 +115,31 @@ class ModelShape:
         return attention + mlp + 2 * hidden
 
     @property
+    def layer_matrices(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of the linear layers of one transformer layer, by their names."""
+        hidden, wide = self.hidden_size, self.intermediate_size
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (hidden, query),
+            "k_proj": (hidden, key),
+            "v_proj": (hidden, key),
+            "o_proj": (query, hidden),
+            "gate_proj": (hidden, wide),
+            "up_proj": (hidden, wide),
+            "down_proj": (wide, hidden),
+        }
+
+    @property
+    def layer_matrix_parameters(self) -> int:
+        """Of the matrices of one transformer layer, without biases and norms."""
+        return sum(inputs * outputs for inputs, outputs in self.layer_matrices.values())
+
+    def adapter_parameters(self, rank: int, names: Sequence[str] = ()) -> int:
+        """Of an adapter of that rank for the named matrices of every layer, or for all of them."""
+        sizes = [size for name, size in self.layer_matrices.items() if not names or name in names]
+        return self.layers * rank * sum(map(sum, sizes))
+
+    @property
     def parameters(self) -> int:
         """All distinct parameters; a tied head counts once."""
         embeddings = self.embedding_parameters * (1 if self.tied else 2)
@@ -178,13 +203,21 @@ def config_json(path: str) -> dict[str, Any] | None:
     return config
 
 
+def known_names() -> list[str]:
+    """Hub names of the models whose sizes come with this package."""
+    return sorted(_known_files())
+
+
 def known_config(name: str) -> dict[str, Any] | None:
     """The sizes in the config.json of a hub model that this package knows; None of any other."""
+    file = _known_files().get(name)
+    return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+
+
+def _known_files() -> dict[str, Path]:
     shapes = Path(str(resources.files("opd_ray.models"))) / "shapes"
-    for file in shapes.glob("*/*.json"):
-        if file.relative_to(shapes).with_suffix("").as_posix() == name:
-            return json.loads(file.read_text(encoding="utf-8"))
-    return None
+    files = shapes.glob("*/*.json")
+    return {file.relative_to(shapes).as_posix().removesuffix(".json"): file for file in files}
 
 
 def described_model(path: str) -> dict[str, Any] | None:

@@ -313,7 +313,7 @@ def _add_plan(
             )
         )
     report.add("placement", findings or [passed("placement", "every actor fits")], plan.render())
-    if table := memory_table(plan):
+    if table := memory_table(config, plan):
         report.add("memory, estimated", [], table)
 
 

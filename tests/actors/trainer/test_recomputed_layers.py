@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from live_tensors import LiveTensors
@@ -54,10 +56,10 @@ def test_every_recomputed_layer_saves_its_activations_and_the_gradients_are_the_
             hidden.square().sum().backward()
         peaks.append(live.peak)
         gradients.append([p.grad for p in one.parameters()])
-    for fewer, more in zip(kept, kept[1:], strict=False):
+    for fewer, more in pairwise(kept):
         assert fewer - more == pytest.approx(saved, rel=0.02)
     # Layers that keep theirs are done when the first is recomputed, and their memory is free again.
-    for fewer, more in zip(peaks[:-2], peaks[1:-2], strict=False):
+    for fewer, more in pairwise(peaks[:-2]):
         assert fewer - more == pytest.approx(saved, rel=0.02)
     assert peaks[-3] > peaks[-2] >= peaks[-1]
     for others in gradients[1:]:

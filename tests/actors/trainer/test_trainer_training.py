@@ -56,11 +56,19 @@ def step(group, items, signals, rate, micro_batches=2):
     return sum(s.loss_sum for s in stats) / total, stats
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_three_steps_of_adamw_with_clipping_and_a_changing_rate(stage, ranks, folder, data):
+OFFLOADED = [
+    {"zero_stage": 1, "offload_optimizer": True},
+    {"zero_stage": 3, "offload_parameters": True},
+    {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True},
+]
+
+
+@pytest.mark.parametrize("memory", [*({"zero_stage": stage} for stage in STAGES), *OFFLOADED])
+def test_three_steps_of_adamw_with_clipping_and_a_changing_rate(memory, ranks, folder, data):
+    """Wherever the optimizer and the weights are; DeepSpeed compiles its own for main memory."""
     items, signals, head = data
     settings = TrainerSettings(
-        zero_stage=stage,
+        **memory,
         adam_beta1=0.8,
         adam_beta2=0.9,
         adam_eps=1e-4,

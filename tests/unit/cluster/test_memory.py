@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from planned import GB, SHAPE, machine, make_config
 
 from opd_ray.cluster.memory import (
+    GPU_PROCESS_BYTES,
     PROCESS_BYTES,
     checkpoint_bytes,
     rollout_memory,
     teacher_memory,
-    trainer_memory,
 )
 from opd_ray.cluster.memory_fit import capacity_problems, memory_problems
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.step_size import step_flows, step_tokens
-from opd_ray.config.choices import Dtype, SignalChoice, Support
+from opd_ray.cluster.trainer_memory import activation_bytes_per_token, trainer_memory
+from opd_ray.config.choices import (
+    BaseFormat,
+    Dtype,
+    LoraForm,
+    PlacementChoice,
+    SignalChoice,
+    Support,
+)
 from opd_ray.config.environment import EnvironmentSettings
+from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import (
     Config,
     LossSettings,
@@ -66,8 +76,10 @@ def test_a_text_longer_than_the_micro_batch_goes_alone() -> None:
     short = make_config({"micro_batch_tokens": 2048 + 1000}, {"max_new_tokens": 1000})
     found = [trainer_memory(config, SHAPE).host["activations"] for config in (long, short)]
     assert found[0] == found[1]
-    kept_per_token = 4 * (4 * 64 + 2 * 64 + 2 * 32 + 64 + 32 + 4 * 256)
-    assert found[0] == 3048 * kept_per_token * 4
+    # Of two norms input, scaled and output; of two of heads input and scaled; keys and values of 2
+    # heads repeated for 4; of 4 layers.
+    layer = 2 * 3 * 64 + 2 * (64 + 32) + (2 * 64 + 2 * 32 + 2 * 32) + 4 * 256
+    assert found[0] == 3048 * 4 * layer * 4
 
 
 def test_checkpointing_saves_activations_and_offload_moves_the_optimizer() -> None:
@@ -86,6 +98,140 @@ def test_checkpointing_saves_activations_and_offload_moves_the_optimizer() -> No
     assert "optimizer" not in cut.device
     assert cut.host["optimizer"] == whole.device["optimizer"]
     assert cut.host["gradients"] == 2 * whole.device["gradients"]
+
+
+def test_layers_that_are_not_recomputed_keep_theirs_and_no_other_is_there_at_the_peak() -> None:
+    layer, hidden = SHAPE.layer_activation_bytes(4), 64 * 4
+    tokens = 2048 + 128  # of a text, more than a micro-batch has
+    for recomputed, kept in ((None, 4 * hidden + layer), (3, 3 * hidden + layer)):
+        settings = {"gradient_checkpointing": True, "recomputed_layers": recomputed}
+        config = make_config({**settings, "micro_batch_tokens": 1})
+        assert trainer_memory(config, SHAPE).host["activations"] == tokens * kept
+    one = make_config({"gradient_checkpointing": True, "recomputed_layers": 1})
+    assert activation_bytes_per_token(one, SHAPE) == hidden + 3 * layer
+    none = make_config({"recomputed_layers": 1})
+    assert activation_bytes_per_token(none, SHAPE) == 4 * layer
+
+
+def test_parameters_that_are_offloaded_come_to_the_gpu_in_parts() -> None:
+    config = make_config({"gpus_per_rank": 1, "zero_stage": 3, "dtype": Dtype.bfloat16})
+    there = trainer_memory(config, SHAPE)
+    assert there.device["weights"] == 2 * SHAPE.parameters
+    assert "gathered weights" not in there.device  # of one rank they lie together already
+    config.trainer.offload_parameters = True
+    away = trainer_memory(config, SHAPE)
+    assert "weights" not in away.device
+    assert away.host["weights"] == away.device["gathered weights"] == 2 * SHAPE.parameters
+    assert away.device["optimizer"] == there.device["optimizer"]
+
+
+def test_of_an_adapter_the_optimizer_has_the_adapter_alone() -> None:
+    """Rank 2 for queries (64 -> 4 x 16) and the way down (256 -> 64), in 4 layers."""
+    adapter = 4 * 2 * ((64 + 64) + (256 + 64))
+    assert SHAPE.adapter_parameters(2, ["q_proj", "down_proj"]) == adapter
+    key = 64 + 2 * 16
+    every = 4 * 2 * (2 * (64 + 64) + 2 * key + 3 * (64 + 256))
+    assert SHAPE.adapter_parameters(2) == every
+    lora = LoraSettings(rank=2, target_modules=["q_proj", "down_proj"])
+    config = make_config({"gpus_per_rank": 1, "dtype": Dtype.bfloat16, "zero_stage": 1})
+    config.student.lora = lora
+    parts = trainer_memory(config, SHAPE).device
+    assert parts["weights"] == 2 * (SHAPE.parameters + adapter)
+    assert parts["optimizer"] == 12 * adapter
+    assert parts["gradients"] == 4 * adapter
+    assert "gradient of the head" not in parts
+    # In four bits the matrices of the layers alone: half a byte, and a float32 scale for 64.
+    matrices = 4 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 256)
+    config.student.lora = replace(lora, base=BaseFormat.nf4)
+    quarter = trainer_memory(config, SHAPE).device["weights"]
+    assert quarter == parts["weights"] - 2 * matrices + matrices * 9 // 16
+    config.run.lag, config.run.checkpoint_beside = 1, True
+    host = trainer_memory(config, SHAPE).host
+    assert host["weights last sent"] == 2 * adapter
+    assert host["copy for a checkpoint"] == 12 * adapter
+    config.sync.lora = LoraForm.merged
+    assert trainer_memory(config, SHAPE).host["weights last sent"] == 2 * SHAPE.parameters
+
+
+def test_an_engine_that_serves_an_adapter_holds_two_versions() -> None:
+    config = make_config(rollout={"gpus_per_actor": 2, "tensor_parallel_size": 2})
+    assert "adapters" not in rollout_memory(config, SHAPE).device
+    config.student.lora = LoraSettings(rank=2)
+    assert rollout_memory(config, SHAPE).device["adapters"] == 4 * SHAPE.adapter_parameters(2)
+    config.sync.lora = LoraForm.merged
+    assert "adapters" not in rollout_memory(config, SHAPE).device
+
+
+def in_turns(**trainer: Any) -> Config:
+    """One GPU for all, in turns."""
+    config = make_config(
+        {"gpus_per_rank": 1, "zero_stage": 1, "dtype": Dtype.bfloat16, **trainer},
+        {"gpus_per_actor": 1},
+        {"gpus_per_replica": 1},
+    )
+    config.cluster.placement = PlacementChoice.turns
+    return config
+
+
+def test_who_takes_turns_sleeps_in_main_memory() -> None:
+    config = in_turns()
+    trainer = trainer_memory(config, SHAPE)
+    # Weights in bfloat16; master, moments and gradients in float32.
+    assert trainer.host["asleep"] == (2 + 12 + 4) * SHAPE.parameters
+    offloaded = trainer_memory(in_turns(offload_optimizer=True), SHAPE)
+    assert offloaded.host["asleep"] == 2 * SHAPE.parameters
+    teacher = teacher_memory(config, config.teacher, SHAPE)
+    assert teacher.host["asleep"] == teacher.device["weights"] == 4 * SHAPE.parameters
+    assert "asleep" not in rollout_memory(config, SHAPE).host
+    config.cluster.placement = PlacementChoice.separate
+    assert "asleep" not in trainer_memory(config, SHAPE).host
+
+
+def test_processes_that_sleep_keep_their_context_on_the_gpu() -> None:
+    config = in_turns(micro_batch_tokens=1)
+    needed = trainer_memory(config, SHAPE).device_bytes + 2 * GPU_PROCESS_BYTES
+    roomy, tight = (
+        [p for p in problems(config, cluster) if p.startswith("trainer-0: ")]
+        for size in (needed, needed - 10)
+        for cluster in [machine(4, gpus=1, gpu_memory_bytes=size)]
+    )
+    assert roomy == []
+    assert "less 1.26 GB of those asleep" in tight[0]
+
+
+def test_tokens_of_a_kv_cache() -> None:
+    """Keys and values of 2 heads of 16 in 4 layers, 4 bytes each."""
+    token = 2 * 2 * 16 * 4 * 4
+    cpu = make_config(rollout={"kv_cache_bytes": 100 * token + 1})
+    assert rollout_memory(cpu, SHAPE).cache_tokens(None) == 100
+    assert teacher_memory(cpu, cpu.teacher, SHAPE).cache_tokens(None) is None
+    gpu = rollout_memory(make_config(rollout={"gpus_per_actor": 1}), SHAPE)
+    assert gpu.cache_tokens(None) is None
+    without = gpu.device_bytes - gpu.device["KV cache"]
+    assert gpu.cache_tokens(round((without + 1000 * token) / 0.9) + 1) == 1000
+    assert gpu.cache_tokens(1) == 0
+    split = make_config(rollout={"gpus_per_actor": 2, "tensor_parallel_size": 2})
+    assert rollout_memory(split, SHAPE).cache_token_bytes == token // 2
+
+
+def test_with_lag_a_checkpoint_holds_the_next_steps_rollouts() -> None:
+    config = make_config()
+    config.run.keep_checkpoints = 2
+    plain = checkpoint_bytes(config, SHAPE)
+    config.run.lag = 1
+    # 128 rollouts of 128 tokens: id, mask, entropy, log-probability, 16 recorded; prompts of 2,048.
+    ahead = 128 * 128 * (4 + 1 + 4 + 4 + 16 * 8) + 128 * 2048 * 4
+    assert checkpoint_bytes(config, SHAPE) == plain + 3 * ahead
+
+
+def test_checkpoints_and_exports_of_an_adapter_are_small() -> None:
+    config = make_config()
+    config.run.keep_checkpoints, config.run.export_at_end = 1, True
+    config.student.lora = LoraSettings(rank=2)
+    adapter = SHAPE.adapter_parameters(2)
+    assert checkpoint_bytes(config, SHAPE) == 2 * 12 * adapter + 4 * SHAPE.parameters
+    config.student.lora = LoraSettings(rank=2, export=LoraForm.adapter)
+    assert checkpoint_bytes(config, SHAPE) == 2 * 12 * adapter + 4 * adapter
 
 
 def test_a_checkpoint_has_twelve_bytes_a_parameter_on_disk_and_in_its_copy() -> None:
@@ -184,7 +330,7 @@ def test_what_is_set_already_is_not_advised() -> None:
 
 def test_a_part_that_no_key_makes_smaller_is_passed_over() -> None:
     """With a huge vocabulary the gradient of the head is the largest part."""
-    wide = replace(SHAPE, vocab_size=10**6)
+    wide = replace(SHAPE, vocab_size=10**7)
     trainer = {"gpus_per_rank": 1, "zero_stage": 1, "offload_optimizer": True}
     config = make_config({**trainer, "dtype": Dtype.bfloat16})
     config.loss.chunk_rows = 1
@@ -193,7 +339,9 @@ def test_a_part_that_no_key_makes_smaller_is_passed_over() -> None:
     tight = machine(4, gpus=1, gpu_memory_bytes=10**6)
     (problem,) = memory_problems(config, plan_placement(config, tight, wide))
     assert "gradient of the head" not in problem
-    assert "of that weights: use trainer.zero_stage=3 over more trainer.ranks" in problem
+    assert (
+        "of that weights: use trainer.offload_parameters=true with trainer.zero_stage=3" in problem
+    )
 
 
 def test_a_teachers_own_keys_are_named() -> None:
@@ -304,6 +452,12 @@ def test_flows_of_a_step_by_hand() -> None:
     assert flows["rollout", "teacher"] == 128 * 128 * 16 * 8
     assert flows["teacher", "trainer"] == 128 * 64 * (32 + 16) * 8
     assert flows["trainer", "rollout"] == 4 * SHAPE.parameters
+    config.student.lora = LoraSettings(rank=2)
+    adapter = next(f for f in step_flows(config, SHAPE, {}) if f.target == "rollout")
+    assert (adapter.what, adapter.nbytes) == (
+        "adapter, to each actor",
+        4 * SHAPE.adapter_parameters(2),
+    )
     assert ("trainer", "rollout") not in {
         (flow.source, flow.target) for flow in step_flows(config, None)
     }

@@ -11,12 +11,12 @@ from opd_ray.cli import main
 from opd_ray.cluster.memory import (
     rollout_memory,
     teacher_memory,
-    trainer_memory,
 )
 from opd_ray.cluster.memory_fit import memory_problems
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.step_size import step_flows, step_tokens
+from opd_ray.cluster.trainer_memory import trainer_memory
 from opd_ray.config.choices import Dtype, Scoring, SignalChoice
 from opd_ray.config.files import packaged_folder, packaged_names
 from opd_ray.config.load import load_config
@@ -55,19 +55,23 @@ PUBLISHED = {
 }
 
 
-def machine(gpus: int) -> Cluster:
+# Of recipes for one GPU: gigabytes of the GPU and of main memory.
+ONE_GPU = {"one_gpu_24gb": (24, 64), "one_gpu_80gb": (80, 160)}
+
+
+def machine(gpus: int, gpu_gb: int = 80, main_gb: int = 1000) -> Cluster:
     """What the recipes' headers state; without GPUs, a small computer."""
     if gpus:
-        return Cluster((Node("n0", 64, 1000 * GB, gpus, 80 * GB),))
+        return Cluster((Node("n0", 8 * gpus, main_gb * GB, gpus, gpu_gb * GB),))
     return Cluster((Node("n0", 2, 25 * GB),))
 
 
-def too_small(config: Config, gpus: int) -> list[str]:
+def too_small(config: Config, cluster: Cluster) -> list[str]:
     student = read_shape(config.student.path)
     path = config.teacher.path
     shape = read_shape(path) if path else None
     teachers = {path: shape} if path and shape else {}
-    return memory_problems(config, plan_placement(config, machine(gpus), student, teachers))
+    return memory_problems(config, plan_placement(config, cluster, student, teachers))
 
 
 @pytest.mark.parametrize("name", packaged_names())
@@ -77,7 +81,8 @@ def test_every_packaged_config_is_legal_and_fits_its_machine(name: str) -> None:
     assert config_problems(config) == []
     on_gpus = config.trainer.gpus_per_rank > 0
     gpus = (4 if name.endswith("gpus_4") else 8) if on_gpus else 0
-    assert too_small(config, gpus) == []
+    cluster = machine(1, *ONE_GPU[name]) if name in ONE_GPU else machine(gpus)
+    assert too_small(config, cluster) == []
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -158,8 +163,9 @@ def test_llama_memory_by_hand() -> None:
     assert trainer.device["weights"] == 8_030_261_248 * 2 // 2
     assert trainer.device["gathered weights"] == 10**9 * 2
     assert trainer.device["gradient of the head"] == 128_256 * 4096 * 4
-    layer = 4 * 4096 + 2 * 4096 + 2 * 1024 + 4 * 14_336
-    assert trainer.device["activations"] == 16_384 * (32 * 4096 + layer) * 2
+    # Norms keep their input in float32.
+    layer = 2 * 4096 * (4 + 2 + 2) + (2 * 4096 + 2 * 1024 + 4 * 14_336) * 2
+    assert trainer.device["activations"] == 16_384 * (32 * 4096 * 2 + layer)
     # float32 master weights and two moments; gradients summed in float32, twice.
     assert trainer.host["optimizer"] == 8_030_261_248 * 12 // 2
     assert trainer.host["gradients"] == 8_030_261_248 * 4 // 2 * 2
@@ -211,7 +217,7 @@ def test_bytes_and_tokens_of_a_step_by_hand() -> None:
 def test_what_cannot_fit_is_found_with_the_key_to_change(
     name: str, overrides: list[str], parts: list[str]
 ) -> None:
-    problems = too_small(load_config(name, overrides), 8)
+    problems = too_small(load_config(name, overrides), machine(8))
     assert problems
     for part in parts:
         assert part in problems[0]

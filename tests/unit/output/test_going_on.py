@@ -85,6 +85,8 @@ def test_every_key_says_what_another_value_means() -> None:
         ("trainer.zero_stage", "told"),
         ("trainer.dtype", "told"),
         ("trainer.offload_optimizer", "told"),
+        ("trainer.offload_parameters", "told"),
+        ("trainer.recomputed_layers", "free"),
         ("run.checkpoint_beside", "free"),
         ("trainer.threads", "free"),
         ("rollout.actors", "free"),

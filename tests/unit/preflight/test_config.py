@@ -24,7 +24,8 @@ def config(tmp_path: Path) -> Config:
     """A legal config whose models have 100 vocabulary rows (of files alone)."""
     for name in ("student", "teacher"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"vocab_size": 100}))
+        sizes = {"vocab_size": 100, "num_hidden_layers": 2}
+        (tmp_path / name / "config.json").write_text(json.dumps(sizes))
     return Config(
         student=StudentSettings(path=str(tmp_path / "student")),
         teacher=TeacherSettings(path=str(tmp_path / "teacher")),
@@ -53,6 +54,8 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         trainer__gpus_per_rank=1,
         trainer__zero_stage=3,
         trainer__offload_optimizer=True,
+        trainer__offload_parameters=True,
+        trainer__recomputed_layers=2,
         rollout__gpus_per_actor=2,
         rollout__tensor_parallel_size=2,
         teacher__gpus_per_replica=0.5,
@@ -229,6 +232,23 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
             {"trainer__offload_optimizer": True, "trainer__gpus_per_rank": 1},
             ["trainer.zero_stage = 0", "1, 2 or 3"],
         ),
+        (
+            {"trainer__offload_parameters": True, "trainer__zero_stage": 3},
+            ["trainer.offload_parameters = true", "trainer.gpus_per_rank = 0", "set it to false"],
+        ),
+        (
+            {
+                "trainer__offload_parameters": True,
+                "trainer__gpus_per_rank": 1,
+                "trainer__zero_stage": 2,
+            },
+            ["trainer.offload_parameters", "trainer.zero_stage = 2", "use trainer.zero_stage=3"],
+        ),
+        (
+            {"trainer__recomputed_layers": 3},
+            ["trainer.recomputed_layers = 3", "the student has 2 layers", "or null for all"],
+        ),
+        ({"trainer__recomputed_layers": 0}, ["trainer.recomputed_layers = 0", "at least 1"]),
         ({"tip__rule": "no_such_module:rule"}, ["tip.rule", "No module named 'no_such_module'"]),
         ({"tip__rule": "json:dumps"}, ["tip.rule = 'json:dumps'", "is no rule"]),
         ({"data__instruction": "no place"}, ["data.instruction", "{prompt}"]),

@@ -147,6 +147,10 @@ def test_a_recipe_sets_nothing_in_vain(recipe: str) -> None:
             "tip.h_clip = 0.5 has no effect: tip.normalisation is rank",
         ),
         (
+            ["trainer.recomputed_layers=2"],
+            "trainer.recomputed_layers = 2 has no effect: trainer.gradient_checkpointing is false",
+        ),
+        (
             ["trainer.lr_schedule=constant", "trainer.min_lr_ratio=0.1"],
             "trainer.min_lr_ratio = 0.1 has no effect: trainer.lr_schedule is constant",
         ),
