@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
+from typing import Any
 
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.cluster.nodes import Cluster, Node, this_machine
@@ -40,13 +43,40 @@ def add_commands(commands: Commands) -> None:
         "nodes to plan for", "instead of this machine or the config's cluster.address"
     )
     for option, kind, meaning in (
-        ("--nodes", int, "how many (default 1)"),
-        ("--cpus", int, "CPUs of each (default: this machine's)"),
-        ("--memory-gb", float, "main memory of each (default: this machine's)"),
-        ("--gpus", int, "GPUs of each (default 0)"),
-        ("--gpu-memory-gb", float, "memory of one GPU (default: not checked)"),
+        ("--nodes", _number(int, 1, "a whole number above 0"), "how many (default 1)"),
+        (
+            "--cpus",
+            _number(int, 1, "a whole number above 0"),
+            "CPUs of each (default: this machine's)",
+        ),
+        (
+            "--memory-gb",
+            _number(float, 1, "gigabytes, 1 or more"),
+            "main memory of each (default: this machine's)",
+        ),
+        ("--gpus", _number(int, 0, "a whole number, 0 or more"), "GPUs of each (default 0)"),
+        (
+            "--gpu-memory-gb",
+            _number(float, 1, "gigabytes, 1 or more"),
+            "memory of one GPU (default: not checked)",
+        ),
     ):
         planned.add_argument(option, type=kind, help=meaning)
+
+
+def _number(kind: type[int] | type[float], least: float, words: str) -> Callable[[str], Any]:
+    """Reads an option's number, and refuses those below ``least``."""
+
+    def read(text: str) -> Any:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = -1
+        if not least <= number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r}: give {words}")
+        return number
+
+    return read
 
 
 def run(args: argparse.Namespace) -> int:

@@ -49,7 +49,7 @@ def _first_fit(
 
 def _why_not(actors: Sequence[PlacedActor], cluster: Cluster) -> str:
     for what, name, there, hint in (
-        ("gpus", "GPUs", cluster.gpus, ""),
+        ("gpus", "GPUs", cluster.gpus, "; opd-ray doctor --budget tells what fits"),
         ("cpus", "CPUs", cluster.cpus, "; 0 shares the CPUs that are there"),
     ):
         asked = [(actor.role, getattr(actor, what)) for actor in actors]

@@ -160,11 +160,15 @@ def _unknown(root: type, owner: type, prefix: str, name: str) -> str:
     if "." in name and key in set(all_keys(root)):
         return f"{key}: dotted keys are for the command line, in a file nest it by indentation"
     shortened = [full for full in _hints(owner) if name == "".join(w[0] for w in full.split("_"))]
-    siblings = shortened or difflib.get_close_matches(name, _hints(owner), n=1)
+    begun = [full for full in _hints(owner) if full.startswith(f"{name}_")]
+    siblings = shortened or difflib.get_close_matches(name, _hints(owner), n=1) or begun
     if siblings:
         return f"unknown key {key}: did you mean {_join(prefix, siblings[0])}?"
-    by_leaf = {full.rsplit(".", 1)[-1]: full for full in reversed(list(all_keys(root)))}
     leaf = name.rsplit(".", 1)[-1]
+    sections = [full for full in _sections(root) if full.endswith(f".{leaf}")]
+    by_leaf = {full.rsplit(".", 1)[-1]: full for full in reversed(list(all_keys(root)))}
+    if sections and leaf in by_leaf:
+        return f"unknown key {key}: did you mean {sections[0]} or {by_leaf[leaf]}?"
     # A key of another section must be nearer than one of this section to be meant.
     elsewhere = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.75)
     if elsewhere:
@@ -178,6 +182,15 @@ def _set_writable(section: DictConfig) -> None:
     for name in section:
         if not OmegaConf.is_missing(section, name) and OmegaConf.is_dict(section[name]):
             _set_writable(section[name])
+
+
+def _sections(schema: type, prefix: str = "") -> Iterator[str]:
+    """The full keys of all sections that are no lists."""
+    for name, hint in _hints(schema).items():
+        inner, suffix = _section_of(hint)
+        if inner is not None and not suffix:
+            yield prefix + name
+            yield from _sections(inner, f"{prefix}{name}.")
 
 
 @cache

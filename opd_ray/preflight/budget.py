@@ -28,12 +28,17 @@ def budget(name_or_path: str, overrides: Sequence[str], cluster: Cluster) -> str
     """
     config = _checked(name_or_path, overrides)
     (node,) = cluster.nodes
-    if not node.gpus or node.gpu_memory_bytes is None:
+    if not node.gpus or not node.gpu_memory_bytes:
+        lacks = "the size of its GPUs is not known" if node.gpus else "it has none"
         raise ConfigError(
-            "doctor --budget plans for GPUs, and there is none here that nvidia-smi tells of: name "
-            "a machine, --gpus N --gpu-memory-gb GB"
+            f"doctor --budget plans a machine with GPUs, and {lacks}: name one, --gpus N "
+            "--gpu-memory-gb GB"
         )
-    found = best(_options(config, cluster))
+    fitting = [*_fitting(config, cluster)]
+    excluded = {
+        o.placement: problems[0] for o in fitting if (problems := config_problems(o.config))
+    }
+    found = best(option for option in fitting if option.placement not in excluded)
     longest = longest_text(config)
     lines = [
         f"{config.teacher.path} -> {config.student.path}, texts of {longest:,} tokens, on "
@@ -44,9 +49,11 @@ def budget(name_or_path: str, overrides: Sequence[str], cluster: Cluster) -> str
         lines += [*_table(found), "", *_keys(found)]
     else:
         lines.append(
-            "nothing fits: take a smaller pair, or shorter texts (student.context_length and "
-            f"rollout.max_new_tokens = {config.rollout.max_new_tokens})"
+            "nothing fits: take a smaller pair, shorter texts (student.context_length and "
+            f"rollout.max_new_tokens = {config.rollout.max_new_tokens}), or more main memory, "
+            "which turns and offloading use"
         )
+    lines += [f"left out: {problem}" for problem in excluded.values()]
     lines += ["", *_largest(config, cluster)]
     return "\n".join(lines)
 
@@ -89,9 +96,13 @@ def _checked(name_or_path: str, overrides: Sequence[str]) -> Config:
 
 
 def _options(config: Config, cluster: Cluster) -> Iterator[Option]:
+    """Those that fit and are legal."""
+    return (o for o in _fitting(config, cluster) if not config_problems(o.config))
+
+
+def _fitting(config: Config, cluster: Cluster) -> Iterator[Option]:
     teacher = str(config.teacher.path)
-    found = options(config, cluster, _shape(config.student.path), {teacher: _shape(teacher)})
-    return (option for option in found if not config_problems(option.config))
+    return options(config, cluster, _shape(config.student.path), {teacher: _shape(teacher)})
 
 
 def _shape(path: str) -> ModelShape:
@@ -133,7 +144,7 @@ def _row(number: int, option: Option) -> tuple[str, ...]:
         f"{trainer.device_bytes / 1e9:.1f}" if trainer else "",
         f"{main / 1e9:.0f}",
         f"{option.cache_tokens('rollout'):,}",
-        f"{option.cache_tokens('teacher'):,}",
+        f"{option.cache_tokens('teacher'):,}" if option.config.teacher.traits.vllm_engine else "-",
     )
 
 

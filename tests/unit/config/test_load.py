@@ -143,6 +143,8 @@ def test_unknown_config_names_the_nearest(packaged: Write) -> None:
             "rollout: {temprature: 1}",
             "unknown key rollout.temprature: did you mean rollout.temperature?",
         ),
+        ("trainer: {gpus: 1}", "unknown key trainer.gpus: did you mean trainer.gpus_per_rank?"),
+        ("lora: {rank: 8}", "unknown key lora: did you mean student.lora or sync.lora?"),
         ("trainer: {lr: 1}", "unknown key trainer.lr: did you mean trainer.learning_rate?"),
         ("learning_rate: 1", "unknown key learning_rate: did you mean trainer.learning_rate?"),
         ("trianer: {ranks: 1}", "unknown key trianer: did you mean trainer?"),

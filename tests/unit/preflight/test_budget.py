@@ -15,7 +15,7 @@ from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.choices import PlacementChoice
 from opd_ray.config.load import load_config
 from opd_ray.models.shape import ModelShape, known_config, read_shape
-from opd_ray.preflight.budget import COUNTS, SIZES_GB, budget_table, known_pairs, table_machine
+from opd_ray.preflight.budget import budget_table, known_pairs, table_machine
 from opd_ray.preflight.config import config_problems
 
 GB = 10**9
@@ -35,13 +35,12 @@ def found_for(name: str, cluster: Cluster) -> list[Option]:
     return list(options(config, cluster, shape_of(student), {teacher: shape_of(teacher)}))
 
 
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("size", SIZES_GB)
+@pytest.mark.parametrize(("count", "size"), [(1, 24), (2, 48), (4, 80), (8, 24)])
 def test_its_keys_make_a_legal_run_that_fits(count: int, size: int) -> None:
     """By the way that a user's command goes: through the config's files and overrides."""
     cluster = table_machine(count, size)
     teacher = "Qwen/Qwen3-8B"
-    for option in found_for("tip_qwen3_8b_to_4b", cluster):
+    for option in best(found_for("tip_qwen3_8b_to_4b", cluster)):
         config = load_config("tip_qwen3_8b_to_4b", list(option.overrides))
         assert config == option.config
         assert config_problems(config) == []
@@ -149,7 +148,8 @@ def test_the_command_of_a_pair_that_has_no_more_than_its_config_json(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--config", PAIRS[0]], "doctor --budget plans for GPUs"),
+        (["--config", PAIRS[0]], "with GPUs, and it has none: name one, --gpus N"),
+        (["--config", PAIRS[0], "--gpus", "2"], "the size of its GPUs is not known"),
         (["--config", PAIRS[0], "--nodes", "2"], "--budget with --nodes 2"),
         (["--config", "tip_math", "student.path=a/b", "teacher.path=a/c"], "hf download a/b"),
         (
@@ -166,7 +166,7 @@ def test_what_it_cannot_plan_is_said(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("opd_ray.cluster.nodes._gpus", lambda: (0, None))
-    gpus = [] if "GPUs" in said else ["--gpus", "1", "--gpu-memory-gb", "80"]
+    gpus = [] if "GPU" in said else ["--gpus", "1", "--gpu-memory-gb", "80"]
     assert doctor(*words, *gpus) == 2
     assert said in capsys.readouterr().err
 
@@ -177,8 +177,28 @@ def test_a_machine_that_is_too_small_for_anything_is_told_what_to_do(
     machine = ["--gpus", "1", "--gpu-memory-gb", "8", "--cpus", "8", "--memory-gb", "64"]
     assert doctor("--config", PAIRS[0], *machine) == 0
     text = capsys.readouterr().out
-    assert "nothing fits: take a smaller pair, or shorter texts" in text
+    assert "nothing fits: take a smaller pair, shorter texts" in text
     assert "  whole: none" in text
+
+
+def test_what_the_config_excludes_is_left_out_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    machine = ["--gpus", "2", "--gpu-memory-gb", "141", "--cpus", "16", "--memory-gb", "400"]
+    assert doctor("--config", PAIRS[0], "run.lag=1", *machine) == 0
+    text = capsys.readouterr().out
+    assert "left out: cluster.placement = turns with run.lag = 1" in text
+    assert "1  whole    shared 1+1" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--gpus", "-1"), ("--cpus", "0"), ("--gpu-memory-gb", "24GB"), ("--memory-gb", "inf")],
+)
+def test_a_machine_that_is_none_is_refused(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--config", "demo", option, value])
+    assert f"argument {option}: '{value}': give " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", PAIRS)
