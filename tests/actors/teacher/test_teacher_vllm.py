@@ -95,18 +95,22 @@ def folder(plain_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def host(folder):
+def process():
+    """Of both teachers, so that vLLM is imported once."""
     manager = _HostManager(ctx=get_context("spawn"))
     manager.start()
     try:
-        made = manager.TeacherHost()
-        chosen = settings(
-            folder, kind="vllm", threads=1, batch_tokens=BUDGET, kv_cache_bytes=KV_BYTES
-        )
-        made.start(chosen, REAL)
-        yield made
+        yield manager
     finally:
         manager.shutdown()
+
+
+@pytest.fixture(scope="module")
+def host(process, folder):
+    made = process.TeacherHost()
+    chosen = settings(folder, kind="vllm", threads=1, batch_tokens=BUDGET, kv_cache_bytes=KV_BYTES)
+    made.start(chosen, REAL)
+    return made
 
 
 def assert_same(host, folder: str, requests: list[ScoreRequest]) -> list[TeacherAnswer]:
@@ -254,10 +258,8 @@ def test_a_run_with_longer_sequences_is_told_which_key_to_raise(host, folder):
 
 
 @pytest.fixture(scope="module")
-def half(plain_folder):
+def half(process, plain_folder):
     """In bfloat16 and with the sampled signal; the process first fails to start another one."""
-    manager = _HostManager(ctx=get_context("spawn"))
-    manager.start()
     chosen = settings(
         plain_folder,
         kind="vllm",
@@ -266,14 +268,11 @@ def half(plain_folder):
         signal=SignalChoice.sampled,
         kv_cache_bytes=1 << 18,
     )
-    try:
-        made = manager.TeacherHost()
-        with pytest.raises(TeacherError, match="teacher.kv_cache_bytes = 1000.* raise it"):
-            made.start(replace(chosen, kv_cache_bytes=1000), REAL)
-        made.start(chosen, REAL)
-        yield made, chosen
-    finally:
-        manager.shutdown()
+    made = process.TeacherHost()
+    with pytest.raises(TeacherError, match="teacher.kv_cache_bytes = 1000.* raise it"):
+        made.start(replace(chosen, kv_cache_bytes=1000), REAL)
+    made.start(chosen, REAL)
+    return made, chosen
 
 
 def test_the_sampled_signal_in_bfloat16(half, plain_folder):
