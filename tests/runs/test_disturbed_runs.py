@@ -24,6 +24,9 @@ from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 _STEPS = 3
+# The first test of the file starts six processes with engines, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(600)
+
 _SAME = ("train/loss", "train/grad_norm", "train/kept_tokens", "rollout/tokens")
 _SETTINGS = (
     *(f"run.steps={_STEPS}", "run.export_at_end=true", "trainer.learning_rate=2e-4"),

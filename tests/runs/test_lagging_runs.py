@@ -24,6 +24,9 @@ _SETTINGS = (
     # Both signals, and rollouts that are written while a rank dies.
     *("run.lag=1", "teacher.signal=hidden", "tip.rescore=true"),
 )
+# The first test of the file starts six processes with engines, on a machine that may be busy.
+pytestmark = pytest.mark.timeout(600)
+
 _SAME = (
     *("train/loss", "train/kept_tokens", "train/grad_norm", "train/learning_rate"),
     *("rollout/tokens", "rollout/weights_version", "lag/age", "lag/log_ratio_mean"),

@@ -82,7 +82,7 @@ def test_a_killed_driver_and_a_dead_ray_are_started_again(whole: Path, tmp_path:
         begin = time.monotonic()
         head.kill()
         wait_for_words(output, "is gone ([Errno 111] Connection refused); the same command goes on")
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 20  # Ray itself takes a minute
         wait_for_words(output, "the run ended with exit code 1")
         os.kill(process.pid, signal.SIGTERM)
         assert process.wait(30) == 130

@@ -90,7 +90,7 @@ def test_a_run_goes_on_from_its_checkpoints_until_it_is_done(tmp_path: Path) -> 
     # Killed three times, with a checkpoint of its own from the second start on.
     code = "checkpoint(start) if start > 1 else 0\nstart > 3 or os.kill(os.getpid(), 9)"
     run = keep(tmp_path, code, limit=1)
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
     assert starts(tmp_path) == ["", "", "run.resume=auto", "run.resume=auto"]
     assert said.splitlines() == [
@@ -106,14 +106,14 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path) -> None
     # As with run.resume=never, when the second start has come as far as its first checkpoint.
     code = "import shutil\nstart == 2 and (shutil.rmtree(output / 'checkpoints'), checkpoint(3))\n"
     run = keep(tmp_path, code + "sys.exit(start < 3)")
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
     assert run.returncode == 0, said
     assert starts(tmp_path) == ["", "", "run.resume=auto"]
 
 
 def test_one_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     run = keep(tmp_path, "os.kill(os.getpid(), 11)", limit=1)
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
     assert run.returncode == 128 + 11
     assert len(starts(tmp_path)) == 2
     assert said.splitlines()[1] == (
@@ -124,7 +124,7 @@ def test_one_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
 
 def test_a_run_that_was_accepted_once_does_not_end_as_bad_input(tmp_path: Path) -> None:
     run = keep(tmp_path, "sys.exit(1 if start == 1 else 2)", limit=1)
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
     assert run.returncode == 1
     assert len(starts(tmp_path)) == 2
     assert "given up: the run ended with exit code 2 without a new checkpoint" in said
@@ -132,7 +132,7 @@ def test_a_run_that_was_accepted_once_does_not_end_as_bad_input(tmp_path: Path) 
 
 def test_bad_input_is_left_as_it_is_said(tmp_path: Path) -> None:
     run = keep(tmp_path, "sys.exit(2)")
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
     assert (run.returncode, said, len(starts(tmp_path))) == (2, "", 1)
 
 
@@ -147,7 +147,7 @@ def test_what_a_killed_run_leaves_behind_is_ended_before_the_next_start(tmp_path
         "sys.exit(Path('/proc', str(orphan)).exists())\n"
     )
     run = keep(tmp_path, code)
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
     orphan = (tmp_path / "orphan").read_text().strip()
     assert run.returncode == 0, said
     first = said.splitlines()[0]
@@ -182,7 +182,7 @@ def test_a_stop_reaches_the_run_once_and_it_is_not_started_again(
     (child,) = psutil.Process(run.pid).children()
     child.send_signal(number)  # as a terminal does
     run.send_signal(number)
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate(timeout=120)
     assert (run.returncode, said) == (130, "")
     assert (tmp_path / "asked").read_text() == "1"
     assert len(starts(tmp_path)) == 1

@@ -273,7 +273,7 @@ def test_no_response_raises_nor_takes_long() -> None:
     draw = random.Random(3)
     pieces = [*PLAN.splitlines(), "|", ",", " - ", "¥", "Day 99", "24:00-1:00", "9" * 5000, "()"]
     pieces += [":", "\x00", "\ud800", "٣", "，", " ", "\n", "<plan>", "</plan>", "</think>", "h"]
-    begun = time.monotonic()
+    begun = time.process_time()
     for _ in range(400):
         chosen = [draw.choice(pieces) for _ in range(draw.randint(1, 30))]
         text = draw.choice(["", "\n"]).join(chosen)
@@ -285,4 +285,4 @@ def test_no_response_raises_nor_takes_long() -> None:
     for run in (" ", ",", "-", " - ", "9", "9,", "| ", "(", "*", ", ¥1", "min ", "1 h ", "a: "):
         for line in ("Day 1:\n09:00-10:00 | travel_city | A - B{}x", "Day 1:\n{}", "{}¥1/a {}("):
             read_plan("<plan>" + line.replace("{}", run * 5_000) + "</plan>")
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10

@@ -101,7 +101,7 @@ def test_one_that_is_never_made_or_closed_holds_nothing_up(monkeypatch: pytest.M
     assert environments("Slow").tools_of("any")  # the first may take longer than a call
     begin = time.monotonic()
     assert environments("NeverCloses").tools_of("any")
-    assert time.monotonic() - begin < 1.0
+    assert time.monotonic() - begin < 2.5
     monkeypatch.setattr("opd_ray.environments.by_source._FIRST_SECONDS", 0.2)
     with pytest.raises(ConfigError, match=r"Slow': one was made to be asked .* in 0 s: let it beg"):
         environments("Slow").tools_of("any")

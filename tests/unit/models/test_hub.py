@@ -105,7 +105,7 @@ def test_without_a_network_the_refusal_is_quick(
     begin = time.monotonic()
     with pytest.raises(HubError) as caught:
         check_reachable("Qwen/Qwen3-4B", weights=True)
-    assert time.monotonic() - begin < 4  # transformers alone tries for 30 seconds
+    assert time.monotonic() - begin < 15  # transformers alone tries for 30 seconds
     assert hub == []
     assert "give a folder, or run `hf download Qwen/Qwen3-4B`" in str(caught.value)
     assert ("HF_HUB_OFFLINE forbids" if offline else "cannot be asked") in str(caught.value)

@@ -210,9 +210,9 @@ def test_boxed_parts(text: str, parts: list[str]) -> None:
 
 @pytest.mark.parametrize("text", [r"\boxed{" * 20_000, r"\boxed{" * 20_000 + "}" * 20_000])
 def test_a_response_that_repeats_itself_takes_no_time(text: str) -> None:
-    begin = time.monotonic()
+    begin = time.process_time()
     boxed_parts(text)
-    assert time.monotonic() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 @pytest.mark.parametrize(
