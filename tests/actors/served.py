@@ -36,6 +36,8 @@ class Served:
         command += ["--kv-cache-memory-bytes", "1048576", "--max-num-batched-tokens", "256"]
         command += ["--max-num-seqs", "16", "--distributed-executor-backend", "uni"]
         environment = {**os.environ, **vllm_environment(1), "VLLM_API_KEY": KEY}
+        # vLLM counts ranks with a function that torch compiles, long at the first time.
+        environment["TORCHDYNAMO_DISABLE"] = "1"
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env=environment

@@ -38,6 +38,19 @@ PROMPTS = (
 )
 TEACHER_OF = {"sums": "first", "code": "second"}
 
+# Responses of one to twelve tokens, of which a small share keeps none of the shortest.
+TWELVE = {
+    f"{key}{sample}": Response(
+        mask=[1] * size,
+        logprob=[-0.1] * size,
+        reverse_kl=[0.1 * ((7 * place) % 11) for place in range(size)],
+        exact_kl=[0.1 * ((5 * place) % 11) for place in range(size)],
+    )
+    for size, (key, sample) in enumerate(
+        ((key, sample) for key in "ab" for sample in range(6)), start=1
+    )
+}
+
 
 class StandInRun:
     """A coordinator with two engines, three teacher replicas and two trainer ranks.

@@ -22,6 +22,23 @@ def load(folder):
     return load_student(settings, torch.float32, gradient_checkpointing=False, zero3_config=None)
 
 
+def model_of(kind, **config):
+    """The smallest of an architecture, random."""
+    smallest = AutoConfig.for_model(
+        kind,
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        **config,
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(smallest, attn_implementation=PACKED)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_names_parameters_and_logits_stay_the_models_own(tmp_path, tied):
     folder = make_tiny_qwen3(tmp_path, tied=tied)
@@ -63,20 +80,7 @@ def test_a_function_gets_hidden_states_weight_and_bias():
     ],
 )
 def test_models_that_cap_or_scale_their_logits_are_refused(kind, message):
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        logits_scaling=4.0,
-        pad_token_id=0,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    model = model_of(kind, logits_scaling=4.0, pad_token_id=0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(50.0)
@@ -87,18 +91,7 @@ def test_models_that_cap_or_scale_their_logits_are_refused(kind, message):
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral"])
 def test_plain_models_are_taken(kind):
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    model = model_of(kind)
     check_student(Student(model), CPU, 32, torch.float32)
 
 

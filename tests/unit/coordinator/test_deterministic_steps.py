@@ -6,29 +6,17 @@ from random import Random
 from typing import Any
 
 import pytest
-from stand_in_run import StandInRun
+from stand_in_run import TWELVE, StandInRun
 from stand_ins import Engine, Response, Stream
 
 from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.tip import TipSettings
 
-# Twelve responses of one to twelve tokens; of those of one to three no token is kept.
-RESPONSES = {
-    f"{key}{sample}": Response(
-        mask=[1] * size,
-        logprob=[-0.1] * size,
-        reverse_kl=[0.1 * ((7 * place) % 11) for place in range(size)],
-        exact_kl=[0.1 * ((5 * place) % 11) for place in range(size)],
-    )
-    for size, (key, sample) in enumerate(
-        ((key, sample) for key in "ab" for sample in range(6)), start=1
-    )
-}
 ORDERS = pytest.mark.parametrize("order", range(8))
 
 
-def run_of(order: int, responses: Any = RESPONSES, **run: Any) -> StandInRun:
+def run_of(order: int, responses: Any = TWELVE, **run: Any) -> StandInRun:
     return StandInRun(
         responses,
         order=order,
@@ -91,7 +79,7 @@ def test_shares_and_batches_follow_from_the_requests(order: int) -> None:
 @ORDERS
 def test_a_response_in_which_the_student_wrote_nothing_is_not_waited_for(order: int) -> None:
     nothing = Response(mask=[0, 0], logprob=[0, 0], reverse_kl=[0, 0])
-    run = run_of(order, responses={**RESPONSES, "a1": nothing, "a4": nothing, "a5": nothing})
+    run = run_of(order, responses={**TWELVE, "a1": nothing, "a4": nothing, "a5": nothing})
     run.step(0)
     assert scored(run, "first") == [["a0"], ["a2", "a3"]]
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stand_in_run import StandInRun
-from stand_ins import Response
+from stand_in_run import TWELVE, StandInRun
 
 from opd_ray.config.choices import Scoring
 from opd_ray.config.schema import RolloutSettings, RunSettings
@@ -16,18 +15,6 @@ from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipSettings, selection_rule
 from opd_ray.tip.rule import RuleInputs
 
-# Twelve responses of one to twelve tokens; those of eight are left without a kept one.
-RESPONSES = {
-    f"{key}{sample}": Response(
-        mask=[1] * size,
-        logprob=[-0.1] * size,
-        reverse_kl=[0.1 * ((7 * place) % 11) for place in range(size)],
-        exact_kl=[0.1 * ((5 * place) % 11) for place in range(size)],
-    )
-    for size, (key, sample) in enumerate(
-        ((key, sample) for key in "ab" for sample in range(6)), start=1
-    )
-}
 ROLLOUT = RolloutSettings(prompts_per_step=2, samples_per_prompt=6, max_num_seqs=2)
 ORDERS = pytest.mark.parametrize("order", range(8))
 
@@ -35,7 +22,7 @@ ORDERS = pytest.mark.parametrize("order", range(8))
 def run_of(order: int, overlap: bool, **sections: Any) -> StandInRun:
     tip = {"rule": "soft_or", "rho": 0.3, "normalise_over": "rollout"} | sections.pop("tip", {})
     return StandInRun(
-        RESPONSES,
+        TWELVE,
         order=order,
         run=RunSettings(steps=3, overlap=overlap),
         rollout=ROLLOUT,
