@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -31,16 +33,21 @@ SMALL = (
 def start(output: Path, *overrides: str) -> subprocess.Popen[str]:
     """A demo run in the background, in a process group of its own, printing to a file."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    log = output.with_suffix(".log").open("w")
     command = [sys.executable, "-m", "opd_ray", "demo", f"run.output_dir={output}", *SMALL]
-    return subprocess.Popen(
-        [*command, *overrides],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "RAY_ADDRESS": ""},
-    )
+    return start_command([*command, *overrides], output)
+
+
+def start_command(command: Sequence[str], output: Path, **where: Any) -> subprocess.Popen[str]:
+    """The same for any command whose run has this folder; ``where``: options of Popen."""
+    with output.with_suffix(".log").open("w") as log:
+        return subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **{"env": {**os.environ, "RAY_ADDRESS": ""}, **where},
+        )
 
 
 def finish(run: subprocess.Popen[str], output: Path, timeout_s: float = 240) -> tuple[int, str]:
