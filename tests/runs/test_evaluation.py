@@ -27,17 +27,21 @@ _TASK = (
 )
 # The demo's student as good as ever, though its end token has a higher id than tokens are many.
 _STUDENT = "gapped"
-_ARGUMENTS = [
-    *("eval", "--config", "demo", "--model", _STUDENT, "--greedy", "--samples", "8"),
-    *(_TASK, "cluster.num_cpus=2", "rollout.max_num_seqs=16"),
-]
+
+
+def command(out: Path) -> list[str]:
+    model = str(out.parent / _STUDENT)
+    return [
+        *("eval", "--config", "demo", "--model", model, "--greedy", "--samples", "8"),
+        *(_TASK, "cluster.num_cpus=2", "rollout.max_num_seqs=16", "--out", str(out)),
+    ]
 
 
 def start(out: Path) -> subprocess.Popen[str]:
     """The command in a process group of its own, printing to a file beside its folder."""
     with out.with_suffix(".log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "opd_ray", *_ARGUMENTS, "--out", str(out)],
+            [sys.executable, "-m", "opd_ray", *command(out)],
             stdout=log,
             stderr=subprocess.STDOUT,
             text=True,
@@ -54,9 +58,13 @@ def sampled(out: Path) -> list[str]:
 
 
 def test_killed_and_resumed_like_unbroken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ray_address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     make_gapped_student(tmp_path / _STUDENT)
+    joined = f"cluster.address={ray_address}"
     monkeypatch.chdir(tmp_path)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run = start(broken)
@@ -72,12 +80,12 @@ def test_killed_and_resumed_like_unbroken(
     assert 5 <= len(before) < 64
     assert not (broken / "results.json").exists()
     # From here on in this process, which saves the imports.
-    assert main([*_ARGUMENTS, "--out", str(broken)]) == 0
+    assert main([*command(broken), joined]) == 0
     # What was there stayed: those problems were not asked again.
     complete = [line for line in before if line.endswith("}")]
     assert sampled(broken)[: len(complete)] == complete
 
-    assert main([*_ARGUMENTS, "--out", str(whole), "--actors", "2"]) == 0
+    assert main([*command(whole), joined, "--actors", "2"]) == 0
     for name in ("greedy", "sampled"):
         one, other = (
             {
@@ -98,10 +106,10 @@ def test_killed_and_resumed_like_unbroken(
 
     capsys.readouterr()
     # Everything is there: the same command only shows it, and another one is refused.
-    assert main([*_ARGUMENTS, "--out", str(whole)]) == 0
+    assert main([*command(whole), joined]) == 0
     assert "| sums | 64 " in capsys.readouterr().out
     assert not ray.is_initialized()
-    assert main([*_ARGUMENTS, "--out", str(whole), "--temperature", "0.5"]) == 2
+    assert main([*command(whole), joined, "--temperature", "0.5"]) == 2
     assert "sampled.temperature: 1.0 -> 0.5" in capsys.readouterr().err
 
 
