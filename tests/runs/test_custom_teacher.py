@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -57,11 +56,9 @@ def command(config: str, output: Path, support: str) -> list[str]:
 
 def test_class_and_actor_train_alike(tmp_path: Path) -> None:
     by_class, by_actor = tmp_path / "class", tmp_path / "actor"
-    # Two runs at a time in one Ray, one of them in this process, which saves the imports.
-    with ThreadPoolExecutor(1) as beside:
-        actor = beside.submit(python, "-m", "opd_ray", *command("actor.yaml", by_actor, "union"))
-        assert main(command("class.yaml", by_class, "student")) == 0
-        actor.result()
+    # In this process, which saves the imports.
+    assert main(command("class.yaml", by_class, "student")) == 0
+    assert main(command("actor.yaml", by_actor, "union")) == 0
     as_class, as_actor = rows(by_class), rows(by_actor)
     assert [row["step"] for row in as_class] == [row["step"] for row in as_actor] == [1, 2]
     for one, other in zip(as_class, as_actor, strict=True):
