@@ -54,7 +54,8 @@ def _check(
         figures = _figures(outcomes[0])
         if outcomes[0].state != PASSED:
             write_report(folder, outcomes, about)
-            print(f"gpu_check: {outcomes[0].reason}", file=sys.stderr)
+            remedy = "activate an environment with PyTorch, or set PYTHON to its interpreter"
+            print(f"gpu_check: {outcomes[0].reason}; {remedy}", file=sys.stderr)
             return 1
         gpus = int(figures["GPUs"])
         if asked.device == "cuda" and not gpus:
@@ -97,6 +98,8 @@ def _hindrance(part: Part, device: str, gpus: int) -> str:
     """Why a part cannot run here."""
     if lacking := missing(part):
         return f"needs {', '.join(lacking)}"
+    if device == "cpu" and part.gpus > 1:
+        return f"needs {part.gpus} GPUs; there would be nothing new to it on a CPU"
     if device == "cuda" and gpus < part.gpus:
         return f"needs {part.gpus} GPUs, {gpus} found"
     return ""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-# Below these the library does not run.
+# Older ones lack what the parts call; docs/gpu.md says which have been tried.
 OLDEST = {"torch": "2.6", "transformers": "5.0", "deepspeed": "0.18", "vllm": "0.32", "ray": "2.50"}
 
 _PARTS = "gpu_check.parts"

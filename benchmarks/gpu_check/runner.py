@@ -40,8 +40,8 @@ class Outcome:
     findings: Mapping[str, list[Any]] = field(default_factory=dict)
 
 
-def surroundings(scratch: Path) -> dict[str, str]:
-    """Variables for parts: no network, and no cache in a home that may not be writable."""
+def surroundings(part: Part, device: str, scratch: Path) -> dict[str, str]:
+    """Variables for a part: no network, and no cache in a home that may not be writable."""
     caches = {
         "HF_HOME": "huggingface",
         "XDG_CACHE_HOME": "cache",
@@ -57,19 +57,28 @@ def surroundings(scratch: Path) -> dict[str, str]:
     }
     for folder in caches.values():
         (scratch / folder).mkdir(parents=True, exist_ok=True)
-    return {name: str(scratch / folder) for name, folder in caches.items()} | {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TQDM_DISABLE": "1",
-        # Packages that a user has installed for himself are below the real home.
-        "PYTHONUSERBASE": site.getuserbase(),
-    }
+    # The machine is asked what it has; on a CPU no other part may find a GPU.
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" and part.gpus else {}
+    return (
+        {name: str(scratch / folder) for name, folder in caches.items()}
+        | hidden
+        | {
+            # Some images have float32 products rounded to TF32: limits here are for float32.
+            "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
+            "DS_ACCELERATOR": device,
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONFAULTHANDLER": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_DISABLE": "1",
+            # Packages that a user has installed for himself are below the real home.
+            "PYTHONUSERBASE": site.getuserbase(),
+        }
+    )
 
 
 def run_part(part: Part, device: str, folder: Path, scratch: Path, seconds: float) -> Outcome:
@@ -94,7 +103,7 @@ def run_part(part: Part, device: str, folder: Path, scratch: Path, seconds: floa
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **surroundings(scratch), MARK: mark},
+            env={**os.environ, **surroundings(part, device, scratch), MARK: mark},
             start_new_session=True,  # Ctrl-C is this process's alone
             preexec_fn=_end_with_parent,
         )

@@ -20,7 +20,7 @@ def run(findings: Findings, device: str, argument: str) -> None:
     described = known_config(STUDENT)
     assert described is not None
     on_gpu = device == "cuda"
-    layers, text, teacher_hidden = 4, Text(512, 4096), TEACHER_HIDDEN
+    layers, text, teacher_hidden = 4, Text(512, 2048), TEACHER_HIDDEN
     if not on_gpu:
         described |= {"vocab_size": 8192, "hidden_size": 256, "intermediate_size": 1024}
         layers, text, teacher_hidden = 2, Text(32, 256), 320

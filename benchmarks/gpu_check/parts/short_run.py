@@ -28,7 +28,7 @@ _ROLLOUTS = [
     "sync.max_gap=0.1",
 ]
 _TRAINER = ["trainer.gpus_per_rank=1"]
-# What is on a GPU of its own; a CPU runs the same with none of these keys.
+# What is on a GPU of its own, on a machine with GPUs.
 ON_GPUS = {
     "rollouts": _ROLLOUTS,
     "teacher": [*_ROLLOUTS, "teacher.gpus_per_replica=1"],
