@@ -53,6 +53,13 @@ PARTS = (
         for stage in range(4)
     ),
     Part(
+        "vllm_teacher",
+        "a teacher in a vLLM engine against its plain model",
+        f"{_PARTS}.vllm_teacher",
+        needs=_ALL,
+        seconds=180,
+    ),
+    Part(
         "cuda_graphs",
         "a rollout engine with CUDA graphs against one without",
         f"{_PARTS}.cuda_graphs",
