@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from actors.process import prepare_vllm
+from actors.rollout.adapter import EngineAdapter, adapter_args
 from actors.rollout.recorded_scores import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG, RecordedScores
 from actors.weights.registry import TRANSPORTS
+from opd_ray.config.choices import LoraForm
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.models.context import engine_overrides
 from opd_ray.models.tokenizer import model_config
@@ -29,9 +31,10 @@ class RolloutEngine:
     so that the samples of one prompt share its keys and values.
 
     Args:
-        student: model folder, context length.
+        student: model folder, context length; with an adapter, until the first one has come, the
+            model writes without.
         rollout: sizes, threads, K of the recorded top-K.
-        sync: transport of new weights.
+        sync: transport of new weights, or of adapters.
         vocab_size: real tokens; rows of the output beyond them are padding. None: all rows.
 
     Raises:
@@ -77,6 +80,7 @@ class RolloutEngine:
                 f"of student.context_length = {student.context_length} tokens; raise it, or lower "
                 f"the context ({str(error).partition('. ')[0]})"
             ) from error
+        self._adapter = EngineAdapter(self._engine, student.lora) if self._serves_adapter else None
         self._engine.set_weight_version("0")
 
     def engine_args(self) -> dict[str, Any]:
@@ -123,7 +127,13 @@ class RolloutEngine:
             args["max_num_batched_tokens"] = max(
                 rollout.max_num_batched_tokens, self._student.context_length
             )
+        if self._serves_adapter:
+            args |= adapter_args(self._student.lora)
         return args
+
+    @property
+    def _serves_adapter(self) -> bool:
+        return self._student.lora.on and self._sync.lora is LoraForm.adapter
 
     @property
     def context_length(self) -> int:
@@ -172,6 +182,7 @@ class RolloutEngine:
             if request.rollout_id in ids_in_use:
                 raise ValueError(f"rollout id {request.rollout_id!r} is asked for twice at once")
             ids_in_use.add(request.rollout_id)
+        adapter = self._adapter.request if self._adapter else None
         for request in requests:
             params = SamplingParams(
                 temperature=sampling.temperature,
@@ -184,7 +195,7 @@ class RolloutEngine:
                 extra_args={RECORD_KEY: request.rollout_id} if record else None,
             )
             prompt = tokens_input(request.prompt_ids.tolist())
-            self._engine.add_request(request.rollout_id, prompt, params)
+            self._engine.add_request(request.rollout_id, prompt, params, lora_request=adapter)
             self._requests[request.rollout_id] = (request, record)
 
     def forget_prefixes(self) -> None:
@@ -232,18 +243,27 @@ class RolloutEngine:
                 f"new weights came while {len(self._requests)} requests are unfinished; "
                 "collect their rollouts first"
             )
-        if not self._weights_complete:
-            self._engine.collective_rpc("drop_weight_update")
+        if self._adapter:
+            self._adapter.begin()
+        else:
+            if not self._weights_complete:
+                self._engine.collective_rpc("drop_weight_update")
+            self._engine.collective_rpc("start_weight_update")
         self._weights_complete = False
-        self._engine.collective_rpc("start_weight_update")
 
     def receive_weights(self, update_info: dict[str, Any]) -> None:
         """Second call of an update, once or more often; the backend defines ``update_info``."""
+        if self._adapter:
+            self._adapter.receive(update_info["chunk"])
+            return
         self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
 
     def finish_weight_update(self, version: int) -> None:
         """Last call of an update: drops the prefix cache and sets the version."""
-        self._engine.collective_rpc("finish_weight_update")
+        if self._adapter:
+            self._adapter.finish(version)
+        else:
+            self._engine.collective_rpc("finish_weight_update")
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache over a weight update")
         self._engine.set_weight_version(str(version))

@@ -17,6 +17,7 @@ from actors.process import compute_reproducibly
 from actors.weights.chunks import pack
 from actors.weights.registry import TRANSPORTS
 from opd_ray.checksums import FileSum
+from opd_ray.config.choices import LoraForm
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
 from opd_ray.errors import ConnectionLost, is_known
 
@@ -61,14 +62,23 @@ class TrainerActor(Lifeline):
         vocab_size: int,
         lagged: bool = False,
         deterministic: bool = False,
+        seed: int = 0,
     ) -> None:
         from actors.trainer.trainer import Trainer
 
         if deterministic:
             compute_reproducibly()
         self._make_trainer = partial(
-            Trainer, student, trainer, loss, rank=rank, vocab_size=vocab_size, lagged=lagged
+            Trainer,
+            student,
+            trainer,
+            loss,
+            rank=rank,
+            vocab_size=vocab_size,
+            lagged=lagged,
+            seed=seed,
         )
+        self._sends_adapter = student.lora.on and sync.lora is LoraForm.adapter
         self._rank = rank
         self._sync = sync
 
@@ -84,10 +94,12 @@ class TrainerActor(Lifeline):
         with _collective():
             self._trainer = self._make_trainer(master=(master_address, master_port))
         transport = TRANSPORTS[self._sync.backend]
-        weights = self._trainer.engine.weights
+        engine = self._trainer.engine
+        weights = engine.weights
         if transport.whole_on_every_rank:
             weights = partial(weights, on_every_rank=True)
         self._transport_end = transport.trainer_end(weights, self._rank, self._sync.chunk_bytes)
+        self._sent = engine.adapter if self._sends_adapter else engine.weights
 
     @ray.method(concurrency_group="rank")
     def call(self, method: str, *args: Any) -> Any:
@@ -105,9 +117,9 @@ class TrainerActor(Lifeline):
 
     @ray.method(concurrency_group="rank")
     def weights(self) -> list[ray.ObjectRef]:
-        """References to the chunks of the weights from rank 0, none from the others."""
+        """References to the chunks of what engines get from rank 0, none from the others."""
         with _collective():
-            weights = self._trainer.engine.weights()
+            weights = self._sent()
             if self._rank == 0:
                 return [ray.put(chunk) for chunk in pack(weights, self._sync.chunk_bytes)]
             deque(weights, maxlen=0)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from actors.process import free_memory_bytes
+from actors.trainer.adapter import adapter_config, adapter_weights, merged_weights
 from actors.trainer.batch import MicroBatch
 from actors.trainer.checkpoint import (
     RANK_FILES,
@@ -37,10 +38,11 @@ from actors.trainer.student import (
     saved_names,
     student_files,
 )
+from actors.weights.adapter_folder import save_adapter
 from actors.weights.chunks import named_weights, stored_weights
 from opd_ray.borders import writing
 from opd_ray.checksums import FileSum, files_below, first_difference, sum_of
-from opd_ray.config.choices import Dtype
+from opd_ray.config.choices import Dtype, LoraForm
 from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
 from opd_ray.errors import DamagedCheckpoint
 
@@ -57,6 +59,7 @@ class Engine:
         rank: of this process.
         master: address and port of rank 0, where all ranks meet.
         device: of this process.
+        seed: of the run.
 
     Raises:
         ConfigError: see :func:`load_student` and :func:`check_student`.
@@ -70,12 +73,15 @@ class Engine:
         rank: int,
         master: tuple[str, int],
         device: torch.device,
+        seed: int = 0,
     ) -> None:
         meet(rank, settings.ranks, master, device)
         import deepspeed
 
         self._rank = rank
         self._device = device
+        self._student = student
+        self._named = merged_weights if student.lora.on else named_weights
         # As they were when the run began: the folder may be gone when it ends.
         self._files = student_files(student) if rank == 0 else None
         self._zero_stage = effective_zero_stage(settings)
@@ -96,10 +102,11 @@ class Engine:
             gradient_checkpointing=settings.gradient_checkpointing,
             recomputed_layers=settings.recomputed_layers,
             zero3_config=config if self._zero_stage == 3 else None,
+            seed=seed,
         )
         self._engine, *_ = deepspeed.initialize(
             model=self.student,
-            model_parameters=list(self.student.parameters()),
+            model_parameters=[p for p in self.student.parameters() if p.requires_grad],
             config=config,
             dist_init_required=False,
         )
@@ -169,11 +176,15 @@ class Engine:
     def weights(self, *, on_every_rank: bool = False) -> Iterator[tuple[str, Tensor]]:
         """Every weight whole, as a rollout engine reads them (see :func:`stored_weights`).
 
-        Every rank must ask for all of them; with ZeRO-3, ranks other than 0 get empty tensors
-        unless they are to have them whole too.
+        An adapter is added to those that it is for. Every rank must ask for all of them; with
+        ZeRO-3, ranks other than 0 get empty tensors unless they are to have them whole too.
         """
         whole = partial(self._whole, on_every_rank=on_every_rank)
-        return stored_weights(self.student.model, whole)
+        return stored_weights(self.student.model, whole, self._named)
+
+    def adapter(self) -> Iterator[tuple[str, Tensor]]:
+        """Those of the adapter, by peft's names; every rank must ask for all of them."""
+        return adapter_weights(self.student.model, self._whole)
 
     def save(self, folder: str) -> dict[str, FileSum]:
         """Write this rank's part of weights and optimizer into ``folder``, from where they are.
@@ -225,13 +236,19 @@ class Engine:
             )
 
     def export(self, folder: str) -> None:
-        """Write the student as a Hugging Face folder: see :func:`save_student`."""
+        """Write the student as a Hugging Face folder (see :func:`save_student`), or its adapter."""
         self._partition.settle()
-        model = self.student.model
+        model, lora = self.student.model, self._student.lora
+        if lora.on and lora.export is LoraForm.adapter:
+            adapter = {name: tensor.to("cpu", copy=True) for name, tensor in self.adapter()}
+            if self._rank == 0:
+                save_adapter(adapter_config(model, lora, self._student.path), adapter, folder)
+            dist.barrier()
+            return
         names = saved_names(model)
         state = {
             name: tensor.to("cpu", copy=True)
-            for name, tensor in named_weights(model, self._whole)
+            for name, tensor in self._named(model, self._whole)
             if name in names
         }
         state |= {

@@ -39,7 +39,8 @@ class Partition:
 
     Args:
         engine: DeepSpeed's.
-        model: whose parameters it trains; a tied one counts once, under its first name.
+        model: whose parameters it trains, as far as they are not frozen; a tied one counts once,
+            under its first name.
         zero_stage: of the engine.
         rank: of this process.
         ranks: how many there are.
@@ -52,7 +53,7 @@ class Partition:
         self._base: torch.optim.Optimizer = engine.basic_optimizer
         self._stage = zero_stage
         self._rank, self._ranks = rank, ranks
-        named = dict(model.named_parameters())
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.shapes = {name: _shape(parameter) for name, parameter in named.items()}
         found = (self._fragment(name, parameter) for name, parameter in named.items())
         self.held = {one.name: one for one in found if one is not None}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    BitsAndBytesConfig,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -22,8 +23,10 @@ from transformers.integrations import HfDeepSpeedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
+from actors.trainer.adapter import add_adapter, of_adapter, plain_name
 from opd_ray.batching.packing import Packing, Segment
 from opd_ray.borders import writing
+from opd_ray.config.choices import BaseFormat
 from opd_ray.config.schema import StudentSettings
 from opd_ray.errors import ConfigError, InputError
 from opd_ray.models.engine_limits import DROPOUT_RATES
@@ -124,8 +127,9 @@ def load_student(
     gradient_checkpointing: bool,
     recomputed_layers: int | None = None,
     zero3_config: dict[str, Any] | None,
+    seed: int = 0,
 ) -> Student:
-    """Load the student's weights.
+    """Load the student's weights, and put an adapter into it where it is to have one.
 
     Args:
         settings: where they are.
@@ -134,6 +138,7 @@ def load_student(
         recomputed_layers: how many of them, see :func:`recompute_layers`.
         zero3_config: DeepSpeed's configuration when the weights are to be sharded as they load,
             so that no rank ever holds the whole model on its device; None loads them whole.
+        seed: of the run, from which an adapter begins.
 
     Raises:
         ConfigError: dropout is on (the rollouts have none), the head is not linear, or layers are
@@ -141,18 +146,25 @@ def load_student(
         WeightsError: the files lack weights of the model, or hold others.
     """
     trust, sharded = settings.trust_remote_code, zero3_config is not None
+    quantised = settings.lora.on and settings.lora.base is BaseFormat.nf4
     # Of sharded weights transformers does not tell all that was missing.
     with weights_checked(settings.path, trust_remote_code=trust) if sharded else nullcontext():
         # transformers holds a weak reference to this object, and shards while it lives.
         sharding = HfDeepSpeedConfig(zero3_config) if sharded else None
         model = load_causal_lm(
-            settings.path, dtype=dtype, attn_implementation=PACKED, trust_remote_code=trust
+            settings.path,
+            dtype=dtype,
+            attn_implementation=PACKED,
+            trust_remote_code=trust,
+            **({"quantization_config": _four_bits(dtype)} if quantised else {}),
         )
         del sharding
     if sharded:
         # There transformers notes conversions from old names, too, that no file had.
         model._weight_conversions = None
     _refuse_dropout(model)
+    if settings.lora.on:
+        add_adapter(model, settings.lora, seed)
     if gradient_checkpointing:
         recompute_layers(model, recomputed_layers)
     return Student(model)
@@ -180,6 +192,16 @@ def recompute_layers(model: PreTrainedModel, first: int | None) -> None:
         layer.gradient_checkpointing = False
 
 
+def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """QLoRA's frozen weights, computed with in ``dtype``. Has never run: it needs CUDA."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
 def student_files(settings: StudentSettings) -> ModelFiles:
     """What the student's folder holds beside its weights.
 
@@ -193,10 +215,14 @@ def student_files(settings: StudentSettings) -> ModelFiles:
 
 
 def saved_names(model: PreTrainedModel) -> set[str]:
-    """Parameters, a tied one under its first name, and buffers that belong to a checkpoint."""
+    """Parameters, a tied one under its first name, and buffers that belong to a checkpoint.
+
+    Those of the model alone, as if it had no adapter.
+    """
     kept = model.state_dict().keys()
     buffers = {name for name, _ in model.named_buffers() if name in kept}
-    return buffers | {name for name, _ in model.named_parameters()}
+    names = buffers | {name for name, _ in model.named_parameters()}
+    return {plain_name(name) for name in names if not of_adapter(name)}
 
 
 def save_student(

@@ -31,7 +31,8 @@ class Trainer:
 
     So is making one, which loads the student.
 
-    Nothing here draws random numbers: dropout is refused, so a checkpoint holds no generator state.
+    Once it is made, nothing here draws random numbers: dropout is refused, so a checkpoint holds no
+    generator state.
 
     Args:
         student: the student's weights and tokenizer.
@@ -41,6 +42,7 @@ class Trainer:
         master: address and port of rank 0, where all ranks meet.
         vocab_size: rows of the output heads that stand for tokens; those beyond are padding.
         lagged: see :class:`actors.trainer.objective.Objective`.
+        seed: of the run, from which an adapter begins.
 
     Attributes:
         engine: the student with its weights and checkpoints.
@@ -59,6 +61,7 @@ class Trainer:
         master: tuple[str, int],
         vocab_size: int,
         lagged: bool = False,
+        seed: int = 0,
     ) -> None:
         self._loss = loss
         self._objective = Objective(loss, vocab_size, lagged)
@@ -69,7 +72,9 @@ class Trainer:
         self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self._width = width_of(on_gpu=on_gpu, bfloat16=trainer.dtype is Dtype.bfloat16)
         self._teacher_heads: dict[str, tuple[TeacherHead, ...]] = {}
-        self.engine = Engine(student, trainer, rank=rank, master=master, device=self._device)
+        self.engine = Engine(
+            student, trainer, rank=rank, master=master, device=self._device, seed=seed
+        )
         self._tally = StepTally(self._device)
 
     def set_teacher_head(self, head: Sequence[HeadPart], teacher: str = "teacher") -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _ALIGNMENT = 16  # bytes; every tensor starts at a multiple: any dtype can be viewed in place
+Whole = Callable[[nn.Parameter], torch.Tensor]  # makes a whole tensor of a parameter
+NamedBy = Callable[[nn.Module, Whole], Iterator[tuple[str, torch.Tensor]]]
 _LAYER = re.compile(r".*?\.\d+\.")
 
 
@@ -32,7 +34,7 @@ class WeightChunk:
 
 
 def named_weights(
-    model: nn.Module, full: Callable[[nn.Parameter], torch.Tensor] = nn.Parameter.detach
+    model: nn.Module, full: Whole = nn.Parameter.detach
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight under every name it has, in the order of the layers.
 
@@ -50,7 +52,7 @@ def named_weights(
 
 
 def stored_weights(
-    model: PreTrainedModel, full: Callable[[nn.Parameter], torch.Tensor] = nn.Parameter.detach
+    model: PreTrainedModel, full: Whole = nn.Parameter.detach, named: NamedBy | None = None
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """:func:`named_weights` as a checkpoint's files hold them, which is what vLLM reads.
 
@@ -60,8 +62,9 @@ def stored_weights(
     Args:
         model: with what :func:`converts_weights` asks for.
         full: see :func:`named_weights`. A rank that gets empty tensors yields them as they are.
+        named: in place of :func:`named_weights`, for a model with an adapter.
     """
-    weights = named_weights(model, full)
+    weights = (named or named_weights)(model, full)
     if not converts_weights(model):
         yield from weights
         return

@@ -25,6 +25,7 @@ from opd_ray.cluster.bundles import bundles_of
 from opd_ray.cluster.placed_actor import PlacedActor, Role
 from opd_ray.cluster.placement import Placement
 from opd_ray.config.choices import TeacherTiming
+from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
 from opd_ray.errors import RunError
@@ -265,7 +266,11 @@ class ActorLauncher:
 
     def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
         config = self.config
-        student = replace(config.student, path=model_path or config.student.path)
+        student = config.student
+        if model_path is not None or "trainer" not in self.roles:
+            # Nobody brings an adapter to a model that only writes answers.
+            path = model_path or student.path
+            student = replace(student, path=path, lora=LoraSettings())
         actor = self._at(
             placed,
             RolloutActor,
@@ -312,6 +317,7 @@ class ActorLauncher:
             vocab_size=self.vocab_size,
             lagged=config.run.lag > 0,
             deterministic=config.run.deterministic,
+            seed=config.run.seed,
         )
 
     def _at(

@@ -36,10 +36,10 @@ def _served_problems(config: Config) -> Iterator[str]:
             f"{_PLACE}.rank = {lora.rank}: vLLM serves adapters of rank "
             f"{', '.join(map(str, SERVED_RANKS))}; use one of them, or sync.lora=merged"
         )
-    if config.sync.backend is SyncBackend.nccl:
+    if config.sync.backend is not SyncBackend.ray:
         yield (
             f"sync.backend = {config.sync.backend} with sync.lora = {config.sync.lora}: vLLM takes "
-            "adapters from files, not over NCCL; use sync.backend=ray, or sync.lora=merged"
+            "adapters from files alone; use sync.backend=ray, or sync.lora=merged"
         )
     try:
         described = described_model(config.student.path)

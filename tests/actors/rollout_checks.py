@@ -14,6 +14,7 @@ import torch
 
 from actors.weights.object_store import ObjectStore
 from opd_ray.config.environment import EnvironmentSet
+from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.models.context import engine_overrides
 from opd_ray.models.tokenizer import describe_model, model_config
@@ -47,7 +48,14 @@ class EngineHost:
         )
         return CPUAttentionBackend.get_supported_head_sizes(), set(writing)
 
-    def start(self, name: str, path: str, args: dict[str, Any], **settings: Any) -> None:
+    def start(
+        self,
+        name: str,
+        path: str,
+        args: dict[str, Any],
+        lora: LoraSettings | None = None,
+        **settings: Any,
+    ) -> None:
         """A new engine; ``args`` overrides what it tells vLLM, ``settings`` the test defaults.
 
         Its recorder begins with room for three tokens, so that it has to grow.
@@ -60,6 +68,7 @@ class EngineHost:
                 return super().engine_args() | args
 
         student, rollout = tiny_settings(path, **settings)
+        student = replace(student, lora=lora or LoraSettings())
         engine = Engine(student, rollout, SyncSettings())
         self._engines[name] = engine
         self._recorder(name).arena = ScoreArena(rollout.record_topk, torch.device("cpu"), rows=3)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from actors.process import trainer_environment
+from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.types import HeadPart
 
@@ -49,10 +50,12 @@ class Ranks:
         vocab_size: int,
         head: np.ndarray | None = None,
         lagged: bool = False,
+        lora: LoraSettings | None = None,
     ) -> None:
         trainer = replace(trainer, ranks=self.world_size)
         keywords = {"vocab_size": vocab_size, "lagged": lagged}
-        settings = (StudentSettings(path=str(folder)), trainer, loss or LossSettings())
+        student = StudentSettings(path=str(folder), lora=lora or LoraSettings())
+        settings = (student, trainer, loss or LossSettings())
         _raise_first(
             self._ask(
                 "start",
@@ -80,6 +83,10 @@ class Ranks:
     def weights(self) -> dict[str, np.ndarray]:
         """What rank 0 gathered."""
         return _raise_first(self._ask("weights", [()] * self.world_size))[0]
+
+    def adapter(self) -> dict[str, np.ndarray]:
+        """The same of the adapter alone."""
+        return _raise_first(self._ask("adapter", [()] * self.world_size))[0]
 
     def end(self) -> None:
         for process in self._processes:
@@ -119,8 +126,9 @@ def _serve(line: Connection) -> None:
             if what == "start":
                 port, settings, keywords = args
                 trainer = Trainer(*settings, master=("127.0.0.1", port), **keywords)
-            elif what == "weights":
-                result = {n: t.float().numpy().copy() for n, t in trainer.engine.weights()}
+            elif what in ("weights", "adapter"):
+                sent = getattr(trainer.engine, what)()
+                result = {n: t.float().numpy().copy() for n, t in sent}
             else:
                 result = attrgetter(args[0])(trainer)(*args[1:])
         except Exception as error:
