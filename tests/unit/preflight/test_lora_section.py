@@ -60,6 +60,11 @@ def test_the_scale_is_alpha_over_rank() -> None:
             ["teacher.follow_decay = 0.9", "sync.lora = adapter", "sync.lora=merged"],
         ),
         (
+            ("cluster.placement=turns", "trainer.ranks=1"),
+            {},
+            ["cluster.placement = turns", "sync.lora = adapter", "sync.lora=merged"],
+        ),
+        (
             (),
             {"base": BaseFormat.nf4, "export": LoraForm.adapter},
             ["student.lora.base = nf4", "trainer.gpus_per_rank = 0", "student.lora.base=full"],
