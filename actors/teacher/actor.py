@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import ray
@@ -14,7 +15,7 @@ from ray.exceptions import ObjectLostError
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
 from actors.process import compute_reproducibly, peak_memory_bytes
-from actors.teacher.protocol import FollowingTeacher, TeacherError
+from actors.teacher.protocol import AskingTeacher, FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.service import TeacherServer
 from actors.weights.chunks import WeightChunk, unpack
@@ -50,6 +51,7 @@ class TeacherActor(Lifeline):
         members: Sequence[Member] = (),
         support: Support = Support.teacher,
         deterministic: bool = False,
+        trainer: Any = None,
     ) -> None:
         self._deterministic = deterministic
         self._settings, self._support = settings, support
@@ -60,6 +62,7 @@ class TeacherActor(Lifeline):
             own_topk=own_topk,
             members=members,
             support=support,
+            trainer=trainer,
         )
 
     def ready(self) -> TeacherInfo:
@@ -102,6 +105,13 @@ class TeacherActor(Lifeline):
             ]
             self._server.signals.forget(given_up)
         return [by_id.get(r.rollout_id) or TopKLost(r.rollout_id) for r in requests]
+
+    def ask(self, trainer: Any) -> None:
+        """Have a rank that began anew compute the answers of a :class:`StudentsBase`."""
+        teacher = self._teacher
+        if not isinstance(teacher, AskingTeacher):
+            raise TeacherError(f"{self._settings.key} computes its answers itself")
+        teacher.ask(trainer)
 
     @ray.method(concurrency_group="signals", num_returns=2)
     def take(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -112,6 +112,15 @@ class MixtureTeacher(Protocol):
 
         Head i multiplies the next D_i columns of a hidden state.
         """
+        ...
+
+
+@runtime_checkable
+class AskingTeacher(Protocol):
+    """A teacher whose answers a trainer rank computes."""
+
+    def ask(self, trainer: Any) -> None:
+        """Ask this rank from now on, by Ray's handle."""
         ...
 
 

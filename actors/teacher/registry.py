@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
+from typing import Any
 
 from actors.teacher.protocol import Teacher
 from actors.teacher.support import asked_of_teacher
@@ -31,6 +32,7 @@ def make_teacher(
     own_topk: int = 0,
     members: Sequence[Member] = (),
     support: Support = Support.teacher,
+    trainer: Any = None,
 ) -> Teacher:
     """The teacher that ``settings`` describe, loaded and ready.
 
@@ -43,6 +45,7 @@ def make_teacher(
         members: of an ensemble.
         support: whose tokens the loss tells apart; no top-k is asked of the teacher for the
             student's.
+        trainer: Ray's handle of the rank that computes the answers, for kind self with an adapter.
 
     Raises:
         TeacherError: a teacher that cannot be loaded, or one of the user's own whose vocabulary is
@@ -56,7 +59,7 @@ def make_teacher(
         live = replace(settings, cache=CacheMode.off, cache_dir=None)
         return CachedTeacher(
             settings,
-            lambda: make_teacher(live, vocab_size=vocab_size, own_topk=own_topk),
+            lambda: make_teacher(live, vocab_size=vocab_size, own_topk=own_topk, trainer=trainer),
             own_topk=own_topk,
         )
     if settings.traits.mixes_members:
@@ -66,6 +69,10 @@ def make_teacher(
             (m, make_teacher(m.settings, vocab_size=vocab_size, own_topk=own_topk)) for m in members
         ]
         return Ensemble(made, settings, own_topk=own_topk)
+    if trainer is not None:
+        from actors.teacher.kinds.students_base import StudentsBase
+
+        return StudentsBase(settings, trainer, vocab_size=vocab_size, own_topk=own_topk)
     module, _, name = _MAKERS[settings.kind].partition(":")
     maker: Callable[..., Teacher] = getattr(import_module(module), name)
     return maker(settings, vocab_size=vocab_size, own_topk=own_topk)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import ray
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
@@ -19,7 +20,9 @@ from actors.weights.registry import TRANSPORTS
 from opd_ray.checksums import FileSum
 from opd_ray.config.choices import LoraForm
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConnectionLost, is_known
+from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 
 @contextmanager
@@ -124,6 +127,29 @@ class TrainerActor(Lifeline):
                 return [ray.put(chunk) for chunk in pack(weights, self._sync.chunk_bytes)]
             deque(weights, maxlen=0)
             return []
+
+    @ray.method(concurrency_group="rank")
+    def judge(
+        self, settings: TeacherSettings, vocab_size: int | None, own_topk: int
+    ) -> TeacherInfo:
+        """Compute a teacher's answers from now on: the student's, with its adapter off."""
+        from actors.teacher.kinds.students_base import AdapterOff
+        from actors.trainer.adapter import adapter_off
+
+        model = self._trainer.engine.student.model
+        off = partial(adapter_off, model)
+        self._base = AdapterOff(settings, model, off, vocab_size=vocab_size, own_topk=own_topk)
+        return self._base.info()
+
+    @ray.method(concurrency_group="rank")
+    def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
+        """Answers of that teacher, between two calls of the trainer's."""
+        return self._base.score(requests)
+
+    @ray.method(concurrency_group="rank")
+    def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The output layer of that teacher."""
+        return self._base.output_head()
 
     @ray.method(concurrency_group="rank")
     def call_transport(self, method: str, *args: Any) -> Any:

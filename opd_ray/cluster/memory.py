@@ -144,6 +144,14 @@ def judge_memory(
 
     ``shapes`` are of models by path.
     """
+    if config.asks_trainers(teacher.settings):
+        # The trainers' memory holds the model.
+        shape = shapes.get(teacher.settings.path or "")
+        if shape is None:
+            return None
+        memory = teacher_memory(config, teacher.settings, shape)
+        signals = {name: memory.host[name] for name in ("process", "signals")}
+        return MemoryEstimate(signals)
     found = []
     for model in teacher.models:
         shape = shapes.get(model.path or "")

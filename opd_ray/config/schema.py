@@ -374,6 +374,11 @@ class Config:
         """Whether the rollout engines hold the student as an adapter over their own weights."""
         return self.student.lora.on and self.sync.lora is LoraForm.adapter
 
+    def asks_trainers(self, teacher: TeacherSettings) -> bool:
+        """Whether a teacher is the student with its adapter off, in the trainers' own memory."""
+        lora, follows = self.student.lora, teacher.follow_decay is not None
+        return lora.on and teacher.traits.students_files and not follows
+
     @property
     def scores_exactly(self) -> bool:
         """Whether the filter's scores are those of the exact pass in the trainers."""

@@ -77,6 +77,7 @@ class Session:
         """
         self.scorer.abandon()
         self.trainers.replace_by(self.launcher.restart_trainers())
+        self.launcher.ask_new_trainers()
         self._teacher_weights.share_heads()
         self.sync.meet()
 

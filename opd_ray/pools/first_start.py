@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,9 @@ class FirstStart:
     allowed: Callable[[str], tuple[str, int]]
     # Starts an actor again at its place; with a trainer rank all ranks, which only meet once.
     again: Callable[[str], object]
+    # Names of replicas whose answers trainers compute: they load once the ranks are up, and start
+    # again with them.
+    after_trainers: Collection[str] = ()
     _asked: dict[str, ray.ObjectRef] = field(default_factory=dict)  # by name, to load
     _restarts: Counter[str] = field(default_factory=Counter)  # by key, of the ranks together
 
@@ -43,23 +46,37 @@ class FirstStart:
         while True:
             try:
                 self._ask()
-                pairs = [(ref, name) for name, ref in self._asked.items()]
-                answers = self.watch.get_all(pairs, interruptible=True)
-                return dict(zip(self._asked, answers, strict=True))
+                answers = self._answers()
+                if self.after_trainers:
+                    self._ask_replicas(self.after_trainers)
+                    answers = self._answers()
+                return answers
             except ActorLost as loss:
                 self._start_again(loss)
 
     def _ask(self) -> None:
         """Have those load that have not been asked to."""
-        for role in ("rollout", "teacher"):
-            for name, handle in self.actors[role]:
-                if name not in self._asked:
-                    self._asked[name] = handle.ready.remote()
+        for name, handle in self.actors["rollout"]:
+            if name not in self._asked:
+                self._asked[name] = handle.ready.remote()
+        replicas = [name for name, _ in self.actors["teacher"]]
+        self._ask_replicas([name for name in replicas if name not in self.after_trainers])
         ranks = self.actors["trainer"]
         if ranks and ranks[0][0] not in self._asked:
             name, first = ranks[0]
             meeting = self.watch.get(first.address.remote(), name, interruptible=True)
             self._asked |= {name: handle.setup.remote(*meeting) for name, handle in ranks}
+
+    def _ask_replicas(self, names: Collection[str]) -> None:
+        for name, handle in self.actors["teacher"]:
+            if name in names and name not in self._asked:
+                self._asked[name] = handle.ready.remote()
+
+    def _answers(self) -> dict[str, Any]:
+        """Of all that were asked, by name."""
+        pairs = [(ref, name) for name, ref in self._asked.items()]
+        answers = self.watch.get_all(pairs, interruptible=True)
+        return dict(zip(self._asked, answers, strict=True))
 
     def _start_again(self, loss: ActorLost) -> None:
         is_rank = any(name == loss.name for name, _ in self.actors["trainer"])
@@ -84,3 +101,6 @@ class FirstStart:
         for name in [name for name, _ in self.actors["trainer"]] if is_rank else [loss.name]:
             self._asked.pop(name, None)
         self.again(loss.name)
+        for name in self.after_trainers if is_rank else ():
+            self._asked.pop(name, None)
+            self.again(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -28,7 +29,7 @@ from opd_ray.config.choices import TeacherTiming
 from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
-from opd_ray.errors import RunError
+from opd_ray.errors import ActorDied, RunError
 from opd_ray.pools.first_start import FirstStart
 from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.rollouts import RolloutPool
@@ -103,9 +104,39 @@ class ActorLauncher:
             StallError: one takes longer than ``cluster.start_timeout_s``.
             Interrupted: a stop was requested; there is nothing to be saved yet.
         """
-        loaded = FirstStart(self.watch, self._actors, self._allowed, self._start_again).wait()
+        start = FirstStart(
+            self.watch, self._actors, self._allowed, self._start_again, self._asking()
+        )
+        loaded = start.wait()
         self.watch.set_stall_timeout(self.config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
         return {self._placed[name].teacher: loaded[name] for name, _ in self._actors["teacher"]}
+
+    def _asking(self) -> list[str]:
+        """Teacher replicas whose answers trainers compute."""
+        return [
+            name
+            for name, _ in self._actors["teacher"]
+            if self.config.asks_trainers(self._teachers[self._placed[name].teacher].settings)
+        ]
+
+    def ask_new_trainers(self) -> None:
+        """Have such replicas ask the ranks that were started last.
+
+        Raises:
+            ActorFailure: one could not.
+        """
+        for name, pool in self._teacher_pools.items():
+            if not self.config.asks_trainers(self._teachers[name].settings):
+                continue
+            for owner, handle in pool.living():
+                with suppress(ActorDied):  # the pool hears of it by itself
+                    rank = self._rank_of(self._placed[owner])
+                    self.watch.get(handle.ask.remote(rank), owner)
+
+    def _rank_of(self, replica: PlacedActor) -> Any:
+        """The trainer rank that computes the answers of a teacher's replica."""
+        ranks = self._actors["trainer"]
+        return ranks[replica.index % len(ranks)][1]
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one; now the death of one is survived."""
@@ -303,6 +334,7 @@ class ActorLauncher:
             members=teacher.members,
             support=self.config.support,
             deterministic=self.config.run.deterministic,
+            trainer=self._rank_of(placed) if self.config.asks_trainers(settings) else None,
         )
 
     def _trainer(self, placed: PlacedActor) -> Any:

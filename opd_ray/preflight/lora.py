@@ -9,6 +9,7 @@ from opd_ray.config.choices import BaseFormat, LoraForm, PlacementChoice, SyncBa
 from opd_ray.config.lora import SERVED_RANKS
 from opd_ray.config.ranges import range_problems
 from opd_ray.config.schema import Config
+from opd_ray.config.teacher import TeacherSettings
 from opd_ray.models.engine_limits import lora_problems as engine_problems
 from opd_ray.models.lora_targets import linear_layers, target_problems
 from opd_ray.models.shape import ModelShapeError, described_model
@@ -27,6 +28,9 @@ def lora_problems(config: Config) -> Iterator[str]:
             f"{_PLACE}.rank = {lora.rank}: peft, which makes adapters, is not installed; pip "
             f"install peft, or set {_PLACE}.rank=0"
         )
+    for settings in config.teacher_set.models.values():
+        if config.asks_trainers(settings):
+            yield from _base_problems(config, settings)
     if config.serves_adapter:
         yield from _served_problems(config)
     if lora.base is BaseFormat.nf4:
@@ -65,6 +69,34 @@ def _served_problems(config: Config) -> Iterator[str]:
                 f"{config.sync.lora}: a teacher that follows takes in whole weights; use "
                 f"sync.lora=merged, or leave {key}.follow_decay out"
             )
+
+
+def _base_problems(config: Config, teacher: TeacherSettings) -> Iterator[str]:
+    """Of a teacher that is the student with its adapter off, computed by the trainers."""
+    trainer, key = config.trainer, teacher.key
+    place = f"{key}.kind = {teacher.kind} with {_PLACE}.rank = {config.student.lora.rank}"
+    computed = "the trainers compute its answers with the weights that they have"
+    copy = f"or have a copy, {key}.kind=hf and {key}.path={config.student.path}"
+    if trainer.zero_stage == 3:
+        yield (
+            f"{place} and trainer.zero_stage = 3: {computed}, and no rank has them whole; use "
+            f"trainer.zero_stage 0, 1 or 2, {copy}"
+        )
+    if teacher.dtype is not trainer.dtype:
+        yield (
+            f"{place}, {key}.dtype = {teacher.dtype} and trainer.dtype = {trainer.dtype}: "
+            f"{computed}; make the two equal, {copy}"
+        )
+    if teacher.gpus_per_replica:
+        yield (
+            f"{place} and {key}.gpus_per_replica = {teacher.gpus_per_replica:g}: {computed}; set "
+            "it to 0"
+        )
+    if config.cluster.placement is PlacementChoice.turns:
+        yield (
+            f"{place} and cluster.placement = turns: {computed}, and they are asleep while it is "
+            f"asked; use another cluster.placement, {copy}"
+        )
 
 
 def _four_bit_problems(config: Config) -> Iterator[str]:

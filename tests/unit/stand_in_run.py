@@ -133,6 +133,7 @@ class StandInRun:
             launcher=SimpleNamespace(
                 watch=watch,
                 peak_memory=lambda: {"trainer-0": 7},
+                ask_new_trainers=lambda: None,
                 trainer_names=[name for name, _ in self._ranks()],
                 restart_trainers=self._restart_trainers,
             ),

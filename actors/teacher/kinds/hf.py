@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
 from actors.teacher.kinds.projection import answer_of, project, widest_topk
@@ -51,14 +52,8 @@ class HfTeacher:
         self, settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
     ) -> None:
         self._settings = settings
-        self._device = torch.device("cuda" if settings.gpus_per_replica else "cpu")
-        model = load_causal_lm(
-            str(settings.path),
-            dtype=getattr(torch, settings.dtype.value),
-            attn_implementation=PACKED,
-            trust_remote_code=settings.trust_remote_code,
-        )
-        self._model = model.to(self._device).eval().requires_grad_(False)
+        self._model = self._load()
+        self._device = self._model.device
         self._trunk = self._model.get_decoder()
         self._head = self._model.get_output_embeddings()
         rows = self._head.weight.shape[0]
@@ -95,9 +90,28 @@ class HfTeacher:
             None if bias is None else to_array(bias[: self._vocab_size]),
         )
 
-    @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """One answer a request, in the order of the requests."""
+        with self._computing():
+            return self._scored(requests)
+
+    def _load(self) -> PreTrainedModel:
+        """The model, where it is to compute."""
+        settings = self._settings
+        model = load_causal_lm(
+            str(settings.path),
+            dtype=getattr(torch, settings.dtype.value),
+            attn_implementation=PACKED,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        device = torch.device("cuda" if settings.gpus_per_replica else "cpu")
+        return model.to(device).eval().requires_grad_(False)
+
+    def _computing(self) -> AbstractContextManager[object]:
+        """Stands around every use of the model for answers."""
+        return torch.inference_mode()
+
+    def _scored(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         # The last response token predicts nothing that anyone asked for: it is not read.
         texts = [np.concatenate((r.prompt_ids, r.response_ids))[:-1] for r in requests]
         (batches,) = plan_micro_batches(texts, 1, self._settings.batch_tokens)

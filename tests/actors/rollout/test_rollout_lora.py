@@ -19,11 +19,12 @@ from opd_ray.types import Sampling
 
 SAMPLING = Sampling(max_tokens=12)
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# The mixture first: vLLM makes its group of experts with the first engine of a process only.
 LORA = {
+    "mixture": LoraSettings(rank=8, target_modules=ATTENTION),
     "qwen3": LoraSettings(rank=8, alpha=4.0),
     "llama": LoraSettings(rank=8, alpha=32.0),
     "qwen2": LoraSettings(rank=8, target_modules=["q_proj", "down_proj"]),
-    "mixture": LoraSettings(rank=8, target_modules=ATTENTION),
 }
 
 

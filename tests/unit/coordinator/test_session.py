@@ -167,6 +167,7 @@ def test_new_trainers_are_given_what_the_old_ones_had_from_others(made: SimpleNa
     session.scorer.abandon = called("what is under way is given up")
     session.launcher.restart_trainers = called("all ranks start again", "the new ranks")
     made.trainers.replace_by = called("the group has")
+    session.launcher.ask_new_trainers = called("teachers ask them")
     session._teacher_weights.share_heads = called("heads are shared")
     session.sync.meet = called("the transport's ends meet")
     session._teacher_weights.begin_anew = called("followers begin anew")
@@ -175,8 +176,9 @@ def test_new_trainers_are_given_what_the_old_ones_had_from_others(made: SimpleNa
         ("what is under way is given up",),
         ("all ranks start again",),
         ("the group has", "the new ranks"),
+        ("teachers ask them",),
         ("heads are shared",),
         ("the transport's ends meet",),
     ]
     session.begin_anew()
-    assert calls[5:] == [("followers begin anew",)]
+    assert calls[6:] == [("followers begin anew",)]

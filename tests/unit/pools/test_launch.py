@@ -16,6 +16,7 @@ from fake_replicas import Remote
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.choices import Support
+from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import (
     Config,
     LossSettings,
@@ -375,3 +376,80 @@ def test_trainers_are_ended_all_at_once_and_start_at_their_places(
     launcher.end_trainers()
     assert killed == [*old, *new]
     assert launcher._actors["trainer"] == []
+
+
+def adapted(**values: Any) -> Config:
+    """A run whose student is trained as an adapter, judged by its own base on two replicas."""
+    student = replace(CONFIG.student, lora=LoraSettings(rank=8))
+    teacher = TeacherSettings(kind="self", replicas=3)
+    run = replace(CONFIG.run, seed=5)
+    return replace(
+        CONFIG, student=student, teacher=teacher, teachers={}, routes={}, run=run, **values
+    )
+
+
+def test_a_base_with_its_adapter_off_is_asked_of_the_ranks_in_turn(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = adapted()
+    placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+    launcher = ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS)
+    first, second = (handle for _, handle in launcher._actors["trainer"])
+    assert recorders["TeacherActor"].of("trainer") == [first, second, first]
+    assert recorders["TrainerActor"].of("seed") == [5, 5]
+    launcher = with_handles(launcher)
+    waited: list[list[str]] = []
+    launcher.watch.get_all = lambda pairs, **_: (  # type: ignore[method-assign]
+        waited.append([owner for _, owner in pairs]) or [ref for ref, _ in pairs]
+    )
+    assert launcher.ready() == {"teacher": ("teacher-2", "ready")}
+    # Only once the ranks are up, whose models they are asked of.
+    assert waited == [
+        ["rollout-0", "rollout-1", "trainer-0", "trainer-1"],
+        ["teacher-0", "teacher-1", "teacher-2"],
+    ]
+
+
+def test_replicas_ask_the_ranks_that_started_last(recorders: dict[str, Recorder]) -> None:
+    config = adapted()
+    placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+    launcher = with_handles(ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS))
+    launcher.teacher_pools()
+    new = [("trainer-0", Handle("new 0")), ("trainer-1", Handle("new 1"))]
+    launcher._actors["trainer"][:] = new
+    asked: list[Any] = []
+    launcher.watch.get = lambda ref, owner, **_: asked.append(ref)  # type: ignore[method-assign]
+    launcher.ask_new_trainers()
+    ranks = [handle for _, handle in new]
+    assert asked == [
+        ("teacher-0", "ask", ranks[0]),
+        ("teacher-1", "ask", ranks[1]),
+        ("teacher-2", "ask", ranks[0]),
+    ]
+
+
+def test_others_compute_themselves(recorders: dict[str, Recorder]) -> None:
+    launcher = with_handles(make_launcher())
+    launcher.teacher_pools()
+    launcher.watch.get = pytest.fail  # type: ignore[method-assign]
+    launcher.ask_new_trainers()
+    assert recorders["TeacherActor"].of("trainer") == [None, None]
+
+
+def test_an_engine_has_an_adapter_only_where_a_trainer_brings_it(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = adapted()
+    config = replace(config, teacher=replace(config.teacher, kind="hf", path="teacher"))
+    cluster = Cluster((Node("here", 8, 1 << 36),))
+    placement = plan_placement(config, cluster)
+    monkeypatch.setattr("ray.kill", lambda handle: None)
+    launcher = ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS)
+    monkeypatch.setattr(launcher.watch, "get", lambda ref, owner: None)
+    launcher.rollout_pool()
+    launcher.teacher_as_rollout_pool()
+    alone = plan_placement(config, cluster, roles=("rollout",))
+    ActorLauncher(alone.settle(config), alone, vocab_size=TOKENS, roles=("rollout",))
+    students = recorders["RolloutActor"].of("student")
+    found = [(student.path, student.lora.rank) for student in students]
+    assert found == [("student", 8)] * 2 + [("teacher", 0)] + [("student", 0)] * 2

@@ -22,7 +22,7 @@ from opd_ray.preflight.findings import Verdict
 from opd_ray.preflight.lora import layer_problems
 from opd_ray.preflight.unused import unused_options
 
-NO_ACCURACY = "eval.teacher_accuracy=false"
+SELF = ("teacher.kind=self", "teacher.path=null", "eval.teacher_accuracy=false")
 
 
 def config_of(*overrides: str, **lora: Any) -> Config:
@@ -55,9 +55,29 @@ def test_the_scale_is_alpha_over_rank() -> None:
         ((), {"alpha": 0.0}, ["student.lora.alpha = 0.0", "above 0"]),
         ((), {"rank": 24}, ["student.lora.rank = 24", "8, 16, 32", "sync.lora=merged"]),
         (
-            ("teacher.kind=self", "teacher.path=null", "teacher.follow_decay=0.9", NO_ACCURACY),
+            (*SELF, "teacher.follow_decay=0.9"),
             {},
             ["teacher.follow_decay = 0.9", "sync.lora = adapter", "sync.lora=merged"],
+        ),
+        (
+            (*SELF, "trainer.zero_stage=3"),
+            {},
+            ["teacher.kind = self", "trainer.zero_stage = 3", "teacher.kind=hf"],
+        ),
+        (
+            (*SELF, "teacher.dtype=bfloat16"),
+            {},
+            ["teacher.kind = self", "teacher.dtype = bfloat16", "trainer.dtype = float32"],
+        ),
+        (
+            (*SELF, "teacher.gpus_per_replica=1"),
+            {},
+            ["teacher.kind = self", "teacher.gpus_per_replica = 1", "set it to 0"],
+        ),
+        (
+            (*SELF, "cluster.placement=turns", "sync.lora=merged", "trainer.ranks=1"),
+            {},
+            ["teacher.kind = self", "cluster.placement = turns", "teacher.kind=hf"],
         ),
         (
             ("cluster.placement=turns", "trainer.ranks=1"),
