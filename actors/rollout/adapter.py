@@ -16,6 +16,8 @@ import torch
 from actors.weights.adapter_folder import save_adapter
 from actors.weights.chunks import WeightChunk, unpack
 from opd_ray.config.lora import LoraSettings
+from opd_ray.config.schema import StudentSettings
+from opd_ray.models.lora_targets import linear_layers, targets
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -83,7 +85,19 @@ class EngineAdapter:
         }
 
 
-def adapter_args(lora: LoraSettings) -> dict[str, Any]:
-    """Arguments of vLLM's ``EngineArgs`` with which it takes such adapters, one at a time."""
-    # Room for the next one beside the one that is in use.
-    return {"enable_lora": True, "max_lora_rank": lora.rank, "max_loras": 1, "max_cpu_loras": 2}
+def adapter_args(student: StudentSettings) -> dict[str, Any]:
+    """Arguments of vLLM's ``EngineArgs`` with which it takes such adapters, one at a time.
+
+    vLLM would have room for one of the embedding and the output head, too, and compute with it.
+    """
+    lora = student.lora
+    layers = linear_layers(student.path, trust_remote_code=student.trust_remote_code)
+    named = {name.rpartition(".")[2] for name in targets(layers, lora.target_modules)}
+    return {
+        "enable_lora": True,
+        "max_lora_rank": lora.rank,
+        "max_loras": 1,
+        # Room for the next one beside the one that is in use.
+        "max_cpu_loras": 2,
+        "lora_target_modules": sorted(named) or None,
+    }

@@ -128,7 +128,7 @@ class RolloutEngine:
                 rollout.max_num_batched_tokens, self._student.context_length
             )
         if self._serves_adapter:
-            args |= adapter_args(self._student.lora)
+            args |= adapter_args(self._student)
         return args
 
     @property

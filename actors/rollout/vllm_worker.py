@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
+import actors.kernels.one_adapter
 import actors.kernels.rms_norm  # noqa: F401  (registers kernels)
 from actors.rollout.recorded_scores import RecordedScores
 from actors.rollout.score_recorder import ScoreRecorder
