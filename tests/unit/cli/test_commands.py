@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from opd_ray.cli import main
-from opd_ray.config.load import load_config
+from opd_ray.config.load import load_config, to_yaml
 from opd_ray.errors import ConfigError, RunError
 from opd_ray.output.checkpoint import CheckpointStore, RunState
 
@@ -262,4 +262,30 @@ def test_a_checkpoint_with_a_changed_file_is_not_exported(
     assert main(["export", "--checkpoint", str(place), "--out", str(out)]) == 2
     said = capsys.readouterr().err
     assert "step_00000003 is not whole: rank has the right size, but not the bytes" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("lora", "asked", "said"),
+    [
+        ({}, ["--adapter"], "--adapter: the student was trained whole"),
+        ({"rank": 8, "base": "nf4"}, [], "--adapter is missing: with student.lora.base = nf4"),
+    ],
+)
+def test_a_form_that_a_checkpoint_has_not_is_not_exported(
+    lora: dict[str, Any],
+    asked: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = RunState(3, 7, 10, {}, [[3, 2]], {"count": 2, "fingerprint": "ff"})
+    place = CheckpointStore(tmp_path, 1).save(
+        state, lambda folder: (Path(folder) / "rank").write_bytes(b"weights") and None
+    )
+    settings = [f"student.lora.{key}={value}" for key, value in lora.items()]
+    (place / "config.yaml").write_text(to_yaml(load_config("demo", settings)))
+    out = tmp_path / "out"
+    assert main(["export", "--checkpoint", str(place), "--out", str(out), *asked]) == 2
+    assert said in capsys.readouterr().err
     assert not out.exists()
