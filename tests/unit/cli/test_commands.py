@@ -280,11 +280,12 @@ def test_a_form_that_a_checkpoint_has_not_is_not_exported(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     state = RunState(3, 7, 10, {}, [[3, 2]], {"count": 2, "fingerprint": "ff"})
-    place = CheckpointStore(tmp_path, 1).save(
-        state, lambda folder: (Path(folder) / "rank").write_bytes(b"weights") and None
-    )
-    settings = [f"student.lora.{key}={value}" for key, value in lora.items()]
-    (place / "config.yaml").write_text(to_yaml(load_config("demo", settings)))
+
+    def write(folder: str) -> None:
+        (Path(folder) / "rank").write_bytes(b"weights")
+
+    config = load_config("demo", [f"student.lora.{key}={value}" for key, value in lora.items()])
+    place = CheckpointStore(tmp_path, 1, to_yaml(config)).save(state, write)
     out = tmp_path / "out"
     assert main(["export", "--checkpoint", str(place), "--out", str(out), *asked]) == 2
     assert said in capsys.readouterr().err
