@@ -53,13 +53,13 @@ class Cluster:
             raise death
         return [ref for ref, _ in pairs]
 
-    def wait(self) -> dict[str, Any]:
+    def wait(self, *after_trainers: str) -> dict[str, Any]:
         def allowed(name: str) -> tuple[str, int]:
             role = name.split("-")[0]
             return f"{role}.max_restarts", ALLOWED[role]
 
         watch: Any = self
-        return FirstStart(watch, self.actors, allowed, self.again).wait()
+        return FirstStart(watch, self.actors, allowed, self.again, after_trainers).wait()
 
 
 def lost(name: str, **others: bool) -> ActorLost:
@@ -99,6 +99,21 @@ def test_with_a_rank_all_ranks_start_again(
     ranks = {"trainer-0": 2, "trainer-1": 2}
     assert cluster.wait() == dict.fromkeys(EVERYONE, 1) | ranks
     assert "starting all ranks again (1 of trainer.max_restarts = 2)" in capsys.readouterr().err
+
+
+def test_a_replica_whose_answers_trainers_compute_loads_after_them_and_anew_with_them() -> None:
+    cluster = Cluster()
+    assert cluster.wait("teacher-0") == dict.fromkeys(EVERYONE, 1)
+    assert cluster.asked[-1] == ("teacher-0", 1, "ready")
+    # A rank dies while the replica asks it.
+    cluster = Cluster(None, None, lost("trainer-1"))
+    again = {"trainer-0": 2, "trainer-1": 2, "teacher-0": 2}
+    assert cluster.wait("teacher-0") == dict.fromkeys(EVERYONE, 1) | again
+    assert cluster.asked[-3:] == [
+        ("trainer-0", 2, "setup"),
+        ("trainer-1", 2, "setup"),
+        ("teacher-0", 2, "ready"),
+    ]
 
 
 @pytest.mark.parametrize(

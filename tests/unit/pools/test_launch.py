@@ -406,7 +406,10 @@ def test_a_base_with_its_adapter_off_is_asked_of_the_ranks_in_turn(
     # Only once the ranks are up, whose models they are asked of.
     assert waited == [
         ["rollout-0", "rollout-1", "trainer-0", "trainer-1"],
-        ["teacher-0", "teacher-1", "teacher-2"],
+        [
+            *("rollout-0", "rollout-1", "trainer-0", "trainer-1"),
+            *("teacher-0", "teacher-1", "teacher-2"),
+        ],
     ]
 
 
