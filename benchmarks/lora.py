@@ -26,7 +26,11 @@ from typing import Any
 from safetensors import safe_open
 
 STAGES = ("step", "rollout_and_teacher", "train", "sync")
-PROCESSES = {"trainer": "memory/trainer-0_bytes", "rollout": "memory/rollout-0_bytes"}
+PROCESSES = {
+    "trainer": "memory/trainer-0_bytes",
+    "rollout": "memory/rollout-0_bytes",
+    "teacher": "memory/teacher-0_bytes",
+}
 # Rates for adapters are higher, as half of each begins at zero; chosen on a seed of its own.
 WAYS: dict[str, tuple[str, ...]] = {
     "full": (),
