@@ -41,6 +41,9 @@ _NEUTRAL: Mapping[str, Any] = {
     "logits_scaling": 1.0,
 }
 
+# Keys that say how many experts a layer of a mixture has.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
 
 def vllm_problems(described: Mapping[str, Any], *, on_cpu: bool, split: int) -> Iterator[str]:
     """Why no vLLM engine runs the model, each with what to change.
@@ -91,8 +94,20 @@ def trained_problems(described: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def lora_problems(described: Mapping[str, Any]) -> Iterator[str]:
-    """Why no vLLM engine adds an adapter to the model, with what to do."""
+def lora_problems(described: Mapping[str, Any], *, on_cpu: bool) -> Iterator[str]:
+    """Why no vLLM engine adds an adapter to the model, with what to do.
+
+    Args:
+        described: its config.json.
+        on_cpu: the engine has no GPU.
+    """
+    text = text_part(described)
+    experts = next((name for name in _EXPERTS if (text.get(name) or 0) > 1), None)
+    if on_cpu and experts:
+        yield (
+            f"{experts} = {text[experts]}: vLLM adds adapters to mixtures of experts on GPUs "
+            "alone; use sync.lora=merged"
+        )
     names = described.get("architectures") or []
     names = [names] if isinstance(names, str) else names
     known = [name for name in names if name in _registry()]

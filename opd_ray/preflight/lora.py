@@ -60,7 +60,8 @@ def _served_problems(config: Config) -> Iterator[str]:
         described = described_model(config.student.path)
     except ModelShapeError:  # told where paths are checked
         described = None
-    for text in engine_problems(described or {}):
+    on_cpu = not config.rollout.gpus_per_actor
+    for text in engine_problems(described or {}, on_cpu=on_cpu):
         yield f"student.path = {config.student.path!r} with {_PLACE}.rank = {lora.rank}: {text}"
     for key, settings in config.teacher_set.models.items():
         if settings.follow_decay is not None:

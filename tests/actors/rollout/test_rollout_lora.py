@@ -18,10 +18,7 @@ from opd_ray.models.lora_targets import layers_of
 from opd_ray.types import Sampling
 
 SAMPLING = Sampling(max_tokens=12)
-ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-# The mixture first: vLLM makes its group of experts with the first engine of a process only.
 LORA = {
-    "mixture": LoraSettings(rank=8, target_modules=ATTENTION),
     "qwen3": LoraSettings(rank=8, alpha=4.0),
     "llama": LoraSettings(rank=8, alpha=32.0),
     "qwen2": LoraSettings(rank=8, target_modules=["q_proj", "down_proj"]),
@@ -30,8 +27,8 @@ LORA = {
 
 def made(kind, folder):
     """A small model of a kind, with biases where the kind has any."""
-    if kind in ("qwen3", "mixture"):
-        return make_tiny_qwen3(folder, experts=4 if kind == "mixture" else 0)
+    if kind == "qwen3":
+        return make_tiny_qwen3(folder)
     config = AutoConfig.for_model(
         kind,
         vocab_size=96,

@@ -197,7 +197,7 @@ def test_doctor_says_how_large_the_adapter_is() -> None:
     ],
 )
 def test_architectures_to_which_vllm_adds_adapters(architecture: str, served: bool) -> None:
-    problems = [*engine_problems({"architectures": [architecture]})]
+    problems = [*engine_problems({"architectures": [architecture]}, on_cpu=True)]
     assert (not problems) == served
     assert all("sync.lora=merged" in problem for problem in problems)
 
@@ -208,3 +208,12 @@ def test_options_without_an_adapter_have_no_effect() -> None:
     assert [line.partition(" has no effect: ")[2] for line in lines] == [
         "student.lora.rank is 0"
     ] * 3
+
+
+def test_adapters_of_mixtures_are_for_gpus() -> None:
+    mixture = {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4}
+    (problem,) = engine_problems(mixture, on_cpu=True)
+    assert "num_experts = 4" in problem
+    assert "sync.lora=merged" in problem
+    assert [*engine_problems(mixture, on_cpu=False)] == []
+    assert [*engine_problems(mixture | {"num_experts": 0}, on_cpu=True)] == []
