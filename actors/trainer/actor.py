@@ -97,12 +97,10 @@ class TrainerActor(Lifeline):
         with _collective():
             self._trainer = self._make_trainer(master=(master_address, master_port))
         transport = TRANSPORTS[self._sync.backend]
-        engine = self._trainer.engine
-        weights = engine.weights
+        weights = self._trainer.engine.weights
         if transport.whole_on_every_rank:
             weights = partial(weights, on_every_rank=True)
         self._transport_end = transport.trainer_end(weights, self._rank, self._sync.chunk_bytes)
-        self._sent = engine.adapter if self._sends_adapter else engine.weights
 
     @ray.method(concurrency_group="rank")
     def call(self, method: str, *args: Any) -> Any:
@@ -122,7 +120,8 @@ class TrainerActor(Lifeline):
     def weights(self) -> list[ray.ObjectRef]:
         """References to the chunks of what engines get from rank 0, none from the others."""
         with _collective():
-            weights = self._sent()
+            engine = self._trainer.engine
+            weights = engine.adapter() if self._sends_adapter else engine.weights()
             if self._rank == 0:
                 return [ray.put(chunk) for chunk in pack(weights, self._sync.chunk_bytes)]
             deque(weights, maxlen=0)

@@ -12,7 +12,7 @@ from in_process import run
 from launching import rows
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_trainer_deaths_run import signal_in_steps
+from test_lagging_runs import signal_in_steps
 from transformers import AutoModelForCausalLM
 
 from opd_ray.cli import main

@@ -38,7 +38,7 @@ ITEM = TrainItem(
 )
 
 
-def rank(number: int, backend: SyncBackend = SyncBackend.ray) -> Any:
+def rank(number: int, backend: SyncBackend = SyncBackend.ray, *, adapter: bool = False) -> Any:
     """A trainer actor of which only the trainer is a recorder, which allows what the real one has.
 
     Its weights are two matrices of 16 bytes, a chunk each; ``read`` has the names asked for.
@@ -54,7 +54,11 @@ def rank(number: int, backend: SyncBackend = SyncBackend.ray) -> Any:
             actor.read.append(name)
             yield name, torch.zeros(2, 2)
 
-    trainer.engine.weights = weights
+    def small() -> Iterator[tuple[str, torch.Tensor]]:
+        yield "the adapter", torch.zeros(1)
+
+    trainer.engine.weights, trainer.engine.adapter = weights, small
+    actor._sends_adapter = adapter
     actor._rank, actor._sync = number, SyncSettings(backend, chunk_bytes=16)
     actor._make_trainer = lambda master: trainer
     actor.setup("here", 1)
@@ -185,6 +189,16 @@ def test_weights_are_put_into_the_store_by_rank_0_and_read_by_all(
     chunks: Any = group_of(*actors).weights()
     assert chunks == stored == [("a",), ("b",)]
     assert [actor.read for actor in actors] == [["a", "b"], ["a", "b"]]
+
+
+def test_of_an_adapter_that_engines_serve_nothing_else_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "put", lambda chunk: chunk.names)
+    actors = [rank(0, adapter=True), rank(1, adapter=True)]
+    found: Any = group_of(*actors).weights()
+    assert found == [("the adapter",)]
+    assert [actor.read for actor in actors] == [[], []]
 
 
 def test_the_transports_end_has_this_ranks_weights() -> None:
