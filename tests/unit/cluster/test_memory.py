@@ -12,6 +12,7 @@ from opd_ray.cluster.memory import (
     GPU_PROCESS_BYTES,
     PROCESS_BYTES,
     checkpoint_bytes,
+    judge_memory,
     rollout_memory,
     teacher_memory,
 )
@@ -461,3 +462,19 @@ def test_flows_of_a_step_by_hand() -> None:
     assert ("trainer", "rollout") not in {
         (flow.source, flow.target) for flow in step_flows(config, None)
     }
+
+
+def test_a_base_in_the_trainers_memory_takes_its_signals_alone() -> None:
+    config = make_config()
+    student = replace(config.student, lora=LoraSettings(rank=8))
+    config = replace(config, student=student, teacher=TeacherSettings(kind="self"))
+    (teacher,) = config.teacher_set.working.values()
+    found = judge_memory(config, teacher, {"s": SHAPE})
+    assert found is not None
+    assert found.host.keys() == {"process", "signals"}
+    assert not found.device
+    whole = replace(config, student=replace(student, lora=LoraSettings()))
+    copy = judge_memory(whole, teacher, {"s": SHAPE})
+    assert copy is not None
+    assert copy.host["signals"] == found.host["signals"]
+    assert copy.host["weights"] == 4 * SHAPE.parameters
