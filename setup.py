@@ -65,6 +65,14 @@ DEV = [
     "import-linter>=2.17,<3",
     "types-pyyaml",
     "psutil",
+    # Run examples/notebook.ipynb in a test.
+    "nbclient>=0.10",
+    "ipykernel>=6",
+    # The docs as a site.
+    "mkdocs-material>=9.5,<10",
+    # Wheel, sdist and what an index says to them.
+    "build>=1",
+    "twine>=6",
 ]
 
 setup(
@@ -80,6 +88,7 @@ setup(
     package_data={
         "configs": ["*.yaml", "**/*.yaml"],
         "opd_ray.report": ["assets/*"],
+        "opd_ray": ["py.typed", "*.pyi"],
         "opd_ray.models": ["shapes/**", "pairs/demo_pair/**", "pairs/demo_tools_pair/**"],
     },
     install_requires=CORE,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from opd_ray.api import default_folder
 from opd_ray.cli.command import (
     Commands,
     add_command,
@@ -92,11 +92,6 @@ def run(args: argparse.Namespace) -> int:
     from opd_ray.evaluation.run import evaluate
 
     return evaluate(config, args.out or default_folder(args.model or config.student.path))
-
-
-def default_folder(model: str) -> Path:
-    """Where responses and results are kept unless the command says otherwise."""
-    return Path("outputs/eval") / Path(model).resolve().name
 
 
 def evaluation_config(args: argparse.Namespace) -> Config:

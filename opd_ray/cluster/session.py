@@ -1,10 +1,10 @@
-"""Ray for the time of a run: started here, or joined where it runs already."""
+"""Ray for the time of a run: started here, joined where it runs already, or the caller's own."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from opd_ray.borders import first_line
 from opd_ray.cluster.local_ray import local_ray_problems, token_for_this_run
 from opd_ray.cluster.nodes import Cluster, from_ray_nodes
 from opd_ray.cluster.ray_address import check_answer, named_address, not_joined, token_source
-from opd_ray.cluster.ray_guard import RayGuard, gcs_seconds
+from opd_ray.cluster.ray_guard import RayGuard, end_program, gcs_seconds
 from opd_ray.config.schema import ClusterSettings
 from opd_ray.errors import PlacementError, RunError
 from opd_ray.signals import unheard_below
@@ -32,30 +32,52 @@ _AGAIN = "give the same command again"
 class RaySession:
     """Use as a context manager; leaving it disconnects, and ends a Ray that was started here.
 
-    A Ray that dies in between ends the program.
+    A Ray to which this process is connected already is used, and left as it is.
+
+    Args:
+        settings: the section cluster.
+        ends_program: whether a Ray that dies in between ends the program. If not, it is told to
+            whoever asks for it (:meth:`when_dead`).
 
     Raises:
         PlacementError: nobody listens at ``cluster.address``, or a Ray refuses this user or this
-            version of Ray; or Ray does not take a value that it is to start with here.
+            version of Ray; or Ray does not take a value that it is to start with here; or this
+            process is connected to another Ray.
         RunError: whatever else keeps Ray from coming up or from taking us: the same command may do.
     """
 
-    def __init__(self, settings: ClusterSettings) -> None:
+    def __init__(self, settings: ClusterSettings, *, ends_program: bool = True) -> None:
         self._settings = settings
+        self._ends_program = ends_program
+        self._told: list[Callable[[Exception], object]] = []
         self._undo = ExitStack()
 
     def __enter__(self) -> RaySession:
         with ExitStack() as undo:
-            if self._settings.address is None:
+            started_here = False
+            if ray.is_initialized():
+                _check_connected(self._settings.address)
+            elif self._settings.address is None:
+                started_here = True
                 undo.enter_context(token_for_this_run())
                 undo.callback(ray.shutdown)
                 self._start()
             else:
                 undo.callback(ray.shutdown)
                 self._join(named_address(self._settings.address))
-            undo.enter_context(_guard(started_here=self._settings.address is None))
+            undo.enter_context(_guard(self._died, started_here=started_here))
             self._undo = undo.pop_all()
         return self
+
+    def when_dead(self, tell: Callable[[Exception], object]) -> None:
+        """Have ``tell(error)`` come, in another thread, if Ray dies and the program goes on."""
+        self._told.append(tell)
+
+    def _died(self, sentence: str) -> None:
+        if self._ends_program:
+            end_program(sentence)
+        for tell in self._told:
+            tell(RunError(sentence))
 
     def _join(self, address: str) -> None:
         check_answer(address)
@@ -131,10 +153,31 @@ class RaySession:
         self._undo.close()
 
 
-def _guard(*, started_here: bool) -> RayGuard:
+def _check_connected(address: str | None) -> None:
+    """Refuse a Ray to which this process is connected, if another one is asked for.
+
+    Raises:
+        PlacementError: it is, or it is reached through Ray's client.
+    """
+    if ray.util.client.ray.is_connected():
+        raise PlacementError(
+            "this process is connected through Ray's client (ray://), which does not carry the "
+            "rollouts that a run streams; connect by ray.init(address='HOST:PORT') on one of the "
+            "cluster's machines, or submit the run as a job: launch/submit.sh"
+        )
+    connected = ray.get_runtime_context().gcs_address
+    if address not in (None, "auto", connected):
+        raise PlacementError(
+            f"cluster.address = {address!r}, but this process is connected to the Ray at "
+            f"{connected}, which is used; leave the key out, or call ray.shutdown() first"
+        )
+
+
+def _guard(died: Callable[[str], object], *, started_here: bool) -> RayGuard:
     """Of the Ray that this process is connected to."""
     node = ray._private.worker.global_worker.node
-    return RayGuard(node.gcs_address, node.raylet_socket_name, gcs_seconds(started_here))
+    seconds = gcs_seconds(started_here)
+    return RayGuard(node.gcs_address, node.raylet_socket_name, seconds, died)
 
 
 def use_token() -> None:

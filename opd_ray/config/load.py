@@ -10,10 +10,11 @@ demo with tools, ``${opd:smollm2}`` that of the pair that ``opd-ray fetch-smollm
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 from importlib import resources
+from os import PathLike, fspath
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -36,6 +37,7 @@ from opd_ray.config.words import from_command_line
 from opd_ray.errors import ConfigError
 
 COMMAND_LINE = "command line"
+OVERRIDES = "overrides"
 # Of variables that hold what nobody else may read: OPENAI_API_KEY, HF_TOKEN; not TOKENIZER.
 _KEY_VARIABLE = re.compile(
     r"(?:^|_)(?:key|apikey|token|secret|password|passwd|credentials?)(?:_|$)", re.IGNORECASE
@@ -43,14 +45,22 @@ _KEY_VARIABLE = re.compile(
 _BEFORE_REFERENCE = re.compile(r"(\\*)\$\{")
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
-    """The configuration ``name_or_path`` (see files.find) with ``key=value`` overrides applied.
+def load_config(
+    name_or_path: str | PathLike[str], overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Config:
+    """The configuration ``name_or_path`` with single values replaced.
+
+    Args:
+        name_or_path: the name of a packaged config ("demo"), or the path of a file ending in .yaml.
+        overrides: texts as on the command line (``["run.steps=20"]``), or Python values by dotted
+            key (``{"run.steps": 20, "eval.tasks[0].samples": 4, "tip": {"rule": "random"}}``).
 
     Raises:
         ConfigError: a missing file, bad YAML, an unknown key (with the nearest valid one), a value
             of the wrong type, a required key without a value; names file, key and value.
     """
-    return _laid_over(layers(name_or_path), overrides, name_or_path)
+    source = fspath(name_or_path)
+    return _laid_over(layers(source), overrides, source)
 
 
 def config_from(values: dict[str, Any], overrides: Sequence[str], source: str) -> Config:
@@ -58,7 +68,9 @@ def config_from(values: dict[str, Any], overrides: Sequence[str], source: str) -
     return _laid_over([Layer(source, values)], overrides, source)
 
 
-def _laid_over(files: Sequence[Layer], overrides: Sequence[str], source: str) -> Config:
+def _laid_over(
+    files: Sequence[Layer], overrides: Sequence[str] | Mapping[str, Any], source: str
+) -> Config:
     merged = editable(Config)
     problems: list[str] = []
     for layer in files:
@@ -66,14 +78,32 @@ def _laid_over(files: Sequence[Layer], overrides: Sequence[str], source: str) ->
         problems += wrong
         if not wrong:
             merged.merge_with(layer.values)
-    for override in overrides:
+    for override in _each(overrides):
         try:
-            _apply(merged, override)
+            if isinstance(override, str):
+                _apply(merged, override)
+            else:
+                key, value = override
+                _set(merged, key, _as_in_file(value), f"{key} = {value!r}", OVERRIDES)
         except ConfigError as error:
             problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     return _typed(merged, source)
+
+
+def _each(overrides: Sequence[str] | Mapping[str, Any]) -> Iterator[str | tuple[str, Any]]:
+    """Texts ``key=value``, or keys with Python values.
+
+    Raises:
+        ConfigError: one text alone, of which each letter would be an override.
+    """
+    if isinstance(overrides, str):
+        raise ConfigError(f"{OVERRIDES}: give a list of texts or a mapping, not {overrides!r}")
+    if isinstance(overrides, Mapping):
+        yield from ((str(key), value) for key, value in overrides.items())
+    else:
+        yield from overrides
 
 
 def to_yaml(config: Config) -> str:
@@ -89,14 +119,25 @@ def to_values(config: Config) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Nested values as a file has them: choices by name, no text that would be a reference."""
+
+    def escaped(text: str) -> str:
+        return _BEFORE_REFERENCE.sub(r"\1\1\\${", text)
+
+    return _as_in_file(value, escaped)
+
+
+def _as_in_file(value: Any, write: Callable[[str], str] = str) -> Any:
+    """The same, with every text as ``write`` has it; without it, references stay references."""
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, PathLike):
+        return write(fspath(value))
     if isinstance(value, str):
-        return _BEFORE_REFERENCE.sub(r"\1\1\\${", value)
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return write(value)
+    if isinstance(value, Mapping):
+        return {key: _as_in_file(inner, write) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [_as_in_file(inner, write) for inner in value]
     return value
 
 
@@ -110,8 +151,16 @@ def _apply(merged: Any, override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"{COMMAND_LINE}: {override!r}: expected key=value, e.g. trainer.ranks=2")
     place = f"{COMMAND_LINE}: {key} = {text!r}"
-    value = from_command_line(text, hint_at(Config, key), place)
-    problems = override_problems(Config, key, value, COMMAND_LINE)
+    _set(merged, key, from_command_line(text, hint_at(Config, key), place), place, COMMAND_LINE)
+
+
+def _set(merged: Any, key: str, value: Any, place: str, source: str) -> None:
+    """Set ``key`` in ``merged``; ``place`` and ``source`` name it in messages.
+
+    Raises:
+        ConfigError: every problem that prevents it, one a line.
+    """
+    problems = override_problems(Config, key, value, source)
     parts = key_parts(key)
     for depth, part in enumerate(parts):
         if isinstance(part, int):
@@ -119,7 +168,7 @@ def _apply(merged: Any, override: str) -> None:
             entries: Any = OmegaConf.select(merged, above)
             if OmegaConf.is_list(entries) and part >= len(entries):
                 problems.append(
-                    f"{COMMAND_LINE}: {key}: {above} has {len(entries)} entries, counted from 0"
+                    f"{source}: {key}: {above} has {len(entries)} entries, counted from 0"
                 )
     if problems:
         raise ConfigError("\n".join(problems))

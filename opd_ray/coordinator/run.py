@@ -57,8 +57,10 @@ from opd_ray.report.page import write_report
 from opd_ray.tip import TipFilter
 
 
-def train(config: Config) -> int:
+def train(config: Config, *, owns_process: bool = True) -> int:
     """Run a training job; returns the exit code (0, or 130 after Ctrl-C).
+
+    ``owns_process``: see :func:`open_session`.
 
     Raises:
         OpdError: bad input, before any model is loaded, or the reason why the run could not go on.
@@ -85,7 +87,8 @@ def train(config: Config) -> int:
                 return 0
         elif not output.holds_run:
             output.begin(config)
-        with open_session(config, pairing, own_topk(config), longest) as session:
+        topk = own_topk(config)
+        with open_session(config, pairing, topk, longest, owns_process=owns_process) as session:
             part = Part(config, start, changed, turn_notes)
             return _steer(session, prompts, tasks, output, checkpoints, part)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,8 @@ def open_session(
     pairing: Pairing,
     own_topk: int,
     longest: Mapping[str, int],
+    *,
+    owns_process: bool = True,
 ) -> Iterator[Session]:
     """Ray and the run's actors for the time of the block; a signal to stop asks them to.
 
@@ -100,21 +102,25 @@ def open_session(
         pairing: of its student and teacher.
         own_topk: see :func:`opd_ray.preflight.models.own_topk`.
         longest: see :func:`opd_ray.preflight.prompts.check_routing`.
+        owns_process: whether signals are this run's to hear, and a Ray that dies ends the program.
+            If not, a KeyboardInterrupt asks for a stop, and a Ray that dies raises a RunError.
 
     Raises:
         PairingError: a teacher's actor is not the model that was checked.
         ActorFailure, StallError: an actor did not come up.
         KeyboardInterrupt: a stop was asked for while they were coming up.
     """
-    with RaySession(config.cluster) as ray_session:
+    with RaySession(config.cluster, ends_program=owns_process) as ray_session:
         placement = plan_placement(config, ray_session.cluster())
         settled = placement.settle(config)
         with (
             ActorLauncher(
                 settled, placement, vocab_size=pairing.vocab_size, own_topk=own_topk
             ) as launcher,
-            _stop_on_signal(launcher.watch),
+            _stop_on_signal(launcher.watch) if owns_process else nullcontext(),
         ):
+            ray_session.when_dead(launcher.watch.fail)
+            launcher.watch.interrupt_stops = not owns_process
             try:
                 infos = launcher.ready()
             except Interrupted as stop:

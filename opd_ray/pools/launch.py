@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any, cast
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors import FOLDER_VARIABLE
 from actors.process import (
     BATCH_INVARIANT,
     OPENMP_WAITING,
@@ -372,7 +374,9 @@ class ActorLauncher:
                 self._group, placement_group_bundle_index=self._bundles[placed.name]
             ),
             # Stages take turns on the same cores: threads without work must not spin for it.
-            runtime_env={"env_vars": {**OPENMP_WAITING, **environment}},
+            runtime_env={
+                "env_vars": {**OPENMP_WAITING, FOLDER_VARIABLE: os.getcwd(), **environment}
+            },
             # An actor that Ray restarts has lost its state, and nobody would know.
             max_restarts=0,
         )

@@ -91,6 +91,9 @@ class ActorWatch:
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = count()
         self.stop_requested = False
+        # Whether a KeyboardInterrupt that finds the watch waiting asks for a stop; a second one, or
+        # one that finds it at work, is raised as it is.
+        self.interrupt_stops = False
 
     def set_stall_timeout(self, seconds: float, key: str) -> None:
         """How long a wait may see nothing happen, and which configuration key says so."""
@@ -165,6 +168,14 @@ class ActorWatch:
         """Have ``call()`` come inside some wait, after all that has happened before."""
         self._events.put(call)
 
+    def fail(self, error: Exception) -> None:
+        """Have the wait that is under way, or the next one, raise ``error``; from any thread."""
+
+        def give_up() -> None:
+            raise error
+
+        self._events.put(give_up)
+
     def later(self, seconds: float, call: Callable[[], object]) -> None:
         """Have ``call()`` come inside some wait after so many seconds, at the earliest.
 
@@ -215,6 +226,11 @@ class ActorWatch:
                 late(time.monotonic() - begin)
                 if time.monotonic() > deadline:
                     raise self._stalled(what) from None
+                continue
+            except KeyboardInterrupt:
+                if not self.interrupt_stops or self.stop_requested:
+                    raise
+                self.stop_requested = True
                 continue
             event()
             if not isinstance(event, _Timer):

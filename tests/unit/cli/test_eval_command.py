@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from benchmark_files import EXCERPTS
 
+from opd_ray.api import default_folder
 from opd_ray.cli import main, make_parser
-from opd_ray.cli.eval import default_folder, evaluation_config
+from opd_ray.cli.eval import evaluation_config
 from opd_ray.config.choices import Dtype
 from opd_ray.config.data import DataKind
 from opd_ray.config.schema import Config

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,7 +71,7 @@ def in_place_of_ray(monkeypatch: pytest.MonkeyPatch) -> Any:
         stand_in = StandIn(raised)
         monkeypatch.setattr(ray, "init", stand_in.init)
         monkeypatch.setattr(ray, "shutdown", stand_in.shutdown)
-        monkeypatch.setattr(session, "_guard", lambda started_here: nullcontext())
+        monkeypatch.setattr(session, "_guard", lambda died, started_here: nullcontext())
         return stand_in
 
     return put
@@ -372,3 +373,76 @@ def test_an_object_store_above_shared_memory_and_ten_gigabytes(
     assert list(local_ray_problems(ClusterSettings(object_store_bytes=10**10))) == []
     monkeypatch.setenv("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE", "1")
     assert list(local_ray_problems(settings)) == []
+
+
+class Connected:
+    """A process that is connected to a Ray at 10.0.0.1:6379 when the session begins."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, client: bool = False) -> None:
+        context = SimpleNamespace(gcs_address="10.0.0.1:6379")
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+        monkeypatch.setattr(ray.util.client.ray, "is_connected", lambda: client)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "10.0.0.1:6379"])
+def test_a_ray_that_this_process_is_connected_to_is_used_and_stays(
+    address: str | None, in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Connected(monkeypatch)
+    stand_in = in_place_of_ray()
+    guarded: list[bool] = []
+
+    def guard(died: object, started_here: bool) -> Any:
+        guarded.append(started_here)
+        return nullcontext()
+
+    monkeypatch.setattr(session, "_guard", guard)
+    with RaySession(ClusterSettings(address=address)):
+        pass
+    assert stand_in.options == {}  # not begun
+    assert stand_in.ended == 0
+    assert guarded == [False]
+
+
+def test_another_ray_than_the_connected_one_is_refused(
+    in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Connected(monkeypatch)
+    stand_in = in_place_of_ray()
+    message = refusal("10.0.0.2:6379")
+    assert "cluster.address = '10.0.0.2:6379', but this process is connected to" in message
+    assert "10.0.0.1:6379, which is used; leave the key out, or call ray.shutdown()" in message
+    assert stand_in.ended == 0
+
+
+def test_rays_client_is_refused(in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Connected(monkeypatch, client=True)
+    stand_in = in_place_of_ray()
+    assert "connected through Ray's client (ray://)" in refusal(None)
+    assert stand_in.ended == 0
+
+
+@pytest.mark.parametrize("ends_program", [True, False])
+def test_a_ray_that_dies_ends_the_program_or_is_told(
+    in_place_of_ray: Any, monkeypatch: pytest.MonkeyPatch, ends_program: bool
+) -> None:
+    in_place_of_ray()
+    deaths: list[Any] = []
+    ended: list[str] = []
+    told: list[Exception] = []
+
+    def guard(died: Any, started_here: bool) -> Any:
+        deaths.append(died)
+        return nullcontext()
+
+    monkeypatch.setattr(session, "_guard", guard)
+    monkeypatch.setattr(session, "end_program", ended.append)
+    with RaySession(ClusterSettings(), ends_program=ends_program) as ray_session:
+        if not ends_program:
+            ray_session.when_dead(told.append)
+        deaths[0]("Ray is gone")
+    assert ended == (["Ray is gone"] if ends_program else [])
+    assert [(type(error), str(error)) for error in told] == (
+        [] if ends_program else [(RunError, "Ray is gone")]
+    )

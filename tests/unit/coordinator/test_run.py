@@ -290,7 +290,7 @@ def test_a_run_that_is_over_says_so_and_starts_nothing(
     prompts.going_on_after = lambda batches: prompts
     opened: list[Config] = []
 
-    def open_session(config: Config, *others: object) -> Any:
+    def open_session(config: Config, *others: object, **named: object) -> Any:
         opened.append(config)
         raise Interrupted
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -126,9 +127,13 @@ def test_every_teacher_is_held_against_the_pair_with_its_own_allowances(
     assert notes == ["accepted difference of eos: 1 and 2", "info b: b"]
 
 
-def test_a_stop_before_the_models_are_there_is_a_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("owns_process", [True, False])
+def test_a_stop_before_the_models_are_there_is_a_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, owns_process: bool
+) -> None:
     """Exit code 130 and one line, not a run that failed; the actors are ended."""
     ended: list[str] = []
+    before = signal.getsignal(signal.SIGTERM)
 
     class Loading:
         watch = ActorWatch(1.0, "a key")
@@ -143,19 +148,30 @@ def test_a_stop_before_the_models_are_there_is_a_ctrl_c(monkeypatch: pytest.Monk
             ended.append("actors")
 
         def ready(self) -> None:
+            heard = signal.getsignal(signal.SIGTERM) is not before
+            assert heard is owns_process
+            assert self.watch.interrupt_stops is not owns_process
             raise Interrupted("stopped while waiting for teacher-0")
 
-    ray_session = SimpleNamespace(cluster=lambda: None)
-    monkeypatch.setattr(subject, "RaySession", lambda cluster: nullcontext(ray_session))
+    told: list[Any] = []
+    ray_session = SimpleNamespace(cluster=lambda: None, when_dead=told.append)
+
+    def session(cluster: object, *, ends_program: bool) -> Any:
+        assert ends_program is owns_process
+        return nullcontext(ray_session)
+
+    monkeypatch.setattr(subject, "RaySession", session)
     placement = SimpleNamespace(settle=lambda config: config)
     monkeypatch.setattr(subject, "plan_placement", lambda config, cluster: placement)
     monkeypatch.setattr(subject, "ActorLauncher", Loading)
     with (
         pytest.raises(KeyboardInterrupt, match="stopped while waiting for teacher-0"),
-        subject.open_session(CONFIG, Pairing(24, "hash"), 0, {}),
+        subject.open_session(CONFIG, Pairing(24, "hash"), 0, {}, owns_process=owns_process),
     ):
         raise AssertionError("not to be reached")
     assert ended == ["actors"]
+    assert told == [Loading.watch.fail]  # of a Ray that dies
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_new_trainers_are_given_what_the_old_ones_had_from_others(made: SimpleNamespace) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from threading import Timer
 from types import FrameType
 from typing import Any
 
@@ -23,12 +24,12 @@ from fake_replicas import (
 )
 from ray.exceptions import ObjectLostError, OwnerDiedError, RayActorError, RayTaskError
 
-from opd_ray.errors import ActorDied, ActorFailure, ActorLost, ConfigError, Unanswered
+from opd_ray.errors import ActorDied, ActorFailure, ActorLost, ConfigError, RunError, Unanswered
 from opd_ray.pools import watch as subject
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
-from opd_ray.pools.watch import ActorWatch, AnswerLimit
+from opd_ray.pools.watch import ActorWatch, AnswerLimit, Interrupted
 from opd_ray.types import RolloutRequest, Sampling
 
 
@@ -472,3 +473,47 @@ def test_an_error_for_the_user_comes_without_the_frames_of_its_actor(
     with pytest.raises(ActorFailure) as raised:
         watch.get_all([(ref, "a teacher")])
     assert str(raised.value) == words
+
+
+class InterruptedQueue:
+    """Events, among which Ctrl-C comes while a wait looks for the next one."""
+
+    def __init__(self, events: list[Callable[[], object] | None]) -> None:
+        self._events = deque(events)
+
+    def get(self, timeout: float) -> Callable[[], object]:
+        event = self._events.popleft()
+        if event is None:
+            raise KeyboardInterrupt
+        return event
+
+    def put(self, event: Callable[[], object]) -> None:
+        self._events.append(event)
+
+
+def test_ctrl_c_in_a_wait_asks_for_a_stop_where_no_signal_handler_does() -> None:
+    done: list[int] = []
+    watch = ActorWatch(10.0, "a key")
+    watch.interrupt_stops = True
+    watch._events = InterruptedQueue([None, lambda: done.append(1), None])  # type: ignore[assignment]
+    watch.wait_until(lambda: bool(done), "what comes next")
+    assert watch.stop_requested
+    with pytest.raises(KeyboardInterrupt):  # a second one
+        watch.wait_until(lambda: False, "what never comes")
+    with pytest.raises(Interrupted):
+        watch.wait_until(lambda: False, "what comes next", interruptible=True)
+
+
+def test_ctrl_c_is_as_it_is_where_signal_handlers_ask_for_a_stop() -> None:
+    watch = ActorWatch(10.0, "a key")
+    watch._events = InterruptedQueue([None])  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        watch.wait_until(lambda: False, "what never comes")
+    assert not watch.stop_requested
+
+
+def test_a_failure_that_another_thread_tells_ends_the_wait_under_way() -> None:
+    watch = ActorWatch(10.0, "a key")
+    Timer(0.05, watch.fail, [RunError("Ray is gone")]).start()
+    with pytest.raises(RunError, match="Ray is gone"):
+        watch.wait_until(lambda: False, "an answer")

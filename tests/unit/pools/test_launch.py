@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from fake_replicas import Remote
 
+from actors import FOLDER_VARIABLE
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.choices import Support
@@ -149,6 +151,8 @@ def test_every_actor_is_told_to_compute_reproducibly(
         assert recorder.of("deterministic") == [deterministic] * 2, name
         for options in recorder.options_given:
             variables = options["runtime_env"]["env_vars"]
+            # Relative paths mean the same there.
+            assert variables[FOLDER_VARIABLE] == os.getcwd()
             assert variables.get("MKL_CBWR") == ("AUTO" if deterministic else None)
             assert variables.get("PYTHONHASHSEED") == ("0" if deterministic else None)
             # vLLM's engines on CPUs do not come up with it.
