@@ -74,6 +74,8 @@ DEV = [
     "build>=1",
     "twine>=6",
 ]
+# Trackers of experiments, one each: run.wandb_project, run.mlflow_experiment, run.trackio_project.
+TRACKERS = {"wandb": ["wandb"], "mlflow": ["mlflow-skinny>=3"], "trackio": ["trackio>=0.20"]}
 
 setup(
     name="opd-ray",
@@ -92,7 +94,7 @@ setup(
         "opd_ray.models": ["shapes/**", "pairs/demo_pair/**", "pairs/demo_tools_pair/**"],
     },
     install_requires=CORE,
-    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "qlora": QLORA, "wandb": ["wandb"]},
+    extras_require={"cpu": CPU, "gpu": GPU, "dev": DEV, "qlora": QLORA, **TRACKERS},
     entry_points={"console_scripts": ["opd-ray = opd_ray.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.11",

@@ -24,6 +24,7 @@ from opd_ray.cli import (
     prepare,
     report,
     serve_teacher,
+    status,
     study,
     train,
 )
@@ -92,6 +93,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (
         train,
+        status,
         study,
         eval,
         export,

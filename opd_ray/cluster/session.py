@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -142,7 +144,8 @@ class RaySession:
 
     def _init(self, **options: Any) -> None:
         shown = self._settings.show_actor_logs
-        with unheard_below():  # actors have to live until their checkpoint is written
+        # Actors have to live until their checkpoint is written.
+        with unheard_below(), _own_sigterm():
             ray.init(logging_level=logging.ERROR, log_to_driver=shown, **options)
 
     def cluster(self) -> Cluster:
@@ -189,6 +192,20 @@ def use_token() -> None:
         return
     os.environ[_AUTH_MODE] = "token"
     ray._raylet.Config.initialize("")  # Ray has read the variable when it was imported
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does: Ray's start replaces it, where it may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None:  # else somebody has set it from C
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

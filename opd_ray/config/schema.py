@@ -73,8 +73,12 @@ class RunSettings:
     deterministic: bool = field(default=False, metadata=TOLD)
     # Export the final student as a Hugging Face folder when the run ends.
     export_at_end: bool = field(default=True, metadata=FREE)
-    # Weights & Biases project; null logs to JSONL and TensorBoard only.
+    # Weights & Biases project that gets the figures too; null: none.
     wandb_project: str | None = field(default=None, metadata=TOLD)
+    # MLflow experiment that gets the figures too, at MLFLOW_TRACKING_URI; null: none.
+    mlflow_experiment: str | None = field(default=None, metadata=TOLD)
+    # Trackio project that gets the figures too; null: none.
+    trackio_project: str | None = field(default=None, metadata=TOLD)
 
     @property
     def day(self) -> datetime.date | None:

@@ -89,6 +89,8 @@ class Coordinator:
         """
         total = self.config.run.steps
         saved = self.done = done
+        self.session.scorer.watch.pulse = self.progress.tick
+        self.progress.counts = self.session.scorer.counts
         try:
             self.session.sync.push(done)
             if self._evaluation_due(done) and not evaluated:
@@ -126,7 +128,7 @@ class Coordinator:
 
     def step(self, step: int) -> None:
         """One turn of the loop."""
-        session, run, clock = self.session, self.config.run, StageClock()
+        session, run, clock = self.session, self.config.run, StageClock(self.progress.stage)
         self.last_step = None  # as large as what comes
         exact: dict[str, RolloutScores] = {}
         session.scorer.watch.heed_stop("the next step")
@@ -304,6 +306,7 @@ class Coordinator:
             )
 
     def _evaluate(self, step: int) -> None:
+        self.progress.stage("evaluation")
         show = partial(self.close_ups.answers, step) if self.close_ups else None
         values = self.evaluator.run(show)
         if self.config.run.lag and "eval/sync_gap" in values:
@@ -322,6 +325,7 @@ class Coordinator:
         return bool(every) and done % every == 0
 
     def _save(self, done: int, *, last: bool) -> None:
+        self.progress.stage("checkpoint")
         run = self.config.run
         state = RunState(
             done,

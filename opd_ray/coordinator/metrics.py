@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -130,7 +130,9 @@ class StageClock:
     stage's wall time (calls, transport) counts as idle too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, begun: Callable[[str], object] = lambda name: None) -> None:
+        """``begun`` is told the name of every stage that begins."""
+        self._begun = begun
         self.begin = self.end = time.perf_counter()
         self._spans: list[Span] = []
         self._stages: dict[str, float] = {}
@@ -143,6 +145,7 @@ class StageClock:
         if self._running is not None:
             raise RuntimeError(f"stage {name!r} began inside stage {self._running!r}")
         self._running = name
+        self._begun(name)
         begin = time.perf_counter()
         try:
             yield

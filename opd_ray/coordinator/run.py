@@ -30,22 +30,23 @@ from opd_ray.coordinator.session import Session, open_session
 from opd_ray.coordinator.tail import tail_note
 from opd_ray.data.prompts import HeldOutTask, PromptFeed, dated, held_out_tasks
 from opd_ray.environments.by_source import RunEnvironments
-from opd_ray.errors import INTERRUPTED, DamagedCheckpoint, OpdError, RunError
+from opd_ray.errors import INTERRUPTED, DamagedCheckpoint, RunError
 from opd_ray.evaluation.evaluator import Evaluator, accuracy
 from opd_ray.output.checkpoint import TRAINER, CheckpointError, CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder, kept_date
 from opd_ray.output.progress import Progress
+from opd_ray.output.ray_metrics import RayMetrics
 from opd_ray.output.resume import Start, find_start, told
 from opd_ray.output.sinks import (
     JsonlSink,
     Metrics,
     Sink,
     TensorBoardSink,
-    WandbSink,
     has_evaluation,
     read_jsonl,
 )
 from opd_ray.output.step_rows import StepRows
+from opd_ray.output.trackers import tracker_sinks
 from opd_ray.pools.watch import Interrupted
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.deterministic import deterministic_notes
@@ -145,7 +146,9 @@ def _steer(
         output.clear()
     output.begin(part.config)
     output.history.add_part(done, prompts.identity, list(part.changed), to_values(part.config))
-    with closing(Progress(config.run.steps, done)) as progress:
+    measured = RayMetrics(output.path)
+    progress = Progress(config.run.steps, done, status=output.status, listeners=[measured])
+    with progress:
         progress.say(f"prompts: {prompts}")
         for note in [
             *unused_options(config),
@@ -163,7 +166,7 @@ def _steer(
         # What was measured with other values is measured again.
         kept = -1 if start is None and part.changed else done
         with (
-            closing(_metrics(config, output, kept)) as metrics,
+            closing(_metrics(config, output, kept, measured)) as metrics,
             closing(StepRows(output.close_ups, kept)) as rows,
         ):
             close_ups = CloseUps(config, rows, session.tokenizer)
@@ -193,6 +196,7 @@ def _steer(
 
             def finish() -> dict[str, int]:
                 if config.run.export_at_end:
+                    progress.stage("export")
                     session.trainers.export(str(output.export))
                 return session.launcher.peak_memory()
 
@@ -201,6 +205,7 @@ def _steer(
             try:
                 peaks = recovery.run(done, evaluated=evaluated(done), then=finish)
                 session.launcher.end_trainers()  # whatever befalls them now
+                progress.stage("report")
                 progress.close()
                 _report(session, coordinator.last_step, close_ups, tasks, output, progress, peaks)
                 output.history.finish(config.run.steps)
@@ -211,8 +216,12 @@ def _steer(
                 output.history.stop(coordinator.done, "it was asked to stop", failed=False)
                 write_report(output.path, output.report_page)
                 return INTERRUPTED
-            except OpdError as error:
-                output.history.stop(coordinator.done, str(error), failed=True)
+            except KeyboardInterrupt:
+                output.history.stop(coordinator.done, "it was ended at once", failed=False)
+                raise
+            except Exception as error:
+                why = str(error) or type(error).__name__
+                output.history.stop(coordinator.done, why, failed=True)
                 raise
     return 0
 
@@ -293,13 +302,13 @@ def _resume_notes(part: Part, checkpoints: CheckpointStore) -> Iterator[str]:
         yield from _other_schedule(part.config, part.start.state)
 
 
-def _metrics(config: Config, output: OutputFolder, done: int) -> Metrics:
-    sinks: list[Sink] = [JsonlSink(output.metrics, done), TensorBoardSink(output.tensorboard, done)]
-    if config.run.wandb_project:
-        sinks.append(
-            WandbSink(config.run.wandb_project, output.path, to_values(config), done, output.wandb)
-        )
-    return Metrics(sinks)
+def _metrics(config: Config, output: OutputFolder, done: int, measured: RayMetrics) -> Metrics:
+    sinks: list[Sink] = [
+        JsonlSink(output.metrics, done),
+        TensorBoardSink(output.tensorboard, done),
+        measured,
+    ]
+    return Metrics([*sinks, *tracker_sinks(config.run, output.path, to_values(config), done)])
 
 
 def _report(

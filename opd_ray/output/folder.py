@@ -105,7 +105,9 @@ class OutputFolder(LockedFolder):
         self.report_page = self.path / "report.html"
         self.close_ups = self.path / "close_ups.jsonl"
         self.history = History(self.path / "history.jsonl")
-        self.wandb = self.path / "wandb.json"
+        # Ids of the run at trackers of experiments.
+        self.trackers = [self.path / f"{name}.json" for name in ("wandb", "mlflow", "trackio")]
+        self.status = self.path / "status.json"
 
     @property
     def holds_run(self) -> bool:
@@ -171,7 +173,8 @@ class OutputFolder(LockedFolder):
             self.report_page,
             self.close_ups,
             self.history.path,
-            self.wandb,
+            *self.trackers,
+            self.status,
         ):
             with writing(path):
                 path.unlink(missing_ok=True)

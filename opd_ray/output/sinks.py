@@ -1,4 +1,4 @@
-"""Where a run's numbers go: JSONL and TensorBoard always, Weights & Biases when asked for."""
+"""Where a run's numbers go: JSONL and TensorBoard; trackers.py has those that are asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from opd_ray.appended_file import AppendedFile, whole_lines
 from opd_ray.borders import border
 from opd_ray.errors import RunError
 from opd_ray.output.step_rows import StepRows
-from opd_ray.whole_file import write_whole
 
 _EVENTS = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
@@ -96,48 +95,6 @@ def _event_file(folder: Path) -> str:
     return f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}.0"
 
 
-class WandbSink:
-    """Weights & Biases; the package is imported here only.
-
-    A run that goes on goes on in the same run there. What W&B has of steps that are taken again
-    stays as it is: it accepts no earlier step.
-
-    Args:
-        project: of W&B.
-        folder: where its files go, and ``known``, which keeps the run's id.
-        config: the run's configuration, as nested values.
-        resume_step: 0 begins a new run there.
-        known: the file that keeps project and id.
-    """
-
-    def __init__(
-        self, project: str, folder: Path, config: dict[str, Any], resume_step: int, known: Path
-    ) -> None:
-        import wandb
-
-        run_id = None
-        if resume_step > 0 and known.is_file():
-            with border(str(known), "delete it: a new run then begins there", RunError):
-                kept = json.loads(known.read_text(encoding="utf-8"))
-                run_id = kept["id"] if kept["project"] == project else None
-        again: dict[str, Any] = {"id": run_id, "resume": "allow"} if run_id else {}
-        remedy = "log in (wandb login), set WANDB_MODE=offline, or leave the key out"
-        with border(f"run.wandb_project = {project!r}", remedy, RunError):
-            self._run = wandb.init(project=project, dir=str(folder), config=config, **again)
-            if run_id:
-                self._run.config.update(config, allow_val_change=True)
-        write_whole(known, json.dumps({"project": project, "id": self._run.id}))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        self._run.log(values, step=step)
-
-    def back_to(self, step: int) -> None:
-        """Nothing: what W&B has stays, and it leaves out what it is told of earlier steps."""
-
-    def close(self) -> None:
-        self._run.finish()
-
-
 @dataclass(frozen=True)
 class Metrics:
     """All sinks as one."""
@@ -180,3 +137,8 @@ def read_jsonl(path: Path) -> list[dict[str, float]]:
 def has_evaluation(path: Path, step: int) -> bool:
     """Whether a metrics file has the figures of an evaluation at this step."""
     return any(row["step"] == step and "seconds/eval" in row for row in read_jsonl(path))
+
+
+def has_figures(row: dict[str, float]) -> bool:
+    """Whether a row has held-out figures."""
+    return any(name.startswith("eval/") for name in row)

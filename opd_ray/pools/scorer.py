@@ -144,6 +144,10 @@ class BatchUnderWay:
                 lambda: self.done, "rollouts and the teacher's scores", interruptible=interruptible
             )
 
+    def counts(self) -> tuple[int, int, int]:
+        """Rollouts written, scored, and asked for."""
+        return len(self._rollouts), len(self._scores), len(self._requests)
+
     def rollouts(self) -> list[Rollout]:
         """Those of a batch that is done, in the order of its requests."""
         return [self._rollouts[key] for key in self._requests]
@@ -286,6 +290,10 @@ class RolloutScorer:
     # Which rollouts are in a wave follows from their lengths alone (run.deterministic).
     fixed_waves: bool = False
     _batch: BatchUnderWay | None = field(default=None, init=False)  # the last one
+
+    def counts(self) -> tuple[int, int, int] | None:
+        """Of the last batch: rollouts written, scored, and asked for; None: there was none."""
+        return None if self._batch is None else self._batch.counts()
 
     def lost(self, rollout_ids: Sequence[str]) -> None:
         """A teacher found the top-Ks of these rollouts lost.

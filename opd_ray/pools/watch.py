@@ -94,6 +94,8 @@ class ActorWatch:
         # Whether a KeyboardInterrupt that finds the watch waiting asks for a stop; a second one, or
         # one that finds it at work, is raised as it is.
         self.interrupt_stops = False
+        # Comes now and then during every wait, whatever happens in it; must take next to no time.
+        self.pulse: Callable[[], object] = _nothing
 
     def set_stall_timeout(self, seconds: float, key: str) -> None:
         """How long a wait may see nothing happen, and which configuration key says so."""
@@ -210,7 +212,11 @@ class ActorWatch:
         """
         begin = time.monotonic()
         deadline = begin + self._stall_timeout_s
+        pulsed = begin
         while True:
+            if time.monotonic() - pulsed >= _SLICE_SECONDS:
+                pulsed = time.monotonic()
+                self.pulse()
             if interruptible:
                 self.heed_stop(what)
             if death := self._next_death(timeout_s=0.0):

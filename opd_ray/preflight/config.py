@@ -118,11 +118,17 @@ def _run_problems(config: Config) -> Iterator[str]:
             f"run.resume = {resume!r}: use auto, never, or the folder of a checkpoint"
             f"{_newest_of(Path(resume))}"
         )
-    if config.run.wandb_project is not None and find_spec("wandb") is None:
-        yield (
-            f"run.wandb_project = {config.run.wandb_project!r}: wandb is not installed; "
-            "pip install wandb, or set it to null"
-        )
+    run = config.run
+    for package, key, project in (
+        ("wandb", "wandb_project", run.wandb_project),
+        ("mlflow", "mlflow_experiment", run.mlflow_experiment),
+        ("trackio", "trackio_project", run.trackio_project),
+    ):
+        if project is not None and find_spec(package) is None:
+            yield (
+                f"run.{key} = {project!r}: {package} is not installed; pip install {package}, or "
+                "set it to null"
+            )
     on_gpus = config.rollout.gpus_per_actor > 0 and config.trainer.gpus_per_rank > 0
     if config.sync.backend is SyncBackend.nccl and not on_gpus:
         yield (

@@ -7,12 +7,15 @@ and the event loop of the notebook stay as they were.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from opd_ray.output.status import Standing, read_status
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
 
@@ -23,12 +26,12 @@ import opd_ray
 assert not {"torch", "ray", "transformers", "omegaconf", "numpy"} & {*sys.modules}
 loop = asyncio.get_running_loop()
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-handlers = [signal.getsignal(number) for number in HEARD]
 from opd_ray.cluster.session import use_token
 use_token()
 import ray
 ray.init(address=ADDRESS, log_to_driver=False)
 job = ray.get_runtime_context().get_job_id()
+handlers = [signal.getsignal(number) for number in HEARD]  # Ray has set its own by now
 """
 # While the run is at work: what a handler of its own would be.
 SPY = """
@@ -40,8 +43,12 @@ def noting(self, number):
 loop_module.Coordinator.step = noting
 """
 AFTER = """
-import json
-from opd_ray.errors import ConfigError, OpdError
+import json, urllib.request
+from opd_ray.errors import OpdError
+port = next(node["MetricsExportPort"] for node in ray.nodes())
+address = ray.util.get_node_ip_address()
+with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=30) as answer:
+    exported = answer.read().decode()
 try:
     opd_ray.train(opd_ray.load_config("demo", ["rollout.prompts_per_step=0"]))
     refused = ""
@@ -59,6 +66,7 @@ json.dumps({
     "kept": tip.select(scores, seeds_R=np.array([0, 1]), step=0).weights_N.tolist(),
     "export": str(result.paths.export / "model.safetensors"),
     "refused": refused,
+    "exported": [line for line in exported.splitlines() if line.startswith("ray_opd_ray_")],
 })
 """
 
@@ -92,3 +100,9 @@ def test_the_notebook_runs_and_leaves_its_process_as_it_was(
     assert found["kept"] == [0, 1, 1, 0, 1, 0, 1, 0]
     assert (tmp_path / found["export"]).is_file()
     assert "rollout.prompts_per_step" in found["refused"]
+    # The last step and each stage's seconds, as Prometheus gets them.
+    exported = [line for line in found["exported"] if 'run="outputs/notebook"' in line]
+    assert any(re.match(r"ray_opd_ray_step\{.* 20\.0$", line) for line in exported), exported
+    assert any('stage="train"' in line for line in exported)
+    status = read_status(tmp_path / "outputs" / "notebook")
+    assert status.standing is Standing.finished

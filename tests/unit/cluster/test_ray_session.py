@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -446,3 +447,16 @@ def test_a_ray_that_dies_ends_the_program_or_is_told(
     assert [(type(error), str(error)) for error in told] == (
         [] if ends_program else [(RunError, "Ray is gone")]
     )
+
+
+def test_sigterm_does_what_it_did_before_ray_began(in_place_of_ray: Any) -> None:
+    in_place_of_ray()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def init(**options: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray does
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", init)
+        with RaySession(ClusterSettings()):
+            assert signal.getsignal(signal.SIGTERM) is before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from stand_in_run import StandInRun
@@ -10,6 +11,7 @@ from stand_ins import Response
 
 from opd_ray.config.schema import EvalSettings, RunSettings
 from opd_ray.output.checkpoint import CheckpointStore, read_state
+from opd_ray.output.progress import Progress
 from opd_ray.pools.watch import Interrupted
 from opd_ray.tip import TipSettings
 
@@ -48,6 +50,19 @@ def test_the_student_is_measured_at_both_ends_and_as_often_as_asked(
     assert run.evaluated == [[step, step] for step in at]  # by the engines' new weights
     last = f"evaluation at step 3:  accuracy {len(at) / 4:.4f}"
     assert last in run.printed.getvalue().splitlines()
+
+
+def test_stages_rollouts_and_time_are_told_while_a_run_waits() -> None:
+    run = StandInRun(RESPONSES, run=RunSettings(steps=1))
+    stages: list[str] = []
+    listener = SimpleNamespace(stage=stages.append)
+    run._coordinator.progress = Progress(1, 0, run.printed, listeners=[listener])
+    run.go(0)
+    step = ["rollout_and_teacher", "filter", "train", "rollout_and_teacher", "sync"]
+    assert stages == ["evaluation", *step, "evaluation", "checkpoint"]
+    progress = run._coordinator.progress
+    assert run.watch.pulse == progress.tick
+    assert progress.counts() == (4, 4, 4)
 
 
 def test_a_checkpoint_holds_what_the_run_must_remember(tmp_path: Path) -> None:

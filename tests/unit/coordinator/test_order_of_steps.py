@@ -21,8 +21,10 @@ class Recorded(Coordinator):
         config = Config(run=run, eval=EvalSettings(every=settings.pop("every", 0)), **settings)
         sync = SimpleNamespace(push=lambda version: self.log(f"push {version}"))
         nothing: Any = None
-        session: Any = SimpleNamespace(sync=sync)
-        super().__init__(config, session, *[nothing] * 6)
+        scorer = SimpleNamespace(watch=SimpleNamespace(), counts=lambda: None)
+        session: Any = SimpleNamespace(sync=sync, scorer=scorer)
+        progress: Any = SimpleNamespace(tick=lambda: None)
+        super().__init__(config, session, *[nothing] * 5, progress)
         self.said: list[str] = []
         self._stop_at = stop_at
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from opd_ray.config.schema import Config, LossSettings, StudentSettings, Trainer
 from opd_ray.coordinator import run
 from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.errors import ConfigError, DamagedCheckpoint, OutputFolderError, RunError
+from opd_ray.output.activity import read_activity
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder
 from opd_ray.output.resume import Start, find_start
@@ -212,6 +214,29 @@ def test_another_length_of_the_run_is_said_to_change_the_schedule(
     assert (lengths in said) == (note is not None)
     if note:
         assert re.search(note, said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("raised", "why", "failed"),
+    [
+        (Interrupted("stopped"), "it was asked to stop", False),
+        (KeyboardInterrupt(), "it was ended at once", False),
+        (RunError("teacher-0 failed"), "teacher-0 failed", True),
+        (AssertionError(), "AssertionError", True),
+    ],
+)
+def test_what_ends_a_run_stands_in_its_folder(
+    tmp_path: Path, raised: BaseException, why: str, failed: bool
+) -> None:
+    def end() -> None:
+        assert read_activity(tmp_path / "status.json") is not None  # it is at work
+        raise raised
+
+    with nullcontext() if isinstance(raised, Interrupted) else pytest.raises(type(raised)):
+        go(tmp_path, config_of(), then=end)
+    last = OutputFolder(tmp_path).history.rows()[-1]
+    assert (last["why"], last["failed"]) == (why, failed)
+    assert not (tmp_path / "status.json").exists()
 
 
 def test_what_has_changed_is_said_and_the_folder_tells_which_step_ran_with_what(

@@ -67,7 +67,7 @@ def trained(config: Config, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     found: list[PromptFeed] = []
 
     @contextmanager
-    def session(*args: Any) -> Iterator[None]:
+    def session(*args: Any, **named: Any) -> Iterator[None]:
         yield
 
     def steer(
@@ -129,7 +129,7 @@ def test_an_evaluation_that_goes_on(
     )
     asked: list[str] = []
 
-    def ask(config: Config, tokenizer: Any, folder: Any, modes: Any) -> None:
+    def ask(config: Config, tokenizer: Any, folder: Any, modes: Any, *, owns_process: bool) -> None:
         for mode in modes:
             asked.extend(TOKENIZER.decode(p.student_ids)[:10] for p in mode.held_out.prompts)
 

@@ -29,7 +29,7 @@ class Asked(Exception):
 def test_notes_come_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def ask_all(*_: Any) -> None:
+    def ask_all(*_: Any, **__: Any) -> None:
         raise Asked
 
     monkeypatch.setattr(run, "_ask_all", ask_all)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import math
 import resource
-import sys
 import threading
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -20,7 +17,6 @@ from opd_ray.output.sinks import (
     JsonlSink,
     Metrics,
     TensorBoardSink,
-    WandbSink,
     has_evaluation,
     read_jsonl,
 )
@@ -91,64 +87,6 @@ def test_what_is_no_number_is_null_in_the_file_and_nan_when_read(tmp_path: Path)
     [row] = read_jsonl(path)
     assert math.isnan(row["a"])
     assert row["c"] == 2
-
-
-class FakeWandb(ModuleType):
-    """Weights & Biases: every run that was begun, with what it was begun with."""
-
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.begun: list[dict[str, Any]] = []
-        self.updated: list[dict[str, Any]] = []
-
-    def init(self, **options: Any) -> Any:
-        self.begun.append(options)
-        run_id = options.get("id") or f"run{len(self.begun)}"
-        config = SimpleNamespace(
-            update=lambda values, allow_val_change: self.updated.append(values)
-        )
-        return SimpleNamespace(id=run_id, config=config)
-
-
-def test_a_run_that_goes_on_goes_on_in_the_same_wandb_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wandb = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    known = tmp_path / "wandb.json"
-
-    def begin(project: str, resume_step: int) -> str:
-        WandbSink(project, tmp_path, {"a": resume_step}, resume_step, known)
-        options = wandb.begun[-1]
-        assert (options["project"], options["dir"]) == (project, str(tmp_path))
-        return str(options.get("id"))
-
-    assert begin("p", 0) == "None"
-    assert json.loads(known.read_text()) == {"project": "p", "id": "run1"}
-    assert begin("p", 5) == "run1"
-    assert wandb.begun[-1]["resume"] == "allow"
-    assert wandb.updated == [{"a": 5}]
-    assert begin("other", 5) == "None"
-    assert begin("other", 6) == "run3"
-    assert begin("other", 0) == "None"  # from the beginning: a run of its own
-
-
-def test_a_wandb_that_takes_no_run_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wandb = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    known = tmp_path / "wandb.json"
-    known.write_text("[]")
-    with pytest.raises(RunError, match=r"wandb\.json: .*; delete it: a new run then begins"):
-        WandbSink("p", tmp_path, {}, 5, known)
-
-    def refuse(**options: Any) -> Any:
-        raise ConnectionError("no way")
-
-    wandb.init = refuse  # type: ignore[method-assign]
-    with pytest.raises(RunError, match=r"run\.wandb_project = 'p': .* no way; log in"):
-        WandbSink("p", tmp_path, {}, 0, known)
 
 
 def test_tensorboard_shows_no_step_twice(tmp_path: Path) -> None:

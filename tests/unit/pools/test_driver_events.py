@@ -333,7 +333,7 @@ def test_a_run_that_slept_itself_holds_it_against_nobody(
     watch: ActorWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where its process was stopped for longer than the limit: the answers are there since."""
-    now = iter([0.0, *[100.0] * 9])
+    now = iter([0.0, *[100.0] * 20])
     monkeypatch.setattr(subject.time, "monotonic", lambda: next(now))
     ref: Any = Ref()
     watch.soon(lambda: ref.set_result("there"))
@@ -517,3 +517,18 @@ def test_a_failure_that_another_thread_tells_ends_the_wait_under_way() -> None:
     Timer(0.05, watch.fail, [RunError("Ray is gone")]).start()
     with pytest.raises(RunError, match="Ray is gone"):
         watch.wait_until(lambda: False, "an answer")
+
+
+def test_a_wait_has_a_pulse_whether_anything_happens_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(subject, "_SLICE_SECONDS", 0.02)
+    watch, pulses = ActorWatch(10.0, "a key"), list[int]()
+    watch.pulse = lambda: pulses.append(1)
+    watch.wait_until(lambda: len(pulses) >= 2, "time to pass")
+
+    def again() -> None:
+        watch.soon(again)
+
+    again()  # never a moment without an event
+    watch.wait_until(lambda: len(pulses) >= 4, "time to pass")

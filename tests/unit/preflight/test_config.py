@@ -352,10 +352,19 @@ def test_missing_models_are_named(config: Config, tmp_path: Path) -> None:
     assert problem.startswith(f"student.path = {gone!r}: no such folder")
 
 
-def test_wandb_needs_its_package(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opd_ray.preflight.config.find_spec", lambda name: None)
-    (problem,) = config_problems(changed(config, run__wandb_project="mine"))
-    assert "pip install wandb" in problem
+@pytest.mark.parametrize(
+    ("package", "key"),
+    [("wandb", "wandb_project"), ("mlflow", "mlflow_experiment"), ("trackio", "trackio_project")],
+)
+def test_a_tracker_needs_its_package(
+    config: Config, monkeypatch: pytest.MonkeyPatch, package: str, key: str
+) -> None:
+    def spec(name: str) -> object:
+        return None if name == package else object()
+
+    monkeypatch.setattr("opd_ray.preflight.config.find_spec", spec)
+    (problem,) = config_problems(changed(config, **{f"run__{key}": "mine"}))
+    assert problem.startswith(f"run.{key} = 'mine': {package} is not installed; pip install")
 
 
 def test_all_problems_come_in_one_error(config: Config) -> None:
