@@ -8,7 +8,7 @@ import sys
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.cluster.retries import Retries, keep_running, start_count
 from opd_ray.cluster.supervisor import Supervisor
-from opd_ray.config.load import load_config, to_yaml
+from opd_ray.config.load import load_config
 
 
 def add_commands(commands: Commands) -> None:
@@ -39,7 +39,7 @@ def add_commands(commands: Commands) -> None:
         parser.add_argument(
             "--print-config",
             action="store_true",
-            help="print the resolved configuration as YAML and exit",
+            help="print the resolved configuration as YAML, with what every key does, and exit",
         )
         parser.add_argument(
             "--retries",
@@ -55,7 +55,9 @@ def run_training(args: argparse.Namespace) -> int:
     """Load, then print or train."""
     config = load_config(args.config, args.overrides)
     if args.print_config:
-        print(to_yaml(config), end="")
+        from opd_ray.config.reference import commented_yaml
+
+        print(commented_yaml(config), end="")
         return 0
     if args.retries:
         return _keep_running(args, config.run.output_dir)

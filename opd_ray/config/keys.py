@@ -74,7 +74,7 @@ def hint_below(hint: Any, part: Any) -> Any:
 def all_keys(schema: type, prefix: str = "") -> Iterator[str]:
     """The full keys of all single values, lists of sections included as ``tasks[].name``."""
     for name, hint in _hints(schema).items():
-        inner, suffix = _section_of(hint)
+        inner, suffix = section_of(hint)
         if inner is None:
             yield prefix + name
         else:
@@ -120,7 +120,7 @@ def _section_problems(
 
 def _value_problems(root: type, schema: type, name: str, value: Any, key: str) -> Iterator[str]:
     hint = _hints(schema)[name]
-    inner, suffix = _section_of(hint)
+    inner, suffix = section_of(hint)
     if inner is None or (value is None and without_none(hint) is not hint):
         yield from _leaf_problems(schema, name, value, key)
     elif suffix:
@@ -213,7 +213,7 @@ def _hints(schema: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(schema)}
 
 
-def _section_of(hint: Any) -> tuple[Any, str]:
+def section_of(hint: Any) -> tuple[Any, str]:
     """(dataclass, "") for a section, (dataclass, "[]") for a list of sections, else (None, "")."""
     hint = without_none(hint)
     if is_dataclass(hint):

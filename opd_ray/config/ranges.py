@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -44,6 +44,13 @@ SHARE: dict[str, Any] = {_KEY: Range("must lie in [0, 1]", 0, 1)}
 SHARE_ABOVE_ZERO: dict[str, Any] = {
     _KEY: Range("must be above 0 and at most 1", 0, 1, low_excluded=True)
 }
+
+
+def range_words(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """The range of a field with this metadata, as "at least 1"; nothing where it has none."""
+    allowed: Range | None = metadata.get(_KEY)
+    if allowed is not None:
+        yield allowed.words.removeprefix("must ").removeprefix("be ").removeprefix("lie ")
 
 
 def range_problems(section: str, settings: Any, told: Any = None) -> Iterator[str]:
