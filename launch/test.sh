@@ -2,7 +2,7 @@
 # Set everything up and run the checks and tests:
 #     bash launch/test.sh [all | checks | unit | actors | runs] [pytest arguments]
 #
-# checks: ruff, mypy, the directions of imports and known vulnerabilities; unit: the pure core, no engine; actors: every actor on its real engine;
+# checks: ruff, mypy, the directions of imports, the docs as a site and known vulnerabilities; unit: the pure core, no engine; actors: every actor on its real engine;
 # runs: whole runs. Every part is run even if one before it failed; the exit code tells.
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -37,6 +37,9 @@ if [[ "$part" == all || "$part" == checks ]]; then
     step "ruff format" "$env/bin/ruff" format --check .
     step "mypy" "$env/bin/mypy"
     step "import directions" "$env/bin/lint-imports" --no-logo
+    docs="$(mktemp -d)"
+    step "docs as a site" env NO_MKDOCS_2_WARNING=1 "$env/bin/mkdocs" build --strict --quiet --site-dir "$docs"
+    rm -rf "$docs"
     step "known vulnerabilities" env PYTHON="$env/bin/python" bash "$here/audit.sh"
     [[ "$part" == checks ]] && exit "$failed"
 fi

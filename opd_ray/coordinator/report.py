@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -182,7 +183,9 @@ def plot_curves(rows: Sequence[dict[str, float]], path: Path) -> None:
 def plot_quadrants(snapshot: StepSnapshot, divergence: str, path: Path) -> None:
     """Entropy against divergence of the last step's tokens, coloured by quadrant, as a PNG.
 
-    ``divergence`` names the score that the quadrants were cut by.
+    ``divergence`` names the score that the quadrants were cut by. Kept tokens are filled, others
+    are rings. Cuts are lines where one holds for all tokens, as when scores are normalised over the
+    batch.
     """
     from matplotlib.figure import Figure
 
@@ -192,30 +195,49 @@ def plot_quadrants(snapshot: StepSnapshot, divergence: str, path: Path) -> None:
     tokens = snapshot.scores.student_tokens()
     h_N = tokens.get("entropy", "the report") / np.log(tokens.vocab_size)
     divergence_N = tokens.get(divergence, "the report")
+    kept_N = snapshot.selection.weights_N[snapshot.scores.response_mask_N] > 0
     shown = np.linspace(0, len(h_N) - 1, min(len(h_N), _MOST_POINTS)).astype(int)
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axis = figure.subplots()
     for number, (name, quadrant) in enumerate(report.quadrants.items()):
         at = shown[report.index_M[shown] == number]
-        axis.scatter(
-            h_N[at],
-            divergence_N[at],
-            s=6,
-            alpha=0.5,
-            color=_COLOURS[name],
-            label=f"{name}: {quadrant.share:.0%} of the tokens",
-        )
+        share = f"{name}: {quadrant.share:.0%} of the tokens"
+        kept = "" if quadrant.kept_share is None else f", {quadrant.kept_share:.0%} of them kept"
+        filled: dict[str, Any] = {
+            "s": 8,
+            "alpha": 0.5,
+            "color": _COLOURS[name],
+            "label": share + kept,
+        }
+        rings: dict[str, Any] = {
+            "s": 8,
+            "facecolors": "none",
+            "edgecolors": _COLOURS[name],
+            "linewidths": 0.3,
+        }
+        for chosen, style in ((at[kept_N[at]], filled), (at[~kept_N[at]], rings)):
+            axis.scatter(h_N[chosen], divergence_N[chosen], **style)
+    for cut, draw in (
+        (raw_cut(h_N, report.index_M < 2), axis.axvline),
+        (raw_cut(divergence_N, report.index_M % 2 == 0), axis.axhline),
+    ):
+        if cut is not None:
+            draw(cut, color="black", linewidth=0.8, linestyle="--")
     axis.set_xlabel("h = entropy / ln V of the student")
     axis.set_ylabel(f"{divergence.replace('_', ' ')}, nats")
     axis.set_yscale("symlog", linthresh=1e-3)
     axis.set_ylim(bottom=0)
-    axis.set_title(
-        f"last step; cuts on the normalised scores: h {report.h_cut:.3f}, "
-        f"divergence {report.divergence_cut:.3g}",
-        fontsize=10,
-    )
+    axis.set_title("the last step's tokens; filled: kept; dashed: the quadrants' cuts", fontsize=10)
     axis.legend(fontsize=8)
     write_figure(figure, path)
+
+
+def raw_cut(values_M: np.ndarray, high_M: np.ndarray) -> float | None:
+    """The value between those of low and of high tokens; None where none lies between them."""
+    if high_M.all() or not high_M.any():
+        return None
+    highest_low, lowest_high = values_M[~high_M].max(), values_M[high_M].min()
+    return float((highest_low + lowest_high) / 2) if highest_low <= lowest_high else None
 
 
 def _add_rows_of_environments(table: Table, steps: Sequence[dict[str, float]]) -> None:
