@@ -2,7 +2,7 @@
 # Set everything up and run the checks and tests:
 #     bash launch/test.sh [all | checks | unit | actors | runs] [pytest arguments]
 #
-# checks: ruff, mypy, the directions of imports, the docs as a site and known vulnerabilities; unit: the pure core, no engine; actors: every actor on its real engine;
+# checks: ruff, mypy, directions of imports, the docs as a site, the package, known vulnerabilities; unit: the pure core, no engine; actors: every actor on its real engine;
 # runs: whole runs. Every part is run even if one before it failed; the exit code tells.
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -32,6 +32,16 @@ step() { # step NAME COMMAND...: run it, tell how long it took, remember a failu
     fi
 }
 
+package() { # package PYTHON: sdist, the wheel made of it, and what a package index would say to both
+    local built status
+    built="$(mktemp -d)"
+    "$1" -m build --no-isolation --outdir "$built" . > "$built.log" 2>&1 || { cat "$built.log"; return 1; }
+    "$1" -m twine --no-color check --strict "$built"/*
+    status=$?
+    rm -rf "$built" "$built.log"
+    return "$status"
+}
+
 if [[ "$part" == all || "$part" == checks ]]; then
     step "ruff check" "$env/bin/ruff" check .
     step "ruff format" "$env/bin/ruff" format --check .
@@ -40,6 +50,7 @@ if [[ "$part" == all || "$part" == checks ]]; then
     docs="$(mktemp -d)"
     step "docs as a site" env NO_MKDOCS_2_WARNING=1 "$env/bin/mkdocs" build --strict --quiet --site-dir "$docs"
     rm -rf "$docs"
+    step "package" package "$env/bin/python"
     step "known vulnerabilities" env PYTHON="$env/bin/python" bash "$here/audit.sh"
     [[ "$part" == checks ]] && exit "$failed"
 fi

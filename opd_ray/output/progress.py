@@ -31,9 +31,11 @@ Counts = Callable[[], tuple[int, int, int] | None]
 
 
 class StageListener(Protocol):
-    """Is told of every stage that begins."""
+    """Is told of every stage that begins, and every few seconds that it lasts."""
 
     def stage(self, name: str) -> None: ...
+
+    def still_at_work(self) -> None: ...
 
 
 class Progress:
@@ -212,6 +214,8 @@ class Progress:
         self._kept = time.monotonic()
         if self._status is not None:
             self._activity.write(self._status)
+        for listener in self._listeners:
+            listener.still_at_work()
 
 
 def is_told(name: str) -> bool:

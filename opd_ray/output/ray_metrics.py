@@ -1,7 +1,7 @@
 """A run's figures among Ray's own, which every node of the cluster offers to Prometheus.
 
 Names as Ray shows them: ``ray_opd_ray_step`` and so on; each has the label ``run``, the run's
-folder.
+folder. Ray shows a value for some 20 seconds after it was told it, so all are told again and again.
 """
 
 from __future__ import annotations
@@ -33,32 +33,42 @@ class RayMetrics:
         )
         self._figures = {name: self._gauge(*named) for name, named in _OF_STEPS.items()}
         self._at_work: str | None = None
+        self._told: dict[tuple[Gauge, str], float] = {}  # by gauge and stage, "" where it has none
 
     def stage(self, name: str) -> None:
         """A stage begins."""
         if self._at_work is not None:
-            self._stage.set(0.0, {"stage": self._at_work})
+            self._tell(self._stage, 0.0, self._at_work)
         self._at_work = name
-        self._stage.set(1.0, {"stage": name})
+        self._tell(self._stage, 1.0, name)
+
+    def still_at_work(self) -> None:
+        """Some seconds have passed: tell all that was told again."""
+        for (gauge, stage), value in self._told.items():
+            gauge.set(value, {"stage": stage} if stage else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self._step.set(step)
+        self._tell(self._step, step)
         for name, value in values.items():
             if not math.isfinite(value):
                 continue
             if name in self._figures:
-                self._figures[name].set(value)
+                self._tell(self._figures[name], value)
             elif name.startswith(_SECONDS):
-                self._seconds.set(value, {"stage": name.removeprefix(_SECONDS)})
+                self._tell(self._seconds, value, name.removeprefix(_SECONDS))
 
     def back_to(self, step: int) -> None:
         """The steps after this one are taken again."""
-        self._step.set(step)
+        self._tell(self._step, step)
 
     def close(self) -> None:
         """No stage is at work any more."""
         if self._at_work is not None:
-            self._stage.set(0.0, {"stage": self._at_work})
+            self._tell(self._stage, 0.0, self._at_work)
+
+    def _tell(self, gauge: Gauge, value: float, stage: str = "") -> None:
+        self._told[gauge, stage] = value
+        gauge.set(value, {"stage": stage} if stage else None)
 
     def _gauge(self, name: str, description: str, *labels: str) -> Gauge:
         gauge = Gauge(name, description=description, tag_keys=("run", *labels))

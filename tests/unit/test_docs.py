@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [
     *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name != "commands.md"),
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "examples").rglob("*.md")),
 ]
 _BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
@@ -88,6 +89,18 @@ def test_every_key_that_a_page_names_exists(page: Path) -> None:
         and name not in ("py", "md", "json", "yaml", "jsonl", "txt", "html")
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*ROOT.glob("*.md"), *(ROOT / "examples").rglob("*.md"), *(ROOT / "launch").rglob("*.md")],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_links_between_files_lead_somewhere(page: Path) -> None:
+    """Those of the docs themselves are checked where the site is built."""
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    inside = [link for link in links if "://" not in link]
+    assert [link for link in inside if not (page.parent / link).exists()] == []
 
 
 def test_the_page_of_commands_is_that_of_the_code() -> None:

@@ -55,7 +55,7 @@ def test_the_student_is_measured_at_both_ends_and_as_often_as_asked(
 def test_stages_rollouts_and_time_are_told_while_a_run_waits() -> None:
     run = StandInRun(RESPONSES, run=RunSettings(steps=1))
     stages: list[str] = []
-    listener = SimpleNamespace(stage=stages.append)
+    listener = SimpleNamespace(stage=stages.append, still_at_work=lambda: None)
     run._coordinator.progress = Progress(1, 0, run.printed, listeners=[listener])
     run.go(0)
     step = ["rollout_and_teacher", "filter", "train", "rollout_and_teacher", "sync"]

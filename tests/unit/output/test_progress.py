@@ -147,6 +147,10 @@ def test_a_log_hears_once_a_minute_of_a_step_that_takes_long(clock: Clock) -> No
 class Heard:
     def __init__(self) -> None:
         self.stages: list[str] = []
+        self.times = 0
+
+    def still_at_work(self) -> None:
+        self.times += 1
 
     def stage(self, name: str) -> None:
         self.stages.append(name)
@@ -180,6 +184,7 @@ def test_others_are_told_of_stages_and_of_what_a_run_does(tmp_path: Path, clock:
         progress.stage("report")  # goes on to be told when the line is closed
         assert status.is_file()
     assert heard.stages == ["rollout_and_teacher", "train", "report"]
+    assert heard.times == 3  # as often as the file is written
     assert [*tmp_path.iterdir()] == []  # it is over
 
 

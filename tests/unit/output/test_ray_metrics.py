@@ -46,7 +46,7 @@ def test_step_stage_queue_and_gap(monkeypatch: pytest.MonkeyPatch) -> None:
             "eval/kl": 1.0,
         },
     )
-    found = {name: gauge.values for name, gauge in Gauge.all.items() if gauge.values}
+    found = {name: dict(gauge.values) for name, gauge in Gauge.all.items() if gauge.values}
     assert found == {
         "opd_ray_step": {("out",): 3},
         "opd_ray_stage": {("out", "train"): 0.0, ("out", "sync"): 1.0},
@@ -54,6 +54,10 @@ def test_step_stage_queue_and_gap(monkeypatch: pytest.MonkeyPatch) -> None:
         "opd_ray_sync_gap_nats": {("out",): 0.25},
         "opd_ray_stage_seconds": {("out", "train"): 1.5},
     }
+    for gauge in Gauge.all.values():
+        gauge.values.clear()  # as Ray forgets
+    sink.still_at_work()
+    assert {name: gauge.values for name, gauge in Gauge.all.items() if gauge.values} == found
     sink.back_to(2)
     sink.close()
     assert Gauge.all["opd_ray_step"].values == {("out",): 2}
