@@ -187,7 +187,7 @@ def _set_writable(section: DictConfig) -> None:
 def _sections(schema: type, prefix: str = "") -> Iterator[str]:
     """The full keys of all sections that are no lists."""
     for name, hint in _hints(schema).items():
-        inner, suffix = _section_of(hint)
+        inner, suffix = section_of(hint)
         if inner is not None and not suffix:
             yield prefix + name
             yield from _sections(inner, f"{prefix}{name}.")
