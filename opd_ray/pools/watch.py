@@ -391,9 +391,11 @@ def _never_ran(error: RayError) -> bool:
     """Whether an actor is gone because its node was, before it began there.
 
     Ray learns of a node's death seconds late, and gives it actors until then. It has the fact
-    (``ActorDiedErrorContext.never_started``) but hands on no more than the words.
+    (``ActorDiedErrorContext.never_started``) but hands on no more than the words. It says the same
+    of an actor whose process dies in its constructor, where engines load: that one has run.
     """
-    return isinstance(error, ActorDiedError) and "The actor never ran" in str(error)
+    text = str(error) if isinstance(error, ActorDiedError) else ""
+    return "The actor never ran" in text and "its worker process has died" not in text
 
 
 def _short(error: RayError) -> str:
