@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,14 +184,28 @@ def test_errors_cross_processes_with_their_cause(replicas):
         ray.get(handle.take.remote({"r1": np.array([0])}))
 
 
-def test_signals_are_handed_out_while_a_batch_is_being_scored(folder, replicas):
-    made = rollouts(64, HfTeacher(settings(folder, topk=K)))
+def test_signals_are_handed_out_while_a_batch_is_being_scored(folder, replicas, tmp_path):
+    made = rollouts(4, HfTeacher(settings(folder, topk=K)))
     _, handle = replicas[0]
     requests = [ScoreRequest(r.rollout_id, r.prompt_ids, r.response_ids, r.topk) for r in made]
     ray.get(handle.score.remote(requests[:1]))
-    scoring = handle.score.remote(requests[1:] * 40)
-    ray.get(handle.take.remote({"r0": np.array([0])}))
+    gate = tmp_path / "may go on"
+
+    def hold(actor):
+        score = actor._server.score
+
+        def held(read):
+            while not gate.exists():
+                time.sleep(0.01)
+            return score(read)
+
+        actor._server.score = held
+
+    ray.get(handle.__ray_call__.remote(hold))
+    scoring = handle.score.remote(requests[1:])
+    ray.get(handle.take.remote({"r0": np.array([0])}), timeout=60)
     ready, _ = ray.wait([scoring], timeout=0)
     assert not ready
-    ray.get(scoring)
+    gate.touch()
+    assert len(ray.get(scoring)) == 3
     ray.get(handle.forget.remote([r.rollout_id for r in made[1:]]))
