@@ -45,7 +45,7 @@ def test_every_mode_takes_about_what_its_profile_says() -> None:
         assert len(one.steps) == STEPS - 3
         assert sum(one.steps) / SCALE < took
         # A busy machine takes longer, never less.
-        assert 0.9 < one.step / one.expected < 2.5, one
+        assert 0.9 < one.step / one.expected < 10, one
         assert all(0.0 <= share < 1.0 for share in one.idle.values())
         # Nine tenths of four responses are all of them.
         assert one.tail_tenth == 0.0 < one.tail_half
