@@ -1,4 +1,4 @@
-"""With run.deterministic two runs end with the same bits, whoever of one is killed on its way.
+"""With run.deterministic two runs end with the same bits, whatever befalls one on its way.
 
 A short form of tests/soak/kill_campaign.py.
 """
@@ -17,9 +17,11 @@ from compared import differences, figures, steps
 from in_process import run
 from launching import actor_process, end, finish, start, wait_for_step
 
+from opd_ray.output.checkpoint import CheckpointStore
+
 _RUN = (
     "run.deterministic=true",
-    "run.steps=6",
+    "run.steps=7",
     "run.export_at_end=true",
     # More than each engine runs at once, so that it matters who is given what, and when.
     "rollout.actors=2",
@@ -27,6 +29,7 @@ _RUN = (
     "rollout.max_num_seqs=4",
     "teacher.replicas=2",
     "trainer.ranks=2",
+    "trainer.zero_stage=2",
 )
 
 
@@ -36,7 +39,7 @@ def killed_past_its_checkpoint(output: Path) -> str:
     Returns:
         what it printed.
     """
-    process = start(output, *_RUN, "run.checkpoint_every=3")
+    process = start(output, *_RUN, "run.checkpoint_every=2")
     try:
         for actor in ("TrainerActor", "RolloutActor", "TeacherActor"):
             when_there(process, actor).kill()
@@ -46,6 +49,9 @@ def killed_past_its_checkpoint(output: Path) -> str:
         wait_for_step(process, output, 4)
         actor_process(process, "TrainerActor").kill()
         wait_for_step(process, output, 5)
+        while not (output / "checkpoints" / "step_00000004").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
     finally:
         end(process)
     return output.with_suffix(".log").read_text()
@@ -53,13 +59,20 @@ def killed_past_its_checkpoint(output: Path) -> str:
 
 def when_there(run: subprocess.Popen[str], actor_class: str) -> psutil.Process:
     """The process of an actor, as soon as there is one."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             return actor_process(run, actor_class)
         except LookupError:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def flip_a_byte(file: Path) -> None:
+    """Its size stays."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
 
 
 @pytest.mark.timeout(600)
@@ -72,13 +85,18 @@ def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
         killed = beside.submit(killed_past_its_checkpoint, broken)
         run(whole, *_RUN, f"cluster.address={ray_address}")
         first = killed.result()
-    code, text = finish(start(broken, *_RUN, "run.checkpoint_every=3"), broken)
+    newest = CheckpointStore(broken / "checkpoints", keep=2).newest()
+    assert newest is not None
+    folder, state = newest
+    flip_a_byte(folder / "trainer" / "rank_00001_00000.safetensors")
+    code, text = finish(start(broken, *_RUN, "run.checkpoint_every=2"), broken)
     assert code == 0, text
-    assert "at step 3" in text
+    assert f"at step {state.step - 2}" in text
+    assert f"passed over: the trainer's checkpoint in {folder}/trainer is not whole: rank_0" in text
     for name, which in (("trainer", "all ranks"), ("rollout", "it"), ("teacher", "it")):
         said = rf"{name}-\d died while it came up \(.*\); starting {which} again \(1 of {name}"
         assert re.search(said, first), first
 
-    assert steps(whole) == [1, 2, 3, 4, 5, 6]
+    assert steps(whole) == list(range(1, 8))
     assert "scores/entropy_mean" in figures(whole)[1]
     assert differences(whole, broken) == []
