@@ -87,7 +87,7 @@ def read_activity(path: Path) -> Activity | None:
 
 def in_words(seconds: float) -> str:
     """A duration as a person says it: "40 s", "3 min", "2 h 5 min", "3 days 4 h"."""
-    whole = round(seconds)
+    whole = max(0, round(seconds))  # the clock may have been set back
     if whole < 60:
         return f"{whole} s"
     minutes = round(whole / 60)

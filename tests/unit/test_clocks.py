@@ -14,6 +14,10 @@ JUMPING = {"time", "time_ns", "localtime", "gmtime", "ctime", "now", "utcnow", "
 # Who may, how often, and why a jump does no harm.
 ALLOWED = {
     "opd_ray/output/sinks.py": (2, "the day shown in TensorBoard; files' numbers, which only rise"),
+    "opd_ray/output/activity.py": (3, "moments that another process reads, shown only"),
+    "opd_ray/output/progress.py": (2, "the same"),
+    "opd_ray/output/status.py": (3, "who reads them"),
+    "opd_ray/output/trackers.py": (1, "the moment of a figure, for a tracker"),
     "opd_ray/data/prompts.py": (1, "the day that chat templates are told, kept with the run"),
     "opd_ray/data/chat_template.py": (1, "the day that templates are told, where none is kept"),
     "actors/teacher/http/client.py": (1, "a server's date without a date of its own; bounded"),
