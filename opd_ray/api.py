@@ -32,6 +32,7 @@ class RunPaths:
     checkpoints: Path
     plots: Path
     report: Path  # text
+    report_page: Path  # HTML
     export: Path  # the student that came out of it, a Hugging Face folder
 
     @classmethod
@@ -46,6 +47,7 @@ class RunPaths:
             output.checkpoints,
             output.plots,
             output.report,
+            output.report_page,
             output.export,
         )
 

@@ -15,6 +15,7 @@ from opd_ray.config.load import load_config, to_yaml
 from opd_ray.config.schema import Config
 from opd_ray.errors import INTERRUPTED, ConfigError, OutputFolderError
 from opd_ray.evaluation.folder import EvaluationFolder, ProblemRecord
+from opd_ray.output.folder import OutputFolder
 
 ROWS = [
     {"step": 0, "eval/kl": 0.5, "eval/heldout/accuracy": 0.25, "seconds/eval": 1.0},
@@ -48,7 +49,10 @@ def test_a_result_has_rows_newest_figures_and_those_from_before(tmp_path: Path) 
         "seconds/eval": 1.0,
         "train/loss": 1.0,
     }
-    assert result.paths.export == tmp_path / "export"
+    folder = OutputFolder(tmp_path)
+    of_the_run = {name: value for name, value in vars(folder).items() if name in vars(result.paths)}
+    assert vars(result.paths) == {**of_the_run, "folder": tmp_path}
+    assert len(of_the_run) == len(vars(result.paths)) - 1
 
 
 def test_a_run_that_has_measured_nothing_yet(tmp_path: Path) -> None:
