@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,21 @@ from typing import Any, Literal
 
 from opd_ray.borders import border
 from opd_ray.config.files import read_yaml
-from opd_ray.config.load import to_values
-from opd_ray.config.schema import Config
-from opd_ray.errors import InputError
+from opd_ray.config.load import config_from, to_values
+from opd_ray.config.schema import Config, EvalSettings, EvalTask
+from opd_ray.errors import ConfigError, InputError
 from opd_ray.output.close_ups import AnswersView, PartView, TeacherView, View, read_views
 from opd_ray.output.folder import LOCK_FILE, OutputFolder
 from opd_ray.output.resume import flat
 from opd_ray.output.sinks import read_jsonl
 
 State = Literal["finished", "running", "stopped", "failed", "unknown"]
+# A key of a task of the evaluation.
+_TASK = re.compile(r"eval\.tasks\[\d+\]\.(.+)")
+_TASK_DEFAULTS = {
+    key.removeprefix("eval.tasks[0]."): value
+    for key, value in flat(to_values(Config(eval=EvalSettings(tasks=[EvalTask()])))).items()
+}
 # Their other value says nothing of what was run.
 _UNTOLD = ("run.output_dir", "run.resume", "run.date")
 
@@ -59,7 +66,7 @@ class RunFolder:
                 versions = json.loads(output.versions.read_text(encoding="utf-8"))
         return cls(
             path=path,
-            config=_told(flat(read_yaml(output.config))),
+            config=_told(_keys(output.config)),
             rows=read_jsonl(output.metrics),
             history=output.history.rows(),
             versions=versions,
@@ -115,12 +122,26 @@ class RunFolder:
 
     def changed_keys(self) -> list[tuple[str, Any, Any]]:
         """(key, value, default) of every key that is not at its default."""
-        defaults = _told(flat(to_values(Config())))
-        return [
-            (key, self.config.get(key), defaults.get(key))
-            for key in sorted({*self.config, *defaults})
-            if self.config.get(key) != defaults.get(key)
-        ]
+        known = _told(flat(to_values(Config())))
+        found = []
+        for key in sorted({*self.config, *known}):
+            # What is in a list has keys of its own.
+            if key not in self.config and known[key] in ([], {}):
+                continue
+            of_task = _TASK.match(key)
+            before = _TASK_DEFAULTS.get(of_task[1]) if of_task else known.get(key)
+            if self.config.get(key) != before:
+                found.append((key, self.config.get(key), before))
+        return found
+
+
+def _keys(file: Path) -> dict[str, Any]:
+    """All keys of a written configuration; of one with keys that are gone by now as they stand."""
+    raw = read_yaml(file)
+    try:
+        return flat(to_values(config_from(raw, (), str(file))))
+    except ConfigError:
+        return flat(raw)
 
 
 def _told(keys: Mapping[str, Any]) -> dict[str, Any]:

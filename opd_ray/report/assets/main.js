@@ -44,4 +44,5 @@ root.append(
 );
 // For tests, and for whoever wants to look.
 globalThis.opdRay = { data, view, choose };
+addEventListener("beforeprint", () => { if (view) view.fillAll(); });
 addEventListener("resize", () => { if (view) view.repaint(); });

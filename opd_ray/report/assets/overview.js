@@ -6,6 +6,10 @@ function header(head) {
   return el("header", { class: "head" },
     el("div", { class: "title" }, el("h1", {}, head.name), el("span", { class: `state ${head.state}` }, STATES[head.state])),
     el("p", { class: "quiet" }, `${head.taken} of ${head.steps} steps${head.state === "finished" ? "" : `: ${head.ended}`}`),
+    el("p", { class: "quiet small" }, [
+      `opd-ray ${head.opd_ray}`, ...Object.entries(head.packages).map(([name, version]) => `${name} ${version}`),
+      head.nodes.length ? `${head.nodes.length} machine${head.nodes.length > 1 ? "s" : ""}: ${short(head.nodes.reduce((sum, node) => sum + node.cpus, 0))} CPUs, ${head.nodes.reduce((sum, node) => sum + node.gpus, 0) || "no"} GPUs` : null,
+    ].filter(Boolean).join(" · "), " · ", el("a", { href: "#setup" }, `${head.keys.length} keys differ from their defaults`)),
     el("dl", { class: "about" }, head.about.map(([label, value]) => el("div", {}, el("dt", {}, label), el("dd", {}, shortPath(value))))),
   );
 }

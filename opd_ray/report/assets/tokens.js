@@ -297,6 +297,12 @@ class TokenView {
     this.blocks.set(block, block.info);
   }
 
+  // On paper all of it is seen.
+  fillAll() {
+    this.observer.disconnect();
+    for (const block of this.paper.querySelectorAll(".block")) this.fill(block);
+  }
+
   empty(block) {
     if (!this.blocks.delete(block)) return;
     block.style.minHeight = `${block.offsetHeight}px`;

@@ -12,7 +12,7 @@ import numpy as np
 
 from opd_ray.cluster.nodes import Node
 from opd_ray.config.load import to_values, to_yaml
-from opd_ray.config.schema import Config, ReportSettings, RunSettings
+from opd_ray.config.schema import Config, EvalTask, ReportSettings, RunSettings
 from opd_ray.coordinator.close_ups import CloseUps
 from opd_ray.coordinator.metrics import StepSnapshot
 from opd_ray.coordinator.who_worked import WhoWorked
@@ -179,6 +179,7 @@ def make_run(
         report=ReportSettings(close_ups=2, rollouts=rollouts, tokens=tokens),
     )
     config.student.path = config.teacher.path = "models/student"
+    config.eval.tasks = [EvalTask(name="own_sums")]
     output = OutputFolder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     output.config.write_text(to_yaml(config))

@@ -157,6 +157,13 @@ def test_a_folder_of_an_older_version_has_a_page(tmp_path: Path, missing: str) -
     assert parsed(tmp_path / "page.html")[1]["kind"] == "run"
 
 
+def test_a_key_that_is_gone_by_now_is_told(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    with (folder / "config.yaml").open("a") as file:
+        file.write("gone: {key: 1}\n")
+    assert "gone.key" in [key for key, *_ in RunFolder.read(folder).changed_keys()]
+
+
 def test_a_run_before_its_first_step_has_a_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", finished=False)
     first = (folder / "metrics.jsonl").read_text().splitlines()[0]
@@ -187,6 +194,7 @@ def test_keys_that_differ_from_their_defaults_are_told(tmp_path: Path) -> None:
     assert keys["tip.rho"] == (0.2, 0.5)
     assert keys["student.path"][0] == "models/student"
     assert "run.output_dir" not in keys
+    assert [key for key in keys if key.startswith("eval.tasks")] == ["eval.tasks[0].name"]
     assert "tip.rule" not in keys
 
 
