@@ -8,6 +8,8 @@ from typing import Any
 
 from opd_ray.report.alarms import is_accuracy
 
+_OVERLAP = "tip/overlap/"
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -60,9 +62,8 @@ def charts(
         teacher: its own figures, drawn as lines.
     """
     known = _Known(names, config, teacher)
-    return [
-        chart for chart in (*_held_out(known), *_training(known), *_time(known)) if chart.curves
-    ]
+    every = (*_held_out(known), *_choice(known), *_training(known), *_time(known))
+    return [chart for chart in every if chart.curves]
 
 
 def _held_out(known: _Known) -> Iterator[Chart]:
@@ -78,6 +79,12 @@ def _held_out(known: _Known) -> Iterator[Chart]:
     yield Chart(
         "same likeliest token", "share", _curves(known, {"eval/top1": "held-out"}), group="held-out"
     )
+
+
+def _choice(known: _Known) -> Iterator[Chart]:
+    overlaps = {name: name.rpartition("/")[2] for name in sorted(known.names) if _OVERLAP in name}
+    title = "overlap with what other rules would keep"
+    yield Chart(title, "Jaccard", _curves(known, overlaps), group="choice")
 
 
 def _training(known: _Known) -> Iterator[Chart]:

@@ -116,10 +116,13 @@ def facts(run: RunFolder) -> list[list[Any]]:
     )
     beside = ("seconds/eval", "seconds/checkpoint")
     rest = sum(row.get(name, 0.0) for row in run.rows for name in beside)
+    gpus = sum(node["gpus"] for node in run.nodes)
+    by_gpu = [["tokens written", tokens / seconds / gpus, "a second and GPU"]] if gpus else []
     return [
         ["median step", float(np.median([row["seconds/step"] for row in steps])), "s"],
         ["rollouts", rollouts / seconds, "a second"],
         ["tokens written", tokens / seconds, "a second"],
+        *by_gpu,
         ["tokens trained on", kept / seconds, "a second"],
         ["tokens trained on", kept, "in all"],
         ["no stage at work", idle / seconds, "share"],

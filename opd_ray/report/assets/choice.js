@@ -89,7 +89,7 @@ function choiceSection(data) {
         oftenList("most often kept", step.often_kept, "kept"),
         oftenList("most often left out", step.often_dropped, "left out")));
   };
-  const parts = [el("div", { class: "charts" }, quadrantCurves(data.rows).filter(Boolean))];
+  const parts = [el("div", { class: "charts" }, quadrantCurves(data.rows).filter(Boolean)), chartGrid(data.charts, data.rows, "choice")];
   if (steps.length) {
     parts.push(stepPicker(steps, show), picked);
     show(steps.length - 1);

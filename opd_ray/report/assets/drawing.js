@@ -18,7 +18,7 @@ function svg(tag, attributes = {}, ...children) {
   return node;
 }
 
-const HUES = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)", "var(--c7)"];
+const HUES = ["var(--c0)", "var(--c1)", "var(--c2)", "var(--c3)", "var(--c4)", "var(--c5)", "var(--c6)", "var(--c7)", "var(--q2)", "var(--q3)"];
 
 // Round numbers between two values.
 function ticks(low, high, count = 4) {

@@ -50,7 +50,7 @@ function heldOutTable(rows, taken) {
 
 function setup(data) {
   const head = data.head;
-  const value = (v) => (v === null || v === undefined ? "null" : typeof v === "object" ? JSON.stringify(v) : String(v));
+  const value = (v) => (v === null || v === undefined ? "null" : v === "???" ? "none" : typeof v === "object" ? JSON.stringify(v) : String(v));
   return [
     el("h3", {}, "Keys that differ from their defaults"),
     el("div", { class: "scroll" }, el("table", { class: "keys" },

@@ -122,6 +122,7 @@ def row_of(step: int, **more: float) -> dict[str, float]:
         "tip/kept_fraction": 0.49,
         "scores/entropy_mean": 0.3,
         "sync/gap_mean": 1e-6,
+        "tip/overlap/random": 0.33,
         "seconds/step": 2.0,
         "seconds/rollout_and_teacher": 1.0,
         "seconds/train": 0.7,
@@ -191,7 +192,7 @@ def make_run(
     file = StepRows(output.close_ups, 0)
     tokenizer: Any = Words()
     close_ups = CloseUps(config, file, tokenizer)
-    close_ups.part(0, [Node("here", 2.0, 2**34)])
+    close_ups.part(0, [Node("here", 2.0, 2**34, gpus=2)])
     for step, response in ((0, "wrong"), (steps, "2")):
         problems = [problem(1, response, step > 0), problem(2, HOSTILE[0], False)]
         write_view(file, step, AnswersView("sums", "greedy", problems))

@@ -66,6 +66,7 @@ def test_figures_of_the_page_are_those_of_the_run(tmp_path: Path) -> None:
     assert drawn <= columns.keys()
     facts = {(label, unit): value for label, value, unit in data["facts"]}
     assert facts["median step", "s"] == 2.0
+    assert facts["tokens written", "a second and GPU"] == 25.0  # 50 on two
     assert facts["rollouts", "a second"] == 5.0  # ten of ten tokens in two seconds
     assert facts["tokens trained on", "a second"] == (51 + 52 + 53 + 54) / 8
     assert facts["wall time", "duration"] == 4 * 2.0 + 2 * 3.0
