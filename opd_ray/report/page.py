@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from opd_ray.report.compared_runs import compared_data
-from opd_ray.report.page_data import MOST_BYTES, run_data
+from opd_ray.report.page_data import run_data
 from opd_ray.report.run_folder import RunFolder
+from opd_ray.report.shown_rollouts import MOST_BYTES
 from opd_ray.whole_file import write_whole
 
 # In the order in which they need each other.

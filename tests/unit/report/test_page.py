@@ -15,11 +15,11 @@ from made_run import HOSTILE, make_run, row_of
 from opd_ray.cli import main
 from opd_ray.errors import InputError, OutputFolderError
 from opd_ray.output.folder import OutputFolder
-from opd_ray.report import page_data
 from opd_ray.report.compared_runs import compared_data
 from opd_ray.report.page import embedded, html, within, write_report
-from opd_ray.report.page_data import run_data, size
+from opd_ray.report.page_data import run_data
 from opd_ray.report.run_folder import RunFolder
+from opd_ray.report.shown_rollouts import MOST_BYTES, size
 
 
 class Parts(HTMLParser):
@@ -124,7 +124,7 @@ def test_what_is_too_much_is_left_out_and_said(tmp_path: Path) -> None:
 def test_twenty_rollouts_of_4000_tokens_fit(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", [4000] * 10)
     write_report(folder, tmp_path / "page.html")
-    assert (tmp_path / "page.html").stat().st_size <= page_data.MOST_BYTES
+    assert (tmp_path / "page.html").stat().st_size <= MOST_BYTES
     _, data = parsed(tmp_path / "page.html")
     assert [one["tokens_shown"] for one in data["rollouts"]] == [4000] * 20
 
