@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from stand_in_run import StandInRun
 from stand_ins import Response
 
-from opd_ray.config.schema import ReportSettings
+from opd_ray.config.schema import EvalTask, ReportSettings
 from opd_ray.coordinator.close_ups import CloseUps, chosen_steps, spread
 from opd_ray.coordinator.step_view import _edges_of
 from opd_ray.coordinator.who_worked import WhoWorked
+from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.data.token_texts import TokenTexts, shortened
-from opd_ray.output.close_ups import RolloutView, StepView, packed, read_views, unpacked
+from opd_ray.evaluation.ask import EvalMode
+from opd_ray.evaluation.folder import ProblemRecord
+from opd_ray.output.close_ups import (
+    AnswersView,
+    RolloutView,
+    StepView,
+    packed,
+    read_views,
+    unpacked,
+)
 from opd_ray.output.step_rows import StepRows
 from opd_ray.pools.spans import Span
 from opd_ray.tip.select import keep_greatest, share_counts
+from opd_ray.types import Sampling
 
 RESPONSES = {
     "a0": Response([1, 1, 1, 1], [-1.0, -0.5, -2.0, -0.1], [0.1, 0.9, 0.3, 0.7]),
@@ -188,3 +201,63 @@ def test_a_long_text_loses_its_middle() -> None:
 def test_arrays_are_texts_and_back() -> None:
     values = np.array([0.1, -2.5, 3e9], np.float32)
     assert unpacked(packed(values, "<f4"), "<f4").tolist() == values.tolist()
+
+
+def test_answers_to_the_first_problems_are_kept_at_every_evaluation(tmp_path: Path) -> None:
+    path = tmp_path / "close_ups.jsonl"
+    run = run_with(path, problems=2)
+    prompts = [
+        Prompt(key, np.array([n, n + 1], np.int32), np.zeros(0, np.int32))
+        for n, key in enumerate("abc")
+    ]
+    task: Any = HeldOutTask(EvalTask(name="sums"), cast(Any, None), prompts, ["1", "2", "3"])
+    mode = EvalMode(task, 0, Sampling(temperature=0.0))
+    # As they were finished, in no order.
+    records = [
+        ProblemRecord(
+            id=key,
+            answer="7",
+            responses=["x" * 20_000 if key == "a" else "it is 7"],
+            extracted=[None if key == "a" else "7"],
+            correct=[key != "a"],
+            tokens=[3],
+            finish_reasons=["stop"],
+            messages=[[{"role": "tool", "content": [{"text": "found"}]}]] if key == "b" else [],
+        )
+        for key in "cba"
+    ]
+
+    def measure(show: Any) -> dict[str, float]:
+        show(mode, records)
+        return {"eval/accuracy": 0.5}
+
+    run._coordinator.evaluator = SimpleNamespace(run=measure)
+    written: list[int] = []
+    run._coordinator.evaluated = lambda: written.append(len(run.rows))
+    run.go(0)
+    found = views(path, AnswersView)
+    assert [step for step, _ in found] == [0, 8]
+    assert written == [1, len(run.rows)], "the page is written once the figures are"
+    view = found[0][1]
+    assert (view.task, view.mode) == ("sums", "greedy")
+    first, second = view.problems
+    assert (first["id"], first["prompt"], first["gold"]) == ("a", "<0> <1>", "7")
+    assert "8,000 characters" in first["response"]
+    assert (first["correct"], first["extracted"]) == (False, None)
+    assert second["messages"] == [["tool", '[{"text": "found"}]']]
+
+
+def test_every_actor_that_had_work_says_when() -> None:
+    run = StandInRun(RESPONSES)
+    session = run._coordinator.session
+    rollouts, taken = session.scorer.rollouts, []
+    take = rollouts.take_spans
+    rollouts.take_spans = lambda: taken.extend(take()) or []  # type: ignore[method-assign, func-returns-value]
+    before = time.monotonic()
+    run.step(0)
+    after = time.monotonic()
+    scored = [span for pool in session.teachers.pools.values() for span in pool.stats().spans]
+    assert {span.who for span in taken} == {"rollout-0", "rollout-1"}
+    assert {span.who for span in scored} >= {"second-0"}
+    assert all(before <= span.begin <= span.end <= after for span in taken)
+    assert take() == [], "they are told once"
