@@ -17,6 +17,8 @@ KEYS = [
     "run.export_at_end=false",
     "eval.every=0",
     "eval.tasks=[]",
+    "eval.kl_prompts=0",
+    "eval.teacher_accuracy=false",
     "rollout.prompts_per_step=32",
 ]
 _ROLLOUTS = [

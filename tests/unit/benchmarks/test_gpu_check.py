@@ -18,6 +18,11 @@ from gpu_check import part as parts_file
 from gpu_check import runner
 from gpu_check.__main__ import main
 from gpu_check.part import MACHINE, PARTS, Part, missing
+from gpu_check.parts import short_run
+
+from opd_ray.config.load import load_config
+from opd_ray.data.prompts import divergence_prompts
+from opd_ray.preflight.config import check_config
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = [ROOT, ROOT / "benchmarks", ROOT / "tests" / "unit"]
@@ -233,3 +238,11 @@ def test_the_script_says_why_it_cannot_begin(tmp_path):
     code, said = begin(sys.executable, "--help")
     assert code == 0
     assert "packed_attention" in said
+
+
+@pytest.mark.parametrize("where", ["", *short_run.ON_GPUS])
+def test_the_short_runs_are_legal(where):
+    config = load_config("demo", [*short_run.KEYS, *short_run.ON_GPUS.get(where, [])])
+    check_config(config)
+    divergence_prompts([], config.eval.kl_prompts)  # none are asked for
+    assert not config.eval.teacher_accuracy
