@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from opd_ray.cluster.memory import (
@@ -44,19 +43,30 @@ def _node_problems(config: Config, node: Node, actors: Sequence[PlacedActor]) ->
         )
     if node.gpu_memory_bytes is None:
         return
-    processes = Counter(actor.bundle for actor, memory in known if memory.device)
-    in_turns = sleeps_in_main_memory(config)
     for actor, memory in known:
-        asleep = GPU_PROCESS_BYTES * (processes[actor.bundle] - 1) if in_turns else 0
-        usable = int(memory.gpu_share * node.gpu_memory_bytes) - asleep
+        beside = _beside(actor, known) if sleeps_in_main_memory(config) else 0
+        usable = int(memory.gpu_share * node.gpu_memory_bytes) - beside
         if memory.device_bytes > usable:
             share = f"{memory.gpu_share:.0%} of " if memory.gpu_share < 1 else ""
-            less = f" less {gigabytes(asleep)} of those asleep" if asleep else ""
+            less = f" less {gigabytes(beside)} of those it shares the GPU with" if beside else ""
             yield (
                 f"{actor.name}: needs about {gigabytes(memory.device_bytes)} a GPU and may take "
                 f"{gigabytes(usable)} ({share}{gigabytes(node.gpu_memory_bytes)}{less})"
                 f"{_advice(config, actor, memory.device)}"
             )
+
+
+def _beside(actor: PlacedActor, known: Sequence[tuple[PlacedActor, MemoryEstimate]]) -> int:
+    """Bytes that others have on the GPU in its turn: teachers, which wake together, all they need.
+
+    Those that sleep have no more than a process takes.
+    """
+    found = 0
+    for other, memory in known:
+        if other is not actor and other.bundle == actor.bundle and memory.device:
+            awake = actor.role == other.role == "teacher"
+            found += memory.device_bytes if awake else GPU_PROCESS_BYTES
+    return found
 
 
 def capacity_problems(

@@ -86,7 +86,7 @@ def trainer_memory(
     if settings.offload_parameters:
         host["weights"] = model.pop("weights")
     if on_gpu and sleeps_in_main_memory(config):
-        host["asleep"] = sum(model.get(part, 0) for part in ("weights", *state))
+        host["asleep"] = sum(model.get(part, 0) for part in ("weights", "teacher head", *state))
     return place(model, on_gpu, host)
 
 

@@ -193,7 +193,7 @@ class TrainerSettings:
     # Ray CPUs each rank reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_rank: float = field(default=0.0, metadata=at_least(0) | FREE)
     # GPUs each rank reserves (0 or 1); 0 trains on the CPU.
-    gpus_per_rank: int = field(default=0, metadata=SHARE | FREE)
+    gpus_per_rank: int = field(default=0, metadata=ZERO_OR_ONE | FREE)
     # CPU threads of a rank's matrix products; 0 shares a node's cores with its other ranks.
     threads: int = field(default=0, metadata=at_least(0) | FREE)
     # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.

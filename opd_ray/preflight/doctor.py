@@ -291,7 +291,9 @@ def _add_plan(
         report.add("placement", [failed("placement", str(error))])
         return
     problems = [*capacity_problems(config, student, shapes), *memory_problems(config, plan)]
-    findings = [failed("memory", text) for text in problems]
+    on_gpus = any(actor.gpus for actor in plan.actors)
+    remedy = "what fits, and its keys: opd-ray doctor --budget" if on_gpus else ""
+    findings = [failed("memory", text, remedy) for text in problems]
     here = cluster is None and config.cluster.address is None
     if here:
         findings += [failed("Ray", text) for text in local_ray_problems(config.cluster)]

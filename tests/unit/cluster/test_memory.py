@@ -179,6 +179,8 @@ def test_who_takes_turns_sleeps_in_main_memory() -> None:
     trainer = trainer_memory(config, SHAPE)
     # Weights in bfloat16; master, moments and gradients in float32.
     assert trainer.host["asleep"] == (2 + 12 + 4) * SHAPE.parameters
+    with_head = trainer_memory(config, SHAPE, [SHAPE]).host["asleep"]
+    assert with_head == trainer.host["asleep"] + 4 * SHAPE.embedding_parameters
     offloaded = trainer_memory(in_turns(offload_optimizer=True), SHAPE)
     assert offloaded.host["asleep"] == 2 * SHAPE.parameters
     teacher = teacher_memory(config, config.teacher, SHAPE)
@@ -197,7 +199,24 @@ def test_processes_that_sleep_keep_their_context_on_the_gpu() -> None:
         for cluster in [machine(4, gpus=1, gpu_memory_bytes=size)]
     )
     assert roomy == []
-    assert "less 1.26 GB of those asleep" in tight[0]
+    assert "less 1.26 GB of those it shares the GPU with" in tight[0]
+
+
+def test_teachers_wake_together_and_must_fit_together() -> None:
+    config = in_turns()
+    several = replace(
+        config, teachers={"second": {"path": "t2"}}, routes={"a": "second", "b": "teacher"}
+    )
+    (one,) = (teacher_memory(config, config.teacher, SHAPE).device_bytes,)
+    needed = 2 * one + 2 * GPU_PROCESS_BYTES
+
+    def of_teachers(nbytes: int) -> list[str]:
+        cluster = machine(4, gpus=1, gpu_memory_bytes=nbytes)
+        plan = plan_placement(several, cluster, SHAPE, {"t": SHAPE, "t2": SHAPE})
+        return [p for p in memory_problems(several, plan) if p.startswith("teacher")]
+
+    assert of_teachers(needed) == []
+    assert len(of_teachers(needed - 10)) == 2
 
 
 def test_tokens_of_a_kv_cache() -> None:

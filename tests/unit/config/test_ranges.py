@@ -41,7 +41,7 @@ ABOVE = """
     trainer.adam_eps trainer.answer_timeout_s sync.max_gap"""
 FROM_ZERO_TO_ONE = {
     "run.lag": "must be 0 or 1",
-    "trainer.gpus_per_rank": "must lie in [0, 1]",
+    "trainer.gpus_per_rank": "must be 0 or 1",
     "trainer.min_lr_ratio": "must lie in [0, 1]",
     "rollout.top_p": "must be above 0 and at most 1",
     "rollout.gpu_memory_utilization": "must be above 0 and at most 1",

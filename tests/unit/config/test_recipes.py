@@ -238,6 +238,7 @@ def test_the_doctor_plans_a_recipe_without_models_or_gpus(
     assert main(["doctor", "--config", "tip_llama33_70b_to_8b", *one, *nodes]) == 1
     text = capsys.readouterr().out
     assert "FAIL  memory: teacher-0: needs about" in text
+    assert "-> what fits, and its keys: opd-ray doctor --budget" in text
     (tmp_path / "math500.jsonl").write_text('{"prompt": \n')
     assert main(["doctor", "--config", "tip_llama33_70b_to_8b", *nodes]) == 1
     assert "FAIL  eval.tasks[0].data" in capsys.readouterr().out

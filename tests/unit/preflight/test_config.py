@@ -90,7 +90,7 @@ def test_a_legal_config_has_no_problem(config: Config) -> None:
         ({"rollout__top_p": 1.1}, ["rollout.top_p = 1.1", "at most 1"]),
         ({"loss__temperature": 0.0}, ["loss.temperature = 0.0", "above 0"]),
         ({"trainer__min_lr_ratio": -0.5}, ["trainer.min_lr_ratio = -0.5", "[0, 1]"]),
-        ({"trainer__gpus_per_rank": 2}, ["trainer.gpus_per_rank = 2", "[0, 1]"]),
+        ({"trainer__gpus_per_rank": 2}, ["trainer.gpus_per_rank = 2", "must be 0 or 1"]),
         ({"trainer__adam_beta2": 1.0}, ["trainer.adam_beta2 = 1.0", "[0, 1)"]),
         ({"trainer__zero_stage": 4}, ["trainer.zero_stage = 4", "0, 1, 2 and 3"]),
         ({"run__resume": "never-was"}, ["run.resume = 'never-was'", "auto, never"]),
