@@ -15,7 +15,7 @@ from opd_ray.cluster.memory import longest_text
 from opd_ray.cluster.memory_fit import memory_problems
 from opd_ray.cluster.nodes import Cluster
 from opd_ray.cluster.placement import Placement, plan_placement
-from opd_ray.config.choices import PlacementChoice
+from opd_ray.config.choices import LoraForm, PlacementChoice
 from opd_ray.config.schema import Config
 from opd_ray.errors import PlacementError
 from opd_ray.models.shape import ModelShape
@@ -194,11 +194,17 @@ def _of_whole_student(layout: Values) -> Iterator[Values]:
 
 
 def _of_adapter(layout: Values) -> Iterator[Values]:
-    """The same where only an adapter is trained, whose optimizer is small."""
+    """The same where only an adapter is trained, whose optimizer is small.
+
+    An engine that sleeps drops its weights, so in turns it gets them all again.
+    """
     several = layout["trainer.ranks"] > 1
+    in_turns = layout["cluster.placement"] is PlacementChoice.turns
+    form = LoraForm.merged if in_turns else LoraForm.adapter
+    adapter = {"student.lora.rank": RANK, "sync.lora": form}
     for stage in (2, 3) if several else (1,):
-        yield _held(stage) | {"student.lora.rank": RANK}
-    yield _held(3, parameters=True) | {"student.lora.rank": RANK}
+        yield _held(stage) | adapter
+    yield _held(3, parameters=True) | adapter
 
 
 def _held(stage: int, *, optimizer: bool = False, parameters: bool = False) -> Values:
