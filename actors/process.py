@@ -111,6 +111,13 @@ def compute_reproducibly() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def keep_to_share(share: float) -> None:
+    """Let torch take no more than this share of the memory of this process's GPU."""
+    import torch
+
+    torch.cuda.set_per_process_memory_fraction(share)
+
+
 def teacher_environment(settings: TeacherSettings) -> dict[str, str]:
     """Variables for the process of one replica, for Ray's ``runtime_env={"env_vars": ...}``."""
     if settings.traits.vllm_engine:

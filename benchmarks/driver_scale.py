@@ -55,6 +55,7 @@ from opd_ray.pools.scorer import BatchUnderWay, RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.tip import TipFilter, TipSettings
 
@@ -143,9 +144,10 @@ def put_together(actors: Actors, rollouts: int, tip: TipSettings) -> Coordinator
     teachers = TeacherRouter({"teacher": pool}, {})
     session: Any = SimpleNamespace(
         sync=SimpleNamespace(push=lambda *_, **__: None),
+        order=AllAtOnce(watch),
         teachers=teachers,
         trainers=TrainerGroup(watch, actors.trainers, config.trainer),
-        scorer=RolloutScorer(watch, engines, teachers),
+        scorer=RolloutScorer(watch, engines, teachers, AllAtOnce(watch)),
         launcher=SimpleNamespace(peak_memory=dict),
         vocab_size=VOCAB,
     )

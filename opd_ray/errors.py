@@ -88,6 +88,13 @@ class ActorLost(ActorFailure):
         self.in_constructor = in_constructor
 
 
+class Asleep(RunError):
+    """A role was to work although its turn is over, and its memory given back; names it."""
+
+    def __init__(self, role: str, what: str) -> None:
+        super().__init__(f"{role}: asleep, as it is not their turn, and asked for {what}")
+
+
 class PeerFailure(RunError):
     """A process gave up because another one in the same collective call did, which knows why."""
 

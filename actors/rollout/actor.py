@@ -21,6 +21,7 @@ from opd_ray.models.tokenizer import describe_model
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 if TYPE_CHECKING:
+    from actors.engine_sleep import Part
     from actors.rollout.engine import RolloutEngine
 
 
@@ -38,6 +39,7 @@ class RolloutActor(Lifeline):
         environments: of the run; None: every response is one turn.
         deterministic: what a batch is written like depends on its requests alone, not on the clock
             nor on what was written before.
+        sleeps: whether :meth:`sleep` is to be called.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class RolloutActor(Lifeline):
         vocab_size: int | None = None,
         environments: EnvironmentSet | None = None,
         deterministic: bool = False,
+        *,
+        sleeps: bool = False,
     ) -> None:
         from actors.rollout.engine import RolloutEngine
 
         self._deterministic = deterministic
-        engine = RolloutEngine(student, rollout, sync, vocab_size)
+        engine = self._own = RolloutEngine(student, rollout, sync, vocab_size, sleeps=sleeps)
         self._engine: RolloutEngine | EpisodeEngine = engine
         if environments is not None:
             model = describe_model(student.path, trust_remote_code=student.trust_remote_code)
@@ -151,6 +155,19 @@ class RolloutActor(Lifeline):
         """
         self._given_up = batch
         self._inbox.put((batch, (), False))  # wakes a stream that waits for requests
+
+    @ray.method(concurrency_group="engine")
+    def sleep(self) -> None:
+        """See :meth:`actors.rollout.engine.RolloutEngine.sleep`; after a running stream has ended.
+
+        Top-Ks of the last batch stay at hand.
+        """
+        self._own.sleep()
+
+    @ray.method(concurrency_group="engine")
+    def wake(self, part: Part) -> None:
+        """See :meth:`actors.rollout.engine.RolloutEngine.wake`."""
+        self._own.wake(part)
 
     @ray.method(concurrency_group="engine")
     def call_transport(self, method: str, *args: Any) -> Any:

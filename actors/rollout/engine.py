@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from actors.engine_sleep import PARTS, Part, Sleep, fall_asleep, wake_up
 from actors.process import prepare_vllm
 from actors.rollout.adapter import EngineAdapter, adapter_args
 from actors.rollout.recorded_scores import RECORD_KEY, TOPK_CONFIG, VOCAB_CONFIG, RecordedScores
 from actors.weights.registry import TRANSPORTS
 from opd_ray.config.choices import LoraForm
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
+from opd_ray.errors import Asleep
 from opd_ray.models.context import engine_overrides
 from opd_ray.models.tokenizer import model_config
 from opd_ray.models.weights import weights_checked
@@ -36,6 +38,7 @@ class RolloutEngine:
         rollout: sizes, threads, K of the recorded top-K.
         sync: transport of new weights, or of adapters.
         vocab_size: real tokens; rows of the output beyond them are padding. None: all rows.
+        sleeps: whether :meth:`sleep` is to be called.
 
     Raises:
         ValueError: ``rollout.record_topk`` exceeds the vocabulary, or the KV cache does not hold
@@ -49,8 +52,12 @@ class RolloutEngine:
         rollout: RolloutSettings,
         sync: SyncSettings,
         vocab_size: int | None = None,
+        *,
+        sleeps: bool = False,
     ) -> None:
         self._student, self._rollout, self._sync = student, rollout, sync
+        self._sleeps = sleeps
+        self._asleep: set[Part] = set()
         self._vocab_size = vocab_size
         self._requests: dict[str, tuple[RolloutRequest, bool]] = {}
         self._weights_complete = True
@@ -116,6 +123,7 @@ class RolloutEngine:
         }
         if rollout.gpus_per_actor:
             args["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+            args["enable_sleep_mode"] = self._sleeps
         else:
             args["kv_cache_memory_bytes"] = rollout.kv_cache_bytes
             args["kernel_config"] = CPU_KERNEL_CONFIG
@@ -159,11 +167,14 @@ class RolloutEngine:
         Raises:
             ValueError: a prompt is empty or leaves no room for a response, or an id is in use.
             RuntimeError: the last weight update failed half-way.
+            Asleep: it is.
         """
         from vllm import SamplingParams
         from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
+        if self._asleep:
+            raise Asleep("the rollout engine", "rollouts")
         if not self._weights_complete:
             raise RuntimeError(
                 "the last weight update failed, so this engine's weights are incomplete until "
@@ -228,6 +239,32 @@ class RolloutEngine:
         self._engine.collective_rpc("forget_scores", args=(recorded,))
         self._requests.clear()
 
+    def sleep(self) -> None:
+        """Give memory of weights and cache back, whatever of it is here; the weights are gone.
+
+        Raises:
+            RuntimeError: requests are unfinished.
+        """
+        if self._asleep == set(PARTS):
+            return
+        if self._requests:
+            raise RuntimeError(
+                f"the engine is to sleep while {len(self._requests)} requests are unfinished"
+            )
+        if self._asleep:  # it was on its way to be awake, and vLLM sleeps as a whole
+            self.wake("kv_cache")
+        if not self._weights_complete:
+            self._engine.collective_rpc("drop_weight_update")
+        self._weights_complete = False
+        fall_asleep(self._engine, Sleep.dropping_weights, on_gpu=self._rollout.gpus_per_actor > 0)
+        self._asleep = set(PARTS)
+
+    def wake(self, part: Part) -> None:
+        """Take memory again: first of the weights, which are to come anew, then of the cache."""
+        if part in self._asleep:
+            wake_up(self._engine, part, on_gpu=self._rollout.gpus_per_actor > 0)
+            self._asleep.discard(part)
+
     def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
         """Connect the workers to the trainer, for transports of vLLM's own."""
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
@@ -237,7 +274,10 @@ class RolloutEngine:
 
         Raises:
             RuntimeError: requests are unfinished.
+            Asleep: there is no memory for them.
         """
+        if "weights" in self._asleep:
+            raise Asleep("the rollout engine", "new weights")
         if self._requests:
             raise RuntimeError(
                 f"new weights came while {len(self._requests)} requests are unfinished; "

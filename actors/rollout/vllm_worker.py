@@ -6,12 +6,12 @@ vLLM imports this module in every worker process before it loads the model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 import actors.kernels.one_adapter
 import actors.kernels.rms_norm  # noqa: F401  (registers kernels)
+from actors.engine_sleep import SleepOnCpu
 from actors.rollout.recorded_scores import RecordedScores
 from actors.rollout.score_recorder import ScoreRecorder
 from actors.weights.registry import register_vllm_engines
@@ -19,10 +19,9 @@ from actors.weights.registry import register_vllm_engines
 register_vllm_engines()
 
 
-class RolloutWorkerExtension:
+class RolloutWorkerExtension(SleepOnCpu):
     """Methods that ``collective_rpc`` reaches (vLLM mixes them into its worker class)."""
 
-    model_runner: Any  # the worker's
     _weight_update_active: bool  # the worker's, too
 
     def pop_scores(self, keys: Sequence[str]) -> list[RecordedScores] | None:

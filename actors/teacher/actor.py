@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import ObjectLostError
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
-from actors.process import compute_reproducibly, peak_memory_bytes
+from actors.process import compute_reproducibly, keep_to_share, peak_memory_bytes
 from actors.teacher.protocol import AskingTeacher, FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.service import TeacherServer
@@ -40,7 +40,8 @@ class TeacherActor(Lifeline):
     """One replica of a teacher; :class:`actors.teacher.service.TeacherServer` has the details.
 
     Args: as :func:`actors.teacher.registry.make_teacher`; ``settings.threads`` is at least 1.
-        ``deterministic``: torch rounds the same every time.
+        ``deterministic``: torch rounds the same every time. With less than one GPU, torch takes no
+        more of its memory than that share.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class TeacherActor(Lifeline):
         support: Support = Support.teacher,
         deterministic: bool = False,
         trainer: Any = None,
+        sleeps: bool = False,
     ) -> None:
         self._deterministic = deterministic
         self._settings, self._support = settings, support
@@ -63,6 +65,7 @@ class TeacherActor(Lifeline):
             members=members,
             support=support,
             trainer=trainer,
+            sleeps=sleeps,
         )
 
     def ready(self) -> TeacherInfo:
@@ -72,6 +75,8 @@ class TeacherActor(Lifeline):
         # A vLLM engine has kernels of its own.
         if self._deterministic and not self._settings.traits.vllm_engine:
             compute_reproducibly()
+        if 0 < self._settings.gpus_per_replica < 1 and not self._settings.traits.vllm_engine:
+            keep_to_share(self._settings.gpus_per_replica)
         self._teacher = self._make()
         self._server = TeacherServer(self._teacher, self._settings, self._support)
         return self._server.info()
@@ -139,6 +144,14 @@ class TeacherActor(Lifeline):
         """The output layer, in one part, or one a member of an ensemble."""
         return self._server.output_head()
 
+    def sleep(self) -> None:
+        """Give the teacher's memory back, after what it is scoring; signals stay at hand."""
+        self._server.sleep()
+
+    def wake(self) -> None:
+        """Take it again."""
+        self._server.wake()
+
     def follow(self, *chunks: WeightChunk) -> None:
         """Move towards the student's new weights; give references to their chunks."""
         self._following().follow(pair for chunk in chunks for pair in unpack(chunk))
@@ -156,6 +169,7 @@ class TeacherActor(Lifeline):
         self._following().begin_anew()
 
     def _following(self) -> FollowingTeacher:
+        self._server.at_hand("its weights")
         if not isinstance(self._teacher, FollowingTeacher):
             raise TeacherError(f"{self._settings.key} does not follow the student's weights")
         return self._teacher

@@ -104,6 +104,19 @@ class AdaptableTeacher(Protocol):
 
 
 @runtime_checkable
+class SleepingTeacher(Protocol):
+    """A teacher that can give its memory back while others are at work on the same GPU."""
+
+    def sleep(self) -> None:
+        """Give it back; until :meth:`wake` nothing else is called."""
+        ...
+
+    def wake(self) -> None:
+        """Take it again, and be as before."""
+        ...
+
+
+@runtime_checkable
 class MixtureTeacher(Protocol):
     """A teacher whose distribution of hidden states is a mixture of several heads'."""
 

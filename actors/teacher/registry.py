@@ -33,6 +33,7 @@ def make_teacher(
     members: Sequence[Member] = (),
     support: Support = Support.teacher,
     trainer: Any = None,
+    sleeps: bool = False,
 ) -> Teacher:
     """The teacher that ``settings`` describe, loaded and ready.
 
@@ -46,6 +47,8 @@ def make_teacher(
         support: whose tokens the loss tells apart; no top-k is asked of the teacher for the
             student's.
         trainer: Ray's handle of the rank that computes the answers, for kind self with an adapter.
+        sleeps: whether it has to give its memory back now and then, for which a vLLM engine is
+            started differently.
 
     Raises:
         TeacherError: a teacher that cannot be loaded, or one of the user's own whose vocabulary is
@@ -59,7 +62,9 @@ def make_teacher(
         live = replace(settings, cache=CacheMode.off, cache_dir=None)
         return CachedTeacher(
             settings,
-            lambda: make_teacher(live, vocab_size=vocab_size, own_topk=own_topk, trainer=trainer),
+            lambda: make_teacher(
+                live, vocab_size=vocab_size, own_topk=own_topk, trainer=trainer, sleeps=sleeps
+            ),
             own_topk=own_topk,
         )
     if settings.traits.mixes_members:
@@ -75,4 +80,5 @@ def make_teacher(
         return StudentsBase(settings, trainer, vocab_size=vocab_size, own_topk=own_topk)
     module, _, name = _MAKERS[settings.kind].partition(":")
     maker: Callable[..., Teacher] = getattr(import_module(module), name)
-    return maker(settings, vocab_size=vocab_size, own_topk=own_topk)
+    how = {"sleeps": sleeps} if settings.traits.vllm_engine else {}
+    return maker(settings, vocab_size=vocab_size, own_topk=own_topk, **how)

@@ -16,10 +16,11 @@ from actors.teacher.contract.answers import (
 )
 from actors.teacher.contract.rows import ask
 from actors.teacher.likeliest import likeliest_tokens
-from actors.teacher.protocol import MixtureTeacher, Teacher, TeacherError
+from actors.teacher.protocol import MixtureTeacher, SleepingTeacher, Teacher, TeacherError
 from actors.teacher.support import asked_of_teacher, signal_of
 from opd_ray.config.choices import SignalChoice, Support
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import Asleep
 from opd_ray.tip.streamed import streamed_scores
 from opd_ray.types import (
     HeadPart,
@@ -53,6 +54,7 @@ class TeacherServer:
         self._settings = asked_of_teacher(settings, support)
         by_topk = settings.signal is SignalChoice.topk
         self._support = support if by_topk else Support.teacher
+        self._asleep = False
         self._info = teacher.info()
         check_info(self._info, self._settings, self._support)
         self.signals = SignalStore(settings.store_bytes, f"{settings.key}.store_bytes")
@@ -61,15 +63,38 @@ class TeacherServer:
         """What the teacher says about itself."""
         return self._info
 
+    def sleep(self) -> None:
+        """Have a teacher that can give its memory back do so; signals stay at hand."""
+        if isinstance(self._teacher, SleepingTeacher) and not self._asleep:
+            self._teacher.sleep()
+            self._asleep = True
+
+    def wake(self) -> None:
+        """Have it take its memory again."""
+        if isinstance(self._teacher, SleepingTeacher) and self._asleep:
+            self._teacher.wake()
+            self._asleep = False
+
+    def at_hand(self, what: str) -> Teacher:
+        """The teacher, which is asked for something.
+
+        Raises:
+            Asleep: it has given its memory back.
+        """
+        if self._asleep:
+            raise Asleep(f"teacher {self._info.name!r}", what)
+        return self._teacher
+
     def score(self, requests: Sequence[ScoreRequest]) -> list[RolloutScores]:
         """Scores of the asked rows of each request, in order; their signals stay here.
 
         Raises:
+            Asleep: see :meth:`at_hand`.
             TeacherError: a request the teacher cannot serve, or an answer against the contract.
         """
         for request in requests:
             check_request(self._info, request)
-        answers = ask(self._teacher, self._info, requests)
+        answers = ask(self.at_hand("scores"), self._info, requests)
         check_answers(self._info, requests, answers, self._settings)
         scores = [
             _scores(request, answer) for request, answer in zip(requests, answers, strict=True)
@@ -88,9 +113,10 @@ class TeacherServer:
         Raises:
             TeacherError: this kind of teacher has none to give, or one of another shape.
         """
-        if isinstance(self._teacher, MixtureTeacher):
-            return self._teacher.head_parts()
-        return (HeadPart(*checked_head(self._teacher)),)
+        teacher = self.at_hand("its output head")
+        if isinstance(teacher, MixtureTeacher):
+            return teacher.head_parts()
+        return (HeadPart(*checked_head(teacher)),)
 
     def close(self) -> None:
         """Let the teacher go."""

@@ -14,15 +14,18 @@ import numpy as np
 import ray
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
-from actors.process import compute_reproducibly
+from actors.process import compute_reproducibly, keep_to_share
 from actors.weights.chunks import pack
 from actors.weights.registry import TRANSPORTS
 from opd_ray.checksums import FileSum
 from opd_ray.config.choices import LoraForm
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import ConnectionLost, is_known
+from opd_ray.errors import Asleep, ConnectionLost, is_known
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+
+# Methods that need nothing of what a sleeping rank has given back.
+_WHILE_ASLEEP = ("sleep", "wake", "set_teacher_head")
 
 
 @contextmanager
@@ -50,8 +53,8 @@ class TrainerActor(Lifeline):
     Start it with :func:`actors.process.trainer_environment`. All methods of the engine
     run in one thread, because its current GPU is a property of the thread.
 
-    Args: as the trainer's, ``sync`` for how weights leave it, and ``deterministic``: torch rounds
-        the same every time.
+    Args: as the trainer's, ``sync`` for how weights leave it, ``deterministic``: torch rounds the
+        same every time, and ``gpu_share``: of a GPU's memory, which is all that it may take.
     """
 
     def __init__(
@@ -66,9 +69,11 @@ class TrainerActor(Lifeline):
         lagged: bool = False,
         deterministic: bool = False,
         seed: int = 0,
+        gpu_share: float = 1.0,
     ) -> None:
         from actors.trainer.trainer import Trainer
 
+        self._gpu_share = gpu_share
         if deterministic:
             compute_reproducibly()
         self._make_trainer = partial(
@@ -94,6 +99,8 @@ class TrainerActor(Lifeline):
     @ray.method(concurrency_group="rank")
     def setup(self, master_address: str, master_port: int) -> None:
         """Returns once all ranks have met and the engine is up."""
+        if self._gpu_share < 1.0:
+            keep_to_share(self._gpu_share)
         with _collective():
             self._trainer = self._make_trainer(master=(master_address, master_port))
         transport = TRANSPORTS[self._sync.backend]
@@ -107,7 +114,12 @@ class TrainerActor(Lifeline):
         """Call a method of the trainer, such as "train_step" or "engine.save".
 
         References among ``args`` arrive as what they refer to.
+
+        Raises:
+            Asleep: the rank is, and the method needs what it gave back.
         """
+        if not (self._trainer.engine.awake or method in _WHILE_ASLEEP):
+            raise Asleep(f"trainer rank {self._rank}", method)
         with _collective():
             return attrgetter(method)(self._trainer)(*args)
 
@@ -119,6 +131,7 @@ class TrainerActor(Lifeline):
     @ray.method(concurrency_group="rank")
     def weights(self) -> list[ray.ObjectRef]:
         """References to the chunks of what engines get from rank 0, none from the others."""
+        self._need_weights("the weights")
         with _collective():
             engine = self._trainer.engine
             weights = engine.adapter() if self._sends_adapter else engine.weights()
@@ -153,8 +166,13 @@ class TrainerActor(Lifeline):
     @ray.method(concurrency_group="rank")
     def call_transport(self, method: str, *args: Any) -> Any:
         """Call this rank's end of the weight transport."""
+        self._need_weights(f"weight transport, {method}")
         with _collective():
             return getattr(self._transport_end, method)(*args)
+
+    def _need_weights(self, what: str) -> None:
+        if not self._trainer.engine.weights_awake:
+            raise Asleep(f"trainer rank {self._rank}", what)
 
     def peak_memory(self) -> int:
         """High-water mark of this rank's memory, bytes."""

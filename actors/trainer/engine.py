@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from actors.parking import Parking, tensors_within
 from actors.process import free_memory_bytes
 from actors.trainer.adapter import adapter_config, adapter_weights, merged_weights
 from actors.trainer.batch import MicroBatch
@@ -118,7 +119,35 @@ class Engine:
             ranks=settings.ranks,
         )
         self._snapshot: tuple[Snapshot, Mapping[str, int]] | None = None
+        self._parked_weights, self._parked_rest = Parking(device), Parking(device)
         check_student(self._engine, device, self.student.model.config.vocab_size, dtype)
+
+    def sleep(self, but_weights: bool = False) -> None:
+        """Give memory back, of everything or of all but the weights; asleep already, do nothing."""
+        if not self._parked_rest.taken:
+            self._partition.settle()
+            own = {weight.untyped_storage().data_ptr() for weight in self._weights()}
+            held = tensors_within(self._engine.optimizer, list(self.student.parameters()))
+            self._parked_rest.park(t for t in held if t.untyped_storage().data_ptr() not in own)
+        if not (but_weights or self._parked_weights.taken):
+            self._parked_weights.park(self._weights())
+
+    def wake(self, weights_alone: bool = False) -> None:
+        """Have again what :meth:`sleep` gave back, or the weights of it, to be read."""
+        if self._parked_weights.taken:
+            self._parked_weights.bring_back()
+        if self._parked_rest.taken and not weights_alone:
+            self._parked_rest.bring_back()
+
+    @property
+    def awake(self) -> bool:
+        """Whether everything is at hand."""
+        return not (self._parked_weights.taken or self._parked_rest.taken)
+
+    @property
+    def weights_awake(self) -> bool:
+        """Whether the weights are."""
+        return not self._parked_weights.taken
 
     def all_ranks(self, yes: bool) -> bool:
         """Whether every rank says yes."""
@@ -257,6 +286,15 @@ class Engine:
         if self._files is not None:
             save_student(model, self._files, state, folder)
         dist.barrier()
+
+    def _weights(self) -> Iterator[Tensor]:
+        """Of the model, as this rank holds them, and its buffers."""
+        yield from self.student.buffers()
+        for parameter in self.student.parameters():
+            yield parameter
+            # Of one that ZeRO-3 has sharded.
+            if (shard := getattr(parameter, "ds_tensor", None)) is not None:
+                yield shard
 
     def _entries(self) -> list[Entry]:
         return entries_of(self._partition, self._buffers() if self._rank == 0 else {})

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from actors.parking import Parking
 from actors.process import peak_memory_bytes
 from actors.trainer.batch import BatchError, MicroBatch, TeacherHead, build_micro_batch, check_items
 from actors.trainer.engine import Engine
@@ -72,6 +73,8 @@ class Trainer:
         self._device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
         self._width = width_of(on_gpu=on_gpu, bfloat16=trainer.dtype is Dtype.bfloat16)
         self._teacher_heads: dict[str, tuple[TeacherHead, ...]] = {}
+        self._heads_to_come: dict[str, Sequence[HeadPart]] = {}  # that came while it was asleep
+        self._parked_heads = Parking(self._device)
         self.engine = Engine(
             student, trainer, rank=rank, master=master, device=self._device, seed=seed
         )
@@ -84,6 +87,9 @@ class Trainer:
             head: one part, or one a member of an ensemble.
             teacher: its name in the run, which its signals carry.
         """
+        if not self.engine.awake:
+            self._heads_to_come[teacher] = head
+            return
         self._teacher_heads[teacher] = tuple(
             TeacherHead(
                 to_tensor(part.weight).to(self._device),
@@ -92,6 +98,31 @@ class Trainer:
             )
             for part in head
         )
+
+    def sleep(self, but_weights: bool = False) -> None:
+        """Give memory back until :meth:`wake`: all of it, or all but what a push of weights reads.
+
+        Asleep, a rank takes teachers' heads, and is otherwise not to be used.
+
+        Raises:
+            OSError: there is no room for what it holds.
+        """
+        if not self._parked_heads.taken:
+            heads = [part for parts in self._teacher_heads.values() for part in parts]
+            held = (tensor for head in heads for tensor in (head.weight_VD, head.bias_V))
+            self._parked_heads.park(tensor for tensor in held if tensor is not None)
+        self.engine.sleep(but_weights=but_weights)
+
+    def wake(self, weights_alone: bool = False) -> None:
+        """Have again what :meth:`sleep` gave back, or what a push of weights reads."""
+        self.engine.wake(weights_alone=weights_alone)
+        if weights_alone:
+            return
+        if self._parked_heads.taken:
+            self._parked_heads.bring_back()
+        while self._heads_to_come:
+            teacher, head = self._heads_to_come.popitem()
+            self.set_teacher_head(head, teacher)
 
     def accumulate(
         self, micro_batches: Sequence[Sequence[TrainItem]], *signal_maps: Mapping[str, Signal]

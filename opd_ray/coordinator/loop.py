@@ -104,6 +104,8 @@ class Coordinator:
                     self._save(done, last=done == total)
                     saved = done
         except Interrupted:
+            if self.session.order.alternate:  # who writes would keep the trainers from saving
+                self.session.scorer.abandon()
             if done > saved:
                 self._save(done, last=True)
             self.saving.finish()
@@ -152,7 +154,8 @@ class Coordinator:
         with clock.stage("train"):
             rate = learning_rate(step, run.steps, self.config.trainer)
             items = self._items(rest, weights)
-            account = session.trainers.step(items, rate, session.teachers.take)
+            take = session.order.handing_over(session.teachers.take)
+            account = session.trainers.step(items, rate, take)
         clock.worked("train", account.seconds)
         with clock.stage("rollout_and_teacher"):
             self.batches.finish_ahead()
@@ -251,7 +254,7 @@ class Coordinator:
         if not self.config.scores_exactly:
             return streamed
         with clock.stage("exact_scores"):
-            look = partial(session.teachers.take, forget=False)
+            look = session.order.handing_over(partial(session.teachers.take, forget=False))
             missing = [s.whole() for s in scored if s.rollout.rollout_id not in exact]
             exact |= {one.rollout_id: one for one in session.trainers.score(missing, look)}
         return with_exact_scores(streamed, [exact[s.rollout.rollout_id] for s in scored], wanted)
@@ -280,7 +283,7 @@ class Coordinator:
     ) -> dict[str, float]:
         """The step's tail, and what overlap would gain where the step had none."""
         found = tail_metrics(batch)
-        if self.config.run.overlap or self.config.run.lag:
+        if self.config.run.overlap or self.config.run.lag or self.session.order.alternate:
             return found
         work = [
             s.rollout.text_tokens if weights[s.rollout.rollout_id].any() else 0

@@ -195,9 +195,10 @@ def _steer(
             evaluated = partial(has_evaluation, output.metrics)
 
             def finish() -> dict[str, int]:
+                session.order.to("trainer")  # whatever comes after has the machine to itself
                 if config.run.export_at_end:
                     progress.stage("export")
-                    session.trainers.export(str(output.export))
+                    session.export(str(output.export))
                 return session.launcher.peak_memory()
 
             newest = partial(_newest, part, checkpoints, beginning)

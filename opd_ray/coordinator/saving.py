@@ -105,7 +105,7 @@ class Saving:
 
     def _goes_beside(self) -> bool:
         if self.beside is None:
-            return self.session.trainers.have_room_to_copy()
+            return self.session.have_room_to_copy()
         return self.beside
 
     def _arrived(self, of: _UnderWay, owner: str, ref: ObjectRef) -> None:

@@ -18,6 +18,7 @@ from opd_ray.config.schema import Config
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.turns import work_order
 from opd_ray.pools.watch import ActorWatch, Interrupted
 from opd_ray.pools.weights import TeacherWeights, WeightSync
 from opd_ray.preflight.pairing import Pairing, check_teacher_info, uncompared_tokenizer
@@ -40,10 +41,14 @@ class Session:
         pools = self.launcher.teacher_pools()
         self.teachers = TeacherRouter(pools, teachers.routes)
         self.trainers = self.launcher.trainer_group()
-        self.scorer = RolloutScorer(watch, rollouts, self.teachers, self.config.run.deterministic)
+        self.order = work_order(self.config.cluster, rollouts, self.teachers, self.trainers)
+        fixed = self.config.run.deterministic
+        self.scorer = RolloutScorer(watch, rollouts, self.teachers, self.order, fixed)
         settings = {n: (teachers.working[n].settings, pool) for n, pool in pools.items()}
-        self._teacher_weights = TeacherWeights(watch, settings, self.trainers)
-        self.sync = WeightSync(self.config, self.trainers, rollouts, self._teacher_weights)
+        self._teacher_weights = TeacherWeights(watch, settings, self.trainers, self.order)
+        self.sync = WeightSync(
+            self.config, self.trainers, rollouts, self._teacher_weights, self.order
+        )
 
     def save(self, folder: str) -> dict[str, FileSum]:
         """Write what trainers hold, and teachers that follow the student, into ``folder``.
@@ -52,6 +57,7 @@ class Session:
             the sums of all files there.
         """
         self._teacher_weights.save(str(Path(folder) / "teachers"))
+        self.order.to("trainer")
         return self.trainers.save(folder)
 
     def begin_save(self, folder: str) -> list[tuple[ObjectRef, str]]:
@@ -61,10 +67,22 @@ class Session:
             references to the sums of the files of every rank, and who gives them.
         """
         self._teacher_weights.save(str(Path(folder) / "teachers"))
+        self.order.to("trainer")
         return self.trainers.begin_save(folder)
+
+    def have_room_to_copy(self) -> bool:
+        """See :meth:`TrainerGroup.have_room_to_copy`."""
+        self.order.to("trainer")
+        return self.trainers.have_room_to_copy()
+
+    def export(self, folder: str) -> None:
+        """Write the student as a plain Hugging Face folder."""
+        self.order.to("trainer")
+        self.trainers.export(folder)
 
     def load(self, folder: str) -> None:
         """Read what :meth:`save` wrote."""
+        self.order.to("trainer")
         self.trainers.load(folder)
         self._teacher_weights.load(str(Path(folder) / "teachers"))
 
@@ -76,6 +94,8 @@ class Session:
             Interrupted: a stop was requested.
         """
         self.scorer.abandon()
+        self.launcher.end_trainers()  # else their death ends the next wait too
+        self.order.make_way()
         self.trainers.replace_by(self.launcher.restart_trainers())
         self.launcher.ask_new_trainers()
         self._teacher_weights.share_heads()

@@ -53,6 +53,7 @@ class Evaluator:
         values: dict[str, float] = {}
         longest = self._sampling.max_tokens
         for task in self.tasks:
+            self.scorer.order.to("rollout")
             values |= accuracy(
                 self.scorer.rollouts, task, self.tokenizer, longest, self._seed, show
             )
@@ -73,7 +74,8 @@ class Evaluator:
         scored = [s for s in scored if s.rollout.written_tokens]
         if not scored:
             return {}
-        scores = self.trainers.score([s.whole() for s in scored], self.teachers.take)
+        take = self.scorer.order.handing_over(self.teachers.take)
+        scores = self.trainers.score([s.whole() for s in scored], take)
         gaps = [
             np.abs(found.columns["logprob"] - s.rollout.logprob[s.rollout.rows])
             for found, s in zip(scores, scored, strict=True)

@@ -27,7 +27,7 @@ from actors.trainer.actor import TrainerActor
 from opd_ray.cluster.bundles import bundles_of
 from opd_ray.cluster.placed_actor import PlacedActor, Role
 from opd_ray.cluster.placement import Placement
-from opd_ray.config.choices import TeacherTiming
+from opd_ray.config.choices import PlacementChoice, TeacherTiming
 from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import batch_budget
@@ -41,6 +41,8 @@ from opd_ray.pools.watch import ActorWatch, AnswerLimit
 from opd_ray.types import TeacherInfo
 
 _ALL: tuple[Role, ...] = ("trainer", "rollout", "teacher")
+# vLLM measures what is free as it starts, so its engines come first.
+_LOADED: tuple[Role, ...] = ("rollout", "teacher", "trainer")
 
 
 @dataclass(eq=False)
@@ -86,8 +88,8 @@ class ActorLauncher:
         self._rollout_pool: RolloutPool | None = None
         # The first plan entry of the rollouts, which the teacher takes over to write answers.
         self._first_rollout = next(actor for actor in placed if actor.role == "rollout")
-        for actor in placed:
-            self._start(actor)
+        if self._apart:
+            self._start_all(self.roles)
 
     def __enter__(self) -> ActorLauncher:
         return self
@@ -109,7 +111,15 @@ class ActorLauncher:
         start = FirstStart(
             self.watch, self._actors, self._allowed, self._start_again, self._asking()
         )
-        loaded = start.wait()
+        if self._apart:
+            loaded = start.wait()
+        else:
+            # One role after another: while one loads, another takes no memory of the same GPU.
+            for role in sorted(self.roles, key=_LOADED.index):
+                self._start_all([role])
+                loaded = start.wait()
+                if self._in_turns:
+                    self._fall_asleep()
         self.watch.set_stall_timeout(self.config.cluster.stall_timeout_s, "cluster.stall_timeout_s")
         return {self._placed[name].teacher: loaded[name] for name, _ in self._actors["teacher"]}
 
@@ -140,9 +150,26 @@ class ActorLauncher:
         ranks = self._actors["trainer"]
         return ranks[replica.index % len(ranks)][1]
 
+    def _start_all(self, roles: Sequence[Role]) -> None:
+        for actor in self._placed.values():
+            if actor.role in roles:
+                self._start(actor)
+
+    def _fall_asleep(self) -> None:
+        """Have all that have loaded give their memory back, also one that was started again."""
+        asked = [
+            (handle.call.remote("sleep") if role == "trainer" else handle.sleep.remote(), name)
+            for role, actors in self._actors.items()
+            for name, handle in actors
+        ]
+        self.watch.get_all(asked, interruptible=True)
+
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one; now the death of one is survived."""
-        return self._writing_pool(lambda name: self._rollout(self._placed[name]))
+        pool = self._writing_pool(lambda name: self._rollout(self._placed[name]))
+        if self._in_turns:
+            pool.lie_asleep()
+        return pool
 
     def _writing_pool(self, start: Callable[[str], Any]) -> RolloutPool:
         config = self.config
@@ -192,13 +219,28 @@ class ActorLauncher:
                 self.watch,
                 policy,
                 after_writing=settings.when is TeacherTiming.after_writing,
+                sleeps=self._in_turns and not settings.traits.asks_others,
                 fixed=self.config.run.deterministic,
             )
         return self._teacher_pools
 
     def trainer_group(self) -> TrainerGroup:
         """The trainer ranks as one."""
-        return TrainerGroup(self.watch, self._actors["trainer"], self.config.trainer)
+        group = TrainerGroup(self.watch, self._actors["trainer"], self.config.trainer)
+        if self._in_turns:
+            group.lie_asleep()
+        return group
+
+    @property
+    def _apart(self) -> bool:
+        """Whether every actor has a place of its own, so that all can load at once."""
+        return self.config.cluster.placement is PlacementChoice.separate
+
+    @property
+    def _in_turns(self) -> bool:
+        """Whether roles take turns; one that is alone has nobody to take turns with."""
+        turns = self.config.cluster.placement is PlacementChoice.turns
+        return turns and len(self.roles) > 1
 
     @property
     def trainer_names(self) -> list[str]:
@@ -318,6 +360,7 @@ class ActorLauncher:
             self.vocab_size,
             environments if environments.any else None,
             config.run.deterministic,
+            sleeps=self._in_turns,
         )
 
     def _teacher(self, placed: PlacedActor) -> Any:
@@ -337,6 +380,7 @@ class ActorLauncher:
             support=self.config.support,
             deterministic=self.config.run.deterministic,
             trainer=self._rank_of(placed) if self.config.asks_trainers(settings) else None,
+            sleeps=self._in_turns,
         )
 
     def _trainer(self, placed: PlacedActor) -> Any:
@@ -352,6 +396,7 @@ class ActorLauncher:
             lagged=config.run.lag > 0,
             deterministic=config.run.deterministic,
             seed=config.run.seed,
+            gpu_share=placed.gpu_share,
         )
 
     def _at(

@@ -80,6 +80,8 @@ class Members(Generic[M]):
         self._make, self._policy = make, policy
         self._lost, self._came_up = lost, came_up
         self._restarts: Counter[str] = Counter()
+        self._asleep = False
+        self._to_start: list[str] = []  # names of those that died while all were asleep
         self._started = 0
         self._alive: dict[int, M] = {}  # by number, those that are coming up too
 
@@ -94,6 +96,40 @@ class Members(Generic[M]):
         self._alive[member.number] = member
         self.watch.when_ready(self.watch.hand_over(name), partial(self._ended, member))
         return member
+
+    @property
+    def asleep(self) -> bool:
+        """Whether they have given their memory back."""
+        return self._asleep
+
+    def sleep(self) -> None:
+        """Have all give their memory back, those that are coming up too once they are there.
+
+        Raises:
+            As :meth:`ask`.
+        """
+        self._asleep = True  # nobody is started in somebody's place from now on
+        self.watch.wait_until(lambda: all(one.up for one in self.all()), self._policy.what)
+        self.ask([*self.all()], lambda handle: handle.sleep.remote())
+
+    def lie_asleep(self) -> None:
+        """They are asleep already."""
+        self._asleep = True
+
+    def wake(self, *parts: str) -> None:
+        """Have all take memory again, all of it or a part.
+
+        Raises:
+            As :meth:`ask`.
+        """
+        self.ask([*self.all()], lambda handle: handle.wake.remote(*parts))
+
+    def woken(self) -> None:
+        """All are at work again; now others come in the place of those that died meanwhile."""
+        self._asleep = False
+        waiting, self._to_start = self._to_start, []
+        for name in waiting:
+            self._start(name)
 
     def expect(self, member: M) -> None:
         """It has been asked for something, and owes an answer."""
@@ -166,7 +202,10 @@ class Members(Generic[M]):
             self._restarts[name] += 1
             count, key = self._restarts[name], f"{policy.key}.max_restarts"
             _say(f"{told}; starting it again ({count} of {key} = {policy.max_restarts})")
-            self._start(name)
+            if self._asleep:
+                self._to_start.append(name)
+            else:
+                self._start(name)
             return True
         if not self._alive:
             raise ActorFailure(

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
 from opd_ray.config.schema import RolloutSettings
-from opd_ray.errors import ActorDied, RunError
+from opd_ray.errors import ActorDied, Asleep, RunError
 from opd_ray.pools.fixed_shares import FixedShares
 from opd_ray.pools.members import Members, RestartPolicy
 from opd_ray.pools.spans import MOST_SPANS, Span
@@ -134,6 +134,8 @@ class RolloutPool:
             record: see :meth:`actors.rollout.engine.RolloutEngine.add`.
             lost: is asked when an actor has died which rollouts of its are to be written again.
         """
+        if self._writers.asleep:
+            raise Asleep("the rollout actors", "rollouts")
         if self._left_over:
             self._finish()
         if self.busy:
@@ -178,7 +180,8 @@ class RolloutPool:
 
         Those that come up in the meantime catch up afterwards.
         """
-        self._finish()
+        if not self._writers.asleep:  # else what is to be written again waits for these weights
+            self._finish()
         self._updating = True
         taking = [writer for writer in self._writers.all() if writer.up]
         try:
@@ -188,6 +191,30 @@ class RolloutPool:
         for writer in taking:
             writer.current = True
         self._share_out()
+
+    def sleep(self) -> None:
+        """Have all actors give their memory back, weights and cache; what is written is collected.
+
+        Raises:
+            RuntimeError: a batch is being written.
+        """
+        if self.busy:
+            raise RuntimeError("rollout actors are to sleep while they write")
+        self._writers.sleep()
+
+    def lie_asleep(self) -> None:
+        """All actors are asleep already, as they were told to when they had loaded."""
+        self._writers.lie_asleep()
+
+    def wake(self, part: Literal["weights", "kv_cache"]) -> None:
+        """Have all take memory again: first of their weights, which are then to be brought anew.
+
+        With their cache they write on.
+        """
+        self._writers.wake(part)
+        if part == "kv_cache":
+            self._writers.woken()
+            self._share_out()
 
     def call_transport(self, method: str, *args: Any) -> list[Any]:
         """Call every actor's end of the weight transport; references in ``args`` are resolved.
@@ -312,7 +339,7 @@ class RolloutPool:
         Raises:
             RunError: nobody can write, nor will before the next push of weights.
         """
-        if self._updating or not (self._waiting or self.shares):
+        if self._updating or self._writers.asleep or not (self._waiting or self.shares):
             return
         self._catch_up_all()
         able = [writer for writer in self._writers.all() if writer.can_take]

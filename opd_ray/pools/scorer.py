@@ -12,6 +12,7 @@ import numpy as np
 from opd_ray.errors import RunError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.turns import Order
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TrainItem
 
@@ -140,7 +141,7 @@ class BatchUnderWay:
             ActorFailure, StallError, Interrupted: see :meth:`ActorWatch.wait_until`.
         """
         if not self.done:  # what is done already is not lost by a stop
-            self._scorer.watch.wait_until(
+            self._scorer.order.until(
                 lambda: self.done, "rollouts and the teacher's scores", interruptible=interruptible
             )
 
@@ -287,6 +288,7 @@ class RolloutScorer:
     watch: ActorWatch
     rollouts: RolloutPool
     teachers: TeacherRouter
+    order: Order  # in which roles work
     # Which rollouts are in a wave follows from their lengths alone (run.deterministic).
     fixed_waves: bool = False
     _batch: BatchUnderWay | None = field(default=None, init=False)  # the last one
@@ -332,6 +334,7 @@ class RolloutScorer:
             RunError: later, while the watch waits: an environment began with another prompt than
                 its row's, and the row has a teacher's prompt.
         """
+        self.order.to("rollout")
         batch = self._open(requests, teacher_prompts, drops, close_ups)
         self.rollouts.start(requests, sampling, batch.written, record=True, lost=batch.not_read)
         return batch

@@ -19,7 +19,7 @@ from opd_ray.batching.micro_batches import plan_micro_batches, width_of
 from opd_ray.checksums import FileSum
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
-from opd_ray.errors import ActorFailure, ActorLost, DamagedCheckpoint, Unanswered
+from opd_ray.errors import ActorFailure, ActorLost, Asleep, DamagedCheckpoint, Unanswered
 from opd_ray.output.checkpoint import sums_of_trainer
 from opd_ray.pools.watch import ActorWatch, AnswerLimit
 from opd_ray.types import RolloutScores, StepAccount, TrainItem
@@ -44,6 +44,8 @@ class TrainerGroup:
     settings: TrainerSettings
     # Of the kept tokens of all waves since the last step.
     _wave_weight: float = field(default=0.0, init=False)
+    _asleep: bool = field(default=False, init=False)
+    _weights_asleep: bool = field(default=False, init=False)
 
     def accumulate(self, items: Sequence[TrainItem], signals: SignalSource) -> None:
         """Add the gradients of the kept rows to those of the step that comes next.
@@ -96,27 +98,48 @@ class TrainerGroup:
             for item in items
         ]
 
+    def sleep(self, *, but_weights: bool = False) -> None:
+        """Have all ranks give their memory back, or all of it but that of the weights."""
+        self._asleep, self._weights_asleep = True, not but_weights
+        self._call_all("sleep", but_weights)
+
+    def lie_asleep(self) -> None:
+        """All ranks are asleep already, as they were told to when they had loaded."""
+        self._asleep = self._weights_asleep = True
+
+    def wake(self, *, weights_alone: bool = False) -> None:
+        """Have all ranks take it again, or that of the weights, which are then to be read."""
+        self._call_all("wake", weights_alone)
+        self._asleep, self._weights_asleep = weights_alone and self._asleep, False
+
     def weights(self) -> list[ray.ObjectRef]:
         """References to the chunks of the current weights, gathered from all ranks by rank 0."""
+        self._at_hand("their weights", weights_alone=True)
         refs = [handle.weights.remote() for _, handle in self.ranks]
         return self._gather(refs, "gathering weights")[0]
 
     def call_transport(self, method: str, *args: Any) -> list[Any]:
         """Call every rank's end of the weight transport."""
+        self._at_hand(f"weight transport, {method}", weights_alone=True)
         refs = [handle.call_transport.remote(method, *args) for _, handle in self.ranks]
         return self._gather(refs, f"weight transport, {method}")
 
     def set_teacher_head(self, head: ray.ObjectRef, teacher: str) -> None:
-        """Give every rank a teacher's output head, which makes distributions of hidden states."""
+        """Give every rank a teacher's output head, which makes distributions of hidden states.
+
+        Ranks that sleep take it too.
+        """
         self._call_all("set_teacher_head", head, teacher)
 
     def replace_by(self, ranks: Sequence[tuple[str, Any]]) -> None:
-        """Go on with new ranks; what these have accumulated is gone."""
+        """Go on with new ranks, which are awake; what these have accumulated is gone."""
         self.ranks = ranks
+        self._asleep = self._weights_asleep = False
         self._wave_weight = 0.0
 
     def save(self, folder: str) -> dict[str, FileSum]:
         """Write weights and optimizer of every rank into ``folder``; the sums of all files."""
+        self._at_hand("a checkpoint")
         found: dict[str, FileSum] = {}
         for sums in self._call_all("engine.save", folder):
             found |= sums
@@ -128,6 +151,7 @@ class TrainerGroup:
         Returns:
             a reference to what each rank's :meth:`save` would give, and who gives it.
         """
+        self._at_hand("a checkpoint")
         self._call_all("engine.snapshot")
         return [
             (handle.write_snapshot.remote(folder), f"{name} (writing a checkpoint)")
@@ -136,6 +160,7 @@ class TrainerGroup:
 
     def have_room_to_copy(self) -> bool:
         """Whether such copies take at most half of the memory that is free on each machine."""
+        self._at_hand("room for a checkpoint")
         needed: Counter[str] = Counter()
         free: dict[str, int] = {}
         for machine, copy, available in self._call_all("engine.room_for_snapshot"):
@@ -152,6 +177,7 @@ class TrainerGroup:
         Raises:
             DamagedCheckpoint: it is not; nothing has changed.
         """
+        self._at_hand("reading a checkpoint")
         sums = sums_of_trainer(Path(folder))
         if sums:
             shares = _shares_of_files(sums, len(self.ranks))
@@ -169,6 +195,7 @@ class TrainerGroup:
 
     def export(self, folder: str) -> None:
         """Write the student as a plain Hugging Face folder."""
+        self._at_hand("an export")
         self._call_all("engine.export", folder)
 
     def _call_all(self, method: str, *args: Any) -> list[Any]:
@@ -190,8 +217,18 @@ class TrainerGroup:
         plan = plan_micro_batches(texts, len(self.ranks), settings.micro_batch_tokens, width)
         micro_batches = [[[items[i] for i in micro] for micro in rank] for rank in plan]
         wanted = [{items[i].rollout_id: items[i].rows for i in chain(*rank)} for rank in plan]
+        found = signals(wanted)
+        self._at_hand("training or scores")
         handles = [handle for _, handle in self.ranks]
-        return list(zip(handles, micro_batches, signals(wanted), strict=True))
+        return list(zip(handles, micro_batches, found, strict=True))
+
+    def _at_hand(self, what: str, *, weights_alone: bool = False) -> None:
+        """
+        Raises:
+            Asleep: the ranks are, or their weights where these alone are needed.
+        """
+        if self._weights_asleep if weights_alone else self._asleep:
+            raise Asleep("the trainer ranks", what)
 
 
 def answer_limit(settings: TrainerSettings) -> AnswerLimit:

@@ -21,6 +21,7 @@ from opd_ray.output.checkpoint import CheckpointError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.turns import Order, Turns
 from opd_ray.pools.watch import ActorWatch
 
 
@@ -29,17 +30,22 @@ class WeightSync:
     """Brings new weights by the transport that ``sync.backend`` names.
 
     A rollout actor that was started again gets those of the last push before it writes. While
-    rollouts are written, the trainers still hold them; where a run lags they may not, and the
-    chunks of the last push stay in the object store until the next one.
+    rollouts are written, the trainers still hold them; where a run lags they may not, and where
+    roles take turns they are asleep, so the chunks of the last push stay in the object store until
+    the next one. Then, too, the engines take the weights in when their turn comes.
     """
 
     config: Config
     trainers: TrainerGroup  # make them
     rollouts: RolloutPool  # write with them
     teacher_weights: TeacherWeights  # of the teachers that follow the student
+    order: Order  # in which roles work
 
     def __post_init__(self) -> None:
         self.meet()
+        if isinstance(self.order, Turns):
+            self.order.deliver = self._deliver
+            self.order.from_trainers_memory = self._transport.from_trainers_memory
 
     def meet(self) -> None:
         """Connect the ends of the transport, anew where trainers have started again."""
@@ -55,13 +61,21 @@ class WeightSync:
         """
         self._version, self._kept = version, None
         self.rollouts.catch_up = self._catch_up
-        with self.rollouts.updating():
-            chunks = self._transport.collect()
-            self._transport.deliver(version, chunks)
-        if self.config.run.lag:
-            self._kept = chunks
+        if self.order.alternate:
+            self.order.to("trainer")
+            chunks = self._kept = self._transport.collect()
+        else:
+            with self.rollouts.updating():
+                chunks = self._transport.collect()
+                self._transport.deliver(version, chunks)
+            if self.config.run.lag:
+                self._kept = chunks
         if stepped and self.teacher_weights:
             self.teacher_weights.follow(self.trainers.weights() if chunks is None else chunks)
+
+    def _deliver(self) -> None:
+        """Put the weights of the last push into every rollout engine."""
+        self._transport.deliver(self._version, self._kept)
 
     def _catch_up(
         self, name: str, handle: Any, sent: Callable[[], object], done: Callable[[bool], object]
@@ -133,6 +147,7 @@ class TeacherWeights:
     watch: ActorWatch
     teachers: Mapping[str, tuple[TeacherSettings, TeacherPool]]  # by name
     trainers: TrainerGroup  # hold the teachers' output heads where the signal is hidden
+    order: Order  # in which roles work
 
     def __post_init__(self) -> None:
         teachers = self.teachers
@@ -187,11 +202,13 @@ class TeacherWeights:
 
     def _living(self, name: str, pool: TeacherPool) -> Any:
         """The handle of a replica; waits for one that is being started again."""
+        self.order.to("teacher")
         self.watch.wait_until(lambda: bool(pool.living()), f"a replica of teacher {name!r}")
         return pool.living()[0][1]
 
     def _ask_all(self, name: str, method: str, *arguments: Any) -> list[Any]:
         """Ask every replica; the handles of those that did it, at least one."""
+        self.order.to("teacher")
         asked = [
             (getattr(handle, method).remote(*arguments), owner, handle)
             for owner, handle in self._pools[name].living()
@@ -208,6 +225,7 @@ class TeacherWeights:
 
     def _save(self, name: str, path: str) -> None:
         """Have the first replica that lives write its weights: all have the same."""
+        self.order.to("teacher")
         for owner, handle in self._pools[name].living():
             with suppress(ActorDied):
                 self.watch.get(handle.save.remote(path), owner)

@@ -45,12 +45,20 @@ class FakeReplica:
         self.forget = Remote(self._forget)
         self.forget_all = Remote(lambda: self.held.clear())
         self.ready = Remote(lambda: (self, "loaded", 0))
+        self.asleep = False
+        self.sleep = Remote(lambda: self._fall_asleep(True))
+        self.wake = Remote(lambda: self._fall_asleep(False))
+
+    def _fall_asleep(self, asleep: bool):
+        self.asleep = asleep
+        return (self, "loaded", 0)
 
     def die(self) -> None:
         self.dead = True
         self.held.clear()
 
     def _score(self, requests):
+        assert not self.asleep, f"{self.name} is to score asleep"
         ids = [request.rollout_id for request in requests]
         self.batches.append(ids)
         self.prompts.update({r.rollout_id: r.prompt_ids for r in requests})
@@ -202,6 +210,7 @@ def pool_of(
     watch: FakeWatch | None = None,
     after_writing: bool = False,
     fixed: bool = False,
+    sleeps: bool = False,
     answer_timeout_s: float | None = None,
 ) -> tuple[TeacherPool, FakeWatch, Clock]:
     watch, clock = watch or FakeWatch(), Clock()
@@ -213,6 +222,7 @@ def pool_of(
         recovery("teacher replica", "teacher", watch.start, max_restarts, answer_timeout_s),
         after_writing=after_writing,
         fixed=fixed,
+        sleeps=sleeps,
         clock=clock,
     )
     return pool, watch, clock

@@ -58,11 +58,15 @@ class Session:
         self.scorer = self.teachers = None
         self.events: list[str] = []
         self.damaged: Sequence[Path] = ()
-        self.trainers = SimpleNamespace(export=lambda path: self.events.append(f"export {path}"))
+        self.trainers = None
+        self.order = SimpleNamespace(to=lambda role: None)
         self.launcher: Any = SimpleNamespace(peak_memory=dict, end_trainers=lambda: None, nodes=())
         self._then = then
         self.made: Coordinator
         self.exit_code: int
+
+    def export(self, folder: str) -> None:
+        self.events.append(f"export {folder}")
 
     def load(self, folder: str) -> None:
         self.events.append(f"load {folder}")

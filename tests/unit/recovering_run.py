@@ -12,8 +12,8 @@ from typing import Any
 from stand_in_run import StandInRun
 from stand_ins import Response
 
-from opd_ray.config.choices import Scoring
-from opd_ray.config.schema import EvalSettings, RunSettings, TrainerSettings
+from opd_ray.config.choices import PlacementChoice, Scoring
+from opd_ray.config.schema import ClusterSettings, EvalSettings, RunSettings, TrainerSettings
 from opd_ray.coordinator.recovery import Point, Recovery
 from opd_ray.coordinator.run import Part, _newest
 from opd_ray.errors import ActorLost
@@ -29,6 +29,7 @@ RESPONSES = {
 }
 # The filter remembers what earlier steps showed.
 STREAM = TipSettings(rule="divergence_topk", normalise_over="stream", stream_decay=0.9)
+TURNS = ClusterSettings(placement=PlacementChoice.turns)
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "stream": {"tip": STREAM},
@@ -42,6 +43,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "exact": {"scoring": Scoring.exact},
     "beside": {"run": {"checkpoint_beside": True}},
     "followed": {"follow": True},
+    "turns": {"cluster": TURNS},
+    "turns followed": {"cluster": TURNS, "follow": True},
+    "turns exact": {"cluster": TURNS, "scoring": Scoring.exact, "run": {"checkpoint_beside": True}},
 }
 LOSS = ActorLost("trainer-1", "trainer-1", "its process is gone")
 

@@ -14,6 +14,7 @@ import numpy as np
 from fake_replicas import pool_of, writers_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher, Trainer
 
+from opd_ray.config.choices import PlacementChoice
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.coordinator.loop import Checkpoints, Coordinator
@@ -23,9 +24,11 @@ from opd_ray.data.prompts import PromptFeed
 from opd_ray.data.rows import PromptRow
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
+from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
 from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.turns import work_order
 from opd_ray.pools.weights import TeacherWeights, WeightSync
 from opd_ray.tip import TipFilter, TipSettings
 from opd_ray.types import TrainItem
@@ -50,6 +53,17 @@ TWELVE = {
         ((key, sample) for key in "ab" for sample in range(6)), start=1
     )
 }
+
+
+_OF_SESSION = (
+    "save",
+    "begin_save",
+    "have_room_to_copy",
+    "export",
+    "load",
+    "restart_trainers",
+    "begin_anew",
+)
 
 
 class StandInRun:
@@ -104,6 +118,7 @@ class StandInRun:
         trainers = TrainerGroup(watch, self._ranks(), config.trainer)
         engines = [(one.name, one) for one in self.engines]
         fixed = config.run.deterministic
+        turns = config.cluster.placement is PlacementChoice.turns
         rollouts = writers_of(
             watch,
             engines,
@@ -112,34 +127,41 @@ class StandInRun:
             fixed_shares=fixed,
         )
         pools = {
-            teacher: pool_of(replicas, self._batch_tokens, watch=watch, fixed=fixed)[0]
+            teacher: pool_of(replicas, self._batch_tokens, watch=watch, fixed=fixed, sleeps=turns)[
+                0
+            ]
             for teacher, replicas in self.teachers.items()
         }
         teachers = TeacherRouter(pools, TEACHER_OF)
+        if turns:
+            self._all_asleep(rollouts, trainers)
+        order = work_order(config.cluster, rollouts, teachers, trainers)
         settings = TeacherSettings(kind="self", follow_decay=0.9 if self._follow else None)
         teacher_weights = TeacherWeights(
-            watch, {n: (settings, pool) for n, pool in pools.items()}, trainers
+            watch, {n: (settings, pool) for n, pool in pools.items()}, trainers, order
         )
         rows: Any = SimpleNamespace(
             batch=_batch, earlier=(), identity=PromptsIdentity(len(PROMPTS), "00ff")
         )
         tokenizer: Any = _Letters()
         session: Any = SimpleNamespace(
-            sync=WeightSync(config, trainers, rollouts, teacher_weights),
+            sync=WeightSync(config, trainers, rollouts, teacher_weights, order),
+            order=order,
             teachers=teachers,
             trainers=trainers,
             _teacher_weights=teacher_weights,
-            scorer=RolloutScorer(watch, rollouts, teachers, fixed_waves=fixed),
+            scorer=RolloutScorer(watch, rollouts, teachers, order, fixed_waves=fixed),
             launcher=SimpleNamespace(
                 watch=watch,
                 peak_memory=lambda: {"trainer-0": 7},
                 ask_new_trainers=lambda: None,
                 trainer_names=[name for name, _ in self._ranks()],
+                end_trainers=self._end_trainers,
                 restart_trainers=self._restart_trainers,
             ),
             vocab_size=VOCAB_SIZE,
         )
-        for method in ("save", "begin_save", "load", "restart_trainers", "begin_anew"):
+        for method in _OF_SESSION:
             setattr(session, method, partial(getattr(Session, method), session))
         return Coordinator(
             config,
@@ -151,6 +173,23 @@ class StandInRun:
             Metrics([SimpleNamespace(write=self._write, back_to=self._back_to)]),  # type: ignore[list-item]
             Progress(config.run.steps, 0, self.printed, every=1),
         )
+
+    def _all_asleep(self, rollouts: RolloutPool, trainers: TrainerGroup) -> None:
+        """As a launcher leaves them; from now on no two roles may be awake."""
+        for engine in self.engines:
+            engine.sleep.remote()
+        for one in (*self.replicas, *self.trainers):
+            one.asleep = True
+        rollouts.lie_asleep()
+        trainers.lie_asleep()
+        self.watch.check = self._check_turns
+
+    def _check_turns(self) -> None:
+        living = [one for one in self.watch.current.values() if not one.dead]
+        awake = {"rollout" for one in living if isinstance(one, Engine) and one.awake}
+        awake |= {"teacher" for one in living if isinstance(one, Teacher) and not one.asleep}
+        awake |= {"trainer" for one in self.trainers if not one.asleep}
+        assert len(awake) <= 1, awake
 
     def _started_again(self, draw: Random, name: str) -> Engine | Teacher:
         """In place of an actor that died."""
@@ -196,8 +235,12 @@ class StandInRun:
     def _ranks(self) -> list[tuple[str, Any]]:
         return [(f"trainer-{number}", one) for number, one in enumerate(self.trainers)]
 
-    def _restart_trainers(self) -> list[tuple[str, Any]]:
+    def _end_trainers(self) -> None:
+        self.watch.death = None
         self.ended += self.trainers
+        self.trainers = []
+
+    def _restart_trainers(self) -> list[tuple[str, Any]]:
         self.watch.death = None
         self.trainers = self._new_trainers()
         self.watch.wait_until(lambda: True, "the new ranks")
@@ -211,6 +254,7 @@ class StandInRun:
         self.watch.stop_requested = step == self.stop_after
 
     def _evaluate(self, show: object) -> dict[str, float]:
+        self._coordinator.session.order.to("rollout")
         self.evaluated.append([engine.version for engine in self.engines])
         return {"eval/accuracy": len(self.evaluated) / 4}
 

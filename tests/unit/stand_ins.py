@@ -106,6 +106,7 @@ class StandInWatch(FakeWatch):
         self.death: ActorLost | None = None
         self.waits = 0
         self.before_wait: Callable[[int], None] = lambda number: None
+        self.check: Callable[[], None] = lambda: None  # what holds in every wait
         self._order = order
 
     def read(self, stream: Stream, call: Any, ended: Any) -> None:
@@ -155,6 +156,7 @@ class StandInWatch(FakeWatch):
 
     def _note_wait(self) -> None:
         self.waits += 1
+        self.check()
         self.before_wait(self.waits)
         if self.death is not None:
             raise self.death
@@ -216,6 +218,10 @@ class Engine:
         self.add = Remote(self._add)
         self.abort = Remote(self._abort)
         self.call_transport = Remote(self._call_transport)
+        self.awake = {"weights", "kv_cache"}
+        self.weights_gone = False  # as it slept, until others come
+        self.sleep = Remote(self._sleep)
+        self.wake = Remote(self._wake)
         self._script = script
         self._order = order
         self._streams: dict[int, Stream] = {}  # by the number of the batch
@@ -241,6 +247,18 @@ class Engine:
             rollout = replace(rollout, topk=owned)
         return rollout
 
+    def _sleep(self) -> Any:
+        unfinished = any(one.open and not one.given_up for one in self._streams.values())
+        assert not unfinished, f"{self.name} is to sleep while requests are unfinished"
+        self.awake.clear()
+        self.weights_gone = True
+        return self, "asleep", 0
+
+    def _wake(self, part: str) -> Any:
+        assert part == "weights" or not self.weights_gone, f"{self.name} has no weights"
+        self.awake.add(part)
+        return self, "awake", 0
+
     def _generate(
         self,
         requests: list[RolloutRequest],
@@ -249,6 +267,7 @@ class Engine:
         more: bool,
         batch: int,
     ) -> Stream:
+        assert len(self.awake) == 2, f"{self.name} is to write asleep"
         self.samplings.append(sampling)
         self._streams[batch] = Stream(self)
         self._add(requests, more, batch)
@@ -268,6 +287,8 @@ class Engine:
         assert method == "load"
         unfinished = any(one.open and not one.given_up for one in self._streams.values())
         assert not unfinished, "new weights came while requests are unfinished"
+        assert "weights" in self.awake, f"{self.name} is to take weights in asleep"
+        self.weights_gone = False
         self.weights.append((version, chunks))
         return self, "transport", len(self.weights)
 
@@ -279,7 +300,7 @@ class Teacher(FakeReplica):
         super().__init__(name)
         self.dropped: list[str] = []
         self.followed: list[tuple[Any, ...]] = []  # chunks of the student's weights
-        self.follow = Remote(lambda *chunks: self.followed.append(chunks))
+        self.follow = Remote(self._follow)
         self.save = Remote(self._save)
         self.load = Remote(self._load)
         self.begin_anew = Remote(lambda: self.followed.clear())
@@ -291,7 +312,12 @@ class Teacher(FakeReplica):
             return found
         return [one if isinstance(one, TopKLost) else self._scores(one.rollout_id) for one in found]
 
+    def _follow(self, *chunks: Any) -> None:
+        assert not self.asleep, f"{self.name} is to follow asleep"
+        self.followed.append(chunks)
+
     def _save(self, path: str) -> None:
+        assert not self.asleep, f"{self.name} is to save asleep"
         Path(path).write_text(json.dumps(self.followed))
 
     def _load(self, path: str) -> None:
@@ -349,9 +375,14 @@ class Trainer:
         self._script = script
         self._gap = gap
         self._before_call = before_call
+        self.asleep = False
 
     def _call(self, method: str, *args: Any) -> Any:
         self._before_call(method)
+        if method in ("sleep", "wake"):
+            self.asleep = method == "sleep"
+            return None
+        assert not self.asleep, f"a trainer rank is asked for {method} asleep"
         methods: dict[str, Any] = {
             "accumulate": self._accumulate,
             "train_step": self._train_step,

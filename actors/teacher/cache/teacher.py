@@ -15,7 +15,7 @@ from actors.teacher.cache.files import AnswerFiles, opened
 from actors.teacher.cache.identity import FILE, identity_in, identity_of, info_of, read_identity
 from actors.teacher.contract.answers import check_answers, checked_head
 from actors.teacher.contract.rows import ask
-from actors.teacher.protocol import Teacher, TeacherError
+from actors.teacher.protocol import SleepingTeacher, Teacher, TeacherError
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
@@ -101,6 +101,18 @@ class CachedTeacher:
         weight, bias = checked_head(self._teacher())
         write_whole(path, save({"weight": weight} | ({} if bias is None else {"bias": bias})))
         return weight, bias
+
+    def sleep(self) -> None:
+        """Have the teacher give its memory back, if one was loaded and can."""
+        live: object = self._live
+        if isinstance(live, SleepingTeacher):
+            live.sleep()
+
+    def wake(self) -> None:
+        """Have it take its memory again."""
+        live: object = self._live
+        if isinstance(live, SleepingTeacher):
+            live.wake()
 
     def close(self) -> None:
         """Let the teacher go, if one was loaded."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from actors.teacher.contract.answers import checked_head
 from actors.teacher.contract.rows import ask
-from actors.teacher.protocol import Teacher, TeacherError
+from actors.teacher.protocol import SleepingTeacher, Teacher, TeacherError
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherSettings
@@ -122,6 +122,18 @@ class Ensemble:
     def info(self) -> TeacherInfo:
         """What the members have in common."""
         return self._info
+
+    def sleep(self) -> None:
+        """Have every member that can give its memory back."""
+        for teacher in self._teachers:
+            if isinstance(teacher, SleepingTeacher):
+                teacher.sleep()
+
+    def wake(self) -> None:
+        """Have them take it again."""
+        for teacher in self._teachers:
+            if isinstance(teacher, SleepingTeacher):
+                teacher.wake()
 
     def close(self) -> None:
         """Let every member go."""

@@ -8,7 +8,7 @@ vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from actors.kernels.packed_attention import PACKED, UnfitModel, check_model, packed_row
+from actors.parking import Parking
 from actors.teacher.kinds.projection import answer_of, project, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.batching.alignment import predicting_positions
@@ -63,6 +64,7 @@ class HfTeacher:
                 f"{settings.path}: its output head has {rows} rows for {self._vocab_size} tokens"
             )
         self._own_topk = own_topk
+        self._parking = Parking(self._device)
         self._check_model()
         self._info = self._describe()
 
@@ -77,6 +79,19 @@ class HfTeacher:
         other._own_topk = wanted.own_topk
         other._info = replace(self._info, signals=(wanted.signal.value,))
         return other
+
+    def sleep(self) -> None:
+        """Give the weights' memory back until :meth:`wake`."""
+        self._parking.park(self._held())
+
+    def wake(self) -> None:
+        """Have the weights again."""
+        self._parking.bring_back()
+
+    def _held(self) -> Iterator[torch.Tensor]:
+        """All that takes memory between two batches."""
+        yield from self._model.parameters()
+        yield from self._model.buffers()
 
     def close(self) -> None:
         """Free the weights."""

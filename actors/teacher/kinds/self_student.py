@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -101,6 +101,10 @@ class Follower(HfTeacher):
         for name, tensor in self._from_file().items():
             self._average[name].copy_(tensor)
         self._compute_with_average()
+
+    def _held(self) -> Iterator[torch.Tensor]:
+        yield from super()._held()
+        yield from self._average.values()
 
     def _from_file(self) -> dict[str, torch.Tensor]:
         """The student's parameters in float32, by name."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.engine_sleep import PARTS, Sleep, fall_asleep, wake_up
 from actors.process import prepare_vllm
 from actors.teacher.kinds.projection import answer_of, widest_topk
 from actors.teacher.protocol import TeacherError, Wanted
@@ -38,7 +39,8 @@ class VllmTeacher:
     Args: as :func:`actors.teacher.registry.make_teacher`; of ``settings``, ``path``, ``dtype``,
         ``signal`` (``topk`` or ``sampled``), ``topk``, ``batch_tokens`` (of one forward pass;
         longer sequences take several), ``kv_cache_bytes``, ``tensor_parallel_size``,
-        ``gpus_per_replica``, ``gpu_memory_utilization`` and ``threads``.
+        ``gpus_per_replica``, ``gpu_memory_utilization`` and ``threads``. ``sleeps``: :meth:`sleep`
+        is to be called.
 
     Raises:
         TeacherError: a vocabulary smaller than ``vocab_size``, or no room in the KV cache.
@@ -46,9 +48,14 @@ class VllmTeacher:
     """
 
     def __init__(
-        self, settings: TeacherSettings, *, vocab_size: int | None = None, own_topk: int = 0
+        self,
+        settings: TeacherSettings,
+        *,
+        vocab_size: int | None = None,
+        own_topk: int = 0,
+        sleeps: bool = False,
     ) -> None:
-        self._settings, self._own_topk = settings, own_topk
+        self._settings, self._own_topk, self._sleeps = settings, own_topk, sleeps
         self._keys = count()
         prepare_vllm(max(1, settings.threads))
         from vllm.engine.arg_utils import EngineArgs
@@ -109,6 +116,19 @@ class VllmTeacher:
         other._settings, other._own_topk = settings, wanted.own_topk
         other._info = replace(self._info, signals=signals)
         return other
+
+    def sleep(self) -> None:
+        """Give memory back until :meth:`wake`: weights go to main memory, the cache is dropped."""
+        fall_asleep(self._engine, Sleep.keeping_weights, on_gpu=self._on_gpu)
+
+    def wake(self) -> None:
+        """Have weights and cache again."""
+        for part in PARTS:
+            wake_up(self._engine, part, on_gpu=self._on_gpu)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self._settings.gpus_per_replica > 0
 
     def close(self) -> None:
         """Release the engine's memory and processes."""
@@ -180,6 +200,7 @@ class VllmTeacher:
             "worker_extension_cls": "actors.teacher.kinds.vllm_worker.TeacherWorkerExtension",
         }
         if settings.gpus_per_replica:
+            args["enable_sleep_mode"] = self._sleeps
             share = min(1.0, settings.gpus_per_replica)  # of a GPU that others are on too
             args["gpu_memory_utilization"] = settings.gpu_memory_utilization * share
         else:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from vllm.distributed.parallel_state import get_tp_group
 
+from actors.engine_sleep import SleepOnCpu
 from actors.teacher.kinds.projection import project
 
 # The key of SamplingParams.extra_args under which a request says whose response it holds.
@@ -51,13 +52,11 @@ class Response:
         self.written_n[part] = True
 
 
-class TeacherWorkerExtension:
+class TeacherWorkerExtension(SleepOnCpu):
     """Scores the asked rows of every forward pass (vLLM mixes it into its worker class).
 
     ``collective_rpc`` reaches its methods in every worker.
     """
-
-    model_runner: Any  # the worker's: vLLM's ``GPUModelRunner`` or its CPU variant
 
     def start_scoring(self, vocab_size: int, topk: int) -> None:
         """Once, after the model is loaded.

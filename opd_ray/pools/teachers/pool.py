@@ -23,6 +23,9 @@ from opd_ray.pools.teachers.replicas import Replica, Replicas
 from opd_ray.pools.watch import ActorWatch
 from opd_ray.types import Rollout, RolloutScores, SignalReceipt, TopKLost
 
+# Waits for a condition, which the text after it names.
+Until = Callable[[Callable[[], bool], str], object]
+
 
 class TeacherPool:
     """Feeds rollouts to teacher replicas and remembers which replica holds which signal.
@@ -49,12 +52,15 @@ class TeacherPool:
         watch: of the replicas' actors; their deaths end no wait from now on.
         policy: of replicas that die or hang.
         after_writing: send nothing out while rollouts are written, see :meth:`writing`.
+        sleeps: whether its replicas give their memory back in between, see :meth:`sleep`; they are
+            asleep already.
         fixed: batches follow from the rollouts that are announced and their order alone.
         clock: seconds, for the account.
 
     Attributes:
         deliver: gets every rollout's scores, while the watch waits for whatever it may be.
         lost: gets the ids of rollouts whose top-K a replica found lost, likewise.
+        until: waits for rollouts to be scored again; where roles take turns, that is in another's.
     """
 
     IN_FLIGHT = 2
@@ -69,6 +75,7 @@ class TeacherPool:
         policy: RestartPolicy,
         *,
         after_writing: bool = False,
+        sleeps: bool = False,
         fixed: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,7 +89,11 @@ class TeacherPool:
         )
         self._queue = self._new_queue()
         self._pumping = False  # whether a pump is to come
+        self.until: Until = watch.wait_until
         self._after_writing = after_writing
+        self._sleeps = sleeps
+        if sleeps:
+            self._replicas.lie_asleep()
         self._waits = False  # for the end of the writing
         self._batches: dict[Any, Batch] = {}
         self._tasks: dict[str, Task] = {}
@@ -139,10 +150,25 @@ class TeacherPool:
         if not self._waits:
             self._pump_soon()
 
+    def sleep(self) -> None:
+        """Have the replicas give their memory back, after what they are scoring.
+
+        What they hold for trainers stays at hand.
+        """
+        if self._sleeps:
+            self._replicas.sleep()
+
+    def wake(self) -> None:
+        """Have them score again."""
+        if self._sleeps:
+            self._replicas.wake()
+            self._replicas.woken()
+            self._pump_soon()
+
     def pump(self) -> None:
         """Send out as much of the queue as the replicas should have now."""
         self._pumping = False
-        while len(self._queue) and not self._waits:
+        while len(self._queue) and not (self._waits or self._replicas.asleep):
             replica = self._replicas.least_loaded()
             if replica is None or replica.batches == self.IN_FLIGHT:
                 return
@@ -363,7 +389,7 @@ class TeacherPool:
         tasks = [self._tasks[rollout_id] for rollout_id in rollout_ids]
         if self._waits and any(task.holder is None for task in tasks):
             self.writing(False)  # trainers wait for these
-        self._watch.wait_until(
+        self.until(
             lambda: all(task.holder is not None for task in tasks),
             "rollouts to be scored again after a teacher's death",
         )

@@ -52,6 +52,10 @@ def test_a_death_in_whatever_wait_leaves_the_run_as_it_was(tmp_path: Path, kind:
         ("plain", "engine.save", 2),  # the second checkpoint
         ("lag", "engine.save", 2),
         ("beside", "engine.save", 2),
+        ("turns", "train_step", 7),
+        ("turns", "sleep", 7),
+        ("turns followed", "wake", 7),
+        ("turns exact", "score", 2),
     ],
 )
 def test_a_death_in_any_call_of_the_ranks(
@@ -96,7 +100,7 @@ def test_a_death_at_the_export_takes_no_step_again(tmp_path: Path) -> None:
         tries.append(len(run.rows))
         if len(tries) == 1:
             run.watch.death = LOSS
-        run._coordinator.session.trainers.export("folder")
+        run._coordinator.session.export("folder")
         return "exported"
 
     assert go(run, tmp_path, export) == "exported"
@@ -122,7 +126,7 @@ def test_new_ranks_that_die_too_are_started_again(tmp_path: Path) -> None:
     assert_same_end(run, whole)
 
 
-@pytest.mark.parametrize("kind", ["plain", "stream", "followed", "lag"])
+@pytest.mark.parametrize("kind", ["plain", "stream", "followed", "lag", "turns followed"])
 def test_before_its_first_checkpoint_a_run_begins_again(tmp_path: Path, kind: str) -> None:
     whole = run_of(tmp_path / "whole", every=0, **KINDS[kind])
     whole._coordinator.run(0)
@@ -133,7 +137,7 @@ def test_before_its_first_checkpoint_a_run_begins_again(tmp_path: Path, kind: st
     assert "go on from step 0 (its beginning), 3 steps are done again" in run.printed.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["plain", "stream", "followed", "lag"])
+@pytest.mark.parametrize("kind", ["plain", "stream", "followed", "lag", "turns followed"])
 def test_a_run_that_was_resumed_goes_back_to_where_it_was(tmp_path: Path, kind: str) -> None:
     whole = run_of(tmp_path / "whole", **KINDS[kind])
     whole._coordinator.run(0)

@@ -9,8 +9,8 @@ import pytest
 from stand_in_run import StandInRun
 from stand_ins import Engine, Response
 
-from opd_ray.config.choices import Scoring
-from opd_ray.config.schema import RolloutSettings, RunSettings
+from opd_ray.config.choices import PlacementChoice, Scoring
+from opd_ray.config.schema import ClusterSettings, RolloutSettings, RunSettings
 from opd_ray.tip import TipSettings
 
 RESPONSES = {
@@ -26,10 +26,11 @@ RESPONSES = {
 STEPS = 4
 
 
-def run_of(order: int, **run: Any) -> StandInRun:
+def run_of(order: int, placement: str = "separate", **run: Any) -> StandInRun:
     return StandInRun(
         RESPONSES,
         order=order,
+        cluster=ClusterSettings(placement=PlacementChoice(placement)),
         run=RunSettings(steps=STEPS, **run),
         rollout=RolloutSettings(
             prompts_per_step=2, samples_per_prompt=4, max_num_seqs=2, max_restarts=1000
@@ -66,7 +67,7 @@ def trained(run: StandInRun) -> list[dict[str, list[int]]]:
     return steps
 
 
-@pytest.mark.parametrize("mode", [{}, {"overlap": True}, {"lag": 1}])
+@pytest.mark.parametrize("mode", [{}, {"overlap": True}, {"lag": 1}, {"placement": "turns"}])
 @pytest.mark.parametrize("order", range(12))
 def test_every_step_is_that_of_a_run_in_which_nobody_died(mode: Any, order: int) -> None:
     calm, disturbed = run_of(order, **mode), run_of(order, **mode)

@@ -50,7 +50,7 @@ class Session:
     def __init__(self, room: bool = True) -> None:
         self.watch = Watch()
         self.scorer = SimpleNamespace(watch=self.watch)
-        self.trainers = SimpleNamespace(have_room_to_copy=lambda: room)
+        self.have_room_to_copy = lambda: room
         self.full = False
 
     def _write(self, folder: str, name: str) -> dict[str, FileSum] | str:

@@ -32,6 +32,8 @@ class Recorded:
     def __init__(self, *args: Any) -> None:
         self.args = args
 
+    watch = "watch"
+
     def save(self, folder: str) -> dict[str, str]:
         self.calls.append((type(self).__name__, "save", folder))
         return {"rank_0": "its sum"}
@@ -54,6 +56,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     for name in ("TeacherRouter", "RolloutScorer", "TeacherWeights", "WeightSync"):
         monkeypatch.setattr(subject, name, class_of(name))
+    order = SimpleNamespace(to=lambda role: calls.append(("order", "to", role)))
+    monkeypatch.setattr(subject, "work_order", lambda *parts: parts_of.append(parts) or order)
+    parts_of: list[Any] = []
     trainers = class_of("TrainerGroup")()
     pools = {"teacher": "the teacher's pool", "coder": "the coder's pool"}
     launcher: Any = SimpleNamespace(
@@ -64,18 +69,28 @@ def made(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     )
     tokenizer: Any = None
     session: Any = Session(CONFIG, launcher, tokenizer, 22)
-    return SimpleNamespace(session=session, trainers=trainers, pools=pools, calls=calls)
+    return SimpleNamespace(
+        session=session,
+        trainers=trainers,
+        pools=pools,
+        calls=calls,
+        order=order,
+        parts_of_order=parts_of,
+    )
 
 
 def test_every_part_is_given_the_parts_it_works_with(made: SimpleNamespace) -> None:
     session = made.session
     assert session.teachers.args == (made.pools, {"sums": "teacher", "code": "coder"})
     assert session.trainers is made.trainers
-    assert session.scorer.args == ("watch", "rollouts", session.teachers, False)
-    config, trainers, rollouts, teacher_weights = session.sync.args
-    assert (config, trainers, rollouts) == (CONFIG, made.trainers, "rollouts")
-    watch, teachers, trainers = teacher_weights.args
-    assert (watch, trainers) == ("watch", made.trainers)
+    order = session.order
+    assert order is made.order
+    assert made.parts_of_order == [(CONFIG.cluster, "rollouts", session.teachers, session.trainers)]
+    assert session.scorer.args == ("watch", "rollouts", session.teachers, order, False)
+    config, trainers, rollouts, teacher_weights, turns = session.sync.args
+    assert (config, trainers, rollouts, turns) == (CONFIG, made.trainers, "rollouts", order)
+    watch, teachers, trainers, turns = teacher_weights.args
+    assert (watch, trainers, turns) == ("watch", made.trainers, order)
     found = {name: (settings.path, pool) for name, (settings, pool) in teachers.items()}
     assert found == {"teacher": ("a", "the teacher's pool"), "coder": ("b", "the coder's pool")}
 
@@ -91,6 +106,7 @@ def test_a_checkpoint_is_the_teachers_that_follow_and_then_the_trainers(
     )
     assert made.calls == [
         ("TeacherWeights", "save", "step_3/teachers"),
+        ("order", "to", "trainer"),
         ("TrainerGroup", method, "step_3"),
     ]
 
@@ -98,6 +114,7 @@ def test_a_checkpoint_is_the_teachers_that_follow_and_then_the_trainers(
 def test_the_trainers_look_a_checkpoint_over_before_teachers_load(made: SimpleNamespace) -> None:
     made.session.load("step_3")
     assert made.calls == [
+        ("order", "to", "trainer"),
         ("TrainerGroup", "load", "step_3"),
         ("TeacherWeights", "load", "step_3/teachers"),
     ]
@@ -181,6 +198,8 @@ def test_new_trainers_are_given_what_the_old_ones_had_from_others(made: SimpleNa
         return lambda *args: calls.append((what, *args)) or answer
 
     session.scorer.abandon = called("what is under way is given up")
+    session.launcher.end_trainers = called("all ranks are ended")
+    made.order.make_way = called("others make way")
     session.launcher.restart_trainers = called("all ranks start again", "the new ranks")
     made.trainers.replace_by = called("the group has")
     session.launcher.ask_new_trainers = called("teachers ask them")
@@ -190,6 +209,8 @@ def test_new_trainers_are_given_what_the_old_ones_had_from_others(made: SimpleNa
     session.restart_trainers()
     assert calls == [
         ("what is under way is given up",),
+        ("all ranks are ended",),
+        ("others make way",),
         ("all ranks start again",),
         ("the group has", "the new ranks"),
         ("teachers ask them",),
@@ -197,4 +218,4 @@ def test_new_trainers_are_given_what_the_old_ones_had_from_others(made: SimpleNa
         ("the transport's ends meet",),
     ]
     session.begin_anew()
-    assert calls[6:] == [("followers begin anew",)]
+    assert calls[8:] == [("followers begin anew",)]

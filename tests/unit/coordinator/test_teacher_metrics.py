@@ -26,6 +26,7 @@ from opd_ray.coordinator.report import closing_table
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.account import PoolStats
 from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.types import RolloutRequest, Sampling
 
 
@@ -190,7 +191,9 @@ def test_the_teacher_is_the_bottleneck_once_all_is_written(monkeypatch) -> None:
     pool, _, _ = pool_of([FakeReplica("teacher 0")], batch_tokens=10, watch=watch)
     monkeypatch.setattr("time.perf_counter", clock)
     made = [rollout(name) for name in "abc"]
-    scorer = RolloutScorer(watch, Rollouts(made, watch), TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(
+        watch, Rollouts(made, watch), TeacherRouter({"teacher": pool}, {}), AllAtOnce(watch)
+    )
     prompt = np.zeros(5, np.int32)
     requests = [RolloutRequest(name, name, 0, prompt, 0) for name in "abc"]
     scored = scorer.start(requests, Sampling(), dict.fromkeys("abc", prompt)).result()

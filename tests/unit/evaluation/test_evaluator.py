@@ -13,6 +13,7 @@ from opd_ray.config.schema import Config, EvalSettings, EvalTask, RolloutSetting
 from opd_ray.data.prompts import HeldOutTask, Prompt
 from opd_ray.evaluation.evaluator import Evaluator
 from opd_ray.pools.scorer import ScoredBatch, ScoredRollout
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.types import (
     Rollout,
     RolloutRequest,
@@ -32,6 +33,7 @@ class FakeScorer:
 
     asked: tuple[Sampling, list[int]]
     rollouts = None
+    order = AllAtOnce(watch=None)  # type: ignore[arg-type]
 
     def start(
         self,

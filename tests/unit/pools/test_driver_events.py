@@ -36,6 +36,7 @@ from opd_ray.pools import watch as subject
 from opd_ray.pools.scorer import RolloutScorer
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.pools.watch import ActorWatch, AnswerLimit, Interrupted
 from opd_ray.types import RolloutRequest, Sampling
 
@@ -123,7 +124,7 @@ def cost_of_an_event(actors: int) -> float:
     rollouts = writers_of(watch, engines, max_in_flight=1, answer_timeout_s=600.0)
     replicas = [FakeReplica(f"teacher {number}") for number in range(half)]
     pool, _, _ = pool_of(replicas, 8, watch=watch, answer_timeout_s=900.0)
-    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}), AllAtOnce(watch))
     prompt = np.zeros(2, np.int32)
     requests = [RolloutRequest(f"r{n}", f"r{n}", 0, prompt, n) for n in range(2 * half)]
     prompts = {request.prompt_id: prompt for request in requests}
@@ -183,7 +184,7 @@ def test_a_teachers_batch_costs_the_same() -> None:
 @pytest.mark.parametrize("others", [10, 1000])
 def test_taking_what_is_scored_costs_what_is_taken(others: int) -> None:
     watch, rollouts, pool = run_of(others)
-    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}), AllAtOnce(watch))
     prompt = np.zeros(2, np.int32)
     requests = [RolloutRequest(f"r{n}", "p", 0, prompt, n) for n in range(others)]
     batch = scorer.start(requests, Sampling(), {})

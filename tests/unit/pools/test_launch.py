@@ -17,9 +17,10 @@ from fake_replicas import Remote
 from actors import FOLDER_VARIABLE
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
-from opd_ray.config.choices import Support
+from opd_ray.config.choices import Beside, PlacementChoice, Support
 from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import (
+    ClusterSettings,
     Config,
     LossSettings,
     RolloutSettings,
@@ -460,3 +461,97 @@ def test_an_engine_has_an_adapter_only_where_a_trainer_brings_it(
     students = recorders["RolloutActor"].of("student")
     found = [(student.path, student.lora.rank) for student in students]
     assert found == [("student", 8)] * 2 + [("teacher", 0)] + [("student", 0)] * 2
+
+
+def placed_in(placement: str, **gpus: float) -> tuple[ActorLauncher, list[str]]:
+    """A launcher, and what its actors are asked for, in order."""
+    config = replace(CONFIG, cluster=ClusterSettings(placement=PlacementChoice(placement)))
+    plan = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+    launcher = ActorLauncher(plan.settle(config), plan, vocab_size=TOKENS)
+    asked: list[str] = []
+
+    class Asked(Handle):
+        def __getattr__(self, method: str) -> Remote:
+            def call(*args: Any) -> Any:
+                asked.append(" ".join([self.name, method, *args[:1]]))
+                return self.name, method, *args
+
+            return Remote(call)
+
+    start = launcher._start
+
+    def started(actor: Any) -> None:
+        start(actor)
+        asked.append(f"{actor.name} started")
+        launcher._actors[actor.role][-1] = (actor.name, Asked(actor.name))
+
+    launcher._start = started  # type: ignore[method-assign]
+    watch: Any = launcher.watch
+    watch.get = lambda ref, owner, **_: ("10.0.0.1", 7) if ref[1] == "address" else ref
+    watch.get_all = lambda pairs, **_: [ref for ref, owner in pairs]
+    return launcher, asked
+
+
+@pytest.mark.parametrize("placement", ["shared", "turns"])
+def test_on_the_same_gpus_one_role_loads_after_another(
+    recorders: dict[str, Recorder], placement: str
+) -> None:
+    launcher, asked = placed_in(placement)
+    assert asked == []
+    assert set(launcher.ready()) == {"teacher", "coder"}
+    sleep = placement == "turns"
+    assert asked == [
+        *("rollout-0 started", "rollout-1 started", "rollout-0 ready", "rollout-1 ready"),
+        *(["rollout-0 sleep", "rollout-1 sleep"] if sleep else []),
+        *("teacher-0 started", "teacher-coder-0 started", "teacher-0 ready"),
+        "teacher-coder-0 ready",
+        *(["teacher-0 sleep", "teacher-coder-0 sleep"] if sleep else []),
+        *("trainer-0 started", "trainer-1 started", "trainer-0 address"),
+        *("trainer-0 setup 10.0.0.1", "trainer-1 setup 10.0.0.1"),
+        *(["trainer-0 call sleep", "trainer-1 call sleep"] if sleep else []),
+    ]
+
+
+@pytest.mark.parametrize("placement", list(PlacementChoice))
+def test_who_takes_turns_is_told_so(
+    recorders: dict[str, Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+    placement: PlacementChoice,
+) -> None:
+    made: list[bool] = []
+    monkeypatch.setattr(subject, "TeacherPool", lambda *a, sleeps, **k: made.append(sleeps))
+    launcher, _ = placed_in(placement.value)
+    if placement is not PlacementChoice.separate:  # there all are started at once
+        launcher.ready()
+    sleeps = placement is PlacementChoice.turns
+    for name in ("RolloutActor", "TeacherActor"):
+        assert recorders[name].of("sleeps") == [sleeps] * 2, name
+    launcher.teacher_pools()
+    assert made == [sleeps] * 2
+    monkeypatch.setattr(launcher.watch, "hand_over", lambda name: Reference(), raising=False)
+    assert launcher.rollout_pool()._writers.asleep is sleeps
+    assert launcher.trainer_group()._asleep is sleeps
+
+
+def test_a_rank_beside_a_teacher_is_told_its_share(recorders: dict[str, Recorder]) -> None:
+    cluster = ClusterSettings(placement=PlacementChoice.shared, teacher_beside=Beside.trainer)
+    config = replace(
+        CONFIG,
+        cluster=cluster,
+        rollout=replace(CONFIG.rollout, gpus_per_actor=1),
+        trainer=replace(CONFIG.trainer, gpus_per_rank=1),
+        teacher=replace(CONFIG.teacher, gpus_per_replica=0.2),
+        teachers={"coder": {"path": "coder", "gpus_per_replica": 0.3}},
+    )
+    plan = plan_placement(config, Cluster((Node("here", 8, 1 << 36, gpus=4),)))
+    launcher = ActorLauncher(plan.settle(config), plan, vocab_size=TOKENS)
+    launcher._start_all(["trainer", "teacher"])
+    assert recorders["TrainerActor"].of("gpu_share") == [0.5, 1.0]
+    given = {name: recorders[name].options_given for name in ("TrainerActor", "TeacherActor")}
+    assert [[one["num_gpus"] for one in own] for own in given.values()] == [[0.5, 1], [0.2, 0.3]]
+    places = {
+        name: [one["scheduling_strategy"].placement_group_bundle_index for one in own]
+        for name, own in given.items()
+    }
+    # Both teachers' first replicas are beside the first rank.
+    assert places["TeacherActor"] == [places["TrainerActor"][0]] * 2

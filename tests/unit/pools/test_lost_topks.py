@@ -14,6 +14,7 @@ from stand_ins import Engine, Response, Script, StandInWatch, Teacher
 from opd_ray.errors import RunError
 from opd_ray.pools.scorer import BatchUnderWay, RolloutScorer
 from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.types import RolloutRequest, Sampling
 
 NAMES = [f"{key}{sample}" for key in "ab" for sample in range(3)]
@@ -38,7 +39,7 @@ class Bench:
         self.engines = [engine for _, engine in named]
         self.rollouts = writers_of(self.watch, named, 8, 20)
         router = TeacherRouter({"teacher": self.pool}, {})
-        self.scorer = RolloutScorer(self.watch, self.rollouts, router)
+        self.scorer = RolloutScorer(self.watch, self.rollouts, router, AllAtOnce(self.watch))
 
     def _make(self, name: str) -> Any:
         if name.startswith("teacher"):

@@ -15,6 +15,7 @@ from opd_ray.errors import RunError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.scorer import RolloutScorer, ScoredRollout
 from opd_ray.pools.teachers.router import TeacherRouter
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.types import Rollout, RolloutRequest, RolloutScores, Sampling, TopK
 
 NAMES = [f"{key}{sample}" for key in "abcd" for sample in range(3)]
@@ -33,7 +34,7 @@ def test_judged_rollouts_come_in_the_order_of_the_requests(order: int) -> None:
     teachers = [Teacher(name, script) for name in ("teacher-0", "teacher-1")]
     pool, _, _ = pool_of(teachers, batch_tokens=12, watch=watch)
     rollouts = writers_of(watch, engines, 2)
-    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}), AllAtOnce(watch))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
     requests = [
         RolloutRequest(f"r{number}", name[0], int(name[1]), prompts[name[0]][:1], number)
@@ -58,7 +59,7 @@ def test_a_teacher_that_waits_for_the_writers_gets_all_at_once(order: int) -> No
     teacher = Teacher("teacher-0", script)
     pool, _, _ = pool_of([teacher], batch_tokens=1000, watch=watch, after_writing=True)
     rollouts = writers_of(watch, [("rollout-0", Engine(script, draw))], 2)
-    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}), AllAtOnce(watch))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
     for step in range(2):
         requests = [
@@ -83,7 +84,7 @@ def test_a_rollout_in_which_the_student_wrote_nothing_is_not_sent(
     teacher = Teacher("teacher-0", script)
     rollouts = writers_of(watch, [("rollout-0", Engine(script, draw))], 2)
     pool, _, _ = pool_of([teacher], batch_tokens=12, watch=watch)
-    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}), AllAtOnce(watch))
     prompts = {key: np.array([number, 7], np.int32) for number, key in enumerate("abcd")}
     requests = [
         RolloutRequest(name, name[0], int(name[1]), prompts[name[0]][:1], 0) for name in NAMES
@@ -136,7 +137,7 @@ def scored(rollout: Rollout, request: RolloutRequest, **options: Any) -> tuple[A
     watch.current["rollout-0"] = engine
     care = recovery("rollout actor", "rollout", watch.start)
     rollouts = Pool(watch, [("rollout-0", engine)], 2, care)
-    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}))
+    scorer = RolloutScorer(watch, rollouts, TeacherRouter({"teacher": pool}, {}), AllAtOnce(watch))
     (one,) = scorer.start([request], Sampling(), **options).result().rollouts
     return one, teacher
 

@@ -12,6 +12,7 @@ from fake_replicas import Remote
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied, RunError
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.pools.weights import TeacherWeights
 
 
@@ -48,7 +49,12 @@ class Parts:
         self.heads: list[str] = []
         settings = TeacherSettings(kind="self", follow_decay=0.9, signal=SignalChoice.hidden)
         pool: Any = self
-        self.teacher_weights = TeacherWeights(ActorWatch(), {"own": (settings, pool)}, self)  # type: ignore[arg-type]
+        self.teacher_weights = TeacherWeights(
+            ActorWatch(),  # type: ignore[arg-type]
+            {"own": (settings, pool)},
+            self,
+            AllAtOnce(ActorWatch()),
+        )
 
     def living(self) -> list[tuple[str, Replica]]:
         return [(replica.name, replica) for replica in self.replicas]
@@ -95,7 +101,7 @@ def test_every_follower_has_its_own_file_and_head(tmp_path: Path) -> None:
     )
     watch: Any = ActorWatch()
     teachers = {"a": (follows, pool("a")), "b": (stays, pool("b")), "c": (follows, pool("c"))}
-    weights = TeacherWeights(watch, teachers, trainers)
+    weights = TeacherWeights(watch, teachers, trainers, AllAtOnce(watch))
     assert heads == [("a-0", "a"), ("b-0", "b"), ("c-0", "c")]
     folder = tmp_path / "step" / "teachers"
     weights.save(str(folder))

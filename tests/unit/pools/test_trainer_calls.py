@@ -61,6 +61,7 @@ def rank(number: int, backend: SyncBackend = SyncBackend.ray, *, adapter: bool =
     actor._sends_adapter = adapter
     actor._rank, actor._sync = number, SyncSettings(backend, chunk_bytes=16)
     actor._make_trainer = lambda master: trainer
+    actor._gpu_share = 1.0
     actor.setup("here", 1)
     return actor
 

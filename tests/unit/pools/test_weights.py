@@ -25,6 +25,7 @@ from opd_ray.config.schema import (
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied
 from opd_ray.pools.trainers import TrainerGroup
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.pools.weights import TeacherWeights, WeightSync
 
 CHUNKS = ("first chunk", "second chunk")
@@ -59,9 +60,9 @@ class Bench:
             sync=SyncSettings(backend=backend),
             rollout=RolloutSettings(tensor_parallel_size=2),
         )
-        self.sync = WeightSync(
-            config, trainers, rollouts, TeacherWeights(watch, teachers, trainers)
-        )
+        order = AllAtOnce(watch)
+        followers = TeacherWeights(watch, teachers, trainers, order)
+        self.sync = WeightSync(config, trainers, rollouts, followers, order)
 
     def _actor(self, name: str) -> tuple[str, SimpleNamespace]:
         def weights() -> list[str]:
