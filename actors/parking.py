@@ -7,7 +7,8 @@ FusedAdam, which has to be compiled; on CPUs it moves nothing.)
 
 Values go from a GPU to main memory, and from main memory to a file without a name in the folder for
 temporary files: from where they are at work to where there is more room. Meanwhile a tensor must
-not be read: on a GPU there is no memory behind it, on a CPU it is all zeros.
+not be read: on a GPU there is no memory behind it, on a CPU it is zeros, or what the file holds
+that it was loaded from.
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ def _empty(storage: torch.UntypedStorage) -> None:
     """Give its memory back.
 
     In main memory its addresses stay its own: others may have them, as numpy arrays do, so that
-    torch could not resize it. The system takes whole pages, and gives zeros when they are read.
+    torch could not resize it. The system takes whole pages, and gives zeros when they are read; of
+    a file that is mapped, its own bytes.
     """
     if storage.device.type == "cuda":
         storage.resize_(0)

@@ -9,6 +9,7 @@ import pytest
 
 from opd_ray.config.schema import Config, EvalSettings, RunSettings, SyncSettings
 from opd_ray.coordinator.loop import Coordinator, SyncGapError
+from opd_ray.pools.turns import AllAtOnce
 from opd_ray.pools.watch import Interrupted
 from opd_ray.types import StepAccount
 
@@ -22,7 +23,8 @@ class Recorded(Coordinator):
         sync = SimpleNamespace(push=lambda version: self.log(f"push {version}"))
         nothing: Any = None
         scorer = SimpleNamespace(watch=SimpleNamespace(), counts=lambda: None)
-        session: Any = SimpleNamespace(sync=sync, scorer=scorer)
+        order = AllAtOnce(watch=nothing)
+        session: Any = SimpleNamespace(sync=sync, scorer=scorer, order=order)
         progress: Any = SimpleNamespace(tick=lambda: None)
         super().__init__(config, session, *[nothing] * 5, progress)
         self.said: list[str] = []

@@ -500,15 +500,18 @@ def test_on_the_same_gpus_one_role_loads_after_another(
     assert asked == []
     assert set(launcher.ready()) == {"teacher", "coder"}
     sleep = placement == "turns"
+    teachers_sleep = ["teacher-0 sleep", "teacher-coder-0 sleep"]
     assert asked == [
         *("rollout-0 started", "rollout-1 started", "rollout-0 ready", "rollout-1 ready"),
         *(["rollout-0 sleep", "rollout-1 sleep"] if sleep else []),
         *("teacher-0 started", "teacher-coder-0 started", "teacher-0 ready"),
         "teacher-coder-0 ready",
-        *(["teacher-0 sleep", "teacher-coder-0 sleep"] if sleep else []),
+        *(["rollout-0 sleep", "rollout-1 sleep", *teachers_sleep] if sleep else []),
         *("trainer-0 started", "trainer-1 started", "trainer-0 address"),
         *("trainer-0 setup 10.0.0.1", "trainer-1 setup 10.0.0.1"),
+        # Whoever was started again meanwhile sleeps, too.
         *(["trainer-0 call sleep", "trainer-1 call sleep"] if sleep else []),
+        *(["rollout-0 sleep", "rollout-1 sleep", *teachers_sleep] if sleep else []),
     ]
 
 

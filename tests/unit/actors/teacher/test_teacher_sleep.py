@@ -50,8 +50,9 @@ def test_a_teacher_that_has_slept_answers_as_before(dtype: Dtype, decay: float |
     (before,) = server.score([request("a")])
     server.sleep()
     server.sleep()
-    assert held(teacher)
-    assert not any(bool(one.view(-1)[10_000:10_010].any()) for one in held(teacher))
+    if dtype is Dtype.float32:  # in bfloat16 it is mapped from its file, which is read again
+        assert held(teacher)
+        assert not any(bool(one.view(-1)[10_000:10_010].any()) for one in held(teacher))
     server.wake()
     server.wake()
     (after,) = server.score([request("b")])
