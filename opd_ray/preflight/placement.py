@@ -95,6 +95,14 @@ def _shared_problems(config: Config) -> Iterator[str]:
     settings = getattr(config, role)
     hosts, host_gpus = getattr(settings, number), getattr(settings, key)
     teachers = _computing(config)
+    for teacher in teachers:
+        if config.asks_trainers(teacher):
+            yield (
+                f"{_SHARED} with {teacher.key}.kind = {teacher.kind} and student.lora: its answers "
+                "are computed by the trainers, so there is nothing to share; use "
+                "cluster.placement=separate"
+            )
+            return
     if not teachers:
         yield (
             f"{_SHARED} with teachers that only ask others: nothing is here to share a GPU; use "

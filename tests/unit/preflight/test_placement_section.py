@@ -14,6 +14,7 @@ from opd_ray.config.choices import (
     SyncBackend,
     TeacherTiming,
 )
+from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import Config
 from opd_ray.preflight.config import config_problems
 from opd_ray.preflight.placement import placement_problems
@@ -126,6 +127,11 @@ def test_what_goes_together(placement: str, values: dict[str, Any]) -> None:
             "shared",
             {"teacher__gpus_per_replica": 0.3},
             ["rollout.gpus_per_actor = 0", "another cluster.teacher_beside"],
+        ),
+        (
+            "shared",
+            {"teacher__kind": "self", "student__lora": LoraSettings(rank=8)},
+            ["teacher.kind = self and student.lora", "nothing to share"],
         ),
         ("shared", GPUS, ["teacher.gpus_per_replica = 1", "above 0 and below 1"]),
         (
