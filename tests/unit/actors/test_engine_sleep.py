@@ -91,6 +91,7 @@ def engine_of(gpus: int = 0) -> Any:
     engine = RolloutEngine.__new__(RolloutEngine)
     engine._rollout = RolloutSettings(gpus_per_actor=gpus)
     engine._requests, engine._weights_complete, engine._asleep = {}, True, set()
+    engine._adapter = None
     engine._engine = engine_of_vllm()
     engine._engine.model_config = SimpleNamespace(max_model_len=8)
     return engine
