@@ -40,7 +40,7 @@ opd-ray train --config demo tip.rho=0.3 --print-config   # every key, with these
 The last column says what another value means for a run that goes on: *free* (nothing), *told* (it
 takes effect from the next step on, and a line says so), *same_prompts* (as told where the prompts
 stay the same, else refused), *fixed* (refused: another run). More: [a run that goes
-on](configuration.md#a-run-that-goes-on). How files, words and paths are read:
+on](resume.md#a-run-that-goes-on). How files, words and paths are read:
 [configuration](configuration.md). `???` is a key without which nothing runs.
 
 This page is made from the code by `python -m opd_ray.config.reference`.
