@@ -201,8 +201,7 @@ class TrainerSettings:
     # Keep optimizer state and master weights in main memory, and step there (ZeRO-Offload; needs a
     # GPU and ZeRO 1-3).
     offload_optimizer: bool = field(default=False, metadata=TOLD)
-    # Keep the weights themselves in main memory, too, where they are fetched from layer by layer
-    # (needs a GPU and ZeRO 3).
+    # Keep the weights in main memory too, and fetch them layer by layer (needs a GPU and ZeRO 3).
     offload_parameters: bool = field(default=False, metadata=TOLD)
     # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
     dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)
@@ -211,8 +210,8 @@ class TrainerSettings:
     micro_batch_tokens: int = field(default=8192, metadata=at_least(1) | FREE)
     # Recompute activations in the backward pass instead of keeping them.
     gradient_checkpointing: bool = field(default=False, metadata=FREE)
-    # Of how many layers, from the first on; the last ones keep theirs, which is faster where memory
-    # is left. null: of all.
+    # With gradient_checkpointing: recompute those of the first so many layers alone, where memory
+    # is left for those of the others. null: of all layers.
     recomputed_layers: int | None = field(default=None, metadata=at_least(1) | FREE)
     # Peak learning rate.
     learning_rate: float = field(default=1.0e-6, metadata=at_least(0) | TOLD)
@@ -260,8 +259,8 @@ class SyncSettings:
     chunk_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)
     # Mean |log-prob difference| between trainer and vLLM, nats, above which the run stops.
     max_gap: float = field(default=0.05, metadata=ABOVE_ZERO | TOLD)
-    # With student.lora, what the engines get: "adapter" alone, which vLLM adds to its own copy of
-    # the weights, or "merged" whole weights, which are more bytes and written with faster.
+    # With student.lora, what the engines get: the "adapter" alone, which vLLM adds to its own copy
+    # of the weights, or "merged" whole weights.
     lora: LoraForm = field(default=LoraForm.adapter, metadata=FREE)
 
 

@@ -203,8 +203,8 @@ class TeacherSettings:
     # k of the top-k signal.
     topk: int = field(default=32, metadata=at_least(1) | TOLD)
     # Prompt and response tokens scored in one forward pass (kind hf: a prompt once for all its
-    # samples in there). Kind http: a replica is given at least concurrency sequences of
-    # student.context_length together.
+    # samples in there). Kind http: tokens that a replica is given together, or concurrency texts of
+    # student.context_length where that is more.
     batch_tokens: int = field(default=8192, metadata=at_least(1) | FREE)
     # Kind vllm: bytes of KV cache of a replica on the CPU; bounds the longest sequence.
     kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)
