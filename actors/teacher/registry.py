@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -60,13 +61,15 @@ def make_teacher(
         from actors.teacher.cache.teacher import CachedTeacher
 
         live = replace(settings, cache=CacheMode.off, cache_dir=None)
-        return CachedTeacher(
-            settings,
-            lambda: make_teacher(
-                live, vocab_size=vocab_size, own_topk=own_topk, trainer=trainer, sleeps=sleeps
-            ),
+        load = partial(
+            make_teacher,
+            live,
+            vocab_size=vocab_size,
             own_topk=own_topk,
+            trainer=trainer,
+            sleeps=sleeps,
         )
+        return CachedTeacher(settings, load, own_topk=own_topk)
     if settings.traits.mixes_members:
         from actors.teacher.kinds.ensemble import Ensemble
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ def _collective() -> Iterator[None]:
         raise ConnectionLost(f"no connection to the other ranks: {error}") from error
 
 
-@ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1, "writing": 1})
+@ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1, "writing": 1, "start": 1})
 class TrainerActor(Lifeline):
     """One rank; :class:`actors.trainer.trainer.Trainer` does the work.
 
@@ -74,6 +75,7 @@ class TrainerActor(Lifeline):
         from actors.trainer.trainer import Trainer
 
         self._gpu_share = gpu_share
+        self._is_up = threading.Event()
         if deterministic:
             compute_reproducibly()
         self._make_trainer = partial(
@@ -108,6 +110,12 @@ class TrainerActor(Lifeline):
         if transport.whole_on_every_rank:
             weights = partial(weights, on_every_rank=True)
         self._transport_end = transport.trainer_end(weights, self._rank, self._sync.chunk_bytes)
+        self._is_up.set()
+
+    @ray.method(concurrency_group="start")
+    def up(self) -> None:
+        """Returns once :meth:`setup` has: who asks from elsewhere may come before it."""
+        self._is_up.wait()
 
     @ray.method(concurrency_group="rank")
     def call(self, method: str, *args: Any) -> Any:

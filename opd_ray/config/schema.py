@@ -12,6 +12,7 @@ from typing import Any
 
 from opd_ray.config.choices import (
     Beside,
+    CacheMode,
     Dtype,
     LoraForm,
     LrSchedule,
@@ -378,9 +379,13 @@ class Config:
         return self.student.lora.on and self.sync.lora is LoraForm.adapter
 
     def asks_trainers(self, teacher: TeacherSettings) -> bool:
-        """Whether a teacher is the student with its adapter off, in the trainers' own memory."""
-        lora, follows = self.student.lora, teacher.follow_decay is not None
-        return lora.on and teacher.traits.students_files and not follows
+        """Whether a teacher is the student with its adapter off, in the trainers' own memory.
+
+        Answers that were recorded are asked of nobody.
+        """
+        if teacher.follow_decay is not None or teacher.cache is CacheMode.replay:
+            return False
+        return self.student.lora.on and teacher.traits.students_files
 
     @property
     def scores_exactly(self) -> bool:

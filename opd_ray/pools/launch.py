@@ -137,13 +137,18 @@ class ActorLauncher:
         Raises:
             ActorFailure: one could not.
         """
-        for name, pool in self._teacher_pools.items():
-            if not self.config.asks_trainers(self._teachers[name].settings):
-                continue
+        for pool in self._asking_pools():
             for owner, handle in pool.living():
                 with suppress(ActorDied):  # the pool hears of it by itself
                     rank = self._rank_of(self._placed[owner])
                     self.watch.get(handle.ask.remote(rank), owner)
+
+    def _asking_pools(self) -> list[TeacherPool]:
+        return [
+            pool
+            for name, pool in self._teacher_pools.items()
+            if self.config.asks_trainers(self._teachers[name].settings)
+        ]
 
     def _rank_of(self, replica: PlacedActor) -> Any:
         """The trainer rank that computes the answers of a teacher's replica."""
@@ -264,6 +269,9 @@ class ActorLauncher:
             Interrupted: a stop was requested.
         """
         self._start_again(self.trainer_names[0])
+        # Before anything is waited for: those that come up would ask the ranks that are gone.
+        for pool in self._asking_pools():
+            pool.begin_anew()
         started, cluster = self._actors["trainer"], self.config.cluster
         limit = AnswerLimit(cluster.start_timeout_s, "cluster.start_timeout_s")
         answers = partial(

@@ -131,6 +131,12 @@ class Members(Generic[M]):
         for name in waiting:
             self._start(name)
 
+    def begin_anew(self) -> None:
+        """Start those that are coming up once more: what they load from has begun anew."""
+        for member in [one for one in self._alive.values() if not one.up]:
+            self.bury(member)
+            self._start(member.name)
+
     def expect(self, member: M) -> None:
         """It has been asked for something, and owes an answer."""
         member.owes += 1
@@ -194,7 +200,7 @@ class Members(Generic[M]):
         name, policy = member.name, self._policy
         if death.never_ran:
             _say(f"{name} was given to a node that is dead; starting it again elsewhere")
-            self._start(name)
+            self._start_when_awake(name)
             return False
         verb = "hangs" if isinstance(death, ActorHung) else "died"
         told = f"{name} {verb} ({brief(death.cause)}); {what_follows}"
@@ -202,10 +208,7 @@ class Members(Generic[M]):
             self._restarts[name] += 1
             count, key = self._restarts[name], f"{policy.key}.max_restarts"
             _say(f"{told}; starting it again ({count} of {key} = {policy.max_restarts})")
-            if self._asleep:
-                self._to_start.append(name)
-            else:
-                self._start(name)
+            self._start_when_awake(name)
             return True
         if not self._alive:
             raise ActorFailure(
@@ -214,6 +217,12 @@ class Members(Generic[M]):
             ) from death
         _say(f"{told}; it is not started again: {policy.no_more}")
         return False
+
+    def _start_when_awake(self, name: str) -> None:
+        if self._asleep:
+            self._to_start.append(name)
+        else:
+            self._start(name)
 
     def _start(self, name: str) -> None:
         handle = self._policy.start(name)

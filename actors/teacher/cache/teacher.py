@@ -6,7 +6,9 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
@@ -15,7 +17,7 @@ from actors.teacher.cache.files import AnswerFiles, opened
 from actors.teacher.cache.identity import FILE, identity_in, identity_of, info_of, read_identity
 from actors.teacher.contract.answers import check_answers, checked_head
 from actors.teacher.contract.rows import ask
-from actors.teacher.protocol import SleepingTeacher, Teacher, TeacherError
+from actors.teacher.protocol import AskingTeacher, SleepingTeacher, Teacher, TeacherError
 from opd_ray.config.choices import CacheMode
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
@@ -35,7 +37,7 @@ class CachedTeacher:
         settings: ``cache`` (not off), ``cache_dir``, ``signal``, ``topk``, and what names the
             teacher.
         load: makes the teacher; called at once to record, on the first missing answer with
-            ``replay_or_ask``, never with ``replay``.
+            ``replay_or_ask``, never with ``replay``. After :meth:`ask` it is given ``trainer``.
         own_topk: how many of its own likeliest tokens each answer names beside the signal.
 
     Raises:
@@ -43,7 +45,7 @@ class CachedTeacher:
     """
 
     def __init__(
-        self, settings: TeacherSettings, load: Callable[[], Teacher], *, own_topk: int = 0
+        self, settings: TeacherSettings, load: Callable[..., Teacher], *, own_topk: int = 0
     ) -> None:
         assert settings.cache_dir is not None
         self._settings, self._load, self._own_topk = settings, load, own_topk
@@ -101,6 +103,13 @@ class CachedTeacher:
         weight, bias = checked_head(self._teacher())
         write_whole(path, save({"weight": weight} | ({} if bias is None else {"bias": bias})))
         return weight, bias
+
+    def ask(self, trainer: Any) -> None:
+        """Have a teacher whose answers a trainer rank computes ask this one, now or once loaded."""
+        self._load = partial(self._load, trainer=trainer)
+        live: object = self._live
+        if isinstance(live, AskingTeacher):
+            live.ask(trainer)
 
     def sleep(self) -> None:
         """Have the teacher give its memory back, if one was loaded and can."""

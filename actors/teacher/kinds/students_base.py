@@ -80,8 +80,9 @@ class StudentsBase:
         self.ask(trainer)
 
     def ask(self, trainer: Any) -> None:
-        """Ask this rank from now on, which began anew."""
+        """Ask this rank from now on, which began anew; waits for it where it still loads."""
         self._trainer = trainer
+        self._call("up")
         self._info: TeacherInfo = self._call(
             "judge", self._settings, self._vocab_size, self._own_topk
         )

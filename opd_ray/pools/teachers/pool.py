@@ -264,6 +264,10 @@ class TeacherPool:
             replica.owes = 0
             replica.handle.forget_all.remote()
 
+    def begin_anew(self) -> None:
+        """Start replicas that are coming up once more: what they load from has begun anew."""
+        self._replicas.begin_anew()
+
     def living(self) -> list[tuple[str, Any]]:
         """(name, actor handle) of the replicas that can score, as far as is known."""
         return [(replica.name, replica.handle) for replica in self._replicas]

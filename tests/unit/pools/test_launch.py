@@ -17,7 +17,7 @@ from fake_replicas import Remote
 from actors import FOLDER_VARIABLE
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
-from opd_ray.config.choices import Beside, PlacementChoice, Support
+from opd_ray.config.choices import Beside, CacheMode, PlacementChoice, Support
 from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import (
     ClusterSettings,
@@ -434,6 +434,38 @@ def test_replicas_ask_the_ranks_that_started_last(recorders: dict[str, Recorder]
         ("teacher-1", "ask", ranks[1]),
         ("teacher-2", "ask", ranks[0]),
     ]
+
+
+def test_replicas_that_come_up_begin_anew_with_the_ranks_before_anything_is_waited_for(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    anew = SimpleNamespace(begin_anew=lambda: events.append("begin anew"))
+    monkeypatch.setattr(subject, "TeacherPool", lambda *a, **k: anew)
+    for config in (adapted(), CONFIG):
+        placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+        launcher = ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS)
+        launcher.teacher_pools()
+        monkeypatch.setattr(launcher, "_start_again", lambda name: events.append(f"{name} again"))
+        monkeypatch.setattr(
+            subject,
+            "answers_of_ranks",
+            lambda *a, refs, **k: events.append("waited") or [("10.0.0.1", 7)] * len(refs),
+        )
+        launcher.restart_trainers()
+    ranks = ["trainer-0 again", "waited", "waited"]
+    assert events == [ranks[0], "begin anew", *ranks[1:], *ranks]
+
+
+def test_recorded_answers_are_asked_of_no_rank(recorders: dict[str, Recorder]) -> None:
+    for mode, asked in ((CacheMode.record, True), (CacheMode.replay, False)):
+        config = adapted()
+        teacher = replace(config.teacher, cache=mode, cache_dir="answers")
+        config = replace(config, teacher=teacher)
+        placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+        ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS)
+        given = recorders["TeacherActor"].of("trainer")[-3:]
+        assert [one is not None for one in given] == [asked] * 3
 
 
 def test_others_compute_themselves(recorders: dict[str, Recorder]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from costly_teacher import REQUESTS, TOP, Cache, Costly, D, V, cached_teacher, request, same
 
+from actors.teacher.cache.teacher import CachedTeacher
 from actors.teacher.contract.answers import check_answers
 from actors.teacher.protocol import TeacherError
 from actors.teacher.service import TeacherServer
@@ -259,3 +260,31 @@ def test_answers_about_whole_responses_are_found_by_the_key_that_they_always_had
     recorder.score([whole])
     [name] = {key.partition(".")[0] for key in recorder._files._place}
     assert name == "4ac3637caef4f366cd9f8ef4192786763560ed87"
+
+
+@pytest.mark.parametrize("mode", ["record", "replay_or_ask"])
+def test_a_rank_that_began_anew_is_asked_also_by_one_that_loads_later(
+    cache: Cache, mode: str
+) -> None:
+    """Answers that a trainer rank computes, behind a record of them."""
+    asked: list[tuple[str, str]] = []
+
+    class Asking(Costly):
+        def ask(self, trainer: str) -> None:
+            asked.append(("told of", trainer))
+
+    def load(trainer: str = "rank of old") -> Asking:
+        asked.append(("loaded from", trainer))
+        return Asking(teacher._settings if asked[1:] else TeacherSettings(topk=TOP))
+
+    teacher: CachedTeacher
+    if mode == "replay_or_ask":
+        cache("record", Costly).score(REQUESTS[:1])
+    teacher = cache(mode, load)
+    teacher.ask("rank anew")
+    teacher.score(REQUESTS[:2])
+    expected = {
+        "record": [("loaded from", "rank of old"), ("told of", "rank anew")],
+        "replay_or_ask": [("loaded from", "rank anew")],
+    }
+    assert asked == expected[mode]

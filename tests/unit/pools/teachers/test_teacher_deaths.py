@@ -12,13 +12,14 @@ from fake_replicas import (
     is_ready,
     make_kept_pool,
     pending,
+    pool_of,
     rollout,
     sent,
 )
 from teacher_bench import NO_ROW, ROW, drive, submit, taken
 
 from actors.teacher.protocol import TeacherError
-from opd_ray.errors import ActorFailure
+from opd_ray.errors import ActorDied, ActorFailure
 from opd_ray.pools.teachers.queue import Task, TaskQueue
 
 
@@ -329,3 +330,38 @@ def test_a_rollout_that_was_given_up_and_is_lost_is_not_forgotten_by_who_never_h
     pool.drop(["a"])
     assert collect(pool, (first, "score", 0)) == []
     assert "a" not in pool
+
+
+def test_replicas_that_come_up_begin_anew_and_take_no_start() -> None:
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=1)
+    first.die()
+    watch.arrive((first, "lifeline", 0))
+    [early] = watch.started
+    pool.begin_anew()
+    assert watch.buried == ["teacher 0", "teacher 0"]
+    [_, late] = watch.started
+    early.die()  # as one whose trainers are gone: no failure of the run
+    watch.arrive((early, "loaded", 0))
+    watch.arrive((late, "loaded", 0))
+    assert pool.living() == [("teacher 1", second), ("teacher 0", late)]
+    assert pool.stats().restarts == 1
+    pool.begin_anew()
+    assert len(watch.started) == 2
+
+
+def test_one_that_a_dead_node_was_given_starts_when_the_others_are_awake_again() -> None:
+    replicas = [FakeReplica(f"teacher {i}") for i in range(2)]
+    pool, watch, _ = pool_of(replicas, max_restarts=1, sleeps=True)
+    get = watch.get
+
+    def never_ran(ref, name):
+        if ref[0] is replicas[0]:
+            raise ActorDied(name, "its node is gone", never_ran=True)
+        return get(ref, name)
+
+    watch.get = never_ran
+    replicas[0].die()
+    watch.arrive((replicas[0], "lifeline", 0))
+    assert watch.started == []
+    pool.wake()
+    assert [one.name for one in watch.started] == ["teacher 0"]
