@@ -50,7 +50,8 @@ class SharedActors:
             return main(["demo", *self._overrides, f"run.output_dir={output}", *overrides])
 
     @contextmanager
-    def _opened(self, config: Config, *_: object) -> Iterator[Session]:
+    def _opened(self, config: Config, *_: object, owns_process: bool) -> Iterator[Session]:
+        assert owns_process  # the command line's
         own = {"run": config.run, "tip": config.tip, "eval": config.eval}
         assert replace(self._config, **own) == config, "the actors were started with other settings"
         assert config.run.lag <= self._config.run.lag

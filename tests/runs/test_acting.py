@@ -13,6 +13,8 @@ from shared_actors import shared_actors
 from started_ray import started_ray
 from tiny_models import EOS, character_tokenizer, make_tiny_qwen3
 
+from opd_ray.output.close_ups import RolloutView, StepView, read_views, unpacked
+
 ENDS = [EOS, 20, 40, 60, 80]
 
 
@@ -78,3 +80,28 @@ def test_a_run_that_acts_and_one_that_goes_on(config: tuple[str, ...], tmp_path:
     for name in ("rollout/tokens", "environment/looks", "turn/0/tokens"):
         assert again[name] == second[name]
     np.testing.assert_allclose(again["train/loss"], second["train/loss"], rtol=1e-3)
+    check_close_ups(whole)
+
+
+def check_close_ups(folder: Path) -> None:
+    """What is kept for the report: likeliest tokens stand in the rows of what was sampled."""
+    views = [view for _, view in read_views(folder / "close_ups.jsonl")]
+    rollouts = [view for view in views if isinstance(view, RolloutView)]
+    assert len(rollouts) == 8  # four of each step
+    for whose, name in (("student", "rollout_logprob"), ("teacher", "teacher_logprob")):
+        met = 0
+        for view in rollouts:
+            ids = unpacked(view.ids, "<i4")[unpacked(view.mask, "<u1") == 1]
+            likeliest = unpacked(view.likeliest[whose][0], "<i4").reshape(len(ids), -1)
+            logprobs = unpacked(view.likeliest[whose][1], "<f4").reshape(len(ids), -1)
+            rows_n, places_n = np.nonzero(likeliest == ids[:, None])
+            said = unpacked(view.columns[name], "<f4")[rows_n]
+            np.testing.assert_allclose(logprobs[rows_n, places_n], said, atol=1e-3)
+            met += len(rows_n)
+        assert met > 20
+    steps = [view for view in views if isinstance(view, StepView)]
+    for view in steps:
+        worked = {name for name, _, _ in view.spans}
+        assert {name for name, _ in view.lanes} == worked
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert '"state":"finished"' in page
