@@ -57,7 +57,7 @@ class StepTokens:
             by_turn=self._by_turn(kept_M),
             often_kept=self._often(kept_M),
             often_dropped=self._often(~kept_M),
-            edges=self._edges() if settings.share_of == ShareOf.batch else {},
+            edges=self._edges(),
             seconds=round(worked.end - worked.begin, 6),
             spans=worked.shown_spans(),
             lanes=worked.shown_lanes(),
@@ -176,6 +176,8 @@ class StepTokens:
 
     def _edges(self) -> dict[str, list[str]]:
         """Of every rule that the scores allow, where the share of the batch ends."""
+        if self._tip.settings.share_of != ShareOf.batch or not len(self.ids_M):
+            return {}
         found = {}
         for name in rule_names():
             rule = find_rule(name)

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,13 @@ class MlflowSink:
 
         self._metric = mlflow.entities.Metric
         self._run_id = _kept_id(known, project, resume_step)
-        remedy = "set MLFLOW_TRACKING_URI to a server that answers, or leave the key out"
-        with border(f"run.mlflow_experiment = {project!r}", remedy, RunError):
+        self._border = partial(
+            border,
+            f"run.mlflow_experiment = {project!r}",
+            "set MLFLOW_TRACKING_URI to a server that answers, or leave the key out",
+            RunError,
+        )
+        with self._border():
             self._client = mlflow.MlflowClient()
             if not self._run_id:
                 there = self._client.get_experiment_by_name(project)
@@ -102,13 +108,15 @@ class MlflowSink:
             for name, value in values.items()
             if math.isfinite(value)
         ]
-        self._client.log_batch(self._run_id, metrics)
+        with self._border():
+            self._client.log_batch(self._run_id, metrics)
 
     def back_to(self, step: int) -> None:
         """Nothing: MLflow keeps both values of a step."""
 
     def close(self) -> None:
-        self._client.set_terminated(self._run_id)
+        with self._border():
+            self._client.set_terminated(self._run_id)
 
 
 class TrackioSink:

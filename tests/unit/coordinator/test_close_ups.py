@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -30,7 +31,8 @@ from opd_ray.output.close_ups import (
 )
 from opd_ray.output.step_rows import StepRows
 from opd_ray.pools.spans import Span
-from opd_ray.tip.select import keep_greatest, share_counts
+from opd_ray.tip import TipSettings
+from opd_ray.tip.select import ShareOf, keep_greatest, share_counts
 from opd_ray.types import Sampling
 
 RESPONSES = {
@@ -125,6 +127,22 @@ def test_of_a_long_rollout_only_its_beginning_is_kept(tmp_path: Path) -> None:
     ((_, view),) = views(path, RolloutView)
     assert (view.tokens, len(unpacked(view.ids, "<i4"))) == (4, 3)
     assert len(unpacked(view.columns["score"], "<f4")) == 3
+
+
+@pytest.mark.parametrize("share_of", list(ShareOf))
+def test_a_step_of_which_the_student_wrote_nothing_is_kept_too(
+    tmp_path: Path, share_of: ShareOf
+) -> None:
+    path = tmp_path / "close_ups.jsonl"
+    tip = TipSettings(rule="divergence_topk", rho=0.5, share_of=share_of)
+    nothing = {name: replace(one, mask=[0] * len(one.mask)) for name, one in RESPONSES.items()}
+    run = StandInRun(nothing, report=ReportSettings(close_ups=1), tip=tip)
+    tokenizer: Any = Letters()
+    run._coordinator.close_ups = CloseUps(run.config, StepRows(path, 0), tokenizer)
+    run.go(0)
+    ((step, view),) = views(path, StepView)
+    assert (step, view.tokens, view.kept, view.edges) == (8, 0, 0, {})
+    assert views(path, RolloutView) == []
 
 
 def test_without_close_ups_nothing_is_kept(tmp_path: Path) -> None:

@@ -156,6 +156,22 @@ def test_an_mlflow_that_does_not_answer_is_named(
         MlflowSink("p", tmp_path, {}, 0, tmp_path / "mlflow.json")
 
 
+def test_an_mlflow_that_answers_no_more_is_named_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    sink = MlflowSink("p", tmp_path, {}, 0, tmp_path / "mlflow.json")
+
+    def refuse(*_: Any) -> Any:
+        raise ConnectionError("no way")
+
+    mlflow.log_batch = mlflow.set_terminated = refuse  # type: ignore[method-assign]
+    for call in (lambda: sink.write(1, {"a": 1.0}), sink.close):
+        with pytest.raises(RunError, match=r"run\.mlflow_experiment = 'p': .*; set MLFLOW_TR"):
+            call()
+
+
 class FakeTrackio(ModuleType):
     """Trackio 0.43 as far as a sink calls it."""
 
