@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from actors.trainer.adapter import (
@@ -71,15 +73,7 @@ def export_checkpoint(
             load_student_config(student), dtype=dtype, trust_remote_code=student.trust_remote_code
         )
     model.tie_weights()
-    expected = {name: list(tensor.shape) for name, tensor in model.named_parameters()}
-    found = {name: list(weights[name].shape) for name in expected if name in weights}
-    if found != expected:
-        differing = next(name for name in expected if found.get(name) != expected[name])
-        raise CheckpointMismatch(
-            f"{folder} holds the weights of another model than {student.path}: {differing} has "
-            f"shape {found.get(differing, 'none (missing)')} there, {expected[differing]} by its "
-            "config.json; name the folder of the run's student with --base"
-        )
+    _check_shapes(weights, dict(model.named_parameters()), f"{folder} holds the weights", student)
     names = saved_names(model)
     save_student(model, files, {n: t for n, t in weights.items() if n in names}, str(out))
 
@@ -113,19 +107,10 @@ def _export_adapted(
         add_adapter(model, student.lora, seed=0)
     weights = checkpoint.weights(dtype)
     adapter = {n: p for n, p in model.named_parameters() if of_adapter(n)}
-    expected = {name: list(parameter.shape) for name, parameter in adapter.items()}
-    found = {name: list(weights[name].shape) for name in expected if name in weights}
-    if found != expected:
-        differing = next(name for name in expected if found.get(name) != expected[name])
-        raise CheckpointMismatch(
-            f"{checkpoint.folder} holds an adapter of another model than {student.path}: "
-            f"{differing} has shape {found.get(differing, 'none (missing)')} there, "
-            f"{expected[differing]} by its config.json; name the folder of the run's student with "
-            "--base"
-        )
+    _check_shapes(weights, adapter, f"{checkpoint.folder} holds an adapter", student)
     named = {id(parameter): weights[name] for name, parameter in adapter.items()}
 
-    def whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    def whole(parameter: nn.Parameter) -> Tensor:
         return named.get(id(parameter), parameter.detach())
 
     if form is LoraForm.adapter:
@@ -135,3 +120,26 @@ def _export_adapted(
     names = saved_names(model)
     state = {name: tensor for name, tensor in merged_weights(model, whole) if name in names}
     save_student(model, student_files(student), state, str(out))
+
+
+def _check_shapes(
+    weights: Mapping[str, Tensor],
+    parameters: Mapping[str, nn.Parameter],
+    what: str,
+    student: StudentSettings,
+) -> None:
+    """Refuse what a checkpoint holds, ``what`` in words, where it is not what a model has.
+
+    Raises:
+        CheckpointMismatch: names the first tensor that differs.
+    """
+    expected = {name: list(parameter.shape) for name, parameter in parameters.items()}
+    found = {name: list(weights[name].shape) for name in expected if name in weights}
+    if found == expected:
+        return
+    differing = next(name for name in expected if found.get(name) != expected[name])
+    raise CheckpointMismatch(
+        f"{what} of another model than {student.path}: {differing} has shape "
+        f"{found.get(differing, 'none (missing)')} there, {expected[differing]} by its "
+        "config.json; name the folder of the run's student with --base"
+    )

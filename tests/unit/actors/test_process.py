@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+import actors
+from actors import FOLDER_VARIABLE
 from actors.process import (
     compute_reproducibly,
     teacher_environment,
@@ -47,3 +53,18 @@ def test_torch_is_told_to_round_the_same_every_time() -> None:
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_a_process_of_a_run_is_in_the_runs_folder_if_its_machine_has_it(tmp_path: Path) -> None:
+    """Relative paths of a configuration begin there, whatever folder a running Ray is in."""
+    home = str(Path(actors.__file__).parents[1])
+    for folder, expected in ((tmp_path, tmp_path), (tmp_path / "gone", Path.cwd())):
+        found = subprocess.run(
+            [sys.executable, "-c", "import actors, os; print(os.getcwd())"],
+            env={**os.environ, FOLDER_VARIABLE: str(folder), "PYTHONPATH": home},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        assert found.stdout.strip() == str(expected)
