@@ -14,12 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from opd_ray.borders import writing
+from opd_ray.borders import border, writing
 from opd_ray.config.files import read_yaml
 from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, RunSettings
 from opd_ray.data.prompt_set import PromptsIdentity
-from opd_ray.errors import OutputFolderError, WriteError
+from opd_ray.errors import OutputFolderError, RunError, WriteError
 from opd_ray.output.history import History
 from opd_ray.output.resume import Change, Start, changes, check_changes
 from opd_ray.whole_file import write_whole
@@ -178,6 +178,23 @@ class OutputFolder(LockedFolder):
         ):
             with writing(path):
                 path.unlink(missing_ok=True)
+
+
+def lock_holder(path: Path) -> str:
+    """Who holds the lock of a run's folder, whose file this is; "" where nobody does.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    if not path.is_file():
+        return ""
+    with border(str(path), "see to its permissions", RunError), path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read(1000).decode(errors="replace") or "another process"
+        fcntl.flock(file, fcntl.LOCK_UN)
+    return ""
 
 
 def kept_date(run: RunSettings) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from opd_ray.config.files import read_yaml
 from opd_ray.errors import OutputFolderError
 from opd_ray.output.activity import Activity, in_words, read_activity
 from opd_ray.output.checkpoint import CheckpointStore
-from opd_ray.output.folder import LOCK_FILE, OutputFolder
+from opd_ray.output.folder import LOCK_FILE, OutputFolder, lock_holder
 from opd_ray.output.progress import is_told
 from opd_ray.output.sinks import has_figures, read_jsonl
 
@@ -159,16 +158,3 @@ def _standing(activity: Activity | None, holder: str, last: dict[str, Any]) -> S
     if activity is None and "stopped" in last:
         return Standing.failed if last.get("failed") else Standing.stopped
     return Standing.dead
-
-
-def lock_holder(path: Path) -> str:
-    """Who holds the lock of a run's folder; "" where nobody does."""
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read(1000).decode(errors="replace") or "another process"
-        fcntl.flock(file, fcntl.LOCK_UN)
-    return ""

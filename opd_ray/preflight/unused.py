@@ -30,6 +30,7 @@ def unused_options(config: Config) -> list[str]:
         *_loss_and_filter(config),
         *_trainer(config),
         *_evaluation(config),
+        *_report(config),
         *(line for key, data in config.data_sections.items() for line in _data(key, data)),
     ]
 
@@ -67,6 +68,8 @@ def _student(config: Config) -> Iterator[str]:
         if lora.target_modules:
             yield f"student.lora.target_modules = {lora.target_modules} has no effect: {because}"
         yield from _set("sync", config.sync, ("lora",), because)
+    elif not config.run.export_at_end:
+        yield from _set("student.lora", lora, ("export",), "run.export_at_end is false")
 
 
 def _rollout(config: Config) -> Iterator[str]:
@@ -235,6 +238,16 @@ def _evaluation(config: Config) -> Iterator[str]:
     for place, task in config.named_tasks.items():
         if not task.samples:
             yield from _set(place, task, ("temperature", "top_p"), f"{place}.samples is 0")
+
+
+def _report(config: Config) -> Iterator[str]:
+    report = config.report
+    if not report.close_ups:
+        yield from _set("report", report, ("rollouts", "tokens"), "report.close_ups is 0")
+    elif not report.rollouts:
+        yield from _set("report", report, ("tokens",), "report.rollouts is 0")
+    if not config.eval.tasks:
+        yield from _set("report", report, ("problems",), "eval.tasks is empty")
 
 
 def _data(section: str, data: DataSettings) -> Iterator[str]:

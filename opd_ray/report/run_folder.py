@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from opd_ray.config.load import config_from, to_values
 from opd_ray.config.schema import Config, EvalSettings, EvalTask
 from opd_ray.errors import ConfigError, InputError
 from opd_ray.output.close_ups import AnswersView, PartView, TeacherView, View, read_views
-from opd_ray.output.folder import LOCK_FILE, OutputFolder
+from opd_ray.output.folder import LOCK_FILE, OutputFolder, lock_holder
 from opd_ray.output.resume import flat
 from opd_ray.output.sinks import read_jsonl
 
@@ -71,7 +70,7 @@ class RunFolder:
             history=output.history.rows(),
             versions=versions,
             views=read_views(output.close_ups),
-            locked=_is_locked(path / LOCK_FILE) if locked is None else locked,
+            locked=bool(lock_holder(path / LOCK_FILE)) if locked is None else locked,
         )
 
     @property
@@ -146,16 +145,3 @@ def _keys(file: Path) -> dict[str, Any]:
 
 def _told(keys: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in keys.items() if k not in _UNTOLD and not k.startswith("study.")}
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock of a folder."""
-    if not path.is_file():
-        return False
-    with border(str(path), "see to its permissions", InputError), path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        fcntl.flock(file, fcntl.LOCK_UN)
-    return False

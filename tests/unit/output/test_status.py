@@ -18,8 +18,8 @@ from opd_ray.config.load import load_config, to_yaml
 from opd_ray.errors import OutputFolderError
 from opd_ray.output.activity import Activity
 from opd_ray.output.checkpoint import CheckpointStore, RunState
-from opd_ray.output.folder import OutputFolder
-from opd_ray.output.status import Standing, lock_holder, read_status
+from opd_ray.output.folder import OutputFolder, lock_holder
+from opd_ray.output.status import Standing, read_status
 
 STEP = {
     "train/loss": 0.5,

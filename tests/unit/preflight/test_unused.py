@@ -72,6 +72,22 @@ def test_a_recipe_sets_nothing_in_vain(recipe: str) -> None:
             "trainer.answer_timeout_s = 60.0 has no effect: cluster.stall_timeout_s = 60 ends the "
             "run before",
         ),
+        (
+            ["student.lora.rank=8", "student.lora.export=adapter", "run.export_at_end=false"],
+            "student.lora.export = adapter has no effect: run.export_at_end is false",
+        ),
+        (
+            ["report.close_ups=0", "report.rollouts=9"],
+            "report.rollouts = 9 has no effect: report.close_ups is 0",
+        ),
+        (
+            ["report.rollouts=0", "report.tokens=9"],
+            "report.tokens = 9 has no effect: report.rollouts is 0",
+        ),
+        (
+            ["eval.tasks=[]", "eval.teacher_accuracy=false", "report.problems=3"],
+            "report.problems = 3 has no effect: eval.tasks is empty",
+        ),
         (["loss.beta=0.3"], "loss.beta = 0.3 has no effect: loss.divergence is reverse_kl"),
         (
             ["loss.temperature=2", "sync.max_gap=1"],
