@@ -17,7 +17,7 @@ from opd_ray.cluster.memory import (
     trained_parameters,
 )
 from opd_ray.cluster.step_size import ELEMENT_BYTES, FP32_BYTES, step_tokens
-from opd_ray.config.choices import BaseFormat, Dtype, SignalChoice
+from opd_ray.config.choices import BaseFormat, Dtype, SignalChoice, SyncBackend
 from opd_ray.config.schema import Config, effective_zero_stage
 from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.models.shape import ModelShape
@@ -73,7 +73,7 @@ def trainer_memory(
     # Where nobody has decided, a copy is made only if there is room for it.
     copied = trained * (MASTER_BYTES + MOMENT_BYTES) // ranks
     host = {"copy for a checkpoint": copied} if config.run.checkpoint_beside else {}
-    if config.run.lag:
+    if (config.run.lag or sleeps_in_main_memory(config)) and config.sync.backend is SyncBackend.ray:
         # Those that were sent last stay in the object store beside rank 0; each rank counts its
         # share.
         sent = trained if config.serves_adapter else student.parameters

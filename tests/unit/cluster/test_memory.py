@@ -28,6 +28,7 @@ from opd_ray.config.choices import (
     PlacementChoice,
     SignalChoice,
     Support,
+    SyncBackend,
 )
 from opd_ray.config.environment import EnvironmentSettings
 from opd_ray.config.lora import LoraSettings
@@ -186,6 +187,10 @@ def test_who_takes_turns_sleeps_in_main_memory() -> None:
     teacher = teacher_memory(config, config.teacher, SHAPE)
     assert teacher.host["asleep"] == teacher.device["weights"] == 4 * SHAPE.parameters
     assert "asleep" not in rollout_memory(config, SHAPE).host
+    # Engines take in weights from the object store when their turn comes; by IPC from the trainer.
+    assert trainer.host["weights last sent"] == 2 * SHAPE.parameters
+    config.sync.backend = SyncBackend.ipc
+    assert "weights last sent" not in trainer_memory(config, SHAPE).host
     config.cluster.placement = PlacementChoice.separate
     assert "asleep" not in trainer_memory(config, SHAPE).host
 
