@@ -166,8 +166,13 @@ class ActorLauncher:
             (handle.call.remote("sleep") if role == "trainer" else handle.sleep.remote(), name)
             for role, actors in self._actors.items()
             for name, handle in actors
+            if role != "teacher" or self._teacher_sleeps(self._placed[name].teacher)
         ]
         self.watch.get_all(asked, interruptible=True)
+
+    def _teacher_sleeps(self, teacher: str) -> bool:
+        """Whether its replicas do in turns: those that ask others work whenever there is work."""
+        return self._in_turns and not self._teachers[teacher].settings.traits.asks_others
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one; now the death of one is survived."""
@@ -224,7 +229,7 @@ class ActorLauncher:
                 self.watch,
                 policy,
                 after_writing=settings.when is TeacherTiming.after_writing,
-                sleeps=self._in_turns and not settings.traits.asks_others,
+                sleeps=self._teacher_sleeps(name),
                 fixed=self.config.run.deterministic,
             )
         return self._teacher_pools

@@ -568,6 +568,23 @@ def test_who_takes_turns_is_told_so(
     assert launcher.trainer_group()._asleep is sleeps
 
 
+def test_who_asks_others_is_never_put_to_sleep(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would wake it: its pool gives it work in everybody's turn, behind a cache too."""
+    server = {"kind": "http", "url": "http://host:8000/v1", "cache": "record", "cache_dir": "kept"}
+    monkeypatch.setattr(
+        f"{__name__}.CONFIG",
+        replace(CONFIG, teacher=replace(CONFIG.teacher, path="t"), teachers={"coder": server}),
+    )
+    launcher, asked = placed_in("turns")
+    launcher.ready()
+    assert "teacher-0 sleep" in asked
+    assert "teacher-coder-0 sleep" not in asked
+    pools = launcher.teacher_pools()
+    assert [pools[name]._sleeps for name in ("teacher", "coder")] == [True, False]
+
+
 def test_a_rank_beside_a_teacher_is_told_its_share(recorders: dict[str, Recorder]) -> None:
     cluster = ClusterSettings(placement=PlacementChoice.shared, teacher_beside=Beside.trainer)
     config = replace(
