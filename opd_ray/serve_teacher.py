@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from actors import FOLDER_VARIABLE
 from actors.teacher.protocol import TeacherError
 from actors.teacher.shared import MAX_CALLS, ServingStats, SharedTeacher
 from opd_ray.cluster.session import RaySession
@@ -149,6 +151,8 @@ def _start(serving: Serving, settings: TeacherSettings, vocab_size: int, own_top
             lifetime="detached",
             num_cpus=0,
             max_concurrency=MAX_CALLS,
+            # Where relative paths begin; its replicas inherit it.
+            runtime_env={"env_vars": {FOLDER_VARIABLE: os.getcwd()}},
         ).remote(settings, vocab_size, own_topk)
     except ValueError as error:
         raise ConfigError(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from actors import FOLDER_VARIABLE
+from opd_ray import serve_teacher as subject
 from opd_ray.config.schema import ClusterSettings, Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ConfigError
@@ -36,3 +40,17 @@ def test_what_cannot_be_served(own: dict[str, Any], name: str, said: str) -> Non
         serve_teacher(config, Serving("judge", "opd-ray", teacher=name))
     assert str(error.value).startswith(said)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_relative_paths_of_one_that_is_served_begin_where_the_command_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: dict[str, Any] = {}
+
+    def options(**options: Any) -> Any:
+        given.update(options)
+        return SimpleNamespace(remote=lambda *arguments: arguments)
+
+    monkeypatch.setattr(subject.ray, "remote", lambda _: SimpleNamespace(options=options))
+    subject._start(Serving("judge", "opd-ray"), TeacherSettings(path="models/t"), 9, 0)
+    assert given["runtime_env"] == {"env_vars": {FOLDER_VARIABLE: os.getcwd()}}
