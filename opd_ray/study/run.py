@@ -68,7 +68,9 @@ def study(config: Config) -> int:
             # Actors are started for all cells, so for everything that any of them does.
             runs = [cell.config.run for cell in cells]
             lag, overlap = max(run.lag for run in runs), any(run.overlap for run in runs)
-            run = replace(waiting[0].config.run, lag=lag, overlap=overlap)
+            # An adapter begins as this seed says: the same however often the study was cut short.
+            seed = config.run.seed
+            run = replace(waiting[0].config.run, seed=seed, lag=lag, overlap=overlap)
             code = runner.run(replace(config, run=run), cells, waiting)
         if code == INTERRUPTED:
             _say("stopped; the same command goes on, and begins the cell at work anew")

@@ -82,3 +82,25 @@ def test_a_cell_whose_trainer_dies_begins_again(
     assert folder.result(cell) is not None
     said = capsys.readouterr().err
     assert "go on from step 0 (the cell's beginning), 1 step is done again (1 of" in said
+
+
+def test_actors_begin_alike_whichever_cell_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter is drawn by their seed, and all cells begin with it."""
+    seeds: list[int] = []
+    monkeypatch.setattr(subject, "check_models", lambda _: SimpleNamespace(tokenizer=None))
+    monkeypatch.setattr(subject, "dated", lambda config, *_: config)
+    monkeypatch.setattr(subject, "_begin", lambda *_: None)
+    monkeypatch.setattr(StudyFolder, "results", lambda *_: [])
+    runner = SimpleNamespace(run=lambda config, *_: seeds.append(config.run.seed) or 0)
+    monkeypatch.setattr(subject, "_Runner", lambda *_: runner)
+    overrides = ["study.seeds=[3,4]", "run.seed=7", f"run.output_dir={tmp_path}"]
+    config = load_config("study", overrides)
+    for finished in (0, 1, len(config.study.arms)):
+        cells = study_cells(config)[:finished]
+        monkeypatch.setattr(
+            StudyFolder, "result", lambda _, cell, cells=cells: cell if cell in cells else None
+        )
+        assert subject.study(config) == 0
+    assert seeds == [7, 7, 7]
