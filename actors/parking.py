@@ -18,10 +18,13 @@ import gc
 import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import IO
 
 import torch
 from torch import Tensor, nn
+
+from opd_ray.borders import writing
 
 
 class Parking:
@@ -182,13 +185,20 @@ def _have_room(storage: torch.UntypedStorage, size: int) -> None:
 
 
 def _file_of(storages: Iterable[torch.UntypedStorage]) -> IO[bytes]:
-    """A file with what these hold, one after another; gone once it is closed."""
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (outlives this function)
+    """A file with what these hold, one after another; gone once it is closed.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    place = Path(tempfile.gettempdir())
+    with writing(place):
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (outlives this function)
     try:
         for storage in storages:
             rest = _memory_of(storage, storage.nbytes())
-            while rest:
-                rest = rest[file.write(rest) :]
+            with writing(place):
+                while rest:
+                    rest = rest[file.write(rest) :]
     except BaseException:
         file.close()
         raise

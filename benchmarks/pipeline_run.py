@@ -171,7 +171,7 @@ def _run(session: Session, config: Config, mode: str, stages: Sequence[Stages]) 
     recorder = Recorder()
     prompts: Any = Prompts(prompt_tokens(launcher.profile, scale))
     checkpoints: Any = SimpleNamespace(begin=lambda state: None)
-    evaluator: Any = SimpleNamespace(run=lambda: {})
+    evaluator: Any = SimpleNamespace(run=lambda show: {})
     coordinator = Coordinator(
         config,
         session,

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from actors.weights.adapter_folder import save_adapter
 from actors.weights.chunks import WeightChunk, unpack
+from opd_ray.borders import writing
 from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import StudentSettings
 from opd_ray.models.lora_targets import linear_layers, targets
@@ -55,6 +58,7 @@ class EngineAdapter:
         Raises:
             RuntimeError: nothing has arrived.
             ValueError: vLLM refuses it; the one before stays.
+            WriteError: its files cannot be written.
         """
         from vllm.lora.request import LoRARequest
 
@@ -62,7 +66,9 @@ class EngineAdapter:
             raise RuntimeError("an update of the adapter without a tensor")
         number = next(self._numbers)
         # vLLM reads it in this call, in all workers, which are on this node, and never again.
-        with tempfile.TemporaryDirectory(prefix="opd_ray_adapter_") as above:
+        with ExitStack() as stack:
+            with writing(Path(tempfile.gettempdir())):
+                above = stack.enter_context(tempfile.TemporaryDirectory(prefix="opd_ray_adapter_"))
             folder = f"{above}/version_{version}"
             save_adapter(self._config(), self._arrived, folder)
             request = LoRARequest(f"student-{number}-version-{version}", number, folder)

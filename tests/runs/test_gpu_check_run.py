@@ -32,4 +32,4 @@ def test_all_parts_pass_on_a_cpu(tmp_path):
     graphs = {figure["what"] for figure in parts["cuda_graphs"]["findings"]["figures"]}
     assert {"tokens/s with graphs", "tokens/s without graphs"} <= graphs
     checks = [check for part in parts.values() for check in part["findings"].get("checks", [])]
-    assert len(checks) > 100
+    assert len(checks) > 80

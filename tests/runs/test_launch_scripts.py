@@ -24,7 +24,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """Variables of a machine whose activated environment holds stand-ins for every command."""
     binaries = tmp_path / "env" / "bin"
     binaries.mkdir(parents=True)
-    for name in ("opd-ray", "ray", "python", "ruff", "mypy", "lint-imports"):
+    for name in ("opd-ray", "ray", "python", "ruff", "mypy", "lint-imports", "mkdocs"):
         (binaries / name).write_text(COMMAND)
         (binaries / name).chmod(0o755)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "OPD_RAY_"))}
@@ -111,13 +111,18 @@ def test_everything_is_checked_and_tested_in_order(environment: dict[str, str]) 
     calls = [line for line in lines if not line.startswith("==")]
     checks = ["ruff check .", "ruff format --check .", "mypy ", "lint-imports --no-logo"]
     assert calls[:4] == checks
-    assert calls[4].startswith("python -m pytest ")
-    assert calls[4].endswith("tests/runs tests/actors tests/unit")
-    assert len(calls) == 5
-    assert lines[-1] == calls[4]  # pytest's summary comes last
+    assert calls[4].startswith("mkdocs build --strict ")
+    assert calls[-1].startswith("python -m pytest ")
+    assert calls[-1].endswith("tests/runs tests/actors tests/unit")
+    passed = [line.split(": passed")[0] for line in lines if line.startswith("==")]
+    names = ("ruff check", "ruff format", "mypy", "import directions", "docs as a site", "package")
+    assert passed == [f"== {name}" for name in (*names, "known vulnerabilities")]
+    assert lines[-1] == calls[-1]  # pytest's summary comes last
 
 
-@pytest.mark.parametrize("failing", ["ruff check", "format", "mypy", "lint-imports", "pytest"])
+@pytest.mark.parametrize(
+    "failing", ["ruff check", "format", "mypy", "lint-imports", "mkdocs", "build", "pytest"]
+)
 def test_any_failure_fails_all_and_stops_nothing(environment: dict[str, str], failing: str) -> None:
     code, lines = run("test.sh", env={**environment, "FAIL": failing})
     assert code == 1
