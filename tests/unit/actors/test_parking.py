@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from actors.parking import Dropped, Parking, tensors_within
+from opd_ray.errors import WriteError
 
 CPU = torch.device("cpu")
 SIZE = 4_000_000  # elements; 16 MB
@@ -101,7 +102,7 @@ def test_a_full_disk_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tempfile.TemporaryFile", lambda buffering: file)
     tensor = torch.arange(9000.0)
     parking = Parking(CPU)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match="No space left"):
         parking.park([tensor])
     assert (parking.taken, file.closed) == (False, True)
     assert torch.equal(tensor, torch.arange(9000.0))

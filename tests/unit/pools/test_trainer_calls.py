@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,7 +62,7 @@ def rank(number: int, backend: SyncBackend = SyncBackend.ray, *, adapter: bool =
     actor._sends_adapter = adapter
     actor._rank, actor._sync = number, SyncSettings(backend, chunk_bytes=16)
     actor._make_trainer = lambda master: trainer
-    actor._gpu_share = 1.0
+    actor._gpu_share, actor._is_up = 1.0, threading.Event()
     actor.setup("here", 1)
     return actor
 
