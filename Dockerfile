@@ -1,6 +1,6 @@
 # opd-ray on machines without GPUs:
 #     docker build -t opd-ray .
-#     docker run --rm --shm-size=2g -v "$PWD/outputs:/work/outputs" opd-ray demo
+#     docker run --rm --shm-size=2g -v "$PWD/outputs:/workspace/outputs" opd-ray demo
 FROM python:3.11-slim-bookworm
 
 # torch.compile and vLLM's kernels on CPUs are compiled here.
@@ -20,8 +20,8 @@ COPY actors actors
 COPY configs configs
 RUN pip install --no-cache-dir --no-deps .
 
-RUN useradd --uid 10001 --create-home runner && mkdir /work && chown runner /work
+RUN useradd --uid 10001 --create-home runner && mkdir /workspace && chown runner /workspace
 USER 10001
-WORKDIR /work
+WORKDIR /workspace
 ENTRYPOINT ["opd-ray"]
 CMD ["--help"]
