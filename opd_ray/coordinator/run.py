@@ -210,7 +210,6 @@ def _steer(
                 progress.close()
                 _report(session, coordinator.last_step, close_ups, tasks, output, progress, peaks)
                 output.history.finish(config.run.steps)
-                write_report(output.path, output.report_page)
             except Interrupted:
                 last = checkpoints.newest()
                 progress.say(f"stopped; checkpoint: {last[0] if last else 'none'}")
@@ -224,6 +223,8 @@ def _steer(
                 why = str(error) or type(error).__name__
                 output.history.stop(coordinator.done, why, failed=True)
                 raise
+            # Only now: a page that cannot be written makes no failed run of one that is finished.
+            write_report(output.path, output.report_page)
     return 0
 
 

@@ -25,6 +25,8 @@ from opd_ray.output.resume import Change, Start, changes, check_changes
 from opd_ray.whole_file import write_whole
 
 LOCK_FILE = "run.lock"
+# Whoever asks for its holder has the lock for less than that.
+_A_LOOK_SECONDS = 0.1
 
 
 class LockedFolder:
@@ -55,7 +57,7 @@ class LockedFolder:
                 "choose a folder that you may write to"
             ) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except BlockingIOError:
             holder = os.read(lock, 1000).decode(errors="replace") or "another process"
             os.close(lock)
@@ -178,6 +180,19 @@ class OutputFolder(LockedFolder):
         ):
             with writing(path):
                 path.unlink(missing_ok=True)
+
+
+def _lock(file: int) -> None:
+    """Lock an open file for this process alone.
+
+    Raises:
+        BlockingIOError: another one has it, for longer than :func:`lock_holder` takes to look.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_A_LOOK_SECONDS)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def lock_holder(path: Path) -> str:

@@ -19,7 +19,7 @@ from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, LossSettings, StudentSettings, TrainerSettings
 from opd_ray.coordinator import run
 from opd_ray.data.prompt_set import PromptsIdentity
-from opd_ray.errors import ConfigError, DamagedCheckpoint, OutputFolderError, RunError
+from opd_ray.errors import ConfigError, DamagedCheckpoint, OutputFolderError, RunError, WriteError
 from opd_ray.output.activity import read_activity
 from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState
 from opd_ray.output.folder import OutputFolder
@@ -267,6 +267,19 @@ def test_the_folder_tells_why_a_run_failed(tmp_path: Path) -> None:
     last = (tmp_path / "history.jsonl").read_text().splitlines()[-1]
     why = "trainer-0 ran out of memory"
     assert json.loads(last) == {"stopped": 0, "failed": True, "why": why}
+
+
+def test_a_page_that_cannot_be_written_makes_no_failed_run_of_a_finished_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise WriteError("report.html: no space is left")
+
+    monkeypatch.setattr(run, "_report", lambda *_: None)
+    monkeypatch.setattr(run, "write_report", full)
+    with pytest.raises(WriteError):
+        go(tmp_path, config_of(), then=lambda: None)
+    assert OutputFolder(tmp_path).history.finished == 10
 
 
 def test_a_checkpoint_that_cannot_be_loaded_leaves_the_folder_as_it_was(

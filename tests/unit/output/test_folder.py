@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config, RunSettings, StudentSettings
 from opd_ray.errors import OutputFolderError
-from opd_ray.output.folder import OutputFolder, versions
+from opd_ray.output.folder import LOCK_FILE, OutputFolder, lock_holder, versions
 
 HOLDER = """
 import sys, time
@@ -58,6 +59,17 @@ def test_the_lock_is_free_again_afterwards(tmp_path: Path) -> None:
         pass
     with OutputFolder(tmp_path):
         pass
+
+
+def test_who_looks_for_a_holder_keeps_no_run_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / LOCK_FILE).open("wb") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        monkeypatch.setattr("time.sleep", lambda seconds: fcntl.flock(look, fcntl.LOCK_UN))
+        with OutputFolder(tmp_path):
+            assert lock_holder(tmp_path / LOCK_FILE)
+    assert lock_holder(tmp_path / LOCK_FILE) == ""
 
 
 def test_unwritable_folder_is_named(tmp_path: Path) -> None:
