@@ -3,7 +3,7 @@
 #     bash launch/test.sh [all | checks | unit | actors | runs] [pytest arguments]
 #
 # checks: ruff, mypy, directions of imports, the docs as a site, the package, known vulnerabilities; unit: the pure core, no engine; actors: every actor on its real engine;
-# runs: whole runs. Every part is run even if one before it failed; the exit code tells.
+# runs: whole runs. Every part is run even if one before it failed. Exit code 1: a check failed; 2: only tests did.
 set -uo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 env="$(bash "$here/setup_env.sh")" || exit 1
@@ -64,5 +64,5 @@ case "$part" in
 esac
 present=()
 for folder in "${folders[@]}"; do [[ -d "$folder" ]] && present+=("$folder"); done
-"$env/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 "${present[@]}" "$@" || failed=1
-exit "$failed"
+"$env/bin/python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=15 "${present[@]}" "$@" && exit "$failed"
+exit "$((failed ? 1 : 2))"

@@ -20,6 +20,7 @@ from opd_ray.user_code import UserCodeError
 
 TOKENIZER = chat_tokenizer()
 GATE = threading.Event()  # a call waits for it
+COUNT = threading.Lock()
 END_ID = TOKENIZER.convert_tokens_to_ids(END)
 
 
@@ -35,11 +36,13 @@ class World:
         self._count = 0
         if self._fails == "reset":
             raise LookupError("no such world")
-        World.open += 1
+        with COUNT:
+            World.open += 1
         self._is_open = True
 
     def close(self) -> None:
-        World.open -= self._is_open
+        with COUNT:
+            World.open -= self._is_open
 
     def look(self, at: str) -> str:
         """Looks.
@@ -218,11 +221,11 @@ def test_what_is_given_up_comes_again_as_if_it_had_not_been_asked_for(looks_at: 
     assert rollout.figures["calls"] == 1
     assert rollout.figures["environment/looks"] == 1
     assert [one.rollout_id for one in inner.asked[-2:]] == ["a#0", "a#1"]
-    # The world of the one that was given up is closed with the next ones.
-    engine.add([request("a")], Sampling(max_tokens=1000), True)
-    inner._texts["a"] = [("done" + END, "stop")]
-    while engine.has_unfinished():
-        engine.step()
+    # The world of the one that was given up is closed with the next ones, once its call is back.
+    until = time.monotonic() + 10
+    while World.open and time.monotonic() < until:
+        inner._texts["a"] = [("done" + END, "stop")]
+        run(engine, [request("a")])
     assert World.open == 0
 
 
