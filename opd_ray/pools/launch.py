@@ -264,6 +264,8 @@ class ActorLauncher:
         for name, _ in trainers:
             self.watch.remove(name)
         trainers.clear()
+        for pool in self._asking_pools():
+            pool.lose_source()  # a replica that dies now has nobody to ask
 
     def restart_trainers(self) -> list[tuple[str, Any]]:
         """End all trainer ranks and start them at their places; the new ones, once they are up.

@@ -81,7 +81,8 @@ class Members(Generic[M]):
         self._lost, self._came_up = lost, came_up
         self._restarts: Counter[str] = Counter()
         self._asleep = False
-        self._to_start: list[str] = []  # names of those that died while all were asleep
+        self._source_gone = False  # whether what they load from has ended
+        self._to_start: list[str] = []  # names of those that died in either case
         self._started = 0
         self._alive: dict[int, M] = {}  # by number, those that are coming up too
 
@@ -127,15 +128,22 @@ class Members(Generic[M]):
     def woken(self) -> None:
         """All are at work again; now others come in the place of those that died meanwhile."""
         self._asleep = False
-        waiting, self._to_start = self._to_start, []
-        for name in waiting:
-            self._start(name)
+        self._start_waiting()
+
+    def lose_source(self) -> None:
+        """What they load from has ended: nobody is started until :meth:`begin_anew`."""
+        self._source_gone = True
 
     def begin_anew(self) -> None:
-        """Start those that are coming up once more: what they load from has begun anew."""
+        """What they load from has begun anew: start those that are coming up once more.
+
+        Others come in the place of those that died meanwhile.
+        """
+        self._source_gone = False
         for member in [one for one in self._alive.values() if not one.up]:
             self.bury(member)
             self._start(member.name)
+        self._start_waiting()
 
     def expect(self, member: M) -> None:
         """It has been asked for something, and owes an answer."""
@@ -200,7 +208,7 @@ class Members(Generic[M]):
         name, policy = member.name, self._policy
         if death.never_ran:
             _say(f"{name} was given to a node that is dead; starting it again elsewhere")
-            self._start_when_awake(name)
+            self._start_when_possible(name)
             return False
         verb = "hangs" if isinstance(death, ActorHung) else "died"
         told = f"{name} {verb} ({brief(death.cause)}); {what_follows}"
@@ -208,7 +216,7 @@ class Members(Generic[M]):
             self._restarts[name] += 1
             count, key = self._restarts[name], f"{policy.key}.max_restarts"
             _say(f"{told}; starting it again ({count} of {key} = {policy.max_restarts})")
-            self._start_when_awake(name)
+            self._start_when_possible(name)
             return True
         if not self._alive:
             raise ActorFailure(
@@ -218,10 +226,15 @@ class Members(Generic[M]):
         _say(f"{told}; it is not started again: {policy.no_more}")
         return False
 
-    def _start_when_awake(self, name: str) -> None:
-        if self._asleep:
-            self._to_start.append(name)
-        else:
+    def _start_when_possible(self, name: str) -> None:
+        self._to_start.append(name)
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        if self._asleep or self._source_gone:
+            return
+        waiting, self._to_start = self._to_start, []
+        for name in waiting:
             self._start(name)
 
     def _start(self, name: str) -> None:

@@ -264,6 +264,10 @@ class TeacherPool:
             replica.owes = 0
             replica.handle.forget_all.remote()
 
+    def lose_source(self) -> None:
+        """What replicas load from has ended: none is started until :meth:`begin_anew`."""
+        self._replicas.lose_source()
+
     def begin_anew(self) -> None:
         """Start replicas that are coming up once more: what they load from has begun anew."""
         self._replicas.begin_anew()

@@ -440,7 +440,10 @@ def test_replicas_that_come_up_begin_anew_with_the_ranks_before_anything_is_wait
     recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
-    anew = SimpleNamespace(begin_anew=lambda: events.append("begin anew"))
+    anew = SimpleNamespace(
+        lose_source=lambda: events.append("source gone"),
+        begin_anew=lambda: events.append("begin anew"),
+    )
     monkeypatch.setattr(subject, "TeacherPool", lambda *a, **k: anew)
     for config in (adapted(), CONFIG):
         placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
@@ -455,6 +458,27 @@ def test_replicas_that_come_up_begin_anew_with_the_ranks_before_anything_is_wait
         launcher.restart_trainers()
     ranks = ["trainer-0 again", "waited", "waited"]
     assert events == [ranks[0], "begin anew", *ranks[1:], *ranks]
+
+
+def test_a_replica_that_dies_while_there_are_no_ranks_starts_with_new_ones(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of a run there are none any more, and while a run goes back there are none yet."""
+    monkeypatch.setattr("ray.kill", lambda handle: None)
+    config = adapted()
+    placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+    launcher = ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS)
+    pool = launcher.teacher_pools()["teacher"]
+    launcher.end_trainers()
+    dead = next(iter(pool._replicas))
+    pool._lose(dead, ActorDied(dead.name, "killed"))
+    asked = recorders["TeacherActor"].of("trainer")
+    assert len(asked) == 3
+    monkeypatch.setattr(
+        subject, "answers_of_ranks", lambda *a, refs, **k: [("10.0.0.1", 7)] * len(refs)
+    )
+    [(_, first), _] = launcher.restart_trainers()
+    assert recorders["TeacherActor"].of("trainer") == [*asked, first]
 
 
 def test_recorded_answers_are_asked_of_no_rank(recorders: dict[str, Recorder]) -> None:

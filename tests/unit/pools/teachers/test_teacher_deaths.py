@@ -349,6 +349,21 @@ def test_replicas_that_come_up_begin_anew_and_take_no_start() -> None:
     assert len(watch.started) == 2
 
 
+def test_without_what_it_loads_from_none_is_started() -> None:
+    pool, [first, second], watch = make_kept_pool(2, max_restarts=1)
+    pool.lose_source()
+    first.die()
+    watch.arrive((first, "lifeline", 0))
+    assert watch.started == []
+    pool.submit(rollout("a"))
+    pool.pump()
+    assert second.batches == [["a"]]
+    pool.begin_anew()
+    assert [one.name for one in watch.started] == ["teacher 0"]
+    watch.arrive((watch.started[0], "loaded", 0))
+    assert pool.stats().restarts == 1
+
+
 def test_one_that_a_dead_node_was_given_starts_when_the_others_are_awake_again() -> None:
     replicas = [FakeReplica(f"teacher {i}") for i in range(2)]
     pool, watch, _ = pool_of(replicas, max_restarts=1, sleeps=True)
