@@ -100,7 +100,7 @@ class PeerFailure(RunError):
 
 
 class ConnectionLost(PeerFailure):
-    """A process of a collective call no longer reaches the others; most likely one has died."""
+    """A process no longer reaches a trainer rank that it needs; that has died, or hangs."""
 
 
 class Unanswered(RunError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def _collective() -> Iterator[None]:
         raise ConnectionLost(f"no connection to the other ranks: {error}") from error
 
 
-@ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1, "writing": 1, "start": 1})
+@ray.remote(concurrency_groups={**LIFELINE_GROUP, "rank": 1, "writing": 1, "beside": 1})
 class TrainerActor(Lifeline):
     """One rank; :class:`actors.trainer.trainer.Trainer` does the work.
 
@@ -76,6 +77,8 @@ class TrainerActor(Lifeline):
 
         self._gpu_share = gpu_share
         self._is_up = threading.Event()
+        self._answer_timeout_s = trainer.answer_timeout_s
+        self._scoring_since: float | None = None
         if deterministic:
             compute_reproducibly()
         self._make_trainer = partial(
@@ -112,10 +115,15 @@ class TrainerActor(Lifeline):
         self._transport_end = transport.trainer_end(weights, self._rank, self._sync.chunk_bytes)
         self._is_up.set()
 
-    @ray.method(concurrency_group="start")
-    def up(self) -> None:
-        """Returns once :meth:`setup` has: who asks from elsewhere may come before it."""
+    @ray.method(concurrency_group="beside")
+    def up(self) -> float:
+        """Returns once :meth:`setup` has: who asks from elsewhere may come before it.
+
+        Returns:
+            seconds that a call of this rank may take.
+        """
         self._is_up.wait()
+        return self._answer_timeout_s
 
     @ray.method(concurrency_group="rank")
     def call(self, method: str, *args: Any) -> Any:
@@ -164,7 +172,17 @@ class TrainerActor(Lifeline):
     @ray.method(concurrency_group="rank")
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
         """Answers of that teacher, between two calls of the trainer's."""
-        return self._base.score(requests)
+        self._scoring_since = time.monotonic()
+        try:
+            return self._base.score(requests)
+        finally:
+            self._scoring_since = None
+
+    @ray.method(concurrency_group="beside")
+    def scoring_seconds(self) -> float:
+        """How long the call of :meth:`score` that is under way has taken; 0: none is."""
+        since = self._scoring_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @ray.method(concurrency_group="rank")
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:

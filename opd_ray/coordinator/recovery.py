@@ -68,7 +68,7 @@ class Recovery:
         """The loss of a rank, if it was one, and ranks may be started again; else raises."""
         coordinator = self.coordinator
         names = coordinator.session.launcher.trainer_names
-        # Only ranks have such connections; the one that no longer answers may not be known yet.
+        # Such connections lead to ranks alone; which one no longer answers may not be known yet.
         if isinstance(failure.__cause__, ConnectionLost):
             failure = ActorLost(names[0], failure.owner, failure.cause)
         if not isinstance(failure, ActorLost) or failure.name not in names:

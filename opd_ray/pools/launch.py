@@ -30,7 +30,7 @@ from opd_ray.cluster.placement import Placement
 from opd_ray.config.choices import PlacementChoice, TeacherTiming
 from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import batch_budget
+from opd_ray.config.teacher import TeacherSettings, batch_budget
 from opd_ray.errors import ActorDied, RunError
 from opd_ray.pools.first_start import FirstStart
 from opd_ray.pools.members import RestartPolicy
@@ -218,10 +218,7 @@ class ActorLauncher:
                 no_more=no_more,
                 remedy=self._remedy,
                 start_timeout_s=self.config.cluster.start_timeout_s,
-                # Who asks a server waits for it as long as its own keys say.
-                answer_timeout_s=(
-                    None if settings.traits.asks_server else settings.answer_timeout_s
-                ),
+                answer_timeout_s=self._answer_timeout_of(settings),
             )
             self._teacher_pools[name] = TeacherPool(
                 [p for p in self._actors["teacher"] if self._placed[p[0]].teacher == name],
@@ -233,6 +230,11 @@ class ActorLauncher:
                 fixed=self.config.run.deterministic,
             )
         return self._teacher_pools
+
+    def _answer_timeout_of(self, teacher: TeacherSettings) -> float | None:
+        """Who asks a server or a trainer rank waits for it as long as the keys of these say."""
+        asks = teacher.traits.asks_server or self.config.asks_trainers(teacher)
+        return None if asks else teacher.answer_timeout_s
 
     def trainer_group(self) -> TrainerGroup:
         """The trainer ranks as one."""

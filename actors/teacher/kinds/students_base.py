@@ -20,7 +20,11 @@ from transformers import PreTrainedModel
 from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.errors import ConnectionLost
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
+
+# How often a replica that waits for answers looks whether its rank is still at them.
+_LOOK_SECONDS = 10.0
 
 
 class AdapterOff(HfTeacher):
@@ -82,7 +86,7 @@ class StudentsBase:
     def ask(self, trainer: Any) -> None:
         """Ask this rank from now on, which began anew; waits for it where it still loads."""
         self._trainer = trainer
-        self._call("up")
+        self._limit_s: float = self._call("up")
         self._info: TeacherInfo = self._call(
             "judge", self._settings, self._vocab_size, self._own_topk
         )
@@ -92,9 +96,16 @@ class StudentsBase:
         return self._info
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[TeacherAnswer]:
-        """The rank's answers."""
-        # Arrays from Ray are views into its object store: one signal would keep a batch there.
-        return copy.deepcopy(self._call("score", list(requests)))
+        """The rank's answers.
+
+        Raises:
+            ConnectionLost: it hangs.
+        """
+        ref = self._trainer.score.remote(list(requests))
+        with self._asking():
+            self._await(ref)
+            # Arrays from Ray are views into its object store: one signal would keep a batch there.
+            return copy.deepcopy(ray.get(ref))
 
     def output_head(self) -> tuple[np.ndarray, np.ndarray | None]:
         """As of :class:`HfTeacher`."""
@@ -103,9 +114,29 @@ class StudentsBase:
     def close(self) -> None:
         """Leave the rank to its training."""
 
+    def _await(self, ref: ray.ObjectRef) -> None:
+        """Returns once the rank has answered, or is gone.
+
+        What it does for the run before it comes to the answer has a limit of its own, in the
+        coordinator, and does not count.
+        """
+        while not ray.wait([ref], timeout=_LOOK_SECONDS)[0]:
+            seconds = self._trainer.scoring_seconds.remote()
+            ready, _ = ray.wait([ref, seconds], timeout=self._limit_s)
+            if ref not in ready and not (ready and ray.get(seconds) <= self._limit_s):
+                raise ConnectionLost(
+                    "the trainer rank that computes its answers gave none for longer than "
+                    f"trainer.answer_timeout_s = {self._limit_s:g} s"
+                )
+
     def _call(self, method: str, *given: Any) -> Any:
-        try:
+        with self._asking():
             return ray.get(getattr(self._trainer, method).remote(*given))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
         except RayActorError as error:
             raise TeacherError(
                 f"{self._settings.key}: the trainer rank that computes its answers is gone: {error}"

@@ -481,6 +481,20 @@ def test_a_replica_that_dies_while_there_are_no_ranks_starts_with_new_ones(
     assert recorders["TeacherActor"].of("trainer") == [*asked, first]
 
 
+def test_who_waits_for_a_rank_has_no_limit_of_its_own(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its replica would be ended, and the rank that hangs would be asked again."""
+    policies: list[Any] = []
+    monkeypatch.setattr(subject, "TeacherPool", lambda *a, **k: policies.append(a[3]))
+    base = adapted()
+    recorded = replace(base.teacher, cache=CacheMode.replay, cache_dir="answers")
+    for config in (base, replace(base, teacher=recorded)):
+        placement = plan_placement(config, Cluster((Node("here", 8, 1 << 36),)))
+        ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS).teacher_pools()
+    assert [policy.answer_timeout_s for policy in policies] == [None, 900.0]
+
+
 def test_recorded_answers_are_asked_of_no_rank(recorders: dict[str, Recorder]) -> None:
     for mode, asked in ((CacheMode.record, True), (CacheMode.replay, False)):
         config = adapted()
