@@ -16,7 +16,7 @@ from opd_ray.cluster.nodes import Node, gigabytes
 from opd_ray.cluster.placed_actor import PlacedActor
 from opd_ray.cluster.placement import Placement
 from opd_ray.cluster.step_size import ELEMENT_BYTES, held_tokens, step_tokens
-from opd_ray.config.choices import Dtype, SignalChoice
+from opd_ray.config.choices import Dtype, PlacementChoice, SignalChoice
 from opd_ray.config.schema import Config, RolloutSettings
 from opd_ray.config.teacher import TeacherSettings, model_path
 from opd_ray.models.shape import ModelShape
@@ -163,7 +163,20 @@ def _trainer_remedies(config: Config) -> dict[str, str]:
     }
     if trainer.dtype is Dtype.float32:
         remedies["gathered weights"] = "trainer.dtype=bfloat16"
+    sent = ["sync.backend=ipc"] if _can_share_gpu_memory(config) else []
+    if trainer.dtype is Dtype.float32:
+        sent.append("trainer.dtype=bfloat16")
+    if sent:
+        remedies["weights last sent"] = ", or ".join(sent)
     return remedies
+
+
+def _can_share_gpu_memory(config: Config) -> bool:
+    """Whether a rank and an engine are on every GPU that weights go to, so that ipc can be had."""
+    on_gpus = config.trainer.gpus_per_rank > 0 and config.rollout.gpus_per_actor > 0
+    in_turns = config.cluster.placement is PlacementChoice.turns
+    few_engines = config.rollout.actors <= config.trainer.ranks
+    return on_gpus and in_turns and few_engines and not config.serves_adapter
 
 
 def _rollout_remedies(rollout: RolloutSettings) -> dict[str, str]:

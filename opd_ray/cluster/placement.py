@@ -70,20 +70,27 @@ class Placement:
             return settings.when
         if config.cluster.placement is PlacementChoice.turns and not settings.traits.asks_others:
             return TeacherTiming.after_writing
-        computes = not (settings.traits.asks_others or settings.gpus_per_replica)
-        crowded = self._crowded_nodes(config)
-        if computes and not config.run.overlap:
+        # The ranks that compute its answers, or its own replicas.
+        asks_trainers = config.asks_trainers(settings)
+        computing = ("trainer", MAIN) if asks_trainers else ("teacher", teacher)
+        on_gpus = config.trainer.gpus_per_rank if asks_trainers else settings.gpus_per_replica
+        crowded = self._crowded_nodes(config, ranks_score=asks_trainers)
+        if not (settings.traits.asks_others or on_gpus or config.run.overlap):
             for actor in self.actors:
-                if (actor.role, actor.teacher) == ("teacher", teacher) and actor.node in crowded:
+                if (actor.role, actor.teacher) == computing and actor.node in crowded:
                     return TeacherTiming.after_writing
         return TeacherTiming.streaming
 
-    def _crowded_nodes(self, config: Config) -> set[str]:
-        """Nodes that write on CPUs and compute there with more threads than cores meanwhile."""
+    def _crowded_nodes(self, config: Config, *, ranks_score: bool) -> set[str]:
+        """Nodes that write on CPUs and compute there with more threads than cores meanwhile.
+
+        ``ranks_score``: trainers do, as a teacher's answers are theirs.
+        """
+        roles = _beside_writing(config) | ({"trainer"} if ranks_score else set())
         threads = Counter[str]()
         writers = set()
         for actor in self.actors:
-            if actor.role in _beside_writing(config) and not actor.gpus:
+            if actor.role in roles and not actor.gpus and _computes(config, actor):
                 threads[actor.node] += actor.threads
                 if actor.role == "rollout":
                     writers.add(actor.node)
@@ -177,6 +184,14 @@ def _of_section(
         PlacedActor(role, index, cpus, gpus, settings.threads, memory, teacher)
         for index in range(number)
     ]
+
+
+def _computes(config: Config, actor: PlacedActor) -> bool:
+    """Whether it does itself what it is there for; a teacher's replica may only ask others."""
+    if actor.role != "teacher":
+        return True
+    settings = config.teacher_set.working[actor.teacher].settings
+    return not (settings.traits.asks_others or config.asks_trainers(settings))
 
 
 def _roles_at_once(config: Config) -> Mapping[Role, frozenset[Role]]:

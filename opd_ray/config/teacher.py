@@ -180,8 +180,9 @@ class TeacherSettings:
     # meanwhile.
     max_restarts: int = field(default=1, metadata=at_least(0) | FREE)
     # Seconds that a replica may take for a batch, after which it counts as hanging: it is ended and
-    # started again. Kind http has its own limits, timeout_s and max_retries, and does without.
-    # null: only cluster.stall_timeout_s holds.
+    # started again. Kind http has its own limits, timeout_s and max_retries, and does without; so
+    # does kind self with student.lora, for whose ranks trainer.answer_timeout_s holds. null: only
+    # cluster.stall_timeout_s holds.
     answer_timeout_s: float | None = field(default=900.0, metadata=ABOVE_ZERO | FREE)
     # Ray CPUs each replica reserves; 0 takes one, or a share where actors outnumber cores.
     cpus_per_replica: float = field(default=0.0, metadata=at_least(0) | FREE)
@@ -192,8 +193,8 @@ class TeacherSettings:
     threads: int = field(default=0, metadata=at_least(0) | FREE)
     # "streaming" scores rollouts while others are written, "after_writing" when all of a step are,
     # which is faster where both compute on the same cores. Null: after_writing where what computes
-    # there while rollouts are written, trainers too with run.lag, has more threads than its node
-    # has cores; streaming elsewhere and with run.overlap.
+    # there while rollouts are written, trainers too with run.lag or where they compute its answers,
+    # has more threads than its node has cores; streaming elsewhere and with run.overlap.
     when: TeacherTiming | None = field(default=None, metadata=FREE)
     # Number format of the teacher's weights. Kinds http, class and actor choose their own: say here
     # which, as check-teacher allows for its rounding.

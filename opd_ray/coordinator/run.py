@@ -151,7 +151,7 @@ def _steer(
     with progress:
         progress.say(f"prompts: {prompts}")
         for note in [
-            *unused_options(config),
+            *unused_options(part.config),
             *prompt_notes(prompts, tasks),
             *part.notes,
             *_lag_notes(config),

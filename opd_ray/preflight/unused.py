@@ -110,6 +110,10 @@ def _teachers(config: Config) -> Iterator[str]:
             # What a further teacher inherits is of use to the teacher that it is set for.
             own = None if settings.name == MAIN else config.teachers[settings.name]
             yield from _teacher(settings, own)
+            if config.asks_trainers(settings):
+                because = "the trainers compute its answers, as student.lora.rank is above 0"
+                names = ("answer_timeout_s", "threads")
+                yield from _set(settings.key, settings, names, because, own)
 
 
 def _teacher(teacher: TeacherSettings, own: Collection[str] | None) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from opd_ray.cluster.memory import (
     rollout_memory,
     teacher_memory,
 )
-from opd_ray.cluster.memory_fit import capacity_problems, memory_problems
+from opd_ray.cluster.memory_fit import _advice, capacity_problems, memory_problems
 from opd_ray.cluster.nodes import Cluster, Node
+from opd_ray.cluster.placed_actor import PlacedActor
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.cluster.step_size import step_flows, step_tokens
 from opd_ray.cluster.trainer_memory import activation_bytes_per_token, trainer_memory
@@ -37,6 +39,8 @@ from opd_ray.config.schema import (
     LossSettings,
 )
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.preflight.lora import lora_problems
+from opd_ray.preflight.placement import placement_problems
 
 
 def test_trainer_memory_by_hand() -> None:
@@ -367,6 +371,35 @@ def test_a_part_that_no_key_makes_smaller_is_passed_over() -> None:
     assert (
         "of that weights: use trainer.offload_parameters=true with trainer.zero_stage=3" in problem
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "advised"),
+    [
+        ({}, True),
+        ({"cluster.placement": PlacementChoice.separate, "run.lag": 1}, False),
+        ({"trainer.gpus_per_rank": 0, "run.lag": 1}, False),
+        ({"rollout.gpus_per_actor": 0}, False),
+        ({"rollout.actors": 3}, False),
+        ({"student.lora.rank": 8, "sync.lora": LoraForm.merged}, True),
+        ({"student.lora.rank": 8}, False),
+    ],
+)
+def test_weights_within_gpus_are_advised_only_where_they_can_be_had(
+    changed: dict[str, Any], advised: bool
+) -> None:
+    config = in_turns(ranks=2)
+    for key, value in changed.items():
+        *path, name = key.split(".")
+        setattr(reduce(getattr, path, config), name, value)
+    rank, sent = PlacedActor("trainer", 0, 1, 0, 1, None), {"weights last sent": 1}
+    advice = _advice(config, rank, sent)
+    assert ("sync.backend=ipc" in advice) is advised
+    config.sync.backend = SyncBackend.ipc
+    refused = [*placement_problems(config), *lora_problems(config)]
+    assert any("sync.backend = ipc" in problem for problem in refused) is not advised
+    config.trainer.dtype = Dtype.float32
+    assert "trainer.dtype=bfloat16" in _advice(config, rank, sent)
 
 
 def test_a_teachers_own_keys_are_named() -> None:

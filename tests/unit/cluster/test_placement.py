@@ -12,9 +12,8 @@ from opd_ray.cluster.bundles import bundles_of
 from opd_ray.cluster.nodes import Cluster, Node, from_ray_nodes
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.choices import TeacherTiming
-from opd_ray.config.schema import (
-    Config,
-)
+from opd_ray.config.lora import LoraSettings
+from opd_ray.config.schema import Config
 from opd_ray.errors import PlacementError
 
 
@@ -104,6 +103,33 @@ def test_with_lag_trainers_share_the_cores_too(cpus: int, threads: list[int], wh
     plan = plan_placement(config, machine(cpus))
     assert [actor.threads for actor in plan.actors] == threads
     assert plan.settle(config).teacher_set.first.when == when
+
+
+@pytest.mark.parametrize(
+    ("trainer", "cpus", "when"),
+    [
+        ({"threads": 2}, 3, "after_writing"),
+        ({"threads": 2}, 4, "streaming"),  # with the replica's threads there would be five
+        ({"threads": 2, "gpus_per_rank": 1}, 2, "streaming"),
+    ],
+)
+def test_of_a_teacher_whose_answers_trainers_compute_their_threads_count(
+    trainer: dict[str, Any], cpus: int, when: str
+) -> None:
+    config = make_config(trainer, TWO, {"kind": "self", "threads": 1})
+    config = replace(config, student=replace(config.student, lora=LoraSettings(rank=8)))
+    settled = plan_placement(config, machine(cpus, gpus=1)).settle(config)
+    assert settled.teacher_set.first.when == when
+
+
+def test_a_replica_that_only_asks_crowds_no_node() -> None:
+    config = replace(
+        make_config({}, TWO, {"threads": 1}),
+        teachers={"far": {"kind": "http", "url": "http://host:8000/v1", "threads": 4}},
+        routes={"words": "teacher", "code": "far"},
+    )
+    working = plan_placement(config, machine(4)).settle(config).teacher_set.working
+    assert {one.settings.when for one in working.values()} == {"streaming"}
 
 
 def test_a_teacher_on_a_node_without_writers_does_not_wait() -> None:

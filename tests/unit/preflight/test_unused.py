@@ -68,6 +68,16 @@ def test_a_recipe_sets_nothing_in_vain(recipe: str) -> None:
             "again",
         ),
         (
+            ["teacher.kind=self", "student.lora.rank=8", "teacher.answer_timeout_s=9"],
+            "teacher.answer_timeout_s = 9.0 has no effect: the trainers compute its answers, as "
+            "student.lora.rank is above 0",
+        ),
+        (
+            ["teacher.kind=self", "student.lora.rank=8", "teacher.threads=3"],
+            "teacher.threads = 3 has no effect: the trainers compute its answers, as "
+            "student.lora.rank is above 0",
+        ),
+        (
             ["trainer.answer_timeout_s=60", "cluster.stall_timeout_s=60"],
             "trainer.answer_timeout_s = 60.0 has no effect: cluster.stall_timeout_s = 60 ends the "
             "run before",
