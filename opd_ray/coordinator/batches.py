@@ -10,6 +10,8 @@ from pathlib import Path
 from opd_ray.config.schema import Config
 from opd_ray.coordinator.session import Session
 from opd_ray.data.prompts import Prompt, PromptFeed, own_teacher_prompts
+from opd_ray.output.checkpoint import CONFIG
+from opd_ray.output.resume import writes_otherwise
 from opd_ray.output.rollouts_ahead import read_rollouts, write_rollouts
 from opd_ray.pools.rollouts import run_sampling
 from opd_ray.pools.scorer import BatchUnderWay
@@ -93,14 +95,19 @@ class RolloutBatches:
     def load(self, folder: Path, step: int) -> bool:
         """Go on with what :meth:`save` wrote before ``step``; it is scored again.
 
+        Args:
+            folder: of a checkpoint, into which it was written.
+            step: that comes next.
+
         Returns:
-            False where the configuration now asks for other prompts or samples, or for rollouts
-            of the current weights: the step's rollouts are then written anew.
+            False where the configuration now asks for other prompts or samples, has them written
+            in another way, or asks for rollouts of the current weights: the step's rollouts are
+            then written anew.
         """
         rollouts = read_rollouts(folder)
         if not rollouts:
             return True
-        if not self.config.run.lag:
+        if not self.config.run.lag or writes_otherwise(self.config, folder.parent / CONFIG):
             return False
         prompts = self._prompts(step)
         requests = self._requests(step, prompts)

@@ -28,6 +28,7 @@ from opd_ray.whole_file import write_whole
 
 MANIFEST = "manifest.json"
 TRAINER = "trainer"
+CONFIG = "config.yaml"
 _NAME = re.compile(r"step_(\d{8})$")
 _DRAFTS = "step_*.tmp"
 _FORMAT = 2
@@ -135,7 +136,7 @@ class CheckpointStore:
             for left in self.folder.glob(_DRAFTS):
                 shutil.rmtree(left)
             (draft / TRAINER).mkdir(parents=True)
-        write_whole(draft / "config.yaml", self.config_yaml)
+        write_whole(draft / CONFIG, self.config_yaml)
         write_whole(draft / "run.json", json.dumps(asdict(state), indent=1))
         return Draft(self, draft, final)
 

@@ -21,10 +21,12 @@ from opd_ray.config.words import read_document
 from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.errors import ConfigError, OutputFolderError
 from opd_ray.on_resume import OnResume, declared
-from opd_ray.output.checkpoint import CheckpointError, CheckpointStore, RunState, read_state
+from opd_ray.output.checkpoint import CONFIG, CheckpointError, CheckpointStore, RunState, read_state
 
 _NONE = "(none)"  # of a mapping's key that is not there
 _LISTED = re.compile(r"(.*?)\[\d+\]")
+# Whose keys say how rollouts are written, beside those that are free.
+_OF_ROLLOUTS = ("rollout.", "environment.", "environments", "student.context_length")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Start:
     @property
     def config_file(self) -> Path:
         """The configuration that the checkpoint was written with."""
-        return self.checkpoint / "config.yaml"
+        return self.checkpoint / CONFIG
 
     @property
     def prompts(self) -> PromptsIdentity:
@@ -167,6 +169,14 @@ def changes(old_file: Path, config: Config) -> list[Change]:
         before, now = (f"{_entries(side, key)} entries" for side in (old, new))
         found.append(Change(key, before, now, rule_of(key)))
     return found
+
+
+def writes_otherwise(config: Config, old_file: Path) -> bool:
+    """Whether ``config`` has rollouts written in another way than a run's written configuration."""
+    return any(
+        change.key.startswith(_OF_ROLLOUTS) and change.rule is not OnResume.free
+        for change in changes(old_file, config)
+    )
 
 
 def rule_of(key: str) -> OnResume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -15,6 +16,7 @@ from fake_replicas import pool_of, writers_of
 from stand_ins import Engine, Response, Script, StandInWatch, Teacher, Trainer
 
 from opd_ray.config.choices import PlacementChoice
+from opd_ray.config.load import to_yaml
 from opd_ray.config.schema import Config, RolloutSettings, RunSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.coordinator.loop import Checkpoints, Coordinator
@@ -22,6 +24,7 @@ from opd_ray.coordinator.session import Session
 from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.data.prompts import PromptFeed
 from opd_ray.data.rows import PromptRow
+from opd_ray.output.checkpoint import CheckpointStore
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import Metrics
 from opd_ray.pools.rollouts import RolloutPool
@@ -111,6 +114,8 @@ class StandInRun:
         self.saved: list[Any] = []
         self.stop_after: int | None = None  # the step after which Ctrl-C comes
         self._follow, self._batch_tokens = follow, batch_tokens
+        if isinstance(checkpoints, CheckpointStore):
+            checkpoints = replace(checkpoints, config_yaml=to_yaml(self.config))
         self._coordinator = self._put_together(checkpoints)
 
     def _put_together(self, checkpoints: Checkpoints | None) -> Coordinator:
@@ -145,6 +150,7 @@ class StandInRun:
         )
         tokenizer: Any = _Letters()
         session: Any = SimpleNamespace(
+            config=config,
             sync=WeightSync(config, trainers, rollouts, teacher_weights, order),
             order=order,
             teachers=teachers,
@@ -243,6 +249,7 @@ class StandInRun:
     def _restart_trainers(self) -> list[tuple[str, Any]]:
         self.watch.death = None
         self.trainers = self._new_trainers()
+        self.watch.heed_stop("the new ranks")
         self.watch.wait_until(lambda: True, "the new ranks")
         return self._ranks()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from stand_in_run import StandInRun, ids
+from stand_in_run import StandInRun, configuration, ids
 from stand_ins import Response
 
 from opd_ray.config.schema import Config, EvalSettings, RolloutSettings, RunSettings
@@ -149,6 +150,37 @@ def test_rollouts_in_flight_of_other_samples_are_written_anew(tmp_path: Path) ->
     assert not second.read_ahead(tmp_path / "step_00000002", 2)
     second.go(2)
     assert [row["lag/age"] for _, row in second.rows if "train/loss" in row] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({"rollout": {"temperature": 0.7}}, False),
+        ({"rollout": {"top_p": 0.9}}, False),
+        ({"rollout": {"top_k": 20}}, False),
+        ({"rollout": {"max_new_tokens": 64}}, False),
+        ({"rollout": {"record_topk": 8}}, False),
+        ({"student": {"context_length": 300}}, False),
+        ({"environment": {"max_calls": 3}}, False),
+        ({"environments": {"code": {"max_turns": 2}}}, False),
+        ({"rollout": {"max_restarts": 9}}, True),
+        ({"trainer": {"learning_rate": 1e-3}}, True),
+    ],
+)
+def test_rollouts_in_flight_that_would_be_written_otherwise_now_are_written_anew(
+    tmp_path: Path, changed: dict[str, dict[str, Any]], kept: bool
+) -> None:
+    """Else a step that comes after the change would know nothing of it."""
+    run_of(1, checkpoints=CheckpointStore(tmp_path, keep=9), run={"checkpoint_every": 2}).go(0)
+    sections = {
+        name: keys if name == "environments" else replace(getattr(configuration(), name), **keys)
+        for name, keys in changed.items()
+    }
+    second = run_of(1, **sections)
+    assert second.read_ahead(tmp_path / "step_00000002", 2) is kept
+    second.go(2)
+    steps = {request.rollout_id.split("/")[0] for e in second.engines for request in e.given}
+    assert steps == ({"3"} if kept else {"2", "3"})
 
 
 def test_rollouts_in_flight_are_written_anew_where_there_is_no_lag_any_more(tmp_path: Path) -> None:
