@@ -6,13 +6,15 @@ that the run goes back to.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from opd_ray.coordinator.loop import Coordinator
+from opd_ray.coordinator.session import Session
 from opd_ray.errors import ActorFailure, ActorLost, ConnectionLost, DamagedCheckpoint
 from opd_ray.pools.watch import Interrupted
 
@@ -40,12 +42,20 @@ class Recovery:
     # Told of a damaged checkpoint, and why: it is the newest no more. None: there are none.
     pass_over: Callable[[Path, str], None] | None = None
 
-    def run(self, done: int, *, evaluated: bool, then: Callable[[], _Result]) -> _Result:
+    def run(
+        self,
+        done: int,
+        *,
+        evaluated: bool,
+        begin: Callable[[], object] = lambda: None,
+        then: Callable[[], _Result],
+    ) -> _Result:
         """All steps after ``done``, then what else needs the trainers.
 
         Args:
             done: steps taken before.
             evaluated: see :meth:`Coordinator.run`.
+            begin: called before all; where a rank dies meanwhile, going back takes its place.
             then: called after the last step, again where a rank dies meanwhile.
 
         Raises:
@@ -56,7 +66,9 @@ class Recovery:
         loss: ActorLost | None = None
         while True:
             try:
-                if loss is not None:
+                if loss is None:
+                    begin()
+                else:
                     done, loss = self._go_back(loss), None
                     evaluated = self.evaluated(done)
                 self.coordinator.run(done, evaluated=evaluated)
@@ -67,13 +79,9 @@ class Recovery:
     def _survivable(self, failure: ActorFailure) -> ActorLost:
         """The loss of a rank, if it was one, and ranks may be started again; else raises."""
         coordinator = self.coordinator
-        names = coordinator.session.launcher.trainer_names
-        # Such connections lead to ranks alone; which one no longer answers may not be known yet.
-        if isinstance(failure.__cause__, ConnectionLost):
-            failure = ActorLost(names[0], failure.owner, failure.cause)
-        if not isinstance(failure, ActorLost) or failure.name not in names:
+        loss = _loss_of_a_rank(failure, coordinator.session.launcher.trainer_names)
+        if loss is None:
             raise failure
-        loss = failure
         if coordinator.session.launcher.watch.stop_requested:
             coordinator.saving.abandon()
             coordinator.progress.say(
@@ -129,6 +137,55 @@ class Recovery:
                 coordinator.progress.say(
                     f"passed over: {damage}; the run goes on from step {point.step} ({point.name})"
                 )
+
+
+def load_first(session: Session, folder: str) -> None:
+    """As :meth:`Session.load`, by ranks that have just come up; where one dies, all start again.
+
+    These starts are counted apart, as those of ranks that die while they come up.
+
+    Raises:
+        DamagedCheckpoint: see :meth:`TrainerGroup.load`.
+        ActorFailure: a rank died once more often than ``trainer.max_restarts``; or any other actor
+            failed.
+        KeyboardInterrupt: a stop was asked for meanwhile: the run has done nothing to be saved.
+    """
+    allowed, restarts = session.config.trainer.max_restarts, 0
+    loss: ActorLost | None = None
+    while True:
+        try:
+            if loss is not None:
+                session.restart_trainers()
+            session.load(folder)
+            return
+        except Interrupted as stop:
+            raise KeyboardInterrupt(str(stop)) from stop
+        except ActorFailure as failure:
+            loss = _loss_of_a_rank(failure, session.launcher.trainer_names)
+            if loss is None:
+                raise
+            if restarts >= allowed and not loss.never_ran:
+                raise ActorFailure(
+                    loss.owner,
+                    f"{loss.cause}; it died while the run's checkpoint was read, and "
+                    f"trainer.max_restarts = {allowed} allows no further start",
+                ) from loss
+            restarts += not loss.never_ran
+            print(
+                f"opd-ray: {_in_a_line(loss)} while the run's checkpoint was read: all ranks start "
+                f"again ({restarts} of trainer.max_restarts = {allowed})",
+                file=sys.stderr,
+            )
+
+
+def _loss_of_a_rank(failure: ActorFailure, names: Sequence[str]) -> ActorLost | None:
+    """That of one of these ranks, if it was one."""
+    # Such connections lead to ranks alone; which one no longer answers may not be known yet.
+    if isinstance(failure.__cause__, ConnectionLost):
+        return ActorLost(names[0], failure.owner, failure.cause)
+    if isinstance(failure, ActorLost) and failure.name in names:
+        return failure
+    return None
 
 
 def _in_a_line(loss: ActorLost) -> str:

@@ -18,7 +18,7 @@ from opd_ray.coordinator.learning_rate import learning_rate
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.coordinator.metrics import StepSnapshot
 from opd_ray.coordinator.nothing import steps_note, teacher_notes
-from opd_ray.coordinator.recovery import Point, Recovery
+from opd_ray.coordinator.recovery import Point, Recovery, load_first
 from opd_ray.coordinator.report import (
     closing_table,
     marked_response,
@@ -186,13 +186,15 @@ def _steer(
                 close_ups,
                 partial(write_report, output.path, output.report_page, locked=True),
             )
-            if start is not None and not coordinator.batches.load(start.checkpoint / TRAINER, done):
-                progress.say(
-                    "the checkpoint's rollouts of the next step are of other prompts, samples or "
-                    "lag; they are written anew"
-                )
-
             evaluated = partial(has_evaluation, output.metrics)
+
+            def begin() -> None:
+                if start is None or coordinator.batches.load(start.checkpoint / TRAINER, done):
+                    return
+                progress.say(
+                    "the checkpoint's rollouts of the next step are of other prompts, samples, "
+                    "sampling, environments or lag; they are written anew"
+                )
 
             def finish() -> dict[str, int]:
                 session.order.to("trainer")  # whatever comes after has the machine to itself
@@ -204,7 +206,7 @@ def _steer(
             newest = partial(_newest, part, checkpoints, beginning)
             recovery = Recovery(coordinator, newest, evaluated, checkpoints.pass_over)
             try:
-                peaks = recovery.run(done, evaluated=evaluated(done), then=finish)
+                peaks = recovery.run(done, evaluated=evaluated(done), begin=begin, then=finish)
                 session.launcher.end_trainers()  # whatever befalls them now
                 progress.stage("report")
                 progress.close()
@@ -246,7 +248,7 @@ def _load(
     """
     while part.start is not None:
         try:
-            session.load(str(part.start.checkpoint / TRAINER))
+            load_first(session, str(part.start.checkpoint / TRAINER))
             break
         except DamagedCheckpoint as damage:
             if part.config.run.resume != "auto":
