@@ -47,6 +47,8 @@ class Activity:
     updated: float = field(default_factory=time.time)
     pid: int = field(default_factory=os.getpid)
     host: str = field(default_factory=socket.gethostname)
+    cell: str = ""  # of a study, which of how many: "cell 3 of 6 (half, seed 1)"
+    figures: str = "metrics.jsonl"  # where they are written, in the folder
 
     @property
     def doing(self) -> str:

@@ -3,6 +3,8 @@
 A run that was stopped and goes on has several parts. The steps after ``from_step`` of a line ran
 with its configuration, until a line with a later one; a line with an earlier one replaces what
 came after it, as where a run goes on from an older checkpoint.
+
+A study counts cells in place of steps, and has no configuration here: none but its own folder's.
 """
 
 from __future__ import annotations
@@ -46,6 +48,12 @@ class History:
                 "config": config,
             }
         )
+
+    def add_study(self, cells: int, finished: int) -> None:
+        """A study of so many cells goes on, of which some are finished; so counts what follows."""
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        started = {"started": now, "opd_ray": __version__}
+        self._add({"cells": cells, "finished_cells": finished, **started})
 
     def finish(self, step: int) -> None:
         """The run is over after ``step``, its report and export are written."""

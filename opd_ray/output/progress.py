@@ -51,6 +51,7 @@ class Progress:
         every: steps between two lines of a log.
         status: the file that tells other programs; None: there is none.
         listeners: who is told of stages too.
+        cell, figures: of a study, see :class:`Activity`.
     """
 
     def __init__(
@@ -61,13 +62,15 @@ class Progress:
         every: int = 10,
         status: Path | None = None,
         listeners: Sequence[StageListener] = (),
+        cell: str = "",
+        figures: str = "metrics.jsonl",
     ) -> None:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._every = every
         self._status = status
         self._listeners = listeners
-        self._activity = Activity(total, done)
+        self._activity = Activity(total, done, cell=cell, figures=figures)
         self._line = ""  # of the last step's figures
         self._held_out = ""  # those of the last evaluation
         self._ends: deque[tuple[int, float]] = deque(maxlen=_RECENT + 1)  # (step, when it ended)

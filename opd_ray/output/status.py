@@ -45,6 +45,7 @@ class Status:
     rows: list[dict[str, float]]  # of metrics.jsonl
     checkpoint: str | None  # the name of the newest whole one
     holder: str = ""  # who is at work
+    cells: tuple[int, int] | None = None  # of a study: those finished, and all
 
     @property
     def well(self) -> bool:
@@ -54,9 +55,7 @@ class Status:
     def lines(self) -> Iterator[str]:
         """What a person wants to know, most wanted first."""
         activity = self.activity
-        steps = [int(row["step"]) for row in self.rows if "train/loss" in row]
-        step = activity.step if activity else max(steps, default=0)
-        yield f"{self.folder}: {self.standing}, {step} of {self.total} steps"
+        yield f"{self.folder}: {self.standing}, {self._how_far()}"
         if self.why:
             yield f"why: {self.why}"
         if activity and self.standing is Standing.at_work:
@@ -73,7 +72,19 @@ class Status:
         if self.holder:
             yield f"{self.holder}{self._silence()}"
         elif not self.well:
-            yield f"to go on: opd-ray train --config {self.folder / 'config.yaml'}"
+            command = "train" if self.cells is None else "study"
+            yield f"to go on: opd-ray {command} --config {self.folder / 'config.yaml'}"
+
+    def _how_far(self) -> str:
+        """Steps taken of how many; in a study of the cell that is at work, else cells."""
+        activity = self.activity
+        if self.cells is not None and activity is None:
+            done, cells = self.cells
+            return f"{done} of {cells} cells"
+        steps = [int(row["step"]) for row in self.rows if "train/loss" in row]
+        step = activity.step if activity else max(steps, default=0)
+        cell = f"{activity.cell}, " if activity and activity.cell else ""
+        return f"{cell}{step} of {self.total} steps"
 
     def _pace(self) -> str:
         """Time and tokens of a step, and what is left if it is at work."""
@@ -134,16 +145,28 @@ def read_status(folder: Path) -> Status:
     history = output.history.rows()
     last = history[-1] if history else {}
     newest = CheckpointStore(output.checkpoints, keep=1).newest()
+    figures = folder / activity.figures if activity else output.metrics
     return Status(
         folder=folder,
         standing=_standing(activity, holder, last),
         activity=activity,
         why="" if holder or activity else str(last.get("why", "")),
         total=activity.total if activity else int(values.get("run", {}).get("steps", 0)),
-        rows=read_jsonl(output.metrics) if output.metrics.is_file() else [],
+        rows=read_jsonl(figures) if figures.is_file() else [],
         checkpoint=newest[0].name if newest else None,
         holder=holder,
+        cells=_cells(history),
     )
+
+
+def _cells(history: list[dict[str, Any]]) -> tuple[int, int] | None:
+    """Of a study: cells that are finished, as the last line says, and all; None: it is a run."""
+    started = next((row for row in reversed(history) if "cells" in row), None)
+    if started is None:
+        return None
+    known = (history[-1].get(key) for key in ("finished", "stopped"))
+    finished = next((count for count in known if count is not None), started["finished_cells"])
+    return int(finished), int(started["cells"])
 
 
 def _standing(activity: Activity | None, holder: str, last: dict[str, Any]) -> Standing:

@@ -10,7 +10,8 @@ import json
 import shutil
 import sys
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from opd_ray.errors import INTERRUPTED, OutputFolderError
 from opd_ray.evaluation.evaluator import Evaluator, ShowAnswers
 from opd_ray.output.checkpoint import RunState
 from opd_ray.output.folder import OutputFolder, kept_date
+from opd_ray.output.history import History
 from opd_ray.output.progress import Progress
 from opd_ray.output.sinks import JsonlSink, Metrics, has_evaluation, read_jsonl
 from opd_ray.pools.watch import Interrupted
@@ -62,21 +64,41 @@ def study(config: Config) -> int:
         waiting = [cell for cell in cells if folder.result(cell) is None]
         done = len(cells) - len(waiting)
         _say(f"study: {len(cells)} cells, {done} finished, {len(waiting)} to run")
-        code = 0
-        if waiting:
-            runner = _Runner(folder, pairing)
-            # Actors are started for all cells, so for everything that any of them does.
-            runs = [cell.config.run for cell in cells]
-            lag, overlap = max(run.lag for run in runs), any(run.overlap for run in runs)
-            # An adapter begins as this seed says: the same however often the study was cut short.
-            seed = config.run.seed
-            run = replace(waiting[0].config.run, seed=seed, lag=lag, overlap=overlap)
-            code = runner.run(replace(config, run=run), cells, waiting)
+        output.history.add_study(len(cells), done)
+        with _ending(output.history, lambda: len(folder.results(cells))):
+            code = 0
+            if waiting:
+                runner = _Runner(folder, pairing, output.status)
+                # Actors are started for all cells, so for everything that any of them does.
+                runs = [cell.config.run for cell in cells]
+                lag, overlap = max(run.lag for run in runs), any(run.overlap for run in runs)
+                # An adapter begins as this seed says, however often the study was cut short.
+                seed = config.run.seed
+                run = replace(waiting[0].config.run, seed=seed, lag=lag, overlap=overlap)
+                code = runner.run(replace(config, run=run), cells, waiting)
+            if code == INTERRUPTED:
+                _say("stopped; the same command goes on, and begins the cell at work anew")
+            if folder.results(cells):
+                _say(f"report: {report(config)}")
+        finished = len(folder.results(cells))
         if code == INTERRUPTED:
-            _say("stopped; the same command goes on, and begins the cell at work anew")
-        if folder.results(cells):
-            _say(f"report: {report(config)}")
+            output.history.stop(finished, "it was asked to stop", failed=False)
+        else:
+            output.history.finish(finished)
         return code
+
+
+@contextmanager
+def _ending(history: History, finished: Callable[[], int]) -> Iterator[None]:
+    """Have the history tell of a study that fails in here, and why."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        history.stop(finished(), "it was ended at once", failed=False)
+        raise
+    except Exception as error:
+        history.stop(finished(), str(error) or type(error).__name__, failed=True)
+        raise
 
 
 def report(config: Config) -> Path:
@@ -106,6 +128,7 @@ class _Runner:
 
     folder: StudyFolder
     pairing: Pairing
+    status: Path  # of the cell at work, for opd-ray status
     data: dict[int, tuple[PromptFeed, list[HeldOutTask]]] = field(default_factory=dict)  # by seed
 
     def run(self, config: Config, cells: list[Cell], waiting: list[Cell]) -> int:
@@ -131,11 +154,12 @@ class _Runner:
             # Fewer ranks would leave files of an attempt with more.
             shutil.rmtree(self.folder.start, ignore_errors=True)
             session.save(str(self.folder.start))
-            for number, cell in enumerate(waiting):
+            finished = len(cells) - len(waiting)
+            for number, cell in enumerate(waiting, start=finished + 1):
                 if session.launcher.watch.stop_requested:
                     return INTERRUPTED
                 try:
-                    self._run_cell(session, cell, f"{number + 1} of {len(waiting)}")
+                    self._run_cell(session, cell, f"{number} of {len(cells)}")
                 except Interrupted:
                     return INTERRUPTED
         return 0
@@ -144,31 +168,42 @@ class _Runner:
         begin = time.perf_counter()
         settled = replace(session.config, run=cell.config.run, tip=cell.config.tip)
         prompts, tasks = self._seed_data(cell)
-        progress = Progress(settled.run.steps, 0)
-        progress.say(f"cell {number}: {cell.arm}, seed {cell.seed}")
+        figures = self.folder.metrics(cell.arm, cell.seed)
+        progress = Progress(
+            settled.run.steps,
+            0,
+            status=self.status,
+            cell=f"cell {number} ({cell.arm}, seed {cell.seed})",
+            figures=str(figures.relative_to(self.folder.path)),
+        )
         # Step -1: rows of an attempt that was cut short are dropped, those of step 0 too.
-        metrics = Metrics([JsonlSink(self.folder.metrics(cell.arm, cell.seed), resume_step=-1)])
-        session.load(str(self.folder.start))
-        evaluator = Evaluator(
-            settled, tasks, session.tokenizer, session.scorer, session.teachers, session.trainers
-        )
-        tip = TipFilter(settled.tip, loss_score=settled.loss.divergence.value)
-        beginning = Point(0, tip.state_dict(), self.folder.start, "the cell's beginning")
-        evaluated = partial(has_evaluation, self.folder.metrics(cell.arm, cell.seed))
-        coordinator = Coordinator(
-            settled,
-            session,
-            prompts,
-            tip,
-            _KnownStart(evaluator, self.folder.step_0(cell.seed)),
-            _NoCheckpoints(),
-            metrics,
-            progress,
-        )
-        with closing(metrics), closing(progress):
-            recovery = Recovery(coordinator, lambda: beginning, evaluated)
+        metrics = Metrics([JsonlSink(figures, resume_step=-1)])
+        with closing(metrics), progress:
+            progress.say(f"cell {number}: {cell.arm}, seed {cell.seed}")
+            session.load(str(self.folder.start))
+            evaluator = Evaluator(
+                settled,
+                tasks,
+                session.tokenizer,
+                session.scorer,
+                session.teachers,
+                session.trainers,
+            )
+            tip = TipFilter(settled.tip, loss_score=settled.loss.divergence.value)
+            beginning = Point(0, tip.state_dict(), self.folder.start, "the cell's beginning")
+            coordinator = Coordinator(
+                settled,
+                session,
+                prompts,
+                tip,
+                _KnownStart(evaluator, self.folder.step_0(cell.seed)),
+                _NoCheckpoints(),
+                metrics,
+                progress,
+            )
+            recovery = Recovery(coordinator, lambda: beginning, partial(has_evaluation, figures))
             recovery.run(0, evaluated=False, then=lambda: None)
-            if note := steps_note(read_jsonl(self.folder.metrics(cell.arm, cell.seed))):
+            if note := steps_note(read_jsonl(figures)):
                 progress.say(note)
         self.folder.finish(cell, time.perf_counter() - begin)
 

@@ -78,6 +78,27 @@ def test_a_run_at_work_tells_what_it_does_and_how_long_it_will_take(folder: Outp
         assert told(folder).endswith("; last sign of life 10 min ago")
 
 
+def test_a_study_tells_its_cell_and_how_many_are_finished(folder: OutputFolder) -> None:
+    folder.metrics.rename(folder.path / "half.jsonl")
+    folder.history.add_study(6, 2)
+    with folder:
+        assert told(folder).startswith(f"{folder.path}: its models are loading, 2 of 6 cells")
+        cell = "cell 3 of 6 (half, seed 1)"
+        Activity(8, 2, "train", cell=cell, figures="half.jsonl").write(folder.status)
+        first, now, rate, *_ = read_status(folder.path).lines()
+        assert first == f"{folder.path}: at work, {cell}, 2 of 8 steps"
+        assert now.startswith("now: training, for ")
+        assert rate == "rate: 2.00 s for step 2, 800 tokens/s, loss 0.2500, kept 0.50"
+    assert told(folder).startswith(f"{folder.path}: {Standing.dead}, {cell}, 2 of 8 steps")
+    folder.status.unlink()
+    folder.history.stop(3, "it was asked to stop", failed=False)
+    assert told(folder).startswith(f"{folder.path}: stopped, 3 of 6 cells")
+    assert told(folder).endswith(f"to go on: opd-ray study --config {folder.config}")
+    folder.history.add_study(6, 3)
+    folder.history.finish(6)
+    assert told(folder).startswith(f"{folder.path}: finished, 6 of 6 cells")
+
+
 def test_a_run_whose_models_load_is_not_what_was_there_before(folder: OutputFolder) -> None:
     Activity(8, 2, "train", pid=1).write(folder.status)
     folder.history.stop(2, "no more memory", failed=True)

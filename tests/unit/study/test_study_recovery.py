@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from opd_ray.config.load import load_config
-from opd_ray.errors import ActorLost
+from opd_ray.errors import INTERRUPTED, ActorLost
+from opd_ray.output.activity import read_activity
+from opd_ray.output.folder import OutputFolder
 from opd_ray.output.sinks import read_jsonl
 from opd_ray.study import run as subject
 from opd_ray.study.cells import study_cells
@@ -33,6 +36,9 @@ class Coordinator:
 
     def run(self, done: int, *, evaluated: bool) -> None:
         self.ran.append((done, evaluated))
+        activity = read_activity(self.session.status)
+        assert activity is not None
+        self.seen = (activity.cell, activity.figures, activity.total, activity.step)
         if not evaluated:
             self.metrics.write(0, EVALUATION)
         self.metrics.write(1, STEP)
@@ -61,6 +67,7 @@ def test_a_cell_whose_trainer_dies_begins_again(
         launcher=SimpleNamespace(
             trainer_names=["trainer-0"], watch=SimpleNamespace(stop_requested=False)
         ),
+        status=tmp_path / "status.json",
         tokenizer=None,
         scorer=None,
         teachers=None,
@@ -70,10 +77,13 @@ def test_a_cell_whose_trainer_dies_begins_again(
     monkeypatch.setattr(subject, "Evaluator", lambda *_: None)
     data: Any = {3: ("prompts", [])}
     pairing: Any = None
-    subject._Runner(folder, pairing, data)._run_cell(session, cell, "1 of 1")
+    status = tmp_path / "status.json"
+    subject._Runner(folder, pairing, status, data)._run_cell(session, cell, "2 of 3")
     start = str(folder.start)
     assert events == [f"load {start}", "restart", f"load {start}"]
     coordinator = session.coordinator
+    assert coordinator.seen == ("cell 2 of 3 (a, seed 3)", "cells/a/seed_3/metrics.jsonl", 2, 0)
+    assert not status.exists()
     assert coordinator.ran == [(0, False), (0, True)]
     ((step, state, ahead),) = coordinator.went_back
     assert (step, state["step"], ahead) == (0, coordinator.tip.state_dict()["step"], folder.start)
@@ -104,3 +114,39 @@ def test_actors_begin_alike_whichever_cell_comes_first(
         )
         assert subject.study(config) == 0
     assert seeds == [7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("ends", "last"),
+    [
+        (0, {"finished": 1}),
+        (INTERRUPTED, {"stopped": 1, "failed": False, "why": "it was asked to stop"}),
+        (ActorLost("rollout-0", "rollout-0", "killed"), "rollout-0 failed: killed"),
+        (KeyboardInterrupt(), "it was ended at once"),
+    ],
+)
+def test_a_studys_folder_says_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: Any, last: Any
+) -> None:
+    def run(*_: Any) -> int:
+        if isinstance(ends, BaseException):
+            raise ends
+        return ends
+
+    monkeypatch.setattr(subject, "check_models", lambda _: SimpleNamespace(tokenizer=None))
+    monkeypatch.setattr(subject, "dated", lambda config, *_: config)
+    monkeypatch.setattr(subject, "report", lambda _: None)
+    monkeypatch.setattr(subject, "_Runner", lambda *_: SimpleNamespace(run=run))
+    config = load_config("study", ["study.seeds=[3]", f"run.output_dir={tmp_path}"])
+    first, *_ = study_cells(config)
+    monkeypatch.setattr(
+        StudyFolder, "result", lambda _, cell: "x" if cell.arm == first.arm else None
+    )
+    with suppress(ActorLost, KeyboardInterrupt):
+        subject.study(config)
+    begun, ended = OutputFolder(tmp_path).history.rows()
+    assert (begun["cells"], begun["finished_cells"]) == (len(config.study.arms), 1)
+    if isinstance(last, dict):
+        assert ended == last
+    else:
+        assert (ended["stopped"], ended["why"]) == (1, last)
