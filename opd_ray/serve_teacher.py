@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -10,12 +9,12 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors import FOLDER_VARIABLE
+from actors.run_folder import folder_variables
 from actors.teacher.protocol import TeacherError
 from actors.teacher.shared import MAX_CALLS, ServingStats, SharedTeacher
 from opd_ray.cluster.session import RaySession
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import MAIN, TeacherSettings
+from opd_ray.config.teacher import MAIN, TeacherSettings, paths_of
 from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import check_config
 from opd_ray.preflight.models import check_models, own_topk
@@ -152,7 +151,7 @@ def _start(serving: Serving, settings: TeacherSettings, vocab_size: int, own_top
             num_cpus=0,
             max_concurrency=MAX_CALLS,
             # Where relative paths begin; its replicas inherit it.
-            runtime_env={"env_vars": {FOLDER_VARIABLE: os.getcwd()}},
+            runtime_env={"env_vars": folder_variables(paths_of(settings))},
         ).remote(settings, vocab_size, own_topk)
     except ValueError as error:
         raise ConfigError(

@@ -14,6 +14,7 @@ import ray
 from actors.lifeline import LIFELINE_GROUP, Lifeline
 from actors.process import peak_memory_bytes
 from actors.rollout.episodes import EpisodeEngine
+from actors.run_folder import require_run_folder
 from actors.weights.registry import TRANSPORTS
 from opd_ray.config.environment import EnvironmentSet
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
@@ -55,6 +56,7 @@ class RolloutActor(Lifeline):
     ) -> None:
         from actors.rollout.engine import RolloutEngine
 
+        require_run_folder()
         self._deterministic = deterministic
         engine = self._own = RolloutEngine(student, rollout, sync, vocab_size, sleeps=sleeps)
         self._engine: RolloutEngine | EpisodeEngine = engine

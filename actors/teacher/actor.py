@@ -15,6 +15,7 @@ from ray.exceptions import ObjectLostError
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
 from actors.process import compute_reproducibly, keep_to_share, peak_memory_bytes
+from actors.run_folder import require_run_folder
 from actors.teacher.protocol import AskingTeacher, FollowingTeacher, TeacherError
 from actors.teacher.registry import make_teacher
 from actors.teacher.service import TeacherServer
@@ -71,6 +72,7 @@ class TeacherActor(Lifeline):
     def ready(self) -> TeacherInfo:
         """Load the teacher, before any other call; what it is."""
         # Not in the constructor: Ray answers an error there with a crash of the process.
+        require_run_folder()
         torch.set_num_threads(self._settings.threads)
         # A vLLM engine has kernels of its own.
         if self._deterministic and not self._settings.traits.vllm_engine:

@@ -13,6 +13,7 @@ import ray
 import torch
 
 from actors.process import OPENMP_WAITING, teacher_environment
+from actors.run_folder import require_run_folder
 from actors.teacher.contract.answers import checked_head
 from actors.teacher.protocol import AdaptableTeacher, Teacher, TeacherError, Wanted
 from actors.teacher.registry import make_teacher
@@ -41,6 +42,7 @@ class TeacherHost:
     """
 
     def __init__(self, settings: TeacherSettings, vocab_size: int | None, own_topk: int) -> None:
+        require_run_folder()
         torch.set_num_threads(settings.threads)
         self._own = Wanted(settings.signal, settings.topk, own_topk)
         teacher = make_teacher(settings, vocab_size=vocab_size, own_topk=own_topk)

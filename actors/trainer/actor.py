@@ -17,6 +17,7 @@ import ray
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
 from actors.process import compute_reproducibly, keep_to_share
+from actors.run_folder import require_run_folder
 from actors.weights.chunks import pack
 from actors.weights.registry import TRANSPORTS
 from opd_ray.checksums import FileSum
@@ -104,6 +105,7 @@ class TrainerActor(Lifeline):
     @ray.method(concurrency_group="rank")
     def setup(self, master_address: str, master_port: int) -> None:
         """Returns once all ranks have met and the engine is up."""
+        require_run_folder()
         if self._gpu_share < 1.0:
             keep_to_share(self._gpu_share)
         with _collective():

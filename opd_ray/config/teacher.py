@@ -254,6 +254,18 @@ def batch_budget(teacher: TeacherSettings, longest: int) -> int:
     return max(teacher.batch_tokens, teacher.concurrency * longest)
 
 
+def paths_of(*teachers: TeacherSettings) -> dict[str, str | None]:
+    """What their replicas read on their nodes, by key: models, and recorded answers."""
+    found = {}
+    for one in teachers:
+        key = "student" if one.traits.students_files else one.key
+        if one.traits.runs_model or one.traits.students_files:
+            found[f"{key}.path"] = model_path(one)
+        if one.cache is not CacheMode.off:
+            found[f"{one.key}.cache_dir"] = one.cache_dir
+    return found
+
+
 def model_path(teacher: TeacherSettings) -> str | None:
     """Where the teacher's files are, if a run reads any: a cache that is replayed needs none."""
     return None if teacher.cache is CacheMode.replay else teacher.path

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, InitVar, dataclass, replace
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any, cast
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors import FOLDER_VARIABLE
 from actors.process import (
     BATCH_INVARIANT,
     OPENMP_WAITING,
@@ -22,6 +20,7 @@ from actors.process import (
     vllm_environment,
 )
 from actors.rollout.actor import RolloutActor
+from actors.run_folder import folder_variables
 from actors.teacher.actor import TeacherActor
 from actors.trainer.actor import TrainerActor
 from opd_ray.cluster.bundles import bundles_of
@@ -30,7 +29,7 @@ from opd_ray.cluster.placement import Placement
 from opd_ray.config.choices import PlacementChoice, TeacherTiming
 from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings, batch_budget
+from opd_ray.config.teacher import TeacherSettings, batch_budget, paths_of
 from opd_ray.errors import ActorDied, RunError
 from opd_ray.pools.first_start import FirstStart
 from opd_ray.pools.members import RestartPolicy
@@ -367,6 +366,7 @@ class ActorLauncher:
             placed,
             RolloutActor,
             vllm_environment(config.rollout.threads),
+            {"teacher.path" if model_path else "student.path": student.path},
             engine_gpus=config.rollout.gpus_per_actor,
         )
         environments = config.environment_set
@@ -387,6 +387,7 @@ class ActorLauncher:
             placed,
             TeacherActor,
             teacher_environment(settings),
+            paths_of(settings, *teacher.models),
             engine_gpus=settings.gpus_per_replica if settings.traits.vllm_engine else 0,
         )
         return actor.remote(
@@ -402,7 +403,12 @@ class ActorLauncher:
 
     def _trainer(self, placed: PlacedActor) -> Any:
         config = self.config
-        actor = self._at(placed, TrainerActor, trainer_environment(config.trainer))
+        actor = self._at(
+            placed,
+            TrainerActor,
+            trainer_environment(config.trainer),
+            {"student.path": config.student.path},
+        )
         return actor.remote(
             config.student,
             config.trainer,
@@ -421,12 +427,18 @@ class ActorLauncher:
         placed: PlacedActor,
         actor_class: object,
         environment: dict[str, str],
+        paths: Mapping[str, str | None],
         *,
         engine_gpus: float = 0,
     ) -> Any:
         """The actor class with its place in the cluster and its process's environment.
 
-        ``engine_gpus``: of its vLLM engine, if it has one.
+        Args:
+            placed: the actor.
+            actor_class: its class.
+            environment: variables of its process.
+            paths: what it reads, by key.
+            engine_gpus: of its vLLM engine, if it has one.
         """
         if self.config.run.deterministic:
             environment = environment | REPRODUCIBLE | (BATCH_INVARIANT if engine_gpus else {})
@@ -437,7 +449,7 @@ class ActorLauncher:
             ),
             # Stages take turns on the same cores: threads without work must not spin for it.
             runtime_env={
-                "env_vars": {**OPENMP_WAITING, FOLDER_VARIABLE: os.getcwd(), **environment}
+                "env_vars": {**OPENMP_WAITING, **folder_variables(paths), **environment}
             },
             # An actor that Ray restarts has lost its state, and nobody would know.
             max_restarts=0,

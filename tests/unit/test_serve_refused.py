@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from actors import FOLDER_VARIABLE
+from actors.run_folder import CONTENTS_VARIABLE
 from opd_ray import serve_teacher as subject
 from opd_ray.config.schema import ClusterSettings, Config, StudentSettings
 from opd_ray.config.teacher import TeacherSettings
@@ -43,7 +44,7 @@ def test_what_cannot_be_served(own: dict[str, Any], name: str, said: str) -> Non
 
 
 def test_relative_paths_of_one_that_is_served_begin_where_the_command_is_given(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {}
 
@@ -52,5 +53,10 @@ def test_relative_paths_of_one_that_is_served_begin_where_the_command_is_given(
         return SimpleNamespace(remote=lambda *arguments: arguments)
 
     monkeypatch.setattr(subject.ray, "remote", lambda _: SimpleNamespace(options=options))
+    (tmp_path / "models" / "t").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     subject._start(Serving("judge", "opd-ray"), TeacherSettings(path="models/t"), 9, 0)
-    assert given["runtime_env"] == {"env_vars": {FOLDER_VARIABLE: os.getcwd()}}
+    assert given["runtime_env"]["env_vars"] == {
+        FOLDER_VARIABLE: str(tmp_path),
+        CONTENTS_VARIABLE: '{"teacher.path": "models/t"}',
+    }

@@ -58,13 +58,15 @@ def test_torch_is_told_to_round_the_same_every_time() -> None:
 def test_a_process_of_a_run_is_in_the_runs_folder_if_its_machine_has_it(tmp_path: Path) -> None:
     """Relative paths of a configuration begin there, whatever folder a running Ray is in."""
     home = str(Path(actors.__file__).parents[1])
-    for folder, expected in ((tmp_path, tmp_path), (tmp_path / "gone", Path.cwd())):
+    gone = "No such file or directory"
+    cases = ((tmp_path, tmp_path, ""), (tmp_path / "gone", Path.cwd(), gone))
+    for folder, expected, missing in cases:
         found = subprocess.run(
-            [sys.executable, "-c", "import actors, os; print(os.getcwd())"],
+            [sys.executable, "-c", "import actors, os; print(os.getcwd(), actors.folder_missing)"],
             env={**os.environ, FOLDER_VARIABLE: str(folder), "PYTHONPATH": home},
             capture_output=True,
             text=True,
             check=True,
             timeout=120,
         )
-        assert found.stdout.strip() == str(expected)
+        assert found.stdout.strip() == f"{expected} {missing}".strip()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from fake_replicas import Remote
 
 from actors import FOLDER_VARIABLE
+from actors.run_folder import CONTENTS_VARIABLE
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.choices import Beside, CacheMode, PlacementChoice, Support
@@ -160,6 +163,28 @@ def test_every_actor_is_told_to_compute_reproducibly(
             invariant = deterministic and gpus and name == "RolloutActor"
             assert variables.get("VLLM_BATCH_INVARIANT") == ("1" if invariant else None)
     assert (launcher.rollout_pool().shares is not None) is deterministic
+
+
+def test_every_actor_is_told_what_of_its_own_lies_in_the_runs_folder(
+    recorders: dict[str, Recorder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("student", "teacher"):  # and no coder: that is a name of the hub
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    make_launcher()
+    found = {
+        name: [
+            json.loads(options["runtime_env"]["env_vars"][CONTENTS_VARIABLE])
+            for options in recorder.options_given
+        ]
+        for name, recorder in recorders.items()
+    }
+    student = {"student.path": "student"}
+    assert found == {
+        "RolloutActor": [student, student],
+        "TrainerActor": [student, student],
+        "TeacherActor": [{"teacher.path": "teacher"}, {}],
+    }
 
 
 def test_every_actor_has_its_own_settings_and_number(recorders: dict[str, Recorder]) -> None:
