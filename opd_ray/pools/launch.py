@@ -448,9 +448,7 @@ class ActorLauncher:
                 self._group, placement_group_bundle_index=self._bundles[placed.name]
             ),
             # Stages take turns on the same cores: threads without work must not spin for it.
-            runtime_env={
-                "env_vars": {**OPENMP_WAITING, **folder_variables(paths), **environment}
-            },
+            runtime_env={"env_vars": {**OPENMP_WAITING, **folder_variables(paths), **environment}},
             # An actor that Ray restarts has lost its state, and nobody would know.
             max_restarts=0,
         )
