@@ -2,13 +2,38 @@
 
 On a machine without GPUs, launch/setup_env.sh installs the exact versions in requirements/cpu.txt.
 The ranges below are for everybody who brings an environment of their own.
+
+OPD_RAY_URL: where the repository can be read, e.g. https://github.com/NAME/opd-ray. A release is
+built with it, so that the README's links and pictures lead somewhere on a package index.
 """
 
+import os
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+VERSION = "0.1.0"
 README = Path(__file__).with_name("README.md")
+URL = os.environ.get("OPD_RAY_URL", "").rstrip("/")
+# A link or picture of a file beside the README: [words](target), ![words](target).
+_OWN = re.compile(r"(!?)\[([^\[\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
+
+
+def readme() -> str:
+    """The README as an index shows it: with whole addresses; without URL, words in their place."""
+    if not README.is_file():
+        return ""
+
+    def whole(link: re.Match[str]) -> str:
+        picture, words, target = link.groups()
+        if not URL:
+            return "" if picture else words
+        kind = "raw" if picture else "blob"
+        return f"{picture}[{words}]({URL}/{kind}/v{VERSION}/{target})"
+
+    return _OWN.sub(whole, README.read_text(encoding="utf-8"))
+
 
 CORE = [
     "omegaconf>=2.4,<3",
@@ -79,10 +104,11 @@ TRACKERS = {"wandb": ["wandb"], "mlflow": ["mlflow-skinny>=3"], "trackio": ["tra
 
 setup(
     name="opd-ray",
-    version="0.1.0",
+    version=VERSION,
     description="Distributed on-policy distillation with token selection (TIP)",
-    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description=readme(),
     long_description_content_type="text/markdown",
+    project_urls={"Repository": URL} if URL else {},
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",

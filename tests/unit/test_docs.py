@@ -1,80 +1,130 @@
-"""What the docs say can be typed: every command parses, every key that is named exists."""
+"""What the docs say can be typed: every command is run or checked, every key named exists."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from documented_commands import (
+    CHECKED,
+    KEPT_RIGHT,
+    NEEDS,
+    PAGES,
+    ROOT,
+    Documented,
+    documented_commands,
+    kept_right,
+)
 
 from opd_ray.cli import make_parser
+from opd_ray.cli.eval import evaluation_config
 from opd_ray.cli.reference import to_markdown
 from opd_ray.config.files import packaged_names
 from opd_ray.config.keys import all_keys
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
+from opd_ray.output.checkpoint import MANIFEST
+from opd_ray.preflight.config import check_evaluation, config_problems
+from opd_ray.study.cells import study_cells
 
-ROOT = Path(__file__).parents[2]
-PAGES = [
-    *(path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name != "commands.md"),
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "examples").rglob("*.md")),
-]
-_BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+COMMANDS = [*documented_commands()]
+# In place of folders of the reader's: models whose shapes come with the package.
+HUB = {
+    "/models/student": "Qwen/Qwen3-1.7B",
+    "/models/teacher": "Qwen/Qwen3-8B",
+    "=STUDENT": "=Qwen/Qwen3-1.7B",
+    "=TEACHER": "=Qwen/Qwen3-8B",
+}
 _KEY = re.compile(r"`(?:\w+=)?([a-z]+)\.([a-z_0-9]+)(?:=[^`]*|: [^`]*)?`")
 SECTIONS = {field.name for field in fields(Config)} - {"report"}
 # What looks like a key and is none.
 NO_KEYS = {"environments.NAME", "teachers.NAME"}
 
 
-def commands(text: str) -> Iterator[str]:
-    """Every ``opd-ray ...`` line of the bash blocks, lines that go on joined."""
-    for block in _BLOCK.findall(text):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.strip().startswith("opd-ray "):
-                yield line.strip()
+@pytest.fixture(scope="module")
+def my_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of the tutorial's own pair, of models that are here."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    (found,) = re.findall(r"```yaml\n(# my_run\.yaml\n.*?)```", text, re.DOTALL)
+    file = tmp_path_factory.mktemp("my_run") / "my_run.yaml"
+    file.write_text(_with_models(found))
+    return file
 
 
-def all_commands() -> list[Any]:
-    return [
-        pytest.param(command, id=f"{page.relative_to(ROOT)}: {command[:60]}")
-        for page in PAGES
-        for command in dict.fromkeys(commands(page.read_text()))
-    ]
+def test_every_command_of_the_docs_is_kept_right_by_something() -> None:
+    """If not: a line in KEPT_RIGHT, or beside the command what it needs ("needs a GPU")."""
+    unknown = [str(one) for one in COMMANDS if kept_right(one) is None]
+    assert unknown == [], "nothing runs or checks them"
+    unsaid = [str(one) for one in COMMANDS if kept_right(one) == NEEDS and not one.needs]
+    assert unsaid == [], "the docs do not say what they need"
 
 
-@pytest.mark.parametrize("command", all_commands())
-def test_a_command_parses_and_its_keys_exist(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("text", sorted({how for _, how in KEPT_RIGHT if "::" in how}))
+def test_a_test_that_runs_a_command_is_there(text: str) -> None:
+    file, _, name = text.partition("::")
+    assert re.search(rf"^def {name}", (ROOT / "tests" / file).read_text(), re.MULTILINE)
+
+
+# Each once, whatever the number of pages.
+OWN = {one.text: one for one in COMMANDS if re.match(r"(\S+=\S+ )?opd-ray ", one.text)}
+
+
+@pytest.mark.parametrize("command", OWN.values(), ids=str)
+def test_a_command_parses_and_its_config_can_be_run(
+    command: Documented,
+    my_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    words = shlex.split(command, comments=True)[1:]
-    if "--help" in words or "$" in command or any(word.isupper() for word in words[:1]):
-        pytest.skip("stands for any command, or for a loop of the shell")
-    words = words[: next((i for i, w in enumerate(words) if w in ("|", ">", "&&", "&")), None)]
+    words = shlex.split(command.text)
+    words = words[words.index("opd-ray") + 1 :]
     try:
         args, more = make_parser().parse_known_args(words)
     except SystemExit:
         pytest.fail(f"{command}: {capsys.readouterr().err}")
     overrides = [*getattr(args, "overrides", []), *more]
     assert not [word for word in overrides if word.startswith("-")]
-    config = getattr(args, "config", None)
-    if config is None:
+    if kept_right(command) != CHECKED:
         return
-    monkeypatch.setattr(
-        "opd_ray.models.pairs.smollm2.pair_folder", lambda: Path("/fetched/smollm2")
-    )
-    known = config if config in packaged_names() else "demo"
-    assert config in packaged_names() or config.endswith(".yaml") or config.isupper()
-    named = [word for word in overrides if word not in ("...", "[KEY=VALUE]")]
-    if known == "tip_math":
-        named += ["student.path=s", "teacher.path=t"]
-    load_config(known, [word for word in named if "=" in word])
+    # Rules, environments and configs of examples are named as from their folders.
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("opd_ray.models.pairs.smollm2.pair_folder", lambda: Path("of-the-hub"))
+    for example in (ROOT / "examples").iterdir():
+        monkeypatch.syspath_prepend(example)
+    if args.config is not None and args.config not in packaged_names():
+        assert args.config in ("my_run.yaml", "CONFIG") or (ROOT / args.config).is_file()
+        args.config = args.config if (ROOT / args.config).is_file() else str(my_run)
+    args.overrides = [_here(_with_models(word), tmp_path) for word in overrides]
+    if getattr(args, "model", None):
+        args.model = HUB["/models/student"]
+    if args.run.__module__ == "opd_ray.cli.eval":
+        check_evaluation(evaluation_config(args))
+        return
+    config = load_config(args.config, args.overrides)
+    assert config_problems(config) == []
+    if words[0] == "study":
+        study_cells(config)
+
+
+def _with_models(text: str) -> str:
+    for here, on_hub in HUB.items():
+        text = re.sub(rf"{here}\b", on_hub, text)
+    return text
+
+
+def _here(override: str, folder: Path) -> str:
+    """The override with a folder that is there, in place of one that a run would have left."""
+    key, _, value = override.partition("=")
+    if key == "run.resume" and value.startswith("outputs/"):
+        (folder / MANIFEST).write_text("{}")
+        return f"{key}={folder}"
+    return f"{key}={folder}" if key == "teacher.cache_dir" else override
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

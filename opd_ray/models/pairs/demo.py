@@ -192,7 +192,9 @@ def _readme(
 Two Qwen3-shaped models over 24 characters, trained on sums of {terms} terms of {digits} digits
 (seed {seed}). Made by
 
-    {command}
+```bash
+{command}
+```
 
 {pair.table("accuracy")}
 

@@ -129,7 +129,9 @@ def _readme(pair: MadePair, seed: int, parting: int, command: str) -> str:
 Two Qwen3-shaped models over 48 tokens that answer questions about reference tables by look-ups
 (seed {seed}). The teacher went on from the demo's student, which knows some sums. Made by
 
-    {command}
+```bash
+{command}
+```
 
 {pair.table("success")}
 
