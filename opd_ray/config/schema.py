@@ -105,7 +105,8 @@ class ClusterSettings:
     teacher_beside: Beside = field(default=Beside.rollout, metadata=FREE)
     # Print what the actors print; their logs are in Ray's session folder anyway.
     show_actor_logs: bool = field(default=False, metadata=FREE)
-    # Seconds an actor may take to come up (imports, loading, compiling) before the run gives up.
+    # Seconds an actor may take to come up (imports, loading, compiling), after which it counts as
+    # hanging: it is ended and started again, as often as its max_restarts says.
     start_timeout_s: float = field(default=600.0, metadata=ABOVE_ZERO | FREE)
     # Seconds without any progress in a step before the run gives up, naming what it waits for.
     stall_timeout_s: float = field(default=1800.0, metadata=ABOVE_ZERO | FREE)

@@ -100,15 +100,15 @@ class ActorLauncher:
     def ready(self) -> dict[str, TeacherInfo]:
         """Wait until every actor has loaded its model; what every teacher says of itself, by name.
 
-        Those that die meanwhile are started again.
+        Those that die meanwhile, or are not up in time, are started again.
 
         Raises:
-            ActorFailure: an actor could not start, or died once more often than it may.
-            StallError: one takes longer than ``cluster.start_timeout_s``.
+            ActorFailure: an actor could not start, or once more often than it may.
             Interrupted: a stop was requested; there is nothing to be saved yet.
         """
+        limit = AnswerLimit(self.config.cluster.start_timeout_s, "cluster.start_timeout_s")
         start = FirstStart(
-            self.watch, self._actors, self._allowed, self._start_again, self._asking()
+            self.watch, self._actors, self._allowed, self._start_again, limit, self._asking()
         )
         if self._apart:
             loaded = start.wait()

@@ -259,15 +259,23 @@ class ActorWatch:
         if self.stop_requested:
             raise Interrupted(f"stopped while waiting for {what}")
 
-    def get(self, ref: ray.ObjectRef, owner: str, *, interruptible: bool = False) -> Any:
+    def get(
+        self,
+        ref: ray.ObjectRef,
+        owner: str,
+        *,
+        interruptible: bool = False,
+        limit: AnswerLimit | None = None,
+    ) -> Any:
         """The value of a reference; an error names ``owner``, or the process that caused it.
 
         Raises:
+            Unanswered: there is none within the limit.
             ActorDied: the process of an actor that was handed over is gone.
             ActorFailure: any other error.
             StallError, Interrupted: see :meth:`wait_until`.
         """
-        return self.get_all([(ref, owner)], interruptible=interruptible)[0]
+        return self.get_all([(ref, owner)], interruptible=interruptible, limit=limit)[0]
 
     def get_all(
         self,

@@ -1,25 +1,37 @@
-"""Actors that die while all come up for the first time; they are plain objects."""
+"""Actors that die or hang while all come up for the first time; they are plain objects."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_replicas import Remote
 
-from opd_ray.errors import ActorFailure, ActorLost
+from opd_ray.errors import ActorFailure, ActorLost, Unanswered
 from opd_ray.pools.first_start import FirstStart
+from opd_ray.pools.watch import AnswerLimit
 
 ALLOWED = {"trainer": 2, "rollout": 1, "teacher": 1}
 
 
-class Cluster:
-    """Actors, and a watch in whose waits some of them die: ``deaths`` has one for every wait."""
+@dataclass
+class Hang:
+    """A wait that ended for its limit: these have not answered."""
 
-    def __init__(self, *deaths: ActorLost | None) -> None:
+    after: float
+    names: list[str]
+
+
+class Cluster:
+    """Actors, and a watch in whose waits some die or hang: ``deaths`` has one for every wait."""
+
+    def __init__(self, *deaths: ActorLost | Hang | None) -> None:
         self.deaths = list(deaths)
+        self.now = self.seconds_to_death = 0.0
+        self.limits: list[float] = []  # of the waits
         self.starts: list[str] = []
         roles = {"trainer": 2, "rollout": 2, "teacher": 1}
         self.actors: Any = {
@@ -44,13 +56,17 @@ class Cluster:
             if other == name or name.startswith("trainer"):
                 actors[place] = other, self.handle(other)
 
-    def get(self, ref: Any, owner: str, *, interruptible: bool) -> Any:
-        return self.get_all([(ref, owner)], interruptible=interruptible)[0]
+    def get(self, ref: Any, owner: str, *, interruptible: bool, limit: AnswerLimit) -> Any:
+        return self.get_all([(ref, owner)], interruptible=interruptible, limit=limit)[0]
 
-    def get_all(self, pairs: Iterable[tuple[Any, str]], *, interruptible: bool) -> list[Any]:
+    def get_all(
+        self, pairs: Iterable[tuple[Any, str]], *, interruptible: bool, limit: AnswerLimit
+    ) -> list[Any]:
         assert interruptible
+        self.limits.append(limit.seconds)
         if self.deaths and (death := self.deaths.pop(0)):
-            raise death
+            self.now += death.after if isinstance(death, Hang) else self.seconds_to_death
+            raise Unanswered(death.names, "no answer") if isinstance(death, Hang) else death
         return [ref for ref, _ in pairs]
 
     def wait(self, *after_trainers: str) -> dict[str, Any]:
@@ -59,7 +75,15 @@ class Cluster:
             return f"{role}.max_restarts", ALLOWED[role]
 
         watch: Any = self
-        return FirstStart(watch, self.actors, allowed, self.again, after_trainers).wait()
+        return FirstStart(
+            watch,
+            self.actors,
+            allowed,
+            self.again,
+            AnswerLimit(600.0, "cluster.start_timeout_s"),
+            after_trainers,
+            clock=lambda: self.now,
+        ).wait()
 
 
 def lost(name: str, **others: bool) -> ActorLost:
@@ -150,3 +174,44 @@ def test_what_a_constructor_raises_ends_the_run_at_once() -> None:
     with pytest.raises(ActorLost, match="rollout-0 failed: its process is gone"):
         cluster.wait()
     assert cluster.starts.count("rollout-0") == 1
+
+
+def test_one_that_hangs_is_started_again_while_the_others_keep_their_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # rollout-0 dies after 400 s: at 600 s only rollout-1 has had its time.
+    cluster = Cluster(None, lost("rollout-0"), Hang(200.0, ["rollout-0", "rollout-1"]))
+    cluster.seconds_to_death = 400.0
+    assert cluster.wait() == dict.fromkeys(EVERYONE, 1) | {"rollout-0": 2, "rollout-1": 2}
+    assert cluster.limits[1:] == [600.0, 200.0, 400.0]
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "opd-ray: rollout-1 hangs while it came up (it was not up within cluster.start_timeout_s "
+        "= 600 s; raise that if models take longer to load); starting it again "
+        "(1 of rollout.max_restarts = 1)"
+    )
+
+
+@pytest.mark.parametrize("moments", [[], [None]])
+def test_with_ranks_that_hang_all_start_again_once(moments: list[None]) -> None:
+    """Before they are to meet, or as they load; with them the replicas that ask them."""
+    hang = ["trainer-0", "trainer-1"] if moments else ["trainer-0"]
+    cluster = Cluster(*moments, Hang(600.0, hang))
+    ranks = {"trainer-0": 2, "trainer-1": 2, "teacher-0": 2}
+    assert cluster.wait("teacher-0") == dict.fromkeys(EVERYONE, 1) | ranks
+    assert cluster.starts.count("trainer-0") == 2
+
+
+def test_a_replica_that_waits_in_vain_for_its_rank_is_the_ranks_fault() -> None:
+    cluster = Cluster(None, None, Hang(600.0, ["teacher-0"]))
+    again = {"trainer-0": 2, "trainer-1": 2, "teacher-0": 2}
+    assert cluster.wait("teacher-0") == dict.fromkeys(EVERYONE, 1) | again
+
+
+def test_one_that_hangs_too_often_ends_the_run() -> None:
+    cluster = Cluster(None, *[Hang(600.0, ["rollout-1"])] * 2)
+    said = (
+        r"rollout-1 failed: it was not up within cluster.start_timeout_s = 600 s; .*; "
+        "rollout.max_restarts = 1 allows no further start"
+    )
+    with pytest.raises(ActorFailure, match=said):
+        cluster.wait()
