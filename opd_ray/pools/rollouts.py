@@ -112,6 +112,10 @@ class RolloutPool:
         """Ray's, of the actors that have loaded."""
         return [handle for _, handle in self.living()]
 
+    def __contains__(self, rollout_id: str) -> bool:
+        """Whether a rollout is of the batch that is being written, or was last."""
+        return rollout_id in self._batch.requests
+
     def living(self) -> list[tuple[str, Any]]:
         """(name, handle) of the actors that have loaded, as far as is known."""
         return [(writer.name, writer.handle) for writer in self._writers.all() if writer.up]

@@ -102,6 +102,8 @@ class BatchUnderWay:
         self._in_order = deque(self._requests)  # those behind them, where waves are fixed
         self._handed_out: set[str] = set()
         self._done = False
+        self._version: int | None = None  # of the weights that its first rollout was written with
+        self.was_done = False  # whatever has been lost since
 
     def __contains__(self, rollout_id: str) -> bool:
         """Whether this batch asks for a rollout."""
@@ -116,6 +118,7 @@ class BatchUnderWay:
         if not self._done:
             whole = len(self._scores) == len(self._requests)
             self._done = whole and not self._scorer.rollouts.busy
+            self.was_done |= self._done
         return self._done
 
     def result(self, *, interruptible: bool = True) -> ScoredBatch:
@@ -188,7 +191,11 @@ class BatchUnderWay:
         return len(self._untaken)
 
     def written(self, rollouts: Sequence[Rollout]) -> None:
-        """Rollouts have been written: a teacher is to score them."""
+        """Rollouts have been written: a teacher is to score them.
+
+        Raises:
+            RunError: one was written again with newer weights, where the same bits are wanted.
+        """
         now = time.perf_counter() - self._begin
         for rollout in rollouts:
             request = self._requests[rollout.rollout_id]
@@ -197,6 +204,7 @@ class BatchUnderWay:
             if rollout.rollout_id in self._handed_out:
                 self._again(rollout, request)
                 continue
+            self._check_version(rollout)
             self._rollouts[rollout.rollout_id] = rollout
             self._written[rollout.rollout_id] = now
             if not rollout.written_tokens:
@@ -206,6 +214,18 @@ class BatchUnderWay:
             self._submit(rollout, request)
         if len(self._rollouts) == len(self._requests):
             self._scorer.teachers.writing(False)
+
+    def _check_version(self, rollout: Rollout) -> None:
+        """Newer weights come to the engines only between what the first and the second wrote."""
+        if self._version is None:
+            self._version = rollout.weights_version
+        elif self._scorer.fixed_waves and rollout.weights_version != self._version:
+            raise RunError(
+                f"rollout {rollout.rollout_id!r}: the rollout actor that wrote it and the teacher "
+                "that read it died after its weights had been followed by newer ones, and written "
+                "again with those it is another (run.deterministic = true); run the same command "
+                "to go on from the last checkpoint"
+            )
 
     def not_read(self, rollout_ids: Sequence[str]) -> list[str]:
         """The actor that wrote these rollouts has died: those that no teacher has been sent.
@@ -301,14 +321,15 @@ class RolloutScorer:
         """A teacher found the top-Ks of these rollouts lost.
 
         Raises:
-            RunError: they are not of the last batch, so the weights that wrote them may be gone.
+            RunError: other rollouts, of the next step or of an evaluation, are being written
+                by now, perhaps with other weights.
         """
         batch = self._batch
-        if batch is None or not all(key in batch for key in rollout_ids):
+        if batch is None or not all(key in batch and key in self.rollouts for key in rollout_ids):
             raise RunError(
                 f"rollout {rollout_ids[0]!r}: the rollout actor that wrote it and the teacher that "
-                "read it died while it was trained on, and the next ones are being written "
-                "already; run the same command to go on from the last checkpoint"
+                "read it died before it had been trained on, and other ones are being written by "
+                "now; run the same command to go on from the last checkpoint"
             )
         batch.lost(rollout_ids)
 
@@ -366,7 +387,9 @@ class RolloutScorer:
         close_ups: Collection[str],
     ) -> BatchUnderWay:
         if self._batch is not None and not self._batch.done:
-            raise RuntimeError("the last batch is not written and scored yet")
+            if not self._batch.was_done:
+                raise RuntimeError("the last batch is not written and scored yet")
+            self._batch.wait(interruptible=False)  # for what was lost of it since
         batch = self._batch = BatchUnderWay(self, requests, teacher_prompts, drops, close_ups)
         for pool in self.teachers.pools.values():
             pool.deliver, pool.lost = batch.scored, self.lost

@@ -228,8 +228,68 @@ def test_what_was_trained_on_while_the_next_is_written_cannot_be_written_again()
     for engine in bench.engines:
         engine.die()
     holder.handle.die()
-    with pytest.raises(RunError, match="rollout 'a[01]': .* the next ones are being written"):
+    with pytest.raises(RunError, match="rollout 'a[01]': .* other ones are being written"):
         bench.pool.take([{"a0": np.array([0], np.int32)}])
+
+
+def test_what_is_lost_while_others_are_written_past_the_scorer_cannot_be_written_again() -> None:
+    """As an evaluation does, whose answers no teacher reads, when the next step's have been."""
+    bench = Bench()
+    ahead = bench.start(["a0", "a1"])
+    ahead.wait()
+    holder = bench.pool._tasks["a0"].holder
+    assert holder is not None
+    prompt = np.zeros(1, np.int32)
+    asked = [RolloutRequest(f"b{n}", "b", n, prompt, 0) for n in range(2)]
+    bench.rollouts.start(asked, Sampling(), lambda written: None, record=False)
+    for engine in bench.engines:
+        engine.die()
+    holder.handle.die()
+    with pytest.raises(RunError, match="rollout 'a[01]': .* other ones are being written"):
+        bench.watch.wait_until(lambda: False, "the deaths to be noticed")
+
+
+def lost_after_the_push(bench: Bench) -> BatchUnderWay:
+    """A batch that was done; then newer weights came, and what wrote and read of it died."""
+    batch = bench.start(["a0", "a1", "a2"])
+    batch.wait()
+    for engine in bench.engines:
+        engine.weights.append((1, ()))
+    bench._make = lambda name: _later(Bench._make(bench, name))  # type: ignore[method-assign]
+    bench.watch._make = bench._make
+    for one in (*bench.teachers, *bench.engines):
+        one.die()
+    for teacher in bench.teachers:
+        bench.lifeline_of(teacher)
+    return batch
+
+
+def _later(actor: Any) -> Any:
+    if isinstance(actor, Engine):
+        actor.weights.append((1, ()))
+    return actor
+
+
+def test_the_next_batch_waits_for_what_was_lost_of_one_that_was_done() -> None:
+    bench = Bench()
+    first = lost_after_the_push(bench)
+    for engine in bench.engines:
+        bench.lifeline_of(engine)
+    assert not first.done
+    second = bench.start(["b0", "b1"])
+    assert first.done
+    assert names_in(second) == ["b0", "b1"]
+    versions = {one.rollout.weights_version for one in first.result().rollouts}
+    assert versions <= {0, 1}
+    assert 1 in versions
+
+
+def test_with_the_same_bits_nothing_is_written_again_with_newer_weights() -> None:
+    bench = Bench()
+    bench.scorer.fixed_waves = True
+    lost_after_the_push(bench)
+    with pytest.raises(RunError, match=r"rollout 'a[012]': .* \(run.deterministic = true\)"):
+        bench.watch.wait_until(lambda: False, "the deaths to be noticed")
 
 
 @pytest.mark.parametrize("order", range(40))
