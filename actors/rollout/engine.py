@@ -240,7 +240,10 @@ class RolloutEngine:
         self._requests.clear()
 
     def sleep(self) -> None:
-        """Give memory of weights and cache back, whatever of it is here; the weights are gone.
+        """Give memory of weights and cache back, whatever of it is here.
+
+        Weights are gone. Where an adapter is served, they wait in main memory, as nobody would
+        bring them again: what comes before the engine writes is the adapter alone.
 
         Raises:
             RuntimeError: requests are unfinished.
@@ -253,14 +256,15 @@ class RolloutEngine:
             )
         if self._asleep:  # it was on its way to be awake, and vLLM sleeps as a whole
             self.wake("kv_cache")
-        if not self._weights_complete:
+        if not (self._weights_complete or self._adapter):
             self._engine.collective_rpc("drop_weight_update")
         self._weights_complete = False
-        fall_asleep(self._engine, Sleep.dropping_weights, on_gpu=self._rollout.gpus_per_actor > 0)
+        level = Sleep.keeping_weights if self._adapter else Sleep.dropping_weights
+        fall_asleep(self._engine, level, on_gpu=self._rollout.gpus_per_actor > 0)
         self._asleep = set(PARTS)
 
     def wake(self, part: Part) -> None:
-        """Take memory again: first of the weights, which are to come anew, then of the cache."""
+        """Take memory again: first of the weights, so that new ones can come, then of the cache."""
         if part in self._asleep:
             wake_up(self._engine, part, on_gpu=self._rollout.gpus_per_actor > 0)
             self._asleep.discard(part)

@@ -92,8 +92,12 @@ def rollout_memory(config: Config, student: ModelShape) -> MemoryEstimate:
         lora = config.student.lora
         adapter = student.adapter_parameters(lora.rank, lora.target_modules)
         model["adapters"] = ADAPTER_VERSIONS * adapter * width // split
+    host = {}
+    if on_gpu and config.serves_adapter and sleeps_in_main_memory(config):
+        # Of all workers of the engine: nobody brings the frozen weights again.
+        host["asleep"] = (model["weights"] + model["adapters"]) * split
     placed = replace(
-        place(model, on_gpu, gpu_share=settings.gpu_memory_utilization),
+        place(model, on_gpu, host, settings.gpu_memory_utilization),
         cache_token_bytes=student.kv_bytes_per_token(width) // split,
     )
     if not environments.own_processes:
@@ -176,7 +180,8 @@ def longest_text(config: Config) -> int:
 def sleeps_in_main_memory(config: Config) -> bool:
     """Whether what a process has on a GPU is in main memory while others have their turn.
 
-    Rollout engines drop theirs: their weights come anew from the trainers.
+    Rollout engines drop theirs, as their weights come anew from the trainers; those that serve an
+    adapter keep the weights below it.
     """
     return config.cluster.placement is PlacementChoice.turns
 

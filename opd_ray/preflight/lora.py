@@ -23,11 +23,7 @@ def lora_problems(config: Config) -> Iterator[str]:
     yield from range_problems(_PLACE, lora)
     if not lora.on:
         return
-    if find_spec("peft") is None:
-        yield (
-            f"{_PLACE}.rank = {lora.rank}: peft, which makes adapters, is not installed; pip "
-            f"install peft, or set {_PLACE}.rank=0"
-        )
+    yield from missing_packages(config)
     for settings in config.teacher_set.models.values():
         if config.asks_trainers(settings):
             yield from _base_problems(config, settings)
@@ -35,6 +31,22 @@ def lora_problems(config: Config) -> Iterator[str]:
         yield from _served_problems(config)
     if lora.base is BaseFormat.nf4:
         yield from _four_bit_problems(config)
+
+
+def missing_packages(config: Config) -> Iterator[str]:
+    """What adapters need and this machine lacks; another may have it."""
+    lora = config.student.lora
+    if lora.on and find_spec("peft") is None:
+        yield (
+            f"{_PLACE}.rank = {lora.rank}: peft, which makes adapters, is not installed; pip "
+            f"install peft, or set {_PLACE}.rank=0"
+        )
+    in_four_bits = lora.on and lora.base is BaseFormat.nf4 and config.trainer.gpus_per_rank > 0
+    if in_four_bits and find_spec("bitsandbytes") is None:
+        yield (
+            f"{_PLACE}.base = {BaseFormat.nf4}: bitsandbytes, which computes with four-bit "
+            f"weights, is not installed; pip install bitsandbytes, or set {_PLACE}.base=full"
+        )
 
 
 def _served_problems(config: Config) -> Iterator[str]:
@@ -49,12 +61,6 @@ def _served_problems(config: Config) -> Iterator[str]:
         yield (
             f"sync.backend = {config.sync.backend} with sync.lora = {config.sync.lora}: vLLM takes "
             "adapters from files alone; use sync.backend=ray, or sync.lora=merged"
-        )
-    if config.cluster.placement is PlacementChoice.turns:
-        yield (
-            f"cluster.placement = turns with sync.lora = {config.sync.lora}: an engine that sleeps "
-            "drops its weights, and an adapter alone does not bring them back; use "
-            "sync.lora=merged, or another cluster.placement"
         )
     try:
         described = described_model(config.student.path)
@@ -94,9 +100,11 @@ def _base_problems(config: Config, teacher: TeacherSettings) -> Iterator[str]:
             "it to 0"
         )
     if config.cluster.placement is PlacementChoice.turns:
+        # The copy has its turn on the GPU of the others, where these are on GPUs.
+        beside = f" and {key}.gpus_per_replica=1" if trainer.gpus_per_rank else ""
         yield (
             f"{place} and cluster.placement = turns: {computed}, and they are asleep while it is "
-            f"asked; use another cluster.placement, {copy}"
+            f"asked; use another cluster.placement, {copy}{beside}"
         )
 
 
@@ -108,11 +116,6 @@ def _four_bit_problems(config: Config) -> Iterator[str]:
         yield (
             f"{place} with trainer.gpus_per_rank = 0: four-bit weights are computed with on CUDA; "
             f"give the trainers GPUs, or set {_PLACE}.base=full"
-        )
-    elif find_spec("bitsandbytes") is None:
-        yield (
-            f"{place}: bitsandbytes, which computes with four-bit weights, is not installed; "
-            f"pip install bitsandbytes, or set {_PLACE}.base=full"
         )
     if trainer.zero_stage == 3:
         yield (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import call, create_autospec
+from unittest.mock import Mock, call, create_autospec, patch
 
 import pytest
 import torch
 from torch import nn
 
 from actors.engine_sleep import PARTS, Sleep, SleepOnCpu, fall_asleep, wake_up
+from actors.rollout.adapter import EngineAdapter
 from actors.rollout.engine import RolloutEngine
 from opd_ray.config.schema import RolloutSettings
 from opd_ray.errors import Asleep
@@ -137,6 +138,59 @@ def test_half_awake_it_wakes_before_it_sleeps_as_a_whole() -> None:
         call.collective_rpc("drop_weight_update"),
         call.sleep(level=2),
     ]
+
+
+def test_below_an_adapter_weights_are_kept_and_the_adapter_comes_anew() -> None:
+    engine = engine_of(gpus=1)
+    engine._adapter = adapter = create_autospec(EngineAdapter, instance=True)
+    adapter.request = None
+    engine.sleep()
+    with pytest.raises(Asleep):
+        engine.start_weight_update()
+    engine.wake("weights")
+    engine.start_weight_update()  # and the trainers die
+    engine.sleep()
+    for part in PARTS:
+        engine.wake(part)
+    with pytest.raises(RuntimeError, match="incomplete until another one is whole"):
+        engine.add([], None, record=True)
+    engine.start_weight_update()
+    engine.receive_weights({"chunk": "A and B"})
+    engine.finish_weight_update(3)
+    engine.add([], None, record=True)
+    named = [one for one in engine._engine.mock_calls if "reset_prefix_cache" not in one[0]]
+    assert named == [
+        call.sleep(level=1),
+        call.wake_up(tags=["weights"]),
+        call.wake_up(tags=["kv_cache"]),
+        call.sleep(level=1),
+        call.wake_up(tags=["weights"]),
+        call.wake_up(tags=["kv_cache"]),
+        call.set_weight_version("3"),
+    ]
+    assert adapter.mock_calls == [
+        call.begin(),
+        call.begin(),
+        call.receive("A and B"),
+        call.finish(3),
+    ]
+
+
+def test_vllm_has_an_adapters_tensors_in_the_memory_that_level_1_keeps() -> None:
+    """Those that its workers make beside a model are made while the model is loaded."""
+    from vllm.device_allocator.sleep_mode_backend import CuMemBackend
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+    from vllm.v1.worker.gpu_worker import Worker
+
+    assert '_maybe_get_memory_pool_context(tag="weights")' in inspect.getsource(Worker.load_model)
+    assert "load_lora_model" in inspect.getsource(GPUModelRunner.load_model)
+    backend, allocator = CuMemBackend(), Mock()
+    with patch("vllm.device_allocator.get_mem_allocator_instance", return_value=allocator):
+        for level in Sleep:
+            backend.suspend(int(level))
+    kept, dropped = (one.kwargs["offload_tags"] for one in allocator.sleep.mock_calls)
+    assert "weights" in kept
+    assert "weights" not in dropped
 
 
 def test_it_does_not_sleep_over_requests() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -191,6 +192,12 @@ def test_who_takes_turns_sleeps_in_main_memory() -> None:
     teacher = teacher_memory(config, config.teacher, SHAPE)
     assert teacher.host["asleep"] == teacher.device["weights"] == 4 * SHAPE.parameters
     assert "asleep" not in rollout_memory(config, SHAPE).host
+    with_adapter = deepcopy(config)
+    with_adapter.student.lora = LoraSettings(rank=2)
+    found = rollout_memory(with_adapter, SHAPE)
+    assert found.host["asleep"] == found.device["weights"] + found.device["adapters"]
+    with_adapter.sync.lora = LoraForm.merged
+    assert "asleep" not in rollout_memory(with_adapter, SHAPE).host
     # Engines take in weights from the object store when their turn comes; by IPC from the trainer.
     assert trainer.host["weights last sent"] == 2 * SHAPE.parameters
     config.sync.backend = SyncBackend.ipc

@@ -80,11 +80,6 @@ def test_the_scale_is_alpha_over_rank() -> None:
             ["teacher.kind = self", "cluster.placement = turns", "teacher.kind=hf"],
         ),
         (
-            ("cluster.placement=turns", "trainer.ranks=1"),
-            {},
-            ["cluster.placement = turns", "sync.lora = adapter", "sync.lora=merged"],
-        ),
-        (
             (),
             {"base": BaseFormat.nf4, "export": LoraForm.adapter},
             ["student.lora.base = nf4", "trainer.gpus_per_rank = 0", "student.lora.base=full"],
@@ -125,6 +120,22 @@ def test_four_bit_weights_are_never_merged_nor_sharded(
     values = {"base": BaseFormat.nf4, "export": LoraForm.adapter} | lora
     problem = problem_of(config_of("trainer.gpus_per_rank=1", *overrides, **values))
     assert all(part in problem for part in ["student.lora.base = nf4", *parts]), problem
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_where_roles_take_turns_the_base_as_teacher_becomes_a_copy(gpus: int) -> None:
+    """What the message says makes the run legal, on GPUs and without."""
+    turns = ["cluster.placement=turns", "trainer.ranks=1", f"trainer.gpus_per_rank={gpus}"]
+    turns += [f"rollout.gpus_per_actor={gpus}"]
+    problem = next(
+        text for text in config_problems(config_of(*SELF, *turns)) if "they are asleep" in text
+    )
+    remedies = [word.rstrip(",;") for word in problem.split() if word.startswith("teacher.")]
+    remedies = [word for word in remedies if "=" in word]
+    assert [word.split("=")[0] for word in remedies][:2] == ["teacher.kind", "teacher.path"]
+    config = config_of(*SELF, *turns, *remedies)
+    assert config_problems(config) == []
+    assert config.serves_adapter
 
 
 def test_adapters_do_not_travel_over_nccl() -> None:
