@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from opd_ray.cluster.budget import Option, best, options, with_values
+from opd_ray.cluster.budget import Option, Trained, best, options, with_values
 from opd_ray.cluster.memory import longest_text
 from opd_ray.cluster.nodes import Cluster, Node, gigabytes
 from opd_ray.config.load import load_config
@@ -12,6 +12,7 @@ from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
 from opd_ray.models.shape import ModelShape, known_names, read_shape
 from opd_ray.preflight.config import check_config, config_problems
+from opd_ray.preflight.lora import missing_packages
 
 # Machines of the table: how many GPUs, and the gigabytes of each.
 COUNTS = (1, 2, 4, 8)
@@ -35,10 +36,10 @@ def budget(name_or_path: str, overrides: Sequence[str], cluster: Cluster) -> str
             "--gpu-memory-gb GB"
         )
     fitting = [*_fitting(config, cluster)]
-    excluded = {
-        o.placement: problems[0] for o in fitting if (problems := config_problems(o.config))
-    }
-    found = best(option for option in fitting if option.placement not in excluded)
+    excluded = {o.placement: problems[0] for o in fitting if (problems := _problems(o.config))}
+    layers = _shape(config.student.path).layers
+    legal = (option for option in fitting if option.placement not in excluded)
+    found = [option.recomputing_least(layers) for option in best(legal)]
     longest = longest_text(config)
     lines = [
         f"{config.teacher.path} -> {config.student.path}, texts of {longest:,} tokens, on "
@@ -97,7 +98,13 @@ def _checked(name_or_path: str, overrides: Sequence[str]) -> Config:
 
 def _options(config: Config, cluster: Cluster) -> Iterator[Option]:
     """Those that fit and are legal."""
-    return (o for o in _fitting(config, cluster) if not config_problems(o.config))
+    return (o for o in _fitting(config, cluster) if not _problems(o.config))
+
+
+def _problems(config: Config) -> list[str]:
+    """What no machine can have: the one that is planned may have packages that this one lacks."""
+    lacking = {*missing_packages(config)}
+    return [problem for problem in config_problems(config) if problem not in lacking]
 
 
 def _fitting(config: Config, cluster: Cluster) -> Iterator[Option]:
@@ -150,7 +157,10 @@ def _row(number: int, option: Option) -> tuple[str, ...]:
 
 def student_words(option: Option) -> str:
     """How the student is trained."""
-    return "whole" if option.whole else f"LoRA {option.config.student.lora.rank}"
+    if option.whole:
+        return "whole"
+    words = f"LoRA {option.config.student.lora.rank}"
+    return f"{words} nf4" if option.trained is Trained.adapter_on_four_bits else words
 
 
 def placement_words(option: Option) -> str:
@@ -173,7 +183,12 @@ def trainer_words(option: Option) -> str:
     trainer = option.config.trainer
     away = ["optimizer"] * trainer.offload_optimizer + ["weights"] * trainer.offload_parameters
     words = f"ZeRO-{trainer.zero_stage}"
-    return f"{words}, {' and '.join(away)} in main memory" if away else words
+    if away:
+        words += f", {' and '.join(away)} in main memory"
+    layers = _shape(option.config.student.path).layers
+    if (recomputed := option.recomputed(layers)) < layers:
+        words += f", {recomputed} of {layers} layers recomputed"
+    return words
 
 
 def _keys(found: Sequence[Option]) -> Iterator[str]:
@@ -181,6 +196,11 @@ def _keys(found: Sequence[Option]) -> Iterator[str]:
     yield "its keys, to be added to the command:"
     for number, option in enumerate(found, 1):
         yield f"  {number}: {' '.join(option.overrides)}"
+    if any(option.trained is Trained.adapter_on_four_bits for option in found):
+        yield (
+            "nf4 needs bitsandbytes (pip install 'opd-ray[qlora]'), and a higher sync.max_gap: "
+            "trainers compute with rounded weights, rollout actors with whole ones"
+        )
 
 
 def _cell(found: Sequence[Option]) -> str:
@@ -190,23 +210,27 @@ def _cell(found: Sequence[Option]) -> str:
     option = found[0]
     words = placement_words(option)
     if not option.whole:
-        words += f", LoRA {option.config.student.lora.rank}"
+        words += f", {student_words(option)}"
     words += ("", ", offload", ", offload all")[option.offloaded]
     return f"{words}; {option.cache_tokens('rollout') / 1e3:,.0f}k"
 
 
 def _largest(config: Config, cluster: Cluster) -> Iterator[str]:
-    """The largest student of the known models that is trained whole, and as an adapter."""
+    """The largest student of the known models that is trained whole, and in the other ways."""
     yield "largest pair of the models whose shapes come with the package, with these texts:"
     pairs = known_pairs()
-    for whole in (True, False):
+    labels = {
+        Trained.whole: "whole",
+        Trained.adapter: "LoRA",
+        Trained.adapter_on_four_bits: "LoRA nf4",
+    }
+    for trained, label in labels.items():
         found = (
             (teacher, student, option)
             for student, teacher in pairs
-            for option in _pair_options(config, cluster, student, teacher, whole)
+            for option in _pair_options(config, cluster, student, teacher, trained)
         )
         first = next(found, None)
-        label = "whole" if whole else "LoRA"
         if first is None:
             yield f"  {label}: none"
         else:
@@ -215,10 +239,10 @@ def _largest(config: Config, cluster: Cluster) -> Iterator[str]:
 
 
 def _pair_options(
-    config: Config, cluster: Cluster, student: str, teacher: str, whole: bool
+    config: Config, cluster: Cluster, student: str, teacher: str, trained: Trained
 ) -> Iterator[Option]:
     other = with_values(config, {"student.path": student, "teacher.path": teacher})
-    return (option for option in _options(other, cluster) if option.whole is whole)
+    return (option for option in _options(other, cluster) if option.trained is trained)
 
 
 def known_pairs() -> list[tuple[str, str]]:

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from opd_ray.cli import main
-from opd_ray.cluster.budget import SPARE, Option, best, options, with_values
+from opd_ray.cluster.budget import SPARE, Option, Trained, best, options, with_values
 from opd_ray.cluster.memory_fit import memory_problems
 from opd_ray.cluster.nodes import Cluster, Node
 from opd_ray.cluster.placement import plan_placement
 from opd_ray.config.choices import PlacementChoice
 from opd_ray.config.load import load_config
 from opd_ray.models.shape import ModelShape, known_config, read_shape
-from opd_ray.preflight.budget import budget_table, known_pairs, table_machine
+from opd_ray.preflight.budget import known_pairs, table_machine
 from opd_ray.preflight.config import config_problems
+from opd_ray.preflight.lora import missing_packages
 
 GB = 10**9
 PAIRS = ("tip_qwen3_8b_to_4b", "tip_qwen25_14b_to_1_5b", "tip_llama33_70b_to_8b")
@@ -40,7 +41,8 @@ def test_its_keys_make_a_legal_run_that_fits(count: int, size: int) -> None:
     """By the way that a user's command goes: through the config's files and overrides."""
     cluster = table_machine(count, size)
     teacher = "Qwen/Qwen3-8B"
-    for option in best(found_for("tip_qwen3_8b_to_4b", cluster)):
+    for most in best(found_for("tip_qwen3_8b_to_4b", cluster)):
+        option = most.recomputing_least(36)
         config = load_config("tip_qwen3_8b_to_4b", list(option.overrides))
         assert config == option.config
         assert config_problems(config) == []
@@ -72,6 +74,58 @@ def test_what_fits_without_offloading_is_not_offloaded() -> None:
     assert not larger.config.trainer.offload_optimizer
 
 
+@pytest.mark.parametrize(("count", "size"), [(1, 24), (2, 48), (8, 24), (1, 141)])
+def test_no_more_layers_are_recomputed_than_memory_asks_for(count: int, size: int) -> None:
+    cluster, teacher = table_machine(count, size), "Qwen/Qwen3-8B"
+    found = best(found_for(PAIRS[0], cluster))
+    assert found
+    for most in found:
+        student = shape_of(most.config.student.path)
+        option = most.recomputing_least(student.layers)
+        assert option.rank == most.rank
+        layers = option.recomputed(student.layers)
+        assert (layers == 0) is not option.config.trainer.gradient_checkpointing
+        if layers == 0:
+            continue
+        fewer = {"trainer.recomputed_layers": layers - 1 or None}
+        if layers == 1:
+            fewer = {"trainer.gradient_checkpointing": False, "trainer.recomputed_layers": None}
+        config = with_values(option.config, fewer)
+        plan = plan_placement(config, cluster, student, {teacher: shape_of(teacher)})
+        (trainer, *_) = [actor.memory for actor in plan.actors if actor.role == "trainer"]
+        assert trainer is not None
+        above = trainer.device_bytes > (1 - SPARE) * size * GB
+        assert above or memory_problems(config, plan)
+
+
+def test_four_bits_are_advised_where_whole_weights_under_an_adapter_do_not_stay(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """8 B weights beside activations in 24 GB: in four bits, or in main memory."""
+    paths = [f"{role}.path=Qwen/Qwen3-8B" for role in ("student", "teacher")]
+    config, shape = load_config("tip_math", paths), shape_of("Qwen/Qwen3-8B")
+    found = list(options(config, table_machine(1, 24), shape, {"Qwen/Qwen3-8B": shape}))
+    whole_weights, four_bits = best(found)
+    assert whole_weights.trained is Trained.adapter
+    assert whole_weights.offloaded == 1
+    assert four_bits.trained is Trained.adapter_on_four_bits
+    assert four_bits.offloaded == 0
+    advised = load_config("tip_math", [*paths, *four_bits.overrides])
+    assert advised == four_bits.config
+    # Another machine may have bitsandbytes.
+    assert {*config_problems(advised)} <= {*missing_packages(advised)}
+    roomy = best(options(config, table_machine(1, 48), shape, {"Qwen/Qwen3-8B": shape}))
+    assert [option.trained for option in roomy] == [Trained.adapter]
+
+    machine = ["--gpus", "1", "--gpu-memory-gb", "24", "--cpus", "8", "--memory-gb", "64"]
+    assert doctor("--config", "tip_math", *paths, *machine) == 0
+    text = capsys.readouterr().out
+    assert "2  LoRA 32 nf4  turns" in text
+    assert (
+        "nf4 needs bitsandbytes (pip install 'opd-ray[qlora]'), and a higher sync.max_gap" in text
+    )
+
+
 def test_one_gpu_is_for_turns_alone_and_two_can_be_shared() -> None:
     one = {option.placement for option in found_for(PAIRS[0], table_machine(1, 141))}
     two = {option.placement for option in found_for(PAIRS[0], table_machine(2, 141))}
@@ -85,7 +139,9 @@ def test_the_best_is_least_offloaded_and_then_of_the_most_tokens() -> None:
     found = found_for(PAIRS[0], table_machine(8, 24))
     ranked = best(found)
     for option in found:
-        same = [b for b in ranked if (b.whole, b.placement) == (option.whole, option.placement)]
+        same = [b for b in ranked if (b.trained, b.placement) == (option.trained, option.placement)]
+        if option.trained is Trained.adapter_on_four_bits:
+            continue
         assert len(same) == 1
         assert same[0].rank <= option.rank
     for whole in (True, False):
@@ -143,6 +199,7 @@ def test_the_command_of_a_pair_that_has_no_more_than_its_config_json(
     assert config_problems(load_config("tip_math", [*paths, *keys])) == []
     assert "  whole: Qwen/Qwen3-8B -> Qwen/Qwen3-1.7B (turns)" in lines
     assert "  LoRA: Qwen/Qwen3-8B -> Qwen/Qwen3-4B (turns)" in lines
+    assert "  LoRA nf4: Qwen/Qwen3-8B -> Qwen/Qwen3-4B (turns)" in lines
 
 
 @pytest.mark.parametrize(
@@ -205,7 +262,15 @@ def test_a_machine_that_is_none_is_refused(
 def test_the_table_in_the_docs_is_what_the_command_prints(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = budget_table(name, [])
-    assert table in DOCS.read_text(encoding="utf-8")
     assert main(["doctor", "--budget-table", "--config", name]) == 0
-    assert capsys.readouterr().out == f"{table}\n"
+    table = capsys.readouterr().out
+    assert table.startswith("| GB each |")
+    assert table in DOCS.read_text(encoding="utf-8")
+
+
+def test_the_example_in_the_docs_is_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machine = ["--gpus", "2", "--gpu-memory-gb", "48", "--cpus", "16", "--memory-gb", "192"]
+    assert doctor("--config", PAIRS[0], *machine) == 0
+    assert capsys.readouterr().out in DOCS.read_text(encoding="utf-8")
