@@ -65,7 +65,10 @@ OFFLOADED = [
 
 @pytest.mark.parametrize("memory", [*({"zero_stage": stage} for stage in STAGES), *OFFLOADED])
 def test_three_steps_of_adamw_with_clipping_and_a_changing_rate(memory, ranks, folder, data):
-    """Wherever the optimizer and the weights are; DeepSpeed compiles its own for main memory."""
+    """Wherever the optimizer and the weights are; DeepSpeed compiles its own for main memory.
+
+    Ranks that offload sleep before the last step, as they do where roles take turns.
+    """
     items, signals, head = data
     settings = TrainerSettings(
         **memory,
@@ -77,7 +80,11 @@ def test_three_steps_of_adamw_with_clipping_and_a_changing_rate(memory, ranks, f
     )
     rates = [1e-2, 5e-3, 2e-2]
     ranks.start(folder, settings, vocab_size=VOCAB, head=head)
-    found = [step(ranks, items, signals, rate) for rate in rates]
+    found = [step(ranks, items, signals, rate) for rate in rates[:2]]
+    if memory in OFFLOADED:
+        ranks.call("sleep")
+        ranks.call("wake")
+    found.append(step(ranks, items, signals, rates[2]))
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.8, 0.9), eps=1e-4, weight_decay=0.3)
