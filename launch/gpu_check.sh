@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What of opd-ray works on this machine's GPU? Ten minutes, no network, nothing is installed:
-#     bash launch/gpu_check.sh [--device cpu] [--parts NAME ...] [--minutes 10] [--out FOLDER]
+# What of opd-ray works on this machine's GPU? A quarter of an hour, no network, nothing is installed:
+#     bash launch/gpu_check.sh [--list] [--device cpu] [--only NAME ...] [--minutes 15] [--out FOLDER]
 #
 # Takes the activated environment, else python3, and runs every part that its packages allow: PyTorch
 # and transformers are enough for the first. Writes gpu_check_report/report.md, to be sent in: docs/gpu.md.

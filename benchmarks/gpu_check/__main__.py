@@ -27,6 +27,9 @@ def main(
 ) -> int:
     """Run the parts, report; 1 where one failed, 2 where none could be asked for, 130 on Ctrl-C."""
     asked = _arguments(arguments, parts)
+    if asked.list:
+        print("\n".join(f"{part.name:18}{_described(part)}" for part in parts))
+        return 0
     folder: Path = asked.out.resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +99,8 @@ def _run(part: Part, device: str, folder: Path, scratch: Path, seconds: float) -
 
 def _hindrance(part: Part, device: str, gpus: int) -> str:
     """Why a part cannot run here."""
+    if device == "cpu" and part.not_on_cpus:
+        return f"needs a GPU: {part.not_on_cpus}"
     if lacking := missing(part):
         return f"needs {', '.join(lacking)}"
     if device == "cpu" and part.gpus > 1:
@@ -103,6 +108,12 @@ def _hindrance(part: Part, device: str, gpus: int) -> str:
     if device == "cuda" and gpus < part.gpus:
         return f"needs {part.gpus} GPUs, {gpus} found"
     return ""
+
+
+def _described(part: Part) -> str:
+    """What it shows, and what it needs beside one GPU and PyTorch."""
+    needs = [*part.needs, *part.programs, *([f"{part.gpus} GPUs"] if part.gpus > 1 else [])]
+    return f"{part.says} ({', '.join(needs)})"
 
 
 def _figures(outcome: Outcome) -> Mapping[str, Any]:
@@ -123,8 +134,14 @@ def _arguments(arguments: Sequence[str] | None, parts: Sequence[Part]) -> argpar
         description="What of opd-ray works on this machine's GPU, in a report to be sent in.",
     )
     parser.add_argument(
-        "--parts", nargs="+", default=[], choices=names, metavar="NAME", help=", ".join(names)
+        *("--parts", "--only"),
+        nargs="+",
+        default=[],
+        choices=names,
+        metavar="NAME",
+        help=", ".join(names),
     )
+    parser.add_argument("--list", action="store_true", help="say what the parts show and need")
     parser.add_argument(
         "--device",
         default="cuda",
@@ -134,7 +151,7 @@ def _arguments(arguments: Sequence[str] | None, parts: Sequence[Part]) -> argpar
     parser.add_argument(
         "--minutes",
         type=float,
-        default=10.0,
+        default=15.0,
         help="for all parts together; those that do not come to it are not run (default: "
         "%(default)g)",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -98,6 +99,15 @@ def timed(device: str, call: Callable[[], Any], repeats: int = 3) -> float:
 def peak_gb(device: str) -> float:
     """Most that the device has allocated in this process; nothing on a CPU."""
     return torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else 0.0
+
+
+def held_gb(device: str) -> float:
+    """What is taken of the GPU, by all that is on it; on a CPU this process's resident set."""
+    if device == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return (total - free) / 1e9
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:

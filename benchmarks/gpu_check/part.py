@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 # Older ones lack what the parts call; docs/gpu.md says which have been tried.
 OLDEST = {"torch": "2.6", "transformers": "5.0", "deepspeed": "0.18", "vllm": "0.32", "ray": "2.50"}
@@ -13,6 +17,7 @@ _PARTS = "gpu_check.parts"
 _MODEL = ("torch", "transformers")
 _DEEPSPEED = (*_MODEL, "deepspeed", "omegaconf")
 _ALL = (*_DEEPSPEED, "ray", "vllm")
+_LORA = (*_ALL, "peft")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Part:
     argument: str = ""
     needs: tuple[str, ...] = _MODEL  # packages
     gpus: int = 1  # at least
+    programs: tuple[str, ...] = ()  # that it starts
+    not_on_cpus: str = ""  # why it has nothing to show there
     seconds: int = 120  # after which it is ended
 
 
@@ -53,6 +60,16 @@ PARTS = (
         for stage in range(4)
     ),
     Part(
+        "zero_offload",
+        "the same at ZeRO 3, weights and optimizer in main memory",
+        f"{_PARTS}.deepspeed_steps",
+        "offload",
+        needs=_DEEPSPEED,
+        programs=("c++", "ninja"),  # DeepSpeed compiles its optimizer
+        not_on_cpus="everything is in main memory there",
+        seconds=300,
+    ),
+    Part(
         "vllm_teacher",
         "a teacher in a vLLM engine against its plain model",
         f"{_PARTS}.vllm_teacher",
@@ -67,12 +84,53 @@ PARTS = (
         seconds=180,
     ),
     Part(
+        "engine_sleep",
+        "a rollout engine that drops its weights, sleeps, and gets them again",
+        f"{_PARTS}.engine_sleep",
+        "whole",
+        needs=_ALL,
+        seconds=180,
+    ),
+    Part(
+        "adapter_sleep",
+        "the same below an adapter, with weights kept",
+        f"{_PARTS}.engine_sleep",
+        "adapter",
+        needs=_LORA,
+        seconds=180,
+    ),
+    Part(
         "demo",
         "a run whose rollouts are written on the GPU",
         f"{_PARTS}.short_run",
         "rollouts",
         needs=_ALL,
         seconds=240,
+    ),
+    Part(
+        "demo_lora",
+        "a run of an adapter, which the rollout engine adds itself",
+        f"{_PARTS}.short_run",
+        "lora",
+        needs=_LORA,
+        seconds=240,
+    ),
+    Part(
+        "demo_turns",
+        "a run whose roles take turns on one GPU",
+        f"{_PARTS}.short_run",
+        "turns",
+        needs=_ALL,
+        seconds=300,
+    ),
+    Part(
+        "sync_ipc",
+        "the same with weights that stay on the GPU, by CUDA IPC",
+        f"{_PARTS}.short_run",
+        "ipc",
+        needs=_ALL,
+        not_on_cpus="one process opens another's memory on a GPU",
+        seconds=300,
     ),
     Part(
         "demo_teacher",
@@ -101,12 +159,27 @@ PARTS = (
         gpus=2,
         seconds=240,
     ),
+    Part(
+        "demo_shared",
+        "a run whose teacher has a share of the rollouts' GPU",
+        f"{_PARTS}.short_run",
+        "shared",
+        needs=_ALL,
+        gpus=2,
+        seconds=240,
+    ),
 )
 
 
 def missing(part: Part) -> list[str]:
-    """The packages that a part needs and that are not here, or older than it takes."""
-    return list(_lacks(part.needs))
+    """The packages that a part needs and that are not here, or older than it takes; programs."""
+    programs = (name for name in part.programs if shutil.which(name, path=search_path()) is None)
+    return [*_lacks(part.needs), *(f"the program {name} (not in PATH)" for name in programs)]
+
+
+def search_path() -> str:
+    """PATH of the parts: what is installed beside Python comes first, activated or not."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def versions(packages: Collection[str] = (*_ALL, "peft", "accelerate", "numpy")) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from gpu_check.findings import read_findings
-from gpu_check.part import Part
+from gpu_check.part import Part, search_path
 
 PASSED, FAILED, HUNG, SKIPPED, STOPPED = "passed", "FAILED", "HUNG", "not run", "stopped"
 # In the environment of a part and of all that it starts, Ray's daemons among them.
@@ -66,6 +66,7 @@ def surroundings(part: Part, device: str, scratch: Path) -> dict[str, str]:
             # Some images have float32 products rounded to TF32: limits here are for float32.
             "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "0",
             "DS_ACCELERATOR": device,
+            "PATH": search_path(),
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",

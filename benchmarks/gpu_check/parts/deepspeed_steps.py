@@ -1,11 +1,15 @@
-"""A trainer of one rank in bfloat16 at one ZeRO stage, against plain float32 autograd."""
+"""A trainer of one rank in bfloat16 at one ZeRO stage, against plain float32 autograd.
+
+Then it sleeps and wakes, as it does where roles take turns on a GPU.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,26 +18,36 @@ from one_rank import one_rank
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from actors.parking import give_back_free_memory
 from gpu_check.findings import Findings
-from gpu_check.inputs import Size, peak_gb, random_model, random_texts, synchronize
+from gpu_check.inputs import Size, held_gb, peak_gb, random_model, random_texts, synchronize
+from opd_ray.checksums import FileSum
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import StudentSettings, TrainerSettings
 from opd_ray.types import HiddenSignal, TrainItem
 
+if TYPE_CHECKING:
+    from actors.trainer.trainer import Trainer
+
 STEPS, RATE = 4, 3e-4
 # bfloat16 against float32: of the loss, and of the gradient's norm before it is clipped.
 LOSS_LIMIT, NORM_LIMIT = 0.02, 0.05
+# Of the state's size, what may stay on the GPU: buckets of gradients, what is gathered.
+KEPT = 0.3
 
 
 def run(findings: Findings, device: str, argument: str) -> None:
-    """See above; ``argument``: the stage."""
+    """See above; ``argument``: the stage, or ``offload``: 3, with all of it in main memory."""
     size = Size.on(device)
+    offload = argument == "offload"
     head_VD, items, signals = _batch(size)
     with tempfile.TemporaryDirectory() as folder:
         path = random_model(Path(folder), size)
         loss, norm = _plain(path, head_VD, items, signals, device)
         settings = TrainerSettings(
-            zero_stage=int(argument),
+            zero_stage=3 if offload else int(argument),
+            offload_optimizer=offload,
+            offload_parameters=offload,
             dtype=Dtype.bfloat16,
             gpus_per_rank=int(device == "cuda"),
             gradient_checkpointing=True,
@@ -65,6 +79,45 @@ def run(findings: Findings, device: str, argument: str) -> None:
             findings.check(f"{name} is finite", float("nan"), 0.0)
     findings.figure("a step", min(seconds), "s")
     findings.figure("most memory", peak_gb(device), "GB")
+    _sleep(findings, trainer, device, offload)
+    account = trainer.train_step(micro_batches, rows, RATE, signals)
+    findings.check("loss after sleep over the one before", account.loss_sum / rows / losses[-1], 1)
+
+
+def _sleep(findings: Findings, trainer: Trainer, device: str, offload: bool) -> None:
+    """Have it give its memory back and take it again: every byte of its state is as it was."""
+    before, awake = _state(trainer), held_gb(device)
+    trainer.sleep()
+    give_back_free_memory(torch.device(device))
+    asleep = held_gb(device)
+    findings.figure("memory awake", awake, "GB")
+    findings.figure("memory asleep", asleep, "GB")
+    if device == "cuda" and not offload:
+        findings.check("bytes allocated asleep over state", _allocated() / before.nbytes, KEPT)
+    trainer.wake()
+    after = _state(trainer)
+    changed = sum(after.sums[name] != one for name, one in before.sums.items())
+    findings.check("files of the state that sleep has changed", changed, 0)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Weights and optimizer as a checkpoint has them: sums of its files, bytes of all."""
+
+    sums: dict[str, FileSum]
+    nbytes: int
+
+
+def _state(trainer: Trainer) -> _State:
+    with tempfile.TemporaryDirectory() as folder:
+        sums = trainer.engine.save(folder)
+        nbytes = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        return _State(sums, nbytes)
+
+
+def _allocated() -> int:
+    """Bytes of tensors on the GPU."""
+    return torch.cuda.memory_allocated()
 
 
 def _batch(size: Size) -> tuple[np.ndarray, list[TrainItem], dict[str, HiddenSignal]]:

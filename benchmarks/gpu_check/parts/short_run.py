@@ -31,23 +31,45 @@ _ROLLOUTS = [
     "sync.max_gap=0.1",
 ]
 _TRAINER = ["trainer.gpus_per_rank=1"]
-# What is on a GPU of its own, on a machine with GPUs.
+_TEACHER = ["teacher.gpus_per_replica=1"]
+# What sets the run apart, on any machine.
+KINDS = {
+    "rollouts": [],
+    # At this rate an adapter that is a step old is a gap that is told from rounding.
+    "lora": ["student.lora.rank=16", "student.lora.alpha=32", "trainer.learning_rate=5e-3"],
+    "turns": ["cluster.placement=turns"],
+    "ipc": ["cluster.placement=turns"],
+    "teacher": [],
+    "trainer": [],
+    "nccl": [],
+    "shared": ["cluster.placement=shared"],
+}
+# What of it is on GPUs, on a machine that has some.
 ON_GPUS = {
     "rollouts": _ROLLOUTS,
-    "teacher": [*_ROLLOUTS, "teacher.gpus_per_replica=1"],
+    "lora": _ROLLOUTS,
+    "turns": [*_ROLLOUTS, *_TRAINER, *_TEACHER],
+    "ipc": [*_ROLLOUTS, *_TRAINER, *_TEACHER, "sync.backend=ipc"],
+    "teacher": [*_ROLLOUTS, *_TEACHER],
     "trainer": [*_ROLLOUTS, *_TRAINER],
     "nccl": [*_ROLLOUTS, *_TRAINER, "sync.backend=nccl"],
+    "shared": [*_ROLLOUTS, *_TRAINER, "teacher.gpus_per_replica=0.3"],
 }
 SHOWN = ("seconds/step", "seconds/rollout", "seconds/train", "seconds/sync")
 # Of trainer and engine, nats: float32 on both sides, or bfloat16.
 GAP_LIMITS = {"cpu": 1e-3, "cuda": 5e-2}
 
 
+def keys_of(kind: str, device: str) -> list[str]:
+    """What the command is given."""
+    return [*KEYS, *KINDS[kind], *(ON_GPUS[kind] if device == "cuda" else [])]
+
+
 def run(findings: Findings, device: str, argument: str) -> None:
     """See above; ``argument``: which."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
-        keys = [*KEYS, *(ON_GPUS[argument] if device == "cuda" else []), f"run.output_dir={output}"]
+        keys = [*keys_of(argument, device), f"run.output_dir={output}"]
         command = [sys.executable, "-m", "opd_ray", "demo", *keys]
         print("opd-ray demo", *keys[:-1], flush=True)
         done = subprocess.run(command, check=False)

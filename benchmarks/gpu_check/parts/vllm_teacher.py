@@ -15,4 +15,4 @@ def run(findings: Findings, device: str, argument: str) -> None:
     # What vLLM's attention on GPUs is made for.
     dtype = Dtype.bfloat16 if device == "cuda" else Dtype.float32
     settings = settings_of(path, size, dtype, device)
-    compare(findings, device, "demo", VllmTeacher(settings), settings, size)
+    compare(findings, device, "demo", VllmTeacher(settings, sleeps=True), settings, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -10,18 +11,26 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import torch
 from gpu_check import part as parts_file
 from gpu_check import runner
 from gpu_check.__main__ import main
+from gpu_check.inputs import held_gb
 from gpu_check.part import MACHINE, PARTS, Part, missing
 from gpu_check.parts import short_run
 
+from actors.rollout.engine import RolloutEngine
 from opd_ray.config.load import load_config
+from opd_ray.config.lora import LoraSettings
+from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.data.prompts import divergence_prompts
+from opd_ray.models.pairs.demo import pair_folder
 from opd_ray.preflight.config import check_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -99,6 +108,45 @@ def test_a_part_says_what_it_lacks(tmp_path, monkeypatch):
     )
     assert found["two"]["reason"] == "needs 2 GPUs, 1 found"
     assert "needs 2 GPUs, 1 found" in text
+
+    parts = [
+        a_part("compile", "pass", programs=("no_such_compiler",)),
+        a_part("gpu", "pass", not_on_cpus="nothing moves"),
+    ]
+    _, found, _ = check(tmp_path, "--device", "cpu", parts=parts)
+    assert found["compile"]["reason"] == "needs the program no_such_compiler (not in PATH)"
+    assert found["gpu"]["reason"] == "needs a GPU: nothing moves"
+    _, found, _ = check(tmp_path, "--only", "gpu", parts=parts, gpus=1)
+    assert {name: own["state"] for name, own in found.items()} == dict.fromkeys(
+        ("machine", "gpu"), "passed"
+    )
+
+
+def test_the_list_says_what_every_part_shows_and_needs(capsys):
+    assert main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [part.name for part in PARTS]
+    (nccl,) = (line for line in lines if line.startswith("sync_nccl"))
+    assert nccl.endswith("vllm, 2 GPUs)")
+
+
+def test_what_is_asked_of_a_gpu_alone_is_there_to_be_asked():
+    """Lines that no CPU comes to: their calls, held against the installed sources."""
+    inspect.signature(torch.cuda.mem_get_info).bind()
+    inspect.signature(torch.cuda.memory_allocated).bind()
+    with patch("torch.cuda.mem_get_info", return_value=(3 * 10**9, 8 * 10**9)):
+        assert held_gb("cuda") == 5.0
+    assert 0.01 < held_gb("cpu") < 100
+
+    from vllm.engine.arg_utils import EngineArgs
+
+    engine = RolloutEngine.__new__(RolloutEngine)
+    engine._student = StudentSettings(str(pair_folder() / "student"), lora=LoraSettings(rank=16))
+    engine._rollout, engine._sync = RolloutSettings(gpus_per_actor=1), SyncSettings()
+    engine._sleeps, engine._vocab_size = True, None
+    asked = engine.engine_args()
+    assert {"enable_sleep_mode", "enable_lora"} <= asked.keys()
+    assert asked.keys() <= {field.name for field in fields(EngineArgs)}
 
 
 def test_versions_are_numbers_before_a_plus():
@@ -240,9 +288,10 @@ def test_the_script_says_why_it_cannot_begin(tmp_path):
     assert "packed_attention" in said
 
 
-@pytest.mark.parametrize("where", ["", *short_run.ON_GPUS])
-def test_the_short_runs_are_legal(where):
-    config = load_config("demo", [*short_run.KEYS, *short_run.ON_GPUS.get(where, [])])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("kind", short_run.KINDS)
+def test_the_short_runs_are_legal(kind, device):
+    config = load_config("demo", short_run.keys_of(kind, device))
     check_config(config)
     divergence_prompts([], config.eval.kl_prompts)  # none are asked for
     assert not config.eval.teacher_accuracy
