@@ -18,6 +18,7 @@ import numpy as np
 import ray
 
 from actors.lifeline import LIFELINE_GROUP, Lifeline
+from opd_ray.step_account import StepAccount
 from opd_ray.types import (
     Rollout,
     RolloutRequest,
@@ -25,7 +26,6 @@ from opd_ray.types import (
     Sampling,
     ScoreRequest,
     SignalReceipt,
-    StepAccount,
     TopK,
     TrainItem,
 )

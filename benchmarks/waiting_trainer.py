@@ -13,7 +13,8 @@ import ray
 from pipeline_profiles import Profile
 from waiting_actor import WAITING_GROUPS, WaitingActor, drawn_columns, wait
 
-from opd_ray.types import RolloutScores, SampledSignal, StepAccount, TrainItem
+from opd_ray.step_account import StepAccount
+from opd_ray.types import RolloutScores, SampledSignal, TrainItem
 
 
 @ray.remote(concurrency_groups={**WAITING_GROUPS, "rank": 1})

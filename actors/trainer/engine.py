@@ -44,7 +44,8 @@ from actors.weights.chunks import named_weights, stored_weights
 from opd_ray.borders import writing
 from opd_ray.checksums import FileSum, files_below, first_difference, sum_of
 from opd_ray.config.choices import Dtype, LoraForm
-from opd_ray.config.schema import StudentSettings, TrainerSettings, effective_zero_stage
+from opd_ray.config.schema import StudentSettings
+from opd_ray.config.trainer import TrainerSettings, effective_zero_stage
 from opd_ray.errors import DamagedCheckpoint
 
 # What the student's folder holds beside its weights: a checkpoint outlives that folder.

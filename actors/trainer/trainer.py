@@ -20,7 +20,8 @@ from opd_ray.batching.micro_batches import width_of
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import LossSettings, StudentSettings, TrainerSettings
 from opd_ray.errors import PeerFailure, RunError
-from opd_ray.types import HeadPart, RolloutScores, Signal, StepAccount, TrainItem, to_tensor
+from opd_ray.step_account import StepAccount
+from opd_ray.types import HeadPart, RolloutScores, Signal, TrainItem, to_tensor
 
 
 class TrainerError(RunError):

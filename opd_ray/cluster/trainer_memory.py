@@ -18,7 +18,8 @@ from opd_ray.cluster.memory import (
 )
 from opd_ray.cluster.step_size import ELEMENT_BYTES, FP32_BYTES, step_tokens
 from opd_ray.config.choices import BaseFormat, Dtype, SignalChoice, SyncBackend
-from opd_ray.config.schema import Config, effective_zero_stage
+from opd_ray.config.schema import Config
+from opd_ray.config.trainer import effective_zero_stage
 from opd_ray.divergence.blocks import chunk_rows
 from opd_ray.models.shape import ModelShape
 

@@ -13,9 +13,7 @@ from typing import Any
 from opd_ray.config.choices import (
     Beside,
     CacheMode,
-    Dtype,
     LoraForm,
-    LrSchedule,
     PlacementChoice,
     Scoring,
     SignalChoice,
@@ -28,15 +26,15 @@ from opd_ray.config.lora import LoraSettings
 from opd_ray.config.marks import PATH, read_as
 from opd_ray.config.ranges import (
     ABOVE_ZERO,
-    SHARE,
     SHARE_ABOVE_ZERO,
     ZERO_OR_ONE,
     at_least,
-    share_below_one,
 )
 from opd_ray.config.resolved_environments import resolve_environments
 from opd_ray.config.resolved_teachers import TeacherSet, resolve_teachers
+from opd_ray.config.rollout import RolloutSettings as RolloutSettings
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.config.trainer import TrainerSettings as TrainerSettings
 from opd_ray.on_resume import FIXED, FREE, TOLD
 from opd_ray.tip.settings import TipSettings
 from opd_ray.types import Divergence
@@ -125,53 +123,6 @@ class StudentSettings:
 
 
 @dataclass
-class RolloutSettings:
-    # Rollout actors, each with its own vLLM engine.
-    actors: int = field(default=1, metadata=at_least(1) | FREE)
-    # How often each actor is started again when its process dies or hangs; the others write on.
-    max_restarts: int = field(default=3, metadata=at_least(0) | FREE)
-    # Seconds without a sign of life from an actor that has something to do, after which it counts
-    # as hanging: it is ended and started again. It gives one after every forward pass, every 10 s
-    # at most. null: only cluster.stall_timeout_s holds.
-    answer_timeout_s: float | None = field(default=600.0, metadata=ABOVE_ZERO | FREE)
-    # Ray CPUs each actor reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_actor: float = field(default=0.0, metadata=at_least(0) | FREE)
-    # GPUs each actor reserves (as many as tensor_parallel_size); 0 runs vLLM on the CPU.
-    gpus_per_actor: int = field(default=0, metadata=at_least(0) | FREE)
-    # CPU threads of an actor's matrix products; 0 shares a node's cores with its teachers.
-    threads: int = field(default=0, metadata=at_least(0) | FREE)
-    # GPUs (or CPU processes) one vLLM engine is split over.
-    tensor_parallel_size: int = field(default=1, metadata=at_least(1) | FREE)
-    # Prompts of one step.
-    prompts_per_step: int = field(default=32, metadata=at_least(1) | TOLD)
-    # Responses per prompt.
-    samples_per_prompt: int = field(default=4, metadata=at_least(1) | TOLD)
-    # Sampling temperature; scores always describe the distribution at temperature 1.
-    temperature: float = field(default=1.0, metadata=at_least(0) | TOLD)
-    # Nucleus sampling mass; 1 samples from the whole vocabulary.
-    top_p: float = field(default=1.0, metadata=SHARE_ABOVE_ZERO | TOLD)
-    # Sample from the k likeliest tokens only; 0 from all.
-    top_k: int = field(default=0, metadata=at_least(0) | TOLD)
-    # Longest response, tokens.
-    max_new_tokens: int = field(default=128, metadata=at_least(1) | TOLD)
-    # How many of the student's likeliest tokens are recorded per position for the streamed scores.
-    record_topk: int = field(default=16, metadata=at_least(1) | TOLD)
-    # Responses an engine writes at once.
-    max_num_seqs: int = field(default=64, metadata=at_least(1) | FREE)
-    # Tokens an engine processes in one forward pass.
-    max_num_batched_tokens: int = field(default=2048, metadata=at_least(1) | FREE)
-    # Bytes of KV cache of an engine on the CPU; one text of student.context_length must fit.
-    kv_cache_bytes: int = field(default=1 << 28, metadata=at_least(1) | FREE)
-    # Share of a GPU's memory vLLM may take; beside a teacher (cluster.placement=shared) this share
-    # of what the teacher leaves.
-    gpu_memory_utilization: float = field(default=0.9, metadata=SHARE_ABOVE_ZERO | FREE)
-    # Number format of the student inside vLLM.
-    dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)
-    # Let vLLM skip CUDA graphs (always so on the CPU).
-    enforce_eager: bool = field(default=True, metadata=FREE)
-
-
-@dataclass
 class LossSettings:
     # Divergence that is minimised; the paper's is the reverse KL.
     divergence: Divergence = field(default=Divergence.reverse_kl, metadata=TOLD)
@@ -186,70 +137,6 @@ class LossSettings:
     temperature: float = field(default=1.0, metadata=ABOVE_ZERO | TOLD)
     # Kept rows projected to the vocabulary at once; null chooses so that the chunks stay small.
     chunk_rows: int | None = field(default=None, metadata=at_least(1) | FREE)
-
-
-@dataclass
-class TrainerSettings:
-    # Data-parallel trainer processes.
-    ranks: int = field(default=1, metadata=at_least(1) | TOLD)
-    # Ray CPUs each rank reserves; 0 takes one, or a share where actors outnumber cores.
-    cpus_per_rank: float = field(default=0.0, metadata=at_least(0) | FREE)
-    # GPUs each rank reserves (0 or 1); 0 trains on the CPU.
-    gpus_per_rank: int = field(default=0, metadata=ZERO_OR_ONE | FREE)
-    # CPU threads of a rank's matrix products; 0 shares a node's cores with its other ranks.
-    threads: int = field(default=0, metadata=at_least(0) | FREE)
-    # DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too.
-    zero_stage: int = field(default=0, metadata=TOLD)
-    # Keep optimizer state and master weights in main memory, and step there (ZeRO-Offload; needs a
-    # GPU and ZeRO 1-3).
-    offload_optimizer: bool = field(default=False, metadata=TOLD)
-    # Keep the weights in main memory too, and fetch them layer by layer (needs a GPU and ZeRO 3).
-    offload_parameters: bool = field(default=False, metadata=TOLD)
-    # Number format of the forward and backward pass; bfloat16 keeps float32 master weights.
-    dtype: Dtype = field(default=Dtype.float32, metadata=TOLD)
-    # Most tokens the trunk reads in one micro-batch, a prompt once for all its samples in there; a
-    # longer rollout goes alone.
-    micro_batch_tokens: int = field(default=8192, metadata=at_least(1) | FREE)
-    # Recompute activations in the backward pass instead of keeping them.
-    gradient_checkpointing: bool = field(default=False, metadata=FREE)
-    # With gradient_checkpointing: recompute those of the first so many layers alone, where memory
-    # is left for those of the others. null: of all layers.
-    recomputed_layers: int | None = field(default=None, metadata=at_least(1) | FREE)
-    # Peak learning rate.
-    learning_rate: float = field(default=1.0e-6, metadata=at_least(0) | TOLD)
-    # Course after the warm-up.
-    lr_schedule: LrSchedule = field(default=LrSchedule.cosine, metadata=TOLD)
-    # Steps over which the learning rate rises to its peak, by equal amounts.
-    warmup_steps: int = field(default=0, metadata=at_least(0) | TOLD)
-    # Learning rate at the end, as a share of the peak.
-    min_lr_ratio: float = field(default=0.0, metadata=SHARE | TOLD)
-    # How often all ranks may be started again in a run, after one died or hung; the run then goes
-    # back to its last checkpoint. 0: the run ends.
-    max_restarts: int = field(default=3, metadata=at_least(0) | FREE)
-    # Seconds that a rank may take for one call (a step, a checkpoint) before it counts as hung and
-    # is killed; well above the longest, and below cluster.stall_timeout_s.
-    answer_timeout_s: float = field(default=1500.0, metadata=ABOVE_ZERO | FREE)
-    # AdamW's weight decay; of all weights, norms and biases too.
-    weight_decay: float = field(default=0.1, metadata=at_least(0) | TOLD)
-    # AdamW's first decay rate.
-    adam_beta1: float = field(default=0.9, metadata=share_below_one() | TOLD)
-    # AdamW's second decay rate.
-    adam_beta2: float = field(default=0.999, metadata=share_below_one() | TOLD)
-    # AdamW's epsilon.
-    adam_eps: float = field(default=1.0e-8, metadata=ABOVE_ZERO | TOLD)
-    # Gradients are scaled down to this global norm; 0 leaves them.
-    max_grad_norm: float = field(default=1.0, metadata=at_least(0) | TOLD)
-
-
-def effective_zero_stage(trainer: TrainerSettings) -> int:
-    """The stage DeepSpeed runs.
-
-    Stage 0 in bfloat16 becomes stage 1: without sharding, DeepSpeed sums the gradients of several
-    micro-batches in bfloat16. Results are those of stage 0 with float32 sums; memory is never more.
-    """
-    if trainer.dtype == Dtype.bfloat16:
-        return max(trainer.zero_stage, 1)
-    return trainer.zero_stage
 
 
 @dataclass

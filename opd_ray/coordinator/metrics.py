@@ -14,8 +14,8 @@ from opd_ray.coordinator.turn_metrics import rollout_metrics, turn_metrics
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.pools.spans import Span
 from opd_ray.pools.teachers.account import PoolStats
+from opd_ray.step_account import StepAccount
 from opd_ray.tip import Selection, TokenScores
-from opd_ray.types import StepAccount
 
 # Scores of which every step tells mean and quantiles.
 SHOWN = ("entropy", "reverse_kl", "forward_kl")

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from opd_ray.step_account import StepAccount
 from opd_ray.tip import Selection, TipSettings, TokenScores
 from opd_ray.tip.select import SelectBy, ShareOf, share_counts, share_groups
-from opd_ray.types import StepAccount
 
 # Figures of a task by which a teacher is compared with its student.
 _SHARES = ("accuracy", "mean@")

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import KW_ONLY, InitVar, dataclass, replace
+from dataclasses import KW_ONLY, InitVar, dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-from actors.process import (
-    BATCH_INVARIANT,
-    OPENMP_WAITING,
-    REPRODUCIBLE,
-    teacher_environment,
-    trainer_environment,
-    vllm_environment,
-)
-from actors.rollout.actor import RolloutActor
-from actors.run_folder import folder_variables
-from actors.teacher.actor import TeacherActor
-from actors.trainer.actor import TrainerActor
-from opd_ray.cluster.bundles import bundles_of
 from opd_ray.cluster.placed_actor import PlacedActor, Role
 from opd_ray.cluster.placement import Placement
 from opd_ray.config.choices import PlacementChoice, TeacherTiming
-from opd_ray.config.lora import LoraSettings
 from opd_ray.config.schema import Config
-from opd_ray.config.teacher import TeacherSettings, batch_budget, paths_of
-from opd_ray.errors import ActorDied, RunError
+from opd_ray.config.teacher import TeacherSettings, batch_budget
+from opd_ray.errors import ActorDied
 from opd_ray.pools.first_start import FirstStart
 from opd_ray.pools.members import RestartPolicy
+from opd_ray.pools.places import Places
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
 from opd_ray.pools.trainers import TrainerGroup, answer_limit, answers_of_ranks
@@ -65,22 +49,18 @@ class ActorLauncher:
         self.watch = ActorWatch(config.cluster.start_timeout_s, "cluster.start_timeout_s")
         placed = [actor for actor in placement.actors if actor.role in self.roles]
         self._placed = {actor.name: actor for actor in placed}
-        bundles = bundles_of(placed)
-        self._bundles = {a.name: index for index, one in enumerate(bundles) for a in one.actors}
-        reserved = [bundle.resources for bundle in bundles]
-        self._group = placement_group(reserved, strategy="PACK")
-        if not self._group.wait(timeout_seconds=config.cluster.start_timeout_s):
-            remove_placement_group(self._group)
-            # It has them, as the plan found: no bad input.
-            raise RunError(
-                f"the cluster did not free {reserved} within "
-                f"cluster.start_timeout_s = {config.cluster.start_timeout_s:.0f} s; is another job "
-                "using it?"
-            )
+        self._places = Places(
+            config,
+            placed,
+            vocab_size=self.vocab_size,
+            own_topk=self.own_topk,
+            trains="trainer" in self.roles,
+            in_turns=self._in_turns,
+        )
         self._makers: dict[Role, Callable[[PlacedActor], Any]] = {
-            "rollout": self._rollout,
+            "rollout": self._places.rollout,
             "teacher": self._teacher,
-            "trainer": self._trainer,
+            "trainer": self._places.trainer,
         }
         self._actors: dict[Role, list[tuple[str, Any]]] = {role: [] for role in _ALL}
         self._teacher_pools: dict[str, TeacherPool] = {}
@@ -95,7 +75,7 @@ class ActorLauncher:
 
     def __exit__(self, *error: object) -> None:
         self.watch.shutdown()
-        remove_placement_group(self._group)
+        self._places.release()
 
     def ready(self) -> dict[str, TeacherInfo]:
         """Wait until every actor has loaded its model; what every teacher says of itself, by name.
@@ -149,6 +129,10 @@ class ActorLauncher:
             if self.config.asks_trainers(self._teachers[name].settings)
         ]
 
+    def _teacher(self, placed: PlacedActor) -> Any:
+        asks = self.config.asks_trainers(self._teachers[placed.teacher].settings)
+        return self._places.teacher(placed, self._rank_of(placed) if asks else None)
+
     def _rank_of(self, replica: PlacedActor) -> Any:
         """The trainer rank that computes the answers of a teacher's replica."""
         ranks = self._actors["trainer"]
@@ -175,7 +159,7 @@ class ActorLauncher:
 
     def rollout_pool(self) -> RolloutPool:
         """The rollout actors as one; now the death of one is survived."""
-        pool = self._writing_pool(lambda name: self._rollout(self._placed[name]))
+        pool = self._writing_pool(lambda name: self._places.rollout(self._placed[name]))
         if self._in_turns:
             pool.lie_asleep()
         return pool
@@ -312,7 +296,7 @@ class ActorLauncher:
         name = "teacher writing answers"
 
         def start(_: str) -> Any:
-            return self._rollout(self._first_rollout, self.config.teacher.path)
+            return self._places.rollout(self._first_rollout, self.config.teacher.path)
 
         handle = start(name)
         self.watch.add(name, handle)
@@ -354,101 +338,3 @@ class ActorLauncher:
         handle = self._makers[placed.role](placed)
         self.watch.add(placed.name, handle)
         self._actors[placed.role].append((placed.name, handle))
-
-    def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
-        config = self.config
-        student = config.student
-        if model_path is not None or "trainer" not in self.roles:
-            # Nobody brings an adapter to a model that only writes answers.
-            path = model_path or student.path
-            student = replace(student, path=path, lora=LoraSettings())
-        actor = self._at(
-            placed,
-            RolloutActor,
-            vllm_environment(config.rollout.threads),
-            {"teacher.path" if model_path else "student.path": student.path},
-            engine_gpus=config.rollout.gpus_per_actor,
-        )
-        environments = config.environment_set
-        return actor.remote(
-            student,
-            config.rollout,
-            config.sync,
-            self.vocab_size,
-            environments if environments.any else None,
-            config.run.deterministic,
-            sleeps=self._in_turns,
-        )
-
-    def _teacher(self, placed: PlacedActor) -> Any:
-        teacher = self._teachers[placed.teacher]
-        settings = teacher.settings
-        actor = self._at(
-            placed,
-            TeacherActor,
-            teacher_environment(settings),
-            paths_of(settings, *teacher.models),
-            engine_gpus=settings.gpus_per_replica if settings.traits.vllm_engine else 0,
-        )
-        return actor.remote(
-            settings,
-            self.vocab_size,
-            self.own_topk,
-            members=teacher.members,
-            support=self.config.support,
-            deterministic=self.config.run.deterministic,
-            trainer=self._rank_of(placed) if self.config.asks_trainers(settings) else None,
-            sleeps=self._in_turns,
-        )
-
-    def _trainer(self, placed: PlacedActor) -> Any:
-        config = self.config
-        actor = self._at(
-            placed,
-            TrainerActor,
-            trainer_environment(config.trainer),
-            {"student.path": config.student.path},
-        )
-        return actor.remote(
-            config.student,
-            config.trainer,
-            config.loss,
-            config.sync,
-            rank=placed.index,
-            vocab_size=self.vocab_size,
-            lagged=config.run.lag > 0,
-            deterministic=config.run.deterministic,
-            seed=config.run.seed,
-            gpu_share=placed.gpu_share,
-        )
-
-    def _at(
-        self,
-        placed: PlacedActor,
-        actor_class: object,
-        environment: dict[str, str],
-        paths: Mapping[str, str | None],
-        *,
-        engine_gpus: float = 0,
-    ) -> Any:
-        """The actor class with its place in the cluster and its process's environment.
-
-        Args:
-            placed: the actor.
-            actor_class: its class.
-            environment: variables of its process.
-            paths: what it reads, by key.
-            engine_gpus: of its vLLM engine, if it has one.
-        """
-        if self.config.run.deterministic:
-            environment = environment | REPRODUCIBLE | (BATCH_INVARIANT if engine_gpus else {})
-        return cast(Any, actor_class).options(
-            **placed.options,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(
-                self._group, placement_group_bundle_index=self._bundles[placed.name]
-            ),
-            # Stages take turns on the same cores: threads without work must not spin for it.
-            runtime_env={"env_vars": {**OPENMP_WAITING, **folder_variables(paths), **environment}},
-            # An actor that Ray restarts has lost its state, and nobody would know.
-            max_restarts=0,
-        )

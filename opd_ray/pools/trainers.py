@@ -22,7 +22,8 @@ from opd_ray.config.schema import TrainerSettings
 from opd_ray.errors import ActorFailure, ActorLost, Asleep, DamagedCheckpoint, Unanswered
 from opd_ray.output.checkpoint import sums_of_trainer
 from opd_ray.pools.watch import ActorWatch, AnswerLimit
-from opd_ray.types import RolloutScores, StepAccount, TrainItem
+from opd_ray.step_account import StepAccount
+from opd_ray.types import RolloutScores, TrainItem
 
 # Of the rows by rollout id that each rank wants, references to their signals for each rank; a
 # trainer resolves them itself.

@@ -23,13 +23,7 @@ from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorDiedError,
-    ObjectLostError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from opd_ray.errors import (
     ActorDied,
@@ -38,9 +32,8 @@ from opd_ray.errors import (
     PeerFailure,
     RunError,
     Unanswered,
-    is_known,
 )
-from opd_ray.pools.full_store import full_store
+from opd_ray.pools.ray_errors import end_of, never_ran, told
 from opd_ray.pools.streams import StreamReader
 
 # How long after a task's error the watch looks for a dead process, which is then the real cause:
@@ -347,13 +340,13 @@ class ActorWatch:
             lost = isinstance(error, ObjectLostError)
             gone = isinstance(error, RayActorError) or lost
             if gone and not isinstance(error, RayTaskError) and owner in self._handed_over:
-                raise ActorDied(owner, _short(error), never_ran=_never_ran(error)) from error
+                raise ActorDied(owner, told(error), never_ran=never_ran(error)) from error
             if isinstance(error, PeerFailure):  # all are alive, and one of them knows the cause
-                raise ActorFailure(owner, _short(error)) from error
+                raise ActorFailure(owner, told(error)) from error
             # A dead process if there is one, else the error itself.
             seconds = _LOST_OBJECT_SECONDS if lost else _ROOT_CAUSE_SECONDS
             death = self._next_death(seconds if self._lifelines else 0.0)
-            raise (death or ActorFailure(owner, _short(error))) from error
+            raise (death or ActorFailure(owner, told(error))) from error
 
     def _next_death(self, timeout_s: float) -> ActorLost | None:
         """The death of an actor that ends any wait, if one died or does so within ``timeout_s``."""
@@ -363,7 +356,7 @@ class ActorWatch:
                 name, lifeline = self._ended.get(timeout=max(0.0, deadline - time.monotonic()))
                 if self._lifelines.get(name) == lifeline:  # else handed over, or ended on purpose
                     self._ended.put((name, lifeline))  # a later wait must not miss it
-                    return _death(lifeline, name)
+                    return end_of(lifeline, name)
         return None
 
 
@@ -379,40 +372,3 @@ class _Timer:
 
 def _nothing() -> None:
     """An event that is only to be noticed."""
-
-
-def _death(lifeline: ray.ObjectRef, name: str) -> ActorLost:
-    try:
-        ray.get(lifeline)
-    except RayError as error:
-        return ActorLost(
-            name,
-            name,
-            _short(error),
-            never_ran=_never_ran(error),
-            in_constructor=isinstance(error, RayActorError) and error.actor_init_failed,
-        )
-    return ActorLost(name, name, "its lifeline ended although the process lives")
-
-
-def _never_ran(error: RayError) -> bool:
-    """Whether an actor is gone because its node was, before it began there.
-
-    Ray learns of a node's death seconds late, and gives it actors until then. It has the fact
-    (``ActorDiedErrorContext.never_started``) but hands on no more than the words. It says the same
-    of an actor whose process dies in its constructor, where engines load: that one has run.
-    """
-    text = str(error) if isinstance(error, ActorDiedError) else ""
-    return "The actor never ran" in text and "its worker process has died" not in text
-
-
-def _short(error: RayError) -> str:
-    """The part of a Ray error that says what happened, without Ray's general advice."""
-    if full := full_store(error):
-        return full
-    if isinstance(error, RayTaskError):
-        # What an actor raised for the user to read needs none of the actor's frames.
-        return str(error.cause if is_known(error) else error).strip()
-    if isinstance(error, RayActorError):
-        return str(error).split("Some common causes include")[0].strip()
-    return f"{type(error).__name__}: {error}"

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from opd_ray.config.keys import editable, layer_problems
 from opd_ray.config.ranges import range_problems
-from opd_ray.config.schema import Config, StudyArm, effective_zero_stage
+from opd_ray.config.schema import Config, StudyArm
+from opd_ray.config.trainer import effective_zero_stage
 from opd_ray.errors import ConfigError
 from opd_ray.preflight.config import config_problems
 from opd_ray.tip import TipFilter, TipSettings

@@ -21,12 +21,12 @@ from fake_replicas import FakeReplica, FakeWatch, Remote, is_ready
 from opd_ray.checksums import FileSum, first_difference, sum_of
 from opd_ray.errors import ActorDied, ActorFailure, ActorLost, DamagedCheckpoint
 from opd_ray.pools.watch import Interrupted
+from opd_ray.step_account import StepAccount
 from opd_ray.types import (
     Rollout,
     RolloutRequest,
     RolloutScores,
     Sampling,
-    StepAccount,
     TopK,
     TopKLost,
     TrainItem,

@@ -18,7 +18,8 @@ from actors.trainer.trainer import TrainerError
 from opd_ray.config.choices import Dtype
 from opd_ray.config.schema import TrainerSettings
 from opd_ray.errors import PeerFailure
-from opd_ray.types import HiddenSignal, StepAccount
+from opd_ray.step_account import StepAccount
+from opd_ray.types import HiddenSignal
 
 # With an epsilon this large Adam's step is in proportion to the gradient, as its size shows.
 LARGE = 1e8

@@ -17,8 +17,8 @@ from opd_ray.config.choices import LrSchedule
 from opd_ray.config.schema import EvalSettings, EvalTask, RunSettings, TrainerSettings
 from opd_ray.coordinator import run as training
 from opd_ray.coordinator.nothing import nothing_learned, steps_note, teacher_notes
+from opd_ray.step_account import StepAccount
 from opd_ray.tip import TipFilter, TipSettings, TokenScores
-from opd_ray.types import StepAccount
 
 
 def scores(

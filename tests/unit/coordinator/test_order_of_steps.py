@@ -11,7 +11,7 @@ from opd_ray.config.schema import Config, EvalSettings, RunSettings, SyncSetting
 from opd_ray.coordinator.loop import Coordinator, SyncGapError
 from opd_ray.pools.turns import AllAtOnce
 from opd_ray.pools.watch import Interrupted
-from opd_ray.types import StepAccount
+from opd_ray.step_account import StepAccount
 
 
 class Recorded(Coordinator):

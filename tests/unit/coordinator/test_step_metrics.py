@@ -12,8 +12,9 @@ from fake_replicas import make_pool
 from opd_ray.coordinator.metrics import StepSnapshot, step_metrics
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.pools.teachers.account import PoolStats
+from opd_ray.step_account import StepAccount
 from opd_ray.tip import Selection, TokenScores
-from opd_ray.types import Rollout, RolloutScores, StepAccount
+from opd_ray.types import Rollout, RolloutScores
 
 ACCOUNT = StepAccount(
     loss_sum=0.75,

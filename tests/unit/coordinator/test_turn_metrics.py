@@ -17,8 +17,9 @@ from opd_ray.coordinator.turn_metrics import (
 )
 from opd_ray.environments.call_account import CallAccount
 from opd_ray.pools.scorer import ScoredRollout
+from opd_ray.step_account import StepAccount
 from opd_ray.tip import Selection, TokenScores
-from opd_ray.types import Rollout, RolloutFigure, RolloutScores, StepAccount
+from opd_ray.types import Rollout, RolloutFigure, RolloutScores
 
 
 def rollout(

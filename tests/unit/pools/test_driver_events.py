@@ -22,9 +22,7 @@ from fake_replicas import (
     rollout,
     writers_of,
 )
-from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import (
-    ActorDiedError,
     ObjectLostError,
     OwnerDiedError,
     RayActorError,
@@ -540,21 +538,3 @@ def test_a_wait_has_a_pulse_whether_anything_happens_or_not(
 
     again()  # never a moment without an event
     watch.wait_until(lambda: len(pulses) >= 4, "time to pass")
-
-
-NODE = "The actor died because its node has died. Node Id: 00ff"
-PROCESS = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
-
-
-@pytest.mark.parametrize(
-    ("said", "never_started", "never_ran"),
-    [(NODE, True, True), (NODE, False, False), (PROCESS, True, False), (PROCESS, False, False)],
-)
-def test_only_an_actor_that_was_given_to_a_dead_node_never_ran(
-    said: str, never_started: bool, never_ran: bool
-) -> None:
-    """In Ray's words one whose process dies in its constructor never ran either."""
-    context = ActorDiedErrorContext(
-        error_message=said, never_started=never_started, actor_id=bytes(16)
-    )
-    assert subject._never_ran(ActorDiedError(context)) is never_ran

@@ -33,6 +33,7 @@ from opd_ray.config.schema import (
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import ActorDied, RunError
 from opd_ray.pools import launch as subject
+from opd_ray.pools import places
 from opd_ray.pools.launch import ActorLauncher
 from opd_ray.pools.watch import ActorWatch, AnswerLimit, Interrupted
 
@@ -87,10 +88,10 @@ class Recorder:
 def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
     found = {}
     for name in ("RolloutActor", "TeacherActor", "TrainerActor"):
-        found[name] = Recorder(getattr(subject, name))
-        monkeypatch.setattr(subject, name, found[name])
+        found[name] = Recorder(getattr(places, name))
+        monkeypatch.setattr(places, name, found[name])
     group = SimpleNamespace(wait=lambda timeout_seconds: True)
-    monkeypatch.setattr(subject, "placement_group", lambda bundles, strategy: group)
+    monkeypatch.setattr(places, "placement_group", lambda bundles, strategy: group)
     return found
 
 
@@ -104,8 +105,8 @@ def test_a_cluster_that_others_use_is_no_bad_input(
 ) -> None:
     removed: list[Any] = []
     group = SimpleNamespace(wait=lambda timeout_seconds: False)
-    monkeypatch.setattr(subject, "placement_group", lambda bundles, strategy: group)
-    monkeypatch.setattr(subject, "remove_placement_group", removed.append)
+    monkeypatch.setattr(places, "placement_group", lambda bundles, strategy: group)
+    monkeypatch.setattr(places, "remove_placement_group", removed.append)
     with pytest.raises(RunError, match=r"did not free .* within cluster.start_timeout_s = 600 s"):
         make_launcher()
     assert removed == [group]

@@ -18,7 +18,8 @@ from opd_ray.config.schema import TrainerSettings
 from opd_ray.errors import ActorFailure, ActorLost, Unanswered
 from opd_ray.pools.trainers import TrainerGroup
 from opd_ray.pools.watch import AnswerLimit
-from opd_ray.types import StepAccount, TrainItem
+from opd_ray.step_account import StepAccount
+from opd_ray.types import TrainItem
 
 STATS = StepAccount(
     loss_sum=3.0,

@@ -1,4 +1,4 @@
-"""An object store that is full is named with what to do, not with the traceback of an actor."""
+"""What Ray's errors say: a full object store with what to do, actors that never ran."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError, RayTaskError
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import (
+    ActorDiedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayError,
+    RayTaskError,
+)
 
 from opd_ray.errors import ActorFailure
+from opd_ray.pools.ray_errors import never_ran
 from opd_ray.pools.watch import ActorWatch
 
 
@@ -47,3 +55,21 @@ def test_a_full_store_is_said_in_one_sentence(
 def test_other_errors_are_told_as_they_are() -> None:
     error = RayTaskError("score", "a traceback", ValueError("bad")).as_instanceof_cause()
     assert "a traceback" in told(error)
+
+
+NODE = "The actor died because its node has died. Node Id: 00ff"
+PROCESS = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
+
+
+@pytest.mark.parametrize(
+    ("said", "never_started", "expected"),
+    [(NODE, True, True), (NODE, False, False), (PROCESS, True, False), (PROCESS, False, False)],
+)
+def test_only_an_actor_that_was_given_to_a_dead_node_never_ran(
+    said: str, never_started: bool, expected: bool
+) -> None:
+    """In Ray's words one whose process dies in its constructor never ran either."""
+    context = ActorDiedErrorContext(
+        error_message=said, never_started=never_started, actor_id=bytes(16)
+    )
+    assert never_ran(ActorDiedError(context)) is expected
