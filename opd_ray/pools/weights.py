@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.weights.registry import TRANSPORTS
 from opd_ray.borders import writing
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.schema import Config
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import ActorDied, ActorFailure, RunError
+from opd_ray.errors import ActorDied, ActorFailure, ActorLost, RunError
 from opd_ray.output.checkpoint import CheckpointError
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
@@ -233,9 +233,34 @@ class TeacherWeights:
         raise _none_left(name)
 
     def _share_head(self, name: str, handle: Any) -> None:
-        """Hand a teacher's output head to the trainers, past this process."""
-        if self._hidden:
-            self.trainers.set_teacher_head(handle.output_head.remote(), name)
+        """Hand a teacher's output head to the trainers, past this process.
+
+        Where the replica dies before they have it, another gives it: all have the same.
+        """
+        while self._hidden:
+            try:
+                self.trainers.set_teacher_head(handle.output_head.remote(), name)
+                return
+            except ActorFailure as failure:
+                # The ranks live, or else it were the loss of one: what they were to take is lost.
+                if isinstance(failure, ActorLost) or not isinstance(
+                    failure.__cause__, RayActorError
+                ):
+                    raise
+                handle = self._other(name, handle)
+
+    def _other(self, name: str, dead: Any) -> Any:
+        """The handle of a replica once it is known that this one has died.
+
+        Raises:
+            ActorFailure: none is left, and none may be started.
+        """
+        pool = self._pools[name]
+        self.watch.wait_until(
+            lambda: dead not in [handle for _, handle in pool.living()],
+            f"the death of a replica of teacher {name!r}",
+        )
+        return self._living(name, pool)
 
 
 def _none_left(name: str) -> RunError:

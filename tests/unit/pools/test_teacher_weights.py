@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from fake_replicas import Remote
+from ray.exceptions import ActorDiedError
 
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import ActorDied, RunError
+from opd_ray.errors import ActorDied, ActorFailure, ActorLost, RunError
 from opd_ray.pools.turns import AllAtOnce
 from opd_ray.pools.weights import TeacherWeights
 
@@ -134,6 +135,53 @@ def test_none_left_is_said(tmp_path: Path) -> None:
     ):
         with pytest.raises(RunError, match="teacher 'own', which follows .*: every replica died"):
             act()
+
+
+def _taking(heads: list[str], error: Exception) -> Any:
+    """Trainers whose call fails with this, once, where the replica dies before it has answered."""
+
+    def take(head: Replica, teacher: str) -> None:
+        if head.dead:
+            raise ActorFailure("trainer-0 (set_teacher_head)", str(error)) from error
+        heads.append(head.name)
+
+    return SimpleNamespace(set_teacher_head=take)
+
+
+def test_a_replica_that_dies_before_trainers_have_its_head_leaves_that_to_another() -> None:
+    parts = Parts()
+    first, second = parts.replicas
+    parts.teacher_weights.trainers = _taking(parts.heads, ActorDiedError())
+
+    def wait_until(done: Any, what: str) -> None:
+        if not done():
+            parts.replicas.remove(first)  # its death has been noticed
+        assert done(), what
+
+    parts.teacher_weights.watch.wait_until = wait_until  # type: ignore[method-assign, assignment]
+    first.dead = True
+    parts.teacher_weights.share_heads()
+    assert parts.heads == ["own-0", "own-1"]
+    assert second.asked == ["output_head"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no such shape"), None])
+def test_whatever_else_befalls_trainers_meanwhile_is_not_tried_again(error: Any) -> None:
+    parts = Parts()
+    parts.replicas[0].dead = True
+    lost = ActorLost("trainer-1", "trainer-1", "its process is gone")
+    lost.__cause__ = ActorDiedError()
+    trainers = _taking(parts.heads, error)
+    if error is None:
+        trainers = SimpleNamespace(set_teacher_head=lambda *_: _raise(lost))
+    parts.teacher_weights.trainers = trainers
+    with pytest.raises(ActorFailure):
+        parts.teacher_weights.share_heads()
+    assert parts.heads == ["own-0"]
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def test_new_trainers_get_the_heads_and_followers_begin_anew() -> None:
