@@ -86,9 +86,13 @@ class ActorLauncher:
             ActorFailure: an actor could not start, or once more often than it may.
             Interrupted: a stop was requested; there is nothing to be saved yet.
         """
-        limit = AnswerLimit(self.config.cluster.start_timeout_s, "cluster.start_timeout_s")
         start = FirstStart(
-            self.watch, self._actors, self._allowed, self._start_again, limit, self._asking()
+            self.watch,
+            self._actors,
+            self._allowed,
+            self._start_again,
+            self._start_limit,
+            self._asking(),
         )
         if self._apart:
             loaded = start.wait()
@@ -265,9 +269,12 @@ class ActorLauncher:
         for pool in self._asking_pools():
             pool.begin_anew()
         started, cluster = self._actors["trainer"], self.config.cluster
-        limit = AnswerLimit(cluster.start_timeout_s, "cluster.start_timeout_s")
         answers = partial(
-            answers_of_ranks, self.watch, limit=limit, what="its start", interruptible=True
+            answers_of_ranks,
+            self.watch,
+            limit=self._start_limit,
+            what="its start",
+            interruptible=True,
         )
         # A model may load for longer than a step stands still.
         longest = max(cluster.start_timeout_s, cluster.stall_timeout_s)
@@ -290,19 +297,40 @@ class ActorLauncher:
         return peaks
 
     def teacher_as_rollout_pool(self) -> RolloutPool:
-        """A rollout engine with the teacher's weights in place of the rollout actors, which end."""
+        """A rollout engine with the teacher's weights in place of the rollout actors, which end.
+
+        One that dies while it comes up, or later, is started again as a rollout actor is.
+
+        Raises:
+            ActorFailure: it could not start, or died once more often than it may.
+            Interrupted: a stop was requested.
+        """
         assert self._rollout_pool is not None, "a run has had its rollouts written"
         self._rollout_pool.end()
-        name = "teacher writing answers"
+        name, actors = "teacher writing answers", self._actors["rollout"]
 
         def start(_: str) -> Any:
             return self._places.rollout(self._first_rollout, self.config.teacher.path)
 
-        handle = start(name)
-        self.watch.add(name, handle)
-        self._actors["rollout"] = [(name, handle)]
-        self.watch.get(handle.ready.remote(), name)
+        def begin() -> None:
+            handle = start(name)
+            self.watch.add(name, handle)
+            actors[:] = [(name, handle)]
+
+        def again(_: str) -> None:
+            self.watch.remove(name)
+            begin()
+
+        begin()
+        alone: dict[Role, list[tuple[str, Any]]] = {"rollout": actors, "teacher": [], "trainer": []}
+        allowed = "rollout.max_restarts", self.config.rollout.max_restarts
+        FirstStart(self.watch, alone, lambda _: allowed, again, self._start_limit).wait()
         return self._writing_pool(start)
+
+    @property
+    def _start_limit(self) -> AnswerLimit:
+        """How long each process may take to come up."""
+        return AnswerLimit(self.config.cluster.start_timeout_s, "cluster.start_timeout_s")
 
     @property
     def _remedy(self) -> str:

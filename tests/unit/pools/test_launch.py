@@ -31,7 +31,7 @@ from opd_ray.config.schema import (
     TrainerSettings,
 )
 from opd_ray.config.teacher import TeacherSettings
-from opd_ray.errors import ActorDied, RunError
+from opd_ray.errors import ActorDied, ActorFailure, ActorLost, RunError
 from opd_ray.pools import launch as subject
 from opd_ray.pools import places
 from opd_ray.pools.launch import ActorLauncher
@@ -216,14 +216,48 @@ def test_the_teacher_writes_with_the_real_tokens_only(
 ) -> None:
     monkeypatch.setattr("ray.kill", lambda handle: None)
     launcher = make_launcher()
-    asked: list[str] = []
-    monkeypatch.setattr(launcher.watch, "get", lambda ref, owner: asked.append(owner))
+    asked: list[list[str]] = []
+
+    def answers(pairs: list[tuple[Any, str]], **_: object) -> list[None]:
+        asked.append([owner for _, owner in pairs])
+        return [None]
+
+    monkeypatch.setattr(launcher.watch, "get_all", answers)
     launcher.rollout_pool()
     launcher.teacher_as_rollout_pool()
     students = recorders["RolloutActor"].of("student")
     assert [student.path for student in students] == ["student", "student", "teacher"]
     assert recorders["RolloutActor"].of("vocab_size") == [TOKENS] * 3
-    assert asked == ["teacher writing answers"]
+    assert asked == [["teacher writing answers"]]
+
+
+@pytest.mark.parametrize("deaths", [2, 4])
+def test_a_teacher_that_dies_before_it_can_write_is_started_again(
+    recorders: dict[str, Recorder], monkeypatch: pytest.MonkeyPatch, deaths: int
+) -> None:
+    """Its answers come after the last step: a whole run would have failed at its report."""
+    monkeypatch.setattr("ray.kill", lambda handle: None)
+    launcher = make_launcher()
+    left = iter(range(deaths))
+
+    def answers(pairs: list[tuple[Any, str]], **_: object) -> list[None]:
+        ((_, name),) = pairs
+        if next(left, None) is not None:
+            raise ActorLost(name, name, "killed")
+        return [None]
+
+    monkeypatch.setattr(launcher.watch, "get_all", answers)
+    launcher.rollout_pool()
+    if deaths > CONFIG.rollout.max_restarts:
+        with pytest.raises(
+            ActorFailure, match=r"rollout\.max_restarts = 3 allows no further start"
+        ):
+            launcher.teacher_as_rollout_pool()
+        return
+    pool = launcher.teacher_as_rollout_pool()
+    assert [name for name, _ in pool.living()] == ["teacher writing answers"]
+    students = recorders["RolloutActor"].of("student")
+    assert [student.path for student in students[2:]] == ["teacher"] * (1 + deaths)
 
 
 class Handle:
@@ -549,7 +583,7 @@ def test_an_engine_has_an_adapter_only_where_a_trainer_brings_it(
     placement = plan_placement(config, cluster)
     monkeypatch.setattr("ray.kill", lambda handle: None)
     launcher = ActorLauncher(placement.settle(config), placement, vocab_size=TOKENS)
-    monkeypatch.setattr(launcher.watch, "get", lambda ref, owner: None)
+    monkeypatch.setattr(launcher.watch, "get_all", lambda pairs, **_: [None])
     launcher.rollout_pool()
     launcher.teacher_as_rollout_pool()
     alone = plan_placement(config, cluster, roles=("rollout",))
