@@ -15,19 +15,15 @@ import ray
 from opd_ray.config.schema import RolloutSettings
 from opd_ray.errors import ActorDied, Asleep, RunError
 from opd_ray.pools.fixed_shares import FixedShares
-from opd_ray.pools.members import Members, RestartPolicy
+from opd_ray.pools.members import RestartPolicy
 from opd_ray.pools.spans import MOST_SPANS, Span
 from opd_ray.pools.watch import ActorWatch
-from opd_ray.pools.writers import Writer
+from opd_ray.pools.writers import CatchUp, Writer, Writers
 from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 Deliver = Callable[[list[Rollout]], object]
 # Of rollouts that an actor wrote which has died since, those that have to be written again.
 Lost = Callable[[Sequence[str]], Sequence[str]]
-# Has an actor, (name, handle), take in the weights that the others write with. The next argument is
-# called once they are on their way to it, the last one once it has them, or with False if they do
-# not come. Returns whether they can come before the next push.
-CatchUp = Callable[[str, Any, Callable[[], object], Callable[[bool], object]], bool]
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,6 @@ class RolloutPool:
     Attributes:
         max_in_flight: see above.
         shares: of a batch, where they are fixed.
-        catch_up: how an actor that is started again gets its weights; None: those that it loads are
-            those of the others.
     """
 
     def __init__(
@@ -88,10 +82,7 @@ class RolloutPool:
     ) -> None:
         self.watch = watch
         self.max_in_flight = max_in_flight
-        self.catch_up: CatchUp | None = None
-        self._writers = Members(Writer, watch, policy, self._lose, self._came_up)
-        for name, handle in actors:
-            self._writers.join(name, handle)
+        self._writers = Writers(actors, watch, policy, self._lose, self._share_out)
         self._batch = _Batch(0, {}, Sampling(), False, lambda rollouts: None, lambda ids: ids)
         self._waiting: deque[RolloutRequest] = deque()
         self.shares = FixedShares(len(actors)) if fixed_shares else None
@@ -118,7 +109,11 @@ class RolloutPool:
 
     def living(self) -> list[tuple[str, Any]]:
         """(name, handle) of the actors that have loaded, as far as is known."""
-        return [(writer.name, writer.handle) for writer in self._writers.all() if writer.up]
+        return [(writer.name, writer.handle) for writer in self._writers.up()]
+
+    def bring_weights_by(self, catch_up: CatchUp) -> None:
+        """How actors that are started again get their weights; else they write with their own."""
+        self._writers.catch_up = catch_up
 
     def start(
         self,
@@ -187,7 +182,7 @@ class RolloutPool:
         if not self._writers.asleep:  # else what is to be written again waits for these weights
             self._finish()
         self._updating = True
-        taking = [writer for writer in self._writers.all() if writer.up]
+        taking = self._writers.up()
         try:
             yield
         finally:
@@ -225,8 +220,9 @@ class RolloutPool:
 
         The answers of those that live. One that dies meanwhile is replaced.
         """
-        up = [writer for writer in self._writers.all() if writer.up]
-        found = self._writers.ask(up, lambda one: one.call_transport.remote(method, *args))
+        found = self._writers.ask(
+            self._writers.up(), lambda one: one.call_transport.remote(method, *args)
+        )
         return [answer for _, answer in found]
 
     def peak_memory(self) -> dict[str, int]:
@@ -345,7 +341,7 @@ class RolloutPool:
         """
         if self._updating or self._writers.asleep or not (self._waiting or self.shares):
             return
-        self._catch_up_all()
+        self._writers.catch_up_all()
         able = [writer for writer in self._writers.all() if writer.can_take]
         if able and self.shares is not None:
             for writer in able:
@@ -355,7 +351,7 @@ class RolloutPool:
             share = -(-len(self._waiting) // len(able))
             for writer in able:
                 self._give(writer, share)
-        elif not any(w.current or w.catching_up or not w.up for w in self._writers.all()):
+        elif not self._writers.any_will_write():
             raise RunError(
                 "no rollout actor is left with the weights of the others, and this sync.backend "
                 "brings them to actors that were started again only when it brings new ones to "
@@ -398,41 +394,6 @@ class RolloutPool:
             if writer.streaming and not writer.closed:
                 writer.closed = True
                 writer.handle.add.remote([], False, self._batch.number)
-
-    def _came_up(self, writer: Writer) -> None:
-        writer.current = self.catch_up is None
-        self._share_out()
-
-    def _catch_up_all(self) -> None:
-        """Bring the weights to those that were started again.
-
-        Only now that something waits to be written: the trainers' weights are then still those that
-        all others have, and who has nothing to write gets the next ones with all.
-        """
-        if self.catch_up is None:
-            return
-        for writer in self._writers.all():
-            if writer.up and not writer.current and not writer.catching_up:
-                writer.catching_up = self.catch_up(
-                    writer.name,
-                    writer.handle,
-                    partial(self._is_loading, writer),
-                    partial(self._caught_up, writer),
-                )
-
-    def _is_loading(self, writer: Writer) -> None:
-        writer.loading = True
-        self._writers.expect(writer)
-
-    def _caught_up(self, writer: Writer, done: bool) -> None:
-        if writer.dead:
-            return
-        if writer.loading:
-            self._writers.answered(writer)
-        writer.catching_up = writer.loading = False
-        if done:
-            writer.current = True
-            self._share_out()
 
 
 def run_sampling(rollout: RolloutSettings) -> Sampling:

@@ -60,7 +60,7 @@ class WeightSync:
         ``stepped``: an optimizer step has just made them, so teachers that follow take them in.
         """
         self._version, self._kept = version, None
-        self.rollouts.catch_up = self._catch_up
+        self.rollouts.bring_weights_by(self._catch_up)
         if self.order.alternate:
             self.order.to("trainer")
             chunks = self._kept = self._transport.collect()

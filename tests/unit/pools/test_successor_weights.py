@@ -19,7 +19,7 @@ class Weights:
         self.asked: list[tuple[str, Any, Callable[[bool], object]]] = []
         self.sent: list[Callable[[], object]] = []
         self._possible = possible
-        pool.catch_up = self._catch_up
+        pool.bring_weights_by(self._catch_up)
 
     def _catch_up(
         self, name: str, handle: Any, sent: Callable[[], object], done: Callable[[bool], object]

@@ -222,7 +222,7 @@ class Joining:
         name, self.handle = self.bench._actor("rollout-9")
         self.told: list[bool] = []
         self.sent = 0
-        catch_up = self.bench.rollouts.catch_up
+        catch_up = self.bench.rollouts._writers.catch_up
         assert catch_up is not None
         self.possible = catch_up(name, self.handle, self._sent, self.told.append)
 
