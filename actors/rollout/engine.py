@@ -15,6 +15,7 @@ from actors.weights.registry import TRANSPORTS
 from opd_ray.config.choices import LoraForm
 from opd_ray.config.schema import RolloutSettings, StudentSettings, SyncSettings
 from opd_ray.errors import Asleep
+from opd_ray.importing import importing
 from opd_ray.models.context import engine_overrides
 from opd_ray.models.tokenizer import model_config
 from opd_ray.models.weights import weights_checked
@@ -63,8 +64,9 @@ class RolloutEngine:
         self._weights_complete = True
 
         prepare_vllm(rollout.threads)
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
+        with importing():
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
 
         config = EngineArgs(**self.engine_args()).create_engine_config()
         rows = config.model_config.get_vocab_size()

@@ -13,6 +13,7 @@ from actors.teacher.support import asked_of_teacher
 from opd_ray.config.choices import CacheMode, Support
 from opd_ray.config.resolved_teachers import Member
 from opd_ray.config.teacher import TeacherKind, TeacherSettings
+from opd_ray.importing import importing
 
 # What makes a teacher of each kind but the ensemble, which is put together below. Engines are
 # imported where they are used: a run with one kind must not need the others.
@@ -82,6 +83,7 @@ def make_teacher(
 
         return StudentsBase(settings, trainer, vocab_size=vocab_size, own_topk=own_topk)
     module, _, name = _MAKERS[settings.kind].partition(":")
-    maker: Callable[..., Teacher] = getattr(import_module(module), name)
+    with importing():
+        maker: Callable[..., Teacher] = getattr(import_module(module), name)
     how = {"sleeps": sleeps} if settings.traits.vllm_engine else {}
     return maker(settings, vocab_size=vocab_size, own_topk=own_topk, **how)

@@ -25,6 +25,7 @@ from opd_ray.config.choices import LoraForm
 from opd_ray.config.schema import LossSettings, StudentSettings, SyncSettings, TrainerSettings
 from opd_ray.config.teacher import TeacherSettings
 from opd_ray.errors import Asleep, ConnectionLost, is_known
+from opd_ray.importing import importing
 from opd_ray.types import ScoreRequest, TeacherAnswer, TeacherInfo
 
 # Methods that need nothing of what a sleeping rank has given back.
@@ -74,7 +75,8 @@ class TrainerActor(Lifeline):
         seed: int = 0,
         gpu_share: float = 1.0,
     ) -> None:
-        from actors.trainer.trainer import Trainer
+        with importing():
+            from actors.trainer.trainer import Trainer
 
         self._gpu_share = gpu_share
         self._is_up = threading.Event()

@@ -19,6 +19,7 @@ from opd_ray.config.load import config_from, load_config
 from opd_ray.config.schema import Config
 from opd_ray.errors import ConfigError
 from opd_ray.evaluation import presets
+from opd_ray.importing import importing
 from opd_ray.output.meant import meant_model
 
 
@@ -89,7 +90,8 @@ tasks: sets that `opd-ray prepare` has written: math500, aime24, aime25, amc23, 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; see opd_ray.evaluation.run."""
     config = evaluation_config(args)
-    from opd_ray.evaluation.run import evaluate
+    with importing():
+        from opd_ray.evaluation.run import evaluate
 
     return evaluate(config, args.out or default_folder(args.model or config.student.path))
 

@@ -8,6 +8,7 @@ from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.config.load import load_config
 from opd_ray.config.teacher import MAIN
 from opd_ray.errors import ConfigError
+from opd_ray.importing import importing
 
 
 def add_commands(commands: Commands) -> None:
@@ -58,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     if args.every <= 0:
         raise ConfigError(f"--every {args.every:g}: must be above 0")
     config = load_config(args.config, args.overrides)
-    from opd_ray.serve_teacher import Serving, serve_teacher, stop_teacher
+    with importing():
+        from opd_ray.serve_teacher import Serving, serve_teacher, stop_teacher
 
     if args.stop:
         return stop_teacher(config, args.name, args.namespace)

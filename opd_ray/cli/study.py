@@ -6,6 +6,7 @@ import argparse
 
 from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.config.load import load_config
+from opd_ray.importing import importing
 
 
 def add_commands(commands: Commands) -> None:
@@ -31,7 +32,8 @@ def add_commands(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the cells that are missing, or only report."""
     config = load_config(args.config, args.overrides)
-    from opd_ray.study.run import report, study
+    with importing():
+        from opd_ray.study.run import report, study
 
     if args.report_only:
         print(report(config))

@@ -9,6 +9,7 @@ from opd_ray.cli.command import Commands, add_command, add_config_arguments
 from opd_ray.cluster.retries import Retries, keep_running, start_count
 from opd_ray.cluster.supervisor import Supervisor
 from opd_ray.config.load import load_config
+from opd_ray.importing import importing
 
 
 def add_commands(commands: Commands) -> None:
@@ -61,7 +62,8 @@ def run_training(args: argparse.Namespace) -> int:
         return 0
     if args.retries:
         return _keep_running(args, config.run.output_dir)
-    from opd_ray.coordinator.run import train
+    with importing():
+        from opd_ray.coordinator.run import train
 
     return train(config)
 

@@ -22,6 +22,7 @@ from actors.teacher.protocol import TeacherError, Wanted
 from opd_ray.batching.alignment import predicting_positions
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.teacher import TeacherSettings
+from opd_ray.importing import importing
 from opd_ray.models.context import context_length, engine_overrides
 from opd_ray.models.tokenizer import model_config, tokenizer_hash
 from opd_ray.models.weights import weights_checked
@@ -58,8 +59,9 @@ class VllmTeacher:
         self._settings, self._own_topk, self._sleeps = settings, own_topk, sleeps
         self._keys = count()
         prepare_vllm(max(1, settings.threads))
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
+        with importing():
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
 
         described = model_config(str(settings.path), trust_remote_code=settings.trust_remote_code)
         overrides = engine_overrides(described)
