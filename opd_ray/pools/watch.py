@@ -23,7 +23,13 @@ from itertools import count
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ObjectLostError,
+    RayActorError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+)
 
 from opd_ray.errors import (
     ActorDied,
@@ -124,7 +130,12 @@ class ActorWatch:
         """End one actor on purpose."""
         handle = self._actors.pop(name)
         self._lifelines.pop(name, None)
-        ray.kill(handle)
+        try:
+            ray.kill(handle)
+        except RaySystemError as error:
+            # Ray raises it for one that never ran, as its node went meanwhile: there is no process.
+            if "creation cancelled" not in str(error):
+                raise
 
     def shutdown(self) -> None:
         """End every actor."""

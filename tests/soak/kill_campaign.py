@@ -24,6 +24,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ def run(
     folder.mkdir(parents=True)
     mark = f"{os.getpid()}-{folder.name}"
     command = KINDS[kind].command(_PROGRAM, folder / "run", SETTINGS)
-    environment = {**os.environ, MARK: mark, "RAY_ADDRESS": "", "RAY_TMPDIR": "/tmp"}
+    environment = {**os.environ, MARK: mark, "RAY_ADDRESS": ""}
     outcome = Outcome(int(folder.name), kind, 0.0)
     waiting = list(moments)
     with (folder / "log.txt").open("w") as log:
@@ -225,6 +226,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="a folder that is not there yet")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True)
+    # Of its own, so that no run joins another Ray of this machine; short, as paths of sockets are.
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="opd", dir="/tmp")
     rng = random.Random(options.seed)
     kinds = options.kinds.split(",")
     bases = {kind: options.output / str(number) for number, kind in enumerate(kinds)}

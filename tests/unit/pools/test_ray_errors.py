@@ -12,6 +12,7 @@ from ray.exceptions import (
     ObjectStoreFullError,
     OutOfDiskError,
     RayError,
+    RaySystemError,
     RayTaskError,
 )
 
@@ -73,3 +74,34 @@ def test_only_an_actor_that_was_given_to_a_dead_node_never_ran(
         error_message=said, never_started=never_started, actor_id=bytes(16)
     )
     assert never_ran(ActorDiedError(context)) is expected
+
+
+def test_an_actor_that_never_ran_can_be_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises for one whose node went first; all others are ended all the same."""
+    raises, killed = {"a": "Actor creation cancelled."}, []
+
+    def kill(handle: Worker) -> None:
+        killed.append(handle.name)
+        if handle.name in raises:
+            raise RaySystemError(raises[handle.name])
+
+    class Worker:
+        def __init__(self, name: str) -> None:
+            self.name, self.lifeline = name, self
+
+        def remote(self) -> Worker:
+            return self
+
+        def future(self) -> Future[Any]:
+            return Future()
+
+    monkeypatch.setattr("opd_ray.pools.watch.ray.kill", kill)
+    watch = ActorWatch(1.0, "cluster.stall_timeout_s")
+    for name in ("a", "b"):
+        watch.add(name, Worker(name))
+    watch.shutdown()
+    assert killed == ["a", "b"]
+    raises["b"] = "another"
+    watch.add("b", Worker("b"))
+    with pytest.raises(RaySystemError, match="another"):
+        watch.remove("b")
