@@ -12,17 +12,17 @@ is written there.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
+from page import publish
 from safetensors.torch import load_file
+from whole_run import run, steps_of
 
 STAGES = ("step", "rollout_and_teacher", "filter", "train", "sync")
 SETTINGS = {
@@ -38,25 +38,9 @@ SETTINGS = {
 MODES = {"plain": "false", "deterministic": "true"}
 
 
-def run(folder: Path, steps: int, deterministic: str, overrides: Sequence[str]) -> None:
-    """One run of the demo."""
-    settings = {
-        **SETTINGS,
-        "run.output_dir": folder,
-        "run.steps": steps,
-        "run.deterministic": deterministic,
-    }
-    command = [sys.executable, "-m", "opd_ray", "demo"]
-    command += [f"{key}={value}" for key, value in settings.items()]
-    with folder.with_suffix(".log").open("w") as log:
-        subprocess.run([*command, *overrides], stdout=log, stderr=log, check=True)
-
-
 def stage_seconds(folder: Path) -> dict[str, list[float]]:
-    """Seconds of every stage by step, without the first, in which engines warm up."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "seconds/step" in row][1:]
-    return {name: [row[f"seconds/{name}"] for row in rows] for name in STAGES}
+    """Seconds of every stage by step, see steps_of."""
+    return {name: [row[f"seconds/{name}"] for row in steps_of(folder)] for name in STAGES}
 
 
 def farthest_apart(folders: Sequence[Path]) -> float:
@@ -106,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for number in range(arguments.runs):
             for mode, value in MODES.items():
                 folder = Path(base, f"{mode}-{number}")
-                run(folder, arguments.steps, value, arguments.overrides)
+                settings = {"run.steps": arguments.steps, "run.deterministic": value}
+                run(folder, ["demo"], SETTINGS | settings, arguments.overrides)
                 folders[mode].append(folder)
                 for name, values in stage_seconds(folder).items():
                     seconds[mode][name] += values
@@ -125,9 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "",
         ]
     )
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text)
+    publish(text, arguments.out)
     return 0
 
 

@@ -40,6 +40,7 @@ from typing import Any
 
 from end_to_end_own import own_loss, run_own
 from held_out_judge import Judge
+from page import publish
 from watched_command import run_watched
 
 HERE = Path(__file__).parent
@@ -234,8 +235,7 @@ def main() -> None:
                     flush=True,
                 )
     text = report(sides, before, own, arguments, load)
-    RESULTS.write_text(text)
-    print(f"\n{text}\nwritten to {RESULTS}")
+    publish(text, RESULTS)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from watched_command import run_watched
+from whole_run import command_of, figures_of
 
 CONTEXT = 512  # tokens, as smollm2_gsm8k has it
 ROW_TOKENS = 1536  # of the trainer's micro-batches
@@ -68,11 +67,9 @@ def run_own(plan: dict[str, Any], folder: Path, data: Path) -> dict[str, Any]:
         "eval.kl_prompts": 0,
         **{f"{section}.dtype": plan["dtype"] for section in ("rollout", "teacher", "trainer")},
     }
-    command = [sys.executable, "-m", "opd_ray", "train", "--config", "smollm2_gsm8k"]
-    command += [f"{key}={value}" for key, value in settings.items()]
+    command = command_of(["train", "--config", "smollm2_gsm8k"], settings)
     peak = run_watched(command, folder.with_suffix(".log"), {"OPD_RAY_DATA": str(data)})
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "seconds/step" in row]
+    rows = [row for row in figures_of(folder) if "seconds/step" in row]
     return {
         "seconds": [row["seconds/step"] for row in rows],
         "tokens": [row["train/kept_tokens"] for row in rows],

@@ -18,27 +18,28 @@ naive's, and flat in N.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from page import publish
+from process_memory import MIB, process_memory
 from torch import Tensor
+from worker import Worker
 
 from opd_ray.divergence import HiddenTarget, linear_divergence
 
 RESULTS = Path(__file__).parent / "results" / "fused_divergence.md"
 VARIANTS = ("naive", "fused", "bare")
 FLAT_CHUNK = 128  # rows
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,6 @@ def bare(inputs: Inputs) -> Callable[[], float]:
     return run
 
 
-def process_memory(field: str) -> int:
-    """VmRSS or VmHWM (its peak) of this process, bytes."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
-
-
 def work(
     pipe: Connection, variant: str, shape: Shape, dtype: torch.dtype, chunk_size: int | None
 ) -> None:
@@ -146,34 +140,13 @@ def work(
         pipe.send(Run(wall, cpu, loss, process_memory("VmHWM") - held, gradients))
 
 
-class Worker:
-    """One variant in a process of its own."""
-
-    def __init__(
-        self, variant: str, shape: Shape, dtype: torch.dtype, chunk_size: int | None = None
-    ) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, there = spawn.Pipe()
-        self._process = spawn.Process(target=work, args=(there, variant, shape, dtype, chunk_size))
-        self._process.start()
-        there.close()
-
-    def run(self) -> Run:
-        self._pipe.send(True)
-        return self._pipe.recv()
-
-    def close(self) -> None:
-        self._pipe.send(False)
-        self._process.join()
-
-
 def compare(shape: Shape, dtype: torch.dtype, repeats: int) -> dict[str, list[Run]]:
     """All variants in turns, after one run each that is not counted."""
-    workers = {variant: Worker(variant, shape, dtype) for variant in VARIANTS}
+    workers = {variant: Worker(work, variant, shape, dtype, None) for variant in VARIANTS}
     runs: dict[str, list[Run]] = {variant: [] for variant in VARIANTS}
     for repeat in range(repeats + 1):
         for variant, worker in workers.items():
-            run = worker.run()
+            run = worker.ask()
             if repeat > 0:
                 runs[variant].append(run)
     for worker in workers.values():
@@ -216,8 +189,8 @@ def flat_rows(shape: Shape) -> list[str]:
     lines = []
     for dtype in (torch.float32, torch.bfloat16):
         for rows in (shape.rows // 2, shape.rows, 2 * shape.rows, 4 * shape.rows):
-            worker = Worker("fused", Shape(rows, shape.hidden, shape.vocab), dtype, FLAT_CHUNK)
-            run = worker.run()
+            worker = Worker(work, "fused", replace(shape, rows=rows), dtype, FLAT_CHUNK)
+            run = worker.ask()
             worker.close()
             beyond = (run.peak - run.gradients) / MIB
             name = str(dtype).removeprefix("torch.")
@@ -262,9 +235,7 @@ def main() -> None:
         "|---|---|---|---|",
         *flat_rows(args.shapes[0]),
     ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    publish("\n".join(lines) + "\n", RESULTS)
 
 
 if __name__ == "__main__":

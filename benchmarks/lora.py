@@ -13,18 +13,24 @@ a push sends. With --out the table is written there.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from page import publish
 from safetensors import safe_open
+from whole_run import figures_of, run, steps_of
 
+SETTINGS = {
+    "run.resume": "never",
+    "run.checkpoint_every": 0,
+    "run.export_at_end": "true",
+    "eval.every": 0,
+    "eval.teacher_accuracy": "false",
+}
 STAGES = ("step", "rollout_and_teacher", "train", "sync")
 PROCESSES = {
     "trainer": "memory/trainer-0_bytes",
@@ -40,27 +46,9 @@ WAYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def run(folder: Path, config: str, settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """One run of a config."""
-    settings = {
-        "run.output_dir": folder,
-        "run.resume": "never",
-        "run.checkpoint_every": 0,
-        "run.export_at_end": "true",
-        "eval.every": 0,
-        "eval.teacher_accuracy": "false",
-        **settings,
-    }
-    command = [sys.executable, "-m", "opd_ray", "train", "--config", config]
-    command += [f"{key}={value}" for key, value in settings.items()]
-    with folder.with_suffix(".log").open("w") as log:
-        subprocess.run([*command, *overrides], stdout=log, stderr=log, check=True)
-
-
 def figures(folder: Path) -> dict[str, float]:
     """What a run's metrics say of it."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = [row for row in rows if "seconds/step" in row][1:]
+    rows, steps = figures_of(folder), steps_of(folder)
     evaluations = [row for row in rows if "eval/kl" in row]
     found = {name: statistics.median(row[f"seconds/{name}"] for row in steps) for name in STAGES}
     for name, key in PROCESSES.items():
@@ -138,7 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if overrides and "sync.lora=merged" not in overrides:
                     overrides.append("student.lora.export=adapter")
                 settings = {"run.steps": arguments.steps, "run.seed": seed}
-                run(folder, arguments.config, settings, [*overrides, *arguments.overrides])
+                command = ["train", "--config", arguments.config]
+                last = [*overrides, *arguments.overrides]
+                run(folder, command, SETTINGS | settings, last)
                 one = figures(folder)
                 one["sent"] = sent_bytes(folder)
                 found[way].append(one)
@@ -157,9 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "",
         ]
     )
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text)
+    publish(text, arguments.out)
     return 0
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from page import publish
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -301,8 +302,7 @@ def main() -> None:
             *tables(generated(arguments.rows)),
         ]
     )
-    RESULTS.write_text(text)
-    print(f"{text}\nwritten to {RESULTS}")
+    publish(text, RESULTS)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from page import publish
 
 from opd_ray.config.load import load_config
 from opd_ray.config.schema import Config
@@ -94,8 +95,7 @@ def main() -> None:
             if not cell_file(folder, arm, seed).is_file():
                 run_cell(folder, arm, seed, arguments.steps)
     text = table(folder, arguments.arms, arguments.seeds, arguments.steps)
-    RESULTS.write_text(text)
-    print(f"{text}\nwritten to {RESULTS}")
+    publish(text, RESULTS)
 
 
 def split(data: Path, folder: Path) -> None:

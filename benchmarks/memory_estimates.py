@@ -10,7 +10,6 @@ the peak of its resident set. Needs Linux (/proc, glibc). Writes results/memory_
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import tempfile
 from dataclasses import replace
@@ -21,6 +20,7 @@ import numpy as np
 from one_rank import one_rank
 from process_memory import process_memory
 from trainer_step import PROMPT, RESPONSE, TEACHER_HIDDEN, VOCAB, make_batch, make_student
+from worker import Worker
 
 from actors.process import trainer_environment
 from opd_ray.cluster.trainer_memory import trainer_memory
@@ -59,13 +59,9 @@ def work(pipe: Connection, folder: str, settings: TrainerSettings, sequences: in
 
 def measured(folder: str, settings: TrainerSettings, sequences: int) -> int:
     """In a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, folder, settings, sequences))
-    process.start()
-    theirs.close()
-    peak = ours.recv()
-    process.join()
+    worker = Worker(work, folder, settings, sequences)
+    peak = worker.receive()
+    worker.close()
     return int(peak)
 
 

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from head_losses import CHUNK_ROWS, LOSSES
 from memory_step import StudentStep, Text, meter_of
+from page import publish
 from transformers import logging
 
 from opd_ray.models.shape import ModelShape, known_config
@@ -248,9 +249,7 @@ def main() -> None:
             "",
         ]
     )
-    arguments.out.parent.mkdir(exist_ok=True)
-    arguments.out.write_text(text)
-    print(f"\n{text}\nwritten to {arguments.out}")
+    publish(text, arguments.out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from page import publish
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -250,9 +251,7 @@ def main() -> None:
             "",
         ]
     )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text)
-    print(f"{text}\nwritten to {RESULTS}")
+    publish(text, RESULTS)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ against the kept rows of the filter, and of the whole logits that no signal send
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import platform
 import statistics
@@ -28,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page import publish
 from process_memory import MIB, process_memory, settle
+from worker import Worker
 
 from actors.process import OPENMP_WAITING, vllm_environment
 from opd_ray.config.choices import Dtype, SignalChoice
@@ -172,24 +173,11 @@ def work(pipe: Connection, kind: str, plan: Plan) -> None:
     teacher.close()
 
 
-class Worker:
-    """One kind of teacher in a process of its own."""
-
-    def __init__(self, kind: str, plan: Plan) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, there = spawn.Pipe()
-        self._process = spawn.Process(target=work, args=(there, kind, plan), daemon=True)
-        self._process.start()
-        there.close()
-        self._pipe.recv()
-
-    def ask(self, what: str, count: int) -> tuple[float, float]:
-        self._pipe.send((what, count))
-        return self._pipe.recv()
-
-    def close(self) -> None:
-        self._pipe.send(None)
-        self._process.join()
+def worker_of(kind: str, plan: Plan) -> Worker:
+    """One kind of teacher in a process of its own, loaded."""
+    worker = Worker(work, kind, plan)
+    worker.receive()
+    return worker
 
 
 def throughput(vllm: Worker, hf: Worker, repeats: int) -> list[str]:
@@ -198,7 +186,7 @@ def throughput(vllm: Worker, hf: Worker, repeats: int) -> list[str]:
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
     for repeat in range(repeats + 1):
         for name, (worker, what) in asked.items():
-            seconds = worker.ask(what, SEQUENCES)
+            seconds = worker.ask((what, SEQUENCES))
             print(f"{name:20} {seconds[0]:6.2f} s wall, {seconds[1]:6.2f} s CPU", flush=True)
             if repeat:
                 times[name].append(seconds)
@@ -227,7 +215,7 @@ def memory(workers: dict[str, Worker]) -> list[str]:
     ]
     for name, worker in workers.items():
         for count in GROWTH:
-            peak, answers = worker.ask("memory", count)
+            peak, answers = worker.ask(("memory", count))
             print(f"{name:20} {count:4} sequences {peak / MIB:7.0f} MiB", flush=True)
             tokens = count * (PROMPT + RESPONSE)
             lines.append(
@@ -275,7 +263,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         parameters = make_model(folder)
         plan = Plan(folder, arguments.threads, arguments.dtype)
-        vllm, hf = Worker("vllm", plan), Worker("hf", plan)
+        vllm, hf = worker_of("vllm", plan), worker_of("hf", plan)
         speed = throughput(vllm, hf, arguments.repeats)
         peaks = memory({VLLM: vllm, HF: hf})
         for worker in (vllm, hf):
@@ -314,9 +302,7 @@ def main() -> None:
             "",
         ]
     )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text)
-    print(f"\n{text}\nwritten to {RESULTS}")
+    publish(text, RESULTS)
 
 
 if __name__ == "__main__":

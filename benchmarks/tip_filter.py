@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from page import publish
 
 from opd_ray.tip import TipFilter, TipSettings, TokenScores, rule_names
 from opd_ray.tip.ragged import positions
@@ -122,9 +123,7 @@ def main() -> None:
             "",
         ]
     )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(text)
-    print(f"\n{text}\nwritten to {RESULTS}")
+    publish(text, RESULTS)
 
 
 if __name__ == "__main__":

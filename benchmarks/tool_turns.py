@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page import publish
 
 from actors.process import OPENMP_WAITING, vllm_environment
 from opd_ray.config.environment import EnvironmentSet, EnvironmentSettings
@@ -238,8 +239,7 @@ def main() -> None:
             "",
         ]
     )
-    RESULTS.write_text(text, encoding="utf-8")
-    print(text)
+    publish(text, RESULTS)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ teacher's head). Needs Linux (/proc, glibc). Writes results/trainer_step.md.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import platform
 import statistics
@@ -35,7 +34,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from one_rank import one_rank
+from page import publish
 from process_memory import MIB, process_memory, settle
+from worker import Worker
 
 from actors.process import trainer_environment
 from opd_ray.config.schema import StudentSettings, TrainerSettings
@@ -171,38 +172,16 @@ def work(pipe: Connection, variant: str, rho: float, plan: Plan) -> None:
         pipe.send(Run(stats.seconds, cpu, stats.loss_sum / rows, rows, extra, held))
 
 
-class Worker:
-    """One variant in a process of its own."""
-
-    def __init__(self, variant: str, rho: float, plan: Plan) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, there = spawn.Pipe()
-        self._process = spawn.Process(target=work, args=(there, variant, rho, plan), daemon=True)
-        self._process.start()
-        there.close()
-
-    def wait(self) -> None:
-        self._pipe.recv()
-
-    def run(self) -> Run:
-        self._pipe.send(True)
-        return self._pipe.recv()
-
-    def close(self) -> None:
-        self._pipe.send(False)
-        self._process.join()
-
-
 def measure(plan: Plan, repeats: int) -> dict[str, list[Run]]:
     """All variants in turns, after one step each that is not counted (it makes AdamW's moments)."""
     variants = {NAIVE: 1.0} | {f"fused, rho = {rho:g}": rho for rho in RHOS} | {TRUNK: 1.0}
-    workers = {name: Worker(name, rho, plan) for name, rho in variants.items()}
+    workers = {name: Worker(work, name, rho, plan) for name, rho in variants.items()}
     for worker in workers.values():
-        worker.wait()
+        worker.receive()
     runs: dict[str, list[Run]] = {name: [] for name in variants}
     for repeat in range(repeats + 1):
         for name, worker in workers.items():
-            run = worker.run()
+            run = worker.ask()
             seconds = f"{run.wall:6.2f} s wall, {run.cpu:6.2f} s CPU"
             print(f"{name:20} {seconds}, {run.extra / MIB:6.0f} MiB", flush=True)
             if repeat > 0:
@@ -281,9 +260,7 @@ def main() -> None:
             "",
         ]
     )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(text)
-    print(f"\n{text}\nwritten to {RESULTS}")
+    publish(text, RESULTS)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from uuid import uuid4
+
+from gpu_check.marked import marked
 
 import opd_ray
 from opd_ray.cluster.placed_actor import Role
@@ -52,7 +53,7 @@ Turn = tuple[Role, Held]
 def held(mark: str) -> Held:
     """What the actors with this mark hold now."""
     found: dict[Role, int] = {}
-    for folder in _marked(mark):
+    for folder in marked(MARK, mark):
         title = (folder / "cmdline").read_bytes().decode(errors="replace")
         role = next((role for name, role in ACTORS.items() if f"ray::{name}" in title), None)
         if role is not None:
@@ -61,17 +62,6 @@ def held(mark: str) -> Held:
             own = int(sizes["RssAnon"][1]) + int(sizes["RssFile"][1])
             found.setdefault(role, own * 1024)
     return found
-
-
-def _marked(mark: str) -> Iterator[Path]:
-    wanted = f"{MARK}={mark}".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or is another user's
-            continue
-        if wanted in variables:
-            yield folder
 
 
 def watched(turns: list[Turn], mark: str) -> Callable[[Turns, Role], None]:

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from gpu_check.findings import read_findings
+from gpu_check.marked import marked
 from gpu_check.part import Part, search_path
 
 PASSED, FAILED, HUNG, SKIPPED, STOPPED = "passed", "FAILED", "HUNG", "not run", "stopped"
@@ -142,22 +143,8 @@ def _end(child: subprocess.Popen[bytes], mark: str) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-    for process in _marked(mark):
+    for process in marked(MARK, mark):
         try:
-            os.kill(process, signal.SIGKILL)
+            os.kill(int(process.name), signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-def _marked(mark: str) -> list[int]:
-    """Processes with the mark in their environment, whoever their parent is now."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or is another user's
-            continue
-        if wanted in variables:
-            found.append(int(folder.name))
-    return found

@@ -139,14 +139,10 @@ class RolloutBatches:
 
     def _requests(self, step: int, prompts: list[Prompt]) -> list[RolloutRequest]:
         return [
-            RolloutRequest(
-                rollout_id=f"{step}/{prompt.key}/{sample}",
-                prompt_id=prompt.key,
-                sample=sample,
-                prompt_ids=prompt.student_ids,
-                seed=derive_seed(self.config.run.seed, step, prompt.key, sample),
-                source=prompt.source,
-                episode=prompt.episode,
+            prompt.request(
+                f"{step}/{prompt.key}/{sample}",
+                sample,
+                derive_seed(self.config.run.seed, step, prompt.key, sample),
             )
             for prompt in prompts
             for sample in range(self.config.rollout.samples_per_prompt)

@@ -20,7 +20,7 @@ from opd_ray.data.rows import DataError, PromptRow
 from opd_ray.data.tokenize import episode_start, tokenize_for_both
 from opd_ray.environments.by_source import NO_ENVIRONMENTS, RunEnvironments
 from opd_ray.tasks import Task
-from opd_ray.types import EpisodeStart
+from opd_ray.types import EpisodeStart, RolloutRequest
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Prompt:
     def digest(self) -> int:
         """Equal for equal problems, whatever their ids; see :func:`problem_digest`."""
         return problem_digest(self.student_ids, None if self.episode is None else self.episode.row)
+
+    def request(self, rollout_id: str, sample: int, seed: int) -> RolloutRequest:
+        """One response to it wanted from the student."""
+        return RolloutRequest(
+            rollout_id, self.key, sample, self.student_ids, seed, self.source, self.episode
+        )
 
 
 @dataclass(frozen=True)

@@ -126,14 +126,10 @@ def sample_requests(
 ) -> list[RolloutRequest]:
     """``samples`` requests for each prompt, side by side, with seeds of their own."""
     return [
-        RolloutRequest(
-            rollout_id=f"eval/{purpose}/{prompt.key}/{sample}",
-            prompt_id=prompt.key,
-            sample=sample,
-            prompt_ids=prompt.student_ids,
-            seed=derive_seed(seed, "eval", purpose, prompt.key, sample),
-            source=prompt.source,
-            episode=prompt.episode,
+        prompt.request(
+            f"eval/{purpose}/{prompt.key}/{sample}",
+            sample,
+            derive_seed(seed, "eval", purpose, prompt.key, sample),
         )
         for prompt in prompts
         for sample in range(samples)

@@ -245,26 +245,25 @@ class Members(Generic[M]):
         self.watch.later(self._policy.start_timeout_s, partial(self._too_late, member))
 
     def _ended(self, member: M, lifeline: Any) -> None:
-        if member.dead:
-            return
-        try:
-            self.watch.get(lifeline, member.name)
-        except ActorDied as death:
-            self._lost(member, death)
-            return
-        cause = "its lifeline ended although the process lives"
-        self._lost(member, ActorDied(member.name, cause))
+        if self._has_answered(member, lifeline):
+            cause = "its lifeline ended although the process lives"
+            self._lost(member, ActorDied(member.name, cause))
 
     def _loaded(self, member: M, ref: Any) -> None:
+        if self._has_answered(member, ref):
+            member.up = True
+            self._came_up(member)
+
+    def _has_answered(self, member: M, ref: Any) -> bool:
+        """Whether one that lives has given this answer; a death that brings none is dealt with."""
         if member.dead:
-            return
+            return False
         try:
             self.watch.get(ref, member.name)
         except ActorDied as death:
             self._lost(member, death)
-            return
-        member.up = True
-        self._came_up(member)
+            return False
+        return True
 
     def _too_late(self, member: M) -> None:
         if not member.dead and not member.up:
