@@ -58,9 +58,8 @@ def held(mark: str) -> Held:
         role = next((role for name, role in ACTORS.items() if f"ray::{name}" in title), None)
         if role is not None:
             status = (folder / "status").read_text().splitlines()
-            sizes = {line.split(":")[0]: line.split() for line in status if line.endswith(" kB")}
-            own = int(sizes["RssAnon"][1]) + int(sizes["RssFile"][1])
-            found.setdefault(role, own * 1024)
+            sizes = [line.split()[1] for line in status if line.startswith(("RssAnon", "RssFile"))]
+            found.setdefault(role, 1024 * sum(map(int, sizes)))
     return found
 
 
