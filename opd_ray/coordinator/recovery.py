@@ -63,6 +63,7 @@ class Recovery:
                 any other actor failed.
             Interrupted: a stop was asked for; also where a rank dies after that.
         """
+        self.coordinator.done = done
         loss: ActorLost | None = None
         while True:
             try:

@@ -90,4 +90,6 @@ def test_a_death_while_rollouts_in_flight_are_scored_again(
             then=lambda: None,
         )
         assert run._coordinator.restarts == 1
+        said = "go on from step 2 (checkpoint step_00000002), 0 steps are done again"
+        assert said in run.printed.getvalue()
         assert trained(run) == trained(whole)[2:]

@@ -255,7 +255,7 @@ def test_what_has_changed_is_said_and_the_folder_tells_which_step_ran_with_what(
     assert parts[0]["prompts"] == {"count": 3, "fingerprint": "00ff"}
     assert "rho: 0.25" in (tmp_path / "config.yaml").read_text()
     ended = {"stopped": 0, "failed": False, "why": "it was asked to stop"}
-    assert [row for row in rows if "from_step" not in row] == [ended, ended]
+    assert [row for row in rows if "from_step" not in row] == [ended, ended | {"stopped": 4}]
 
 
 def test_the_folder_tells_why_a_run_failed(tmp_path: Path) -> None:
