@@ -1,4 +1,4 @@
-"""``opd-ray report``: the page of a run, or of several runs side by side."""
+"""``opd-ray report``: the page of a run, of a study, or of several runs side by side."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ def add_commands(commands: Commands) -> None:
         commands,
         "report",
         run,
-        summary="write the page of a run, or one that compares several",
+        summary="write the page of a run or a study, or one that compares several runs",
         examples="""  opd-ray report outputs/demo
+  opd-ray report outputs/study
   opd-ray report outputs/a outputs/b --out a_and_b.html
 """,
     )
-    report.add_argument("runs", nargs="+", type=path, metavar="RUN", help="a run's folder")
+    report.add_argument(
+        "runs", nargs="+", type=path, metavar="RUN", help="a run's or a study's folder"
+    )
     report.add_argument(
         "--out",
         type=path,
@@ -32,10 +35,12 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from opd_ray.report.page import write_comparison, write_report
+    from opd_ray.study.page import is_study, write_study_page
 
     if len(args.runs) == 1:
         page = args.out or args.runs[0] / "report.html"
-        write_report(args.runs[0], page)
+        write = write_study_page if is_study(args.runs[0]) else write_report
+        write(args.runs[0], page)
     else:
         page = args.out or Path("comparison.html")
         write_comparison(args.runs, page)

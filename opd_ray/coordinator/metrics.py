@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from opd_ray.coordinator.source_metrics import source_metrics
 from opd_ray.coordinator.turn_metrics import rollout_metrics, turn_metrics
 from opd_ray.pools.scorer import ScoredRollout
 from opd_ray.pools.spans import Span
@@ -73,6 +74,7 @@ def step_metrics(
         "rollout/weights_version": min(r.weights_version for r in rollouts),
         **rollout_metrics(rollouts),
         **turn_metrics(rollouts, scores, selection),
+        **source_metrics(rollouts, scores, selection),
         "tokens_per_second/step": tokens / seconds["seconds/step"],
         "idle_share": seconds["seconds/idle"] / seconds["seconds/step"],
         **seconds,

@@ -15,10 +15,13 @@ from opd_ray.report.run_folder import RunFolder
 
 # Of facts that are written by what they are.
 _UNITS = {"share": "share", "duration": "s"}
+OVER_PROBLEMS = "over problems"
 
 
-def compared_data(runs: Sequence[RunFolder]) -> dict[str, Any]:
-    """What the page of several runs shows."""
+def compared_data(
+    runs: Sequence[RunFolder], title: str | None = None, spread: str = OVER_PROBLEMS
+) -> dict[str, Any]:
+    """What the page of several runs shows; see :func:`opd_ray.report.page.write_compared`."""
     names = _names(runs)
     there = {name for run in runs for row in run.rows for name in row}
     teacher: dict[str, float] = {}
@@ -39,6 +42,8 @@ def compared_data(runs: Sequence[RunFolder]) -> dict[str, Any]:
     wanted = [name for chart in drawn for name in (chart["name"], chart["error"]) if name]
     return {
         "kind": "compare",
+        "title": title or " · ".join(names),
+        "spread": spread,
         "made": time.strftime("%Y-%m-%d %H:%M"),
         "runs": [_run(name, run, wanted) for name, run in zip(names, runs, strict=True)],
         "charts": drawn,

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from opd_ray.report.compared_runs import compared_data
+from opd_ray.report.compared_runs import OVER_PROBLEMS, compared_data
 from opd_ray.report.page_data import run_data
 from opd_ray.report.run_folder import RunFolder
 from opd_ray.report.shown_rollouts import MOST_BYTES
@@ -52,9 +52,22 @@ def write_comparison(runs: list[Path], page: Path) -> None:
         InputError: a folder cannot be read.
         WriteError: the page cannot be written; one that is there stays.
     """
-    found = [RunFolder.read(run) for run in runs]
-    data = compared_data(found)
-    write_whole(page, html(data, " · ".join(run["name"] for run in data["runs"])))
+    write_compared([RunFolder.read(run) for run in runs], page)
+
+
+def write_compared(
+    runs: list[RunFolder], page: Path, title: str | None = None, spread: str = OVER_PROBLEMS
+) -> None:
+    """The same of runs that are read already.
+
+    Args:
+        runs: what is compared.
+        page: the file to write.
+        title: of the page; None: the runs' names.
+        spread: over what the standard errors of held-out figures are.
+    """
+    data = compared_data(runs, title, spread)
+    write_whole(page, html(data, data["title"]))
 
 
 def within(data: Callable[[int], dict[str, Any]], title: str, most: int = MOST_BYTES) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from opd_ray import __version__
 from opd_ray.report.alarms import alarms
 from opd_ray.report.charts import Chart, charts
+from opd_ray.report.group_tables import group_tables
 from opd_ray.report.run_folder import RunFolder
 from opd_ray.report.shown_rollouts import MOST_BYTES, add_close_ups
 
@@ -58,6 +59,7 @@ def run_data(run: RunFolder, room: int = MOST_BYTES) -> dict[str, Any]:
         "facts": facts(run),
         "held_out": held_out(run),
         "charts": [asdict(chart) for chart in drawn],
+        "groups": group_tables(run.steps),
         "rows": _columns(run, drawn, left_out),
         "answers": _answers(run),
         "left_out": left_out,

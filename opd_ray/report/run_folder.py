@@ -65,7 +65,7 @@ class RunFolder:
                 versions = json.loads(output.versions.read_text(encoding="utf-8"))
         return cls(
             path=path,
-            config=_told(_keys(output.config)),
+            config=told_keys(written_keys(output.config)),
             rows=read_jsonl(output.metrics),
             history=output.history.rows(),
             versions=versions,
@@ -121,7 +121,7 @@ class RunFolder:
 
     def changed_keys(self) -> list[tuple[str, Any, Any]]:
         """(key, value, default) of every key that is not at its default."""
-        known = _told(flat(to_values(Config())))
+        known = told_keys(flat(to_values(Config())))
         found = []
         for key in sorted({*self.config, *known}):
             # What is in a list has keys of its own.
@@ -134,7 +134,7 @@ class RunFolder:
         return found
 
 
-def _keys(file: Path) -> dict[str, Any]:
+def written_keys(file: Path) -> dict[str, Any]:
     """All keys of a written configuration; of one with keys that are gone by now as they stand."""
     raw = read_yaml(file)
     try:
@@ -143,5 +143,6 @@ def _keys(file: Path) -> dict[str, Any]:
         return flat(raw)
 
 
-def _told(keys: Mapping[str, Any]) -> dict[str, Any]:
+def told_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that say what was run."""
     return {k: v for k, v in keys.items() if k not in _UNTOLD and not k.startswith("study.")}

@@ -36,6 +36,7 @@ from opd_ray.preflight.prompts import check_routing, prompt_notes
 from opd_ray.preflight.turns import check_turns
 from opd_ray.preflight.unused import unused_options
 from opd_ray.study.cells import Cell, study_cells
+from opd_ray.study.page import write_study_page
 from opd_ray.study.plots import plot_learning_curves, plot_overlaps
 from opd_ray.study.report import arms_of, results_table
 from opd_ray.study.results import StudyError, StudyFolder
@@ -102,7 +103,7 @@ def _ending(history: History, finished: Callable[[], int]) -> Iterator[None]:
 
 
 def report(config: Config) -> Path:
-    """Write table and plots from the finished cells; returns the table's path.
+    """Write table, plots and page from the finished cells; returns the table's path.
 
     Raises:
         StudyError: no cell is finished, or one belongs to another study.
@@ -119,6 +120,7 @@ def report(config: Config) -> Path:
     plot_overlaps(arms, folder.path / "overlaps.png")
     table = folder.path / "results.md"
     write_whole(table, results_table(results, accuracy, config.study.baseline))
+    write_study_page(folder.path, folder.path / "report.html")
     return table
 
 

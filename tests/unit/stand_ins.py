@@ -69,6 +69,7 @@ class Script:
             finish_reason="stop",
             weights_version=version,
             topk=top_k(size, first),
+            source=request.source,
         )
 
     def name(self, rollout_id: str) -> str:

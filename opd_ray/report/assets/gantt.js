@@ -42,5 +42,5 @@ function timeSection(data) {
     parts.push(stepPicker(data.steps, show), holder);
     show(data.steps.length - 1);
   }
-  return [...parts, el("div", { class: "below" }, chartGrid(data.charts, data.rows, "time"))];
+  return [...parts, groupTables(data.groups, "time"), el("div", { class: "below" }, chartGrid(data.charts, data.rows, "time"))];
 }

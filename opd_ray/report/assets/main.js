@@ -29,7 +29,7 @@ if (data.kind === "compare") {
     ["Overview", "overview", [alarmList(data.alarms), factGrid(data.facts), heldOutTable(data.held_out, data.head.taken), chartGrid(data.charts, rows, "held-out")]],
     ["Tokens", "tokens", data.rollouts.length ? [(view = new TokenView(data)).root] : [el("p", { class: "quiet" }, "No rollout was kept from close by (report.close_ups, report.rollouts).")]],
     ["Choice", "choice", choiceSection(data)],
-    ["Training", "training", [chartGrid(data.charts, rows, "training")]],
+    ["Training", "training", [groupTables(data.groups, "training"), chartGrid(data.charts, rows, "training")]],
     ["Time", "time", timeSection(data)],
     ["Answers", "answers", data.answers.length ? answersSection(data.answers).flat(9) : [el("p", { class: "quiet" }, "No answers were kept (report.problems, eval.tasks).")]],
     ["Set-up", "setup", setup(data)],
@@ -37,7 +37,7 @@ if (data.kind === "compare") {
 }
 root.append(
   el("nav", { "aria-label": "sections" }, el("b", {}, "opd-ray"), sections.map(([title, id]) => el("a", { href: `#${id}` }, title)), themeButton()),
-  data.kind === "compare" ? el("header", { class: "head" }, el("h1", {}, data.runs.map((run) => run.name).join(" · "))) : header(data.head),
+  data.kind === "compare" ? el("header", { class: "head" }, el("h1", {}, data.title)) : header(data.head),
   el("main", {}, sections.map(([title, id, parts]) => el("section", { id }, el("h2", {}, title), parts.flat(9).filter(Boolean)))),
   el("footer", { class: "quiet" }, `Written ${data.kind === "compare" ? data.made : data.head.made} by opd-ray. This page is one file and loads nothing.`,
     data.left_out && data.left_out.length ? ` Left out: ${data.left_out.join("; ")}.` : ""),

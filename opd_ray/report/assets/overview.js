@@ -48,6 +48,15 @@ function heldOutTable(rows, taken) {
     el("tbody", {}, rows.filter((row) => !minor(row.name)).map(line), rows.filter((row) => minor(row.name)).map(line))));
 }
 
+// One row a source of prompts, or a teacher: figures of the run, some with what they were at first.
+function groupTables(groups, section) {
+  const written = (value, unit) => (value === null ? "—" : unit === "share" ? percent(value, 1) : short(value));
+  return groups.filter((group) => group.section === section).map((group) => el("div", { class: "scroll" }, el("table", { class: "figures" },
+    el("thead", {}, el("tr", {}, el("th", {}, group.title), group.columns.map(([label, unit]) => el("th", {}, unit && unit !== "share" ? `${label}, ${unit}` : label)))),
+    el("tbody", {}, group.rows.map(([name, ...cells]) => el("tr", {}, el("th", { scope: "row" }, name || "(no name)"),
+      cells.map(([before, after], i) => el("td", {}, before === null ? null : el("small", { class: "quiet" }, `${written(before, group.columns[i][1])} → `), written(after, group.columns[i][1])))))))));
+}
+
 function setup(data) {
   const head = data.head;
   const value = (v) => (v === null || v === undefined ? "null" : v === "???" ? "none" : typeof v === "object" ? JSON.stringify(v) : String(v));

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made_run import make_run, snapshot_of
+from made_run import make_run, row_of, snapshot_of
 from report_browser import Page, browser, needs_browser
 
 from opd_ray.report.page import write_comparison, write_report
@@ -127,6 +128,22 @@ def test_a_token_tells_all_that_is_known_of_it(tmp_path: Path, page: Page) -> No
         "new KeyboardEvent('keydown', { key: 'ArrowRight' }))"
     )
     assert page.run("opdRay.view.cursor.i") == before + 1
+
+
+def test_sources_and_teachers_stand_in_tables(tmp_path: Path, page: Page) -> None:
+    folder = make_run(tmp_path / "run", SIZES)
+    figures = {"source/<b>/kept_share": 0.25, "source/c/tokens": 1200.0, "teacher/one/tokens": 7.0}
+    rows = [row_of(step, **figures) for step in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_report(folder, folder / "report.html")
+    page.open(folder / "report.html")
+    cells = "[...document.querySelectorAll('#{} .figures tbody tr')].map((row) => row.innerText)"
+    first, second = page.run(cells.format("training"))
+    assert first.split()[0] == "<b>"
+    assert "25.0 %" in first.replace("\u00a0", " ")
+    assert second.split()[:3] == ["c", "—", "2,400"]
+    (teacher,) = page.run(cells.format("time"))
+    assert teacher.split()[:2] == ["one", "14"]
 
 
 def test_hostile_tokens_are_text(tmp_path: Path, page: Page) -> None:

@@ -77,6 +77,33 @@ def test_figures_of_the_page_are_those_of_the_run(tmp_path: Path) -> None:
     assert chart["lines"] == [["teacher", 0.95]]
 
 
+def test_sources_and_teachers_have_a_table_each(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    assert run_data(RunFolder.read(folder))["groups"] == []
+    kl = [4.0, 3.0, 2.0, 1.0]
+    rows = [
+        row_of(
+            step,
+            **{"source/a/b/tokens": 10.0, "source/a/b/reverse_kl_mean": kl[step - 1]},
+            **{"source/c/tokens": 5.0 * step, "source/c/kept_share": 0.1 * step},
+            **{"teacher/first/tokens": 7.0, "teacher/first/wait_max_seconds": float(step)},
+            **{"teacher/replica/first-0/tokens": 7.0, "teacher/tokens": 7.0},
+        )
+        for step in range(1, 5)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    sources, teachers = run_data(RunFolder.read(folder))["groups"]
+    labels = [label for label, _ in sources["columns"]]
+    of = {name: dict(zip(labels, cells, strict=True)) for name, *cells in sources["rows"]}
+    assert [*of] == ["a/b", "c"]
+    assert of["a/b"]["KL(student ‖ teacher)"] == [4.0, 1.0]
+    assert of["c"]["KL(student ‖ teacher)"] == [None, None]
+    assert of["c"]["tokens written"] == [None, 50.0]
+    assert of["c"]["kept"] == [None, 0.4]
+    ((name, tokens, *_, longest),) = teachers["rows"]
+    assert (name, tokens, longest) == ("first", [None, 28.0], [None, 4.0])
+
+
 def test_no_text_of_a_run_ends_an_element_or_loads_anything(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     write_report(folder, tmp_path / "page.html")

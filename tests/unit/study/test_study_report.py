@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from opd_ray.config.load import load_config
+from opd_ray.cli import main
+from opd_ray.config.load import load_config, to_yaml
 from opd_ray.study.cells import study_cells
+from opd_ray.study.page import mean_rows
 from opd_ray.study.plots import curve, overlap_matrix
 from opd_ray.study.report import arms_of, results_table
 from opd_ray.study.results import CellResult, StudyError, StudyFolder
@@ -108,6 +111,7 @@ def test_a_curve_has_the_steps_that_all_seeds_have() -> None:
 
 def test_the_report_is_made_from_the_result_files(tmp_path: Path) -> None:
     config = load_config("study", [f"run.output_dir={tmp_path}", "study.seeds=[0, 1]"])
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
     with pytest.raises(StudyError, match="no finished cell"):
         report(config)
     folder = StudyFolder(tmp_path)
@@ -118,9 +122,38 @@ def test_the_report_is_made_from_the_result_files(tmp_path: Path) -> None:
         place.mkdir(parents=True)
         (place / "result.json").write_text(json.dumps(asdict(made)))
         rows = [{"step": 0, **made.step_0}, {"step": 50, **made.final}]
-        folder.metrics(cell.arm, cell.seed).write_text("\n".join(map(json.dumps, rows)))
+        folder.metrics(cell.arm, cell.seed).write_text(
+            "".join(f"{json.dumps(row)}\n" for row in rows)
+        )
     table = report(config).read_text()
     assert cells_of(table, "teachability_0.1")[1] == "1"
     assert cells_of(table, "random_0.1")[1] == "2"
     for name in ("learning_curves.png", "overlaps.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    # The page has the arms as runs, in the configuration's order; opd-ray report writes it again.
+    page = tmp_path / "report.html"
+    arms = [arm.name for arm in config.study.arms]
+    for path in (page, tmp_path / "again.html"):
+        assert path == page or main(["report", str(tmp_path), "--out", str(path)]) == 0
+        (data,) = re.findall(r'id="data">(.*?)</script>', path.read_text())
+        shown = json.loads(data)
+        assert [run["name"] for run in shown["runs"]] == arms
+        assert shown["title"] == tmp_path.name
+        assert "tip.rule" in [row[0] for row in shown["keys"]]
+    (kl,) = [row for row in shown["figures"] if row["name"] == "eval/kl"]
+    assert kl["values"][0] == [pytest.approx(0.1), pytest.approx(0.0)]
+    assert kl["values"][-1] == [pytest.approx(0.1), None]  # one seed
+
+
+def test_seeds_have_one_curve_with_an_interval_over_them() -> None:
+    seeds = [
+        [{"step": 0, "eval/kl": 0.2, "eval/kl_se": 9.0}, {"step": 1, "train/loss": 1.0}],
+        [{"step": 0, "eval/kl": 0.4, "eval/kl_se": 9.0}, {"step": 1, "train/loss": 2.0}],
+    ]
+    first, second = mean_rows(seeds)
+    # Two seeds: t = 12.706 on the error 0.1; the page draws 1.96 of what stands here.
+    assert first == pytest.approx(
+        {"step": 0, "eval/kl": 0.3, "eval/kl_se": 12.706 * 0.1 / 1.96}, rel=1e-4
+    )
+    assert second == {"step": 1, "train/loss": 1.5}
+    assert mean_rows(seeds[:1])[0] == {"step": 0, "eval/kl": 0.2}
