@@ -31,6 +31,7 @@ from opd_ray.cli import (
 from opd_ray.cli.surroundings import (
     check_arguments,
     check_packages,
+    find_own_modules,
     print_in_any_encoding,
     reader_left,
 )
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_arguments(args.overrides)
         check_packages()
+        find_own_modules()
         with stop_as_interrupt():
             code = args.run(args)
         reader_left()  # else Python complains when it ends

@@ -44,6 +44,15 @@ def check_arguments(arguments: Sequence[str]) -> None:
             ) from None
 
 
+def find_own_modules() -> None:
+    """Have modules of the user's found in the current folder, behind all others.
+
+    Python does so for ``python -m``, not for an installed command; Ray does in a run's actors.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def check_packages() -> None:
     """Refuse a file or folder of the user's that is imported in place of a package.
 

@@ -102,7 +102,9 @@ class Progress:
                 self._draw()
         elif now - self._said >= _LOG_SECONDS:
             waited = in_words(time.time() - activity.since)
-            parts = (f"step {activity.step + 1}/{activity.total}", activity.doing, waited)
+            # The one that is taken now; behind the last of them the run ends, and begins none.
+            step = min(activity.step + 1, activity.total)
+            parts = (f"step {step}/{activity.total}", activity.doing, waited)
             self.say("  ".join([*parts, *self._time_left()]))
 
     def step(self, step: int, values: dict[str, float]) -> None:

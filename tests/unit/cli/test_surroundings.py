@@ -47,6 +47,22 @@ def test_arguments_that_are_no_text_here_are_refused(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+def test_modules_of_ones_own_are_found_in_the_current_folder(tmp_path: Path) -> None:
+    """Where the command is installed too: it leaves the current folder out, as -P does here."""
+    example = HOME / "examples" / "custom_rule" / "surprise.py"
+    (tmp_path / "surprise.py").write_text(example.read_text())
+    installed = "from opd_ray.cli import main; main(['check-rule', 'surprise:surprise'])"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", installed],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+        capture_output=True,
+        timeout=120,
+    )
+    assert (done.stderr, done.returncode) == (b"", 0)
+    assert b"surprise" in done.stdout
+
+
 def test_a_reader_that_leaves_ends_a_command_without_a_word(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -144,6 +144,15 @@ def test_a_log_hears_once_a_minute_of_a_step_that_takes_long(clock: Clock) -> No
     ]
 
 
+def test_behind_the_last_step_none_is_begun(clock: Clock) -> None:
+    log = io.StringIO()
+    progress = Progress(total=8, done=8, stream=log)
+    progress.stage("report")
+    clock.now += 61
+    progress.tick()
+    assert log.getvalue().startswith("step 8/8  writing the report  1 min")
+
+
 class Heard:
     def __init__(self) -> None:
         self.stages: list[str] = []
