@@ -23,7 +23,7 @@ from documented_commands import (
 
 from opd_ray.cli import make_parser
 from opd_ray.cli.eval import evaluation_config
-from opd_ray.cli.reference import to_markdown
+from opd_ray.cli.reference import commands, to_markdown
 from opd_ray.config.files import packaged_names
 from opd_ray.config.keys import all_keys
 from opd_ray.config.load import load_config
@@ -110,6 +110,20 @@ def test_a_command_parses_and_its_config_can_be_run(
     assert config_problems(config) == []
     if words[0] == "study":
         study_cells(config)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_in_a_sentence_have_the_options_that_they_name(page: Path) -> None:
+    """`opd-ray report RUN_A RUN_B` and its like, whose other words stand for something."""
+    helps = {name: parser.format_help() for name, parser in commands()}
+    wrong = []
+    for text in re.findall(r"`opd-ray ([a-z][^`\n]*)`", page.read_text()):
+        words = text.split()
+        known = helps.get(" ".join(words[:2])) or helps.get(words[0], "")
+        options = [word for word in words if word.startswith("--")]
+        if not known or not all(re.search(rf"{option}\b", known) for option in options):
+            wrong.append(text)
+    assert wrong == []
 
 
 def _with_models(text: str) -> str:
