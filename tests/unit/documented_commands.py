@@ -89,6 +89,8 @@ KEPT_RIGHT = [
     (r"opd-ray deepplanning score", "runs/test_deepplanning_run.py::test_from_the_clone"),
     # Examples.
     (r"python examples/own_trainer", "unit/test_own_trainer_example.py::test_a_student_learns"),
+    (r"pip install trl", NEEDS),
+    (r"python examples/trl_trainer", "unit/test_trl_trainer_example.py::test_a_student_learns"),
     (r"python examples/custom_teacher", "runs/test_custom_teacher.py::test_class_and_actor"),
     (r"opd-ray check-teacher .*custom_teacher", "runs/test_custom_teacher.py::test_the_examples"),
     (r"opd-ray train .*custom_teacher", "runs/test_custom_teacher.py::test_class_and_actor"),
