@@ -15,10 +15,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# What all the imports make stays: Python need not look through it again and again meanwhile ...
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What all the imports made stays: Python need not look through it again in every test."""
-    gc.collect()
+    """... nor in every test."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

@@ -43,7 +43,7 @@ class Served:
                 command, stdout=output, stderr=subprocess.STDOUT, env=environment
             )
 
-    def wait(self, seconds: float = 200) -> None:
+    def wait(self, seconds: float = 400) -> None:
         """Until it answers."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

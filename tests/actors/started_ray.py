@@ -52,5 +52,5 @@ def started_ray(num_cpus: int, **variables: str) -> Iterator[str]:
                 return
         finally:
             head.stdin.close()
-            head.wait(60)
+            head.wait(180)
     raise AssertionError(f"Ray did not start, {_TRIES} times")

@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+# For what a run does next, on a machine that may be busy with ten others.
+PATIENCE_S = 400.0
 # The demo at its smallest: every part real, few tokens, no evaluation beyond what a test asks for.
 SMALL = (
     "run.resume=auto",
@@ -50,7 +52,9 @@ def start_command(command: Sequence[str], output: Path, **where: Any) -> subproc
         )
 
 
-def finish(run: subprocess.Popen[str], output: Path, timeout_s: float = 240) -> tuple[int, str]:
+def finish(
+    run: subprocess.Popen[str], output: Path, timeout_s: float = PATIENCE_S
+) -> tuple[int, str]:
     """Exit code and everything printed."""
     try:
         code = run.wait(timeout_s)
@@ -101,7 +105,7 @@ def rows(output: Path) -> list[dict[str, float]]:
 
 
 def wait_for_step(
-    run: subprocess.Popen[str], output: Path, step: int, timeout_s: float = 180
+    run: subprocess.Popen[str], output: Path, step: int, timeout_s: float = PATIENCE_S
 ) -> None:
     """Return once a run has finished ``step`` steps."""
     deadline = time.monotonic() + timeout_s

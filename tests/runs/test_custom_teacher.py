@@ -41,7 +41,7 @@ def python(*arguments: str) -> str:
     # then: here the commands see to it.
     environment = {**os.environ, "RAY_AUTH_MODE": "token"}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 

@@ -146,11 +146,11 @@ def command(folder: Path, *arguments: str) -> None:
             text=True,
             start_new_session=True,
         )
-    code, text = finish(run, output, timeout_s=400)
+    code, text = finish(run, output)
     assert code == 0, text
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_from_the_clone_to_the_scores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,7 @@ def test_a_killed_actor_ends_the_run_and_is_named(tmp_path: Path) -> None:
         wait_for_step(run, output, 2)
         everyone = family(run)
         actor_process(run, "TrainerActor").kill()
-        code, text = finish(run, output, timeout_s=120)
+        code, text = finish(run, output)
     finally:
         end(run)
     assert code == 1, text
@@ -71,7 +71,7 @@ def _stopped_by_ctrl_c(run: subprocess.Popen[str], output: Path) -> None:
         assert open_to_others(everyone) == []
         # As a terminal does it: the whole process group hears it.
         os.killpg(run.pid, signal.SIGINT)
-        code, text = finish(run, output, timeout_s=120)
+        code, text = finish(run, output)
     finally:
         end(run)
     assert code == 130, text

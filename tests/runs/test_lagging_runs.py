@@ -25,7 +25,7 @@ _SETTINGS = (
     *("run.lag=1", "teacher.signal=hidden", "tip.rescore=true"),
 )
 # The first test of the file starts six processes with engines, on a machine that may be busy.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 _SAME = (
     *("train/loss", "train/kept_tokens", "train/grad_norm", "train/learning_rate"),

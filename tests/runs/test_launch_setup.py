@@ -82,7 +82,7 @@ class Checkout:
 
     def setup(self, **variables: str) -> tuple[int, str, str]:
         process = self.start(**variables)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         return process.returncode, out, err
 
     def calls(self, word: str = "") -> list[str]:
@@ -172,7 +172,7 @@ def test_another_failure_of_torch_is_not_taken_for_a_missing_build(checkout: Che
 
 def test_two_calls_at_a_time_install_once(checkout: Checkout) -> None:
     both = [checkout.start(SLOW="1"), checkout.start(SLOW="1")]
-    results = [process.communicate(timeout=60) for process in both]
+    results = [process.communicate(timeout=180) for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     assert [out for out, _ in results] == [f"{checkout.env}\n"] * 2
     assert len(checkout.calls(" install ")) == CALLS

@@ -62,7 +62,7 @@ def start(job: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
 def run(job: dict[str, str], *arguments: str) -> tuple[int, str]:
     """Exit code, and what it said."""
     script = start(job, *arguments)
-    _, said = script.communicate(timeout=30)
+    _, said = script.communicate(timeout=120)
     return script.returncode, said
 
 
@@ -95,11 +95,11 @@ def test_a_signal_stops_the_run_and_the_time_limit_queues_it_again(
     job: dict[str, str], number: signal.Signals, requeued: list[str]
 ) -> None:
     script = start({**job, "CODE": ""}, "demo")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while "at work" not in calls(job) and time.monotonic() < deadline:
         time.sleep(0.02)
     script.send_signal(number)
-    assert script.wait(20) == 130
+    assert script.wait(120) == 130
     assert calls(job)[-1 - len(requeued) :] == ["stopped", *requeued]
 
 

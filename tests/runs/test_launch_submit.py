@@ -73,7 +73,7 @@ class Log:
 
     def wait_for(self, text: str) -> None:
         with self._grown:
-            seen = self._grown.wait_for(lambda: text in self.text, timeout=120)
+            seen = self._grown.wait_for(lambda: text in self.text, timeout=400)
         assert seen, self.text
 
 
@@ -93,20 +93,20 @@ def submit(head: Head, entrypoint: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_log_and_exit_code_of_a_job_come_back(head: Head, tmp_path: Path) -> None:
     (tmp_path / "carried.txt").write_text("it travelled\n")
     job = submit(head, "cat carried.txt", tmp_path)
-    text, _ = job.communicate(timeout=240)
+    text, _ = job.communicate(timeout=400)
     assert job.returncode == 0, text
     assert text.count("it travelled") == 1
     job = submit(head, "echo it fails; exit 3", tmp_path)
-    text, _ = job.communicate(timeout=240)
+    text, _ = job.communicate(timeout=400)
     assert job.returncode == 3, text
     assert "it fails" in text
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_ctrl_c_stops_the_job_and_lets_it_finish_what_it_must(head: Head, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(
         "import sys, time\n"
@@ -123,14 +123,14 @@ def test_ctrl_c_stops_the_job_and_lets_it_finish_what_it_must(head: Head, tmp_pa
         log.wait_for("at work")
         job.send_signal(signal.SIGINT)
         log.wait_for("STOPPED")
-        assert job.wait(timeout=60) == 130, log.text
+        assert job.wait(timeout=180) == 130, log.text
     finally:
         job.kill()
     assert log.text.count("at work\n") == 1
     assert log.text.count("saved\n") == 1
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_config_of_ones_own_is_trained_on_the_cluster(head: Head, tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("inherit: demo\nrun: {steps: 7}\n")
     (tmp_path / "mine.yaml").write_text(
@@ -162,7 +162,7 @@ def join(address: str, environment: dict[str, str]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     return done.stdout
 

@@ -34,7 +34,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
             source,
         ],
         check=True,
-        timeout=240,
+        timeout=400,
         stdout=subprocess.DEVNULL,
     )
     return folder / "built"
@@ -76,7 +76,7 @@ def test_the_command_runs_from_any_folder(wheel: Path, tmp_path: Path) -> None:
             *("--target", target, wheel),
         ],
         check=True,
-        timeout=120,
+        timeout=400,
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -85,7 +85,7 @@ def test_the_command_runs_from_any_folder(wheel: Path, tmp_path: Path) -> None:
         return subprocess.run(
             command,
             check=True,
-            timeout=120,
+            timeout=400,
             stdout=subprocess.PIPE,
             text=True,
             cwd=elsewhere,

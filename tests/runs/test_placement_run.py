@@ -28,7 +28,7 @@ _RUN = (
 )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_where_roles_are_decides_nothing_of_what_they_do(ray_address: str, tmp_path: Path) -> None:
     for placement in ("separate", "shared", "turns"):
         run(

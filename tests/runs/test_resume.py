@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 from in_process import run
-from launching import end, family, rows, start, wait_for_step
+from launching import PATIENCE_S, end, family, rows, start, wait_for_step
 from safetensors.torch import load_file
 
 from opd_ray.cli import main
@@ -62,7 +62,7 @@ def test_without_its_teacher(ray_address: str, whole: Path, answers: str, tmp_pa
             assert other[name] == pytest.approx(one[name], rel=1e-5), name
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_killed_driver_and_a_dead_ray_are_started_again(whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     process = start(output, *_RUN, "run.steps=100000", "--retries", "2")
@@ -82,10 +82,10 @@ def test_a_killed_driver_and_a_dead_ray_are_started_again(whole: Path, tmp_path:
         begin = time.monotonic()
         head.kill()
         wait_for_words(output, "is gone ([Errno 111] Connection refused); the same command goes on")
-        assert time.monotonic() - begin < 20  # Ray itself takes a minute
+        assert time.monotonic() - begin < 40  # Ray itself takes a minute
         wait_for_words(output, "the run ended with exit code 1")
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(30) == 130
+        assert process.wait(120) == 130
         assert family(process) == []
     finally:
         end(process)
@@ -113,7 +113,7 @@ def test_a_killed_driver_and_a_dead_ray_are_started_again(whole: Path, tmp_path:
         torch.testing.assert_close(tensor, other[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def wait_for_words(output: Path, words: str, timeout_s: float = 180) -> None:
+def wait_for_words(output: Path, words: str, timeout_s: float = PATIENCE_S) -> None:
     """Return once a run has said this."""
     log = output.with_suffix(".log")
     deadline = time.monotonic() + timeout_s
