@@ -24,7 +24,12 @@ cluster = Cluster(
         "num_cpus": 0,
         "object_store_memory": OBJECT_STORE_BYTES,
         # A node is dead when it has not answered for 2 s; Ray's own limits are five times as long.
-        "_system_config": {"health_check_period_ms": 400, "health_check_failure_threshold": 5},
+        "_system_config": {
+            "health_check_period_ms": 400,
+            "health_check_failure_threshold": 5,
+            # Processes in which no actor of ours runs.
+            "prestart_worker_first_driver": False,
+        },
     },
 )
 nodes = []
@@ -127,4 +132,4 @@ def _cluster(*cpus: int) -> Iterator[Nodes]:
             return
         finally:
             host.stdin.close()
-            host.wait(60)
+            host.wait(180)
