@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from quick_compiler import quick_compiler
 
 from actors.process import trainer_environment
 from opd_ray.config.lora import LoraSettings
@@ -30,7 +31,7 @@ class Ranks:
             self._port = probe.getsockname()[1]
         context = multiprocessing.get_context("spawn")
         before = dict(os.environ)
-        os.environ.update(trainer_environment(TrainerSettings(threads=1)))
+        os.environ.update(trainer_environment(TrainerSettings(threads=1)) | quick_compiler())
         self._lines, self._processes = [], []
         for _ in range(world_size):
             ours, theirs = context.Pipe()
