@@ -53,6 +53,7 @@ class SharedActors:
     def _opened(self, config: Config, *_: object, owns_process: bool) -> Iterator[Session]:
         assert owns_process  # the command line's
         own = {"run": config.run, "tip": config.tip, "eval": config.eval}
+        own |= {"scoring": config.scoring}
         assert replace(self._config, **own) == config, "the actors were started with other settings"
         assert config.run.lag <= self._config.run.lag
         assert config.run.deterministic == self._config.run.deterministic

@@ -1,10 +1,12 @@
-"""Runs that end like one that nothing disturbs: one that trains early, two whose actors are killed.
+"""Runs with several of everything: one as a whole, one that trains early, two with deaths.
 
-All with the same actors; what befalls trainer ranks is in test_lagging_runs.py.
+The others end like one that nothing disturbs. All have the same actors; what befalls trainer ranks
+is in test_lagging_runs.py.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from launching import rows
 from safetensors.numpy import load_file
 from shared_actors import SharedActors, shared_actors
 
+from opd_ray.cli import main
 from opd_ray.coordinator.loop import Coordinator
 from opd_ray.pools.rollouts import RolloutPool
 from opd_ray.pools.teachers.pool import TeacherPool
@@ -25,13 +28,13 @@ from opd_ray.types import Rollout, RolloutRequest, Sampling
 
 _STEPS = 3
 # The first test of the file starts six processes with engines, on a machine that may be busy.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 _SAME = ("train/loss", "train/grad_norm", "train/kept_tokens", "rollout/tokens")
 _SETTINGS = (
     *(f"run.steps={_STEPS}", "run.export_at_end=true", "trainer.learning_rate=2e-4"),
     *("tip.normalise_over=rollout", "tip.rho=0.5"),
-    *("trainer.ranks=2", "trainer.zero_stage=2", "trainer.cpus_per_rank=0.3"),
+    *("trainer.ranks=2", "trainer.zero_stage=3", "trainer.cpus_per_rank=0.3"),
     *("trainer.micro_batch_tokens=64", "trainer.max_grad_norm=0.01"),
     # Responses of all lengths, of which few at a time are written: a tail of many waves.
     *("rollout.actors=2", "rollout.cpus_per_actor=0.3", "rollout.max_num_seqs=2"),
@@ -123,6 +126,71 @@ def test_a_run_that_trains_early(
         for name in _SAME:
             assert other[name] == pytest.approx(one[name], rel=1e-4), name
     assert_same_student(plain, early)
+
+
+def test_several_of_everything(actors: SharedActors, ray_address: str, tmp_path: Path) -> None:
+    """And what becomes of the run's checkpoint afterwards."""
+    output = tmp_path / "run"
+    heldout = (
+        "eval.tasks=[{name: heldout, task: chain_sum, problems: 8, samples: 2, "
+        "data: {kind: chain_sum, chain_sum: {split: heldout, count: 8}, max_prompt_tokens: 32}}]"
+    )
+    schedule = ("tip.rho_schedule=linear", "tip.rho=1.0", "tip.rho_end=0.0")
+    actors.run(
+        output,
+        *("run.overlap=false", "scoring=exact", "eval.kl_prompts=8", heldout),
+        *(*schedule, "tip.rho_schedule_steps=2"),
+    )
+    steps = rows(output)
+    assert [round(row["tip/kept_fraction"], 1) for row in steps] == [1.0, 0.5, 0.0]
+    # The last step keeps nothing on any rank: it is skipped, and nothing hangs.
+    assert [row["train/skipped"] for row in steps] == [0.0, 0.0, 1.0]
+    # Rollouts are written by the weights of the step before.
+    assert [row["rollout/weights_version"] for row in steps] == [0, 1, 2]
+    assert all(row["sync/gap_mean"] < 1e-4 for row in steps)
+    assert {"memory/trainer-1_bytes", "memory/rollout-1_bytes", "memory/teacher-1_bytes"} <= set(
+        steps[0]
+    )
+    for row in steps:
+        tokens, kept = row["rollout/tokens"], row["train/kept_tokens"]
+        assert row["teacher/replicas"] == 2
+        assert row["teacher/retries"] == 0
+        assert row["teacher/tokens_per_second"] > 0
+        assert 0 < row["teacher/batch_fill"] <= 1
+        assert 0 <= row["teacher/bottleneck_share"] < 1
+        assert 0 <= row["teacher/wait_mean_seconds"] <= row["teacher/wait_max_seconds"]
+        assert sum(row[f"teacher/replica/teacher-{i}/tokens"] for i in (0, 1)) > tokens
+        # Exact scores look at every row once, then the kept ones travel.
+        per_row = row["teacher/exact_scoring_bytes"] / tokens
+        assert per_row > 0
+        assert row["teacher/signal_bytes"] == pytest.approx(per_row * kept)
+    evaluations = [
+        json.loads(line)
+        for line in (output / "metrics.jsonl").read_text().splitlines()
+        if "eval/kl" in line
+    ]
+    assert [row["step"] for row in evaluations] == [0, 3]
+    wanted = {f"eval/heldout/{name}" for name in ("accuracy", "mean@2", "pass@2", "maj@2")}
+    assert wanted <= set(evaluations[0])
+
+    # The sharded checkpoint, put together without its ranks, is the student that the run exported.
+    checkpoint = output / "checkpoints" / "step_00000003"
+    exported = tmp_path / "exported"
+    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(exported)]) == 0
+    ours, runs_own = (
+        load_file(folder / "model.safetensors") for folder in (exported, output / "export")
+    )
+    assert ours.keys() == runs_own.keys()
+    for name, tensor in ours.items():
+        assert np.array_equal(tensor, runs_own[name]), name
+
+    figures = tmp_path / "figures"
+    # The actors of the runs have all but a fifth of a CPU.
+    joined = (f"cluster.address={ray_address}", "rollout.cpus_per_actor=0.1")
+    command = ["eval", "--config", "demo", heldout, *joined]
+    assert main([*command, "--model", str(exported), "--out", str(figures)]) == 0
+    found = json.loads((figures / "results.json").read_text())["figures"]
+    assert found["eval/heldout/accuracy"] == evaluations[1]["eval/heldout/accuracy"]
 
 
 def test_killed_teachers(
