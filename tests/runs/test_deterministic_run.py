@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 from compared import differences, figures, steps
-from in_process import run
-from launching import actor_process, end, finish, start, wait_for_step
+from launching import PATIENCE_S, actor_process, end, start, wait_for_step
+from shared_actors import shared_actors
 
 from opd_ray.output.checkpoint import CheckpointStore
 
@@ -59,7 +59,7 @@ def killed_past_its_checkpoint(output: Path) -> str:
 
 def when_there(run: subprocess.Popen[str], actor_class: str) -> psutil.Process:
     """The process of an actor, as soon as there is one."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return actor_process(run, actor_class)
@@ -75,22 +75,25 @@ def flip_a_byte(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_killed_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
-    ray_address: str, tmp_path: Path
+    ray_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     # Side by side, so that everything takes another time than in the part that is resumed.
     with ThreadPoolExecutor(1) as beside:
         killed = beside.submit(killed_past_its_checkpoint, broken)
-        run(whole, *_RUN, f"cluster.address={ray_address}")
-        first = killed.result()
-    newest = CheckpointStore(broken / "checkpoints", keep=2).newest()
-    assert newest is not None
-    folder, state = newest
-    flip_a_byte(folder / "trainer" / "rank_00001_00000.safetensors")
-    code, text = finish(start(broken, *_RUN, "run.checkpoint_every=2"), broken)
-    assert code == 0, text
+        # Actors that had no part in the run that is resumed, and that have been through another.
+        with shared_actors(tmp_path / "shared", ray_address, *_RUN) as actors:
+            actors.run(whole)
+            first = killed.result()
+            newest = CheckpointStore(broken / "checkpoints", keep=2).newest()
+            assert newest is not None
+            folder, state = newest
+            flip_a_byte(folder / "trainer" / "rank_00001_00000.safetensors")
+            capsys.readouterr()
+            actors.run(broken, "run.checkpoint_every=2")
+    text = capsys.readouterr().err
     assert f"at step {state.step - 2}" in text
     assert f"passed over: the trainer's checkpoint in {folder}/trainer is not whole: rank_0" in text
     for name, which in (("trainer", "all ranks"), ("rollout", "it"), ("teacher", "it")):
