@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from actors.teacher.kinds.hf import HfTeacher
 from actors.teacher.protocol import TeacherError
 from actors.teacher.registry import make_teacher
 from opd_ray import serve_teacher
+from opd_ray.cli import main
 from opd_ray.cluster.nodes import from_ray_nodes
 from opd_ray.config.choices import SignalChoice
 from opd_ray.config.load import load_config
@@ -36,19 +37,25 @@ from opd_ray.types import SampledSignal, ScoreRequest, TeacherAnswer, TopK, TopK
 TEACHER = pair_folder() / "teacher"
 
 
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    """The environment of a command that joins the Ray that the test started."""
-    context = ray.init(
-        address="local", num_cpus=2, include_dashboard=False, object_store_memory=1 << 27
-    )
-    yield {**os.environ, "RAY_ADDRESS": context.address_info["gcs_address"]}
-    ray.shutdown()
+# This process is in the cluster, too.
+pytestmark = pytest.mark.usefixtures("joined_ray")
 
 
-def command(*arguments: str) -> list[str]:
-    base = [sys.executable, "-m", "opd_ray", "serve-teacher", "--config", "demo", "--name", "judge"]
-    return [*base, *arguments, "cluster.address=auto"]
+@pytest.fixture
+def environment(ray_address: str) -> Iterator[dict[str, str]]:
+    """The environment of a command that joins the cluster of the test."""
+    yield {**os.environ, "RAY_ADDRESS": ray_address}
+    with suppress(ValueError):  # no test left one behind
+        ray.kill(ray.get_actor("judge", namespace="opd-ray"))
+
+
+def arguments(*own: str) -> list[str]:
+    return ["serve-teacher", "--config", "demo", "--name", "judge", *own, "cluster.address=auto"]
+
+
+def command(*own: str) -> list[str]:
+    """In a process of its own; where that matters not, ``main`` saves the imports."""
+    return [sys.executable, "-m", "opd_ray", *arguments(*own)]
 
 
 def requests(count: int, seed: int) -> list[ScoreRequest]:
@@ -61,7 +68,7 @@ def requests(count: int, seed: int) -> list[ScoreRequest]:
     return made
 
 
-def eventually(what: Callable[[], bool], seconds: float = 30) -> None:
+def eventually(what: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, what
@@ -96,7 +103,9 @@ def assert_same(answers: list[TeacherAnswer], expected: list[TeacherAnswer]) -> 
         assert type(one.signal) is type(other.signal)
 
 
-def test_two_clients_with_wishes_of_their_own(environment: dict[str, str], tmp_path: Path) -> None:
+def test_two_clients_with_wishes_of_their_own(
+    environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = tmp_path / "log"
     with log.open("w") as output:
         serving = subprocess.Popen(
@@ -106,7 +115,7 @@ def test_two_clients_with_wishes_of_their_own(environment: dict[str, str], tmp_p
             stderr=subprocess.STDOUT,
         )
     try:
-        eventually(lambda: "2 replicas" in log.read_text() or serving.poll() is not None, 120)
+        eventually(lambda: "2 replicas" in log.read_text() or serving.poll() is not None, 250)
         assert serving.poll() is None, log.read_text()
         topk, sampled = (
             TeacherSettings(kind="actor", actor_name="judge", signal=signal, topk=k)
@@ -136,11 +145,10 @@ def test_two_clients_with_wishes_of_their_own(environment: dict[str, str], tmp_p
         assert_same(clients[0].score(asked[0]), expected[0])
         eventually(lambda: "(120 in all)" in log.read_text())
 
-        again = subprocess.run(command(), env=environment, capture_output=True, text=True)
-        assert again.returncode == 2
-        assert "an actor of that name runs" in again.stderr
+        assert main(arguments()) == 2
+        assert "an actor of that name runs" in capsys.readouterr().err
         serving.send_signal(signal.SIGINT)
-        assert serving.wait(30) == 0, log.read_text()
+        assert serving.wait(60) == 0, log.read_text()
         assert "judge stopped" in log.read_text()
         eventually(is_gone)
         eventually(lambda: not hosts())
@@ -151,9 +159,7 @@ def test_two_clients_with_wishes_of_their_own(environment: dict[str, str], tmp_p
             serving.kill()
 
 
-def test_replicas_without_a_place_end_the_command(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replicas_without_a_place_end_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, which has joined the cluster; there is no GPU in it."""
     joined = nullcontext(SimpleNamespace(cluster=lambda: from_ray_nodes(ray.nodes())))
     monkeypatch.setattr(serve_teacher, "RaySession", lambda settings: joined)
@@ -175,20 +181,19 @@ def test_replicas_without_a_place_end_the_command(
 
 
 def test_detached_it_serves_a_run_and_goes_on_until_it_is_stopped(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start = subprocess.run(command("--detach"), env=environment, capture_output=True, text=True)
     assert start.returncode == 0, start.stderr
-    run = [sys.executable, "-m", "opd_ray", "train", "--config", "demo", *SMALL, "run.steps=1"]
+    run = ["train", "--config", "demo", *SMALL, "run.steps=1", f"run.output_dir={tmp_path}"]
     run += ["teacher.kind=actor", "teacher.path=null", "teacher.actor_name=judge"]
-    run += ["cluster.address=auto", f"run.output_dir={tmp_path}"]
-    done = subprocess.run(run, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert main([*run, "cluster.address=auto"]) == 0
     [row] = rows(tmp_path)
     assert row["train/loss"] > 0
     stats = ray.get(ray.get_actor("judge", namespace="opd-ray").stats.remote())
     assert stats.rollouts == 16  # every one of the run's, and none twice
-    stop = subprocess.run(command("--stop"), env=environment, capture_output=True, text=True)
-    assert (stop.returncode, stop.stdout) == (0, "judge stopped\n"), stop.stderr
+    capsys.readouterr()
+    assert main(arguments("--stop")) == 0
+    assert capsys.readouterr().out == "judge stopped\n"
     eventually(is_gone)
     eventually(lambda: not hosts())
