@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from launching import end
+from launching import PATIENCE_S, end
 from tiny_models import make_gapped_student
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -69,7 +69,7 @@ def test_killed_and_resumed_like_unbroken(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run = start(broken)
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + PATIENCE_S
         while len(sampled(broken)) < 5:
             assert run.poll() is None, broken.with_suffix(".log").read_text()
             assert time.monotonic() < deadline
@@ -137,13 +137,16 @@ def save_byte_model(folder: Path) -> None:
 
 
 def test_a_benchmark_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ray_address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_byte_model(tmp_path / "bytes")
     assert main(["prepare", "math500", "--from", str(_EXCERPTS / "math500.jsonl")]) == 0
     command = ["eval", "--model", "bytes", "--tasks", "math500", "--problems", "2"]
-    command += ["--samples", "2", "--max-new-tokens", "16", "cluster.num_cpus=2"]
+    command += ["--samples", "2", "--max-new-tokens", "16", f"cluster.address={ray_address}"]
     assert main(command) == 0
     out = Path("outputs/eval/bytes")
     records = [json.loads(line) for line in (out / "math500" / "sampled.jsonl").open()]

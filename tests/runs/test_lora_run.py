@@ -100,14 +100,14 @@ def test_the_base_in_the_trainers_memory_teaches_as_a_copy_of_its_own(
             "data.fields.teacher_prompt=shown",
             "data.max_prompt_tokens=32",
             "tip.rule=all",
-            "trainer.ranks=2",
         ),
     )
     copied, asked = tmp_path / "copied", tmp_path / "asked"
     run(copied, *settings, f"teacher.path={pair_folder()}/student")
     with monkeypatch.context() as patch:
         signal_in_steps(patch, {2: (0, signal.SIGKILL)})
-        run(asked, *settings, "teacher.kind=self", "teacher.path=null", "trainer.zero_stage=1")
+        ranks = ("trainer.ranks=2", "trainer.zero_stage=1")
+        run(asked, *settings, "teacher.kind=self", "teacher.path=null", *ranks)
     first, second = rows(copied), rows(asked)
     assert max(row["sync/gap_mean"] for row in first) < 1e-4
     assert first[0]["train/loss"] > 0.01
