@@ -64,6 +64,7 @@ def when_there(run: subprocess.Popen[str], actor_class: str) -> psutil.Process:
         try:
             return actor_process(run, actor_class)
         except LookupError:
+            assert run.poll() is None, "it ended before there was one"
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
