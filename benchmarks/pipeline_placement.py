@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,6 +24,7 @@ from opd_ray.data.prompt_set import PromptsIdentity
 from opd_ray.data.prompts import Prompt
 from opd_ray.environments.by_source import NO_ENVIRONMENTS
 from opd_ray.pools.launch import ActorLauncher
+from opd_ray.pools.places import Places
 
 # What each mode sets; a program that does not know the key cannot run the mode.
 _MODES: Mapping[str, tuple[str, ...]] = {
@@ -114,39 +115,60 @@ class Prompts:
 
 
 @dataclass(eq=False)
-class WaitingLauncher(ActorLauncher):
-    """Starts waiting actors at the places of the real ones."""
+class WaitingPlaces(Places):
+    """Waiting actors at the places of the real ones."""
 
     profile: Profile = field(kw_only=True)
     scale: int = field(kw_only=True)
     handles: dict[str, Any] = field(default_factory=dict, kw_only=True)  # by name
     of_role: dict[str, Role] = field(default_factory=dict, kw_only=True)  # by name
 
-    def diaries(self) -> dict[Role, list[Diary]]:
-        """What the actors did since they were last asked."""
-        names = list(self.handles)
-        told = self.watch.get_all([(self.handles[name].diary.remote(), name) for name in names])
-        found: dict[Role, list[Diary]] = {role: [] for role in ROLES}
-        for name, diary in zip(names, told, strict=True):
-            found[self.of_role[name]].append(diary)
-        return found
-
-    def _rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
+    def rollout(self, placed: PlacedActor, model_path: str | None = None) -> Any:
         return self._waiting(placed, WaitingRollout)
 
-    def _teacher(self, placed: PlacedActor) -> Any:
+    def teacher(self, placed: PlacedActor, rank: Any = None) -> Any:
         return self._waiting(placed, WaitingTeacher)
 
-    def _trainer(self, placed: PlacedActor) -> Any:
+    def trainer(self, placed: PlacedActor) -> Any:
         return self._waiting(placed, WaitingTrainer)
 
     def _waiting(self, placed: PlacedActor, actor_class: object) -> Any:
         here = str(Path(__file__).parent)
         path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
-        actor = self._at(placed, actor_class, {"PYTHONPATH": path})
+        actor = self._at(placed, actor_class, {"PYTHONPATH": path}, {})
         handle = actor.remote(self.profile, self.scale, placed.gpus)
         self.handles[placed.name], self.of_role[placed.name] = handle, placed.role
         return handle
+
+
+@dataclass(eq=False)
+class WaitingLauncher(ActorLauncher):
+    """Starts waiting actors in place of the real ones."""
+
+    profile: Profile = field(kw_only=True)
+    scale: int = field(kw_only=True)
+
+    def _reserve(self, placed: Sequence[PlacedActor]) -> WaitingPlaces:
+        self._waiting = WaitingPlaces(
+            self.config,
+            placed,
+            vocab_size=self.vocab_size,
+            own_topk=self.own_topk,
+            trains=True,
+            in_turns=False,
+            profile=self.profile,
+            scale=self.scale,
+        )
+        return self._waiting
+
+    def diaries(self) -> dict[Role, list[Diary]]:
+        """What the actors did since they were last asked."""
+        handles, of_role = self._waiting.handles, self._waiting.of_role
+        asked = [(handle.diary.remote(), name) for name, handle in handles.items()]
+        found: dict[Role, list[Diary]] = {role: [] for role in ROLES}
+        for name, diary in zip(handles, self.watch.get_all(asked), strict=True):
+            found[of_role[name]].append(diary)
+        return found
 
 
 @contextmanager

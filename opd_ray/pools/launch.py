@@ -49,14 +49,7 @@ class ActorLauncher:
         self.watch = ActorWatch(config.cluster.start_timeout_s, "cluster.start_timeout_s")
         placed = [actor for actor in placement.actors if actor.role in self.roles]
         self._placed = {actor.name: actor for actor in placed}
-        self._places = Places(
-            config,
-            placed,
-            vocab_size=self.vocab_size,
-            own_topk=self.own_topk,
-            trains="trainer" in self.roles,
-            in_turns=self._in_turns,
-        )
+        self._places = self._reserve(placed)
         self._makers: dict[Role, Callable[[PlacedActor], Any]] = {
             "rollout": self._places.rollout,
             "teacher": self._teacher,
@@ -69,6 +62,16 @@ class ActorLauncher:
         self._first_rollout = next(actor for actor in placed if actor.role == "rollout")
         if self._apart:
             self._start_all(self.roles)
+
+    def _reserve(self, placed: Sequence[PlacedActor]) -> Places:
+        return Places(
+            self.config,
+            placed,
+            vocab_size=self.vocab_size,
+            own_topk=self.own_topk,
+            trains="trainer" in self.roles,
+            in_turns=self._in_turns,
+        )
 
     def __enter__(self) -> ActorLauncher:
         return self
