@@ -2,7 +2,7 @@
 
     python benchmarks/lora.py                         # demo pair, three seeds; about 40 minutes
     python benchmarks/lora.py --steps 10 --seeds 0    # a first look; prints only
-    python benchmarks/lora.py --config smollm2_gsm8k --steps 20
+    python benchmarks/lora.py --config smollm2_gsm8k --ways full "LoRA 16" -- eval.kl_prompts=16
 
 Runs of one config, the ways in turns within each seed, so that a machine that becomes busy is so
 for all. Held-out KL is that of `eval.kl_prompts` after the last step, memory the peak of each
@@ -134,14 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 found[way].append(one)
                 print(f"{way}, seed {seed}: {one}", file=sys.stderr)
     rate = "" if arguments.rate is None else f" --rate {arguments.rate:g}"
+    more = f" -- {' '.join(arguments.overrides)}" if arguments.overrides else ""
     text = "\n".join(
         [
             "# LoRA beside whole training",
             "",
             f"`python benchmarks/lora.py --config {arguments.config} --steps {arguments.steps} "
-            f"--seeds {' '.join(map(str, arguments.seeds))}{rate}` on {os.cpu_count()} cores: mean "
-            "over the seeds, with the least and the greatest KL; seconds are medians over all "
-            "steps but the first, memory the peak of a process.",
+            f"--seeds {' '.join(map(str, arguments.seeds))}{rate}{more}` on {os.cpu_count()} "
+            "cores: mean over the seeds, with the least and the greatest KL; seconds are medians "
+            "over all steps but the first, memory the peak of a process.",
             "",
             *table(found),
             "",

@@ -22,11 +22,13 @@ def run(
     """Into ``folder``, with its log beside it; ``overrides`` come last.
 
     Raises:
-        CalledProcessError: it failed.
+        RuntimeError: it failed; says how its log ends, which may lie in a temporary folder.
     """
-    words = command_of(command, {"run.output_dir": folder, **settings})
-    with folder.with_suffix(".log").open("w") as log:
-        subprocess.run([*words, *overrides], stdout=log, stderr=log, check=True)
+    words = [*command_of(command, {"run.output_dir": folder, **settings}), *overrides]
+    with folder.with_suffix(".log").open("w+") as log:
+        if code := subprocess.run(words, stdout=log, stderr=log).returncode:
+            log.seek(0)
+            raise RuntimeError(f"{' '.join(words)}: exit code {code}\n{log.read()[-2000:]}")
 
 
 def figures_of(folder: Path) -> list[dict[str, Any]]:
