@@ -39,7 +39,7 @@ def test_where_nothing_is_left_to_import_nothing_is_frozen() -> None:
     garbage.append(garbage)
     with importing():
         import json  # noqa: F401
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen  # what others froze may end meanwhile
     del garbage
     assert gc.collect() > 0
 
