@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from masked_rollouts import masked_rollout
 
 from opd_ray.coordinator.source_metrics import MOST_SOURCES, source_metrics
 from opd_ray.tip import Selection, TokenScores
@@ -11,20 +12,7 @@ from opd_ray.types import Rollout
 
 
 def rollout(source: str, mask: list[int], ending: str = "stop") -> Rollout:
-    ids, floats = np.zeros(len(mask), np.int32), np.zeros(len(mask), np.float32)
-    return Rollout(
-        rollout_id="r",
-        prompt_id="r",
-        sample=0,
-        prompt_ids=ids,
-        response_ids=ids,
-        response_mask=np.array(mask, np.uint8),
-        entropy=floats,
-        logprob=floats,
-        finish_reason=ending,
-        weights_version=0,
-        source=source,
-    )
+    return masked_rollout(mask, source=source, finish_reason=ending)
 
 
 def found(rollouts: list[Rollout], entropy: list[float], kept: list[int]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from fake_replicas import make_pool
+from masked_rollouts import masked_rollout
 
 from opd_ray.coordinator.metrics import StepSnapshot, step_metrics
 from opd_ray.coordinator.turn_metrics import (
@@ -25,18 +26,9 @@ from opd_ray.types import Rollout, RolloutFigure, RolloutScores
 def rollout(
     mask: list[int], turns: list[int] | None, ending: str = "stop", **figures: float
 ) -> Rollout:
-    ids, floats = np.zeros(len(mask), np.int32), np.zeros(len(mask), np.float32)
-    return Rollout(
-        rollout_id="r",
-        prompt_id="r",
-        sample=0,
-        prompt_ids=ids,
-        response_ids=ids,
-        response_mask=np.array(mask, np.uint8),
-        entropy=floats,
-        logprob=floats,
+    return masked_rollout(
+        mask,
         finish_reason=ending,
-        weights_version=0,
         turns=None if turns is None else np.array(turns, np.int16),
         figures=figures,
     )
